@@ -1,0 +1,126 @@
+//! What is ordered.
+
+use crate::audience::{Audience, AudienceProof};
+use crate::id::{CommandId, Digest, FleetId};
+use crate::time::Timestamp;
+
+/// The payload of a command.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Command {
+    /// Its id.
+    pub id: CommandId,
+    /// The fleet it is for.
+    pub fleet: FleetId,
+    /// The agents it is for.
+    pub audience: Audience,
+    /// When.
+    pub window: Window,
+    /// The operator, for the record.
+    pub requested_by: String,
+    /// What to do.
+    pub action: Action,
+}
+
+/// When a command may be started. A `Window` is never empty nor longer than 30 days.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Window {
+    /// When it was made.
+    pub issued_at: Timestamp,
+    /// The first moment.
+    pub not_before: Timestamp,
+    /// The first moment it may not be started any more.
+    pub expires_at: Timestamp,
+}
+
+/// What to do. Unknown actions of a newer server are kept apart so that they are refused by name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// Answer.
+    Ping,
+    /// Run an entry of the agent's own allow-list.
+    Run(NamedAction),
+    /// An action of the protocol that this build does not carry out.
+    Unsupported(Unsupported),
+}
+
+/// An entry of the allow-list and its parameters, names strictly ascending.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NamedAction {
+    /// The entry.
+    pub name: String,
+    /// Name and value of each.
+    pub parameters: Vec<(String, String)>,
+}
+
+/// Actions that are part of the schema but not of this build.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Unsupported {
+    /// Its name.
+    pub name: &'static str,
+    /// As decoded, so that it is encoded again unchanged.
+    pub(crate) wire: writ_proto::v1::command::Action,
+}
+
+impl Eq for Unsupported {}
+
+impl Action {
+    /// The name shown to people and looked up in tables.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Ping => "ping",
+            Self::Run(action) => &action.name,
+            Self::Unsupported(action) => action.name,
+        }
+    }
+}
+
+/// How much harm an action can do, mildest first; unlabelled ones are destructive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ActionClass {
+    /// Looks.
+    Read,
+    /// Changes something that can be changed back.
+    Change,
+    /// Everything else.
+    Destructive,
+    /// Changes whom the agent obeys.
+    Trust,
+}
+
+impl ActionClass {
+    /// Its name in configuration files and outputs.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Read => "read",
+            Self::Change => "change",
+            Self::Destructive => "destructive",
+            Self::Trust => "trust",
+        }
+    }
+}
+
+/// What reaches an agent: the envelope as signed, its own proof, and approvals.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Delivery {
+    /// Envelope of purpose `command`.
+    pub envelope: bytes::Bytes,
+    /// This agent's proof.
+    pub proof: AudienceProof,
+    /// Envelopes of purpose `approval`.
+    pub approvals: Vec<bytes::Bytes>,
+}
+
+/// An operator's consent to one command.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Approval {
+    /// The fleet.
+    pub fleet: FleetId,
+    /// The command.
+    pub command_digest: Digest,
+    /// The operator, for the record; the key decides.
+    pub approved_by: String,
+    /// When.
+    pub approved_at: Timestamp,
+}

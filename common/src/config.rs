@@ -1,0 +1,278 @@
+//! Configuration: defaults < file < `WRIT_…` environment < flags, read into types that are only ever valid.
+//!
+//! A daemon reads its keys one by one through a [`Reader`]. Nothing stops at the first mistake: unknown keys,
+//! wrong types and values outside their bounds are all reported together, each with what to do.
+
+use std::collections::BTreeMap;
+use std::fmt::{self, Display};
+use std::net::SocketAddr;
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use config::{Environment, File, FileFormat, Source as _, Value, ValueKind};
+
+/// One mistake.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// The dotted key; empty for the file as a whole.
+    pub key: String,
+    /// What is wrong and what to do.
+    pub message: String,
+}
+
+/// All mistakes of one configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problems {
+    file: PathBuf,
+    problems: Vec<Problem>,
+}
+
+impl Problems {
+    /// One problem, found after reading.
+    #[must_use]
+    pub fn one(file: &Path, key: &str, message: impl Into<String>) -> Self {
+        Self {
+            file: file.to_owned(),
+            problems: vec![Problem { key: key.to_owned(), message: message.into() }],
+        }
+    }
+}
+
+impl Display for Problems {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let count = self.problems.len();
+        let noun = if count == 1 { "problem" } else { "problems" };
+        write!(f, "{}: {count} {noun}", self.file.display())?;
+        for Problem { key, message } in &self.problems {
+            if key.is_empty() {
+                write!(f, "\n  {message}")?;
+            } else {
+                write!(f, "\n  `{key}` {message}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Problems {}
+
+/// Reads keys and remembers mistakes.
+#[derive(Debug)]
+pub struct Reader {
+    file: PathBuf,
+    values: BTreeMap<String, Value>,
+    asked: Vec<String>,
+    problems: Vec<Problem>,
+}
+
+impl Reader {
+    /// Loads a TOML file (none: defaults only) and the environment.
+    ///
+    /// # Errors
+    /// When the file is named but missing, or is not TOML.
+    pub fn load(file: Option<&Path>) -> Result<Self, Problems> {
+        let mut values = BTreeMap::new();
+        let shown = file.map_or_else(|| PathBuf::from("configuration"), Path::to_owned);
+        if let Some(file) = file {
+            let source = File::new(&file.to_string_lossy(), FileFormat::Toml);
+            let table = source
+                .collect()
+                .map_err(|error| Problems::one(file, "", format!("cannot be read: {error}")))?;
+            flatten("", table, &mut values);
+        }
+        let environment = Environment::with_prefix("WRIT").prefix_separator("_").separator("__");
+        let table = environment.collect().map_err(|error| Problems::one(&shown, "", error.to_string()))?;
+        flatten("", table, &mut values);
+        Ok(Self { file: shown, values, asked: Vec::new(), problems: Vec::new() })
+    }
+
+    /// A flag's value, which beats file and environment.
+    pub fn override_with(&mut self, key: &str, value: Option<impl Display>) {
+        if let Some(value) = value {
+            self.values.insert(key.to_owned(), Value::new(None, ValueKind::String(value.to_string())));
+        }
+    }
+
+    fn take(&mut self, key: &str) -> Option<Value> {
+        self.asked.push(key.to_owned());
+        self.values.remove(key)
+    }
+
+    fn problem(&mut self, key: &str, message: String) {
+        self.problems.push(Problem { key: key.to_owned(), message });
+    }
+
+    fn text(&mut self, key: &str) -> Option<String> {
+        let value = self.take(key)?;
+        match value.kind {
+            ValueKind::Table(_) | ValueKind::Array(_) => {
+                self.problem(key, "must be a single value".to_owned());
+                None
+            }
+            _ => value.into_string().ok(),
+        }
+    }
+
+    fn parse<T>(&mut self, key: &str, default: T, rule: &str, parse: impl FnOnce(&str) -> Option<T>) -> T {
+        let Some(text) = self.text(key) else {
+            return default;
+        };
+        if let Some(value) = parse(text.trim()) {
+            return value;
+        }
+        self.problem(
+            key,
+            format!("is `{text}`; it must be {rule}. Set it, or remove the line for the default"),
+        );
+        default
+    }
+
+    /// A duration with its unit, such as `"30s"`, within bounds.
+    pub fn duration(&mut self, key: &str, default: Duration, range: RangeInclusive<Duration>) -> Duration {
+        let shown = |duration: &Duration| humantime::format_duration(*duration).to_string();
+        let rule = format!("a duration with a unit, {} to {}", shown(range.start()), shown(range.end()));
+        self.parse(key, default, &rule, |text| {
+            humantime::parse_duration(text).ok().filter(|duration| range.contains(duration))
+        })
+    }
+
+    /// A whole number within bounds.
+    pub fn number(&mut self, key: &str, default: u64, range: RangeInclusive<u64>) -> u64 {
+        let rule = format!("a whole number, {} to {}", range.start(), range.end());
+        self.parse(key, default, &rule, |text| text.parse().ok().filter(|number| range.contains(number)))
+    }
+
+    /// `address:port`.
+    pub fn socket(&mut self, key: &str, default: SocketAddr) -> SocketAddr {
+        self.parse(key, default, "an address and a port, such as `0.0.0.0:7443` or `[::]:7443`", |text| {
+            text.parse().ok()
+        })
+    }
+
+    /// A path; relative ones are relative to where the daemon was started.
+    pub fn path(&mut self, key: &str, default: &Path) -> PathBuf {
+        self.parse(key, default.to_owned(), "a path", |text| (!text.is_empty()).then(|| PathBuf::from(text)))
+    }
+
+    /// One of a closed list of words.
+    pub fn choice<T: Copy>(&mut self, key: &str, default: T, choices: &[(&str, T)]) -> T {
+        let rule = format!(
+            "one of {}",
+            choices.iter().map(|(word, _)| format!("`{word}`")).collect::<Vec<_>>().join(", ")
+        );
+        self.parse(key, default, &rule, |text| {
+            choices.iter().find(|(word, _)| *word == text).map(|(_, value)| *value)
+        })
+    }
+
+    /// Any text for which `is_valid` holds.
+    pub fn string(
+        &mut self,
+        key: &str,
+        default: &str,
+        rule: &str,
+        is_valid: impl FnOnce(&str) -> bool,
+    ) -> String {
+        self.parse(key, default.to_owned(), rule, |text| is_valid(text).then(|| text.to_owned()))
+    }
+
+    /// A list of texts; in the environment separated by commas.
+    pub fn strings(&mut self, key: &str, rule: &str, is_valid: impl Fn(&str) -> bool) -> Vec<String> {
+        let Some(value) = self.take(key) else {
+            return Vec::new();
+        };
+        let parts: Vec<String> = match value.kind {
+            ValueKind::Array(values) => {
+                values.into_iter().filter_map(|value| value.into_string().ok()).collect()
+            }
+            ValueKind::String(text) => text.split(',').map(|part| part.trim().to_owned()).collect(),
+            _ => vec![String::new()],
+        };
+        for part in parts.iter().filter(|part| !is_valid(part)) {
+            self.problem(key, format!("holds `{part}`; each must be {rule}"));
+        }
+        parts
+    }
+
+    /// Ends reading: keys nobody asked for are mistakes too.
+    ///
+    /// # Errors
+    /// All mistakes.
+    pub fn finish<T>(mut self, config: T) -> Result<T, Problems> {
+        for key in std::mem::take(&mut self.values).into_keys() {
+            let nearest = self
+                .asked
+                .iter()
+                .map(|known| (strsim::damerau_levenshtein(known, &key), known))
+                .min()
+                .filter(|(distance, known)| *distance <= known.len() / 2);
+            let hint = nearest.map_or_else(String::new, |(_, known)| format!("; did you mean `{known}`?"));
+            self.problem(&key, format!("is not a known key{hint}"));
+        }
+        if self.problems.is_empty() {
+            Ok(config)
+        } else {
+            Err(Problems { file: self.file, problems: self.problems })
+        }
+    }
+}
+
+fn flatten(prefix: &str, table: config::Map<String, Value>, into: &mut BTreeMap<String, Value>) {
+    for (name, value) in table {
+        let key = if prefix.is_empty() { name } else { format!("{prefix}.{name}") };
+        match value.kind {
+            ValueKind::Table(inner) => flatten(&key, inner, into),
+            _ => {
+                into.insert(key, value);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reader(text: &str) -> Reader {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("server.toml");
+        std::fs::write(&path, text).unwrap();
+        Reader::load(Some(&path)).unwrap()
+    }
+
+    #[test]
+    fn every_mistake_is_named_at_once_with_its_cure() {
+        let mut reader = reader(
+            "[session]\noutbox = 0\nheartbeet = \"5s\"\nheartbeat = \"5\"\n[listen]\nadmin = \"here\"\n",
+        );
+        let second = Duration::from_secs(1);
+        let outbox = reader.number("session.outbox", 256, 1..=65_536);
+        let heartbeat = reader.duration("session.heartbeat", second * 30, second..=second * 3600);
+        let admin = reader.socket("listen.admin", "127.0.0.1:7444".parse().unwrap());
+        let problems = reader.finish((outbox, heartbeat, admin)).unwrap_err().to_string();
+        assert!(problems.contains("4 problems"), "{problems}");
+        assert!(
+            problems.contains("`session.outbox` is `0`; it must be a whole number, 1 to 65536"),
+            "{problems}"
+        );
+        assert!(
+            problems.contains("`session.heartbeet` is not a known key; did you mean `session.heartbeat`?"),
+            "{problems}"
+        );
+        assert!(
+            problems.contains("`session.heartbeat` is `5`; it must be a duration with a unit, 1s to 1h"),
+            "{problems}"
+        );
+        assert!(problems.contains("`listen.admin` is `here`"), "{problems}");
+    }
+
+    #[test]
+    fn defaults_stand_where_nothing_is_said_and_flags_beat_files() {
+        let mut reader = reader("outbox = 7\n");
+        reader.override_with("outbox", Some(9));
+        assert_eq!(reader.number("outbox", 256, 1..=65_536), 9);
+        assert_eq!(reader.number("other", 256, 1..=65_536), 256);
+        reader.finish(()).unwrap();
+    }
+}

@@ -1,0 +1,76 @@
+//! What a signature is for. The purpose is a type here and a payload type in the signed bytes, so a
+//! signature made for one can be neither made nor taken for another.
+
+use writ_proto::v1 as proto;
+
+use crate::command::{Approval, Command};
+use crate::hello::{AgentProof, ServerHello};
+use crate::identity::{Enrolment, IdentityRecord};
+use crate::keys::{Agent, Authority, Holder, Operator, Server};
+use crate::limits;
+use crate::receipt::{Receipt, RefusalAcknowledgement, RefusalReport};
+use crate::trust::TrustBundle;
+
+/// A decoded document that breaks a rule of its own.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{field}: {rule}")]
+pub struct InvalidDocument {
+    /// The field.
+    pub field: &'static str,
+    /// What it should be.
+    pub rule: String,
+}
+
+/// One purpose: who signs it, how it is called, what it carries.
+pub trait Purpose: Send + Sync + 'static {
+    /// Who may sign it.
+    type Signer: Holder;
+    /// Its payload on the wire.
+    type Proto: prost::Message + Default + for<'a> From<&'a Self::Document>;
+    /// Its payload as the rest of the code knows it.
+    type Document: TryFrom<Self::Proto, Error = InvalidDocument> + std::fmt::Debug;
+    /// Stands in the envelope and under the signature.
+    const PAYLOAD_TYPE: &'static str;
+    /// The largest envelope looked at.
+    const MAX_BYTES: usize;
+}
+
+macro_rules! purposes {
+    ($($(#[$doc:meta])* $name:ident($tag:literal) by $signer:ty, $proto:ty => $document:ty, $max:expr;)*) => {
+        $(
+            $(#[$doc])*
+            #[derive(Debug, Clone, Copy)]
+            pub enum $name {}
+            impl Purpose for $name {
+                type Signer = $signer;
+                type Proto = $proto;
+                type Document = $document;
+                const PAYLOAD_TYPE: &'static str = concat!("application/vnd.writ.", $tag, ".v1+protobuf");
+                const MAX_BYTES: usize = $max;
+            }
+        )*
+    };
+}
+
+purposes! {
+    /// A server's order to agents.
+    CommandPurpose("command") by Server, proto::Command => Command, limits::MAX_COMMAND_BYTES;
+    /// An agent's answer.
+    ReceiptPurpose("receipt") by Agent, proto::Receipt => Receipt, limits::MAX_RECEIPT_BYTES;
+    /// What an agent refused in silence.
+    RefusalsPurpose("refusals") by Agent, proto::RefusalReport => RefusalReport, limits::MAX_SMALL_BYTES;
+    /// That a refusal report is safely stored.
+    RefusalsAckPurpose("refusals-ack") by Server, proto::RefusalAcknowledgement => RefusalAcknowledgement, limits::MAX_SMALL_BYTES;
+    /// Whom a fleet obeys.
+    BundlePurpose("trust-bundle") by Authority, proto::TrustBundle => TrustBundle, limits::MAX_BUNDLE_BYTES;
+    /// A server's greeting with its time.
+    HelloPurpose("server-hello") by Server, proto::ServerHello => ServerHello, limits::MAX_SMALL_BYTES;
+    /// An agent's proof of identity for one session.
+    AgentProofPurpose("agent-proof") by Agent, proto::AgentProof => AgentProof, limits::MAX_SMALL_BYTES;
+    /// A new agent's proof of possession.
+    EnrolmentPurpose("enrolment") by Agent, proto::Enrolment => Enrolment, limits::MAX_SMALL_BYTES;
+    /// The server's word that a key is an agent's.
+    IdentityRecordPurpose("identity-record") by Server, proto::IdentityRecord => IdentityRecord, limits::MAX_SMALL_BYTES;
+    /// An operator's consent to one command.
+    ApprovalPurpose("approval") by Operator, proto::Approval => Approval, limits::MAX_SMALL_BYTES;
+}

@@ -1,0 +1,67 @@
+//! The one place where signatures are made.
+
+use std::fmt;
+use std::marker::PhantomData;
+
+use bytes::Bytes;
+use prost::Message as _;
+use writ_proto::v1 as proto;
+
+use super::Purpose;
+use super::encode::pae;
+use crate::id::Digest;
+use crate::keys::SigningKey;
+
+/// A signed envelope and the digest it is known by.
+pub struct Sealed<P: Purpose> {
+    bytes: Bytes,
+    digest: Digest,
+    purpose: PhantomData<P>,
+}
+
+impl<P: Purpose> Sealed<P> {
+    /// The encoded envelope, as it travels and is stored.
+    #[must_use]
+    pub const fn bytes(&self) -> &Bytes {
+        &self.bytes
+    }
+
+    /// The digest of what was signed.
+    #[must_use]
+    pub const fn digest(&self) -> Digest {
+        self.digest
+    }
+}
+
+impl<P: Purpose> Clone for Sealed<P> {
+    fn clone(&self) -> Self {
+        Self { bytes: self.bytes.clone(), digest: self.digest, purpose: PhantomData }
+    }
+}
+
+impl<P: Purpose> fmt::Debug for Sealed<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Sealed({}, {})", P::PAYLOAD_TYPE, self.digest)
+    }
+}
+
+/// Signs a document with every given key, in their order.
+#[must_use]
+pub fn sign<P: Purpose>(keys: &[&SigningKey<P>], document: &P::Document) -> Sealed<P> {
+    let payload = P::Proto::from(document).encode_to_vec();
+    let signed = pae(P::PAYLOAD_TYPE, &payload);
+    let signatures = keys
+        .iter()
+        .map(|key| {
+            #[expect(clippy::disallowed_methods, reason = "protocol.md §2.1: the home of signing")]
+            let sig = key.pair.sign(&signed);
+            proto::Signature {
+                sig: Bytes::copy_from_slice(sig.as_ref()),
+                keyid: key.public().id().to_string(),
+            }
+        })
+        .collect();
+    let envelope =
+        proto::Envelope { payload: payload.into(), payload_type: P::PAYLOAD_TYPE.to_owned(), signatures };
+    Sealed { bytes: envelope.encode_to_vec().into(), digest: Digest::of(&signed), purpose: PhantomData }
+}

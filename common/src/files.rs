@@ -1,0 +1,133 @@
+//! Files that survive a crash: written beside, synced, renamed, and their folder synced.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+
+use zeroize::Zeroizing;
+
+/// A file that could not be read or written, or that too many may read.
+#[derive(Debug, thiserror::Error)]
+pub enum FileError {
+    /// The operating system's word.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A secret that others may read or replace.
+    #[error("{}: mode {mode:03o} lets others read it; run: chmod 600 {}", path.display(), path.display())]
+    Exposed {
+        /// Which file.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
+}
+
+impl FileError {
+    fn io(path: &Path) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::Io { path: path.to_owned(), source }
+    }
+
+    /// Whether the file is simply not there.
+    #[must_use]
+    pub fn is_missing(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::NotFound)
+    }
+}
+
+/// Reads a secret file, and refuses one whose mode lets group or others in.
+///
+/// # Errors
+/// When it cannot be read or is exposed.
+pub fn read_secret(path: &Path) -> Result<Zeroizing<Vec<u8>>, FileError> {
+    let mode = fs::metadata(path).map_err(FileError::io(path))?.permissions().mode() & 0o777;
+    if mode & 0o077 != 0 {
+        return Err(FileError::Exposed { path: path.to_owned(), mode });
+    }
+    fs::read(path).map(Zeroizing::new).map_err(FileError::io(path))
+}
+
+/// Reads a file anybody may read.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn read(path: &Path) -> Result<Vec<u8>, FileError> {
+    fs::read(path).map_err(FileError::io(path))
+}
+
+/// Writes a file only its owner may read, atomically and durably.
+///
+/// # Errors
+/// When any step fails; the old content, if any, is then still whole.
+pub fn write_secret(path: &Path, content: &[u8]) -> Result<(), FileError> {
+    write(path, content, 0o600)
+}
+
+/// Writes a file everybody may read, atomically and durably.
+///
+/// # Errors
+/// When any step fails; the old content, if any, is then still whole.
+pub fn write_public(path: &Path, content: &[u8]) -> Result<(), FileError> {
+    write(path, content, 0o644)
+}
+
+fn write(path: &Path, content: &[u8], mode: u32) -> Result<(), FileError> {
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(".new");
+    let beside = PathBuf::from(beside);
+    // Left behind by a crash; it was never in force.
+    let _ = fs::remove_file(&beside);
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(mode)
+        .open(&beside)
+        .map_err(FileError::io(&beside))?;
+    file.write_all(content).and_then(|()| file.sync_all()).map_err(FileError::io(&beside))?;
+    fs::rename(&beside, path).map_err(FileError::io(path))?;
+    sync_folder(path)
+}
+
+/// Makes a folder, with its parents, that only its owner may enter.
+///
+/// # Errors
+/// When it cannot be made.
+pub fn private_folder(path: &Path) -> Result<(), FileError> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(FileError::io(path))
+}
+
+fn sync_folder(path: &Path) -> Result<(), FileError> {
+    let folder =
+        path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
+    File::open(folder).and_then(|folder| folder.sync_all()).map_err(FileError::io(folder))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_are_private_and_replaced_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("key");
+        write_secret(&path, b"one").unwrap();
+        write_secret(&path, b"two").unwrap();
+        assert_eq!(read_secret(&path).unwrap().as_slice(), b"two");
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn an_exposed_secret_is_refused_with_the_cure() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("key");
+        write_public(&path, b"one").unwrap();
+        let error = read_secret(&path).unwrap_err().to_string();
+        assert!(error.contains("mode 644") && error.contains("chmod 600"), "{error}");
+    }
+}

@@ -1,0 +1,45 @@
+//! What both ends of Writ must agree on.
+//!
+//! Read in the order of a command's journey: a [`command`] is addressed to an [`audience`], sealed in an
+//! [`envelope`] by one of the [`keys`] a [`trust`] bundle lists, judged by [`verify`] and [`admission`], and
+//! answered by a [`receipt`] or counted as a [`refusal`]. Everything below `wire` is plumbing of the daemons.
+//!
+//! Words: a *fleet* is all agents under one chain of bundles; a *realm* is the part of a fleet a signing
+//! certificate may command; a *digest* is SHA-256 over a DSSE pre-authentication encoding; *session time* is
+//! the server's signed time carried on by the monotonic clock; the *floor* is the time below which session
+//! time never falls.
+
+pub mod admission;
+pub mod audience;
+pub mod command;
+pub mod envelope;
+pub mod hello;
+pub mod id;
+pub mod identity;
+pub mod keys;
+pub mod limits;
+pub mod receipt;
+pub mod refusal;
+pub mod time;
+pub mod trust;
+pub mod verify;
+pub mod wire;
+
+pub mod backoff;
+pub mod config;
+pub mod daemon;
+pub mod files;
+pub mod shutdown;
+pub mod telemetry;
+#[cfg(feature = "testing")]
+pub mod testing;
+pub mod tls;
+
+/// Marks a state in which a story may kill this process. Expands to nothing in shipped binaries.
+#[macro_export]
+macro_rules! checkpoint {
+    ($name:literal) => {
+        #[cfg(feature = "testing")]
+        $crate::testing::checkpoint($name);
+    };
+}

@@ -1,0 +1,50 @@
+//! Every bound of the protocol in one place, with the attack it stops and the reason for its number.
+
+use std::time::Duration;
+
+/// One gRPC frame. Stops a stranger from costing an allocation; 16 bundles of the largest size fit.
+pub const MAX_FRAME_BYTES: usize = 1 << 20;
+/// One envelope of a command. 40 times the largest real one; looked at before anything is decoded.
+pub const MAX_COMMAND_BYTES: usize = 64 << 10;
+/// One envelope of a receipt: the largest output kept (256 KiB) and room for its fields.
+pub const MAX_RECEIPT_BYTES: usize = 320 << 10;
+/// One envelope of a trust bundle.
+pub const MAX_BUNDLE_BYTES: usize = 64 << 10;
+/// Any other envelope: hellos, proofs, refusal reports.
+pub const MAX_SMALL_BYTES: usize = 32 << 10;
+/// Signatures on one envelope. Each may cost a verification.
+pub const MAX_SIGNATURES: usize = 16;
+/// Keys of one role and entries of one bundle. With [`MAX_SIGNATURES`] it bounds verifications per envelope.
+pub const MAX_KEYS: usize = 16;
+/// Recipients of one command: a proof of 20 hashes.
+pub const MAX_AUDIENCE: u32 = 1 << 20;
+/// Hashes of one proof, log2 of [`MAX_AUDIENCE`].
+pub const MAX_PROOF_PATH: usize = 20;
+/// How long a command may live. Bounds the agent's memory of ids.
+pub const MAX_COMMAND_LIFETIME: Duration = Duration::from_secs(30 * 24 * 3600);
+/// How far two honest clocks may differ, and how long a hello may take to come back.
+pub const SKEW: Duration = Duration::from_secs(60);
+/// Bundles in one answer of `TrustChain`.
+pub const MAX_BUNDLES_PER_CALL: usize = 256;
+/// Bytes of bundles in one frame or answer, below [`MAX_FRAME_BYTES`].
+pub const MAX_BUNDLE_BATCH_BYTES: usize = 768 << 10;
+/// Rendezvous endpoints of one bundle.
+pub const MAX_ENDPOINTS: usize = 8;
+/// Bytes of any name: fleets, realms, operators, actions, hosts.
+pub const MAX_NAME_BYTES: usize = 128;
+/// Parameters of one action.
+pub const MAX_PARAMETERS: usize = 64;
+/// Bytes of one parameter's value.
+pub const MAX_PARAMETER_BYTES: usize = 4 << 10;
+/// Output an action may keep in its receipt.
+pub const MAX_OUTPUT_BYTES: usize = 256 << 10;
+/// Bytes of the text that explains a refusal in a receipt.
+pub const MAX_DETAIL_BYTES: usize = 1024;
+/// Approvals beside one command.
+pub const MAX_APPROVALS: usize = 16;
+/// Commands of one stream whose deliveries are counted; past it the server asks the agent to come back.
+pub const MAX_COUNTED_DELIVERIES: usize = 16_384;
+/// Actions and facts in one agent report.
+pub const MAX_REPORT_ROWS: usize = 1024;
+/// The protocol's version, in both hellos.
+pub const PROTOCOL: u32 = 1;

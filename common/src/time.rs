@@ -1,0 +1,108 @@
+//! Time, injected. The only file that reads the machine's clocks.
+
+use std::fmt;
+use std::ops::{Add, Sub};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+/// Unix time in milliseconds, UTC.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Timestamp(u64);
+
+impl Timestamp {
+    /// The beginning of 1970; in documents "not set".
+    pub const ZERO: Self = Self(0);
+
+    /// From Unix milliseconds.
+    #[must_use]
+    pub const fn from_millis(millis: u64) -> Self {
+        Self(millis)
+    }
+
+    /// Unix milliseconds.
+    #[must_use]
+    pub const fn as_millis(self) -> u64 {
+        self.0
+    }
+
+    /// How much later this is than `other`; zero if it is not.
+    #[must_use]
+    pub const fn since(self, other: Self) -> Duration {
+        Duration::from_millis(self.0.saturating_sub(other.0))
+    }
+}
+
+impl Add<Duration> for Timestamp {
+    type Output = Self;
+    fn add(self, duration: Duration) -> Self {
+        Self(self.0.saturating_add(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)))
+    }
+}
+
+impl Sub<Duration> for Timestamp {
+    type Output = Self;
+    fn sub(self, duration: Duration) -> Self {
+        Self(self.0.saturating_sub(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)))
+    }
+}
+
+impl fmt::Display for Timestamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // 9999-12-31T23:59:59Z, the last moment RFC 3339 can write; later ones are shown as it.
+        let shown = Duration::from_millis(self.0.min(253_402_300_799_000));
+        write!(f, "{}", humantime::format_rfc3339_seconds(SystemTime::UNIX_EPOCH + shown))
+    }
+}
+
+impl fmt::Debug for Timestamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// Where time comes from.
+pub trait Clock: Send + Sync + fmt::Debug {
+    /// The wall clock. An agent decides nothing by it.
+    fn wall(&self) -> Timestamp;
+    /// Time since some fixed moment; never goes back.
+    fn monotonic(&self) -> Duration;
+}
+
+/// A clock shared by the parts of a daemon.
+pub type SharedClock = Arc<dyn Clock>;
+
+/// The machine's own clocks.
+#[derive(Debug)]
+pub struct SystemClock {
+    origin: Instant,
+}
+
+impl SystemClock {
+    /// The clock of this process.
+    #[must_use]
+    #[expect(clippy::disallowed_methods, reason = "the home of the monotonic clock")]
+    pub fn new() -> Self {
+        Self { origin: Instant::now() }
+    }
+}
+
+impl Default for SystemClock {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Clock for SystemClock {
+    #[expect(clippy::disallowed_methods, reason = "the home of the wall clock")]
+    fn wall(&self) -> Timestamp {
+        let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let wall = Timestamp::ZERO + since_epoch;
+        #[cfg(feature = "testing")]
+        let wall = crate::testing::shifted(wall);
+        wall
+    }
+
+    fn monotonic(&self) -> Duration {
+        self.origin.elapsed()
+    }
+}

@@ -1,0 +1,189 @@
+//! Connecting: the peer's certificate is checked against anchors we were given, never against the host's store.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper_util::rt::TokioIo;
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme, version,
+};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tonic::transport::{Channel, Endpoint};
+
+use super::spki_digest;
+use crate::id::Digest;
+
+/// For name look-up, TCP and TLS together.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What a peer's certificate must lead to.
+#[derive(Debug, Clone)]
+pub enum Anchors {
+    /// These authorities, DER.
+    Authorities(Vec<Vec<u8>>),
+    /// An authority the peer shows itself, whose SubjectPublicKeyInfo has one of these SHA-256 hashes.
+    SpkiDigests(Vec<Digest>),
+}
+
+/// A channel and what was seen on it.
+#[derive(Debug, Clone)]
+pub struct Connection {
+    /// For tonic's clients. One connection, never re-established behind our back.
+    pub channel: Channel,
+    /// SHA-256 of the SubjectPublicKeyInfo of the peer's leaf.
+    pub leaf_spki_digest: Digest,
+}
+
+/// Why there is no connection, by leg.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// Not "host:port".
+    #[error("`{0}` is not host:port")]
+    Address(String),
+    /// Name look-up or TCP.
+    #[error("cannot connect to {endpoint}: {source}")]
+    Tcp {
+        /// Where to.
+        endpoint: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// TLS, most often an authority we were not given.
+    #[error("cannot verify {endpoint}: {source}")]
+    Tls {
+        /// Where to.
+        endpoint: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// Too slow.
+    #[error("{0} did not answer within {CONNECT_TIMEOUT:?}")]
+    Timeout(String),
+    /// The anchors are not certificates.
+    #[error("the given certificate authorities cannot be used: {0}")]
+    Anchors(#[from] rustls::Error),
+    /// HTTP/2 could not be started.
+    #[error("cannot speak to {endpoint}: {source}")]
+    Http {
+        /// Where to.
+        endpoint: String,
+        /// Why.
+        source: tonic::transport::Error,
+    },
+}
+
+/// Connects to "host:port" over TLS 1.3.
+///
+/// # Errors
+/// By leg; see [`ConnectError`].
+pub async fn connect(endpoint: &str, anchors: &Anchors) -> Result<Connection, ConnectError> {
+    let (host, _port) =
+        endpoint.rsplit_once(':').ok_or_else(|| ConnectError::Address(endpoint.to_owned()))?;
+    let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+    let name = ServerName::try_from(host).map_err(|_| ConnectError::Address(endpoint.to_owned()))?;
+    let config = client_config(anchors)?;
+    let handshake = async {
+        let tcp = TcpStream::connect(endpoint)
+            .await
+            .map_err(|source| ConnectError::Tcp { endpoint: endpoint.to_owned(), source })?;
+        let _ = tcp.set_nodelay(true);
+        TlsConnector::from(Arc::new(config))
+            .connect(name, tcp)
+            .await
+            .map_err(|source| ConnectError::Tls { endpoint: endpoint.to_owned(), source })
+    };
+    let stream = tokio::time::timeout(CONNECT_TIMEOUT, handshake)
+        .await
+        .map_err(|_| ConnectError::Timeout(endpoint.to_owned()))??;
+    let leaf = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
+    let leaf_spki_digest = leaf
+        .and_then(|leaf| spki_digest(leaf))
+        .ok_or_else(|| ConnectError::Anchors(CertificateError::BadEncoding.into()))?;
+
+    let http = |source| ConnectError::Http { endpoint: endpoint.to_owned(), source };
+    let target = Endpoint::from_shared(format!("http://{endpoint}")).map_err(http)?;
+    // The stream made above is handed over once. When it breaks the channel is dead: whoever holds it
+    // connects again from the start, and with it checks again from the start.
+    let mut stream = Some(stream);
+    let connector = tower::service_fn(move |_: http::Uri| {
+        let stream =
+            stream.take().map(TokioIo::new).ok_or_else(|| io::Error::from(io::ErrorKind::NotConnected));
+        std::future::ready(stream)
+    });
+    let channel = target.connect_with_connector(connector).await.map_err(http)?;
+    Ok(Connection { channel, leaf_spki_digest })
+}
+
+fn client_config(anchors: &Anchors) -> Result<ClientConfig, rustls::Error> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider).with_protocol_versions(&[&version::TLS13])?;
+    let mut config = match anchors {
+        Anchors::Authorities(authorities) => {
+            let mut roots = RootCertStore::empty();
+            for authority in authorities {
+                roots.add(CertificateDer::from(authority.clone()))?;
+            }
+            builder.with_root_certificates(roots).with_no_client_auth()
+        }
+        Anchors::SpkiDigests(digests) => builder
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(PinnedAuthority(digests.clone())))
+            .with_no_client_auth(),
+    };
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    Ok(config)
+}
+
+/// Takes the shown authority with a pinned hash as the only root, then checks as usual.
+#[derive(Debug)]
+struct PinnedAuthority(Vec<Digest>);
+
+impl ServerCertVerifier for PinnedAuthority {
+    fn verify_server_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        shown: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let is_pinned =
+            |der: &&CertificateDer<'_>| spki_digest(der).is_some_and(|digest| self.0.contains(&digest));
+        let authority = shown.iter().find(is_pinned).ok_or(CertificateError::UnknownIssuer)?;
+        let mut roots = RootCertStore::empty();
+        roots.add(authority.clone().into_owned())?;
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider)
+            .build()
+            .map_err(|error| rustls::Error::General(error.to_string()))?
+            .verify_server_cert(leaf, shown, name, ocsp, now)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Err(rustls::PeerIncompatible::Tls12NotOffered.into())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        leaf: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = rustls::crypto::ring::default_provider().signature_verification_algorithms;
+        rustls::crypto::verify_tls13_signature(message, leaf, signature, &algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        rustls::crypto::ring::default_provider().signature_verification_algorithms.supported_schemes()
+    }
+}

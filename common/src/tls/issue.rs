@@ -1,0 +1,85 @@
+//! Making the channel's certificates: P-256, one authority, leaves that name hosts.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
+    KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SanType,
+};
+use zeroize::Zeroizing;
+
+use crate::keys::certificate::offset;
+use crate::time::Timestamp;
+
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
+/// A certificate authority of the channel.
+#[derive(Debug)]
+pub struct TlsAuthority {
+    /// The certificate, DER.
+    pub certificate: Vec<u8>,
+    /// The private key, PKCS#8.
+    pub key: Zeroizing<Vec<u8>>,
+}
+
+/// A server's certificate and key.
+#[derive(Debug)]
+pub struct TlsLeaf {
+    /// The leaf, then its authority, DER: clients that know only the authority's hash need to see it.
+    pub chain: Vec<Vec<u8>>,
+    /// The private key, PKCS#8.
+    pub key: Zeroizing<Vec<u8>>,
+}
+
+/// The certificate library said no, most often to a host name.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot make a TLS certificate: {0}")]
+pub struct IssueError(#[from] rcgen::Error);
+
+impl TlsAuthority {
+    /// A new authority, valid for ten years.
+    ///
+    /// # Errors
+    /// When the library refuses the name.
+    pub fn create(name: &str, now: Timestamp) -> Result<Self, IssueError> {
+        let pair = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
+        let mut params = CertificateParams::default();
+        params.distinguished_name = DistinguishedName::new();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        // Clocks of hosts differ; an hour back costs nothing.
+        params.not_before = offset(now - Duration::from_secs(3600));
+        params.not_after = offset(now + DAY * 3650);
+        let certificate = params.self_signed(&pair)?.der().to_vec();
+        Ok(Self { certificate, key: Zeroizing::new(pair.serialize_der()) })
+    }
+
+    /// A leaf for these host names and addresses, valid for a year.
+    ///
+    /// # Errors
+    /// When a name is not one a certificate can carry.
+    pub fn issue(&self, names: &[String], now: Timestamp) -> Result<TlsLeaf, IssueError> {
+        let signing =
+            KeyPair::from_pkcs8_der_and_sign_algo(&self.key.as_slice().into(), &PKCS_ECDSA_P256_SHA256)?;
+        let issuer = Issuer::from_ca_cert_der(&self.certificate.as_slice().into(), signing)?;
+        let pair = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
+        let mut params = CertificateParams::default();
+        params.distinguished_name = DistinguishedName::new();
+        params.distinguished_name.push(DnType::CommonName, names.first().map_or("writ", String::as_str));
+        params.subject_alt_names = names
+            .iter()
+            .map(|name| match name.parse::<IpAddr>() {
+                Ok(address) => Ok(SanType::IpAddress(address)),
+                Err(_) => name.as_str().try_into().map(SanType::DnsName),
+            })
+            .collect::<Result<_, _>>()?;
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        params.not_before = offset(now - Duration::from_secs(3600));
+        params.not_after = offset(now + DAY * 365);
+        let leaf = params.signed_by(&pair, &issuer)?.der().to_vec();
+        Ok(TlsLeaf { chain: vec![leaf, self.certificate.clone()], key: Zeroizing::new(pair.serialize_der()) })
+    }
+}

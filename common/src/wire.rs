@@ -1,0 +1,12 @@
+//! The edge: protobuf on one side, domain types on the other, and nothing of protobuf beyond it.
+//!
+//! Every conversion takes its message apart completely, so that a new field does not compile until
+//! somebody decided what it means.
+
+mod command;
+mod field;
+mod gateway;
+mod receipt;
+pub mod status;
+pub mod token;
+mod trust;

@@ -1,0 +1,244 @@
+//! `command.proto`.
+
+use writ_proto::v1 as proto;
+
+use super::field::{self, invalid, missing};
+use crate::audience::{Audience, AudienceProof};
+use crate::command::{Action, ActionClass, Approval, Command, Delivery, NamedAction, Unsupported, Window};
+use crate::envelope::InvalidDocument;
+use crate::limits::{
+    MAX_APPROVALS, MAX_COMMAND_LIFETIME, MAX_PARAMETER_BYTES, MAX_PARAMETERS, MAX_PROOF_PATH,
+};
+use crate::time::Timestamp;
+
+impl TryFrom<proto::Command> for Command {
+    type Error = InvalidDocument;
+
+    fn try_from(message: proto::Command) -> Result<Self, InvalidDocument> {
+        let proto::Command {
+            command_id,
+            fleet_id,
+            audience,
+            issued_at_ms,
+            not_before_ms,
+            expires_at_ms,
+            requested_by,
+            action,
+        } = message;
+        let proto::Audience { root, count } = audience.ok_or_else(|| missing("audience"))?;
+        Ok(Self {
+            id: field::command("command_id", &command_id)?,
+            fleet: field::fleet("fleet_id", &fleet_id)?,
+            audience: Audience { root: field::digest("audience.root", &root)?, count },
+            window: Window::new(
+                field::time("issued_at_ms", issued_at_ms)?,
+                field::time("not_before_ms", not_before_ms)?,
+                field::time("expires_at_ms", expires_at_ms)?,
+            )?,
+            requested_by: field::name("requested_by", requested_by)?,
+            action: action.ok_or_else(|| missing("action"))?.try_into()?,
+        })
+    }
+}
+
+impl From<&Command> for proto::Command {
+    fn from(command: &Command) -> Self {
+        let Command { id, fleet, audience, window, requested_by, action } = command;
+        Self {
+            command_id: id.as_bytes().to_vec().into(),
+            fleet_id: fleet.as_bytes().to_vec().into(),
+            audience: Some(proto::Audience {
+                root: audience.root.as_bytes().to_vec().into(),
+                count: audience.count,
+            }),
+            issued_at_ms: window.issued_at.as_millis(),
+            not_before_ms: window.not_before.as_millis(),
+            expires_at_ms: window.expires_at.as_millis(),
+            requested_by: requested_by.clone(),
+            action: Some(action.into()),
+        }
+    }
+}
+
+impl Window {
+    /// A window that is neither empty nor longer than 30 days.
+    ///
+    /// # Errors
+    /// When it is.
+    pub fn new(
+        issued_at: Timestamp,
+        not_before: Timestamp,
+        expires_at: Timestamp,
+    ) -> Result<Self, InvalidDocument> {
+        if expires_at <= not_before || expires_at <= issued_at {
+            return Err(invalid("expires_at_ms", "must be later than issued_at_ms and not_before_ms"));
+        }
+        if expires_at.since(issued_at) > MAX_COMMAND_LIFETIME {
+            return Err(invalid("expires_at_ms", "must be at most 30 days after issued_at_ms"));
+        }
+        Ok(Self { issued_at, not_before, expires_at })
+    }
+}
+
+impl TryFrom<proto::command::Action> for Action {
+    type Error = InvalidDocument;
+
+    fn try_from(action: proto::command::Action) -> Result<Self, InvalidDocument> {
+        use proto::command::Action as Wire;
+        let unsupported = |name, wire| Ok(Self::Unsupported(Unsupported { name, wire }));
+        match action {
+            Wire::Ping(proto::Ping {}) => Ok(Self::Ping),
+            Wire::Run(run) => run.try_into().map(Self::Run),
+            wire @ Wire::Inventory(_) => unsupported("inventory", wire),
+            wire @ Wire::ApplySettings(_) => unsupported("apply_settings", wire),
+            wire @ Wire::Scan(_) => unsupported("scan", wire),
+            wire @ Wire::RestoreQuarantined(_) => unsupported("restore_quarantined", wire),
+            wire @ Wire::UpdateComponent(_) => unsupported("update_component", wire),
+            wire @ Wire::ApplySuspiciousObjects(_) => unsupported("apply_suspicious_objects", wire),
+            wire @ Wire::MoveRealm(_) => unsupported("move_realm", wire),
+            wire @ Wire::RotateIdentity(_) => unsupported("rotate_identity", wire),
+        }
+    }
+}
+
+impl From<&Action> for proto::command::Action {
+    fn from(action: &Action) -> Self {
+        match action {
+            Action::Ping => Self::Ping(proto::Ping {}),
+            Action::Run(NamedAction { name, parameters }) => Self::Run(proto::RunAction {
+                name: name.clone(),
+                parameters: parameters
+                    .iter()
+                    .map(|(name, value)| proto::Parameter { name: name.clone(), value: value.clone() })
+                    .collect(),
+            }),
+            Action::Unsupported(action) => action.wire.clone(),
+        }
+    }
+}
+
+impl TryFrom<proto::RunAction> for NamedAction {
+    type Error = InvalidDocument;
+
+    fn try_from(message: proto::RunAction) -> Result<Self, InvalidDocument> {
+        let proto::RunAction { name, parameters } = message;
+        Self::new(
+            name,
+            parameters.into_iter().map(|proto::Parameter { name, value }| (name, value)).collect(),
+        )
+    }
+}
+
+impl NamedAction {
+    /// An action with its parameters, which must be strictly ascending by name.
+    ///
+    /// # Errors
+    /// When a name or value is outside its bounds, or the order is wrong.
+    pub fn new(name: String, parameters: Vec<(String, String)>) -> Result<Self, InvalidDocument> {
+        let name = field::name("run.name", name)?;
+        if parameters.len() > MAX_PARAMETERS {
+            return Err(invalid("run.parameters", "must be at most 64"));
+        }
+        if !parameters.is_sorted_by(|a, b| a.0 < b.0) {
+            return Err(invalid("run.parameters", "must be strictly ascending by name"));
+        }
+        for (name, value) in &parameters {
+            field::name("run.parameters.name", name.clone())?;
+            if value.len() > MAX_PARAMETER_BYTES {
+                return Err(invalid("run.parameters.value", "must have at most 4096 bytes"));
+            }
+        }
+        Ok(Self { name, parameters })
+    }
+}
+
+impl TryFrom<proto::AudienceProof> for AudienceProof {
+    type Error = InvalidDocument;
+
+    fn try_from(message: proto::AudienceProof) -> Result<Self, InvalidDocument> {
+        let proto::AudienceProof { index, path } = message;
+        // One more than any audience needs may pass, so that the audience itself can name the fault.
+        if path.len() > MAX_PROOF_PATH + 1 {
+            return Err(invalid("proof.path", "must have at most 20 hashes"));
+        }
+        let path = path.iter().map(|hash| field::digest("proof.path", hash)).collect::<Result<_, _>>()?;
+        Ok(Self { index, path })
+    }
+}
+
+impl From<&AudienceProof> for proto::AudienceProof {
+    fn from(proof: &AudienceProof) -> Self {
+        let AudienceProof { index, path } = proof;
+        Self { index: *index, path: path.iter().map(|hash| hash.as_bytes().to_vec().into()).collect() }
+    }
+}
+
+impl TryFrom<proto::Delivery> for Delivery {
+    type Error = InvalidDocument;
+
+    fn try_from(message: proto::Delivery) -> Result<Self, InvalidDocument> {
+        let proto::Delivery { envelope, proof, approvals } = message;
+        if approvals.len() > MAX_APPROVALS {
+            return Err(invalid("approvals", "must be at most 16"));
+        }
+        Ok(Self { envelope, proof: proof.ok_or_else(|| missing("proof"))?.try_into()?, approvals })
+    }
+}
+
+impl From<&Delivery> for proto::Delivery {
+    fn from(delivery: &Delivery) -> Self {
+        let Delivery { envelope, proof, approvals } = delivery;
+        Self { envelope: envelope.clone(), proof: Some(proof.into()), approvals: approvals.clone() }
+    }
+}
+
+impl TryFrom<proto::Approval> for Approval {
+    type Error = InvalidDocument;
+
+    fn try_from(message: proto::Approval) -> Result<Self, InvalidDocument> {
+        let proto::Approval { fleet_id, command_digest, approved_by, approved_at_ms } = message;
+        Ok(Self {
+            fleet: field::fleet("fleet_id", &fleet_id)?,
+            command_digest: field::digest("command_digest", &command_digest)?,
+            approved_by: field::name("approved_by", approved_by)?,
+            approved_at: field::time("approved_at_ms", approved_at_ms)?,
+        })
+    }
+}
+
+impl From<&Approval> for proto::Approval {
+    fn from(approval: &Approval) -> Self {
+        let Approval { fleet, command_digest, approved_by, approved_at } = approval;
+        Self {
+            fleet_id: fleet.as_bytes().to_vec().into(),
+            command_digest: command_digest.as_bytes().to_vec().into(),
+            approved_by: approved_by.clone(),
+            approved_at_ms: approved_at.as_millis(),
+        }
+    }
+}
+
+impl ActionClass {
+    /// As in signed documents.
+    #[must_use]
+    pub const fn to_proto(self) -> proto::ActionClass {
+        match self {
+            Self::Read => proto::ActionClass::Read,
+            Self::Change => proto::ActionClass::Change,
+            Self::Destructive => proto::ActionClass::Destructive,
+            Self::Trust => proto::ActionClass::Trust,
+        }
+    }
+
+    /// From a signed document; `None` for "unspecified" and for classes of a newer protocol.
+    #[must_use]
+    pub fn from_proto(class: i32) -> Option<Self> {
+        match proto::ActionClass::try_from(class).ok()? {
+            proto::ActionClass::Unspecified => None,
+            proto::ActionClass::Read => Some(Self::Read),
+            proto::ActionClass::Change => Some(Self::Change),
+            proto::ActionClass::Destructive => Some(Self::Destructive),
+            proto::ActionClass::Trust => Some(Self::Trust),
+        }
+    }
+}

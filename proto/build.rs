@@ -1,0 +1,27 @@
+//! Compiles the schema with protox, so that a fresh machine needs no `protoc`.
+
+use prost::Message as _;
+
+const FILES: &[&str] = &[
+    "writ/v1/types.proto",
+    "writ/v1/envelope.proto",
+    "writ/v1/command.proto",
+    "writ/v1/receipt.proto",
+    "writ/v1/trust.proto",
+    "writ/v1/gateway.proto",
+    "writ/admin/v1/agents.proto",
+    "writ/admin/v1/alerts.proto",
+    "writ/admin/v1/commands.proto",
+    "writ/admin/v1/enrollment.proto",
+    "writ/admin/v1/system.proto",
+];
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    println!("cargo::rerun-if-changed=writ");
+    let descriptors = protox::compile(FILES, ["."])?;
+    let out = std::path::PathBuf::from(std::env::var("OUT_DIR")?);
+    std::fs::write(out.join("descriptors.bin"), descriptors.encode_to_vec())?;
+    // Without transport: `connect` would clash with the RPC of that name, and we bring our own channels.
+    tonic_prost_build::configure().build_transport(false).bytes(".writ.v1").compile_fds(descriptors)?;
+    Ok(())
+}
