@@ -1,1 +1,20 @@
+//! writ-server: takes commands in, signs them, keeps them, sends them, and keeps the countersigned answers.
+//!
+//! Modules in the order of a command's journey: [`admin`] lets it in, [`sign`] seals it, [`store`] makes it
+//! durable, [`dispatch`] finds the agents, [`session`] is the line to one agent, [`receipts`] brings answers
+//! home. [`enroll`] lets new agents in; [`authority`] makes the fleet's keys.
 
+pub mod admin;
+pub mod sign;
+pub mod store;
+
+pub mod dispatch;
+pub mod session;
+
+pub mod enroll;
+pub mod receipts;
+
+pub mod authority;
+
+pub mod app;
+pub mod config;

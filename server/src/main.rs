@@ -1,1 +1,5 @@
-fn main() {}
+//! writ-server.
+
+fn main() -> std::process::ExitCode {
+    writ_server::app::main()
+}

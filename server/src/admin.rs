@@ -1,0 +1,55 @@
+//! The operators' door. Every call passes [`policy`] first; the services only convert, call and convert.
+
+pub mod policy;
+pub mod submit;
+
+mod agents;
+mod alerts;
+mod commands;
+mod enrollment;
+mod page;
+mod system;
+
+use std::sync::Arc;
+
+use tonic::service::Routes;
+use writ_proto::admin::v1::{
+    agent_service_server::AgentServiceServer, alert_service_server::AlertServiceServer,
+    command_service_server::CommandServiceServer, enrollment_service_server::EnrollmentServiceServer,
+    system_service_server::SystemServiceServer,
+};
+
+use crate::app::Server;
+
+/// A request is never larger: the names of a thousand agents.
+const MAX_REQUEST_BYTES: usize = 256 << 10;
+
+/// All services of the admin port.
+///
+/// # Errors
+/// When the embedded descriptors are damaged, which a test would have found.
+pub fn routes(server: &Arc<Server>) -> Result<Routes, tonic_reflection::server::Error> {
+    let share = || Arc::clone(server);
+    let (health, health_service) = tonic_health::server::health_reporter();
+    drop(health);
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(writ_proto::DESCRIPTORS)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET);
+    let reflection_alpha = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(writ_proto::DESCRIPTORS)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET);
+    let mut routes = Routes::builder();
+    routes
+        .add_service(
+            CommandServiceServer::new(commands::Commands(share()))
+                .max_decoding_message_size(MAX_REQUEST_BYTES),
+        )
+        .add_service(AgentServiceServer::new(agents::Agents(share())))
+        .add_service(EnrollmentServiceServer::new(enrollment::Enrollment(share())))
+        .add_service(AlertServiceServer::new(alerts::Alerts(share())))
+        .add_service(SystemServiceServer::new(system::SystemInfo(share())))
+        .add_service(health_service)
+        .add_service(reflection.build_v1()?)
+        .add_service(reflection_alpha.build_v1alpha()?);
+    Ok(routes.routes())
+}

@@ -1,0 +1,276 @@
+//! `CommandService`.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{broadcast, mpsc};
+use tokio_stream::Stream;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status};
+use writ_common::command::{Action, NamedAction};
+use writ_common::envelope::{Candidate, ReceiptPurpose, verify};
+use writ_common::id::CommandId;
+use writ_common::keys::PublicKey;
+use writ_common::limits::MAX_COMMAND_LIFETIME;
+use writ_common::receipt::{Decision, Ending};
+use writ_common::wire::status::Failure;
+use writ_proto::admin::v1::command_service_server::CommandService;
+use writ_proto::admin::v1::{
+    Command, GetCommandRequest, ListCommandsRequest, ListCommandsResponse, ListTargetsRequest,
+    ListTargetsResponse, NamedValue, Progress, SubmitRequest, Target, TargetState as Shown, submit_request,
+};
+
+use super::submit::{self, Selection};
+use super::{page, policy};
+use crate::app::Server;
+use crate::enroll::unavailable;
+use crate::store::{CommandRow, TargetRow, TargetState};
+
+const DEFAULT_LIFETIME: Duration = Duration::from_secs(3600);
+/// Agents named one by one in one request; larger sets are selected.
+const MAX_NAMED: usize = 1000;
+/// Bytes of output shown of each target: a page of a thousand stays in bounds. The receipt holds more.
+const MAX_SHOWN_OUTPUT: usize = 16 << 10;
+/// Watching looks at most this often: a bar on a screen needs no more.
+const WATCH_INTERVAL: Duration = Duration::from_millis(50);
+
+#[derive(Debug)]
+pub(super) struct Commands(pub(super) Arc<Server>);
+
+#[tonic::async_trait]
+impl CommandService for Commands {
+    async fn submit(&self, request: Request<SubmitRequest>) -> Result<Response<Command>, Status> {
+        let actor = policy::actor(&request)?;
+        let id = submit::submit(&self.0, &actor, parse(request.into_inner())?).await?;
+        Ok(Response::new(find(&self.0, id).await?))
+    }
+
+    async fn get(&self, request: Request<GetCommandRequest>) -> Result<Response<Command>, Status> {
+        let id = command_id(&request.into_inner().command_id)?;
+        Ok(Response::new(find(&self.0, id).await?))
+    }
+
+    async fn list(
+        &self,
+        request: Request<ListCommandsRequest>,
+    ) -> Result<Response<ListCommandsResponse>, Status> {
+        let ListCommandsRequest { page_size, page_token } = request.into_inner();
+        let size = page::size(page_size, 50)?;
+        let before = page::token::<u64>(&page_token)?.unwrap_or(u64::MAX);
+        let rows = self.0.store.commands(before, size).await.map_err(unavailable)?;
+        let next_page_token = page::next(&rows, size, |row| row.sequence.to_string());
+        let mut commands = Vec::with_capacity(rows.len());
+        for row in rows {
+            commands.push(show(&self.0, row).await?);
+        }
+        Ok(Response::new(ListCommandsResponse { commands, next_page_token }))
+    }
+
+    async fn list_targets(
+        &self,
+        request: Request<ListTargetsRequest>,
+    ) -> Result<Response<ListTargetsResponse>, Status> {
+        let ListTargetsRequest { command_id: id, page_size, page_token } = request.into_inner();
+        let id = command_id(&id)?;
+        let size = page::size(page_size, 100)?;
+        let from = page::token::<u32>(&page_token)?.unwrap_or(0);
+        let command = self.0.store.command(id).await.map_err(unavailable)?.ok_or_else(|| unknown(id))?;
+        let rows = self.0.store.targets(id, from, size).await.map_err(unavailable)?;
+        let next_page_token = page::next(&rows, size, |row| (row.place + 1).to_string());
+        let is_over = command.expires_at <= self.0.clock.wall();
+        let targets = rows.into_iter().map(|row| show_target(row, is_over)).collect();
+        Ok(Response::new(ListTargetsResponse { targets, next_page_token }))
+    }
+
+    type WatchStream = Pin<Box<dyn Stream<Item = Result<Command, Status>> + Send>>;
+
+    async fn watch(
+        &self,
+        request: Request<GetCommandRequest>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
+        let id = command_id(&request.into_inner().command_id)?;
+        // Listening begins before the first look, so that nothing falls between.
+        let changes = self.0.dispatcher.watch();
+        let first = find(&self.0, id).await?;
+        let (sender, receiver) = mpsc::channel(4);
+        let server = Arc::clone(&self.0);
+        self.0.shutdown.spawn(async move { follow(server, id, first, changes, sender).await });
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+}
+
+async fn follow(
+    server: Arc<Server>,
+    id: CommandId,
+    first: Command,
+    mut changes: broadcast::Receiver<CommandId>,
+    sender: mpsc::Sender<Result<Command, Status>>,
+) {
+    let mut shown = first;
+    loop {
+        if sender.send(Ok(shown.clone())).await.is_err() || is_final(&shown) {
+            return;
+        }
+        let next = tokio::select! {
+            next = changed(&server, id, &shown, &mut changes) => next,
+            () = sender.closed() => return,
+            () = server.shutdown.requested() => Err(Failure::unavailable("the server is shutting down")),
+        };
+        match next {
+            Ok(next) => shown = next,
+            Err(failure) => {
+                let _ = sender.send(Err(failure.into())).await;
+                return;
+            }
+        }
+    }
+}
+
+/// Waits until a command reads differently.
+async fn changed(
+    server: &Arc<Server>,
+    id: CommandId,
+    shown: &Command,
+    changes: &mut broadcast::Receiver<CommandId>,
+) -> Result<Command, Failure> {
+    tokio::time::sleep(WATCH_INTERVAL).await;
+    loop {
+        let next = find(server, id).await?;
+        if next != *shown {
+            return Ok(next);
+        }
+        // Look again at a change, and at the latest when the command expires.
+        let remaining =
+            Duration::from_millis(shown.expires_at_ms.saturating_sub(server.clock.wall().as_millis()));
+        let expiry = tokio::time::sleep(remaining);
+        tokio::pin!(expiry);
+        loop {
+            tokio::select! {
+                change = changes.recv() => match change {
+                    Ok(other) if other != id => {}
+                    Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => break,
+                    Err(broadcast::error::RecvError::Closed) => {
+                        return Err(Failure::unavailable("the server is shutting down"));
+                    }
+                },
+                () = &mut expiry => break,
+            }
+        }
+    }
+}
+
+fn is_final(command: &Command) -> bool {
+    command.progress.is_some_and(|progress| progress.queued == 0 && progress.sent == 0)
+}
+
+fn parse(request: SubmitRequest) -> Result<submit::Request, Failure> {
+    let SubmitRequest { agents, all, expires_in_seconds, action, command_id: id } = request;
+    let selection = match (all, agents.len()) {
+        (true, 0) => Selection::All,
+        (false, 1..=MAX_NAMED) => Selection::Named(agents),
+        (false, 0) => return Err(Failure::invalid("agents", "name agents, or set all")),
+        (true, _) => return Err(Failure::invalid("all", "name agents or set all, not both")),
+        (false, count) => {
+            return Err(Failure::invalid(
+                "agents",
+                format!("names {count} agents; name at most {MAX_NAMED}, or set all"),
+            ));
+        }
+    };
+    let lifetime =
+        if expires_in_seconds == 0 { DEFAULT_LIFETIME } else { Duration::from_secs(expires_in_seconds) };
+    if lifetime > MAX_COMMAND_LIFETIME {
+        let text = format!("is {expires_in_seconds}; it must be at most 2592000 (30 days)");
+        return Err(Failure::invalid("expires_in_seconds", text));
+    }
+    let action = match action {
+        Some(submit_request::Action::Ping(_)) => Action::Ping,
+        Some(submit_request::Action::Run(run)) => {
+            let mut parameters: Vec<_> =
+                run.parameters.into_iter().map(|NamedValue { name, value }| (name, value)).collect();
+            parameters.sort();
+            let action = NamedAction::new(run.name, parameters);
+            Action::Run(action.map_err(|error| Failure::invalid("run", error.to_string()))?)
+        }
+        None => return Err(Failure::invalid("action", "say what to do: ping or run")),
+    };
+    let id = if id.is_empty() { None } else { Some(command_id(&id)?) };
+    Ok(submit::Request { id, selection, lifetime, action })
+}
+
+fn command_id(text: &str) -> Result<CommandId, Failure> {
+    text.parse().map_err(|_| Failure::invalid("command_id", format!("`{text}` is not a command id (a UUID)")))
+}
+
+fn unknown(id: CommandId) -> Failure {
+    Failure::not_found(format!("there is no command {id}; see: writ commands list"))
+}
+
+async fn find(server: &Arc<Server>, id: CommandId) -> Result<Command, Failure> {
+    let row = server.store.command(id).await.map_err(unavailable)?.ok_or_else(|| unknown(id))?;
+    show(server, row).await
+}
+
+async fn show(server: &Arc<Server>, row: CommandRow) -> Result<Command, Failure> {
+    let counted = server.store.progress(row.id).await.map_err(unavailable)?;
+    let is_over = row.expires_at <= server.clock.wall();
+    let waiting = |count| if is_over { 0 } else { count };
+    let progress = Progress {
+        targets: counted.targets,
+        queued: waiting(counted.queued),
+        sent: waiting(counted.sent),
+        done: counted.done,
+        failed: counted.failed,
+        refused: counted.refused,
+        expired: if is_over { counted.queued + counted.sent } else { 0 },
+    };
+    Ok(Command {
+        command_id: row.id.to_string(),
+        digest: row.digest.to_string(),
+        action: row.action,
+        requested_by: row.requested_by,
+        issued_at_ms: row.issued_at.as_millis(),
+        expires_at_ms: row.expires_at.as_millis(),
+        progress: Some(progress),
+    })
+}
+
+fn show_target(row: TargetRow, is_over: bool) -> Target {
+    let state = match row.state {
+        TargetState::Queued | TargetState::Sent if is_over => Shown::Expired,
+        TargetState::Queued => Shown::Queued,
+        TargetState::Sent => Shown::Sent,
+        TargetState::Done => Shown::Done,
+        TargetState::Failed => Shown::Failed,
+        TargetState::Refused => Shown::Refused,
+    };
+    let mut target = Target {
+        agent_id: row.agent.to_string(),
+        agent_name: row.agent_name,
+        state: state.into(),
+        answered_at_ms: row.received_at.as_millis(),
+        ..Target::default()
+    };
+    // What is shown is read from the signed receipt itself, not from a copy beside it.
+    let receipt = row.receipt.and_then(|envelope| {
+        let key = PublicKey::from_spki(&row.public_key).ok()?;
+        verify::<ReceiptPurpose>(&envelope, &[Candidate::accepted(&key)], 1).ok()
+    });
+    if let Some(receipt) = receipt.as_ref().map(|verified| verified.document()) {
+        target.detail.clone_from(&receipt.detail);
+        match &receipt.decision {
+            Decision::Refused(code) => target.refusal_code = code.to_string(),
+            Decision::Obeyed(outcome) => {
+                target.ending = outcome.ending.as_str().to_owned();
+                if let Ending::Exited(status) = outcome.ending {
+                    target.exit_status = status;
+                }
+                let shown = outcome.output.get(..MAX_SHOWN_OUTPUT).unwrap_or(&outcome.output);
+                target.output = String::from_utf8_lossy(shown).into_owned();
+                target.output_bytes = outcome.output_bytes;
+            }
+        }
+    }
+    target
+}

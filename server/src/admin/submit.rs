@@ -1,0 +1,134 @@
+//! The one door for commands: whoever wants agents to do something comes through [`submit`].
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tracing::info;
+use writ_common::command::Action;
+use writ_common::id::{AgentId, CommandId, Digest};
+use writ_common::wire::status::Failure;
+
+use super::policy::Actor;
+use crate::app::Server;
+use crate::enroll::unavailable;
+use crate::sign::{CommandDraft, SignedCommand};
+use crate::store::{AgentRow, NewCommand};
+
+/// Whom a request is for.
+#[derive(Debug, Clone)]
+pub enum Selection {
+    /// Every agent enrolled now.
+    All,
+    /// These, by id or unique name.
+    Named(Vec<String>),
+}
+
+/// A well-formed request.
+#[derive(Debug)]
+pub struct Request {
+    /// The caller's id for it, so that asking twice is asking once.
+    pub id: Option<CommandId>,
+    /// For whom.
+    pub selection: Selection,
+    /// How long it may wait.
+    pub lifetime: Duration,
+    /// What to do.
+    pub action: Action,
+}
+
+/// Resolves, signs, stores and sends.
+///
+/// # Errors
+/// When nobody is chosen, a name is unknown or ambiguous, an id is taken, or nothing may be signed now.
+pub async fn submit(server: &Arc<Server>, actor: &Actor, request: Request) -> Result<CommandId, Failure> {
+    let fingerprint = fingerprint(actor, &request);
+    let Request { id, selection, lifetime, action } = request;
+    let id = id.unwrap_or_else(|| CommandId::generate(server.clock.wall()));
+    // Before resolving: the fleet may have grown since the first submission.
+    match server.store.request_of(id).await.map_err(unavailable)? {
+        Some(known) if known == fingerprint => return Ok(id),
+        Some(_) => return Err(taken(id)),
+        None => {}
+    }
+    let targets = resolve(server, selection).await?;
+    let draft = CommandDraft { id, targets, lifetime, requested_by: actor.name.clone(), action };
+    let SignedCommand { command, envelope, targets, tree } = server.signer.command(draft)?;
+    let new = NewCommand {
+        id,
+        digest: envelope.digest(),
+        request_digest: fingerprint,
+        envelope: envelope.bytes().clone(),
+        action: command.action.name().to_owned(),
+        requested_by: command.requested_by,
+        issued_at: command.window.issued_at,
+        expires_at: command.window.expires_at,
+        targets: targets.clone(),
+    };
+    let recorded = server.store.record_command(new).await.map_err(unavailable)?.ok_or_else(|| taken(id))?;
+    writ_common::checkpoint!("command_stored");
+    if recorded.is_new() {
+        info!(
+            target: "audit",
+            { command.id = %id, actor = actor.name, action = command.action.name(), targets = targets.len() },
+            "command recorded"
+        );
+        server.dispatcher.announce(&recorded, envelope.bytes().clone(), tree, &targets);
+    }
+    Ok(id)
+}
+
+fn taken(id: CommandId) -> Failure {
+    Failure::exists(format!(
+        "command {id} exists and is a different one; leave command_id empty for a new id"
+    ))
+}
+
+async fn resolve(server: &Arc<Server>, selection: Selection) -> Result<Vec<AgentId>, Failure> {
+    let mut ids = match selection {
+        Selection::All => server.store.agent_ids().await.map_err(unavailable)?,
+        Selection::Named(names) => {
+            let mut ids = Vec::with_capacity(names.len());
+            for name in names {
+                ids.push(find_agent(server, &name).await?.id);
+            }
+            ids
+        }
+    };
+    if ids.is_empty() {
+        return Err(Failure::precondition(
+            "no_agents",
+            "no agent is enrolled; create a token: writ enroll token create",
+        ));
+    }
+    ids.sort_unstable();
+    ids.dedup();
+    Ok(ids)
+}
+
+/// An agent by id or unique name.
+///
+/// # Errors
+/// When there is none, or several have that name.
+pub async fn find_agent(server: &Arc<Server>, text: &str) -> Result<AgentRow, Failure> {
+    let now = server.clock.wall();
+    let unknown =
+        || Failure::not_found(format!("no agent has the id or name `{text}`; see: writ agents list"));
+    if let Ok(id) = text.parse::<AgentId>() {
+        return server.store.agent(id, now).await.map_err(unavailable)?.ok_or_else(unknown);
+    }
+    let mut named = server.store.agents_named(text, now).await.map_err(unavailable)?;
+    match (named.pop(), named.is_empty()) {
+        (None, _) => Err(unknown()),
+        (Some(only), true) => Ok(only),
+        (Some(_), false) => Err(Failure::invalid(
+            "agent",
+            format!("several agents are called `{text}`; use the id: writ agents list"),
+        )),
+    }
+}
+
+/// What makes two requests the same.
+fn fingerprint(actor: &Actor, request: &Request) -> Digest {
+    let Request { id: _, selection, lifetime, action } = request;
+    Digest::of(format!("{:?}", (&actor.name, selection, lifetime, action)).as_bytes())
+}

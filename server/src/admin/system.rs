@@ -1,0 +1,34 @@
+//! `SystemService`.
+
+use std::sync::Arc;
+
+use tonic::{Request, Response, Status};
+use writ_proto::admin::v1::system_service_server::SystemService;
+use writ_proto::admin::v1::{GetSystemRequest, System};
+
+use crate::app::{Server, VERSION};
+use crate::enroll::unavailable;
+
+#[derive(Debug)]
+pub(super) struct SystemInfo(pub(super) Arc<Server>);
+
+#[tonic::async_trait]
+impl SystemService for SystemInfo {
+    async fn get(&self, _: Request<GetSystemRequest>) -> Result<Response<System>, Status> {
+        let server = &self.0;
+        let head = server.chain.head();
+        let entry = server.signer.entry();
+        Ok(Response::new(System {
+            version: VERSION.to_owned(),
+            fleet_id: server.fleet.to_string(),
+            fleet_name: head.bundle.fleet_name.clone(),
+            chain_version: head.bundle.version,
+            chain_digest: head.digest.to_string(),
+            signing_key_id: entry.certificate.key().id().to_string(),
+            signing_accept_until_ms: entry.accept_until.as_millis(),
+            agents_enrolled: server.store.count_agents().await.map_err(unavailable)?,
+            agents_connected: server.dispatcher.registry().connected(),
+            time_ms: server.clock.wall().as_millis(),
+        }))
+    }
+}

@@ -1,0 +1,113 @@
+//! `main` of the server, and what its parts share.
+
+mod gateway;
+mod init;
+mod run;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use writ_common::daemon;
+use writ_common::id::{Digest, FleetId};
+use writ_common::shutdown::Shutdown;
+use writ_common::time::SharedClock;
+use writ_common::trust::Chain;
+
+use crate::config::SessionSettings;
+use crate::dispatch::Dispatcher;
+use crate::sign::Signer;
+use crate::store::Store;
+
+/// The server's version.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// What every request and session needs.
+#[derive(Debug)]
+pub struct Server {
+    /// The fleet.
+    pub fleet: FleetId,
+    /// Its trust.
+    pub chain: Chain,
+    /// Its signing key.
+    pub signer: Signer,
+    /// What is durable.
+    pub store: Store,
+    /// Who is connected.
+    pub dispatcher: Dispatcher,
+    /// Leaves agents may see: our own and those of proxies.
+    pub tls_leaf_spki_digests: Vec<Digest>,
+    /// Sessions.
+    pub settings: SessionSettings,
+    /// Time.
+    pub clock: SharedClock,
+    /// The end.
+    pub shutdown: Shutdown,
+}
+
+/// Signs commands and pushes them to agents that obey only what carries its seal.
+#[derive(Debug, Parser)]
+#[command(name = "writ-server", version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Make a new fleet: keys, first trust bundle, TLS, first administrator, sealed backup.
+    Init(Init),
+    /// Serve agents and operators until SIGTERM.
+    Run(Run),
+}
+
+#[derive(Debug, Args)]
+struct Init {
+    /// Where state and keys will live.
+    #[arg(long, value_name = "FOLDER", default_value = crate::config::DEFAULT_DATA_DIR)]
+    data_dir: PathBuf,
+    /// The fleet's name.
+    #[arg(long, value_name = "NAME")]
+    name: String,
+    /// Where agents find this server; repeat for several.
+    #[arg(long = "endpoint", value_name = "HOST:PORT", required = true)]
+    endpoints: Vec<String>,
+    /// A further host name or address of the TLS certificate, for example of the admin port.
+    #[arg(long = "tls-name", value_name = "NAME")]
+    tls_names: Vec<String>,
+    /// File with the passphrase that seals the authority key and the backup. Without it the systemd
+    /// credential `writ-passphrase` is used, or you are asked.
+    #[arg(long, value_name = "FILE")]
+    passphrase_file: Option<PathBuf>,
+    /// How to print what was made.
+    #[arg(long, value_enum, default_value_t = Output::Text)]
+    output: Output,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Output {
+    Text,
+    Json,
+}
+
+#[derive(Debug, Args)]
+struct Run {
+    /// Configuration file.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Overrides `data_dir`.
+    #[arg(long, value_name = "FOLDER")]
+    data_dir: Option<PathBuf>,
+}
+
+/// The program.
+#[must_use]
+pub fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    daemon::run("writ-server", |shutdown| async move {
+        match arguments.command {
+            Command::Init(options) => init::init(options, shutdown).await,
+            Command::Run(options) => run::run(options, shutdown).await,
+        }
+    })
+}

@@ -1,0 +1,47 @@
+//! `AgentGateway`: what agents call.
+
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+use writ_proto::v1::agent_gateway_server::AgentGateway;
+use writ_proto::v1::{
+    AgentFrame, EnrollRequest, EnrollResponse, ServerFrame, TrustChainRequest, TrustChainResponse,
+};
+
+use super::Server;
+use crate::{enroll, session};
+
+#[derive(Debug)]
+pub(super) struct Gateway(pub(super) Arc<Server>);
+
+#[tonic::async_trait]
+impl AgentGateway for Gateway {
+    async fn enroll(&self, request: Request<EnrollRequest>) -> Result<Response<EnrollResponse>, Status> {
+        let identity_record = enroll::enroll(&self.0, request.into_inner()).await?;
+        Ok(Response::new(EnrollResponse { identity_record }))
+    }
+
+    async fn trust_chain(
+        &self,
+        request: Request<TrustChainRequest>,
+    ) -> Result<Response<TrustChainResponse>, Status> {
+        // The digest will tell forks apart; a chain without forks is found by version alone.
+        let TrustChainRequest { version, digest: _ } = request.into_inner();
+        let (bundles, more) = session::live::bundles_after(&self.0, version);
+        Ok(Response::new(TrustChainResponse { bundles, more }))
+    }
+
+    type ConnectStream = ReceiverStream<Result<ServerFrame, Status>>;
+
+    async fn connect(
+        &self,
+        request: Request<Streaming<AgentFrame>>,
+    ) -> Result<Response<Self::ConnectStream>, Status> {
+        let (sender, receiver) = mpsc::channel(session::MAX_FRAMES_UNDER_WAY);
+        let server = Arc::clone(&self.0);
+        self.0.shutdown.spawn(session::serve(server, request.into_inner(), sender));
+        Ok(Response::new(ReceiverStream::new(receiver)))
+    }
+}

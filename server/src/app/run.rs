@@ -1,0 +1,176 @@
+//! `writ-server run`: telemetry, configuration, state, ports, serve, drain.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tonic::transport::server::Router;
+use tracing::{info, warn};
+use writ_common::daemon::Fatal;
+use writ_common::shutdown::Shutdown;
+use writ_common::telemetry;
+use writ_common::time::{SharedClock, SystemClock};
+use writ_common::tls::{ServerTls, incoming};
+use writ_common::trust::Chain;
+use writ_proto::v1::agent_gateway_server::AgentGatewayServer;
+
+use super::{Run, Server, VERSION, gateway};
+use crate::admin;
+use crate::authority::{Files, read_signing_key, read_tls_leaf};
+use crate::config::Config;
+use crate::dispatch::Dispatcher;
+use crate::sign::Signer;
+use crate::store::Store;
+
+/// How long open requests and sessions may take to end.
+const DRAIN_DEADLINE: Duration = Duration::from_secs(10);
+/// Streams one connection may have open.
+const MAX_STREAMS: u32 = 64;
+
+pub(super) async fn run(options: Run, shutdown: Shutdown) -> Result<(), Fatal> {
+    let config =
+        Config::load(options.config.as_deref(), options.data_dir.as_deref()).map_err(Fatal::usage)?;
+    telemetry::init(&config.log_filter, config.log_format)
+        .map_err(|error| Fatal::usage(format!("`log.filter` is not a filter: {error}")))?;
+    let files = Files::new(&config.data_dir);
+    // The store ends last: requests and sessions that are drained still write to it.
+    let store_shutdown = Shutdown::new();
+    if !files.database().exists() {
+        return Err(Fatal::failure(format!(
+            "{}: there is no fleet here; make one: writ-server init --data-dir {} --name NAME --endpoint HOST:7443",
+            files.folder().display(),
+            files.folder().display()
+        )));
+    }
+    let store = Store::open(&files.database(), &store_shutdown)
+        .await
+        .map_err(|e| Fatal::caused("cannot start", &e))?;
+    let server = Arc::new(load(&config, &files, store, shutdown.clone()).await?);
+    let leaf = read_tls_leaf(&files).map_err(|error| Fatal::caused("cannot start", &error))?;
+    let tls = ServerTls::new(&leaf).map_err(|error| Fatal::caused("cannot start", &error))?;
+
+    let agents = bind(config.listen_agents, "listen.agents").await?;
+    let operators = bind(config.listen_admin, "listen.admin").await?;
+    info!(
+        version = VERSION,
+        fleet.id = %server.fleet,
+        agents = %agents.1,
+        admin = %operators.1,
+        chain.version = server.chain.head().bundle.version,
+        "serving"
+    );
+    let frame = writ_common::limits::MAX_FRAME_BYTES;
+    let gateway = AgentGatewayServer::new(gateway::Gateway(Arc::clone(&server)))
+        .max_decoding_message_size(frame)
+        .max_encoding_message_size(frame);
+    let agent_port = settings().add_service(gateway);
+    let routes = admin::routes(&server).map_err(|error| Fatal::failure(error.to_string()))?;
+    let admin_port = settings().layer(admin::policy::PolicyLayer(Arc::clone(&server))).add_routes(routes);
+
+    let serving = serve(agent_port, agents.0, &tls, &shutdown);
+    let administrating = serve(admin_port, operators.0, &tls, &shutdown);
+    let (first, second) = tokio::join!(serving, administrating);
+    if !shutdown.drain(DRAIN_DEADLINE).await {
+        warn!("some sessions did not end in time");
+    }
+    drop(server);
+    if !store_shutdown.drain(DRAIN_DEADLINE).await {
+        warn!("the store did not close in time");
+    }
+    info!("ended");
+    first.and(second)
+}
+
+fn settings() -> tonic::transport::Server {
+    tonic::transport::Server::builder()
+        .max_concurrent_streams(MAX_STREAMS)
+        .http2_keepalive_interval(Some(Duration::from_secs(60)))
+        .http2_keepalive_timeout(Some(Duration::from_secs(20)))
+}
+
+async fn serve<L>(
+    router: Router<L>,
+    listener: TcpListener,
+    tls: &ServerTls,
+    shutdown: &Shutdown,
+) -> Result<(), Fatal>
+where
+    L: tower::Layer<tonic::service::Routes> + Clone,
+    L::Service: tower::Service<
+            http::Request<tonic::body::Body>,
+            Response = http::Response<tonic::body::Body>,
+            Future: Send,
+            Error: Into<Box<dyn std::error::Error + Send + Sync>> + Send,
+        > + Clone
+        + Send
+        + 'static,
+{
+    let asked = shutdown.clone();
+    let served = router.serve_with_incoming_shutdown(incoming(listener, tls, shutdown), async move {
+        asked.requested().await;
+    });
+    // A connection that does not end must not keep the server from ending.
+    let overtime = async {
+        shutdown.requested().await;
+        tokio::time::sleep(DRAIN_DEADLINE).await;
+    };
+    tokio::select! {
+        result = served => {
+            shutdown.trigger();
+            result.map_err(|error| Fatal::caused("a port failed", &error))
+        }
+        () = overtime => Ok(()),
+    }
+}
+
+async fn bind(address: SocketAddr, key: &str) -> Result<(TcpListener, SocketAddr), Fatal> {
+    let explain = |error: std::io::Error| {
+        Fatal::failure(format!("`{key}` = {address}: {error}; is another server running?"))
+    };
+    let listener = TcpListener::bind(address).await.map_err(explain)?;
+    let bound = listener.local_addr().map_err(explain)?;
+    Ok((listener, bound))
+}
+
+async fn load(config: &Config, files: &Files, store: Store, shutdown: Shutdown) -> Result<Server, Fatal> {
+    let failed = |error: &dyn std::error::Error| Fatal::caused("cannot start", error);
+    let (fleet, _name) = store.fleet().await.map_err(|error| failed(&error))?.ok_or_else(|| {
+        Fatal::failure(format!("{}: init did not finish here; run it again", files.folder().display()))
+    })?;
+    let mut bundles = store.bundles().await.map_err(|error| failed(&error))?.into_iter();
+    let (digest, first) =
+        bundles.next().ok_or_else(|| Fatal::failure("the database holds no trust bundle"))?;
+    let mut chain = Chain::pinned(first, digest).map_err(|refusal| failed(&refusal))?;
+    for (_, envelope) in bundles {
+        chain.extend(envelope).map_err(|refusal| failed(&refusal))?;
+    }
+    let clock: SharedClock = Arc::new(SystemClock::new());
+    let key = read_signing_key(files).map_err(|error| failed(&error))?;
+    let key_id = key.public().id();
+    let head = &chain.head().bundle;
+    let signer = Signer::new(key, head, Arc::clone(&clock)).ok_or_else(|| {
+        Fatal::failure(format!(
+            "{}: key {key_id} is not in trust bundle {}, so no agent would obey it; restore the right key from the backup",
+            files.signing_key().display(),
+            head.version
+        ))
+    })?;
+    if let Err(error) = signer.now() {
+        warn!(%error, "nothing can be signed");
+    }
+    let leaf = read_tls_leaf(files).map_err(|error| failed(&error))?;
+    let own = ServerTls::new(&leaf).map_err(|error| failed(&error))?.leaf_spki_digest();
+    let tls_leaf_spki_digests = std::iter::once(own).chain(config.proxy_leaves.iter().copied()).collect();
+    Ok(Server {
+        fleet,
+        chain,
+        signer,
+        store,
+        dispatcher: Dispatcher::new(config.session.outbox),
+        tls_leaf_spki_digests,
+        settings: config.session.clone(),
+        clock,
+        shutdown,
+    })
+}

@@ -1,0 +1,118 @@
+//! The fleet's keys on this server: made once by `init`, read at every start.
+
+pub mod backup;
+pub mod create;
+
+use std::path::{Path, PathBuf};
+
+use writ_common::files::{self, FileError};
+use writ_common::keys::pem::{self, InvalidPem};
+use writ_common::keys::private::InvalidPrivateKey;
+use writ_common::keys::{PrivateKey, Server};
+use writ_common::tls::TlsLeaf;
+
+/// Where everything lies below the data directory.
+#[derive(Debug, Clone)]
+pub struct Files {
+    folder: PathBuf,
+}
+
+macro_rules! files {
+    ($($(#[$doc:meta])* $name:ident = $file:literal;)*) => {
+        impl Files {
+            $(
+                $(#[$doc])*
+                #[must_use]
+                pub fn $name(&self) -> PathBuf {
+                    self.folder.join($file)
+                }
+            )*
+        }
+    };
+}
+
+files! {
+    /// The authority's key, sealed by a passphrase. Meant to be moved offline.
+    authority = "authority.key.age";
+    /// The signing certificate's key.
+    signing_key = "signing.key";
+    /// The signing certificate, for people; the bundle's copy is what counts.
+    signing_certificate = "signing.pem";
+    /// The channel's authority.
+    tls_ca_key = "tls-ca.key";
+    /// What operators give to grpcurl and `writ context`.
+    tls_ca = "admin-ca.pem";
+    /// The channel's leaf.
+    tls_key = "tls.key";
+    /// The channel's leaf and its authority.
+    tls_certificate = "tls.pem";
+    /// The first administrator's bearer token.
+    admin_token = "admin-token";
+    /// The database.
+    database = "writ.db";
+    /// Sealed backups.
+    backups = "backups";
+}
+
+impl Files {
+    /// The files of a data directory.
+    #[must_use]
+    pub fn new(folder: &Path) -> Self {
+        Self { folder: folder.to_owned() }
+    }
+
+    /// The data directory.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+}
+
+/// A key or certificate that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyFileError {
+    /// It cannot be read, or others can read it too.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// It is not PEM.
+    #[error("{}: {source}", path.display())]
+    Pem {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: InvalidPem,
+    },
+    /// It is no key of ours.
+    #[error("{}: {source}", path.display())]
+    Key {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: InvalidPrivateKey,
+    },
+}
+
+/// Reads the signing key.
+///
+/// # Errors
+/// When the file is missing, exposed or no key.
+pub fn read_signing_key(files: &Files) -> Result<PrivateKey<Server>, KeyFileError> {
+    let path = files.signing_key();
+    let text = files::read_secret(&path)?;
+    let der = pem::private_key(&text).map_err(|source| KeyFileError::Pem { path: path.clone(), source })?;
+    PrivateKey::from_pkcs8(&der).map_err(|source| KeyFileError::Key { path, source })
+}
+
+/// Reads the channel's leaf and key.
+///
+/// # Errors
+/// When a file is missing, exposed or not PEM.
+pub fn read_tls_leaf(files: &Files) -> Result<TlsLeaf, KeyFileError> {
+    let path = files.tls_certificate();
+    let chain =
+        pem::certificates(&files::read(&path)?).map_err(|source| KeyFileError::Pem { path, source })?;
+    let path = files.tls_key();
+    let key =
+        pem::private_key(&files::read_secret(&path)?).map_err(|source| KeyFileError::Pem { path, source })?;
+    Ok(TlsLeaf { chain, key })
+}

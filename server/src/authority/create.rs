@@ -1,0 +1,226 @@
+//! `writ-server init`: makes a fleet, or changes nothing that matters.
+//!
+//! The fleet's row in the database is written last. Until then the directory holds keys nobody has heard of, and
+//! `init` may be run again; afterwards it refuses.
+
+use std::path::PathBuf;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde::Serialize;
+use writ_common::envelope::{BundlePurpose, sign};
+use writ_common::files::{self, FileError};
+use writ_common::id::{Digest, FleetId, random_bytes};
+use writ_common::keys::certificate::InvalidCertificate;
+use writ_common::keys::sealed::{Passphrase, SealError, seal};
+use writ_common::keys::{Authority, PrivateKey, Server, SigningCertificate, pem};
+use writ_common::shutdown::Shutdown;
+use writ_common::time::Timestamp;
+use writ_common::tls::{IssueError, TlsAuthority, spki_digest};
+use writ_common::trust::{Role, SigningEntry, TrustBundle};
+
+use super::Files;
+use super::backup::{BackupError, write_backup};
+use crate::store::{Store, StoreError};
+
+/// The realm of agents whose token names no other.
+pub const DEFAULT_REALM: &str = "default";
+
+/// What to make.
+#[derive(Debug)]
+pub struct Plan {
+    /// The fleet's name.
+    pub name: String,
+    /// Where agents find the server, "host:port"; the hosts become names of the TLS certificate.
+    pub endpoints: Vec<String>,
+    /// Further names of the TLS certificate.
+    pub extra_names: Vec<String>,
+    /// Seals the authority's key and the backup.
+    pub passphrase: Passphrase,
+}
+
+/// What was made: public facts and where things lie, no secret.
+#[derive(Debug, Serialize)]
+pub struct Made {
+    /// The fleet.
+    pub fleet_id: String,
+    /// Its name.
+    pub fleet_name: String,
+    /// The key that signs trust bundles.
+    pub authority_key_id: String,
+    /// The key that signs commands.
+    pub signing_key_id: String,
+    /// The last moment of the signing certificate.
+    pub signing_accept_until: String,
+    /// SHA-256 of the TLS authority's SubjectPublicKeyInfo.
+    pub tls_ca_spki_sha256: String,
+    /// The first trust bundle.
+    pub bundle_digest: String,
+    /// The sealed authority key.
+    pub authority_file: PathBuf,
+    /// The first administrator's token.
+    pub admin_token_file: PathBuf,
+    /// For operators.
+    pub admin_ca_file: PathBuf,
+    /// The sealed backup.
+    pub backup_file: PathBuf,
+}
+
+/// Why no fleet was made.
+#[derive(Debug, thiserror::Error)]
+pub enum CreateError {
+    /// There is one.
+    #[error("{}: fleet `{name}` ({fleet}) lives here already; a second one needs another --data-dir", folder.display())]
+    Exists {
+        /// Where.
+        folder: PathBuf,
+        /// Its name.
+        name: String,
+        /// Its id.
+        fleet: FleetId,
+    },
+    /// A host name or the fleet's name cannot stand in a certificate or bundle.
+    #[error("{0}")]
+    Plan(String),
+    /// A file could not be written.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// The database failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The backup failed; nothing was published.
+    #[error(transparent)]
+    Backup(#[from] BackupError),
+    /// Sealing failed.
+    #[error(transparent)]
+    Seal(#[from] SealError),
+    /// A TLS certificate could not be made.
+    #[error(transparent)]
+    Tls(#[from] IssueError),
+    /// The signing certificate could not be made.
+    #[error(transparent)]
+    Certificate(#[from] InvalidCertificate),
+}
+
+/// Makes a fleet in a data directory.
+///
+/// # Errors
+/// When there is one already, or something cannot be written.
+pub async fn create(
+    files: &Files,
+    plan: Plan,
+    now: Timestamp,
+    shutdown: &Shutdown,
+) -> Result<Made, CreateError> {
+    let Plan { name, endpoints, extra_names, passphrase } = plan;
+    files::private_folder(files.folder())?;
+    files::private_folder(&files.backups())?;
+    let store = Store::open(&files.database(), shutdown).await?;
+    if let Some((fleet, name)) = store.fleet().await? {
+        return Err(CreateError::Exists { folder: files.folder().to_owned(), name, fleet });
+    }
+
+    let fleet = FleetId::generate(now);
+    let authority = PrivateKey::<Authority>::generate();
+    let signing = PrivateKey::<Server>::generate();
+    let certificate = SigningCertificate::issue(&signing, &name, now)?;
+    let tls_ca = TlsAuthority::create(&format!("{name} channel"), now)?;
+    let leaf = tls_ca.issue(&host_names(&endpoints, extra_names)?, now)?;
+    let accept_until = certificate.not_after();
+    let bundle = TrustBundle {
+        fleet,
+        fleet_name: name.clone(),
+        version: 1,
+        prev: Vec::new(),
+        authority: Role { keys: vec![authority.public().clone()], threshold: 1 },
+        signing: vec![SigningEntry {
+            sign_from: certificate.not_before(),
+            accept_until,
+            certificate: certificate.clone(),
+            revoked: false,
+            realms: vec![DEFAULT_REALM.to_owned()],
+        }],
+        class_rules: Vec::new(),
+        tls_cas: vec![tls_ca.certificate.clone()],
+        endpoints,
+        floor_reset: None,
+        issued_at: now,
+    };
+    bundle.check().map_err(|error| CreateError::Plan(error.to_string()))?;
+    let sealed_bundle = sign::<BundlePurpose>(&[&authority.for_purpose()], &bundle);
+    writ_common::trust::Chain::pinned(sealed_bundle.bytes().clone(), sealed_bundle.digest())
+        .map_err(|refusal| CreateError::Plan(refusal.to_string()))?;
+    let admin_secret = format!("writ-admin.{}", URL_SAFE_NO_PAD.encode(random_bytes::<32>()));
+
+    let authority_key = seal(pem::encode("PRIVATE KEY", &authority.to_pkcs8()).as_bytes(), &passphrase)?;
+    let signing_key = pem::encode("PRIVATE KEY", &signing.to_pkcs8());
+    let tls_ca_key = pem::encode("PRIVATE KEY", &tls_ca.key);
+    let tls_key = pem::encode("PRIVATE KEY", &leaf.key);
+    let signing_pem = pem::encode("CERTIFICATE", certificate.der());
+    let tls_ca_pem = pem::encode("CERTIFICATE", &tls_ca.certificate);
+    let tls_pem: String = leaf.chain.iter().map(|der| pem::encode("CERTIFICATE", der).to_string()).collect();
+    let public = [
+        (files.signing_certificate(), signing_pem.as_str()),
+        (files.tls_ca(), tls_ca_pem.as_str()),
+        (files.tls_certificate(), tls_pem.as_str()),
+    ];
+    let secret = [
+        (files.authority(), authority_key.as_slice()),
+        (files.signing_key(), signing_key.as_bytes()),
+        (files.tls_ca_key(), tls_ca_key.as_bytes()),
+        (files.tls_key(), tls_key.as_bytes()),
+        (files.admin_token(), admin_secret.as_bytes()),
+    ];
+    for (path, content) in &public {
+        files::write_public(path, content.as_bytes())?;
+    }
+    for (path, content) in &secret {
+        files::write_secret(path, content)?;
+    }
+    // design: no bundle is in force before a backup of its private keys is on disk.
+    let backup_file = files.backups().join(format!("writ-{}.age", now.to_string().replace(':', "")));
+    let contents = [
+        ("authority.key.age", authority_key.as_slice()),
+        ("signing.key", signing_key.as_bytes()),
+        ("signing.pem", signing_pem.as_bytes()),
+        ("tls-ca.key", tls_ca_key.as_bytes()),
+        ("admin-ca.pem", tls_ca_pem.as_bytes()),
+        ("bundles/1.dsse", sealed_bundle.bytes().as_ref()),
+    ];
+    write_backup(&backup_file, (fleet, &name), &contents, &passphrase, now)?;
+    writ_common::checkpoint!("fleet_made");
+    let admin_digest = Digest::of(admin_secret.as_bytes());
+    let first = (1, sealed_bundle.digest(), sealed_bundle.bytes().clone());
+    store.create_fleet(fleet, name.clone(), first, admin_digest, now).await?;
+
+    Ok(Made {
+        fleet_id: fleet.to_string(),
+        fleet_name: name,
+        authority_key_id: authority.public().id().to_string(),
+        signing_key_id: signing.public().id().to_string(),
+        signing_accept_until: accept_until.to_string(),
+        tls_ca_spki_sha256: spki_digest(&tls_ca.certificate)
+            .map_or_else(String::new, |digest| digest.to_string()),
+        bundle_digest: sealed_bundle.digest().to_string(),
+        authority_file: files.authority(),
+        admin_token_file: files.admin_token(),
+        admin_ca_file: files.tls_ca(),
+        backup_file,
+    })
+}
+
+fn host_names(endpoints: &[String], extra: Vec<String>) -> Result<Vec<String>, CreateError> {
+    let mut names = Vec::new();
+    for endpoint in endpoints {
+        let (host, _) = endpoint
+            .rsplit_once(':')
+            .filter(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0))
+            .ok_or_else(|| CreateError::Plan(format!("--endpoint `{endpoint}` is not host:port")))?;
+        names.push(host.trim_start_matches('[').trim_end_matches(']').to_owned());
+    }
+    names.extend(extra);
+    names.extend(["localhost", "127.0.0.1", "::1"].map(str::to_owned));
+    names.sort();
+    names.dedup();
+    Ok(names)
+}

@@ -1,0 +1,5 @@
+//! writ-server with the stories' seams; never shipped.
+
+fn main() -> std::process::ExitCode {
+    writ_server::app::main()
+}

@@ -1,0 +1,90 @@
+//! Letting a new agent in: a token nobody else has, and a key it proves to hold.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use prost::Message as _;
+use tracing::{info, warn};
+use writ_common::envelope::{Candidate, EnrolmentPurpose, verify};
+use writ_common::id::{AgentId, Digest};
+use writ_common::identity::IdentityRecord;
+use writ_common::keys::PublicKey;
+use writ_common::wire::status::Failure;
+use writ_proto::v1 as proto;
+
+use crate::app::Server;
+use crate::store::{Admission, StoreError, TokenUse};
+
+/// Spends a token. The same token and key always give the same answer, counted once.
+///
+/// # Errors
+/// What the agent may know: strangers are not told whether a token exists.
+pub async fn enroll(server: &Arc<Server>, request: proto::EnrollRequest) -> Result<Bytes, Failure> {
+    let proto::EnrollRequest { token_secret, enrolment } = request;
+    // The key is in the signed payload; it proves itself. Read first, believed after.
+    let offered = proto::Envelope::decode(enrolment.clone())
+        .ok()
+        .and_then(|envelope| proto::Enrolment::decode(envelope.payload).ok())
+        .and_then(|payload| PublicKey::from_spki(&payload.public_key).ok())
+        .ok_or_else(|| Failure::invalid("enrolment", "is not a signed enrolment"))?;
+    let verified = verify::<EnrolmentPurpose>(&enrolment, &[Candidate::accepted(&offered)], 1)
+        .map_err(|refusal| Failure::invalid("enrolment", refusal.to_string()))?;
+    let enrolment = verified.into_document();
+
+    let token = Digest::of(&token_secret);
+    let refused = || {
+        Failure::denied(
+            "token_refused",
+            "the enrolment token is unknown, spent or expired; create a new one: writ enroll token create",
+        )
+    };
+    let now = server.clock.wall();
+    let is_about_this_token = enrolment.token_digest == token && enrolment.fleet == server.fleet;
+    let realm = server.store.enrolment_realm(token, now).await.map_err(unavailable)?;
+    let (true, Some(realm)) = (is_about_this_token, realm) else {
+        warn!(key.id = %offered.id(), "enrolment refused: token");
+        return Err(refused());
+    };
+    if !server.tls_leaf_spki_digests.contains(&enrolment.tls_leaf_spki_digest) {
+        warn!(key.id = %offered.id(), "enrolment refused: it came through a TLS leaf that is not ours");
+        return Err(Failure::denied(
+            "unknown_tls_leaf",
+            "the agent saw a TLS certificate this server does not answer for; list the proxy's in tls.proxy_leaves",
+        ));
+    }
+    let (record, sealed) = server.signer.identity_record(|now| IdentityRecord {
+        fleet: server.fleet,
+        agent: AgentId::generate(now),
+        public_key: enrolment.public_key.clone(),
+        name: enrolment.host_name.clone(),
+        realm,
+        recorded_at: now,
+    })?;
+    let admission = Admission {
+        agent: record.agent,
+        name: record.name,
+        public_key: record.public_key,
+        identity_record: sealed.bytes().clone(),
+        token,
+        agent_version: enrolment.agent_version,
+        now,
+    };
+    let fate = server.store.admit(admission).await.map_err(unavailable)?;
+    writ_common::checkpoint!("agent_admitted");
+    match fate {
+        TokenUse::Admitted(identity_record) => {
+            info!(key.id = %offered.id(), name = enrolment.host_name, "agent enrolled");
+            Ok(identity_record)
+        }
+        TokenUse::Refused => {
+            warn!(key.id = %offered.id(), "enrolment refused: token");
+            Err(refused())
+        }
+    }
+}
+
+/// The caller hears that it is not their fault; the log hears why.
+pub(crate) fn unavailable(error: StoreError) -> Failure {
+    tracing::error!(%error, "the store failed");
+    Failure::unavailable("the server cannot reach its store at the moment; try again, and see its log")
+}

@@ -1,0 +1,109 @@
+//! Answers come home: verified before they are stored, acknowledged after they are.
+
+use bytes::Bytes;
+use tracing::{info, warn};
+use writ_common::envelope::{Candidate, ReceiptPurpose, RefusalsPurpose, Verified, verify};
+use writ_common::id::FleetId;
+use writ_common::receipt::{Decision, Receipt, RefusalAcknowledgement, RefusalReport};
+use writ_common::refusal::{Refusal, RefusalCode};
+use writ_common::time::Timestamp;
+
+use crate::store::{AgentRow, NewReceipt, ReceiptFate, Store, StoreError, TargetState};
+
+/// A receipt whose signature is the agent's and which speaks of that agent. Made only by [`VerifiedReceipt::verify`].
+#[derive(Debug)]
+#[must_use]
+pub struct VerifiedReceipt {
+    verified: Verified<ReceiptPurpose>,
+    envelope: Bytes,
+}
+
+impl VerifiedReceipt {
+    /// Checks a receipt from an agent's stream.
+    ///
+    /// # Errors
+    /// When it is not this agent's.
+    pub fn verify(envelope: Bytes, agent: &AgentRow, fleet: FleetId) -> Result<Self, Refusal> {
+        let verified = verify::<ReceiptPurpose>(&envelope, &[Candidate::accepted(&agent.public_key)], 1)?;
+        let receipt = verified.document();
+        if receipt.fleet != fleet {
+            return Err(Refusal::new(RefusalCode::WrongFleet, format!("receipt of fleet {}", receipt.fleet)));
+        }
+        if receipt.agent != agent.id {
+            return Err(Refusal::new(RefusalCode::WrongAgent, format!("receipt of agent {}", receipt.agent)));
+        }
+        Ok(Self { verified, envelope })
+    }
+
+    /// What it says.
+    #[must_use]
+    pub const fn receipt(&self) -> &Receipt {
+        self.verified.document()
+    }
+
+    /// Stores it; returns after the commit. `is_replay`: it answers a delivery this server did not make.
+    ///
+    /// # Errors
+    /// When the store fails; the agent then keeps its receipt.
+    pub async fn record(
+        self,
+        store: &Store,
+        is_replay: bool,
+        now: Timestamp,
+    ) -> Result<ReceiptFate, StoreError> {
+        let receipt = self.receipt();
+        let state = match &receipt.decision {
+            Decision::Obeyed(outcome) if outcome.ending.is_success() => TargetState::Done,
+            Decision::Obeyed(_) => TargetState::Failed,
+            Decision::Refused(_) => TargetState::Refused,
+        };
+        let (command, agent) = (receipt.command, receipt.agent);
+        let new = NewReceipt {
+            command,
+            command_digest: receipt.command_digest,
+            agent,
+            digest: self.verified.digest(),
+            envelope: self.envelope,
+            state,
+            is_replay,
+            now,
+        };
+        let fate = store.record_receipt(new).await?;
+        match fate {
+            ReceiptFate::Stored => info!(command.id = %command, agent.id = %agent, ?state, "receipt stored"),
+            ReceiptFate::Known => {}
+            ReceiptFate::Contradicts | ReceiptFate::Unsolicited => {
+                warn!(command.id = %command, agent.id = %agent, ?fate, "receipt kept as evidence");
+            }
+        }
+        Ok(fate)
+    }
+}
+
+/// Checks and stores a refusal report; returns the acknowledgement to sign.
+///
+/// # Errors
+/// The outer error is the store's; the inner one says why the report is not this agent's.
+pub async fn record_refusals(
+    store: &Store,
+    envelope: Bytes,
+    agent: &AgentRow,
+    fleet: FleetId,
+    now: Timestamp,
+) -> Result<Result<RefusalAcknowledgement, Refusal>, StoreError> {
+    let verified = match verify::<RefusalsPurpose>(&envelope, &[Candidate::accepted(&agent.public_key)], 1) {
+        Ok(verified) => verified,
+        Err(refusal) => return Ok(Err(refusal)),
+    };
+    let RefusalReport { fleet: said_fleet, agent: said_agent, sequence, ref records, .. } =
+        *verified.document();
+    if said_fleet != fleet || said_agent != agent.id {
+        return Ok(Err(Refusal::new(RefusalCode::WrongAgent, "refusal report of another agent")));
+    }
+    for record in records {
+        warn!(agent.id = %agent.id, code = %record.code, count = record.count, "agent refused");
+    }
+    let report_digest = verified.digest();
+    store.record_refusals(verified.into_document(), report_digest, envelope, now).await?;
+    Ok(Ok(RefusalAcknowledgement { fleet, agent: agent.id, sequence, report_digest }))
+}

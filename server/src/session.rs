@@ -1,0 +1,92 @@
+//! The line to one agent. A session is a state per type:
+//!
+//! ```text
+//! Greeting ──hello, signed hello, proof──► Proven ──seat──► Live ──► ended
+//! ```
+//!
+//! Only `Live` sees commands, and only `Greeting` can become `Proven`, by the agent's signature over both nonces.
+
+mod greeting;
+pub(crate) mod live;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tonic::Status;
+use tracing::{debug, info};
+use writ_common::wire::status::Failure;
+use writ_proto::v1::{self as proto, server_frame::Frame};
+
+use crate::app::Server;
+
+/// Frames on their way to tonic. Few: what waits for a slow agent waits in the store.
+pub const MAX_FRAMES_UNDER_WAY: usize = 16;
+
+/// What a session writes to.
+#[derive(Debug, Clone)]
+pub(crate) struct Outbound {
+    sender: mpsc::Sender<Result<proto::ServerFrame, Status>>,
+    deadline: Duration,
+}
+
+/// The stream's other end is gone, or has not read for longer than the heartbeat deadline.
+#[derive(Debug)]
+pub(crate) struct Gone;
+
+impl Outbound {
+    pub(crate) async fn send(&self, frame: Frame) -> Result<(), Gone> {
+        let sent = self.sender.send(Ok(proto::ServerFrame { frame: Some(frame) }));
+        match tokio::time::timeout(self.deadline, sent).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) | Err(_) => Err(Gone),
+        }
+    }
+}
+
+/// Why a session ended.
+#[derive(Debug)]
+pub(crate) enum End {
+    /// The agent left, or the connection broke.
+    Gone,
+    /// In good order; the agent was told.
+    Drained,
+    /// The agent broke a rule, or the server cannot serve it.
+    Failed(Failure),
+}
+
+impl From<Gone> for End {
+    fn from(Gone: Gone) -> Self {
+        Self::Gone
+    }
+}
+
+impl From<Failure> for End {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
+    }
+}
+
+/// Serves one stream until it ends.
+pub(crate) async fn serve(
+    server: Arc<Server>,
+    mut inbound: tonic::Streaming<proto::AgentFrame>,
+    sender: mpsc::Sender<Result<proto::ServerFrame, Status>>,
+) {
+    let outbound = Outbound { sender: sender.clone(), deadline: server.settings.heartbeat_deadline };
+    let end = async {
+        let proven = greeting::greet(&server, &mut inbound, &outbound).await?;
+        let agent = proven.agent.id;
+        info!(agent.id = %agent, bundle = proven.bundle_version, "session began");
+        let end = live::Live::begin(&server, proven, outbound).await?.run(&mut inbound).await;
+        info!(agent.id = %agent, "session ended");
+        end
+    };
+    match end.await {
+        Ok(()) | Err(End::Drained | End::Gone) => {}
+        Err(End::Failed(failure)) => {
+            debug!(?failure, "session failed");
+            let _ = sender.send(Err(failure.into())).await;
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! The first words: the server proves itself by its signing key, the agent by its identity key, both to this
+//! connection (protocol.md §6.1 to §6.4).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tracing::warn;
+use writ_common::envelope::{AgentProofPurpose, Candidate, verify};
+use writ_common::hello::ServerHello;
+use writ_common::id::{AgentId, Digest, JournalId, random_bytes};
+use writ_common::limits::{MAX_NAME_BYTES, PROTOCOL};
+use writ_common::wire::status::Failure;
+use writ_proto::v1::{self as proto, agent_frame, server_frame::Frame};
+
+use super::{End, Outbound};
+use crate::app::Server;
+use crate::enroll::unavailable;
+use crate::store::{AgentRow, Alarm, AlertKind, Contact};
+
+/// How long each of an agent's first two frames may take.
+const GREETING_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// An agent that proved itself on this stream. Made only by [`greet`].
+#[derive(Debug)]
+pub(super) struct Proven {
+    pub(super) agent: AgentRow,
+    pub(super) bundle_version: u64,
+}
+
+pub(super) async fn greet(
+    server: &Arc<Server>,
+    inbound: &mut tonic::Streaming<proto::AgentFrame>,
+    outbound: &Outbound,
+) -> Result<Proven, End> {
+    let agent_frame::Frame::Hello(hello) = next(inbound).await? else {
+        return Err(Failure::protocol("the first frame must be a hello").into());
+    };
+    let proto::AgentHello {
+        nonce,
+        agent_id,
+        bundle_version,
+        bundle_digest,
+        journal_id,
+        journal_counter,
+        agent_version,
+        protocol,
+        settings_revision: _,
+    } = hello;
+    if protocol != PROTOCOL {
+        let text = format!(
+            "the agent speaks protocol {protocol}, this server {PROTOCOL}; upgrade the older of the two"
+        );
+        return Err(Failure::precondition("protocol_version", text).into());
+    }
+    let malformed = |field| move |_| Failure::invalid(field, "has the wrong length");
+    let agent_nonce: [u8; 32] =
+        nonce.as_ref().try_into().map_err(|_| Failure::invalid("nonce", "must have 32 bytes"))?;
+    let claimed = AgentId::try_from(agent_id.as_ref()).map_err(malformed("agent_id"))?;
+    let journal = JournalId::try_from(journal_id.as_ref()).map_err(malformed("journal_id"))?;
+    let bundle_digest = Digest::try_from(bundle_digest.as_ref()).map_err(malformed("bundle_digest"))?;
+    if agent_version.len() > MAX_NAME_BYTES {
+        return Err(Failure::invalid("agent_version", "must have at most 128 bytes").into());
+    }
+
+    let server_nonce = random_bytes();
+    let head = server.chain.head();
+    let sealed = server
+        .signer
+        .hello(|time| ServerHello {
+            fleet: server.fleet,
+            agent_nonce,
+            server_nonce,
+            time,
+            chain_version: head.bundle.version,
+            chain_digest: head.digest,
+            tls_leaf_spki_digests: server.tls_leaf_spki_digests.clone(),
+            protocol: PROTOCOL,
+        })
+        .map_err(Failure::from)?;
+    outbound.send(Frame::Hello(sealed.bytes().clone())).await?;
+
+    let agent_frame::Frame::Proof(proof) = next(inbound).await? else {
+        return Err(Failure::protocol("the second frame must be a proof").into());
+    };
+    let now = server.clock.wall();
+    // One answer for an unknown id and for a wrong key: strangers learn nothing about who exists.
+    let refused = || {
+        Failure::denied(
+            "proof_refused",
+            "this agent is not enrolled here, or its key is another one; enrol it with a new token",
+        )
+    };
+    let Some(agent) = server.store.agent(claimed, now).await.map_err(unavailable)? else {
+        warn!(agent.id = %claimed, "session refused: unknown agent");
+        return Err(refused().into());
+    };
+    let impostor =
+        |detail: String| Alarm { kind: AlertKind::Impostor, code: "", agent: claimed, count: 1, detail };
+    let verified = match verify::<AgentProofPurpose>(&proof, &[Candidate::accepted(&agent.public_key)], 1) {
+        Ok(verified) => verified,
+        Err(refusal) => {
+            warn!(agent.id = %claimed, %refusal, "session refused: proof");
+            let detail = format!("Somebody claimed this agent's id without its key ({}).", refusal.code);
+            server.store.raise(impostor(detail), None, now).await.map_err(unavailable)?;
+            return Err(refused().into());
+        }
+    };
+    let proof = verified.document();
+    let is_about_this_session = proof.fleet == server.fleet
+        && proof.agent == agent.id
+        && proof.agent_nonce == agent_nonce
+        && proof.server_nonce == server_nonce
+        && proof.server_key == server.signer.entry().certificate.key().id();
+    if !is_about_this_session {
+        warn!(agent.id = %claimed, "session refused: the proof is of another session");
+        let detail = "Somebody repeated this agent's proof of another session.".to_owned();
+        server.store.raise(impostor(detail), None, now).await.map_err(unavailable)?;
+        return Err(refused().into());
+    }
+    if !server.tls_leaf_spki_digests.contains(&proof.tls_leaf_spki_digest) {
+        warn!(agent.id = %claimed, leaf = %proof.tls_leaf_spki_digest, "session refused: TLS leaf");
+        let text = "the agent saw a TLS certificate this server does not answer for; list the proxy's in tls.proxy_leaves";
+        return Err(Failure::denied("unknown_tls_leaf", text).into());
+    }
+    let contact = Contact {
+        agent: agent.id,
+        at: now,
+        agent_version,
+        bundle: (bundle_version, bundle_digest),
+        journal: (journal, journal_counter),
+    };
+    server.store.note_contact(contact).await.map_err(unavailable)?;
+    Ok(Proven { agent, bundle_version })
+}
+
+async fn next(inbound: &mut tonic::Streaming<proto::AgentFrame>) -> Result<agent_frame::Frame, End> {
+    match tokio::time::timeout(GREETING_TIMEOUT, inbound.message()).await {
+        Err(_) => Err(Failure::silent("the agent said nothing for 10 s").into()),
+        Ok(Ok(Some(proto::AgentFrame { frame: Some(frame) }))) => Ok(frame),
+        Ok(Ok(Some(proto::AgentFrame { frame: None }))) => {
+            Err(Failure::protocol("a frame was empty or unknown").into())
+        }
+        Ok(Ok(None) | Err(_)) => Err(End::Gone),
+    }
+}

@@ -1,0 +1,237 @@
+//! A proven session: bundles and commands down, answers and refusals up.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tracing::{debug, warn};
+use writ_common::id::{CommandId, Digest};
+use writ_common::limits::{MAX_BUNDLE_BATCH_BYTES, MAX_COUNTED_DELIVERIES, MAX_NAME_BYTES, MAX_REPORT_ROWS};
+use writ_common::wire::status::Failure;
+use writ_proto::v1::{self as proto, agent_frame, server_frame::Frame};
+
+use super::greeting::Proven;
+use super::{End, Outbound};
+use crate::app::Server;
+use crate::dispatch::{Outgoing, Seat};
+use crate::enroll::unavailable;
+use crate::receipts::{VerifiedReceipt, record_refusals};
+use crate::store::{AgentRow, Alarm, AlertKind, ReceiptFate};
+
+/// Commands read from the store at a time while catching up.
+const CATCH_UP_PAGE: u32 = 64;
+
+pub(super) struct Live<'a> {
+    server: &'a Arc<Server>,
+    agent: AgentRow,
+    outbound: Outbound,
+    seat: Seat,
+    /// How often each command was handed to this stream. An agent that saw more deliveries was sent some by
+    /// somebody else (protocol.md §7.4).
+    deliveries: HashMap<CommandId, u32>,
+}
+
+impl<'a> Live<'a> {
+    pub(super) async fn begin(
+        server: &'a Arc<Server>,
+        proven: Proven,
+        outbound: Outbound,
+    ) -> Result<Self, End> {
+        let Proven { agent, bundle_version } = proven;
+        let heartbeat = server.settings.heartbeat;
+        let millis = |duration: Duration| u32::try_from(duration.as_millis()).unwrap_or(u32::MAX);
+        let welcome = proto::Welcome {
+            heartbeat_ms: millis(heartbeat),
+            heartbeat_deadline_ms: millis(server.settings.heartbeat_deadline),
+        };
+        outbound.send(Frame::Welcome(welcome)).await?;
+        // Bundles before commands: a command may be signed by a key only a newer bundle lists.
+        let (bundles, _) = bundles_after(server, bundle_version);
+        if !bundles.is_empty() {
+            outbound.send(Frame::Bundles(proto::Bundles { bundles })).await?;
+        }
+        let seat = server.dispatcher.registry().seat(agent.id);
+        Ok(Self { server, agent, outbound, seat, deliveries: HashMap::new() })
+    }
+
+    pub(super) async fn run(mut self, inbound: &mut tonic::Streaming<proto::AgentFrame>) -> Result<(), End> {
+        let deadline = self.server.settings.heartbeat_deadline;
+        let mut last_heard = tokio::time::Instant::now();
+        loop {
+            if self.seat.line.is_behind.swap(false, Ordering::AcqRel) {
+                self.catch_up().await?;
+            }
+            if self.deliveries.len() >= MAX_COUNTED_DELIVERIES {
+                return self.come_back("too many commands on one stream").await;
+            }
+            tokio::select! {
+                biased;
+                () = self.server.shutdown.requested() => return self.come_back("the server is shutting down").await,
+                () = self.seat.line.replaced.cancelled() => return self.come_back("the agent opened another session").await,
+                frame = inbound.message() => {
+                    last_heard = tokio::time::Instant::now();
+                    match frame {
+                        Ok(Some(proto::AgentFrame { frame: Some(frame) })) => self.receive(frame).await?,
+                        Ok(Some(proto::AgentFrame { frame: None })) => debug!(agent.id = %self.agent.id, "unknown frame"),
+                        Ok(None) | Err(_) => return Err(End::Gone),
+                    }
+                }
+                item = self.seat.line.outbox.recv() => {
+                    let Some((outgoing, place)) = item else { return Err(End::Gone) };
+                    self.deliver(&outgoing, place).await?;
+                }
+                () = tokio::time::sleep_until(last_heard + deadline) => {
+                    return Err(Failure::silent(format!("the agent said nothing for {deadline:?}")).into());
+                }
+            }
+        }
+    }
+
+    async fn catch_up(&mut self) -> Result<(), End> {
+        let mut after = 0;
+        loop {
+            let now = self.server.clock.wall();
+            let page = self
+                .server
+                .store
+                .waiting(self.agent.id, after, CATCH_UP_PAGE, now)
+                .await
+                .map_err(unavailable)?;
+            let Some(last) = page.last() else { return Ok(()) };
+            after = last.sequence;
+            for waiting in page {
+                let outgoing =
+                    self.server.dispatcher.load(&self.server.store, waiting.id).await.map_err(unavailable)?;
+                self.deliver(&outgoing, waiting.place).await?;
+            }
+        }
+    }
+
+    /// Hands a command to the stream, once a session.
+    async fn deliver(&mut self, outgoing: &Outgoing, place: u32) -> Result<(), End> {
+        if self.deliveries.contains_key(&outgoing.id()) || self.deliveries.len() >= MAX_COUNTED_DELIVERIES {
+            return Ok(());
+        }
+        let Some(proof) = outgoing.proof(place) else { return Ok(()) };
+        self.deliveries.insert(outgoing.id(), 1);
+        let delivery = proto::Delivery {
+            envelope: outgoing.envelope().clone(),
+            proof: Some((&proof).into()),
+            approvals: Vec::new(),
+        };
+        self.outbound.send(Frame::Delivery(delivery)).await?;
+        let (store, agent, command) = (self.server.store.clone(), self.agent.id, outgoing.id());
+        let changed = Arc::clone(self.server);
+        self.server.shutdown.spawn(async move {
+            // For people only: a crash that loses it makes "sent" read "queued".
+            if store.note_sent(agent, vec![command]).await.is_ok() {
+                changed.dispatcher.changed(command);
+            }
+        });
+        Ok(())
+    }
+
+    async fn receive(&mut self, frame: agent_frame::Frame) -> Result<(), End> {
+        match frame {
+            agent_frame::Frame::Answer(answer) => self.answer(answer).await,
+            agent_frame::Frame::Refusals(envelope) => {
+                let now = self.server.clock.wall();
+                let recorded =
+                    record_refusals(&self.server.store, envelope, &self.agent, self.server.fleet, now);
+                match recorded.await.map_err(unavailable)? {
+                    Ok(ack) => {
+                        let sealed = self.server.signer.refusals_ack(&ack).map_err(Failure::from)?;
+                        Ok(self.outbound.send(Frame::RefusalsAck(sealed.bytes().clone())).await?)
+                    }
+                    Err(refusal) => Err(Failure::protocol(refusal.to_string()).into()),
+                }
+            }
+            agent_frame::Frame::Heartbeat(proto::Heartbeat { journal_counter: _ }) => {
+                let now = self.server.clock.wall();
+                self.server.store.note_report(self.agent.id, now, None).await.map_err(unavailable)?;
+                Ok(self.outbound.send(Frame::Heartbeat(proto::Heartbeat { journal_counter: 0 })).await?)
+            }
+            agent_frame::Frame::Report(report) => self.report(report).await,
+            agent_frame::Frame::Hello(_) | agent_frame::Frame::Proof(_) => {
+                Err(Failure::protocol("the session has begun already").into())
+            }
+            // Handing bundles back and changing an identity are not offered by this server.
+            agent_frame::Frame::Bundles(_) | agent_frame::Frame::IdentityChange(_) => Ok(()),
+        }
+    }
+
+    async fn answer(&mut self, answer: proto::Answer) -> Result<(), End> {
+        let proto::Answer { command_id, command_digest, receipt, deliveries } = answer;
+        let malformed = |_| Failure::protocol("an answer names no command");
+        let command = CommandId::try_from(command_id.as_ref()).map_err(malformed)?;
+        let digest = Digest::try_from(command_digest.as_ref()).map_err(malformed)?;
+        let now = self.server.clock.wall();
+        // protocol.md §7.4: the agent counted more deliveries on this stream than were made. An unsolicited
+        // receipt has its own alert.
+        let made = self.deliveries.get(&command).copied().unwrap_or(0);
+        let mut is_replay = deliveries > made;
+        if !receipt.is_empty() {
+            let verified = VerifiedReceipt::verify(receipt, &self.agent, self.server.fleet)
+                .map_err(|refusal| Failure::protocol(refusal.to_string()))?;
+            let said = verified.receipt();
+            if said.command != command || said.command_digest != digest {
+                return Err(Failure::protocol("an answer and its receipt name different commands").into());
+            }
+            let fate = verified.record(&self.server.store, is_replay, now).await.map_err(unavailable)?;
+            writ_common::checkpoint!("receipt_stored");
+            is_replay &= matches!(fate, ReceiptFate::Stored | ReceiptFate::Known);
+            self.server.dispatcher.changed(command);
+        }
+        if is_replay {
+            warn!(command.id = %command, agent.id = %self.agent.id, deliveries, made, "command replayed by somebody");
+            let detail = format!(
+                "Command {command} was delivered {deliveries} times on a stream where this server sent it {made} times. Somebody between the server and the agent replays; nothing was started again."
+            );
+            let alarm = Alarm { kind: AlertKind::Replayed, code: "", agent: self.agent.id, count: 1, detail };
+            self.server.store.raise(alarm, None, now).await.map_err(unavailable)?;
+        }
+        let ack = proto::AnswerAcknowledgement { command_id, command_digest };
+        Ok(self.outbound.send(Frame::AnswerAck(ack)).await?)
+    }
+
+    async fn report(&mut self, report: proto::AgentReport) -> Result<(), End> {
+        let proto::AgentReport { facts, actions, bundle_version, bundle_digest, settings_revision: _ } =
+            report;
+        let is_bounded = facts.len() <= MAX_REPORT_ROWS
+            && actions.len() <= MAX_REPORT_ROWS
+            && actions
+                .iter()
+                .all(|action| action.name.len() <= MAX_NAME_BYTES && !action.name.contains(char::is_control));
+        let digest = Digest::try_from(bundle_digest.as_ref()).ok().filter(|_| is_bounded);
+        let digest = digest.ok_or_else(|| Failure::protocol("the agent's report is outside its bounds"))?;
+        let actions = actions.into_iter().map(|action| action.name).collect();
+        let now = self.server.clock.wall();
+        let noted =
+            self.server.store.note_report(self.agent.id, now, Some((bundle_version, digest, actions)));
+        Ok(noted.await.map_err(unavailable)?)
+    }
+
+    async fn come_back(&self, reason: &str) -> Result<(), End> {
+        let frame = proto::ComeBack { after_ms: 0, reason: reason.to_owned() };
+        self.outbound.send(Frame::ComeBack(frame)).await?;
+        Err(End::Drained)
+    }
+}
+
+/// The bundles after a version, as many as fit one frame, and whether there are more.
+pub(crate) fn bundles_after(server: &Server, version: u64) -> (Vec<bytes::Bytes>, bool) {
+    let mut bytes = 0;
+    let mut bundles = Vec::new();
+    let mut rest = server.chain.after(version).map(|link| link.envelope.clone());
+    for envelope in rest.by_ref() {
+        bytes += envelope.len();
+        let is_full =
+            bytes > MAX_BUNDLE_BATCH_BYTES || bundles.len() == writ_common::limits::MAX_BUNDLES_PER_CALL;
+        if is_full {
+            return (bundles, true);
+        }
+        bundles.push(envelope);
+    }
+    (bundles, false)
+}

@@ -1,0 +1,237 @@
+//! What must outlive the server: one SQLite file, written by one task.
+//!
+//! Writers queue; the task takes as many as wait, puts them into one transaction with a savepoint each, and
+//! answers all of them after the one commit. So a thousand receipts cost one sync of the disk, and nobody is
+//! told "stored" before it is.
+
+mod agents;
+mod alerts;
+mod commands;
+mod tokens;
+
+pub use agents::{AgentRow, Contact};
+pub use alerts::{Alarm, AlertKind, AlertRow};
+pub use commands::{
+    CommandRow, NewCommand, NewReceipt, Progress, ReceiptFate, RecordedCommand, TargetRow, TargetState,
+    WaitingCommand,
+};
+pub use tokens::{Admission, TokenUse};
+
+use std::path::Path;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use sqlx::migrate::{Migration, MigrationType, Migrator};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::{Connection as _, Executor as _, Row as _, SqlSafeStr as _, SqliteConnection, SqlitePool};
+use tokio::sync::{mpsc, oneshot};
+use tracing::error;
+use writ_common::id::{Digest, FleetId};
+use writ_common::shutdown::Shutdown;
+use writ_common::time::Timestamp;
+
+/// Writes that may wait. Past it, callers wait their turn: the disk sets the pace, memory stays bounded.
+const MAX_WAITING_WRITES: usize = 4096;
+/// Writes in one commit. Enough to make the sync of the disk cheap, few enough to keep latency in milliseconds.
+const MAX_BATCH: usize = 512;
+
+const MIGRATIONS: &[(i64, &str, &str)] = &[(1, "initial", include_str!("store/0001_initial.sql"))];
+
+/// What went wrong with the store.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The database's word.
+    #[error("the database failed: {0}")]
+    Database(#[from] sqlx::Error),
+    /// A migration's word.
+    #[error("the database could not be brought up to date: {0}")]
+    Migration(#[from] sqlx::migrate::MigrateError),
+    /// A stored value that cannot be read back.
+    #[error("the database holds a damaged {0}")]
+    Damaged(&'static str),
+    /// The batch this write was part of could not be committed; nothing of it is stored.
+    #[error("the write was not committed: {0}")]
+    NotCommitted(String),
+    /// The writer has ended.
+    #[error("the server is shutting down")]
+    Closed,
+}
+
+type Job = Box<dyn for<'c> FnOnce(&'c mut SqliteConnection) -> BoxFuture<'c, Finished> + Send>;
+/// Called after the commit, with the reason if there was none.
+type Finished = Box<dyn FnOnce(Option<String>) + Send>;
+
+/// A handle; clones share the file.
+#[derive(Debug, Clone)]
+pub struct Store {
+    reader: SqlitePool,
+    writer: mpsc::Sender<Job>,
+}
+
+impl Store {
+    /// Opens or makes the file and brings it up to date.
+    ///
+    /// # Errors
+    /// When the disk or the file is not usable.
+    pub async fn open(path: &Path, shutdown: &Shutdown) -> Result<Self, StoreError> {
+        let options = SqliteConnectOptions::new()
+            .filename(path)
+            .create_if_missing(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Full)
+            .foreign_keys(true)
+            .busy_timeout(Duration::from_secs(10));
+        let mut connection = SqliteConnection::connect_with(&options).await?;
+        let migrations = MIGRATIONS
+            .iter()
+            .map(|(version, name, sql)| {
+                let sql = sql.into_sql_str();
+                Migration::new(*version, (*name).into(), MigrationType::Simple, sql, false)
+            })
+            .collect();
+        Migrator::with_migrations(migrations).run_direct(None, &mut connection, false).await?;
+        let reader =
+            SqlitePoolOptions::new().max_connections(4).connect_with(options.read_only(true)).await?;
+        let (writer, jobs) = mpsc::channel(MAX_WAITING_WRITES);
+        shutdown.spawn(write_batches(connection, jobs));
+        Ok(Self { reader, writer })
+    }
+
+    /// Runs a write; returns after it is committed.
+    async fn write<T, F>(&self, work: F) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: for<'c> FnOnce(&'c mut SqliteConnection) -> BoxFuture<'c, Result<T, StoreError>> + Send + 'static,
+    {
+        let (answer, result) = oneshot::channel();
+        let job: Job = Box::new(move |connection| {
+            Box::pin(async move {
+                let done = in_savepoint(connection, work).await;
+                let finished: Finished = Box::new(move |not_committed| {
+                    let _ = answer.send(match not_committed {
+                        None => done,
+                        Some(why) => Err(StoreError::NotCommitted(why)),
+                    });
+                });
+                finished
+            })
+        });
+        self.writer.send(job).await.map_err(|_| StoreError::Closed)?;
+        result.await.map_err(|_| StoreError::Closed)?
+    }
+
+    /// The fleet this store belongs to; `None` before `init` has finished.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn fleet(&self) -> Result<Option<(FleetId, String)>, StoreError> {
+        let row = sqlx::query("SELECT fleet_id, name FROM fleet").fetch_optional(&self.reader).await?;
+        row.map(|row| Ok((id(&row, "fleet_id", "fleet id")?, row.try_get("name")?))).transpose()
+    }
+
+    /// Records the fleet, its first bundle and its first administrator: the last step of `init`.
+    ///
+    /// # Errors
+    /// When the database fails; then nothing is recorded.
+    pub async fn create_fleet(
+        &self,
+        fleet: FleetId,
+        name: String,
+        bundle: (u64, Digest, Bytes),
+        admin_token: Digest,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        self.write(move |connection| {
+            Box::pin(async move {
+                sqlx::query("INSERT INTO fleet VALUES (1, $1, $2)")
+                    .bind(fleet.as_bytes().as_slice())
+                    .bind(name)
+                    .execute(&mut *connection)
+                    .await?;
+                let (version, digest, envelope) = bundle;
+                sqlx::query("INSERT INTO bundles VALUES ($1, $2, $3)")
+                    .bind(integer(version))
+                    .bind(digest.as_bytes().as_slice())
+                    .bind(envelope.as_ref())
+                    .execute(&mut *connection)
+                    .await?;
+                tokens::insert_admin(connection, admin_token, "admin", 4, now).await
+            })
+        })
+        .await
+    }
+
+    /// Every bundle, oldest first.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn bundles(&self) -> Result<Vec<(Digest, Bytes)>, StoreError> {
+        let rows = sqlx::query("SELECT digest, envelope FROM bundles ORDER BY version")
+            .fetch_all(&self.reader)
+            .await?;
+        rows.iter().map(|row| Ok((id(row, "digest", "bundle digest")?, bytes(row, "envelope")?))).collect()
+    }
+}
+
+async fn in_savepoint<T, F>(connection: &mut SqliteConnection, work: F) -> Result<T, StoreError>
+where
+    F: for<'c> FnOnce(&'c mut SqliteConnection) -> BoxFuture<'c, Result<T, StoreError>>,
+{
+    connection.execute("SAVEPOINT one").await?;
+    let done = work(connection).await;
+    if done.is_err() {
+        connection.execute("ROLLBACK TO one").await?;
+    }
+    connection.execute("RELEASE one").await?;
+    done
+}
+
+/// The writer's task. Ends when every handle is gone.
+async fn write_batches(mut connection: SqliteConnection, mut jobs: mpsc::Receiver<Job>) {
+    let mut batch = Vec::new();
+    while jobs.recv_many(&mut batch, MAX_BATCH).await > 0 {
+        let mut finished = Vec::with_capacity(batch.len());
+        let begun = connection.execute("BEGIN IMMEDIATE").await;
+        for job in batch.drain(..) {
+            finished.push(job(&mut connection).await);
+        }
+        let committed = match begun {
+            Ok(_) => connection.execute("COMMIT").await,
+            Err(error) => Err(error),
+        };
+        let not_committed = committed.err().map(|error| error.to_string());
+        if let Some(error) = &not_committed {
+            error!(%error, "nothing of this batch is stored");
+            let _ = connection.execute("ROLLBACK").await;
+        }
+        for finish in finished {
+            finish(not_committed.clone());
+        }
+    }
+}
+
+/// SQLite's integers are signed; ours never come near 2^63.
+fn integer(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+fn unsigned(row: &sqlx::sqlite::SqliteRow, column: &str) -> Result<u64, StoreError> {
+    Ok(u64::try_from(row.try_get::<i64, _>(column)?).unwrap_or_default())
+}
+
+fn time(row: &sqlx::sqlite::SqliteRow, column: &str) -> Result<Timestamp, StoreError> {
+    unsigned(row, column).map(Timestamp::from_millis)
+}
+
+fn bytes(row: &sqlx::sqlite::SqliteRow, column: &str) -> Result<Bytes, StoreError> {
+    Ok(row.try_get::<Vec<u8>, _>(column)?.into())
+}
+
+fn id<T>(row: &sqlx::sqlite::SqliteRow, column: &str, what: &'static str) -> Result<T, StoreError>
+where
+    T: for<'a> TryFrom<&'a [u8]>,
+{
+    let stored: &[u8] = row.try_get(column)?;
+    T::try_from(stored).map_err(|_| StoreError::Damaged(what))
+}

@@ -1,0 +1,208 @@
+//! What somebody should look at. One row for each kind, code and agent: a flood raises a count, not a table.
+
+use bytes::Bytes;
+use sqlx::{Row as _, SqliteConnection};
+use writ_common::id::{AgentId, Digest};
+use writ_common::receipt::RefusalReport;
+use writ_common::time::Timestamp;
+
+use super::{Store, StoreError, id, integer, time, unsigned};
+
+/// What happened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AlertKind {
+    /// An agent refused something in silence.
+    Refused,
+    /// An agent was handed a command that this server did not hand it.
+    Replayed,
+    /// An agent answered one command in two different ways.
+    Contradicted,
+    /// An agent answered a command it was never sent.
+    Unsolicited,
+    /// Somebody claimed an agent's id without its key.
+    Impostor,
+}
+
+impl AlertKind {
+    /// Its name in outputs.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Refused => "refused",
+            Self::Replayed => "replayed",
+            Self::Contradicted => "contradicted",
+            Self::Unsolicited => "unsolicited",
+            Self::Impostor => "impostor",
+        }
+    }
+}
+
+/// A new occurrence.
+#[derive(Debug, Clone)]
+pub struct Alarm {
+    /// What.
+    pub kind: AlertKind,
+    /// The refusal's code; empty otherwise.
+    pub code: &'static str,
+    /// About whom.
+    pub agent: AgentId,
+    /// How often.
+    pub count: u64,
+    /// For people; the latest is kept.
+    pub detail: String,
+}
+
+/// An alert as stored.
+#[derive(Debug, Clone)]
+pub struct AlertRow {
+    /// Its number.
+    pub id: u64,
+    /// What.
+    pub kind: String,
+    /// The refusal's code.
+    pub code: String,
+    /// About whom.
+    pub agent: AgentId,
+    /// Its name, if it is still known.
+    pub agent_name: String,
+    /// How often.
+    pub count: u64,
+    /// The first.
+    pub first_at: Timestamp,
+    /// The last.
+    pub last_at: Timestamp,
+    /// For people.
+    pub detail: String,
+}
+
+impl Store {
+    /// Raises an alert, with the evidence if there is any.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn raise(
+        &self,
+        alarm: Alarm,
+        evidence: Option<(Digest, Bytes)>,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        self.write(move |connection| {
+            Box::pin(async move {
+                if let Some((digest, envelope)) = evidence {
+                    keep_evidence(connection, digest, alarm.agent, alarm.kind, &envelope, now).await?;
+                }
+                raise(connection, &alarm, now).await
+            })
+        })
+        .await
+    }
+
+    /// Keeps a refusal report and raises an alert for each record; a report that is known raises none.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn record_refusals(
+        &self,
+        report: RefusalReport,
+        digest: Digest,
+        envelope: Bytes,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        self.write(move |connection| {
+            Box::pin(async move {
+                let is_new =
+                    keep_evidence(connection, digest, report.agent, AlertKind::Refused, &envelope, now)
+                        .await?;
+                for record in report.records.iter().filter(|_| is_new) {
+                    let keyid = if record.sample_keyid.is_empty() { "no key" } else { &record.sample_keyid };
+                    let alarm = Alarm {
+                        kind: AlertKind::Refused,
+                        code: record.code.as_str(),
+                        agent: report.agent,
+                        count: record.count,
+                        detail: format!(
+                            "{} It claimed {keyid}. {}",
+                            record.code.meaning(),
+                            record.code.cure()
+                        ),
+                    };
+                    raise(connection, &alarm, now).await?;
+                }
+                Ok(())
+            })
+        })
+        .await
+    }
+
+    /// Alerts, latest first, a page of them.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn alerts(&self, offset: u64, limit: u32) -> Result<Vec<AlertRow>, StoreError> {
+        let rows = sqlx::query(
+            "SELECT alerts.*, coalesce(agents.name, '') AS agent_name FROM alerts
+             LEFT JOIN agents USING (agent_id) ORDER BY last_at DESC, alert_id DESC LIMIT $1 OFFSET $2",
+        )
+        .bind(i64::from(limit))
+        .bind(integer(offset))
+        .fetch_all(&self.reader)
+        .await?;
+        rows.iter()
+            .map(|row| {
+                Ok(AlertRow {
+                    id: unsigned(row, "alert_id")?,
+                    kind: row.try_get("kind")?,
+                    code: row.try_get("code")?,
+                    agent: id(row, "agent_id", "agent id")?,
+                    agent_name: row.try_get("agent_name")?,
+                    count: unsigned(row, "count")?,
+                    first_at: time(row, "first_at")?,
+                    last_at: time(row, "last_at")?,
+                    detail: row.try_get("detail")?,
+                })
+            })
+            .collect()
+    }
+}
+
+pub(super) async fn raise(
+    connection: &mut SqliteConnection,
+    alarm: &Alarm,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    let Alarm { kind, code, agent, count, detail } = alarm;
+    sqlx::query(
+        "INSERT INTO alerts (kind, code, agent_id, count, first_at, last_at, detail) VALUES ($1, $2, $3, $4, $5, $5, $6)
+         ON CONFLICT (kind, code, agent_id) DO UPDATE
+         SET count = count + excluded.count, last_at = excluded.last_at, detail = excluded.detail",
+    )
+    .bind(kind.as_str())
+    .bind(*code)
+    .bind(agent.as_bytes().as_slice())
+    .bind(integer(*count))
+    .bind(integer(now.as_millis()))
+    .bind(detail)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Keeps a signed document once; whether it is new.
+pub(super) async fn keep_evidence(
+    connection: &mut SqliteConnection,
+    digest: Digest,
+    agent: AgentId,
+    kind: AlertKind,
+    envelope: &[u8],
+    now: Timestamp,
+) -> Result<bool, StoreError> {
+    let done = sqlx::query("INSERT OR IGNORE INTO evidence VALUES ($1, $2, $3, $4, $5)")
+        .bind(digest.as_bytes().as_slice())
+        .bind(agent.as_bytes().as_slice())
+        .bind(kind.as_str())
+        .bind(envelope)
+        .bind(integer(now.as_millis()))
+        .execute(connection)
+        .await?;
+    Ok(done.rows_affected() == 1)
+}

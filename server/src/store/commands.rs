@@ -1,0 +1,503 @@
+//! Commands, their targets and the receipts that answer them.
+
+use bytes::Bytes;
+use sqlx::sqlite::SqliteRow;
+use sqlx::{QueryBuilder, Row as _, Sqlite, SqliteConnection};
+use writ_common::id::{AgentId, CommandId, Digest};
+use writ_common::time::Timestamp;
+
+use super::alerts::{keep_evidence, raise};
+use super::{Alarm, AlertKind, Store, StoreError, bytes, id, integer, time, unsigned};
+
+/// A signed command, ready to be recorded.
+#[derive(Debug)]
+pub struct NewCommand {
+    /// Its id.
+    pub id: CommandId,
+    /// Its digest.
+    pub digest: Digest,
+    /// What was asked for, so that the same request with the same id is one command.
+    pub request_digest: Digest,
+    /// The envelope.
+    pub envelope: Bytes,
+    /// For people.
+    pub action: String,
+    /// For people.
+    pub requested_by: String,
+    /// When it was made.
+    pub issued_at: Timestamp,
+    /// When it ends.
+    pub expires_at: Timestamp,
+    /// For whom, strictly ascending.
+    pub targets: Vec<AgentId>,
+}
+
+/// A command that is on disk. Made only by [`Store::record_command`]; only such a one is dispatched.
+#[derive(Debug)]
+#[must_use]
+pub struct RecordedCommand {
+    id: CommandId,
+    is_new: bool,
+}
+
+impl RecordedCommand {
+    /// Its id.
+    #[must_use]
+    pub const fn id(&self) -> CommandId {
+        self.id
+    }
+
+    /// Whether this call recorded it, or an earlier one with the same id and request.
+    #[must_use]
+    pub const fn is_new(&self) -> bool {
+        self.is_new
+    }
+}
+
+/// A command as stored, without its targets.
+#[derive(Debug, Clone)]
+pub struct CommandRow {
+    /// Its place in the order of submission.
+    pub sequence: u64,
+    /// Its id.
+    pub id: CommandId,
+    /// Its digest.
+    pub digest: Digest,
+    /// For people.
+    pub action: String,
+    /// For people.
+    pub requested_by: String,
+    /// When it was made.
+    pub issued_at: Timestamp,
+    /// When it ends.
+    pub expires_at: Timestamp,
+}
+
+/// A command that waits for one agent.
+#[derive(Debug, Clone)]
+pub struct WaitingCommand {
+    /// Its place in the order of submission.
+    pub sequence: u64,
+    /// Its id.
+    pub id: CommandId,
+    /// The agent's place in the audience.
+    pub place: u32,
+}
+
+/// Where a command stands with one agent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TargetState {
+    /// Not sent.
+    Queued = 0,
+    /// Sent, not answered.
+    Sent = 1,
+    /// Obeyed, ended well.
+    Done = 2,
+    /// Obeyed, ended badly.
+    Failed = 3,
+    /// Refused by a signed receipt.
+    Refused = 4,
+}
+
+impl TargetState {
+    const ALL: [Self; 5] = [Self::Queued, Self::Sent, Self::Done, Self::Failed, Self::Refused];
+
+    fn read(row: &SqliteRow) -> Result<Self, StoreError> {
+        let stored =
+            usize::try_from(row.try_get::<i64, _>("state")?).map_err(|_| StoreError::Damaged("state"))?;
+        Self::ALL.get(stored).copied().ok_or(StoreError::Damaged("state"))
+    }
+
+    fn stored(self) -> i64 {
+        match self {
+            Self::Queued => 0,
+            Self::Sent => 1,
+            Self::Done => 2,
+            Self::Failed => 3,
+            Self::Refused => 4,
+        }
+    }
+}
+
+/// Targets by state.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// All of them.
+    pub targets: u64,
+    /// Not sent.
+    pub queued: u64,
+    /// Sent, not answered.
+    pub sent: u64,
+    /// Obeyed, ended well.
+    pub done: u64,
+    /// Obeyed, ended badly.
+    pub failed: u64,
+    /// Refused.
+    pub refused: u64,
+}
+
+/// One target with its receipt, if there is one.
+#[derive(Debug)]
+pub struct TargetRow {
+    /// Its place in the audience.
+    pub place: u32,
+    /// The agent.
+    pub agent: AgentId,
+    /// Its name.
+    pub agent_name: String,
+    /// Its key, to read the receipt with.
+    pub public_key: Vec<u8>,
+    /// Where the command stands.
+    pub state: TargetState,
+    /// The receipt's envelope.
+    pub receipt: Option<Bytes>,
+    /// When it came.
+    pub received_at: Timestamp,
+}
+
+/// What became of a receipt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReceiptFate {
+    /// It is the one that counts.
+    Stored,
+    /// It was stored before.
+    Known,
+    /// Another one was stored before; this one is evidence.
+    Contradicts,
+    /// The agent was never sent such a command; this one is evidence.
+    Unsolicited,
+}
+
+impl Store {
+    /// Makes a command durable; `None` when the id is taken by a different request.
+    ///
+    /// # Errors
+    /// When the database fails; then nothing is stored.
+    pub async fn record_command(&self, command: NewCommand) -> Result<Option<RecordedCommand>, StoreError> {
+        self.write(move |connection| Box::pin(async move { record(connection, command).await })).await
+    }
+
+    /// The request an id was used for.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn request_of(&self, command: CommandId) -> Result<Option<Digest>, StoreError> {
+        let row = sqlx::query("SELECT request_digest FROM commands WHERE command_id = $1")
+            .bind(command.as_bytes().as_slice())
+            .fetch_optional(&self.reader)
+            .await?;
+        row.map(|row| id(&row, "request_digest", "request digest")).transpose()
+    }
+
+    /// One command.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn command(&self, command: CommandId) -> Result<Option<CommandRow>, StoreError> {
+        let row = sqlx::query("SELECT * FROM commands WHERE command_id = $1")
+            .bind(command.as_bytes().as_slice())
+            .fetch_optional(&self.reader)
+            .await?;
+        row.map(|row| CommandRow::read(&row)).transpose()
+    }
+
+    /// Commands before a place in the order of submission, newest first.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn commands(&self, before: u64, limit: u32) -> Result<Vec<CommandRow>, StoreError> {
+        let rows = sqlx::query("SELECT * FROM commands WHERE sequence < $1 ORDER BY sequence DESC LIMIT $2")
+            .bind(integer(before))
+            .bind(i64::from(limit))
+            .fetch_all(&self.reader)
+            .await?;
+        rows.iter().map(CommandRow::read).collect()
+    }
+
+    /// Counts a command's targets by state.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn progress(&self, command: CommandId) -> Result<Progress, StoreError> {
+        let rows = sqlx::query(
+            "SELECT state, count(*) AS targets FROM targets
+             WHERE command = (SELECT sequence FROM commands WHERE command_id = $1) GROUP BY state",
+        )
+        .bind(command.as_bytes().as_slice())
+        .fetch_all(&self.reader)
+        .await?;
+        let mut progress = Progress::default();
+        for row in &rows {
+            let targets = unsigned(row, "targets")?;
+            progress.targets += targets;
+            let counter = match TargetState::read(row)? {
+                TargetState::Queued => &mut progress.queued,
+                TargetState::Sent => &mut progress.sent,
+                TargetState::Done => &mut progress.done,
+                TargetState::Failed => &mut progress.failed,
+                TargetState::Refused => &mut progress.refused,
+            };
+            *counter = targets;
+        }
+        Ok(progress)
+    }
+
+    /// A page of a command's targets, in the order of the audience.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn targets(
+        &self,
+        command: CommandId,
+        from: u32,
+        limit: u32,
+    ) -> Result<Vec<TargetRow>, StoreError> {
+        let rows = sqlx::query(
+            "SELECT place, targets.agent_id, state, receipts.envelope, coalesce(received_at, 0) AS received_at,
+                    agents.name, agents.public_key
+             FROM targets JOIN agents USING (agent_id)
+             LEFT JOIN receipts ON receipts.command = targets.command AND receipts.agent_id = targets.agent_id
+             WHERE targets.command = (SELECT sequence FROM commands WHERE command_id = $1) AND place >= $2
+             ORDER BY place LIMIT $3",
+        )
+        .bind(command.as_bytes().as_slice())
+        .bind(i64::from(from))
+        .bind(i64::from(limit))
+        .fetch_all(&self.reader)
+        .await?;
+        rows.iter()
+            .map(|row| {
+                Ok(TargetRow {
+                    place: place(row)?,
+                    agent: id(row, "agent_id", "agent id")?,
+                    agent_name: row.try_get("name")?,
+                    public_key: row.try_get("public_key")?,
+                    state: TargetState::read(row)?,
+                    receipt: row.try_get::<Option<Vec<u8>>, _>("envelope")?.map(Into::into),
+                    received_at: time(row, "received_at")?,
+                })
+            })
+            .collect()
+    }
+
+    /// Unexpired commands that wait for an agent, oldest first, after a place in the order of submission.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn waiting(
+        &self,
+        agent: AgentId,
+        after: u64,
+        limit: u32,
+        now: Timestamp,
+    ) -> Result<Vec<WaitingCommand>, StoreError> {
+        let rows = sqlx::query(
+            "SELECT sequence, command_id, place FROM targets JOIN commands ON sequence = command
+             WHERE agent_id = $1 AND state < 2 AND command > $2 AND expires_at > $3 ORDER BY command LIMIT $4",
+        )
+        .bind(agent.as_bytes().as_slice())
+        .bind(integer(after))
+        .bind(integer(now.as_millis()))
+        .bind(i64::from(limit))
+        .fetch_all(&self.reader)
+        .await?;
+        rows.iter()
+            .map(|row| {
+                Ok(WaitingCommand {
+                    sequence: unsigned(row, "sequence")?,
+                    id: id(row, "command_id", "command id")?,
+                    place: place(row)?,
+                })
+            })
+            .collect()
+    }
+
+    /// A command's envelope and its frozen audience.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn envelope(&self, command: CommandId) -> Result<Option<(Bytes, Vec<AgentId>)>, StoreError> {
+        let row = sqlx::query("SELECT sequence, envelope FROM commands WHERE command_id = $1")
+            .bind(command.as_bytes().as_slice())
+            .fetch_optional(&self.reader)
+            .await?;
+        let Some(row) = row else { return Ok(None) };
+        let targets = sqlx::query("SELECT agent_id FROM targets WHERE command = $1 ORDER BY place")
+            .bind(row.try_get::<i64, _>("sequence")?)
+            .fetch_all(&self.reader)
+            .await?;
+        let ids = targets.iter().map(|row| id(row, "agent_id", "agent id")).collect::<Result<_, _>>()?;
+        Ok(Some((bytes(&row, "envelope")?, ids)))
+    }
+
+    /// Records that a command was handed to an agent's stream. For people: a crash may lose it.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn note_sent(&self, agent: AgentId, commands: Vec<CommandId>) -> Result<(), StoreError> {
+        self.write(move |connection| {
+            Box::pin(async move {
+                for command in commands {
+                    sqlx::query(
+                        "UPDATE targets SET state = 1 WHERE agent_id = $1 AND state = 0
+                         AND command = (SELECT sequence FROM commands WHERE command_id = $2)",
+                    )
+                    .bind(agent.as_bytes().as_slice())
+                    .bind(command.as_bytes().as_slice())
+                    .execute(&mut *connection)
+                    .await?;
+                }
+                Ok(())
+            })
+        })
+        .await
+    }
+
+    /// Makes a verified receipt durable. The first one counts; others are kept as evidence with an alert.
+    ///
+    /// # Errors
+    /// When the database fails; then nothing is stored and the agent keeps its receipt.
+    pub async fn record_receipt(&self, receipt: NewReceipt) -> Result<ReceiptFate, StoreError> {
+        self.write(move |connection| Box::pin(async move { record_receipt(connection, receipt).await })).await
+    }
+}
+
+/// A verified receipt, ready to be recorded.
+#[derive(Debug)]
+pub struct NewReceipt {
+    /// The command's id.
+    pub command: CommandId,
+    /// The command's digest.
+    pub command_digest: Digest,
+    /// The agent.
+    pub agent: AgentId,
+    /// The receipt's own digest.
+    pub digest: Digest,
+    /// The receipt's envelope.
+    pub envelope: Bytes,
+    /// What it says.
+    pub state: TargetState,
+    /// Whether it answers a delivery this server did not make.
+    pub is_replay: bool,
+    /// When it came.
+    pub now: Timestamp,
+}
+
+async fn record(
+    connection: &mut SqliteConnection,
+    command: NewCommand,
+) -> Result<Option<RecordedCommand>, StoreError> {
+    let known = sqlx::query("SELECT request_digest FROM commands WHERE command_id = $1")
+        .bind(command.id.as_bytes().as_slice())
+        .fetch_optional(&mut *connection)
+        .await?;
+    if let Some(row) = known {
+        let request: Digest = id(&row, "request_digest", "request digest")?;
+        let is_same = request == command.request_digest;
+        return Ok(is_same.then_some(RecordedCommand { id: command.id, is_new: false }));
+    }
+    let row = sqlx::query(
+        "INSERT INTO commands (command_id, digest, request_digest, envelope, action, requested_by, issued_at, expires_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8) RETURNING sequence",
+    )
+    .bind(command.id.as_bytes().as_slice())
+    .bind(command.digest.as_bytes().as_slice())
+    .bind(command.request_digest.as_bytes().as_slice())
+    .bind(command.envelope.as_ref())
+    .bind(command.action)
+    .bind(command.requested_by)
+    .bind(integer(command.issued_at.as_millis()))
+    .bind(integer(command.expires_at.as_millis()))
+    .fetch_one(&mut *connection)
+    .await?;
+    let sequence: i64 = row.try_get("sequence")?;
+    // SQLite takes at most 32 766 parameters in one statement; three are used a row.
+    let mut place = 0_i64;
+    for chunk in command.targets.chunks(8192) {
+        let mut insert = QueryBuilder::<Sqlite>::new("INSERT INTO targets (command, place, agent_id) ");
+        insert.push_values(chunk, |mut row, agent| {
+            row.push_bind(sequence).push_bind(place).push_bind(agent.as_bytes().to_vec());
+            place += 1;
+        });
+        insert.build().execute(&mut *connection).await?;
+    }
+    Ok(Some(RecordedCommand { id: command.id, is_new: true }))
+}
+
+async fn record_receipt(
+    connection: &mut SqliteConnection,
+    receipt: NewReceipt,
+) -> Result<ReceiptFate, StoreError> {
+    let NewReceipt { command, command_digest, agent, digest, envelope, state, is_replay, now } = receipt;
+    let target = sqlx::query(
+        "SELECT sequence, place, state FROM commands JOIN targets ON command = sequence
+         WHERE command_id = $1 AND digest = $2 AND agent_id = $3",
+    )
+    .bind(command.as_bytes().as_slice())
+    .bind(command_digest.as_bytes().as_slice())
+    .bind(agent.as_bytes().as_slice())
+    .fetch_optional(&mut *connection)
+    .await?;
+    let Some(target) = target else {
+        keep_evidence(connection, digest, agent, AlertKind::Unsolicited, &envelope, now).await?;
+        let detail =
+            format!("It answered command {command} with digest {command_digest}, which it was never sent.");
+        let alarm = Alarm { kind: AlertKind::Unsolicited, code: "", agent, count: 1, detail };
+        raise(connection, &alarm, now).await?;
+        return Ok(ReceiptFate::Unsolicited);
+    };
+    let sequence: i64 = target.try_get("sequence")?;
+    let known = sqlx::query("SELECT digest FROM receipts WHERE command = $1 AND agent_id = $2")
+        .bind(sequence)
+        .bind(agent.as_bytes().as_slice())
+        .fetch_optional(&mut *connection)
+        .await?;
+    if let Some(row) = known {
+        let first: Digest = id(&row, "digest", "receipt digest")?;
+        // An agent keeps no receipt of a refusal, so it may refuse once more at another time: that is no contradiction.
+        // Nor is the answer to a delivery that was not ours, which has an alert of its own.
+        let is_repeated_refusal =
+            state == TargetState::Refused && TargetState::read(&target)? == TargetState::Refused;
+        if first == digest || is_repeated_refusal || is_replay {
+            return Ok(ReceiptFate::Known);
+        }
+        keep_evidence(connection, digest, agent, AlertKind::Contradicted, &envelope, now).await?;
+        let detail = format!("It answered command {command} twice, differently; the first answer counts.");
+        let alarm = Alarm { kind: AlertKind::Contradicted, code: "", agent, count: 1, detail };
+        raise(connection, &alarm, now).await?;
+        return Ok(ReceiptFate::Contradicts);
+    }
+    sqlx::query("INSERT INTO receipts VALUES ($1, $2, $3, $4, $5)")
+        .bind(sequence)
+        .bind(agent.as_bytes().as_slice())
+        .bind(digest.as_bytes().as_slice())
+        .bind(envelope.as_ref())
+        .bind(integer(now.as_millis()))
+        .execute(&mut *connection)
+        .await?;
+    sqlx::query("UPDATE targets SET state = $3 WHERE command = $1 AND place = $2")
+        .bind(sequence)
+        .bind(target.try_get::<i64, _>("place")?)
+        .bind(state.stored())
+        .execute(connection)
+        .await?;
+    Ok(ReceiptFate::Stored)
+}
+
+fn place(row: &SqliteRow) -> Result<u32, StoreError> {
+    u32::try_from(row.try_get::<i64, _>("place")?).map_err(|_| StoreError::Damaged("place"))
+}
+
+impl CommandRow {
+    fn read(row: &SqliteRow) -> Result<Self, StoreError> {
+        Ok(Self {
+            sequence: unsigned(row, "sequence")?,
+            id: id(row, "command_id", "command id")?,
+            digest: id(row, "digest", "command digest")?,
+            action: row.try_get("action")?,
+            requested_by: row.try_get("requested_by")?,
+            issued_at: time(row, "issued_at")?,
+            expires_at: time(row, "expires_at")?,
+        })
+    }
+}
