@@ -1,1 +1,25 @@
+//! writ-agent: obeys what carries the server's seal, once, and answers under its own.
+//!
+//! Modules in the order of a command's journey: [`link`] brings it, [`verify`] believes it or not, [`replay`]
+//! admits it once, [`execute`] carries it out, [`reply`] answers; [`obey`] is that journey in
+//! one place. [`identity`] and [`trust`] say who the agent is and
+//! whom it obeys; [`refusals`] counts what it did not obey.
 
+pub mod link;
+pub mod verify;
+
+pub mod replay;
+
+pub mod execute;
+
+pub mod reply;
+
+pub mod obey;
+
+pub mod identity;
+pub mod refusals;
+pub mod session_time;
+pub mod trust;
+
+pub mod app;
+pub mod config;

@@ -1,1 +1,5 @@
-fn main() {}
+//! writ-agent.
+
+fn main() -> std::process::ExitCode {
+    writ_agent::app::main()
+}

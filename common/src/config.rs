@@ -3,7 +3,7 @@
 //! A daemon reads its keys one by one through a [`Reader`]. Nothing stops at the first mistake: unknown keys,
 //! wrong types and values outside their bounds are all reported together, each with what to do.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Display};
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
@@ -72,19 +72,40 @@ impl Reader {
     /// # Errors
     /// When the file is named but missing, or is not TOML.
     pub fn load(file: Option<&Path>) -> Result<Self, Problems> {
-        let mut values = BTreeMap::new();
-        let shown = file.map_or_else(|| PathBuf::from("configuration"), Path::to_owned);
-        if let Some(file) = file {
-            let source = File::new(&file.to_string_lossy(), FileFormat::Toml);
-            let table = source
-                .collect()
-                .map_err(|error| Problems::one(file, "", format!("cannot be read: {error}")))?;
-            flatten("", table, &mut values);
-        }
+        let mut reader = match file {
+            Some(file) => Self::file_only(file)?,
+            None => Self::empty(Path::new("configuration")),
+        };
         let environment = Environment::with_prefix("WRIT").prefix_separator("_").separator("__");
-        let table = environment.collect().map_err(|error| Problems::one(&shown, "", error.to_string()))?;
-        flatten("", table, &mut values);
-        Ok(Self { file: shown, values, asked: Vec::new(), problems: Vec::new() })
+        let table =
+            environment.collect().map_err(|error| Problems::one(&reader.file, "", error.to_string()))?;
+        flatten("", table, &mut reader.values);
+        Ok(reader)
+    }
+
+    /// Loads a TOML file and nothing else.
+    ///
+    /// # Errors
+    /// When the file is missing or is not TOML.
+    pub fn file_only(file: &Path) -> Result<Self, Problems> {
+        let mut reader = Self::empty(file);
+        let source = File::new(&file.to_string_lossy(), FileFormat::Toml);
+        let table =
+            source.collect().map_err(|error| Problems::one(file, "", format!("cannot be read: {error}")))?;
+        flatten("", table, &mut reader.values);
+        Ok(reader)
+    }
+
+    fn empty(file: &Path) -> Self {
+        Self { file: file.to_owned(), values: BTreeMap::new(), asked: Vec::new(), problems: Vec::new() }
+    }
+
+    /// The names of the tables directly below a table.
+    #[must_use]
+    pub fn names_below(&self, table: &str) -> BTreeSet<String> {
+        let prefix = format!("{table}.");
+        let below = self.values.keys().filter_map(|key| key.strip_prefix(&prefix)?.split_once('.'));
+        below.map(|(name, _)| name.to_owned()).collect()
     }
 
     /// A flag's value, which beats file and environment.
@@ -99,7 +120,8 @@ impl Reader {
         self.values.remove(key)
     }
 
-    fn problem(&mut self, key: &str, message: String) {
+    /// Notes a mistake found by the caller.
+    pub fn problem(&mut self, key: &str, message: String) {
         self.problems.push(Problem { key: key.to_owned(), message });
     }
 
@@ -137,6 +159,12 @@ impl Reader {
         })
     }
 
+    /// A whole number that may be negative, within bounds.
+    pub fn integer(&mut self, key: &str, default: i64, range: RangeInclusive<i64>) -> i64 {
+        let rule = format!("a whole number, {} to {}", range.start(), range.end());
+        self.parse(key, default, &rule, |text| text.parse().ok().filter(|number| range.contains(number)))
+    }
+
     /// A whole number within bounds.
     pub fn number(&mut self, key: &str, default: u64, range: RangeInclusive<u64>) -> u64 {
         let rule = format!("a whole number, {} to {}", range.start(), range.end());
@@ -164,6 +192,18 @@ impl Reader {
         self.parse(key, default, &rule, |text| {
             choices.iter().find(|(word, _)| *word == text).map(|(_, value)| *value)
         })
+    }
+
+    /// A text that must be set.
+    pub fn required(&mut self, key: &str, rule: &str, is_valid: impl FnOnce(&str) -> bool) -> String {
+        let Some(text) = self.text(key) else {
+            self.problem(key, format!("is missing; it must be {rule}"));
+            return String::new();
+        };
+        if !is_valid(&text) {
+            self.problem(key, format!("is `{text}`; it must be {rule}"));
+        }
+        text
     }
 
     /// Any text for which `is_valid` holds.

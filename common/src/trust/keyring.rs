@@ -1,7 +1,8 @@
 //! Which keys count now, for agents of one realm.
 
-use super::TrustBundle;
+use super::{SigningEntry, TrustBundle};
 use crate::envelope::Candidate;
+use crate::id::KeyId;
 use crate::refusal::RefusalCode;
 use crate::time::Timestamp;
 
@@ -22,23 +23,49 @@ impl<'a> Keyring<'a> {
     /// Every listed key with its standing at `now`. Revoked keys stay listed so that their use is named.
     #[must_use]
     pub fn candidates(&self, now: Timestamp) -> Vec<Candidate<'a>> {
-        self.bundle
-            .signing
-            .iter()
-            .map(|entry| {
-                let standing = if entry.revoked {
-                    Err(RefusalCode::CertificateRevoked)
-                } else if now >= entry.accept_until {
-                    Err(RefusalCode::CertificateExpired)
-                } else if now < entry.sign_from {
-                    Err(RefusalCode::CertificateNotYetValid)
-                } else if !entry.realms.iter().any(|realm| realm == self.realm) {
-                    Err(RefusalCode::WrongRealm)
-                } else {
-                    Ok(())
-                };
-                Candidate { key: entry.certificate.key(), standing }
-            })
-            .collect()
+        let judge = |entry: &'a SigningEntry| Candidate {
+            key: entry.certificate.key(),
+            standing: self.undated(entry).and_then(|()| dated(entry, now)),
+        };
+        self.bundle.signing.iter().map(judge).collect()
+    }
+
+    /// The same without dates, for a document that brings its own time; judge its signer by [`Self::check_dates`] next.
+    #[must_use]
+    pub fn undated_candidates(&self) -> Vec<Candidate<'a>> {
+        let judge = |entry: &'a SigningEntry| Candidate {
+            key: entry.certificate.key(),
+            standing: self.undated(entry),
+        };
+        self.bundle.signing.iter().map(judge).collect()
+    }
+
+    /// Whether a listed key counts at a time.
+    ///
+    /// # Errors
+    /// `certificate_not_yet_valid`, `certificate_expired`, or `unknown_key` if it is not listed.
+    pub fn check_dates(&self, key: KeyId, now: Timestamp) -> Result<(), RefusalCode> {
+        let entry = self.bundle.signing.iter().find(|entry| entry.certificate.key().id() == key);
+        entry.ok_or(RefusalCode::UnknownKey).and_then(|entry| dated(entry, now))
+    }
+
+    fn undated(&self, entry: &SigningEntry) -> Result<(), RefusalCode> {
+        if entry.revoked {
+            Err(RefusalCode::CertificateRevoked)
+        } else if !entry.realms.iter().any(|realm| realm == self.realm) {
+            Err(RefusalCode::WrongRealm)
+        } else {
+            Ok(())
+        }
+    }
+}
+
+fn dated(entry: &SigningEntry, now: Timestamp) -> Result<(), RefusalCode> {
+    if now < entry.sign_from {
+        Err(RefusalCode::CertificateNotYetValid)
+    } else if now >= entry.accept_until {
+        Err(RefusalCode::CertificateExpired)
+    } else {
+        Ok(())
     }
 }

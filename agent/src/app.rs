@@ -1,0 +1,86 @@
+//! `main` of the agent.
+
+mod enroll;
+mod run;
+pub mod status;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use writ_common::daemon;
+
+/// The agent's version.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// Obeys what carries the server's seal, once, and answers under its own.
+#[derive(Debug, Parser)]
+#[command(name = "writ-agent", version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Make this host an agent of a fleet.
+    Enroll(Enroll),
+    /// Obey until SIGTERM.
+    Run(Where),
+    /// Show who this agent is, whom it obeys and how it stands.
+    Status(StatusOptions),
+}
+
+/// Where configuration and state are.
+#[derive(Debug, Clone, Args)]
+struct Where {
+    /// Configuration file.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Overrides `data_dir`.
+    #[arg(long, value_name = "FOLDER")]
+    data_dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct Enroll {
+    #[command(flatten)]
+    place: Where,
+    /// File with the enrolment token; `-` is standard input. A token is a secret, so it is never an argument.
+    #[arg(long, value_name = "FILE")]
+    token_file: PathBuf,
+    /// The name operators will see; the host's name unless given.
+    #[arg(long, value_name = "NAME")]
+    name: Option<String>,
+    /// How to print the result.
+    #[arg(long, value_enum, default_value_t = Output::Text)]
+    output: Output,
+}
+
+#[derive(Debug, Args)]
+struct StatusOptions {
+    #[command(flatten)]
+    place: Where,
+    /// How to print it.
+    #[arg(long, value_enum, default_value_t = Output::Text)]
+    output: Output,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Output {
+    Text,
+    Json,
+}
+
+/// The program.
+#[must_use]
+pub fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    daemon::run("writ-agent", |shutdown| async move {
+        match arguments.command {
+            Command::Enroll(options) => enroll::enroll(options).await,
+            Command::Run(place) => run::run(place, shutdown).await,
+            Command::Status(options) => status::status(options),
+        }
+    })
+}

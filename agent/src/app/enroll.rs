@@ -1,0 +1,74 @@
+//! `writ-agent enroll`.
+
+use std::io::{Read as _, Write as _};
+
+use serde::Serialize;
+use writ_common::daemon::Fatal;
+use writ_common::files;
+use writ_common::identity::EnrolmentToken;
+use writ_common::keys::public::PublicKey;
+
+use super::{Enroll, Output};
+use crate::config::Config;
+use crate::identity::Files;
+use crate::link::{self, Enrolled};
+
+/// A token is never longer; more on standard input is not read.
+const MAX_TOKEN_BYTES: u64 = 16 << 10;
+
+#[derive(Serialize)]
+struct Shown {
+    agent_id: String,
+    name: String,
+    realm: String,
+    fleet_id: String,
+    key_id: String,
+    bundle_version: u64,
+}
+
+pub(super) async fn enroll(options: Enroll) -> Result<(), Fatal> {
+    let Enroll { place, token_file, name, output } = options;
+    let config = Config::load(place.config.as_deref(), place.data_dir.as_deref()).map_err(Fatal::usage)?;
+    let text = if token_file.as_os_str() == "-" {
+        let mut text = String::new();
+        std::io::stdin().take(MAX_TOKEN_BYTES).read_to_string(&mut text).map_err(Fatal::usage)?;
+        text
+    } else {
+        let bytes = files::read_secret(&token_file).map_err(Fatal::usage)?;
+        String::from_utf8_lossy(&bytes).into_owned()
+    };
+    let token = EnrolmentToken::from_text(&text)
+        .map_err(|error| Fatal::usage(format!("the token {}", error.rule)))?;
+    let host_name = name.unwrap_or_else(host_name);
+    let files = Files::new(&config.data_dir);
+    let enrolled = link::enroll(&files, &token, &host_name).await;
+    let Enrolled { record, bundle_version } =
+        enrolled.map_err(|error| Fatal::caused("not enrolled", &error))?;
+    let key_id = PublicKey::id(&record.public_key).to_string();
+    let shown = Shown {
+        agent_id: record.agent.to_string(),
+        name: record.name,
+        realm: record.realm,
+        fleet_id: record.fleet.to_string(),
+        key_id,
+        bundle_version,
+    };
+    let text = match output {
+        Output::Json => serde_json::to_string_pretty(&shown).map_err(Fatal::failure)?,
+        Output::Text => format!(
+            "Enrolled as {} ({}) in fleet {}, realm {}, trust bundle {}.\nNext: writ-agent run --data-dir {}",
+            shown.name,
+            shown.agent_id,
+            shown.fleet_id,
+            shown.realm,
+            shown.bundle_version,
+            config.data_dir.display()
+        ),
+    };
+    writeln!(std::io::stdout(), "{text}").map_err(Fatal::failure)
+}
+
+fn host_name() -> String {
+    let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    if name.is_empty() { "unnamed".to_owned() } else { name }
+}

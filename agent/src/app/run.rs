@@ -1,0 +1,67 @@
+//! `writ-agent run`: configuration, telemetry, state, link, drain.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tracing::{info, warn};
+use writ_common::daemon::Fatal;
+use writ_common::shutdown::Shutdown;
+use writ_common::telemetry;
+use writ_common::time::SystemClock;
+
+use super::status::Status;
+use super::{VERSION, Where};
+use crate::config::Config;
+use crate::execute::ActionTable;
+use crate::identity::{Files, Identity};
+use crate::link::Link;
+use crate::obey::Obedience;
+use crate::refusals::Refusals;
+use crate::replay::Journal;
+use crate::session_time::SessionTime;
+use crate::trust::Trust;
+
+/// How long running actions may take to end; then they are killed and count as indeterminate.
+const DRAIN_DEADLINE: Duration = Duration::from_secs(20);
+
+pub(super) async fn run(place: Where, shutdown: Shutdown) -> Result<(), Fatal> {
+    let config = Config::load(place.config.as_deref(), place.data_dir.as_deref()).map_err(Fatal::usage)?;
+    telemetry::init(&config.log_filter, config.log_format)
+        .map_err(|error| Fatal::usage(format!("`log.filter` is not a filter: {error}")))?;
+    let failed = |error: &dyn std::error::Error| Fatal::caused("cannot start", error);
+    let files = Files::new(&config.data_dir);
+    let identity = Identity::load(&files).map_err(|error| failed(&error))?;
+    let trust = Trust::load(&files).map_err(|error| failed(&error))?;
+    let table = ActionTable::load(&config.actions_dir).map_err(|problems| {
+        let all: Vec<_> = problems.iter().map(ToString::to_string).collect();
+        Fatal::usage(all.join("\n"))
+    })?;
+    let journal = Journal::open(&files.journal(), config.max_entries).map_err(|error| failed(&error))?;
+    let refusals = Refusals::load(&journal, config.refusals_interval).map_err(|error| failed(&error))?;
+    info!(
+        version = VERSION,
+        agent.id = %identity.record.agent,
+        fleet.id = %identity.record.fleet,
+        bundle.version = trust.chain().head().bundle.version,
+        actions = table.rows().count(),
+        "obeying"
+    );
+    let time = SessionTime::new(Arc::new(SystemClock::new()));
+    let actions_shutdown = Shutdown::new();
+    let parts = (time, config.max_running, actions_shutdown.clone());
+    let (obedience, answers) = Obedience::new(identity, trust, journal, table, parts);
+    let link = Link {
+        obedience,
+        answers,
+        refusals,
+        status: Status::new(&files),
+        max_backoff: config.max_backoff,
+        is_recovered: false,
+    };
+    link.run(shutdown).await;
+    if !actions_shutdown.drain(DRAIN_DEADLINE).await {
+        warn!("some actions did not end in time; they are killed and will be reported as indeterminate");
+    }
+    info!("ended");
+    Ok(())
+}

@@ -1,0 +1,203 @@
+//! `writ-agent status`, and the small file a running agent leaves for it.
+
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use tracing::warn;
+use writ_common::daemon::Fatal;
+use writ_common::files;
+
+use super::{Output, StatusOptions, VERSION};
+use crate::config::Config;
+use crate::execute::ActionTable;
+use crate::identity::{Files, Identity};
+use crate::replay::Journal;
+use crate::trust::Trust;
+
+/// How the link stands, as the running agent last wrote it.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+struct LinkState {
+    pid: u32,
+    connected: bool,
+    endpoint: String,
+    reason: String,
+}
+
+/// Writes the link's state for `status`.
+#[derive(Debug)]
+pub struct Status {
+    path: PathBuf,
+    written: LinkState,
+}
+
+impl Status {
+    /// Nothing is connected yet.
+    #[must_use]
+    pub fn new(files: &Files) -> Self {
+        let mut status = Self { path: files.status(), written: LinkState::default() };
+        status.disconnected("no session has begun yet");
+        status
+    }
+
+    /// A session began.
+    pub fn connected(&mut self, endpoint: &str) {
+        self.write(LinkState { connected: true, endpoint: endpoint.to_owned(), ..self.written.clone() }, "");
+    }
+
+    /// No session, and why.
+    pub fn disconnected(&mut self, reason: &str) {
+        self.write(LinkState { connected: false, ..self.written.clone() }, reason);
+    }
+
+    fn write(&mut self, state: LinkState, reason: &str) {
+        let state = LinkState { pid: std::process::id(), reason: reason.to_owned(), ..state };
+        let is_news = state.connected != self.written.connected
+            || state.reason != self.written.reason
+            || state.endpoint != self.written.endpoint
+            || state.pid != self.written.pid;
+        if !is_news {
+            return;
+        }
+        match serde_json::to_vec(&state) {
+            Ok(text) => {
+                if let Err(error) = files::write_public(&self.path, &text) {
+                    warn!(%error, "the status file could not be written");
+                }
+            }
+            Err(error) => warn!(%error, "the status could not be written down"),
+        }
+        self.written = state;
+    }
+}
+
+#[derive(Serialize)]
+struct Shown {
+    version: &'static str,
+    agent_id: String,
+    name: String,
+    realm: String,
+    fleet_id: String,
+    fleet_name: String,
+    key_id: String,
+    bundle_version: u64,
+    bundle_digest: String,
+    signing: Vec<Signing>,
+    running: bool,
+    connected: bool,
+    endpoint: String,
+    reason: String,
+    journal_counter: u64,
+    remembered_commands: u64,
+    time_floor: String,
+    actions: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct Signing {
+    key_id: String,
+    sign_from: String,
+    accept_until: String,
+    revoked: bool,
+    realms: Vec<String>,
+}
+
+pub(super) fn status(options: StatusOptions) -> Result<(), Fatal> {
+    let StatusOptions { place, output } = options;
+    let config = Config::load(place.config.as_deref(), place.data_dir.as_deref()).map_err(Fatal::usage)?;
+    let files = Files::new(&config.data_dir);
+    let identity = Identity::load(&files).map_err(Fatal::failure)?;
+    let chain = Trust::load(&files).map_err(Fatal::failure)?.chain();
+    let head = chain.head();
+    let actions = ActionTable::load(&config.actions_dir).map_err(|problems| {
+        let all: Vec<_> = problems.iter().map(ToString::to_string).collect();
+        Fatal::usage(all.join("\n"))
+    })?;
+    let link: LinkState = files::read(&files.status())
+        .ok()
+        .and_then(|text| serde_json::from_slice(&text).ok())
+        .unwrap_or_default();
+    let facts = Journal::peek(&files.journal()).ok();
+    let running = is_running(link.pid);
+    let shown = Shown {
+        version: VERSION,
+        agent_id: identity.record.agent.to_string(),
+        name: identity.record.name,
+        realm: identity.record.realm,
+        fleet_id: identity.record.fleet.to_string(),
+        fleet_name: head.bundle.fleet_name.clone(),
+        key_id: identity.record.public_key.id().to_string(),
+        bundle_version: head.bundle.version,
+        bundle_digest: head.digest.to_string(),
+        signing: head
+            .bundle
+            .signing
+            .iter()
+            .map(|entry| Signing {
+                key_id: entry.certificate.key().id().to_string(),
+                sign_from: entry.sign_from.to_string(),
+                accept_until: entry.accept_until.to_string(),
+                revoked: entry.revoked,
+                realms: entry.realms.clone(),
+            })
+            .collect(),
+        running,
+        connected: running && link.connected,
+        endpoint: link.endpoint,
+        reason: if running {
+            link.reason
+        } else {
+            "the agent is not running; start it: writ-agent run".to_owned()
+        },
+        journal_counter: facts.map_or(0, |facts| facts.counter),
+        remembered_commands: facts.map_or(0, |facts| facts.entries),
+        time_floor: facts.map_or_else(|| "none".to_owned(), |facts| facts.floor.to_string()),
+        actions: actions.rows().map(|(name, class)| format!("{name} ({})", class.as_str())).collect(),
+    };
+    let text = match output {
+        Output::Json => serde_json::to_string_pretty(&shown).map_err(Fatal::failure)?,
+        Output::Text => describe(&shown),
+    };
+    writeln!(std::io::stdout(), "{}", text.trim_end()).map_err(Fatal::failure)
+}
+
+/// A process of that number that is an agent.
+fn is_running(pid: u32) -> bool {
+    let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    pid != 0 && name.starts_with("writ-agent")
+}
+
+fn describe(shown: &Shown) -> String {
+    let link = match (shown.connected, shown.reason.as_str()) {
+        (true, _) => format!("connected to {}", shown.endpoint),
+        (false, "") => "not connected".to_owned(),
+        (false, reason) => format!("not connected: {reason}"),
+    };
+    let mut text = format!(
+        "{} ({})\n  fleet      {} ({})\n  realm      {}\n  key        {}\n  link       {link}\n  bundle     {} ({})\n",
+        shown.name,
+        shown.agent_id,
+        shown.fleet_name,
+        shown.fleet_id,
+        shown.realm,
+        shown.key_id,
+        shown.bundle_version,
+        shown.bundle_digest
+    );
+    for signing in &shown.signing {
+        let state = if signing.revoked { "revoked" } else { "until" };
+        let realms = signing.realms.join(", ");
+        let _ =
+            writeln!(text, "  obeys      {} {state} {} for {realms}", signing.key_id, signing.accept_until);
+    }
+    let _ = writeln!(
+        text,
+        "  journal    counter {}, {} commands remembered, time floor {}\n  actions    {}",
+        shown.journal_counter,
+        shown.remembered_commands,
+        shown.time_floor,
+        shown.actions.join(", ")
+    );
+    text
+}

@@ -1,0 +1,5 @@
+//! writ-agent with the stories' seams; never shipped.
+
+fn main() -> std::process::ExitCode {
+    writ_agent::app::main()
+}

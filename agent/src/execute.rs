@@ -1,0 +1,183 @@
+//! Carrying out: only what is on the agent's own list, with limits, and never a shell.
+
+pub mod action;
+mod process;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use writ_common::command::{Action, ActionClass};
+use writ_common::config::Problems;
+use writ_common::id::Digest;
+use writ_common::receipt::{Ending, Outcome};
+use writ_common::refusal::{Refusal, RefusalCode};
+use writ_common::time::Timestamp;
+
+use crate::replay::Durable;
+use action::{Definition, Invocation};
+
+pub use process::is_group_gone;
+
+/// What this agent can do, and how harmful it thinks each thing is.
+#[derive(Debug, Clone, Default)]
+pub struct ActionTable {
+    definitions: BTreeMap<String, Arc<Definition>>,
+}
+
+/// A command that passed check 11: the exact thing that will be done.
+#[derive(Debug)]
+#[must_use]
+pub struct Plan {
+    kind: Kind,
+    is_idempotent: bool,
+}
+
+#[derive(Debug)]
+enum Kind {
+    Ping,
+    Process(Invocation),
+}
+
+impl Plan {
+    /// Whether it may be started again after a crash.
+    #[must_use]
+    pub const fn is_idempotent(&self) -> bool {
+        self.is_idempotent
+    }
+}
+
+impl ActionTable {
+    /// Reads every `*.toml` of a folder; a missing folder is an empty list.
+    ///
+    /// # Errors
+    /// All mistakes of all files.
+    pub fn load(folder: &Path) -> Result<Self, Vec<Problems>> {
+        let entries = match std::fs::read_dir(folder) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Self::default()),
+            Err(error) => return Err(vec![Problems::one(folder, "", format!("cannot be read: {error}"))]),
+        };
+        let mut paths: Vec<_> = entries
+            .filter_map(|entry| Some(entry.ok()?.path()))
+            .filter(|path| path.extension().is_some_and(|extension| extension == "toml"))
+            .collect();
+        paths.sort();
+        let (mut definitions, mut problems) = (BTreeMap::new(), Vec::new());
+        for path in paths {
+            match Definition::load(&path) {
+                Ok(definition) if definitions.contains_key(&definition.name) => {
+                    let text = format!("is `{}`, which another file defines too", definition.name);
+                    problems.push(Problems::one(&path, "name", text));
+                }
+                Ok(definition) => {
+                    definitions.insert(definition.name.clone(), Arc::new(definition));
+                }
+                Err(found) => problems.push(found),
+            }
+        }
+        if problems.is_empty() { Ok(Self { definitions }) } else { Err(problems) }
+    }
+
+    /// Names and classes of everything on the list, for the server.
+    pub fn rows(&self) -> impl Iterator<Item = (&str, ActionClass)> {
+        let ours = std::iter::once(("ping", ActionClass::Read));
+        ours.chain(self.definitions.values().map(|definition| (definition.name.as_str(), definition.class)))
+    }
+
+    /// How harmful an action is, by this table; what is not on it is destructive.
+    #[must_use]
+    pub fn class_of(&self, action: &Action) -> ActionClass {
+        match action {
+            Action::Ping => ActionClass::Read,
+            Action::Run(named) => {
+                self.definitions.get(&named.name).map_or(ActionClass::Destructive, |found| found.class)
+            }
+            Action::Unsupported(_) => ActionClass::Destructive,
+        }
+    }
+
+    /// Check 11 (protocol.md §4): is it on the list, and are its parameters what the list says?
+    ///
+    /// # Errors
+    /// `action_not_allowed` or `invalid_parameters`.
+    pub fn plan(&self, action: &Action) -> Result<Plan, Refusal> {
+        match action {
+            Action::Ping => Ok(Plan { kind: Kind::Ping, is_idempotent: true }),
+            Action::Run(named) => {
+                let definition = self.definitions.get(&named.name).ok_or_else(|| {
+                    Refusal::new(
+                        RefusalCode::ActionNotAllowed,
+                        format!("`{}` is not in this agent's actions.d", named.name),
+                    )
+                })?;
+                let invocation = definition.invoke(&named.parameters)?;
+                Ok(Plan { kind: Kind::Process(invocation), is_idempotent: definition.is_idempotent })
+            }
+            Action::Unsupported(action) => {
+                let detail = format!("this agent's version does not know `{}`", action.name);
+                Err(Refusal::new(RefusalCode::ActionNotAllowed, detail))
+            }
+        }
+    }
+}
+
+/// A command on disk with the plan to carry it out: nothing else is ever executed.
+#[derive(Debug)]
+#[must_use]
+pub struct AdmittedCommand {
+    /// The evidence that it is journalled and synced.
+    pub durable: Durable,
+    /// Its digest.
+    pub digest: Digest,
+    /// When it may not be started any more.
+    pub expires_at: Timestamp,
+    /// What to do.
+    pub plan: Plan,
+}
+
+/// How a plan came out, before anybody signs it.
+#[derive(Debug)]
+pub struct Ended {
+    /// How.
+    pub ending: Ending,
+    /// The bytes kept.
+    pub output: Bytes,
+    /// How many there were.
+    pub output_bytes: u64,
+    /// SHA-256 of all of them.
+    pub output_digest: Digest,
+    /// For people.
+    pub detail: String,
+}
+
+impl Ended {
+    /// An ending without output.
+    #[must_use]
+    pub fn quiet(ending: Ending, detail: impl Into<String>) -> Self {
+        let output_digest = Digest::of(b"");
+        Self { ending, output: Bytes::new(), output_bytes: 0, output_digest, detail: detail.into() }
+    }
+
+    /// With its times.
+    #[must_use]
+    pub fn outcome(&self, started_at: Timestamp, finished_at: Timestamp) -> Outcome {
+        Outcome {
+            ending: self.ending,
+            started_at,
+            finished_at,
+            output: self.output.clone(),
+            output_bytes: self.output_bytes,
+            output_digest: self.output_digest,
+        }
+    }
+}
+
+/// Carries a plan out. `on_group` hears the process group as soon as there is one.
+pub async fn run(plan: Plan, on_group: impl FnOnce(u32) + Send) -> Ended {
+    match plan.kind {
+        Kind::Ping => Ended::quiet(Ending::Done, ""),
+        Kind::Process(invocation) => process::run(invocation, on_group).await,
+    }
+}

@@ -1,0 +1,325 @@
+//! One entry of `actions.d`: an absolute program, a fixed argument template, typed parameters, limits.
+//!
+//! ```toml
+//! program = "/usr/bin/systemctl"
+//! arguments = ["restart", "--", "{unit}"]
+//! class = "change"
+//! timeout = "30s"
+//!
+//! [parameters.unit]
+//! type = "choice"
+//! choices = ["nginx.service", "squid.service"]
+//! ```
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use regex_lite::Regex;
+use writ_common::command::ActionClass;
+use writ_common::config::{Problems, Reader};
+use writ_common::limits::{MAX_NAME_BYTES, MAX_OUTPUT_BYTES, MAX_PARAMETER_BYTES};
+use writ_common::refusal::{Refusal, RefusalCode};
+
+/// Programs that would run whatever a parameter says.
+const SHELLS: &[&str] =
+    &["ash", "bash", "busybox", "csh", "dash", "env", "fish", "ksh", "rbash", "sh", "tcsh", "zsh"];
+
+/// An action this host's owner allows.
+#[derive(Debug)]
+pub struct Definition {
+    /// What commands call it.
+    pub name: String,
+    /// How harmful it is; unlabelled is destructive.
+    pub class: ActionClass,
+    /// Whether it may be started again after a crash.
+    pub is_idempotent: bool,
+    program: PathBuf,
+    arguments: Vec<Vec<Part>>,
+    working_directory: PathBuf,
+    timeout: Duration,
+    max_output: usize,
+    parameters: BTreeMap<String, Parameter>,
+}
+
+/// A definition with values in place: what is spawned, exactly.
+#[derive(Debug)]
+pub struct Invocation {
+    /// Absolute.
+    pub program: PathBuf,
+    /// As they will be in argv.
+    pub arguments: Vec<String>,
+    /// Absolute.
+    pub working_directory: PathBuf,
+    /// Then it is killed.
+    pub timeout: Duration,
+    /// Bytes of output kept.
+    pub max_output: usize,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Part {
+    Text(String),
+    Value(String),
+}
+
+#[derive(Debug)]
+struct Parameter {
+    kind: Kind,
+    default: Option<String>,
+}
+
+#[derive(Debug)]
+enum Kind {
+    /// The whole value matches.
+    Text(Regex),
+    Integer(i64, i64),
+    Choice(Vec<String>),
+}
+
+impl Kind {
+    fn check(&self, value: &str) -> Result<(), String> {
+        let is_valid = match self {
+            // A value that begins with a dash could pass for an option of the program.
+            Self::Text(pattern) => {
+                pattern.is_match(value) && !value.starts_with('-') && !value.contains('\0')
+            }
+            Self::Integer(least, most) => value
+                .parse::<i64>()
+                .is_ok_and(|number| (*least..=*most).contains(&number) && number.to_string() == value),
+            Self::Choice(choices) => choices.iter().any(|choice| choice == value),
+        };
+        if is_valid {
+            return Ok(());
+        }
+        Err(match self {
+            Self::Text(pattern) => format!("must match {} and not begin with a dash", pattern.as_str()),
+            Self::Integer(least, most) => format!("must be a whole number, {least} to {most}"),
+            Self::Choice(choices) => format!("must be one of {}", choices.join(", ")),
+        })
+    }
+}
+
+impl Definition {
+    /// Reads one file.
+    ///
+    /// # Errors
+    /// All its mistakes.
+    pub fn load(path: &Path) -> Result<Self, Problems> {
+        let stem = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+        if is_writable_by_others(path) {
+            let text = format!(
+                "others may write it, and with it run what they like; run: chmod go-w {}",
+                path.display()
+            );
+            return Err(Problems::one(path, "", text));
+        }
+        let mut reader = Reader::file_only(path)?;
+        let second = Duration::from_secs(1);
+        let name =
+            reader.string("name", &stem, "1 to 128 of a-z, 0-9, `-`, `_` and `.`, not `ping`", is_name);
+        let program =
+            PathBuf::from(reader.required("program", "an absolute path", |text| text.starts_with('/')));
+        check_program(&mut reader, &program);
+        let templates = reader.strings("arguments", "text", |_| true);
+        let parameters = read_parameters(&mut reader);
+        let mut arguments = Vec::with_capacity(templates.len());
+        for template in &templates {
+            match parse_template(template) {
+                Ok(parts) => arguments.push(parts),
+                Err(why) => reader.problem("arguments", format!("holds `{template}`: {why}")),
+            }
+        }
+        let used: Vec<_> = arguments.iter().flatten().filter_map(Part::value).collect();
+        for unknown in used.iter().filter(|name| !parameters.contains_key(**name)) {
+            reader.problem("arguments", format!("uses {{{unknown}}}, which is not under [parameters]"));
+        }
+        for unused in parameters.keys().filter(|name| !used.contains(&name.as_str())) {
+            reader.problem(&format!("parameters.{unused}"), "is not used in `arguments`".to_owned());
+        }
+        let working_directory =
+            reader.string("working_directory", "/", "an absolute path", |text| text.starts_with('/'));
+        let definition = Self {
+            name,
+            program,
+            arguments,
+            parameters,
+            working_directory: working_directory.into(),
+            class: reader.choice(
+                "class",
+                ActionClass::Destructive,
+                &[
+                    ("read", ActionClass::Read),
+                    ("change", ActionClass::Change),
+                    ("destructive", ActionClass::Destructive),
+                ],
+            ),
+            timeout: reader.duration("timeout", second * 60, second..=second * 86_400),
+            max_output: usize::try_from(reader.number("max_output", 65_536, 0..=262_144))
+                .unwrap_or(MAX_OUTPUT_BYTES),
+            is_idempotent: reader.choice("idempotent", false, &[("true", true), ("false", false)]),
+        };
+        reader.finish(definition)
+    }
+
+    /// Puts values in place, each checked against its type; every parameter must be declared.
+    ///
+    /// # Errors
+    /// `invalid_parameters`, naming the first that is wrong.
+    pub fn invoke(&self, given: &[(String, String)]) -> Result<Invocation, Refusal> {
+        let refused = |detail: String| Refusal::new(RefusalCode::InvalidParameters, detail);
+        if let Some((unknown, _)) = given.iter().find(|(name, _)| !self.parameters.contains_key(name)) {
+            return Err(refused(format!("`{}` has no parameter `{unknown}`", self.name)));
+        }
+        let mut values = BTreeMap::new();
+        for (name, parameter) in &self.parameters {
+            let value = given.iter().find(|(given, _)| given == name).map(|(_, value)| value);
+            let value = value.or(parameter.default.as_ref());
+            let value = value.ok_or_else(|| refused(format!("parameter `{name}` is missing")))?;
+            parameter.kind.check(value).map_err(|rule| refused(format!("parameter `{name}` {rule}")))?;
+            values.insert(name.as_str(), value.as_str());
+        }
+        let fill = |parts: &Vec<Part>| {
+            parts
+                .iter()
+                .map(|part| match part {
+                    Part::Text(text) => text.as_str(),
+                    Part::Value(name) => values.get(name.as_str()).copied().unwrap_or_default(),
+                })
+                .collect()
+        };
+        Ok(Invocation {
+            program: self.program.clone(),
+            arguments: self.arguments.iter().map(fill).collect(),
+            working_directory: self.working_directory.clone(),
+            timeout: self.timeout,
+            max_output: self.max_output,
+        })
+    }
+}
+
+impl Part {
+    fn value(&self) -> Option<&str> {
+        match self {
+            Self::Value(name) => Some(name),
+            Self::Text(_) => None,
+        }
+    }
+}
+
+fn is_name(text: &str) -> bool {
+    let is_allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '_' | '.');
+    (1..=MAX_NAME_BYTES).contains(&text.len()) && text.chars().all(is_allowed) && text != "ping"
+}
+
+fn is_writable_by_others(path: &Path) -> bool {
+    std::fs::metadata(path).is_ok_and(|file| file.permissions().mode() & 0o022 != 0)
+}
+
+fn check_program(reader: &mut Reader, program: &Path) {
+    if !program.is_absolute() {
+        return;
+    }
+    // A link is judged by what it leads to: /bin/sh is a link on most systems.
+    let real = program.canonicalize().unwrap_or_else(|_| program.to_owned());
+    let is_shell = [program, real.as_path()]
+        .iter()
+        .filter_map(|path| path.file_name())
+        .any(|name| SHELLS.iter().any(|shell| name == *shell));
+    if is_shell {
+        let text = format!("is `{}`, a shell; name a script with a #! line instead", program.display());
+        reader.problem("program", text);
+        return;
+    }
+    match std::fs::metadata(program) {
+        Err(error) => reader.problem("program", format!("is `{}`: {error}", program.display())),
+        Ok(file) if !file.is_file() || file.permissions().mode() & 0o111 == 0 => {
+            reader.problem("program", format!("is `{}`, which is not an executable file", program.display()));
+        }
+        Ok(file) if file.permissions().mode() & 0o022 != 0 => {
+            let text = format!("is `{0}`, which others may write; run: chmod go-w {0}", program.display());
+            reader.problem("program", text);
+        }
+        Ok(_) => {}
+    }
+}
+
+fn read_parameters(reader: &mut Reader) -> BTreeMap<String, Parameter> {
+    let mut parameters = BTreeMap::new();
+    for name in reader.names_below("parameters") {
+        let key = |leaf: &str| format!("parameters.{name}.{leaf}");
+        let declared = reader.required(&key("type"), "`text`, `integer` or `choice`", |text| {
+            matches!(text, "text" | "integer" | "choice")
+        });
+        let kind = match declared.as_str() {
+            "text" => {
+                let pattern =
+                    reader.required(&key("pattern"), "a regular expression for the whole value", |_| true);
+                match Regex::new(&format!("^(?:{pattern})$")) {
+                    Ok(pattern) => Kind::Text(pattern),
+                    Err(error) => {
+                        reader.problem(&key("pattern"), format!("is no regular expression: {error}"));
+                        continue;
+                    }
+                }
+            }
+            "integer" => {
+                let least = reader.integer(&key("least"), i64::MIN, i64::MIN..=i64::MAX);
+                Kind::Integer(least, reader.integer(&key("most"), i64::MAX, least..=i64::MAX))
+            }
+            "choice" => {
+                let choices =
+                    reader.strings(&key("choices"), "a text", |text| text.len() <= MAX_PARAMETER_BYTES);
+                if choices.is_empty() {
+                    reader.problem(&key("choices"), "is missing; list what may be chosen".to_owned());
+                }
+                Kind::Choice(choices)
+            }
+            _ => continue,
+        };
+        let default = reader
+            .string(&key("default"), "", "a value of the declared type", |text| kind.check(text).is_ok());
+        let default = (!default.is_empty()).then_some(default);
+        parameters.insert(name, Parameter { kind, default });
+    }
+    parameters
+}
+
+/// Text with `{name}` in it; `{{` and `}}` stand for braces.
+fn parse_template(template: &str) -> Result<Vec<Part>, &'static str> {
+    let mut parts = vec![];
+    let mut text = String::new();
+    let mut rest = template.chars().peekable();
+    while let Some(c) = rest.next() {
+        match c {
+            '{' | '}' if rest.peek() == Some(&c) => {
+                rest.next();
+                text.push(c);
+            }
+            '{' => {
+                let mut name = String::new();
+                loop {
+                    match rest.next() {
+                        Some('}') => break,
+                        Some(c) => name.push(c),
+                        None => return Err("`{` is not closed; write `{{` for a brace"),
+                    }
+                }
+                if !text.is_empty() {
+                    parts.push(Part::Text(std::mem::take(&mut text)));
+                }
+                parts.push(Part::Value(name));
+            }
+            '}' => return Err("`}` was not opened; write `}}` for a brace"),
+            c => text.push(c),
+        }
+    }
+    if !text.is_empty() || parts.is_empty() {
+        parts.push(Part::Text(text));
+    }
+    Ok(parts)
+}
+
+#[cfg(test)]
+mod tests;

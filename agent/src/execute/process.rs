@@ -1,0 +1,217 @@
+//! One process: its own group, a clean environment, bounded output, killed with its children.
+
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use bytes::Bytes;
+use ring::digest::{Context, SHA256};
+use rustix::io::Errno;
+use rustix::process::{Pid, Signal, kill_process_group, test_kill_process_group};
+use tokio::io::AsyncReadExt as _;
+use tokio::process::{Child, Command};
+use writ_common::id::Digest;
+use writ_common::receipt::Ending;
+
+use super::Ended;
+use super::action::Invocation;
+
+/// Read at a time from a process's output.
+const READ_BYTES: usize = 8 << 10;
+/// How long pipes are read after the leader and its group are gone.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// Kills the group when dropped, so that nothing of an action outlives its execution, however that ends.
+struct Group(Option<Pid>);
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        if let Some(leader) = self.0 {
+            // "No such process" is what we want to hear.
+            let _ = kill_process_group(leader, Signal::KILL);
+        }
+    }
+}
+
+/// Whether no process of a group is left.
+#[must_use]
+pub fn is_group_gone(group: u32) -> bool {
+    let leader = i32::try_from(group).ok().and_then(Pid::from_raw);
+    leader.is_some_and(|leader| matches!(test_kill_process_group(leader), Err(Errno::SRCH)))
+}
+
+pub(super) async fn run(invocation: Invocation, on_group: impl FnOnce(u32) + Send) -> Ended {
+    let Invocation { program, arguments, working_directory, timeout, max_output } = invocation;
+    #[expect(clippy::disallowed_methods, reason = "the home of processes")]
+    let mut command = Command::new(&program);
+    command
+        .args(arguments)
+        .current_dir(working_directory)
+        .env_clear()
+        .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+        .env("LANG", "C.UTF-8")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .process_group(0)
+        .kill_on_drop(true);
+    let mut child = match command.spawn() {
+        Ok(child) => child,
+        Err(error) => return Ended::quiet(Ending::NotStarted, format!("{}: {error}", program.display())),
+    };
+    let leader = child.id();
+    let group = Group(leader.and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw));
+    if let Some(leader) = leader {
+        on_group(leader);
+    }
+    let mut collected =
+        Collected { kept: Vec::new(), max: max_output, bytes: 0, digest: Context::new(&SHA256) };
+    let ended = tokio::time::timeout(timeout, collect(&mut child, group, &mut collected)).await;
+    let (ending, detail) = match ended {
+        Ok(Ok(status)) => (ending(status), String::new()),
+        Ok(Err(error)) => (Ending::Indeterminate, format!("the process was lost: {error}")),
+        Err(_) => (Ending::TimedOut, format!("killed after {timeout:?}")),
+    };
+    let mut output_digest = [0; 32];
+    output_digest.copy_from_slice(collected.digest.finish().as_ref());
+    Ended {
+        ending,
+        output: Bytes::from(collected.kept),
+        output_bytes: collected.bytes,
+        output_digest: Digest::from_bytes(output_digest),
+        detail,
+    }
+}
+
+struct Collected {
+    kept: Vec<u8>,
+    max: usize,
+    bytes: u64,
+    digest: Context,
+}
+
+impl Collected {
+    fn take(&mut self, bytes: &[u8]) {
+        let room = self.max.saturating_sub(self.kept.len()).min(bytes.len());
+        self.kept.extend_from_slice(&bytes[..room]);
+        self.bytes = self.bytes.saturating_add(u64::try_from(bytes.len()).unwrap_or(u64::MAX));
+        self.digest.update(bytes);
+    }
+}
+
+/// Reads both outputs, in the order they come, until the leader ends; then what is left in the pipes.
+async fn collect(child: &mut Child, group: Group, collected: &mut Collected) -> std::io::Result<ExitStatus> {
+    let mut stdout = child.stdout.take();
+    let mut stderr = child.stderr.take();
+    let (mut out, mut err) = (vec![0; READ_BYTES], vec![0; READ_BYTES]);
+    let status = loop {
+        tokio::select! {
+            biased;
+            read = read_some(&mut stdout, &mut out) => collected.take(&out[..read]),
+            read = read_some(&mut stderr, &mut err) => collected.take(&err[..read]),
+            status = child.wait() => break status?,
+        }
+    };
+    // Whatever the leader left behind ends with it, and with that the pipes do. A child that left the group may hold
+    // them open for ever; it is not waited for.
+    drop(group);
+    let rest = async {
+        while stdout.is_some() || stderr.is_some() {
+            tokio::select! {
+                biased;
+                read = read_some(&mut stdout, &mut out) => collected.take(&out[..read]),
+                read = read_some(&mut stderr, &mut err) => collected.take(&err[..read]),
+            }
+        }
+    };
+    let _ = tokio::time::timeout(LAST_WORDS, rest).await;
+    Ok(status)
+}
+
+/// Reads from a pipe that is still open; waits for ever on a closed one.
+async fn read_some<R: tokio::io::AsyncRead + Unpin>(pipe: &mut Option<R>, buffer: &mut [u8]) -> usize {
+    let Some(open) = pipe else { return std::future::pending().await };
+    match open.read(buffer).await {
+        Ok(read) if read > 0 => read,
+        Ok(_) | Err(_) => {
+            *pipe = None;
+            0
+        }
+    }
+}
+
+fn ending(status: ExitStatus) -> Ending {
+    match (status.code(), status.signal()) {
+        (Some(code), _) => Ending::Exited(code),
+        (None, Some(signal)) => Ending::Killed(u32::try_from(signal).unwrap_or(0)),
+        (None, None) => Ending::Indeterminate,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn invocation(program: &str, arguments: &[&str]) -> Invocation {
+        Invocation {
+            program: program.into(),
+            arguments: arguments.iter().map(|argument| (*argument).to_owned()).collect(),
+            working_directory: "/".into(),
+            timeout: Duration::from_secs(20),
+            max_output: 16,
+        }
+    }
+
+    #[tokio::test]
+    async fn output_is_kept_to_its_cap_and_counted_beyond() {
+        let ended = run(invocation("/usr/bin/seq", &["1", "10000"]), |_| {}).await;
+        let whole: String = (1..=10_000).map(|number| format!("{number}\n")).collect();
+        assert_eq!(ended.ending, Ending::Exited(0));
+        assert_eq!(ended.output.as_ref(), &whole.as_bytes()[..16]);
+        assert_eq!(ended.output_bytes, u64::try_from(whole.len()).unwrap());
+        assert_eq!(ended.output_digest, Digest::of(whole.as_bytes()));
+    }
+
+    #[tokio::test]
+    async fn the_environment_is_clean() {
+        let ended = run(Invocation { max_output: 4096, ..invocation("/usr/bin/env", &[]) }, |_| {}).await;
+        let output = String::from_utf8(ended.output.to_vec()).unwrap();
+        let mut names: Vec<_> =
+            output.lines().filter_map(|line| line.split_once('=')).map(|(name, _)| name).collect();
+        names.sort_unstable();
+        assert_eq!(names, ["LANG", "PATH"]);
+    }
+
+    #[tokio::test]
+    async fn a_process_past_its_time_is_killed_with_its_children() {
+        let mut slow = invocation("/bin/sh", &["-c", "sleep 600 & sleep 600"]);
+        slow.timeout = Duration::from_millis(300);
+        let mut group = 0;
+        let ended = run(slow, |leader| group = leader).await;
+        assert_eq!(ended.ending, Ending::TimedOut);
+        wait_until_gone(group).await;
+    }
+
+    #[tokio::test]
+    async fn children_left_behind_end_with_the_leader() {
+        let mut group = 0;
+        let ended =
+            run(invocation("/bin/sh", &["-c", "sleep 600 & echo left"]), |leader| group = leader).await;
+        assert_eq!((ended.ending, ended.output.as_ref()), (Ending::Exited(0), b"left\n".as_slice()));
+        wait_until_gone(group).await;
+    }
+
+    /// The kernel removes killed processes in its own time; this ends with the test's own time-out if it does not.
+    async fn wait_until_gone(group: u32) {
+        while !is_group_gone(group) {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_missing_program_is_not_started_and_says_so() {
+        let ended = run(invocation("/nowhere/at/all", &[]), |_| {}).await;
+        assert_eq!(ended.ending, Ending::NotStarted);
+        assert!(ended.detail.contains("/nowhere/at/all"));
+    }
+}

@@ -1,0 +1,176 @@
+//! The line to a server: found, held, and found again.
+
+mod enroll;
+mod greeting;
+mod session;
+
+pub use enroll::{EnrollError, Enrolled, enroll};
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+use tonic::transport::Channel;
+use tracing::{info, warn};
+use writ_common::backoff::{Backoff, jitter};
+use writ_common::files::FileError;
+use writ_common::limits::MAX_FRAME_BYTES;
+use writ_common::refusal::Refusal;
+use writ_common::tls::{Anchors, ConnectError, connect};
+use writ_proto::v1::agent_gateway_client::AgentGatewayClient;
+
+use crate::app::status::Status;
+use crate::obey::{Finished, Obedience};
+use crate::refusals::Refusals;
+use crate::replay::JournalError;
+
+/// The first bound of the wait after a failure.
+const FIRST_BACKOFF: Duration = Duration::from_millis(500);
+
+/// Why a session did not begin, or ended.
+#[derive(Debug, thiserror::Error)]
+pub enum LinkError {
+    /// No verified channel.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// The server said no.
+    #[error("the server refused: {}", .0.message())]
+    Refused(tonic::Status),
+    /// The server's hello, or a bundle, was refused.
+    #[error("the server is not obeyed: {refusal}")]
+    NotObeyed {
+        /// Why.
+        refusal: Refusal,
+        /// What it sent.
+        frame: Bytes,
+    },
+    /// Neither side says anything any more.
+    #[error("the server said nothing for {0:?}")]
+    Silent(Duration),
+    /// It ended the stream.
+    #[error("the server ended the session")]
+    Ended,
+    /// It broke the protocol.
+    #[error("the server broke the protocol: {0}")]
+    Protocol(&'static str),
+    /// The journal failed.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// The trust store failed.
+    #[error(transparent)]
+    Trust(#[from] FileError),
+}
+
+impl From<tonic::Status> for LinkError {
+    fn from(status: tonic::Status) -> Self {
+        Self::Refused(status)
+    }
+}
+
+/// How a session ended in good order.
+#[derive(Debug)]
+enum Done {
+    /// The agent is asked to end.
+    ShuttingDown,
+    /// The server asked to come back after so long.
+    ComeBack(Duration),
+}
+
+/// What the link needs beside obedience.
+#[derive(Debug)]
+pub struct Link {
+    /// The rest of the agent.
+    pub obedience: Arc<Obedience>,
+    /// Answers that are ready.
+    pub answers: mpsc::Receiver<Finished>,
+    /// What was refused in silence.
+    pub refusals: Refusals,
+    /// For `status`.
+    pub status: Status,
+    /// The longest wait between two attempts.
+    pub max_backoff: Duration,
+    /// Whether commands of before the start have been settled.
+    pub is_recovered: bool,
+}
+
+impl Link {
+    /// Holds a session for as long as the agent runs.
+    pub async fn run(mut self, shutdown: writ_common::shutdown::Shutdown) {
+        let mut backoff = Backoff::new(FIRST_BACKOFF, self.max_backoff);
+        while !shutdown.is_requested() {
+            let wait = match self.try_endpoints(&mut backoff, &shutdown).await {
+                Some(Done::ShuttingDown) => return,
+                Some(Done::ComeBack(after)) => after + jitter(FIRST_BACKOFF),
+                None => backoff.after_failure(),
+            };
+            shutdown.unless_requested(tokio::time::sleep(wait)).await;
+        }
+        self.status.disconnected("the agent is shutting down");
+    }
+
+    async fn try_endpoints(
+        &mut self,
+        backoff: &mut Backoff,
+        shutdown: &writ_common::shutdown::Shutdown,
+    ) -> Option<Done> {
+        let chain = self.obedience.trust.chain();
+        for endpoint in &chain.head().bundle.endpoints {
+            if shutdown.is_requested() {
+                return Some(Done::ShuttingDown);
+            }
+            match self.hold(endpoint, backoff, shutdown).await {
+                Ok(done) => {
+                    info!(endpoint, ?done, "session ended");
+                    self.status.disconnected("the session ended in good order");
+                    return Some(done);
+                }
+                Err(error) => {
+                    warn!(endpoint, %error, "no session");
+                    self.note(&error);
+                    self.status.disconnected(&format!("{endpoint}: {error}"));
+                }
+            }
+        }
+        None
+    }
+
+    /// A server that is not obeyed is a refusal like any other: it is counted, and reported to one that is.
+    fn note(&mut self, error: &LinkError) {
+        if let LinkError::NotObeyed { refusal, frame } = error {
+            let floor = self.obedience.journal.facts().map(|facts| facts.floor).unwrap_or_default();
+            let now = self.obedience.time.now().unwrap_or(floor);
+            self.refusals.count(refusal, frame, now);
+        }
+        if let Err(error) = self.refusals.keep(&self.obedience.journal) {
+            warn!(%error, "refusal records could not be written");
+        }
+    }
+
+    async fn hold(
+        &mut self,
+        endpoint: &str,
+        backoff: &mut Backoff,
+        shutdown: &writ_common::shutdown::Shutdown,
+    ) -> Result<Done, LinkError> {
+        let anchors = Anchors::Authorities(self.obedience.trust.chain().head().bundle.tls_cas.clone());
+        let Some(connection) = shutdown.unless_requested(Box::pin(connect(endpoint, &anchors))).await else {
+            return Ok(Done::ShuttingDown);
+        };
+        let connection = connection?;
+        let mut client = gateway(connection.channel);
+        let leaf = connection.leaf_spki_digest;
+        let Some(greeted) =
+            shutdown.unless_requested(greeting::greet(&self.obedience, &mut client, leaf)).await
+        else {
+            return Ok(Done::ShuttingDown);
+        };
+        session::hold(self, greeted?, endpoint, backoff, shutdown).await
+    }
+}
+
+fn gateway(channel: Channel) -> AgentGatewayClient<Channel> {
+    AgentGatewayClient::new(channel)
+        .max_decoding_message_size(MAX_FRAME_BYTES)
+        .max_encoding_message_size(MAX_FRAME_BYTES)
+}

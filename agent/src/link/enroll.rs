@@ -1,0 +1,143 @@
+//! Enrolment: a token in, an identity out. It goes on where an interrupted one stopped, and never trusts first use.
+
+use writ_common::envelope::{EnrolmentPurpose, IdentityRecordPurpose, Sealed, sign, verify};
+use writ_common::files::{self, FileError};
+use writ_common::identity::{Enrolment, EnrolmentToken, IdentityRecord};
+use writ_common::refusal::Refusal;
+use writ_common::tls::{Anchors, connect};
+use writ_common::trust::Keyring;
+use writ_proto::v1 as proto;
+
+use super::greeting::fetch_pinned;
+use super::{LinkError, gateway};
+use crate::app::VERSION;
+use crate::identity::{Files, Identity, IdentityError, key_or_new};
+use crate::trust::Trust;
+
+/// Why an agent was not enrolled.
+#[derive(Debug, thiserror::Error)]
+pub enum EnrollError {
+    /// It is already.
+    #[error("this agent is {name} ({id}) already; to begin anew, remove {folder} first")]
+    Already {
+        /// Its name.
+        name: String,
+        /// Its id.
+        id: String,
+        /// Its data directory.
+        folder: String,
+    },
+    /// The key cannot be read or made.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// Something cannot be written.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// No endpoint of the token could be used.
+    #[error("no server could be used: {}", .0.join("; "))]
+    Endpoints(Vec<String>),
+    /// The server's answer is not what the trust bundle allows.
+    #[error("the server's answer is not believed: {0}")]
+    NotBelieved(#[from] Refusal),
+}
+
+/// A new agent.
+#[derive(Debug)]
+pub struct Enrolled {
+    /// What the server said.
+    pub record: IdentityRecord,
+    /// The newest trust bundle.
+    pub bundle_version: u64,
+}
+
+/// Enrols this host.
+///
+/// # Errors
+/// See [`EnrollError`]. Whatever fails, the same call with the same token may be made again.
+pub async fn enroll(files: &Files, token: &EnrolmentToken, host_name: &str) -> Result<Enrolled, EnrollError> {
+    files::private_folder(files.folder())?;
+    match Identity::load(files) {
+        Ok(identity) => {
+            return Err(EnrollError::Already {
+                name: identity.record.name,
+                id: identity.record.agent.to_string(),
+                folder: files.folder().display().to_string(),
+            });
+        }
+        Err(IdentityError::NotEnrolled(_)) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let mut tried = Vec::new();
+    for endpoint in &token.endpoints {
+        match enroll_at(files, token, host_name, endpoint).await {
+            Ok(enrolled) => return Ok(enrolled),
+            Err(Attempt::Link(error)) => tried.push(format!("{endpoint}: {error}")),
+            Err(Attempt::Final(error)) => return Err(error),
+        }
+    }
+    Err(EnrollError::Endpoints(tried))
+}
+
+/// Whether another endpoint may do better.
+enum Attempt {
+    Link(LinkError),
+    Final(EnrollError),
+}
+
+impl<E: Into<LinkError>> From<E> for Attempt {
+    fn from(error: E) -> Self {
+        Self::Link(error.into())
+    }
+}
+
+async fn enroll_at(
+    files: &Files,
+    token: &EnrolmentToken,
+    host_name: &str,
+    endpoint: &str,
+) -> Result<Enrolled, Attempt> {
+    let connection = connect(endpoint, &Anchors::SpkiDigests(token.tls_ca_spki_digests.clone())).await?;
+    let mut client = gateway(connection.channel);
+    let chain = fetch_pinned(&mut client, token.bundle_version, token.bundle_digest).await?;
+    let key = key_or_new(files).map_err(|error| Attempt::Final(error.into()))?;
+    writ_common::checkpoint!("identity_key_made");
+    let enrolment = Enrolment {
+        fleet: token.fleet,
+        token_digest: token.digest(),
+        public_key: key.public().clone(),
+        host_name: host_name.to_owned(),
+        agent_version: VERSION.to_owned(),
+        tls_leaf_spki_digest: connection.leaf_spki_digest,
+    };
+    let sealed: Sealed<EnrolmentPurpose> = sign(&[&key.for_purpose()], &enrolment);
+    let request = proto::EnrollRequest {
+        token_secret: token.secret.to_vec().into(),
+        enrolment: sealed.bytes().clone(),
+    };
+    let answer = client.enroll(request).await?.into_inner();
+
+    // The record brings its own time, as a hello does.
+    let keyring = Keyring::new(&chain.head().bundle, &token.realm);
+    let believe = || {
+        let verified =
+            verify::<IdentityRecordPurpose>(&answer.identity_record, &keyring.undated_candidates(), 1)?;
+        let recorded_at = verified.document().recorded_at;
+        for key in verified.signers() {
+            keyring
+                .check_dates(*key, recorded_at)
+                .map_err(|code| Refusal::new(code, format!("key {key}")))?;
+        }
+        Ok::<_, Refusal>(verified.into_document())
+    };
+    let record = believe().map_err(|refusal| Attempt::Final(refusal.into()))?;
+    let is_about_us =
+        record.public_key == *key.public() && record.fleet == token.fleet && record.realm == token.realm;
+    if !is_about_us {
+        return Err(Attempt::Link(LinkError::Protocol("its identity record is about another agent")));
+    }
+    // Trust before identity: whoever is enrolled knows whom to obey.
+    Trust::keep(files, &chain).map_err(|error| Attempt::Final(error.into()))?;
+    writ_common::checkpoint!("trust_kept");
+    Identity::keep_record(files, &answer.identity_record).map_err(|error| Attempt::Final(error.into()))?;
+    Ok(Enrolled { record, bundle_version: chain.head().bundle.version })
+}

@@ -1,0 +1,206 @@
+//! The first words (protocol.md §6): the server is believed by its signing key, not by its TLS certificate.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Streaming;
+use tonic::transport::Channel;
+use tracing::info;
+use writ_common::envelope::{AgentProofPurpose, HelloPurpose, Sealed, Verified, sign, verify};
+use writ_common::hello::{AgentProof, Nonce};
+use writ_common::id::{Digest, random_bytes};
+use writ_common::limits::{PROTOCOL, SKEW};
+use writ_common::refusal::{Refusal, RefusalCode};
+use writ_common::trust::{Chain, Keyring};
+use writ_proto::v1::agent_gateway_client::AgentGatewayClient;
+use writ_proto::v1::{self as proto, agent_frame, server_frame::Frame};
+
+use super::LinkError;
+use crate::app::VERSION;
+use crate::obey::Obedience;
+
+/// How long the server may take for each of its first words.
+const GREETING_TIMEOUT: Duration = Duration::from_secs(10);
+/// Frames on their way to the server.
+const MAX_FRAMES_UNDER_WAY: usize = 16;
+/// Calls of `TrustChain` in one go: 4,096 bundles.
+const MAX_CHAIN_CALLS: usize = 16;
+
+/// A stream on which both sides proved themselves.
+#[derive(Debug)]
+pub(super) struct Greeted {
+    pub(super) outbound: mpsc::Sender<proto::AgentFrame>,
+    pub(super) inbound: Streaming<proto::ServerFrame>,
+    pub(super) welcome: proto::Welcome,
+}
+
+pub(super) async fn greet(
+    obedience: &Obedience,
+    client: &mut AgentGatewayClient<Channel>,
+    leaf: Digest,
+) -> Result<Greeted, LinkError> {
+    let (outbound, frames) = mpsc::channel(MAX_FRAMES_UNDER_WAY);
+    let nonce: Nonce = random_bytes();
+    let facts = obedience.journal.facts()?;
+    let chain = obedience.trust.chain();
+    let hello = proto::AgentHello {
+        nonce: nonce.to_vec().into(),
+        agent_id: obedience.identity.record.agent.as_bytes().to_vec().into(),
+        bundle_version: chain.head().bundle.version,
+        bundle_digest: chain.head().digest.as_bytes().to_vec().into(),
+        journal_id: facts.id.as_bytes().to_vec().into(),
+        journal_counter: facts.counter,
+        agent_version: VERSION.to_owned(),
+        protocol: PROTOCOL,
+        settings_revision: 0,
+    };
+    let asked = obedience.time.monotonic();
+    send(&outbound, agent_frame::Frame::Hello(hello)).await?;
+    let mut inbound = client.connect(ReceiverStream::new(frames)).await?.into_inner();
+    let Frame::Hello(envelope) = next(&mut inbound).await? else {
+        return Err(LinkError::Protocol("its first frame is not a hello"));
+    };
+    let round_trip = obedience.time.monotonic().saturating_sub(asked);
+    let not_obeyed = |refusal| LinkError::NotObeyed { refusal, frame: envelope.clone() };
+    let verified = match verify_hello(obedience, &envelope) {
+        // §6.3: an unknown key may be one that a newer bundle lists; ask once, then decide.
+        Err(refusal) if refusal.code == RefusalCode::UnknownKey => {
+            fetch_chain(obedience, client).await?;
+            verify_hello(obedience, &envelope).map_err(not_obeyed)?
+        }
+        verified => verified.map_err(not_obeyed)?,
+    };
+    let hello = verified.document();
+    let mismatch = |detail: &'static str| Err(not_obeyed(Refusal::new(RefusalCode::HelloMismatch, detail)));
+    if hello.fleet != obedience.identity.record.fleet {
+        return Err(not_obeyed(Refusal::new(
+            RefusalCode::WrongFleet,
+            format!("the hello is of fleet {}", hello.fleet),
+        )));
+    }
+    if hello.agent_nonce != nonce {
+        return mismatch("the hello answers another nonce");
+    }
+    if !hello.tls_leaf_spki_digests.contains(&leaf) {
+        return mismatch("the hello does not name the TLS leaf that is on the wire");
+    }
+    if hello.protocol != PROTOCOL {
+        return Err(LinkError::Protocol("it speaks another version; upgrade the older of the two"));
+    }
+    if round_trip > SKEW {
+        let detail = format!("the hello took {round_trip:?}");
+        return Err(not_obeyed(Refusal::new(RefusalCode::RoundTripTooLong, detail)));
+    }
+    // §6.5: session time never falls below the floor.
+    let floor =
+        obedience.trust.chain().head().bundle.floor_reset.map_or(facts.floor, |reset| reset.min(facts.floor));
+    if hello.time < floor {
+        let detail = format!("the server says {}, the floor is {floor}", hello.time);
+        return Err(not_obeyed(Refusal::new(RefusalCode::TimeWentBack, detail)));
+    }
+    let proof = AgentProof {
+        fleet: hello.fleet,
+        agent: obedience.identity.record.agent,
+        agent_nonce: nonce,
+        server_nonce: hello.server_nonce,
+        server_key: *verified.signers().first().expect("verify returns at least one signer"),
+        tls_leaf_spki_digest: leaf,
+    };
+    let sealed: Sealed<AgentProofPurpose> = sign(&[&obedience.identity.key.for_purpose()], &proof);
+    send(&outbound, agent_frame::Frame::Proof(sealed.bytes().clone())).await?;
+    let Frame::Welcome(welcome) = next(&mut inbound).await? else {
+        return Err(LinkError::Protocol("it does not welcome a proven agent"));
+    };
+    obedience.time.set(hello.time, asked);
+    obedience.journal.begin_session(hello.time)?;
+    Ok(Greeted { outbound, inbound, welcome })
+}
+
+/// The hello brings its own time, so its signer is judged by that time; the floor keeps it honest.
+fn verify_hello(obedience: &Obedience, envelope: &Bytes) -> Result<Verified<HelloPurpose>, Refusal> {
+    let chain = obedience.trust.chain();
+    let keyring = Keyring::new(&chain.head().bundle, &obedience.identity.record.realm);
+    let verified = verify::<HelloPurpose>(envelope, &keyring.undated_candidates(), 1)?;
+    let time = verified.document().time;
+    for key in verified.signers() {
+        keyring
+            .check_dates(*key, time)
+            .map_err(|code| Refusal::new(code, format!("the hello is of {time}, key {key}")))?;
+    }
+    Ok(verified)
+}
+
+/// Asks for the bundles after the one held and walks along them.
+async fn fetch_chain(
+    obedience: &Obedience,
+    client: &mut AgentGatewayClient<Channel>,
+) -> Result<(), LinkError> {
+    for _ in 0..MAX_CHAIN_CALLS {
+        let chain = obedience.trust.chain();
+        let head = chain.head();
+        let request = proto::TrustChainRequest {
+            version: head.bundle.version,
+            digest: head.digest.as_bytes().to_vec().into(),
+        };
+        let answer = tokio::time::timeout(GREETING_TIMEOUT, client.trust_chain(request))
+            .await
+            .map_err(|_| LinkError::Silent(GREETING_TIMEOUT))??
+            .into_inner();
+        let sample = answer.bundles.first().cloned().unwrap_or_default();
+        let added = obedience
+            .trust
+            .extend(answer.bundles)?
+            .map_err(|refusal| LinkError::NotObeyed { refusal, frame: sample })?;
+        if added == 0 || !answer.more {
+            return Ok(());
+        }
+        info!(added, "walking along the chain of trust bundles");
+    }
+    Ok(())
+}
+
+/// Asks for the chain from a pinned bundle on: the whole of what a new agent is told about trust.
+pub(super) async fn fetch_pinned(
+    client: &mut AgentGatewayClient<Channel>,
+    version: u64,
+    pinned: Digest,
+) -> Result<Chain, LinkError> {
+    let mut chain: Option<Chain> = None;
+    let mut after = version.saturating_sub(1);
+    for _ in 0..MAX_CHAIN_CALLS {
+        let request = proto::TrustChainRequest { version: after, digest: Bytes::new() };
+        let answer = tokio::time::timeout(GREETING_TIMEOUT, client.trust_chain(request))
+            .await
+            .map_err(|_| LinkError::Silent(GREETING_TIMEOUT))??
+            .into_inner();
+        for bundle in answer.bundles {
+            let frame = bundle.clone();
+            let walked = match chain.as_mut() {
+                None => Chain::pinned(bundle, pinned).map(|pinned| chain = Some(pinned)),
+                Some(chain) => chain.extend(bundle).map(|_| ()),
+            };
+            walked.map_err(|refusal| LinkError::NotObeyed { refusal, frame })?;
+        }
+        let Some(chain) = chain.as_ref().filter(|_| answer.more) else { break };
+        after = chain.head().bundle.version;
+    }
+    chain.ok_or(LinkError::Protocol("it does not hold the bundle the token names"))
+}
+
+pub(super) async fn send(
+    outbound: &mpsc::Sender<proto::AgentFrame>,
+    frame: agent_frame::Frame,
+) -> Result<(), LinkError> {
+    outbound.send(proto::AgentFrame { frame: Some(frame) }).await.map_err(|_| LinkError::Ended)
+}
+
+async fn next(inbound: &mut Streaming<proto::ServerFrame>) -> Result<Frame, LinkError> {
+    let message = tokio::time::timeout(GREETING_TIMEOUT, inbound.message()).await;
+    match message.map_err(|_| LinkError::Silent(GREETING_TIMEOUT))?? {
+        Some(proto::ServerFrame { frame: Some(frame) }) => Ok(frame),
+        Some(proto::ServerFrame { frame: None }) => Err(LinkError::Protocol("a frame is empty or unknown")),
+        None => Err(LinkError::Ended),
+    }
+}

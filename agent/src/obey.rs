@@ -1,0 +1,375 @@
+//! The journey of one delivery through the agent: verified, judged, planned, journalled, run, answered.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytes::Bytes;
+use prost::Message as _;
+use tokio::sync::{Semaphore, mpsc};
+use tracing::{error, info, warn};
+use writ_common::admission::check_approvals;
+use writ_common::id::{CommandId, Digest};
+use writ_common::limits::MAX_COUNTED_DELIVERIES;
+use writ_common::receipt::{Decision, Ending};
+use writ_common::refusal::{Refusal, RefusalCode};
+use writ_common::shutdown::Shutdown;
+use writ_common::time::Timestamp;
+use writ_common::verify::VerifiedCommand;
+use writ_proto::v1 as proto;
+
+use crate::execute::{self, ActionTable, AdmittedCommand, Ended, is_group_gone};
+use crate::identity::Identity;
+use crate::replay::{Entry, FreshCommand, Journal, JournalError, Judgement, State, judge, judge_again};
+use crate::reply::{About, SignedReceipt, frame, sign_receipt};
+use crate::session_time::SessionTime;
+use crate::trust::Trust;
+use crate::verify::{self, verify};
+
+/// Answers that wait for the session; more are found in the journal.
+const MAX_WAITING_ANSWERS: usize = 1024;
+
+/// An answer that is on disk.
+#[derive(Debug, Clone)]
+pub struct Finished {
+    /// The command.
+    pub command: CommandId,
+    /// Exactly which.
+    pub digest: Digest,
+    /// The receipt's envelope.
+    pub receipt: Bytes,
+}
+
+/// What a delivery came to.
+#[derive(Debug)]
+pub enum Reaction {
+    /// Nothing leaves the agent; the refusal is counted.
+    Silence(Refusal),
+    /// This frame is the answer.
+    Answer(proto::AgentFrame),
+    /// It runs; the answer comes later.
+    Running,
+    /// More commands on one stream than are counted: the stream must end.
+    TooMany,
+}
+
+/// How often each command came on the present stream (protocol.md §7.4).
+#[derive(Debug, Default)]
+pub struct Deliveries(HashMap<CommandId, u32>);
+
+impl Deliveries {
+    fn count(&mut self, command: CommandId) -> Option<u32> {
+        if !self.0.contains_key(&command) && self.0.len() >= MAX_COUNTED_DELIVERIES {
+            return None;
+        }
+        let count = self.0.entry(command).or_default();
+        *count = count.saturating_add(1);
+        Some(*count)
+    }
+
+    /// How often a command came.
+    #[must_use]
+    pub fn of(&self, command: CommandId) -> u32 {
+        self.0.get(&command).copied().unwrap_or(0)
+    }
+}
+
+/// Everything an agent needs to obey. Shared by the link and the running actions.
+#[derive(Debug)]
+pub struct Obedience {
+    /// Who it is.
+    pub identity: Identity,
+    /// Whom it obeys.
+    pub trust: Trust,
+    /// What it remembers.
+    pub journal: Journal,
+    /// What it can do.
+    pub table: ActionTable,
+    /// What time it is.
+    pub time: SessionTime,
+    running: Semaphore,
+    answers: mpsc::Sender<Finished>,
+    is_behind: AtomicBool,
+    shutdown: Shutdown,
+}
+
+impl Obedience {
+    /// Puts the parts together; the receiver is the link's.
+    #[must_use]
+    pub fn new(
+        identity: Identity,
+        trust: Trust,
+        journal: Journal,
+        table: ActionTable,
+        (time, max_running, shutdown): (SessionTime, usize, Shutdown),
+    ) -> (Arc<Self>, mpsc::Receiver<Finished>) {
+        let (answers, receiver) = mpsc::channel(MAX_WAITING_ANSWERS);
+        let running = Semaphore::new(max_running);
+        let is_behind = AtomicBool::new(false);
+        (
+            Arc::new(Self { identity, trust, journal, table, time, running, answers, is_behind, shutdown }),
+            receiver,
+        )
+    }
+
+    /// Takes a delivery through the checks of protocol.md §4, in their order.
+    pub fn receive(
+        self: &Arc<Self>,
+        message: proto::Delivery,
+        now: Timestamp,
+        seen: &mut Deliveries,
+    ) -> Reaction {
+        let stored = Bytes::from(message.encode_to_vec());
+        let chain = self.trust.chain();
+        let record = &self.identity.record;
+        // §4.1 to §4.7
+        let command = match verify(message, &chain, (record.agent, &record.realm), now) {
+            Ok((command, _)) => command,
+            Err(refusal) => return Reaction::Silence(refusal),
+        };
+        let (id, digest) = (command.command().id, command.digest());
+        let Some(deliveries) = seen.count(id) else { return Reaction::TooMany };
+        // §4.8, §4.9
+        let judged = judge(&self.journal, command, now);
+        let admitted = match judged {
+            Ok(Judgement::Redelivery(known)) => {
+                info!(command.id = %id, state = ?known.state, "command delivered again");
+                return match known.state {
+                    State::Finished | State::Acknowledged => {
+                        Reaction::Answer(frame(id, digest, known.receipt, deliveries))
+                    }
+                    State::Accepted | State::Started => Reaction::Running,
+                };
+            }
+            Ok(Judgement::Refused(_, refusal)) => Err(refusal),
+            // §4.10 to §4.12
+            Ok(Judgement::Fresh(fresh)) => self.admit(fresh, stored, now),
+            Err(failed) => Err(journal_refusal(&failed)),
+        };
+        match admitted {
+            Ok(admitted) => {
+                info!(command.id = %id, "command admitted");
+                self.start(id, admitted);
+                Reaction::Running
+            }
+            Err(refusal) => {
+                warn!(command.id = %id, code = %refusal.code, detail = %refusal.detail, "command refused");
+                let receipt = self.refuse(id, digest, &refusal, now);
+                Reaction::Answer(frame(id, digest, Some(receipt.bytes().clone()), deliveries))
+            }
+        }
+    }
+
+    /// Checks 10 to 12: approvals, allow-list, journal.
+    fn admit(
+        &self,
+        fresh: FreshCommand,
+        delivery: Bytes,
+        now: Timestamp,
+    ) -> Result<AdmittedCommand, Refusal> {
+        let command = fresh.verified();
+        let plan = self.plan(command)?;
+        let (id, digest, expires_at) =
+            (command.command().id, command.digest(), command.command().window.expires_at);
+        let durable = self
+            .journal
+            .accept(id, digest, expires_at, delivery, now)
+            .map_err(|failed| journal_refusal(&failed))?;
+        writ_common::checkpoint!("accepted");
+        Ok(AdmittedCommand { durable, digest, expires_at, plan })
+    }
+
+    fn plan(&self, command: &VerifiedCommand) -> Result<execute::Plan, Refusal> {
+        let action = &command.command().action;
+        let chain = self.trust.chain();
+        check_approvals(&chain.head().bundle, self.table.class_of(action), command)?;
+        self.table.plan(action)
+    }
+
+    fn start(self: &Arc<Self>, id: CommandId, admitted: AdmittedCommand) {
+        let this = Arc::clone(self);
+        self.shutdown.spawn(async move {
+            if let Err(error) = this.run(id, admitted).await {
+                error!(command.id = %id, %error, "the journal failed while a command ran; it will be settled at the next start");
+            }
+        });
+    }
+
+    async fn run(&self, id: CommandId, admitted: AdmittedCommand) -> Result<(), JournalError> {
+        let AdmittedCommand { durable, digest, expires_at, plan } = admitted;
+        // Waiting for a place; when the agent ends meanwhile, the journal still says "accepted".
+        let Some(Ok(_place)) = self.shutdown.unless_requested(self.running.acquire()).await else {
+            return Ok(());
+        };
+        let started_at = self.now();
+        if started_at >= expires_at {
+            let refusal =
+                Refusal::new(RefusalCode::Expired, "it expired while it waited for other actions to end");
+            return self.finish(id, digest, &self.refuse(id, digest, &refusal, started_at));
+        }
+        let attempt = self.journal.start(&durable, started_at, &boot_id())?;
+        writ_common::checkpoint!("started");
+        let note_group = |group| {
+            if let Err(error) = self.journal.note_process_group(id, group) {
+                warn!(command.id = %id, %error, "the process group could not be noted");
+            }
+        };
+        let ended = execute::run(plan, note_group).await;
+        info!(command.id = %id, ending = ended.ending.as_str(), "command ended");
+        let finished_at = self.now();
+        let decision = Decision::Obeyed(ended.outcome(started_at, finished_at));
+        let about = self.about(id, digest, finished_at, attempt);
+        self.finish(id, digest, &sign_receipt(&self.identity, about, decision, &ended.detail))
+    }
+
+    /// On disk first, then to the session.
+    fn finish(
+        &self,
+        command: CommandId,
+        digest: Digest,
+        receipt: &SignedReceipt,
+    ) -> Result<(), JournalError> {
+        self.journal.finish(command, receipt.bytes().clone())?;
+        writ_common::checkpoint!("finished");
+        let finished = Finished { command, digest, receipt: receipt.bytes().clone() };
+        if self.answers.try_send(finished).is_err() {
+            self.is_behind.store(true, Ordering::Release);
+        }
+        Ok(())
+    }
+
+    /// Whether answers found no room and must be read from the journal.
+    pub fn take_behind(&self) -> bool {
+        self.is_behind.swap(false, Ordering::AcqRel)
+    }
+
+    /// Answers the server has not acknowledged.
+    ///
+    /// # Errors
+    /// When the journal cannot be read.
+    pub fn owed(&self) -> Result<Vec<Finished>, JournalError> {
+        let mut owed = Vec::new();
+        for (command, entry) in self.journal.open_commands()? {
+            if entry.state() == State::Finished {
+                let digest = Digest::try_from(entry.digest.as_ref()).map_err(|_| JournalError::Damaged)?;
+                owed.push(Finished { command, digest, receipt: entry.receipt });
+            }
+        }
+        Ok(owed)
+    }
+
+    /// Settles what a crash left behind (protocol.md §4.13): accepted commands are judged again, started ones are
+    /// indeterminate unless they are idempotent and their processes are proven gone.
+    ///
+    /// # Errors
+    /// When the journal fails.
+    pub fn recover(self: &Arc<Self>, now: Timestamp) -> Result<(), JournalError> {
+        for (id, entry) in self.journal.open_commands()? {
+            let digest = Digest::try_from(entry.digest.as_ref()).map_err(|_| JournalError::Damaged)?;
+            match entry.state() {
+                State::Accepted => self.resume(id, digest, &entry, now)?,
+                State::Started if self.may_run_again(&entry, now) => {
+                    info!(command.id = %id, attempt = entry.attempt, "idempotent command is started once more");
+                    let durable = self.journal.accept_again(id)?;
+                    self.resume_with(id, digest, &entry, durable, now)?;
+                }
+                State::Started => {
+                    warn!(command.id = %id, "the agent ended while this command ran; it is not started again");
+                    let ended = Ended::quiet(Ending::Indeterminate, "the agent ended while it ran");
+                    let started_at = Timestamp::from_millis(entry.started_at_ms);
+                    let about = self.about(id, digest, now, entry.attempt);
+                    let decision = Decision::Obeyed(ended.outcome(started_at, now));
+                    self.finish(id, digest, &sign_receipt(&self.identity, about, decision, &ended.detail))?;
+                }
+                State::Finished | State::Acknowledged => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn resume(
+        self: &Arc<Self>,
+        id: CommandId,
+        digest: Digest,
+        entry: &Entry,
+        now: Timestamp,
+    ) -> Result<(), JournalError> {
+        let durable = self.journal.accepted_before(id)?;
+        self.resume_with(id, digest, entry, durable, now)
+    }
+
+    fn resume_with(
+        self: &Arc<Self>,
+        id: CommandId,
+        digest: Digest,
+        entry: &Entry,
+        durable: crate::replay::Durable,
+        now: Timestamp,
+    ) -> Result<(), JournalError> {
+        let planned = match self.verify_stored(entry, now) {
+            Ok(command) => match judge_again(&self.journal, command, now)? {
+                Ok(fresh) => self.plan(fresh.verified()),
+                Err((_, refusal)) => Err(refusal),
+            },
+            Err(refusal) => Err(refusal),
+        };
+        match planned {
+            Ok(plan) => {
+                let expires_at = Timestamp::from_millis(entry.expires_at_ms);
+                self.start(id, AdmittedCommand { durable, digest, expires_at, plan });
+                Ok(())
+            }
+            Err(refusal) => {
+                warn!(command.id = %id, code = %refusal.code, "command accepted before a restart is refused now");
+                self.finish(id, digest, &self.refuse(id, digest, &refusal, now))
+            }
+        }
+    }
+
+    fn verify_stored(&self, entry: &Entry, now: Timestamp) -> Result<VerifiedCommand, Refusal> {
+        let message = verify::decode(&entry.delivery)
+            .ok_or_else(|| Refusal::new(RefusalCode::JournalFailed, "the stored delivery is damaged"))?;
+        let record = &self.identity.record;
+        Ok(verify(message, &self.trust.chain(), (record.agent, &record.realm), now)?.0)
+    }
+
+    fn may_run_again(&self, entry: &Entry, now: Timestamp) -> bool {
+        let is_gone =
+            entry.boot != boot_id() || (entry.process_group != 0 && is_group_gone(entry.process_group));
+        let is_idempotent = || {
+            let command = self.verify_stored(entry, now).ok()?;
+            let plan = self.table.plan(&command.command().action).ok()?;
+            Some(plan.is_idempotent())
+        };
+        is_gone && is_idempotent() == Some(true)
+    }
+
+    fn refuse(&self, id: CommandId, digest: Digest, refusal: &Refusal, now: Timestamp) -> SignedReceipt {
+        let about = self.about(id, digest, now, 1);
+        sign_receipt(&self.identity, about, Decision::Refused(refusal.code), &refusal.detail)
+    }
+
+    fn about(&self, command: CommandId, digest: Digest, decided_at: Timestamp, attempt: u32) -> About {
+        let journal_counter = self.journal.facts().map_or(0, |facts| facts.counter);
+        About { command, digest, decided_at, journal_counter, attempt }
+    }
+
+    fn now(&self) -> Timestamp {
+        self.time
+            .now()
+            .expect("commands are admitted only after a session said the time, and it never forgets")
+    }
+}
+
+fn journal_refusal(failed: &JournalError) -> Refusal {
+    let code = match failed {
+        JournalError::Full(_) => RefusalCode::JournalFull,
+        JournalError::Redb(_) | JournalError::Damaged => RefusalCode::JournalFailed,
+    };
+    Refusal::new(code, failed.to_string())
+}
+
+/// Changes with every boot: after one, no process of before is left.
+fn boot_id() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
+}

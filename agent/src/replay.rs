@@ -1,0 +1,74 @@
+//! At most one start, ever: the journal says what is known, and knows of a command before it is started.
+
+mod journal;
+
+pub use journal::{Durable, Entry, Facts, Journal, JournalError, Known, State};
+
+use writ_common::admission::{JournalView, Novelty};
+use writ_common::refusal::Refusal;
+use writ_common::time::Timestamp;
+use writ_common::verify::VerifiedCommand;
+
+/// What the journal says of a verified command.
+#[derive(Debug)]
+pub enum Judgement {
+    /// New and in time: it may be admitted.
+    Fresh(FreshCommand),
+    /// Known: answer as before, start nothing.
+    Redelivery(Known),
+    /// Refused; answered at once.
+    Refused(VerifiedCommand, Refusal),
+}
+
+/// A command that passed checks 8 and 9. Made only by [`judge`].
+#[derive(Debug)]
+#[must_use]
+pub struct FreshCommand(VerifiedCommand);
+
+impl FreshCommand {
+    /// The command.
+    pub const fn verified(&self) -> &VerifiedCommand {
+        &self.0
+    }
+
+    /// The command, without the evidence of being new.
+    pub fn into_verified(self) -> VerifiedCommand {
+        self.0
+    }
+}
+
+/// Checks 8 and 9 (protocol.md §4).
+///
+/// # Errors
+/// When the journal cannot be read.
+pub fn judge(journal: &Journal, command: VerifiedCommand, now: Timestamp) -> Result<Judgement, JournalError> {
+    let known = journal.find(command.command().id)?;
+    let Facts { birth, forgotten_until, .. } = journal.facts()?;
+    let view = JournalView { known: known.as_ref().map(|known| known.digest), birth, forgotten_until };
+    Ok(match (view.novelty(&command), known) {
+        (Err(refusal), _) => Judgement::Refused(command, refusal),
+        (Ok(Novelty::Redelivery), Some(known)) => Judgement::Redelivery(known),
+        (Ok(_), _) => match view.check_window(&command, now) {
+            Ok(()) => Judgement::Fresh(FreshCommand(command)),
+            Err(refusal) => Judgement::Refused(command, refusal),
+        },
+    })
+}
+
+/// Check 9 alone, for a command that was accepted before a crash (protocol.md §4.13).
+///
+/// # Errors
+/// The outer error is the journal's; the inner one says why it may not be started any more.
+pub fn judge_again(
+    journal: &Journal,
+    command: VerifiedCommand,
+    now: Timestamp,
+) -> Result<Result<FreshCommand, (VerifiedCommand, Refusal)>, JournalError> {
+    let Facts { birth, .. } = journal.facts()?;
+    // What the journal itself accepted is not too old for it, whatever it pruned since.
+    let view = JournalView { known: None, birth, forgotten_until: Timestamp::ZERO };
+    Ok(match view.check_window(&command, now) {
+        Ok(()) => Ok(FreshCommand(command)),
+        Err(refusal) => Err((command, refusal)),
+    })
+}

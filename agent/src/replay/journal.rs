@@ -1,0 +1,493 @@
+//! The journal: redb, every transaction synced before it returns.
+//!
+//! ```text
+//! accepted ──► started ──► finished(receipt) ──► acknowledged ──► pruned (raises forgotten_until)
+//! ```
+
+use std::path::Path;
+use std::time::Duration;
+
+use bytes::Bytes;
+use prost::Message as _;
+use redb::{
+    Builder, ConcurrencyMode, Database, ReadOnlyDatabase, ReadableDatabase as _, ReadableTable as _,
+    ReadableTableMetadata as _, TableDefinition, WriteTransaction,
+};
+use writ_common::id::{CommandId, Digest, JournalId};
+use writ_common::limits::SKEW;
+use writ_common::time::Timestamp;
+
+/// redb would take 1 GiB; the journal's hot pages fit many times into this.
+const CACHE_BYTES: usize = 1 << 20;
+/// Finished and expired commands removed in one transaction, so that admission stays quick.
+const PRUNE_BATCH: usize = 64;
+
+/// How far the floor may lag behind an idle agent's session time.
+const FLOOR_STEP: Duration = Duration::from_secs(600);
+
+const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
+const DOCUMENTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("documents");
+const COMMANDS: TableDefinition<'_, [u8; 16], &[u8]> = TableDefinition::new("commands");
+/// By expiry, for pruning.
+const EXPIRY: TableDefinition<'_, (u64, [u8; 16]), ()> = TableDefinition::new("expiry");
+/// Commands that are not acknowledged: what must be looked at after a crash or a reconnect.
+const OPEN: TableDefinition<'_, [u8; 16], ()> = TableDefinition::new("open");
+
+/// Why the journal could not be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum JournalError {
+    /// redb's word.
+    #[error("the journal failed: {0}")]
+    Redb(#[from] redb::Error),
+    /// An entry cannot be read back.
+    #[error("the journal holds a damaged entry")]
+    Damaged,
+    /// It holds as many commands as it may.
+    #[error("the journal holds {0} unexpired commands, as many as it may")]
+    Full(u64),
+}
+
+macro_rules! from_redb {
+    ($($error:ident)*) => {
+        $(impl From<redb::$error> for JournalError {
+            fn from(error: redb::$error) -> Self {
+                Self::Redb(error.into())
+            }
+        })*
+    };
+}
+from_redb! { DatabaseError TransactionError TableError StorageError CommitError }
+
+/// How far a command is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, prost::Enumeration)]
+#[repr(i32)]
+pub enum State {
+    /// Admitted, not started.
+    Accepted = 0,
+    /// Perhaps started.
+    Started = 1,
+    /// Its receipt is made.
+    Finished = 2,
+    /// The server has the receipt; a tombstone is kept.
+    Acknowledged = 3,
+}
+
+/// One command in the journal.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Entry {
+    /// How far it is.
+    #[prost(enumeration = "State", tag = "1")]
+    pub state: i32,
+    /// The command's digest.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub digest: Bytes,
+    /// Unix milliseconds.
+    #[prost(uint64, tag = "3")]
+    pub expires_at_ms: u64,
+    /// The delivery, until it is finished.
+    #[prost(bytes = "bytes", tag = "4")]
+    pub delivery: Bytes,
+    /// The receipt's envelope, until it is acknowledged.
+    #[prost(bytes = "bytes", tag = "5")]
+    pub receipt: Bytes,
+    /// 1 for the first start.
+    #[prost(uint32, tag = "6")]
+    pub attempt: u32,
+    /// Session time of the start.
+    #[prost(uint64, tag = "7")]
+    pub started_at_ms: u64,
+    /// The process group; 0 until it is known.
+    #[prost(uint32, tag = "8")]
+    pub process_group: u32,
+    /// The boot it was started in.
+    #[prost(string, tag = "9")]
+    pub boot: String,
+}
+
+/// What the journal knows of one command.
+#[derive(Debug, Clone)]
+pub struct Known {
+    /// Its digest.
+    pub digest: Digest,
+    /// How far it is.
+    pub state: State,
+    /// The receipt, if it is finished and not acknowledged.
+    pub receipt: Option<Bytes>,
+}
+
+/// The journal as a whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Facts {
+    /// Its id.
+    pub id: JournalId,
+    /// Rises with every transaction.
+    pub counter: u64,
+    /// Session time at its birth.
+    pub birth: Timestamp,
+    /// The greatest expiry it pruned.
+    pub forgotten_until: Timestamp,
+    /// Session time never falls below this.
+    pub floor: Timestamp,
+    /// How many commands it remembers.
+    pub entries: u64,
+}
+
+/// That an admission is on disk. The executor asks for it.
+#[derive(Debug)]
+#[must_use]
+pub struct Durable {
+    command: CommandId,
+}
+
+impl Durable {
+    /// Whose.
+    #[must_use]
+    pub const fn command(&self) -> CommandId {
+        self.command
+    }
+}
+
+/// The journal of a running agent.
+#[derive(Debug)]
+pub struct Journal {
+    database: Database,
+    max_entries: u64,
+}
+
+impl Journal {
+    /// Opens or makes the journal. One process at a time may write; others may read meanwhile.
+    ///
+    /// # Errors
+    /// When the file cannot be opened or another agent has it.
+    pub fn open(path: &Path, max_entries: u64) -> Result<Self, JournalError> {
+        let database = Builder::new()
+            .set_cache_size(CACHE_BYTES)
+            .set_concurrency_mode(ConcurrencyMode::SingleWriter)
+            .create(path)?;
+        let journal = Self { database, max_entries };
+        journal.write(|write| {
+            let mut documents = write.open_table(DOCUMENTS)?;
+            if documents.get("journal_id")?.is_none() {
+                let id: [u8; 16] = writ_common::id::random_bytes();
+                documents.insert("journal_id", id.as_slice())?;
+            }
+            write.open_table(COMMANDS)?;
+            write.open_table(EXPIRY)?;
+            write.open_table(OPEN)?;
+            Ok(())
+        })?;
+        Ok(journal)
+    }
+
+    /// The facts of a journal that another process may have open.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn peek(path: &Path) -> Result<Facts, JournalError> {
+        let database: ReadOnlyDatabase = Builder::new()
+            .set_cache_size(CACHE_BYTES)
+            .set_concurrency_mode(ConcurrencyMode::SingleWriter)
+            .open_read_only(path)?;
+        facts(&database.begin_read()?)
+    }
+
+    /// What is true of the journal as a whole.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn facts(&self) -> Result<Facts, JournalError> {
+        facts(&self.database.begin_read()?)
+    }
+
+    /// What is known of a command.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn find(&self, command: CommandId) -> Result<Option<Known>, JournalError> {
+        self.entry(command)?.map(|entry| known(&entry)).transpose()
+    }
+
+    /// One entry.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn entry(&self, command: CommandId) -> Result<Option<Entry>, JournalError> {
+        let commands = self.database.begin_read()?.open_table(COMMANDS)?;
+        let stored = commands.get(command.as_bytes())?;
+        stored.map(|stored| Entry::decode(stored.value()).map_err(|_| JournalError::Damaged)).transpose()
+    }
+
+    /// Commands that are not acknowledged.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn open_commands(&self) -> Result<Vec<(CommandId, Entry)>, JournalError> {
+        let read = self.database.begin_read()?;
+        let (open, commands) = (read.open_table(OPEN)?, read.open_table(COMMANDS)?);
+        let mut entries = Vec::new();
+        for item in open.iter()? {
+            let id = item?.0.value();
+            let stored = commands.get(&id)?.ok_or(JournalError::Damaged)?;
+            let entry = Entry::decode(stored.value()).map_err(|_| JournalError::Damaged)?;
+            entries.push((CommandId::from_bytes(id), entry));
+        }
+        Ok(entries)
+    }
+
+    /// A session began at this time: a journal without a birth is born, the floor rises.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn begin_session(&self, now: Timestamp) -> Result<(), JournalError> {
+        self.write(|write| {
+            let mut meta = write.open_table(META)?;
+            if meta.get("birth")?.is_none() {
+                meta.insert("birth", now.as_millis())?;
+            }
+            drop(meta);
+            raise_floor(write, now)
+        })
+    }
+
+    /// Lets the floor follow session time.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn raise_floor(&self, now: Timestamp) -> Result<(), JournalError> {
+        // An idle agent writes nothing more often than the floor is worth.
+        if (now - SKEW).since(self.facts()?.floor) < FLOOR_STEP {
+            return Ok(());
+        }
+        self.write(|write| raise_floor(write, now))
+    }
+
+    /// Admits a command: check 12. It is on disk when this returns.
+    ///
+    /// # Errors
+    /// When the journal is full or cannot be written; then nothing is remembered.
+    pub fn accept(
+        &self,
+        command: CommandId,
+        digest: Digest,
+        expires_at: Timestamp,
+        delivery: Bytes,
+        now: Timestamp,
+    ) -> Result<Durable, JournalError> {
+        let max_entries = self.max_entries;
+        self.write(|write| {
+            prune(write, now)?;
+            let mut commands = write.open_table(COMMANDS)?;
+            let entries = commands.len()?;
+            if entries >= max_entries {
+                return Err(JournalError::Full(entries));
+            }
+            let entry = Entry {
+                digest: digest.as_bytes().to_vec().into(),
+                expires_at_ms: expires_at.as_millis(),
+                delivery,
+                ..Entry::default()
+            };
+            commands.insert(command.as_bytes(), entry.encode_to_vec().as_slice())?;
+            write.open_table(EXPIRY)?.insert((entry.expires_at_ms, *command.as_bytes()), ())?;
+            write.open_table(OPEN)?.insert(command.as_bytes(), ())?;
+            Ok(())
+        })?;
+        Ok(Durable { command })
+    }
+
+    /// A command that was accepted before a crash is as good as one admitted now.
+    ///
+    /// # Errors
+    /// When it cannot be read, or is not in the state `accepted`.
+    pub fn accepted_before(&self, command: CommandId) -> Result<Durable, JournalError> {
+        let entry = self.entry(command)?.filter(|entry| entry.state() == State::Accepted);
+        entry.map(|_| Durable { command }).ok_or(JournalError::Damaged)
+    }
+
+    /// About to start: on disk when this returns. Returns the number of the attempt.
+    ///
+    /// # Errors
+    /// When it cannot be written; then it must not be started.
+    pub fn start(&self, admitted: &Durable, now: Timestamp, boot: &str) -> Result<u32, JournalError> {
+        let mut attempt = 0;
+        self.change(admitted.command, |entry| {
+            entry.set_state(State::Started);
+            entry.attempt += 1;
+            entry.started_at_ms = now.as_millis();
+            entry.process_group = 0;
+            boot.clone_into(&mut entry.boot);
+            attempt = entry.attempt;
+        })?;
+        Ok(attempt)
+    }
+
+    /// The process group of a started command, so that it can be proven gone after a crash.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn note_process_group(&self, command: CommandId, group: u32) -> Result<(), JournalError> {
+        self.change(command, |entry| entry.process_group = group)
+    }
+
+    /// An idempotent command whose process is proven gone may be started once more.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn accept_again(&self, command: CommandId) -> Result<Durable, JournalError> {
+        self.change(command, |entry| entry.set_state(State::Accepted))?;
+        Ok(Durable { command })
+    }
+
+    /// The receipt is made: on disk before it is sent.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn finish(&self, command: CommandId, receipt: Bytes) -> Result<(), JournalError> {
+        self.change(command, |entry| {
+            entry.set_state(State::Finished);
+            entry.receipt = receipt;
+            entry.delivery = Bytes::new();
+        })
+    }
+
+    /// The server has the receipt: keep a tombstone until the command is pruned.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn acknowledge(&self, command: CommandId, digest: Digest) -> Result<(), JournalError> {
+        let is_open = self.entry(command)?.is_some_and(|entry| {
+            entry.state() == State::Finished && entry.digest.as_ref() == digest.as_bytes().as_slice()
+        });
+        if !is_open {
+            return Ok(());
+        }
+        self.write(|write| {
+            change(write, command, |entry| {
+                entry.set_state(State::Acknowledged);
+                entry.receipt = Bytes::new();
+            })?;
+            write.open_table(OPEN)?.remove(command.as_bytes())?;
+            Ok(())
+        })
+    }
+
+    /// A small document of the agent's that must survive, such as its refusal records.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn document(&self, name: &str) -> Result<Option<Bytes>, JournalError> {
+        let documents = self.database.begin_read()?.open_table(DOCUMENTS)?;
+        Ok(documents.get(name)?.map(|stored| Bytes::copy_from_slice(stored.value())))
+    }
+
+    /// Keeps such a document.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn keep_document(&self, name: &str, content: &[u8]) -> Result<(), JournalError> {
+        self.write(|write| {
+            write.open_table(DOCUMENTS)?.insert(name, content)?;
+            Ok(())
+        })
+    }
+
+    fn change(&self, command: CommandId, edit: impl FnOnce(&mut Entry)) -> Result<(), JournalError> {
+        self.write(|write| change(write, command, edit))
+    }
+
+    /// One transaction: the counter rises with it, and it is synced when this returns.
+    fn write<T>(
+        &self,
+        work: impl FnOnce(&WriteTransaction) -> Result<T, JournalError>,
+    ) -> Result<T, JournalError> {
+        let write = self.database.begin_write()?;
+        let done = work(&write)?;
+        {
+            let mut meta = write.open_table(META)?;
+            let counter = meta.get("counter")?.map_or(0, |held| held.value());
+            meta.insert("counter", counter + 1)?;
+        }
+        write.commit()?;
+        Ok(done)
+    }
+}
+
+fn raise_floor(write: &WriteTransaction, now: Timestamp) -> Result<(), JournalError> {
+    let mut meta = write.open_table(META)?;
+    let floor = (now - SKEW).as_millis();
+    let held = meta.get("floor")?.map_or(0, |held| held.value());
+    meta.insert("floor", floor.max(held))?;
+    Ok(())
+}
+
+fn change(
+    write: &WriteTransaction,
+    command: CommandId,
+    edit: impl FnOnce(&mut Entry),
+) -> Result<(), JournalError> {
+    let mut commands = write.open_table(COMMANDS)?;
+    let mut entry = {
+        let stored = commands.get(command.as_bytes())?.ok_or(JournalError::Damaged)?;
+        Entry::decode(stored.value()).map_err(|_| JournalError::Damaged)?
+    };
+    edit(&mut entry);
+    commands.insert(command.as_bytes(), entry.encode_to_vec().as_slice())?;
+    Ok(())
+}
+
+/// Forgets commands that expired longer than the skew ago and are acknowledged; the same transaction remembers up
+/// to when. Unacknowledged ones stay: their receipts are owed.
+fn prune(write: &WriteTransaction, now: Timestamp) -> Result<(), JournalError> {
+    let mut expiry = write.open_table(EXPIRY)?;
+    let mut commands = write.open_table(COMMANDS)?;
+    let open = write.open_table(OPEN)?;
+    let mut gone = Vec::new();
+    for item in expiry.range(..((now - SKEW).as_millis(), [0; 16]))? {
+        let (expires_at, id) = item?.0.value();
+        if open.get(&id)?.is_none() {
+            gone.push((expires_at, id));
+        }
+        if gone.len() == PRUNE_BATCH {
+            break;
+        }
+    }
+    let Some((latest, _)) = gone.last().copied() else { return Ok(()) };
+    for (expires_at, id) in gone {
+        expiry.remove((expires_at, id))?;
+        commands.remove(&id)?;
+    }
+    let mut meta = write.open_table(META)?;
+    let held = meta.get("forgotten_until")?.map_or(0, |held| held.value());
+    meta.insert("forgotten_until", latest.max(held))?;
+    Ok(())
+}
+
+fn facts(read: &redb::ReadTransaction) -> Result<Facts, JournalError> {
+    let (meta, documents) = (read.open_table(META)?, read.open_table(DOCUMENTS)?);
+    let number =
+        |name: &str| -> Result<Option<u64>, JournalError> { Ok(meta.get(name)?.map(|held| held.value())) };
+    let time = |name: &str| -> Result<Timestamp, JournalError> {
+        Ok(number(name)?.map_or(Timestamp::ZERO, Timestamp::from_millis))
+    };
+    let id = documents.get("journal_id")?.ok_or(JournalError::Damaged)?;
+    Ok(Facts {
+        id: JournalId::try_from(id.value()).map_err(|_| JournalError::Damaged)?,
+        counter: number("counter")?.unwrap_or(0),
+        // Before its birth a journal admits nothing: the far future is later than any command.
+        birth: number("birth")?.map_or(Timestamp::from_millis(u64::MAX), Timestamp::from_millis),
+        forgotten_until: time("forgotten_until")?,
+        floor: time("floor")?,
+        entries: read.open_table(COMMANDS)?.len()?,
+    })
+}
+
+fn known(entry: &Entry) -> Result<Known, JournalError> {
+    Ok(Known {
+        digest: Digest::try_from(entry.digest.as_ref()).map_err(|_| JournalError::Damaged)?,
+        state: entry.state(),
+        receipt: (entry.state() == State::Finished).then(|| entry.receipt.clone()),
+    })
+}
+
+#[cfg(test)]
+mod tests;

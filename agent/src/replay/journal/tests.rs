@@ -1,0 +1,99 @@
+use super::*;
+
+const NOW: Timestamp = Timestamp::from_millis(1_790_000_000_000);
+const HOUR: Duration = Duration::from_secs(3600);
+
+fn journal(max_entries: u64) -> (tempfile::TempDir, Journal) {
+    let folder = tempfile::tempdir().unwrap();
+    let journal = Journal::open(&folder.path().join("journal.redb"), max_entries).unwrap();
+    journal.begin_session(NOW).unwrap();
+    (folder, journal)
+}
+
+fn id(number: u8) -> CommandId {
+    CommandId::from_bytes([number; 16])
+}
+
+fn accept(
+    journal: &Journal,
+    number: u8,
+    expires_at: Timestamp,
+    now: Timestamp,
+) -> Result<Durable, JournalError> {
+    journal.accept(id(number), Digest::of(&[number]), expires_at, Bytes::from_static(b"delivery"), now)
+}
+
+fn run(journal: &Journal, number: u8, admitted: &Durable) {
+    assert_eq!(journal.start(admitted, NOW, "boot").unwrap(), 1);
+    journal.finish(id(number), Bytes::from_static(b"receipt")).unwrap();
+}
+
+#[test]
+fn a_command_is_known_in_every_state_after_reopening() {
+    let (folder, journal) = journal(8);
+    for number in 1..=4 {
+        let admitted = accept(&journal, number, NOW + HOUR, NOW).unwrap();
+        match number {
+            1 => {}
+            2 => assert_eq!(journal.start(&admitted, NOW, "boot").unwrap(), 1),
+            3 => run(&journal, number, &admitted),
+            _ => {
+                run(&journal, number, &admitted);
+                journal.acknowledge(id(number), Digest::of(&[number])).unwrap();
+            }
+        }
+    }
+    drop(journal);
+    let journal = Journal::open(&folder.path().join("journal.redb"), 8).unwrap();
+    let states: Vec<_> = (1..=4).map(|number| journal.find(id(number)).unwrap().unwrap().state).collect();
+    assert_eq!(states, [State::Accepted, State::Started, State::Finished, State::Acknowledged]);
+    let open: Vec<_> = journal.open_commands().unwrap().into_iter().map(|(id, _)| id).collect();
+    assert_eq!(open, [id(1), id(2), id(3)]);
+    assert_eq!(journal.find(id(3)).unwrap().unwrap().receipt.unwrap().as_ref(), b"receipt");
+    assert_eq!(journal.find(id(4)).unwrap().unwrap().receipt, None);
+}
+
+#[test]
+fn pruning_remembers_what_it_forgot_and_keeps_what_is_owed() {
+    let (_folder, journal) = journal(8);
+    let owed = accept(&journal, 1, NOW + HOUR, NOW).unwrap();
+    run(&journal, 1, &owed);
+    let done = accept(&journal, 2, NOW + HOUR, NOW).unwrap();
+    run(&journal, 2, &done);
+    journal.acknowledge(id(2), Digest::of(&[2])).unwrap();
+
+    let later = NOW + HOUR + SKEW + HOUR;
+    let _new = accept(&journal, 3, later + HOUR, later).unwrap();
+    assert!(journal.find(id(1)).unwrap().is_some(), "its receipt is not acknowledged");
+    assert!(journal.find(id(2)).unwrap().is_none());
+    assert_eq!(journal.facts().unwrap().forgotten_until, NOW + HOUR);
+}
+
+#[test]
+fn a_full_journal_admits_nothing_and_forgets_nothing() {
+    let (_folder, journal) = journal(1);
+    let _held = accept(&journal, 1, NOW + HOUR, NOW).unwrap();
+    assert!(matches!(accept(&journal, 2, NOW + HOUR, NOW), Err(JournalError::Full(1))));
+    assert!(journal.find(id(1)).unwrap().is_some() && journal.find(id(2)).unwrap().is_none());
+}
+
+#[test]
+fn the_counter_rises_and_the_floor_never_falls() {
+    let (folder, journal) = journal(8);
+    let before = journal.facts().unwrap();
+    journal.begin_session(NOW - HOUR).unwrap();
+    let after = journal.facts().unwrap();
+    assert!(after.counter > before.counter);
+    assert_eq!(after.floor, before.floor);
+    assert_eq!(after.birth, NOW);
+    assert_eq!(Journal::peek(&folder.path().join("journal.redb")).unwrap(), after, "readable while open");
+}
+
+#[test]
+fn an_acknowledgement_of_another_digest_changes_nothing() {
+    let (_folder, journal) = journal(8);
+    let admitted = accept(&journal, 1, NOW + HOUR, NOW).unwrap();
+    run(&journal, 1, &admitted);
+    journal.acknowledge(id(1), Digest::of(b"other")).unwrap();
+    assert_eq!(journal.find(id(1)).unwrap().unwrap().state, State::Finished);
+}

@@ -1,0 +1,108 @@
+//! Whom the agent obeys: its chain of trust bundles, on disk and in memory.
+
+use std::path::PathBuf;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use bytes::Bytes;
+use prost::Message as _;
+use tracing::info;
+use writ_common::files::{self, FileError};
+use writ_common::refusal::Refusal;
+use writ_common::trust::Chain;
+use writ_proto::v1 as proto;
+
+use crate::identity::Files;
+
+/// Why the agent does not know whom to obey.
+#[derive(Debug, thiserror::Error)]
+pub enum TrustError {
+    /// The file is missing, unreadable or cannot be written.
+    #[error("trust lost: {0}; this agent obeys nobody until it is enrolled again")]
+    File(#[from] FileError),
+    /// The file does not hold a chain.
+    #[error("trust lost: {}: {reason}; this agent obeys nobody until it is enrolled again", path.display())]
+    Damaged {
+        /// Which file.
+        path: PathBuf,
+        /// What does not hold.
+        reason: String,
+    },
+}
+
+/// The chain; clones share it.
+#[derive(Debug, Clone)]
+pub struct Trust {
+    files: Files,
+    chain: Arc<RwLock<Arc<Chain>>>,
+}
+
+impl Trust {
+    /// Reads the chain. An empty or damaged file is "trust lost", never a reason to believe the first key seen.
+    ///
+    /// # Errors
+    /// When there is no whole chain.
+    pub fn load(files: &Files) -> Result<Self, TrustError> {
+        let path = files.trust();
+        let damaged = |reason: String| TrustError::Damaged { path: path.clone(), reason };
+        let stored = files::read(&path)?;
+        let bundles =
+            proto::Bundles::decode(stored.as_slice()).map_err(|error| damaged(error.to_string()))?.bundles;
+        let mut bundles = bundles.into_iter();
+        let first = bundles.next().ok_or_else(|| damaged("it is empty".to_owned()))?;
+        let digest =
+            Chain::digest_of(&first).ok_or_else(|| damaged("its first bundle is no envelope".to_owned()))?;
+        let mut chain = Chain::pinned(first, digest).map_err(|refusal| damaged(refusal.to_string()))?;
+        for bundle in bundles {
+            chain.extend(bundle).map_err(|refusal| damaged(refusal.to_string()))?;
+        }
+        Ok(Self { files: files.clone(), chain: Arc::new(RwLock::new(Arc::new(chain))) })
+    }
+
+    /// Keeps a chain that was verified from a pinned bundle.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn keep(files: &Files, chain: &Chain) -> Result<(), FileError> {
+        let bundles = chain.links().iter().map(|link| link.envelope.clone()).collect();
+        files::write_public(&files.trust(), &proto::Bundles { bundles }.encode_to_vec())
+    }
+
+    /// The chain as it stands.
+    #[must_use]
+    pub fn chain(&self) -> Arc<Chain> {
+        Arc::clone(&self.chain.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Walks on along these bundles as far as they lead, on disk before in memory; bundles already held are passed
+    /// over. Returns how many were new.
+    ///
+    /// # Errors
+    /// The outer error is the disk's. The inner one is the first bundle's that does not follow; those before it are
+    /// kept.
+    pub fn extend(&self, bundles: Vec<Bytes>) -> Result<Result<usize, Refusal>, FileError> {
+        let mut chain = Chain::clone(&self.chain());
+        let mut added = 0;
+        let mut refused = None;
+        for bundle in bundles {
+            let is_held = Chain::digest_of(&bundle).is_some_and(|digest| chain.contains(digest));
+            if is_held {
+                continue;
+            }
+            match chain.extend(bundle) {
+                Ok(link) => {
+                    info!(bundle.version = link.bundle.version, bundle.digest = %link.digest, "trust bundle accepted");
+                    added += 1;
+                }
+                Err(refusal) => {
+                    refused = Some(refusal);
+                    break;
+                }
+            }
+        }
+        if added > 0 {
+            Self::keep(&self.files, &chain)?;
+            *self.chain.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(chain);
+        }
+        Ok(refused.map_or(Ok(added), Err))
+    }
+}

@@ -1,0 +1,78 @@
+//! The line to a server's admin port: TLS against its own authority, a bearer token with every call.
+
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::service::Interceptor;
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::Channel;
+use tonic::{Request, Status};
+use writ_common::files;
+use writ_common::keys::pem;
+use writ_common::tls::{Anchors, connect};
+use writ_proto::admin::v1::agent_service_client::AgentServiceClient;
+use writ_proto::admin::v1::alert_service_client::AlertServiceClient;
+use writ_proto::admin::v1::command_service_client::CommandServiceClient;
+use writ_proto::admin::v1::enrollment_service_client::EnrollmentServiceClient;
+use writ_proto::admin::v1::system_service_client::SystemServiceClient;
+
+use crate::context::Context;
+use crate::failure::Failure;
+
+/// A page of a thousand targets with 16 KiB of output each fits.
+const MAX_ANSWER_BYTES: usize = 32 << 20;
+
+/// Adds the token.
+#[derive(Clone)]
+pub(crate) struct Bearer(MetadataValue<Ascii>);
+
+impl Interceptor for Bearer {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        request.metadata_mut().insert("authorization", self.0.clone());
+        Ok(request)
+    }
+}
+
+type Line = InterceptedService<Channel, Bearer>;
+
+/// A connected client.
+#[derive(Clone)]
+pub(crate) struct Client(Line);
+
+macro_rules! services {
+    ($($name:ident -> $client:ident;)*) => {
+        impl Client {
+            $(pub(crate) fn $name(&self) -> $client<Line> {
+                $client::new(self.0.clone()).max_decoding_message_size(MAX_ANSWER_BYTES)
+            })*
+        }
+    };
+}
+
+services! {
+    agents -> AgentServiceClient;
+    alerts -> AlertServiceClient;
+    commands -> CommandServiceClient;
+    enrollment -> EnrollmentServiceClient;
+    system -> SystemServiceClient;
+}
+
+impl Client {
+    /// Connects to the server of a context.
+    pub(crate) async fn connect(context: &Context) -> Result<Self, Failure> {
+        let local = |error: &dyn std::fmt::Display| Failure::local(error.to_string());
+        let token = files::read_secret(&context.token_file).map_err(|error| local(&error))?;
+        let token = std::str::from_utf8(&token).unwrap_or_default().trim();
+        let mut value: MetadataValue<Ascii> = format!("Bearer {token}")
+            .parse()
+            .map_err(|_| Failure::local(format!("{}: not a bearer token", context.token_file.display())))?;
+        value.set_sensitive(true);
+        let text = files::read(&context.ca).map_err(|error| local(&error))?;
+        let authorities = pem::certificates(&text)
+            .map_err(|error| Failure::local(format!("{}: {error}", context.ca.display())))?;
+        let connection = Box::pin(connect(&context.server, &Anchors::Authorities(authorities)))
+            .await
+            .map_err(|error| {
+                Failure::unreachable(format!("{error}; is the server running, and is --ca its admin-ca.pem?"))
+            })?;
+        Ok(Self(InterceptedService::new(connection.channel, Bearer(value))))
+    }
+}

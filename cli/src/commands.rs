@@ -1,0 +1,37 @@
+//! One file a verb.
+
+mod agents;
+mod alerts;
+mod context;
+mod enroll;
+mod send;
+mod server;
+mod track;
+
+use std::process::ExitCode;
+
+use crate::args::{Arguments, Command};
+use crate::client::Client;
+use crate::context::Contexts;
+use crate::failure::Failure;
+
+/// Rows asked for at a time.
+const PAGE: u32 = 500;
+
+pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
+    let Arguments { output, context, command } = arguments;
+    let connect = async || {
+        let contexts = Contexts::load()?;
+        Client::connect(contexts.choose(context.as_deref())?).await
+    };
+    match command {
+        Command::Context(command) => context::run(output, command)?,
+        Command::Enroll(command) => enroll::run(output, &connect().await?, command).await?,
+        Command::Agents(command) => agents::run(output, &connect().await?, command).await?,
+        Command::Send(command) => return send::run(output, &connect().await?, command).await,
+        Command::Commands(command) => track::run(output, &connect().await?, command).await?,
+        Command::Alerts => alerts::run(output, &connect().await?).await?,
+        Command::Server => server::run(output, &connect().await?).await?,
+    }
+    Ok(ExitCode::SUCCESS)
+}

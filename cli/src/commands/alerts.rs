@@ -1,0 +1,62 @@
+//! `writ alerts`.
+
+use serde::Serialize;
+use writ_proto::admin::v1::{Alert, ListAlertsRequest};
+
+use super::PAGE;
+use crate::args::Format;
+use crate::client::Client;
+use crate::failure::Failure;
+use crate::output::{self, Rows};
+
+#[derive(Serialize)]
+struct Row {
+    alert_id: u64,
+    kind: String,
+    code: String,
+    agent_id: String,
+    agent_name: String,
+    count: u64,
+    first_at: String,
+    last_at: String,
+    detail: String,
+}
+
+impl Rows for Row {
+    const HEAD: &'static [&'static str] = &["LAST", "WHAT", "AGENT", "COUNT", "DETAIL"];
+
+    fn cells(&self) -> Vec<String> {
+        let what =
+            if self.code.is_empty() { self.kind.clone() } else { format!("{} {}", self.kind, self.code) };
+        let agent = if self.agent_name.is_empty() { self.agent_id.clone() } else { self.agent_name.clone() };
+        vec![self.last_at.clone(), what, agent, self.count.to_string(), self.detail.clone()]
+    }
+}
+
+pub(super) async fn run(format: Format, client: &Client) -> Result<(), Failure> {
+    let (mut rows, mut page_token) = (Vec::new(), String::new());
+    loop {
+        let page =
+            client.alerts().list(ListAlertsRequest { page_size: PAGE, page_token }).await?.into_inner();
+        rows.extend(page.alerts.into_iter().map(|alert| {
+            let Alert { alert_id, kind, code, agent_id, agent_name, count, first_at_ms, last_at_ms, detail } =
+                alert;
+            Row {
+                alert_id,
+                kind,
+                code,
+                agent_id,
+                agent_name: output::plain(&agent_name),
+                count,
+                first_at: output::time(first_at_ms),
+                last_at: output::time(last_at_ms),
+                detail: output::plain(&detail),
+            }
+        }));
+        page_token = page.next_page_token;
+        if page_token.is_empty() {
+            break;
+        }
+    }
+    output::list(format, &rows, "No alerts.")
+}

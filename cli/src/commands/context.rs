@@ -1,0 +1,71 @@
+//! `writ context`.
+
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use writ_common::files;
+use writ_common::keys::pem;
+
+use crate::args::{Context as Verb, Format};
+use crate::context::{Context, Contexts};
+use crate::failure::Failure;
+use crate::output::{self, Rows};
+
+#[derive(Serialize)]
+struct Row {
+    name: String,
+    current: bool,
+    server: String,
+    ca: PathBuf,
+    token_file: PathBuf,
+}
+
+impl Rows for Row {
+    const HEAD: &'static [&'static str] = &["", "NAME", "SERVER", "CA", "TOKEN FILE"];
+
+    fn cells(&self) -> Vec<String> {
+        let mark = if self.current { "*" } else { "" };
+        let path = |path: &Path| path.display().to_string();
+        vec![mark.to_owned(), self.name.clone(), self.server.clone(), path(&self.ca), path(&self.token_file)]
+    }
+}
+
+pub(super) fn run(format: Format, verb: Verb) -> Result<(), Failure> {
+    let mut contexts = Contexts::load()?;
+    match verb {
+        Verb::Add { name, server, ca, token_file } => {
+            let local = |error: &dyn std::fmt::Display| Failure::local(error.to_string());
+            let (ca, token_file) = (absolute(&ca)?, absolute(&token_file)?);
+            // Said now rather than at the first call.
+            let text = files::read(&ca).map_err(|error| local(&error))?;
+            pem::certificates(&text).map_err(|error| Failure::local(format!("{}: {error}", ca.display())))?;
+            files::read_secret(&token_file).map_err(|error| local(&error))?;
+            contexts.contexts.insert(name.clone(), Context { server, ca, token_file });
+            contexts.current = name;
+            contexts.save()?;
+        }
+        Verb::Use { name } => {
+            contexts.choose(Some(&name))?;
+            contexts.current = name;
+            contexts.save()?;
+        }
+        Verb::List => {}
+    }
+    let current = contexts.current;
+    let rows: Vec<_> = contexts
+        .contexts
+        .into_iter()
+        .map(|(name, Context { server, ca, token_file })| Row {
+            current: name == current,
+            name,
+            server,
+            ca,
+            token_file,
+        })
+        .collect();
+    output::list(format, &rows, "No server is known. Add one: writ context add --help")
+}
+
+fn absolute(path: &Path) -> Result<PathBuf, Failure> {
+    path.canonicalize().map_err(|error| Failure::local(format!("{}: {error}", path.display())))
+}

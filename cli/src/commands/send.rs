@@ -1,0 +1,89 @@
+//! `writ send`.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use writ_proto::admin::v1::submit_request::Action;
+use writ_proto::admin::v1::{Command, GetCommandRequest, NamedAction, NamedValue, PingAction, SubmitRequest};
+
+use super::track::{self, Counts};
+use crate::args::{Delivery, Format, Send};
+use crate::client::Client;
+use crate::failure::Failure;
+use crate::output;
+
+const EXIT_AGENT: u8 = 1;
+const EXIT_UNANSWERED: u8 = 6;
+
+pub(super) async fn run(format: Format, client: &Client, verb: Send) -> Result<ExitCode, Failure> {
+    let (delivery, action) = match verb {
+        Send::Ping { delivery } => (delivery, Action::Ping(PingAction {})),
+        Send::Action { name, parameters, delivery } => {
+            let parameters = parameters.into_iter().map(|(name, value)| NamedValue { name, value }).collect();
+            (delivery, Action::Run(NamedAction { name, parameters }))
+        }
+    };
+    let Delivery { agents, all, expires, wait, timeout, id } = delivery;
+    let request = SubmitRequest {
+        agents,
+        all,
+        // Less than a second is still a wish for a short life, not for the default.
+        expires_in_seconds: expires.as_secs().max(1),
+        action: Some(action),
+        command_id: id.unwrap_or_default(),
+    };
+    let command = client.commands().submit(request).await?.into_inner();
+    if !wait {
+        let shown = track::show(command);
+        let next = format!("writ commands show {}", shown.command_id);
+        let fields =
+            [("command", shown.command_id.clone()), ("state", shown.counts.describe()), ("next", next)];
+        output::one(format, &shown, &fields)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let latest = follow(client, command, timeout).await?;
+    let counts = track::print(format, client, latest).await?;
+    Ok(exit_code(counts))
+}
+
+fn exit_code(counts: Counts) -> ExitCode {
+    if counts.failed + counts.refused > 0 {
+        ExitCode::from(EXIT_AGENT)
+    } else if counts.done < counts.targets {
+        ExitCode::from(EXIT_UNANSWERED)
+    } else {
+        ExitCode::SUCCESS
+    }
+}
+
+/// Follows a command to its end, or as long as one wants to wait; the bar is on standard error.
+async fn follow(client: &Client, command: Command, timeout: Option<Duration>) -> Result<Command, Failure> {
+    let mut latest = command;
+    let counts = Counts::new(latest.progress);
+    let bar = ProgressBar::with_draw_target(Some(counts.targets), ProgressDrawTarget::stderr());
+    let style = ProgressStyle::with_template("{bar:30} {pos}/{len} answered  {msg}  {elapsed}");
+    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+    let request = GetCommandRequest { command_id: latest.command_id.clone() };
+    let mut changes = client.commands().watch(request).await?.into_inner();
+    let limit = timeout.unwrap_or(Duration::MAX);
+    let watching = async {
+        while let Some(change) = changes.message().await? {
+            let counts = Counts::new(change.progress);
+            bar.set_position(counts.answered() + counts.expired);
+            bar.set_message(counts.describe());
+            latest = change;
+        }
+        Ok::<_, tonic::Status>(())
+    };
+    let ended = tokio::time::timeout(limit, watching).await;
+    bar.finish();
+    match ended {
+        Ok(done) => done?,
+        Err(_) => eprintln!(
+            "writ: not all answered within {limit:?}; the command goes on: writ commands show {}",
+            latest.command_id
+        ),
+    }
+    Ok(latest)
+}

@@ -1,0 +1,199 @@
+//! `writ commands`, and how a command is shown.
+
+use serde::Serialize;
+use writ_proto::admin::v1::{
+    Command, GetCommandRequest, ListCommandsRequest, ListTargetsRequest, Progress, Target, TargetState,
+};
+
+use super::PAGE;
+use crate::args::{Commands, Format};
+use crate::client::Client;
+use crate::failure::Failure;
+use crate::output::{self, Rows};
+
+#[derive(Serialize)]
+pub(super) struct Shown {
+    pub(super) command_id: String,
+    digest: String,
+    action: String,
+    requested_by: String,
+    issued_at: String,
+    expires_at: String,
+    #[serde(flatten)]
+    pub(super) counts: Counts,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    targets: Option<Vec<TargetRow>>,
+}
+
+#[derive(Debug, Clone, Copy, Serialize)]
+pub(super) struct Counts {
+    #[serde(rename = "target_count")]
+    pub(super) targets: u64,
+    queued: u64,
+    sent: u64,
+    pub(super) done: u64,
+    pub(super) failed: u64,
+    pub(super) refused: u64,
+    pub(super) expired: u64,
+}
+
+impl Counts {
+    pub(super) fn new(progress: Option<Progress>) -> Self {
+        let Progress { targets, queued, sent, done, failed, refused, expired } = progress.unwrap_or_default();
+        Self { targets, queued, sent, done, failed, refused, expired }
+    }
+
+    pub(super) fn answered(&self) -> u64 {
+        self.done + self.failed + self.refused
+    }
+
+    pub(super) fn describe(&self) -> String {
+        let parts = [
+            (self.done, "done"),
+            (self.failed, "failed"),
+            (self.refused, "refused"),
+            (self.sent, "sent"),
+            (self.queued, "queued"),
+            (self.expired, "expired"),
+        ];
+        let said: Vec<_> =
+            parts.iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!("{n} {what}")).collect();
+        said.join(", ")
+    }
+}
+
+#[derive(Serialize)]
+pub(super) struct TargetRow {
+    agent_id: String,
+    agent_name: String,
+    state: &'static str,
+    refusal_code: String,
+    ending: String,
+    exit_status: i32,
+    detail: String,
+    output: String,
+    output_bytes: u64,
+    answered_at: String,
+}
+
+impl Rows for Shown {
+    const HEAD: &'static [&'static str] = &["COMMAND", "ACTION", "BY", "ISSUED", "TARGETS", "STATE"];
+
+    fn cells(&self) -> Vec<String> {
+        vec![
+            self.command_id.clone(),
+            self.action.clone(),
+            self.requested_by.clone(),
+            self.issued_at.clone(),
+            self.counts.targets.to_string(),
+            self.counts.describe(),
+        ]
+    }
+}
+
+impl Rows for TargetRow {
+    const HEAD: &'static [&'static str] = &["AGENT", "STATE", "ANSWERED", "WHAT"];
+
+    fn cells(&self) -> Vec<String> {
+        let said = match (self.refusal_code.as_str(), self.ending.as_str()) {
+            ("", "exited") => format!("exit {}", self.exit_status),
+            ("", "done") => String::new(),
+            ("", ending) => ending.to_owned(),
+            (code, _) => code.to_owned(),
+        };
+        let parts = [said, output::plain(&self.detail), output::plain(&self.output)];
+        let what: Vec<_> = parts.into_iter().filter(|part| !part.is_empty()).collect();
+        vec![self.agent_name.clone(), self.state.to_owned(), self.answered_at.clone(), what.join(": ")]
+    }
+}
+
+pub(super) fn show(command: Command) -> Shown {
+    let Command { command_id, digest, action, requested_by, issued_at_ms, expires_at_ms, progress } = command;
+    Shown {
+        command_id,
+        digest,
+        action,
+        requested_by,
+        issued_at: output::time(issued_at_ms),
+        expires_at: output::time(expires_at_ms),
+        counts: Counts::new(progress),
+        targets: None,
+    }
+}
+
+pub(super) async fn run(format: Format, client: &Client, verb: Commands) -> Result<(), Failure> {
+    match verb {
+        Commands::List { limit } => {
+            let request = ListCommandsRequest { page_size: limit, page_token: String::new() };
+            let rows: Vec<_> =
+                client.commands().list(request).await?.into_inner().commands.into_iter().map(show).collect();
+            output::list(format, &rows, "No command was sent yet. Next: writ send ping --all --wait")
+        }
+        Commands::Show { id } => {
+            let command = client.commands().get(GetCommandRequest { command_id: id }).await?.into_inner();
+            print(format, client, command).await.map(|_| ())
+        }
+    }
+}
+
+/// Prints a command with each agent's answer.
+pub(super) async fn print(format: Format, client: &Client, command: Command) -> Result<Counts, Failure> {
+    let mut shown = show(command);
+    let targets = targets(client, &shown.command_id).await?;
+    let counts = shown.counts;
+    if format == Format::Json {
+        shown.targets = Some(targets);
+        output::one(format, &shown, &[])?;
+        return Ok(counts);
+    }
+    let fields = [
+        ("command", shown.command_id.clone()),
+        ("action", shown.action.clone()),
+        ("by", shown.requested_by.clone()),
+        ("issued", shown.issued_at.clone()),
+        ("expires", shown.expires_at.clone()),
+        ("digest", shown.digest.clone()),
+        ("state", shown.counts.describe()),
+    ];
+    output::one(format, &shown, &fields)?;
+    output::text("")?;
+    output::list(format, &targets, "No targets.")?;
+    Ok(counts)
+}
+
+async fn targets(client: &Client, command_id: &str) -> Result<Vec<TargetRow>, Failure> {
+    let (mut rows, mut page_token) = (Vec::new(), String::new());
+    loop {
+        let request = ListTargetsRequest { command_id: command_id.to_owned(), page_size: PAGE, page_token };
+        let page = client.commands().list_targets(request).await?.into_inner();
+        rows.extend(page.targets.into_iter().map(target));
+        page_token = page.next_page_token;
+        if page_token.is_empty() {
+            return Ok(rows);
+        }
+    }
+}
+
+fn target(target: Target) -> TargetRow {
+    let state = match target.state() {
+        TargetState::Unspecified => "unknown",
+        TargetState::Queued => "queued",
+        TargetState::Sent => "sent",
+        TargetState::Done => "done",
+        TargetState::Failed => "failed",
+        TargetState::Refused => "refused",
+        TargetState::Expired => "expired",
+    };
+    TargetRow {
+        agent_id: target.agent_id,
+        agent_name: output::plain(&target.agent_name),
+        state,
+        refusal_code: target.refusal_code,
+        ending: target.ending,
+        exit_status: target.exit_status,
+        detail: target.detail,
+        output: target.output,
+        output_bytes: target.output_bytes,
+        answered_at: output::time(target.answered_at_ms),
+    }
+}

@@ -1,0 +1,76 @@
+//! Servers this machine knows: `~/.config/writ/contexts.toml`. Tokens stay in their own files.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use writ_common::files;
+
+use crate::failure::Failure;
+
+/// One server.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Context {
+    /// "host:port" of the admin port.
+    pub(crate) server: String,
+    /// PEM of the certificate authority.
+    pub(crate) ca: PathBuf,
+    /// The bearer token's file.
+    pub(crate) token_file: PathBuf,
+}
+
+/// All of them.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Contexts {
+    /// The one that is used.
+    pub(crate) current: String,
+    /// By name.
+    #[serde(default)]
+    pub(crate) contexts: BTreeMap<String, Context>,
+}
+
+impl Contexts {
+    /// Reads the file; a missing one is empty.
+    pub(crate) fn load() -> Result<Self, Failure> {
+        let path = path()?;
+        let text = match files::read(&path) {
+            Err(error) if error.is_missing() => return Ok(Self::default()),
+            read => read.map_err(|error| Failure::local(error.to_string()))?,
+        };
+        let text = String::from_utf8_lossy(&text);
+        toml::from_str(&text).map_err(|error| Failure::local(format!("{}: {error}", path.display())))
+    }
+
+    /// Writes the file.
+    pub(crate) fn save(&self) -> Result<(), Failure> {
+        let path = path()?;
+        let local = |error: &dyn std::fmt::Display| Failure::local(error.to_string());
+        files::private_folder(path.parent().unwrap_or_else(|| Path::new(".")))
+            .map_err(|error| local(&error))?;
+        let text = toml::to_string(self).map_err(|error| local(&error))?;
+        files::write_secret(&path, text.as_bytes()).map_err(|error| local(&error))
+    }
+
+    /// The one asked for, or the current one.
+    pub(crate) fn choose(&self, name: Option<&str>) -> Result<&Context, Failure> {
+        let name = name.unwrap_or(&self.current);
+        self.contexts.get(name).ok_or_else(|| {
+            Failure::local(if name.is_empty() {
+                "no server is known; add one: writ context add NAME --server HOST:7444 --ca admin-ca.pem --token-file FILE"
+                    .to_owned()
+            } else {
+                format!("there is no context `{name}`; see: writ context list")
+            })
+        })
+    }
+}
+
+fn path() -> Result<PathBuf, Failure> {
+    let folder = std::env::var_os("XDG_CONFIG_HOME")
+        .map(PathBuf::from)
+        .or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(".config")));
+    let folder = folder.ok_or_else(|| Failure::local("neither XDG_CONFIG_HOME nor HOME is set"))?;
+    Ok(folder.join("writ/contexts.toml"))
+}

@@ -1,0 +1,62 @@
+//! What went wrong, and what to do: one sentence each, and an exit code that is documented.
+
+use std::process::ExitCode;
+
+use serde::Serialize;
+use tonic::Code;
+use tonic_types::StatusExt as _;
+
+use crate::args::Format;
+
+/// A failed call.
+#[derive(Debug, Serialize)]
+pub(crate) struct Failure {
+    error: String,
+    reason: String,
+    exit_code: u8,
+}
+
+impl Failure {
+    /// Something on this machine: a file, the context, the terminal.
+    pub(crate) fn local(error: impl Into<String>) -> Self {
+        Self { error: error.into(), reason: "local".to_owned(), exit_code: 8 }
+    }
+
+    /// The server cannot be reached.
+    pub(crate) fn unreachable(error: impl Into<String>) -> Self {
+        Self { error: error.into(), reason: "unreachable".to_owned(), exit_code: 3 }
+    }
+
+    /// Prints it to standard error, as text or JSON.
+    pub(crate) fn report(&self, format: Format) -> ExitCode {
+        match format {
+            Format::Table => eprintln!("writ: {}", self.error),
+            Format::Json => {
+                eprintln!("{}", serde_json::to_string(self).unwrap_or_else(|_| self.error.clone()))
+            }
+        }
+        ExitCode::from(self.exit_code)
+    }
+}
+
+impl From<tonic::Status> for Failure {
+    fn from(status: tonic::Status) -> Self {
+        let reason = status
+            .get_details_error_info()
+            .map_or_else(|| format!("{:?}", status.code()), |info| info.reason);
+        let exit_code = match status.code() {
+            Code::Unavailable | Code::DeadlineExceeded => 3,
+            Code::Unauthenticated | Code::PermissionDenied => 4,
+            Code::NotFound => 5,
+            Code::InvalidArgument
+            | Code::AlreadyExists
+            | Code::FailedPrecondition
+            | Code::ResourceExhausted => 7,
+            _ => 3,
+        };
+        let fields =
+            status.get_details_bad_request().map(|request| request.field_violations).unwrap_or_default();
+        let field = fields.first().map_or_else(String::new, |violation| format!("{}: ", violation.field));
+        Self { error: format!("{field}{}", status.message()), reason, exit_code }
+    }
+}
