@@ -14,14 +14,13 @@ use tokio::sync::mpsc;
 use tonic::transport::Channel;
 use tracing::{info, warn};
 use writ_common::backoff::{Backoff, jitter};
-use writ_common::files::FileError;
 use writ_common::limits::MAX_FRAME_BYTES;
 use writ_common::refusal::Refusal;
 use writ_common::tls::{Anchors, ConnectError, connect};
 use writ_proto::v1::agent_gateway_client::AgentGatewayClient;
 
 use crate::app::status::Status;
-use crate::obey::{Finished, Obedience};
+use crate::obey::{Finished, FollowError, Obedience};
 use crate::refusals::Refusals;
 use crate::replay::JournalError;
 
@@ -57,9 +56,9 @@ pub enum LinkError {
     /// The journal failed.
     #[error(transparent)]
     Journal(#[from] JournalError),
-    /// The trust store failed.
+    /// A bundle could not be kept.
     #[error(transparent)]
-    Trust(#[from] FileError),
+    Follow(#[from] FollowError),
 }
 
 impl From<tonic::Status> for LinkError {

@@ -9,6 +9,7 @@ use prost::Message as _;
 use tokio::sync::{Semaphore, mpsc};
 use tracing::{error, info, warn};
 use writ_common::admission::check_approvals;
+use writ_common::files::FileError;
 use writ_common::id::{CommandId, Digest};
 use writ_common::limits::MAX_COUNTED_DELIVERIES;
 use writ_common::receipt::{Decision, Ending};
@@ -38,6 +39,17 @@ pub struct Finished {
     pub digest: Digest,
     /// The receipt's envelope.
     pub receipt: Bytes,
+}
+
+/// A bundle could not be kept.
+#[derive(Debug, thiserror::Error)]
+pub enum FollowError {
+    /// The trust store failed.
+    #[error(transparent)]
+    Trust(#[from] FileError),
+    /// The journal failed.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
 }
 
 /// What a delivery came to.
@@ -110,6 +122,20 @@ impl Obedience {
             Arc::new(Self { identity, trust, journal, table, time, running, answers, is_behind, shutdown }),
             receiver,
         )
+    }
+
+    /// Walks on along these bundles as far as they lead; a bundle may set the time floor anew. Returns how many were new.
+    ///
+    /// # Errors
+    /// The outer error is the disk's, the inner one says why a bundle does not follow; those before it are kept.
+    pub fn follow(&self, bundles: Vec<Bytes>) -> Result<Result<usize, Refusal>, FollowError> {
+        let before = self.trust.chain().head().bundle.version;
+        let followed = self.trust.extend(bundles)?;
+        let chain = self.trust.chain();
+        if let Some(floor) = chain.after(before).filter_map(|link| link.bundle.floor_reset).last() {
+            self.journal.reset_floor(floor)?;
+        }
+        Ok(followed)
     }
 
     /// Takes a delivery through the checks of protocol.md §4, in their order.

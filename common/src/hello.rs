@@ -1,7 +1,13 @@
 //! The first words of a session (protocol.md §6).
 
+use std::time::Duration;
+
+use crate::envelope::{HelloPurpose, Verified, verify};
 use crate::id::{AgentId, Digest, FleetId, KeyId};
+use crate::limits::{PROTOCOL, SKEW};
+use crate::refusal::{Refusal, RefusalCode};
 use crate::time::Timestamp;
+use crate::trust::{Keyring, TrustBundle};
 
 /// 32 random bytes that make a session's first words unrepeatable.
 pub type Nonce = [u8; 32];
@@ -42,4 +48,64 @@ pub struct AgentProof {
     pub server_key: KeyId,
     /// The TLS leaf it saw.
     pub tls_leaf_spki_digest: Digest,
+}
+
+/// What an agent knows when a hello arrives.
+#[derive(Debug, Clone, Copy)]
+pub struct Expected<'a> {
+    /// The newest bundle the agent holds.
+    pub bundle: &'a TrustBundle,
+    /// The agent's realm.
+    pub realm: &'a str,
+    /// The nonce it sent.
+    pub nonce: Nonce,
+    /// SHA-256 of the SubjectPublicKeyInfo of the TLS leaf on the wire.
+    pub tls_leaf: Digest,
+    /// Session time never falls below this.
+    pub floor: Timestamp,
+    /// How long the hello took.
+    pub round_trip: Duration,
+}
+
+impl Expected<'_> {
+    /// Whether this hello is by a server the agent obeys, on this connection, now (protocol.md §6.2).
+    ///
+    /// The hello brings its own time, so its signer's dates are judged by that time; the floor keeps it honest.
+    ///
+    /// # Errors
+    /// The first check that failed.
+    pub fn verify(&self, envelope: &[u8]) -> Result<Verified<HelloPurpose>, Refusal> {
+        let keyring = Keyring::new(self.bundle, self.realm);
+        let verified = verify::<HelloPurpose>(envelope, &keyring.undated_candidates(), 1)?;
+        let hello = verified.document();
+        for key in verified.signers() {
+            let dated = keyring.check_dates(*key, hello.time);
+            dated.map_err(|code| Refusal::new(code, format!("the hello is of {}, key {key}", hello.time)))?;
+        }
+        if hello.fleet != self.bundle.fleet {
+            return Err(Refusal::new(
+                RefusalCode::WrongFleet,
+                format!("the hello is of fleet {}", hello.fleet),
+            ));
+        }
+        let mismatch = |detail: &'static str| Err(Refusal::new(RefusalCode::HelloMismatch, detail));
+        if hello.agent_nonce != self.nonce {
+            return mismatch("the hello answers another nonce");
+        }
+        if !hello.tls_leaf_spki_digests.contains(&self.tls_leaf) {
+            return mismatch("the hello does not name the TLS leaf that is on the wire");
+        }
+        if hello.protocol != PROTOCOL {
+            return mismatch("the server speaks another version; upgrade the older of the two");
+        }
+        if self.round_trip > SKEW {
+            let detail = format!("the hello took {:?}", self.round_trip);
+            return Err(Refusal::new(RefusalCode::RoundTripTooLong, detail));
+        }
+        if hello.time < self.floor {
+            let detail = format!("the server says {}, the floor is {}", hello.time, self.floor);
+            return Err(Refusal::new(RefusalCode::TimeWentBack, detail));
+        }
+        Ok(verified)
+    }
 }

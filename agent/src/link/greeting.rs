@@ -8,12 +8,12 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 use tonic::transport::Channel;
 use tracing::info;
-use writ_common::envelope::{AgentProofPurpose, HelloPurpose, Sealed, Verified, sign, verify};
-use writ_common::hello::{AgentProof, Nonce};
+use writ_common::envelope::{AgentProofPurpose, Sealed, sign};
+use writ_common::hello::{AgentProof, Expected, Nonce};
 use writ_common::id::{Digest, random_bytes};
-use writ_common::limits::{PROTOCOL, SKEW};
-use writ_common::refusal::{Refusal, RefusalCode};
-use writ_common::trust::{Chain, Keyring};
+use writ_common::limits::PROTOCOL;
+use writ_common::refusal::RefusalCode;
+use writ_common::trust::Chain;
 use writ_proto::v1::agent_gateway_client::AgentGatewayClient;
 use writ_proto::v1::{self as proto, agent_frame, server_frame::Frame};
 
@@ -64,42 +64,28 @@ pub(super) async fn greet(
     };
     let round_trip = obedience.time.monotonic().saturating_sub(asked);
     let not_obeyed = |refusal| LinkError::NotObeyed { refusal, frame: envelope.clone() };
-    let verified = match verify_hello(obedience, &envelope) {
-        // §6.3: an unknown key may be one that a newer bundle lists; ask once, then decide.
+    let judge = || {
+        let chain = obedience.trust.chain();
+        let expected = Expected {
+            bundle: &chain.head().bundle,
+            realm: &obedience.identity.record.realm,
+            nonce,
+            tls_leaf: leaf,
+            floor: facts.floor,
+            round_trip,
+        };
+        expected.verify(&envelope)
+    };
+    let verified = match judge() {
+        // protocol.md §6.3: an unknown key may be one that a newer bundle lists; ask once, then decide.
         Err(refusal) if refusal.code == RefusalCode::UnknownKey => {
             fetch_chain(obedience, client).await?;
-            verify_hello(obedience, &envelope).map_err(not_obeyed)?
+            judge()
         }
-        verified => verified.map_err(not_obeyed)?,
+        judged => judged,
     };
+    let verified = verified.map_err(not_obeyed)?;
     let hello = verified.document();
-    let mismatch = |detail: &'static str| Err(not_obeyed(Refusal::new(RefusalCode::HelloMismatch, detail)));
-    if hello.fleet != obedience.identity.record.fleet {
-        return Err(not_obeyed(Refusal::new(
-            RefusalCode::WrongFleet,
-            format!("the hello is of fleet {}", hello.fleet),
-        )));
-    }
-    if hello.agent_nonce != nonce {
-        return mismatch("the hello answers another nonce");
-    }
-    if !hello.tls_leaf_spki_digests.contains(&leaf) {
-        return mismatch("the hello does not name the TLS leaf that is on the wire");
-    }
-    if hello.protocol != PROTOCOL {
-        return Err(LinkError::Protocol("it speaks another version; upgrade the older of the two"));
-    }
-    if round_trip > SKEW {
-        let detail = format!("the hello took {round_trip:?}");
-        return Err(not_obeyed(Refusal::new(RefusalCode::RoundTripTooLong, detail)));
-    }
-    // §6.5: session time never falls below the floor.
-    let floor =
-        obedience.trust.chain().head().bundle.floor_reset.map_or(facts.floor, |reset| reset.min(facts.floor));
-    if hello.time < floor {
-        let detail = format!("the server says {}, the floor is {floor}", hello.time);
-        return Err(not_obeyed(Refusal::new(RefusalCode::TimeWentBack, detail)));
-    }
     let proof = AgentProof {
         fleet: hello.fleet,
         agent: obedience.identity.record.agent,
@@ -116,20 +102,6 @@ pub(super) async fn greet(
     obedience.time.set(hello.time, asked);
     obedience.journal.begin_session(hello.time)?;
     Ok(Greeted { outbound, inbound, welcome })
-}
-
-/// The hello brings its own time, so its signer is judged by that time; the floor keeps it honest.
-fn verify_hello(obedience: &Obedience, envelope: &Bytes) -> Result<Verified<HelloPurpose>, Refusal> {
-    let chain = obedience.trust.chain();
-    let keyring = Keyring::new(&chain.head().bundle, &obedience.identity.record.realm);
-    let verified = verify::<HelloPurpose>(envelope, &keyring.undated_candidates(), 1)?;
-    let time = verified.document().time;
-    for key in verified.signers() {
-        keyring
-            .check_dates(*key, time)
-            .map_err(|code| Refusal::new(code, format!("the hello is of {time}, key {key}")))?;
-    }
-    Ok(verified)
 }
 
 /// Asks for the bundles after the one held and walks along them.
@@ -150,8 +122,7 @@ async fn fetch_chain(
             .into_inner();
         let sample = answer.bundles.first().cloned().unwrap_or_default();
         let added = obedience
-            .trust
-            .extend(answer.bundles)?
+            .follow(answer.bundles)?
             .map_err(|refusal| LinkError::NotObeyed { refusal, frame: sample })?;
         if added == 0 || !answer.more {
             return Ok(());

@@ -153,7 +153,7 @@ impl Session<'_> {
     async fn bundles(&mut self, bundles: Vec<Bytes>) -> Result<(), LinkError> {
         let now = self.now()?;
         let sample = bundles.last().cloned().unwrap_or_default();
-        match self.link.obedience.trust.extend(bundles)? {
+        match self.link.obedience.follow(bundles)? {
             Ok(_) => Ok(()),
             Err(refusal) => self.refused(&refusal, &sample, now).await,
         }

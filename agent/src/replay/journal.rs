@@ -261,6 +261,17 @@ impl Journal {
         self.write(|write| raise_floor(write, now))
     }
 
+    /// A trust bundle sets the floor anew: the only way it falls.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn reset_floor(&self, floor: Timestamp) -> Result<(), JournalError> {
+        self.write(|write| {
+            write.open_table(META)?.insert("floor", floor.as_millis())?;
+            Ok(())
+        })
+    }
+
     /// Admits a command: check 12. It is on disk when this returns.
     ///
     /// # Errors

@@ -1,0 +1,53 @@
+//! What is generated for people is in the tree and current. `UPDATE=1` writes it anew.
+
+use integration_tests::python::root;
+use writ_common::refusal::{Audible, RefusalCode};
+
+fn pinned(path: &str, expected: &[u8]) {
+    let path = root().join(path);
+    if std::env::var_os("UPDATE").is_some() {
+        std::fs::write(&path, expected).unwrap();
+    }
+    let stored = std::fs::read(&path).unwrap_or_default();
+    assert!(stored == expected, "{} is not current; run: make update", path.display());
+}
+
+#[test]
+fn descriptor_set_is_pinned_so_that_a_wire_change_shows() {
+    pinned("proto/vectors/descriptors.binpb", writ_proto::DESCRIPTORS);
+}
+
+#[test]
+fn refusals_page_is_current() {
+    let mut page = String::from(
+        "# Refusals\n\nGenerated from `common/src/refusal.rs`; `make update` writes it.\n\n\
+         Codes are stable: programs may rely on them. Each has vectors under `proto/vectors/refuse/`.\n",
+    );
+    for (audible, title, text) in [
+        (
+            Audible::Silent,
+            "Silent",
+            "No action and no answer; the agent counts them, reports them signed, and `writ alerts` shows them.",
+        ),
+        (
+            Audible::Answered,
+            "Answered",
+            "The agent starts nothing and says so at once in a signed receipt; `writ commands show` shows it.",
+        ),
+        (
+            Audible::Session,
+            "Bundles and sessions",
+            "The agent stays with the trust it has and tries again; counted and reported like silent ones.",
+        ),
+    ] {
+        page.push_str(&format!("\n## {title}\n\n{text}\n"));
+        for code in RefusalCode::ALL.iter().filter(|code| code.audible() == audible) {
+            page.push_str(&format!(
+                "\n### `{code}`\n\n{}\n\n*What to do:* {}\n",
+                code.meaning(),
+                code.cure()
+            ));
+        }
+    }
+    pinned("docs/refusals.md", page.as_bytes());
+}
