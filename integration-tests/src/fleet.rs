@@ -1,1 +1,623 @@
-//! x
+//! A fleet of real processes in a temporary folder: one server, any number of agents, an operator.
+//!
+//! Nothing here sleeps: a story waits for a line of a log or for a process to end, and gives up with the logs when it
+//! waited too long. `KEEP=1` keeps the folder; a panic prints its path.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixListener;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Condvar, Mutex, mpsc};
+use std::time::Duration;
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::intruder::Road;
+
+/// How long a story waits for anything before it fails. Generous: the machine may be busy; a good run never gets near.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Which binaries a story runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Build {
+    /// What users get.
+    Shipped,
+    /// With checkpoints and a clock that can be moved.
+    Testing,
+}
+
+impl Build {
+    fn suffix(self) -> &'static str {
+        match self {
+            Self::Shipped => "",
+            Self::Testing => "-testing",
+        }
+    }
+}
+
+/// A binary of this build, beside the one that runs.
+///
+/// # Panics
+/// When it was not built.
+#[must_use]
+pub fn binary(name: &str) -> PathBuf {
+    let here = std::env::current_exe().unwrap();
+    let folder = here.ancestors().find(|folder| folder.join("writ").is_file());
+    let path =
+        folder.unwrap_or_else(|| panic!("no writ beside {}; run: make build", here.display())).join(name);
+    assert!(path.is_file(), "{} is missing; run the tests with: make test", path.display());
+    path
+}
+
+fn command(program: &Path) -> Command {
+    #[expect(clippy::disallowed_methods, reason = "tests start what they test")]
+    let mut command = Command::new(program);
+    // Whatever the caller has set must not change a story.
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("WRIT")) {
+        command.env_remove(name);
+    }
+    command
+}
+
+/// A running daemon and its log so far.
+#[derive(Debug)]
+pub struct Daemon {
+    name: String,
+    child: Child,
+    log: Arc<Log>,
+}
+
+#[derive(Debug, Default)]
+struct Log {
+    lines: Mutex<(Vec<String>, bool)>,
+    grown: Condvar,
+}
+
+impl Daemon {
+    fn spawn(name: &str, mut command: Command) -> Self {
+        let mut child =
+            command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let log = Arc::new(Log::default());
+        let (stderr, writer) = (child.stderr.take().unwrap(), Arc::clone(&log));
+        std::thread::spawn(move || {
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                writer.lines.lock().unwrap().0.push(line);
+                writer.grown.notify_all();
+            }
+            writer.lines.lock().unwrap().1 = true;
+            writer.grown.notify_all();
+        });
+        Self { name: name.to_owned(), child, log }
+    }
+
+    /// Waits for a log line with this message whose fields satisfy a condition; the first such line, old or new.
+    ///
+    /// # Panics
+    /// When it does not come.
+    pub fn wait_for(&self, message: &str, matches: impl Fn(&Value) -> bool) -> Value {
+        let find = |lines: &[String]| {
+            lines.iter().find_map(|line| {
+                let fields = serde_json::from_str::<Value>(line).ok()?.get("fields")?.clone();
+                (fields["message"] == message && matches(&fields)).then_some(fields)
+            })
+        };
+        let waiting = self.log.lines.lock().unwrap();
+        let (lines, _) = self
+            .log
+            .grown
+            .wait_timeout_while(waiting, PATIENCE, |(lines, is_over)| find(lines).is_none() && !*is_over)
+            .unwrap();
+        find(&lines.0).unwrap_or_else(|| {
+            panic!("{} never said {message:?}; it said:\n{}", self.name, lines.0.join("\n"))
+        })
+    }
+
+    /// Waits until there are so many lines with this message.
+    ///
+    /// # Panics
+    /// When they do not come.
+    pub fn wait_for_count(&self, message: &str, count: usize) {
+        let waiting = self.log.lines.lock().unwrap();
+        let (lines, _) = self
+            .log
+            .grown
+            .wait_timeout_while(waiting, PATIENCE, |(lines, is_over)| {
+                with_message(lines, message).len() < count && !*is_over
+            })
+            .unwrap();
+        let found = with_message(&lines.0, message).len();
+        assert!(
+            found >= count,
+            "{} said {message:?} {found} times, not {count}; it said:\n{}",
+            self.name,
+            lines.0.join("\n")
+        );
+    }
+
+    /// How many lines with this message there are.
+    #[must_use]
+    pub fn count(&self, message: &str) -> usize {
+        self.lines(message).len()
+    }
+
+    /// The fields of all lines with this message.
+    #[must_use]
+    pub fn lines(&self, message: &str) -> Vec<Value> {
+        with_message(&self.log.lines.lock().unwrap().0, message)
+    }
+
+    /// Everything it said.
+    #[must_use]
+    pub fn said(&self) -> String {
+        self.log.lines.lock().unwrap().0.join("\n")
+    }
+
+    /// kill -9, as power failures and the OOM killer do.
+    pub fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// SIGTERM, and how it ended.
+    ///
+    /// # Panics
+    /// When it does not end.
+    pub fn stop(mut self) -> ExitStatus {
+        let mut kill = command(Path::new("/bin/kill"));
+        assert!(kill.arg(self.child.id().to_string()).status().unwrap().success());
+        let waiting = self.log.lines.lock().unwrap();
+        let (lines, _) =
+            self.log.grown.wait_timeout_while(waiting, PATIENCE, |(_, is_over)| !*is_over).unwrap();
+        assert!(lines.1, "{} did not end; it said:\n{}", self.name, lines.0.join("\n"));
+        drop(lines);
+        self.child.wait().unwrap()
+    }
+
+    /// Waits until it ended by itself.
+    ///
+    /// # Panics
+    /// When it does not.
+    pub fn wait(mut self) -> (ExitStatus, String) {
+        let waiting = self.log.lines.lock().unwrap();
+        let (lines, _) =
+            self.log.grown.wait_timeout_while(waiting, PATIENCE, |(_, is_over)| !*is_over).unwrap();
+        assert!(lines.1, "{} did not end; it said:\n{}", self.name, lines.0.join("\n"));
+        let said = lines.0.join("\n");
+        drop(lines);
+        (self.child.wait().unwrap(), said)
+    }
+}
+
+fn with_message(lines: &[String], message: &str) -> Vec<Value> {
+    let fields = |line: &String| Some(serde_json::from_str::<Value>(line).ok()?.get("fields")?.clone());
+    lines.iter().filter_map(fields).filter(|fields| fields["message"] == message).collect()
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("--- {} said:\n{}", self.name, self.said());
+        }
+    }
+}
+
+/// A state in which a daemon stops until the story lets it go, or kills it.
+#[derive(Debug)]
+pub struct Checkpoint {
+    variable: String,
+    reached: mpsc::Receiver<std::os::unix::net::UnixStream>,
+}
+
+impl Checkpoint {
+    /// Waits until the daemon stands there; dropping what is returned lets it go on.
+    ///
+    /// # Panics
+    /// When it never gets there.
+    #[must_use]
+    pub fn reached(&self) -> std::os::unix::net::UnixStream {
+        let mut stream = self
+            .reached
+            .recv_timeout(PATIENCE)
+            .unwrap_or_else(|_| panic!("{} was never reached", self.variable));
+        let mut name = vec![0; self.variable.split('=').next().unwrap().len()];
+        stream.read_exact(&mut name).unwrap();
+        stream
+    }
+}
+
+/// What the operator's command line said.
+#[derive(Debug)]
+pub struct Said {
+    /// The exit code.
+    pub code: i32,
+    /// Standard output.
+    pub stdout: String,
+    /// Standard error.
+    pub stderr: String,
+}
+
+impl Said {
+    /// Standard output as JSON.
+    ///
+    /// # Panics
+    /// When it is not.
+    #[must_use]
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+
+    /// The same, if it went well.
+    ///
+    /// # Panics
+    /// When it did not.
+    pub fn ok(self) -> Self {
+        assert_eq!(self.code, 0, "{self:?}");
+        self
+    }
+}
+
+/// A fleet.
+#[derive(Debug)]
+pub struct Fleet {
+    folder: TempDir,
+    build: Build,
+    /// Between the agents and the server.
+    pub road: Road,
+    /// The server, while it runs.
+    pub server: Option<Daemon>,
+    admin_port: u16,
+    /// Lines added to every server's configuration.
+    pub server_config: String,
+    /// Lines added to every agent's configuration.
+    pub agent_config: String,
+    actions: BTreeMap<String, String>,
+}
+
+impl Fleet {
+    /// A new fleet with a running server and no agents.
+    #[must_use]
+    pub fn new(build: Build) -> Self {
+        let mut fleet = Self::unmade(build);
+        fleet.init().ok();
+        fleet.start_server(None);
+        fleet.add_context();
+        fleet
+    }
+
+    /// A folder and a road, and nothing else yet.
+    ///
+    /// # Panics
+    /// When the folder cannot be made.
+    #[must_use]
+    pub fn unmade(build: Build) -> Self {
+        let folder = TempDir::with_prefix("writ-").unwrap();
+        let mut fleet = Self {
+            folder,
+            build,
+            road: Road::open(),
+            server: None,
+            admin_port: 0,
+            server_config: String::new(),
+            agent_config: String::new(),
+            actions: BTreeMap::new(),
+        };
+        fleet.folder.disable_cleanup(std::env::var_os("KEEP").is_some());
+        fs::create_dir(fleet.path("actions.d")).unwrap();
+        fleet.write_secret("passphrase", "correct horse battery staple\n");
+        fleet
+    }
+
+    /// A path in the fleet's folder.
+    #[must_use]
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Writes a file only its owner may read.
+    ///
+    /// # Panics
+    /// When it cannot be written.
+    pub fn write_secret(&self, name: &str, content: &str) -> PathBuf {
+        let path = self.path(name);
+        fs::write(&path, content).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        path
+    }
+
+    /// Runs something to its end.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    #[must_use]
+    pub fn run(&self, program: &str, arguments: &[&str]) -> Said {
+        self.run_with_input(program, arguments, "")
+    }
+
+    /// The same with something on standard input.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    #[must_use]
+    pub fn run_with_input(&self, program: &str, arguments: &[&str], input: &str) -> Said {
+        let mut command = command(&binary(program));
+        command.args(arguments).env("XDG_CONFIG_HOME", self.path("config"));
+        let mut child =
+            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut stdin = child.stdin.take().unwrap();
+        stdin.write_all(input.as_bytes()).unwrap();
+        drop(stdin);
+        let output = child.wait_with_output().unwrap();
+        Said {
+            code: output.status.code().unwrap_or(-1),
+            stdout: String::from_utf8(output.stdout).unwrap(),
+            stderr: String::from_utf8(output.stderr).unwrap(),
+        }
+    }
+
+    /// Runs `writ`.
+    #[must_use]
+    pub fn writ(&self, arguments: &[&str]) -> Said {
+        self.run("writ", arguments)
+    }
+
+    /// Runs `writ` for somebody to watch; its exit code.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    #[must_use]
+    pub fn show(&self, arguments: &[&str]) -> i32 {
+        let mut command = command(&binary("writ"));
+        let status = command.args(arguments).env("XDG_CONFIG_HOME", self.path("config")).status().unwrap();
+        status.code().unwrap_or(-1)
+    }
+
+    /// Runs `writ --output json`, which must go well.
+    #[must_use]
+    pub fn json(&self, arguments: &[&str]) -> Value {
+        let mut all = vec!["--output", "json"];
+        all.extend(arguments);
+        self.writ(&all).ok().json()
+    }
+
+    /// Runs `writ-server init`.
+    #[must_use]
+    pub fn init(&self) -> Said {
+        let (folder, passphrase) = (self.path("server"), self.path("passphrase"));
+        let endpoint = format!("localhost:{}", self.road.port());
+        let arguments = ["init", "--output", "json", "--name", "acme", "--endpoint", &endpoint];
+        let places =
+            ["--data-dir", folder.to_str().unwrap(), "--passphrase-file", passphrase.to_str().unwrap()];
+        self.run(&format!("writ-server{}", self.build.suffix()), &[arguments.as_slice(), &places].concat())
+    }
+
+    fn server_command(&self) -> Command {
+        let config = format!(
+            "[listen]\nagents = \"127.0.0.1:0\"\nadmin = \"127.0.0.1:{}\"\n[log]\nformat = \"json\"\n{}",
+            self.admin_port, self.server_config
+        );
+        fs::write(self.path("server.toml"), config).unwrap();
+        let mut command = command(&binary(&format!("writ-server{}", self.build.suffix())));
+        command
+            .arg("run")
+            .arg("--config")
+            .arg(self.path("server.toml"))
+            .arg("--data-dir")
+            .arg(self.path("server"));
+        command.env("WRITTEST_CLOCK", self.path("server-clock"));
+        command
+    }
+
+    /// Starts the server and leads the road to it.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub fn start_server(&mut self, checkpoint: Option<&Checkpoint>) {
+        let mut command = self.server_command();
+        if let Some(checkpoint) = checkpoint {
+            command.env("WRITTEST_CHECKPOINT", &checkpoint.variable);
+        }
+        let server = Daemon::spawn("server", command);
+        let serving = server.wait_for("serving", |_| true);
+        let port = |field: &str| {
+            serving[field].as_str().unwrap().rsplit_once(':').unwrap().1.parse::<u16>().unwrap()
+        };
+        self.admin_port = port("admin");
+        self.road.lead_to(port("agents"));
+        self.server = Some(server);
+    }
+
+    /// Starts the server without waiting for it to serve.
+    #[must_use]
+    pub fn try_server(&self) -> Daemon {
+        Daemon::spawn("server", self.server_command())
+    }
+
+    /// The running server.
+    ///
+    /// # Panics
+    /// When there is none.
+    #[must_use]
+    pub fn server(&self) -> &Daemon {
+        self.server.as_ref().unwrap()
+    }
+
+    /// kill -9 of the server.
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub fn kill_server(&mut self) {
+        self.server.take().unwrap().kill();
+    }
+
+    /// The port operators use.
+    #[must_use]
+    pub const fn admin_port(&self) -> u16 {
+        self.admin_port
+    }
+
+    /// Makes the operator know the server.
+    pub fn add_context(&self) {
+        let (ca, token) = (self.path("server/admin-ca.pem"), self.path("server/admin-token"));
+        let server = format!("localhost:{}", self.admin_port);
+        let places = ["--ca", ca.to_str().unwrap(), "--token-file", token.to_str().unwrap()];
+        let _added =
+            self.writ(&[["context", "add", "acme", "--server", &server].as_slice(), &places].concat()).ok();
+    }
+
+    /// Allows an action on every agent started from now on: a script that gets the parameter `word`, and writes it to
+    /// the file of its name.
+    ///
+    /// # Panics
+    /// When it cannot be written.
+    pub fn allow(&mut self, name: &str, script: &str, more: &str) -> PathBuf {
+        let (program, notes) = (self.path(&format!("{name}.sh")), self.path(&format!("{name}.notes")));
+        fs::write(&program, format!("#!/bin/sh\nNOTES='{}'\n{script}\n", notes.display())).unwrap();
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        let definition = format!(
+            "program = \"{}\"\narguments = [\"{{word}}\"]\nclass = \"change\"\n{more}\n[parameters.word]\ntype = \"text\"\npattern = \"[a-z0-9]{{1,40}}\"\n",
+            program.display()
+        );
+        let path = self.path(&format!("actions.d/{name}.toml"));
+        fs::write(&path, &definition).unwrap();
+        self.actions.insert(name.to_owned(), definition);
+        notes
+    }
+
+    /// A token for so many agents, in a file.
+    #[must_use]
+    pub fn token(&self, uses: u32) -> PathBuf {
+        let path = self.path("token");
+        let said = self.writ(&[
+            "enroll",
+            "token",
+            "create",
+            "--uses",
+            &uses.to_string(),
+            "--token-file",
+            path.to_str().unwrap(),
+        ]);
+        let _created = said.ok();
+        path
+    }
+
+    /// Writes an agent's configuration.
+    ///
+    /// # Panics
+    /// When it cannot be written.
+    pub fn agent_config(&self, name: &str) -> PathBuf {
+        let path = self.path(&format!("{name}.toml"));
+        let config = format!(
+            "data_dir = \"{}\"\n[actions]\ndir = \"{}\"\n[link]\nmax_backoff = \"200ms\"\n[log]\nformat = \"json\"\n{}",
+            self.path(name).display(),
+            self.path("actions.d").display(),
+            self.agent_config
+        );
+        fs::write(&path, config).unwrap();
+        path
+    }
+
+    /// Enrols an agent.
+    #[must_use]
+    pub fn enroll(&self, name: &str, token: &Path) -> Said {
+        let config = self.agent_config(name);
+        let places = ["--config", config.to_str().unwrap(), "--token-file", token.to_str().unwrap()];
+        self.run(
+            &format!("writ-agent{}", self.build.suffix()),
+            &[["enroll", "--output", "json", "--name", name].as_slice(), &places].concat(),
+        )
+    }
+
+    fn agent_command(&self, name: &str, checkpoint: Option<&Checkpoint>) -> Command {
+        let mut command = command(&binary(&format!("writ-agent{}", self.build.suffix())));
+        command.arg("run").arg("--config").arg(self.agent_config(name));
+        // A story that kills the agent must not have its own group killed with it.
+        command.process_group(0);
+        if let Some(checkpoint) = checkpoint {
+            command.env("WRITTEST_CHECKPOINT", &checkpoint.variable);
+        }
+        command
+    }
+
+    /// Starts an enrolled agent without waiting for its session.
+    #[must_use]
+    pub fn try_agent(&self, name: &str, checkpoint: Option<&Checkpoint>) -> Daemon {
+        Daemon::spawn(name, self.agent_command(name, checkpoint))
+    }
+
+    /// Starts an enrolled agent and waits for its session.
+    #[must_use]
+    pub fn start_agent(&self, name: &str, checkpoint: Option<&Checkpoint>) -> Daemon {
+        let agent = self.try_agent(name, checkpoint);
+        agent.wait_for("session began", |_| true);
+        agent
+    }
+
+    /// Enrols and starts an agent.
+    #[must_use]
+    pub fn agent(&self, name: &str) -> Daemon {
+        let _enrolled = self.enroll(name, &self.token(1)).ok();
+        self.start_agent(name, None)
+    }
+
+    /// The id of an enrolled agent.
+    ///
+    /// # Panics
+    /// When it is not enrolled.
+    #[must_use]
+    pub fn agent_id(&self, name: &str) -> String {
+        self.json(&["agents", "show", name])["agent_id"].as_str().unwrap().to_owned()
+    }
+
+    /// A place to stop a daemon at.
+    ///
+    /// # Panics
+    /// When the socket cannot be made.
+    #[must_use]
+    pub fn checkpoint(&self, name: &str) -> Checkpoint {
+        let path = self.path(&format!("{name}.sock"));
+        let _ = fs::remove_file(&path);
+        let listener = UnixListener::bind(&path).unwrap();
+        let (sender, reached) = mpsc::channel();
+        std::thread::spawn(move || {
+            for stream in listener.incoming().map_while(Result::ok) {
+                if sender.send(stream).is_err() {
+                    return;
+                }
+            }
+        });
+        Checkpoint { variable: format!("{name}={}", path.display()), reached }
+    }
+
+    /// Alerts of a kind, as the operator sees them.
+    ///
+    /// # Panics
+    /// When they cannot be listed.
+    #[must_use]
+    pub fn alerts(&self, kind: &str, code: &str) -> Vec<Value> {
+        let all = self.json(&["alerts"]);
+        let matching =
+            all.as_array().unwrap().iter().filter(|alert| alert["kind"] == kind && alert["code"] == code);
+        matching.cloned().collect()
+    }
+}
+
+impl Drop for Fleet {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("--- the fleet lived in {} (KEEP=1 keeps it)", self.folder.path().display());
+        }
+    }
+}
+
+/// The lines of a file that may not be there yet.
+#[must_use]
+pub fn lines(path: &Path) -> Vec<String> {
+    fs::read_to_string(path).unwrap_or_default().lines().map(str::to_owned).collect()
+}

@@ -1,1 +1,415 @@
-//! x
+//! The road between agents and server, and who may stand on it.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::{Ipv4Addr, Shutdown as SocketShutdown, TcpListener, TcpStream};
+use std::path::Path;
+use std::sync::{Arc, Condvar, Mutex};
+
+use prost::Message as _;
+use tokio::sync::mpsc;
+use tokio_stream::StreamExt as _;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::{Channel, Server};
+use tonic::{Request, Response, Status, Streaming};
+use writ_common::id::AgentId;
+use writ_common::keys::pem;
+use writ_common::shutdown::Shutdown;
+use writ_common::tls::{Anchors, ServerTls, TlsLeaf, connect, incoming};
+use writ_proto::v1::agent_gateway_client::AgentGatewayClient;
+use writ_proto::v1::agent_gateway_server::{AgentGateway, AgentGatewayServer};
+use writ_proto::v1::{self as proto, agent_frame, server_frame};
+
+use crate::fleet::PATIENCE;
+use crate::forge::{Forger, sealed};
+
+/// A port that leads to the server, or to somebody else.
+#[derive(Debug)]
+pub struct Road {
+    port: u16,
+    state: Arc<Mutex<RoadState>>,
+}
+
+#[derive(Debug, Default)]
+struct RoadState {
+    /// 0: nowhere; connections are closed at once.
+    leads_to: u16,
+    open: Vec<TcpStream>,
+}
+
+impl Road {
+    /// A road that leads nowhere yet.
+    ///
+    /// # Panics
+    /// When no port can be had.
+    #[must_use]
+    pub fn open() -> Self {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let state = Arc::new(Mutex::new(RoadState::default()));
+        let shared = Arc::clone(&state);
+        std::thread::spawn(move || {
+            for stream in listener.incoming().map_while(Result::ok) {
+                let _ = forward(&shared, stream);
+            }
+        });
+        Self { port, state }
+    }
+
+    /// The port agents know.
+    #[must_use]
+    pub const fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Where it leads.
+    ///
+    /// # Panics
+    /// Never in practice.
+    #[must_use]
+    pub fn destination(&self) -> u16 {
+        self.state.lock().unwrap().leads_to
+    }
+
+    /// Leads somewhere else from now on, and cuts every connection there is.
+    ///
+    /// # Panics
+    /// Never in practice.
+    pub fn lead_to(&self, port: u16) {
+        let mut state = self.state.lock().unwrap();
+        state.leads_to = port;
+        for stream in state.open.drain(..) {
+            let _ = stream.shutdown(SocketShutdown::Both);
+        }
+    }
+
+    /// Leads nowhere.
+    pub fn cut(&self) {
+        self.lead_to(0);
+    }
+}
+
+fn forward(state: &Arc<Mutex<RoadState>>, near: TcpStream) -> io::Result<()> {
+    let mut state = state.lock().unwrap();
+    if state.leads_to == 0 {
+        return Ok(());
+    }
+    let far = TcpStream::connect((Ipv4Addr::LOCALHOST, state.leads_to))?;
+    for stream in [&near, &far] {
+        stream.set_nodelay(true)?;
+        state.open.push(stream.try_clone()?);
+    }
+    for (mut from, mut to) in [(near.try_clone()?, far.try_clone()?), (far, near)] {
+        std::thread::spawn(move || {
+            let _ = io::copy(&mut from, &mut to);
+            let _ = to.shutdown(SocketShutdown::Write);
+        });
+    }
+    Ok(())
+}
+
+/// How a villain greets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Manner {
+    /// Passes the real server's words through, and adds its own.
+    InTheMiddle,
+    /// Has no server behind it and signs with a key of its own.
+    Impostor,
+}
+
+/// Somebody who holds the server's TLS key and stands on the road.
+#[derive(Debug)]
+pub struct Intruder {
+    port: u16,
+    lines: Arc<Lines>,
+    shutdown: Shutdown,
+    runtime: Option<tokio::runtime::Runtime>,
+}
+
+#[derive(Debug, Default)]
+struct Lines {
+    agents: Mutex<HashMap<AgentId, Line>>,
+    changed: Condvar,
+}
+
+/// What passed between one agent and the server.
+#[derive(Debug, Default)]
+struct Line {
+    to_agent: Option<mpsc::Sender<Result<proto::ServerFrame, Status>>>,
+    is_welcome: bool,
+    deliveries: Vec<proto::Delivery>,
+    from_agent: Vec<agent_frame::Frame>,
+}
+
+impl Lines {
+    fn note(&self, agent: AgentId, change: impl FnOnce(&mut Line)) {
+        change(self.agents.lock().unwrap().entry(agent).or_default());
+        self.changed.notify_all();
+    }
+}
+
+impl Intruder {
+    /// Stands between the road and the server it leads to, with the TLS key stolen from the server's folder.
+    #[must_use]
+    pub fn in_the_middle(road: &Road, server_folder: &Path) -> Self {
+        Self::stand(road, server_folder, Manner::InTheMiddle)
+    }
+
+    /// Pretends to be the server, with its TLS key but not its signing key.
+    #[must_use]
+    pub fn impostor(road: &Road, server_folder: &Path) -> Self {
+        Self::stand(road, server_folder, Manner::Impostor)
+    }
+
+    fn stand(road: &Road, server_folder: &Path, manner: Manner) -> Self {
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let shutdown = Shutdown::new();
+        let lines = Arc::new(Lines::default());
+        let read = |name: &str| std::fs::read(server_folder.join(name)).unwrap();
+        let leaf = TlsLeaf {
+            chain: pem::certificates(&read("tls.pem")).unwrap(),
+            key: pem::private_key(&read("tls.key")).unwrap(),
+        };
+        let authorities = pem::certificates(&read("admin-ca.pem")).unwrap();
+        let gateway = Gateway {
+            manner,
+            server: format!("127.0.0.1:{}", road.destination()),
+            authorities,
+            lines: Arc::clone(&lines),
+            shutdown: shutdown.clone(),
+        };
+        let port = runtime.block_on(async {
+            let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+            let port = listener.local_addr().unwrap().port();
+            let accepted = incoming(listener, &ServerTls::new(&leaf).unwrap(), &shutdown);
+            let asked = shutdown.clone();
+            shutdown.spawn(async move {
+                let service = AgentGatewayServer::new(gateway);
+                let asked = async move { asked.requested().await };
+                let _ = Server::builder()
+                    .add_service(service)
+                    .serve_with_incoming_shutdown(accepted, asked)
+                    .await;
+            });
+            port
+        });
+        road.lead_to(port);
+        Self { port, lines, shutdown, runtime: Some(runtime) }
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub const fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Waits until something holds of an agent's line.
+    fn wait<T>(&self, agent: AgentId, what: &str, find: impl Fn(&Line) -> Option<T>) -> T {
+        let found = |agents: &HashMap<AgentId, Line>| agents.get(&agent).and_then(&find);
+        let agents = self.lines.agents.lock().unwrap();
+        let (agents, _) = self
+            .lines
+            .changed
+            .wait_timeout_while(agents, PATIENCE, |agents| found(agents).is_none())
+            .unwrap();
+        found(&agents).unwrap_or_else(|| panic!("the intruder never saw {what} of {agent}"))
+    }
+
+    /// Waits until an agent has a session through here.
+    pub fn wait_for_session(&self, agent: AgentId) {
+        self.wait(agent, "a session", |line| line.is_welcome.then_some(()));
+    }
+
+    /// Waits until an agent answered an impostor's greeting with anything, or closed; what it said after its hello.
+    #[must_use]
+    pub fn wait_for_hellos(&self, agent: AgentId, count: usize) -> Vec<agent_frame::Frame> {
+        self.wait(agent, "enough hellos", |line| {
+            let is_hello = |frame: &&agent_frame::Frame| matches!(frame, agent_frame::Frame::Hello(_));
+            let hellos = line.from_agent.iter().filter(is_hello).count();
+            (hellos >= count)
+                .then(|| line.from_agent.iter().filter(|frame| !is_hello(frame)).cloned().collect())
+        })
+    }
+
+    /// Waits until so many commands passed on their way to an agent.
+    #[must_use]
+    pub fn wait_for_deliveries(&self, agent: AgentId, count: usize) -> Vec<proto::Delivery> {
+        self.wait(agent, "enough deliveries", |line| {
+            (line.deliveries.len() >= count).then(|| line.deliveries.clone())
+        })
+    }
+
+    /// Says something to an agent in the server's name.
+    ///
+    /// # Panics
+    /// When it has no line.
+    pub fn inject(&self, agent: AgentId, frame: server_frame::Frame) {
+        let sender = self.wait(agent, "a line", |line| line.to_agent.clone());
+        sender.blocking_send(Ok(proto::ServerFrame { frame: Some(frame) })).unwrap();
+    }
+
+    /// Delivers a command in the server's name.
+    pub fn deliver(&self, agent: AgentId, delivery: proto::Delivery) {
+        self.inject(agent, server_frame::Frame::Delivery(delivery));
+    }
+}
+
+impl Drop for Intruder {
+    fn drop(&mut self) {
+        self.shutdown.trigger();
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+struct Gateway {
+    manner: Manner,
+    server: String,
+    authorities: Vec<Vec<u8>>,
+    lines: Arc<Lines>,
+    shutdown: Shutdown,
+}
+
+impl Gateway {
+    async fn real_server(&self) -> Result<AgentGatewayClient<Channel>, Status> {
+        let anchors = Anchors::Authorities(self.authorities.clone());
+        let connection =
+            connect(&self.server, &anchors).await.map_err(|error| Status::unavailable(error.to_string()))?;
+        Ok(AgentGatewayClient::new(connection.channel))
+    }
+}
+
+#[tonic::async_trait]
+impl AgentGateway for Gateway {
+    async fn enroll(
+        &self,
+        request: Request<proto::EnrollRequest>,
+    ) -> Result<Response<proto::EnrollResponse>, Status> {
+        self.real_server().await?.enroll(request.into_inner()).await
+    }
+
+    async fn trust_chain(
+        &self,
+        request: Request<proto::TrustChainRequest>,
+    ) -> Result<Response<proto::TrustChainResponse>, Status> {
+        match self.manner {
+            Manner::InTheMiddle => self.real_server().await?.trust_chain(request.into_inner()).await,
+            Manner::Impostor => Ok(Response::new(proto::TrustChainResponse::default())),
+        }
+    }
+
+    type ConnectStream = ReceiverStream<Result<proto::ServerFrame, Status>>;
+
+    async fn connect(
+        &self,
+        request: Request<Streaming<proto::AgentFrame>>,
+    ) -> Result<Response<Self::ConnectStream>, Status> {
+        let mut from_agent = request.into_inner();
+        let first = from_agent.message().await?.unwrap_or_default();
+        let Some(agent_frame::Frame::Hello(hello)) = first.frame.clone() else {
+            return Err(Status::invalid_argument("no hello"));
+        };
+        let agent = AgentId::try_from(hello.agent_id.as_ref())
+            .map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let (to_agent, answers) = mpsc::channel(64);
+        let line = to_agent.clone();
+        self.lines.note(agent, |now| {
+            now.to_agent = Some(line);
+            now.is_welcome = false;
+        });
+        let lines = Arc::clone(&self.lines);
+        let listen = move |frame: &proto::AgentFrame| {
+            if let Some(frame) = frame.frame.clone() {
+                lines.note(agent, |line| line.from_agent.push(frame));
+            }
+        };
+        listen(&first);
+        match self.manner {
+            Manner::Impostor => {
+                let frame = server_frame::Frame::Hello(false_hello(&hello));
+                let _ = to_agent.send(Ok(proto::ServerFrame { frame: Some(frame) })).await;
+                self.shutdown.spawn(async move {
+                    while let Ok(Some(frame)) = from_agent.message().await {
+                        listen(&frame);
+                    }
+                });
+            }
+            Manner::InTheMiddle => {
+                let (to_server, frames) = mpsc::channel(64);
+                let _ = to_server.send(first).await;
+                let mut from_server =
+                    self.real_server().await?.connect(ReceiverStream::new(frames)).await?.into_inner();
+                self.shutdown.spawn(async move {
+                    while let Some(Ok(frame)) = from_agent.next().await {
+                        listen(&frame);
+                        if to_server.send(frame).await.is_err() {
+                            return;
+                        }
+                    }
+                });
+                let lines = Arc::clone(&self.lines);
+                self.shutdown.spawn(async move {
+                    while let Some(frame) = from_server.next().await {
+                        let heard = frame.as_ref().ok().and_then(|frame| frame.frame.clone());
+                        if to_agent.send(frame).await.is_err() {
+                            return;
+                        }
+                        match heard {
+                            Some(server_frame::Frame::Welcome(_)) => {
+                                lines.note(agent, |line| line.is_welcome = true)
+                            }
+                            Some(server_frame::Frame::Delivery(delivery)) => {
+                                lines.note(agent, |line| line.deliveries.push(delivery));
+                            }
+                            _ => {}
+                        }
+                    }
+                });
+            }
+        }
+        Ok(Response::new(ReceiverStream::new(answers)))
+    }
+}
+
+/// A greeting with everything right but the key.
+fn false_hello(hello: &proto::AgentHello) -> bytes::Bytes {
+    let said = proto::ServerHello {
+        fleet_id: vec![0; 16].into(),
+        agent_nonce: hello.nonce.clone(),
+        server_nonce: vec![1; 32].into(),
+        time_ms: 1_790_000_000_000,
+        chain_version: hello.bundle_version,
+        chain_digest: hello.bundle_digest.clone(),
+        tls_leaf_spki_digests: Vec::new(),
+        protocol: 1,
+    };
+    sealed("server-hello", &said, &Forger::new([0x66; 32]))
+}
+
+/// A delivery with one bit of its signed payload flipped.
+///
+/// # Panics
+/// When the delivery is none.
+#[must_use]
+pub fn altered(delivery: &proto::Delivery) -> proto::Delivery {
+    let mut envelope = proto::Envelope::decode(delivery.envelope.clone()).unwrap();
+    let mut payload = envelope.payload.to_vec();
+    payload[20] ^= 1;
+    envelope.payload = payload.into();
+    proto::Delivery { envelope: envelope.encode_to_vec().into(), ..delivery.clone() }
+}
+
+/// The same order under a key of one's own.
+///
+/// # Panics
+/// When the delivery is none.
+#[must_use]
+pub fn forged(delivery: &proto::Delivery) -> proto::Delivery {
+    let envelope = proto::Envelope::decode(delivery.envelope.clone()).unwrap();
+    let forger = Forger::new([0x66; 32]);
+    let signed = crate::forge::envelope(&envelope.payload_type, &envelope.payload, &[&forger]);
+    proto::Delivery { envelope: signed.encode_to_vec().into(), ..delivery.clone() }
+}

@@ -100,10 +100,11 @@ pub async fn record_refusals(
     if said_fleet != fleet || said_agent != agent.id {
         return Ok(Err(Refusal::new(RefusalCode::WrongAgent, "refusal report of another agent")));
     }
-    for record in records {
-        warn!(agent.id = %agent.id, code = %record.code, count = record.count, "agent refused");
-    }
+    let said: Vec<_> = records.iter().map(|record| (record.code, record.count)).collect();
     let report_digest = verified.digest();
     store.record_refusals(verified.into_document(), report_digest, envelope, now).await?;
+    for (code, count) in said {
+        warn!(agent.id = %agent.id, %code, count, "agent refused");
+    }
     Ok(Ok(RefusalAcknowledgement { fleet, agent: agent.id, sequence, report_digest }))
 }

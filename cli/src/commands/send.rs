@@ -1,5 +1,6 @@
 //! `writ send`.
 
+use std::io::IsTerminal as _;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -67,11 +68,20 @@ async fn follow(client: &Client, command: Command, timeout: Option<Duration>) ->
     let request = GetCommandRequest { command_id: latest.command_id.clone() };
     let mut changes = client.commands().watch(request).await?.into_inner();
     let limit = timeout.unwrap_or(Duration::MAX);
+    let is_terminal = std::io::stderr().is_terminal();
+    let mut shown_tenths = None;
     let watching = async {
         while let Some(change) = changes.message().await? {
             let counts = Counts::new(change.progress);
-            bar.set_position(counts.answered() + counts.expired);
+            let settled = counts.answered() + counts.expired;
+            bar.set_position(settled);
             bar.set_message(counts.describe());
+            // A log has no bar; it gets a line for every tenth.
+            let tenths = Some(settled * 10 / counts.targets.max(1));
+            if !is_terminal && tenths != shown_tenths {
+                eprintln!("{settled}/{} answered: {}", counts.targets, counts.describe());
+                shown_tenths = tenths;
+            }
             latest = change;
         }
         Ok::<_, tonic::Status>(())

@@ -184,12 +184,12 @@ impl<'a> Live<'a> {
             self.server.dispatcher.changed(command);
         }
         if is_replay {
-            warn!(command.id = %command, agent.id = %self.agent.id, deliveries, made, "command replayed by somebody");
             let detail = format!(
                 "Command {command} was delivered {deliveries} times on a stream where this server sent it {made} times. Somebody between the server and the agent replays; nothing was started again."
             );
             let alarm = Alarm { kind: AlertKind::Replayed, code: "", agent: self.agent.id, count: 1, detail };
             self.server.store.raise(alarm, None, now).await.map_err(unavailable)?;
+            warn!(command.id = %command, agent.id = %self.agent.id, deliveries, made, "command replayed by somebody");
         }
         let ack = proto::AnswerAcknowledgement { command_id, command_digest };
         Ok(self.outbound.send(Frame::AnswerAck(ack)).await?)
