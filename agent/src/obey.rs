@@ -239,6 +239,7 @@ impl Obedience {
             if let Err(error) = self.journal.note_process_group(id, group) {
                 warn!(command.id = %id, %error, "the process group could not be noted");
             }
+            writ_common::checkpoint!("group_noted");
         };
         let ended = execute::run(plan, note_group).await;
         info!(command.id = %id, ending = ended.ending.as_str(), "command ended");

@@ -26,14 +26,21 @@ pub fn checkpoint(name: &str) {
     }
 }
 
+/// Names a file that holds a number of seconds to add to the monotonic clock.
+pub const MONOTONIC_VARIABLE: &str = "WRITTEST_MONOTONIC";
+
 pub(crate) fn shifted(wall: Timestamp) -> Timestamp {
-    let Ok(path) = std::env::var(CLOCK_VARIABLE) else {
-        return wall;
-    };
-    let text = std::fs::read_to_string(&path).unwrap_or_default();
-    match text.trim().parse::<i64>() {
-        Ok(seconds) if seconds < 0 => wall - Duration::from_secs(seconds.unsigned_abs()),
-        Ok(seconds) => wall + Duration::from_secs(seconds.unsigned_abs()),
-        Err(_) => wall,
+    match offset(CLOCK_VARIABLE) {
+        seconds if seconds < 0 => wall - Duration::from_secs(seconds.unsigned_abs()),
+        seconds => wall + Duration::from_secs(seconds.unsigned_abs()),
     }
+}
+
+pub(crate) fn advanced(monotonic: Duration) -> Duration {
+    monotonic + Duration::from_secs(offset(MONOTONIC_VARIABLE).unsigned_abs())
+}
+
+fn offset(variable: &str) -> i64 {
+    let path = std::env::var(variable).unwrap_or_default();
+    std::fs::read_to_string(path).unwrap_or_default().trim().parse().unwrap_or(0)
 }

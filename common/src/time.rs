@@ -103,6 +103,9 @@ impl Clock for SystemClock {
     }
 
     fn monotonic(&self) -> Duration {
-        self.origin.elapsed()
+        let monotonic = self.origin.elapsed();
+        #[cfg(feature = "testing")]
+        let monotonic = crate::testing::advanced(monotonic);
+        monotonic
     }
 }

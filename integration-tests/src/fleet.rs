@@ -163,6 +163,15 @@ impl Daemon {
         self.child.wait().unwrap();
     }
 
+    /// The same while others still look at it.
+    ///
+    /// # Panics
+    /// When there is no such process.
+    pub fn kill_in_place(&self) {
+        let mut kill = command(Path::new("/bin/kill"));
+        assert!(kill.args(["-9", &self.child.id().to_string()]).status().unwrap().success());
+    }
+
     /// SIGTERM, and how it ended.
     ///
     /// # Panics
@@ -537,6 +546,7 @@ impl Fleet {
     fn agent_command(&self, name: &str, checkpoint: Option<&Checkpoint>) -> Command {
         let mut command = command(&binary(&format!("writ-agent{}", self.build.suffix())));
         command.arg("run").arg("--config").arg(self.agent_config(name));
+        command.env("WRITTEST_MONOTONIC", self.path(&format!("{name}-monotonic")));
         // A story that kills the agent must not have its own group killed with it.
         command.process_group(0);
         if let Some(checkpoint) = checkpoint {
@@ -593,6 +603,42 @@ impl Fleet {
             }
         });
         Checkpoint { variable: format!("{name}={}", path.display()), reached }
+    }
+
+    /// Starts any of our programs with a checkpoint.
+    #[must_use]
+    pub fn spawn(&self, program: &str, arguments: &[&str], checkpoint: &Checkpoint) -> Daemon {
+        let mut command = command(&binary(program));
+        command.args(arguments).env("WRITTEST_CHECKPOINT", &checkpoint.variable);
+        Daemon::spawn(program, command)
+    }
+
+    /// The process that runs a script of this fleet.
+    ///
+    /// # Panics
+    /// When there is none.
+    #[must_use]
+    pub fn process_of(&self, script: &str) -> u32 {
+        let path = self.path(script);
+        let runs_it = |pid: &u32| {
+            let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            line.split(|byte| *byte == 0).any(|word| word == path.as_os_str().as_encoded_bytes())
+        };
+        let entries = fs::read_dir("/proc").unwrap();
+        let mut pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());
+        pids.find(runs_it).unwrap_or_else(|| panic!("nothing runs {}", path.display()))
+    }
+
+    /// Kills a process group, as a reboot would.
+    ///
+    /// # Panics
+    /// When there is none.
+    pub fn kill_group(&self, leader: u32) {
+        let mut kill = command(Path::new("/bin/kill"));
+        assert!(kill.args(["-9", "--", &format!("-{leader}")]).status().unwrap().success());
+        while Path::new(&format!("/proc/{leader}")).exists() {
+            std::thread::yield_now();
+        }
     }
 
     /// Alerts of a kind, as the operator sees them.

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex};
 
 use prost::Message as _;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Server};
@@ -15,7 +15,8 @@ use tonic::{Request, Response, Status, Streaming};
 use writ_common::id::AgentId;
 use writ_common::keys::pem;
 use writ_common::shutdown::Shutdown;
-use writ_common::tls::{Anchors, ServerTls, TlsLeaf, connect, incoming};
+use writ_common::time::Timestamp;
+use writ_common::tls::{Anchors, ServerTls, TlsAuthority, TlsLeaf, connect, incoming};
 use writ_proto::v1::agent_gateway_client::AgentGatewayClient;
 use writ_proto::v1::agent_gateway_server::{AgentGateway, AgentGatewayServer};
 use writ_proto::v1::{self as proto, agent_frame, server_frame};
@@ -113,6 +114,8 @@ fn forward(state: &Arc<Mutex<RoadState>>, near: TcpStream) -> io::Result<()> {
 enum Manner {
     /// Passes the real server's words through, and adds its own.
     InTheMiddle,
+    /// The same, but holds the server's greeting back until the story lets it go.
+    HoldingBack,
     /// Has no server behind it and signs with a key of its own.
     Impostor,
 }
@@ -122,6 +125,7 @@ enum Manner {
 pub struct Intruder {
     port: u16,
     lines: Arc<Lines>,
+    greetings: Arc<Semaphore>,
     shutdown: Shutdown,
     runtime: Option<tokio::runtime::Runtime>,
 }
@@ -161,29 +165,54 @@ impl Intruder {
         Self::stand(road, server_folder, Manner::Impostor)
     }
 
+    /// Stands in the middle and holds every greeting back until [`Self::let_greetings_go`].
+    #[must_use]
+    pub fn holding_back(road: &Road, server_folder: &Path) -> Self {
+        Self::stand(road, server_folder, Manner::HoldingBack)
+    }
+
+    /// Stands in the middle with a TLS leaf of its own, made with the stolen key of the TLS authority.
+    #[must_use]
+    pub fn with_own_leaf(road: &Road, server_folder: &Path, now: Timestamp) -> Self {
+        let read = |name: &str| std::fs::read(server_folder.join(name)).unwrap();
+        let authority = TlsAuthority {
+            certificate: pem::certificates(&read("admin-ca.pem")).unwrap().remove(0),
+            key: pem::private_key(&read("tls-ca.key")).unwrap(),
+        };
+        let leaf = authority.issue(&["localhost".to_owned()], now).unwrap();
+        Self::stand_with(road, server_folder, Manner::InTheMiddle, &leaf)
+    }
+
     fn stand(road: &Road, server_folder: &Path, manner: Manner) -> Self {
-        let runtime =
-            tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let shutdown = Shutdown::new();
-        let lines = Arc::new(Lines::default());
         let read = |name: &str| std::fs::read(server_folder.join(name)).unwrap();
         let leaf = TlsLeaf {
             chain: pem::certificates(&read("tls.pem")).unwrap(),
             key: pem::private_key(&read("tls.key")).unwrap(),
         };
-        let authorities = pem::certificates(&read("admin-ca.pem")).unwrap();
+        Self::stand_with(road, server_folder, manner, &leaf)
+    }
+
+    fn stand_with(road: &Road, server_folder: &Path, manner: Manner, leaf: &TlsLeaf) -> Self {
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let shutdown = Shutdown::new();
+        let lines = Arc::new(Lines::default());
+        let authorities =
+            pem::certificates(&std::fs::read(server_folder.join("admin-ca.pem")).unwrap()).unwrap();
+        let greetings = Arc::new(Semaphore::new(0));
         let gateway = Gateway {
             manner,
             server: format!("127.0.0.1:{}", road.destination()),
             authorities,
             lines: Arc::clone(&lines),
+            greetings: Arc::clone(&greetings),
             shutdown: shutdown.clone(),
         };
         let port = runtime.block_on(async {
             let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
             let port = listener.local_addr().unwrap().port();
-            let accepted = incoming(listener, &ServerTls::new(&leaf).unwrap(), &shutdown);
+            let accepted = incoming(listener, &ServerTls::new(leaf).unwrap(), &shutdown);
             let asked = shutdown.clone();
             shutdown.spawn(async move {
                 let service = AgentGatewayServer::new(gateway);
@@ -196,7 +225,7 @@ impl Intruder {
             port
         });
         road.lead_to(port);
-        Self { port, lines, shutdown, runtime: Some(runtime) }
+        Self { port, lines, greetings, shutdown, runtime: Some(runtime) }
     }
 
     /// Where it listens.
@@ -215,6 +244,11 @@ impl Intruder {
             .wait_timeout_while(agents, PATIENCE, |agents| found(agents).is_none())
             .unwrap();
         found(&agents).unwrap_or_else(|| panic!("the intruder never saw {what} of {agent}"))
+    }
+
+    /// Lets held greetings go.
+    pub fn let_greetings_go(&self) {
+        self.greetings.add_permits(64);
     }
 
     /// Waits until an agent has a session through here.
@@ -270,6 +304,7 @@ struct Gateway {
     server: String,
     authorities: Vec<Vec<u8>>,
     lines: Arc<Lines>,
+    greetings: Arc<Semaphore>,
     shutdown: Shutdown,
 }
 
@@ -296,7 +331,9 @@ impl AgentGateway for Gateway {
         request: Request<proto::TrustChainRequest>,
     ) -> Result<Response<proto::TrustChainResponse>, Status> {
         match self.manner {
-            Manner::InTheMiddle => self.real_server().await?.trust_chain(request.into_inner()).await,
+            Manner::InTheMiddle | Manner::HoldingBack => {
+                self.real_server().await?.trust_chain(request.into_inner()).await
+            }
             Manner::Impostor => Ok(Response::new(proto::TrustChainResponse::default())),
         }
     }
@@ -337,7 +374,7 @@ impl AgentGateway for Gateway {
                     }
                 });
             }
-            Manner::InTheMiddle => {
+            Manner::InTheMiddle | Manner::HoldingBack => {
                 let (to_server, frames) = mpsc::channel(64);
                 let _ = to_server.send(first).await;
                 let mut from_server =
@@ -351,8 +388,12 @@ impl AgentGateway for Gateway {
                     }
                 });
                 let lines = Arc::clone(&self.lines);
+                let greetings = (self.manner == Manner::HoldingBack).then(|| Arc::clone(&self.greetings));
                 self.shutdown.spawn(async move {
                     while let Some(frame) = from_server.next().await {
+                        if let Some(greetings) = &greetings {
+                            let _let_go = greetings.acquire().await;
+                        }
                         let heard = frame.as_ref().ok().and_then(|frame| frame.frame.clone());
                         if to_agent.send(frame).await.is_err() {
                             return;

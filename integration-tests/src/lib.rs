@@ -5,3 +5,4 @@ pub mod fleet;
 pub mod forge;
 pub mod intruder;
 pub mod python;
+pub mod stolen;

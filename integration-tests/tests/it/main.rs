@@ -3,3 +3,16 @@
 
 mod pinned;
 mod vectors;
+
+mod first_command;
+
+mod enrolment;
+
+mod refused;
+mod refused_sessions;
+
+mod away;
+mod crash;
+
+mod bad_input;
+mod shipped;

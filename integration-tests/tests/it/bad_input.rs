@@ -1,0 +1,251 @@
+//! Wrong input of every kind: a clear error that says what to do, and nothing lost.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+
+use integration_tests::fleet::{Build, Fleet};
+use tokio::runtime::Runtime;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Code;
+use writ_common::keys::pem;
+use writ_common::tls::{Anchors, connect};
+use writ_proto::v1::agent_gateway_client::AgentGatewayClient;
+use writ_proto::v1::{self as proto, agent_frame::Frame};
+
+/// Says these frames to the agents' port, keeps the stream open, and returns how the server ended it.
+fn said_to(fleet: &Fleet, frames: Vec<Frame>) -> tonic::Status {
+    let authorities = pem::certificates(&fs::read(fleet.path("server/admin-ca.pem")).unwrap()).unwrap();
+    let endpoint = format!("localhost:{}", fleet.road.port());
+    Runtime::new().unwrap().block_on(async {
+        let connection = connect(&endpoint, &Anchors::Authorities(authorities)).await.unwrap();
+        let mut client = AgentGatewayClient::new(connection.channel).max_encoding_message_size(usize::MAX);
+        let (sender, outbound) = mpsc::channel(8);
+        for frame in frames {
+            sender.send(proto::AgentFrame { frame: Some(frame) }).await.unwrap();
+        }
+        let mut inbound = match client.connect(ReceiverStream::new(outbound)).await {
+            Ok(answer) => answer.into_inner(),
+            Err(status) => return status,
+        };
+        loop {
+            match inbound.message().await {
+                Ok(Some(_)) => {}
+                Ok(None) => return tonic::Status::ok("ended"),
+                Err(status) => return status,
+            }
+        }
+    })
+}
+
+fn hello(change: impl FnOnce(&mut proto::AgentHello)) -> Frame {
+    let mut hello = proto::AgentHello {
+        nonce: vec![1; 32].into(),
+        agent_id: vec![2; 16].into(),
+        bundle_version: 1,
+        bundle_digest: vec![3; 32].into(),
+        journal_id: vec![4; 16].into(),
+        journal_counter: 1,
+        agent_version: "0".to_owned(),
+        protocol: 1,
+        settings_revision: 0,
+    };
+    change(&mut hello);
+    Frame::Hello(hello)
+}
+
+#[test]
+fn malformed_and_out_of_turn_frames_end_the_stream_with_a_reason() {
+    let fleet = Fleet::new(Build::Testing);
+    let cases: Vec<(Vec<Frame>, Code, &str)> = vec![
+        (vec![Frame::Heartbeat(proto::Heartbeat::default())], Code::InvalidArgument, "must be a hello"),
+        (vec![hello(|hello| hello.nonce = vec![1; 31].into())], Code::InvalidArgument, "32 bytes"),
+        (vec![hello(|hello| hello.agent_id = vec![1; 15].into())], Code::InvalidArgument, "wrong length"),
+        (vec![hello(|hello| hello.protocol = 9)], Code::FailedPrecondition, "upgrade the older"),
+        (vec![hello(|hello| hello.agent_version = "x".repeat(129))], Code::InvalidArgument, "128 bytes"),
+        (
+            vec![hello(|_| {}), Frame::Heartbeat(proto::Heartbeat::default())],
+            Code::InvalidArgument,
+            "must be a proof",
+        ),
+        (vec![hello(|_| {}), Frame::Proof(vec![0; 9].into())], Code::PermissionDenied, "not enrolled here"),
+        (vec![hello(|hello| hello.nonce = vec![1; 2 << 20].into())], Code::OutOfRange, "too large"),
+    ];
+    for (frames, code, reason) in cases {
+        let status = said_to(&fleet, frames);
+        assert_eq!(status.code(), code, "{status:?}");
+        assert!(status.message().contains(reason), "{status:?}");
+    }
+    // The server is none the worse.
+    let _agent = fleet.agent("rome");
+    let _obeys = fleet.writ(&["send", "ping", "--all", "--wait"]).ok();
+}
+
+#[test]
+fn a_stream_that_says_nothing_is_ended() {
+    let fleet = Fleet::new(Build::Testing);
+    let status = said_to(&fleet, Vec::new());
+    assert_eq!(status.code(), Code::DeadlineExceeded, "{status:?}");
+    assert!(status.message().contains("said nothing"), "{status:?}");
+}
+
+#[test]
+fn a_proof_by_another_key_is_refused_and_raises_an_alert() {
+    let fleet = Fleet::new(Build::Testing);
+    let agent = fleet.agent("rome");
+    agent.kill();
+    let rome: writ_common::id::AgentId = fleet.agent_id("rome").parse().unwrap();
+    let forger = integration_tests::forge::Forger::new([6; 32]);
+    let proof = integration_tests::forge::sealed("agent-proof", &proto::AgentProof::default(), &forger);
+    let status = said_to(
+        &fleet,
+        vec![hello(|hello| hello.agent_id = rome.as_bytes().to_vec().into()), Frame::Proof(proof)],
+    );
+    assert_eq!(status.code(), Code::PermissionDenied, "{status:?}");
+    let alerts = fleet.alerts("impostor", "");
+    assert_eq!((alerts.len(), &alerts[0]["agent_name"]), (1, &serde_json::json!("rome")));
+}
+
+#[test]
+fn a_configuration_with_three_mistakes_names_all_three() {
+    let fleet = Fleet::new(Build::Testing);
+    let path = fleet.path("wrong.toml");
+    fs::write(&path, "data_dirr = \"/x\"\n[session]\noutbox = 0\nheartbeat = \"soon\"\n").unwrap();
+    let said = fleet.run("writ-server-testing", &["run", "--config", path.to_str().unwrap()]);
+    assert_eq!(said.code, 64);
+    for part in [
+        "3 problems",
+        "`data_dirr` is not a known key; did you mean `data_dir`?",
+        "`session.outbox` is `0`; it must be a whole number, 1 to 65536",
+        "`session.heartbeat` is `soon`",
+    ] {
+        assert!(said.stderr.contains(part), "{part} is not in {}", said.stderr);
+    }
+    let path = fleet.path("wrong-agent.toml");
+    fs::write(&path, "[link]\nbackoff = \"1s\"\n[journal]\nmax_entries = 1\n").unwrap();
+    let said = fleet.run("writ-agent-testing", &["run", "--config", path.to_str().unwrap()]);
+    assert!(
+        said.code == 64 && said.stderr.contains("2 problems") && said.stderr.contains("link.max_backoff"),
+        "{said:?}"
+    );
+}
+
+#[test]
+fn an_exposed_missing_or_foreign_key_keeps_the_server_from_starting_and_says_why() {
+    let mut fleet = Fleet::new(Build::Testing);
+    fleet.kill_server();
+    let key = fleet.path("server/signing.key");
+    let kept = fs::read(&key).unwrap();
+
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o640)).unwrap();
+    let said = fleet.try_server().wait().1;
+    assert!(said.contains("mode 640 lets others read it; run: chmod 600"), "{said}");
+
+    fs::remove_file(&key).unwrap();
+    let said = fleet.try_server().wait().1;
+    assert!(said.contains("signing.key") && said.contains("No such file"), "{said}");
+
+    let other = writ_common::keys::PrivateKey::<writ_common::keys::Server>::generate();
+    fleet.write_secret("server/signing.key", &pem::encode("PRIVATE KEY", &other.to_pkcs8()));
+    let said = fleet.try_server().wait().1;
+    assert!(said.contains("no agent would obey it; restore the right key from the backup"), "{said}");
+
+    fleet.write_secret("server/signing.key", std::str::from_utf8(&kept).unwrap());
+    fleet.start_server(None);
+}
+
+#[test]
+fn an_agent_without_identity_trust_or_a_private_key_obeys_nobody_and_says_why() {
+    let fleet = Fleet::new(Build::Testing);
+    let said = fleet.try_agent("rome", None).wait().1;
+    assert!(said.contains("this agent is not enrolled"), "{said}");
+
+    fleet.agent("rome").kill();
+    let trust = fleet.path("rome/trust.chain");
+    let kept = fs::read(&trust).unwrap();
+    for damaged in [&[][..], &kept[..kept.len() / 2], b"garbage"] {
+        fs::write(&trust, damaged).unwrap();
+        let said = fleet.try_agent("rome", None).wait().1;
+        assert!(said.contains("trust lost") && said.contains("obeys nobody"), "{said}");
+    }
+    fs::write(&trust, &kept).unwrap();
+
+    let key = fleet.path("rome/identity.key");
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o604)).unwrap();
+    let said = fleet.try_agent("rome", None).wait().1;
+    assert!(said.contains("chmod 600"), "{said}");
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
+
+    fs::write(fleet.path("actions.d/bad.toml"), "program = \"ls\"\n").unwrap();
+    let said = fleet.try_agent("rome", None).wait().1;
+    assert!(said.contains("bad.toml") && said.contains("absolute path"), "{said}");
+    fs::remove_file(fleet.path("actions.d/bad.toml")).unwrap();
+    let _agent = fleet.start_agent("rome", None);
+}
+
+#[test]
+fn operators_are_told_what_is_wrong_and_what_to_do() {
+    let fleet = Fleet::new(Build::Testing);
+    let said = |arguments: &[&str], code: i32, part: &str| {
+        let said = fleet.writ(arguments);
+        assert_eq!(said.code, code, "{said:?}");
+        assert!(said.stderr.contains(part), "{part} is not in {said:?}");
+    };
+    said(&["send", "ping", "--all"], 7, "no agent is enrolled; create a token");
+    said(&["send", "ping"], 2, "--agent");
+    said(&["send", "ping", "--all", "--agent", "rome"], 2, "cannot be used with");
+    said(&["send", "ping", "--agent", "rome"], 5, "writ agents list");
+    said(&["send", "ping", "--all", "--expires", "60d"], 7, "at most 2592000");
+    said(&["send", "action", "note", "word", "--all"], 2, "is not KEY=VALUE");
+    said(&["commands", "show", "12"], 7, "not a command id");
+    said(&["commands", "show", "0192f1c0-0000-7000-8000-000000000009"], 5, "writ commands list");
+    said(&["--context", "nowhere", "agents", "list"], 8, "there is no context `nowhere`");
+
+    let wrong = fleet.write_secret("wrong-token", "writ-admin.nonsense");
+    let ca = fleet.path("server/admin-ca.pem");
+    let server = format!("localhost:{}", fleet.admin_port());
+    let _added = fleet
+        .writ(&[
+            "context",
+            "add",
+            "wrong",
+            "--server",
+            &server,
+            "--ca",
+            ca.to_str().unwrap(),
+            "--token-file",
+            wrong.to_str().unwrap(),
+        ])
+        .ok();
+    said(&["agents", "list"], 4, "a valid bearer token is needed");
+    said(&["--context", "acme", "--output", "json", "send", "ping", "--agent", "x"], 5, "\"exit_code\":5");
+}
+
+#[test]
+fn init_refuses_weak_passphrases_and_names_it_cannot_use() {
+    let fleet = Fleet::unmade(Build::Testing);
+    fleet.write_secret("passphrase", "short\n");
+    let said = fleet.init();
+    assert!(said.code == 64 && said.stderr.contains("at least 12"), "{said:?}");
+    assert!(!fleet.path("server/writ.db").exists());
+
+    let passphrase = fleet.write_secret("passphrase", "correct horse battery staple\n");
+    let folder = fleet.path("server");
+    let arguments = [
+        "init",
+        "--name",
+        "acme",
+        "--endpoint",
+        "nowhere",
+        "--data-dir",
+        folder.to_str().unwrap(),
+        "--passphrase-file",
+        passphrase.to_str().unwrap(),
+    ];
+    let said = fleet.run("writ-server-testing", &arguments);
+    assert!(said.code == 64 && said.stderr.contains("is not host:port"), "{said:?}");
+
+    fs::set_permissions(&passphrase, fs::Permissions::from_mode(0o644)).unwrap();
+    let said = fleet.init();
+    assert!(said.code == 64 && said.stderr.contains("chmod 600"), "{said:?}");
+}

@@ -1,0 +1,163 @@
+//! kill -9 in every state of a command: nothing is lost, nothing is started twice.
+
+use integration_tests::fleet::{Build, Fleet, lines};
+use serde_json::Value;
+
+/// A fleet whose only agent is killed at a checkpoint while it carries a note out, and started again.
+fn agent_killed_at(checkpoint: &str, more: &str) -> (Fleet, Value, Vec<String>) {
+    let mut fleet = Fleet::new(Build::Testing);
+    let notes = fleet.allow("note", "echo \"$1\" >> \"$NOTES\"", more);
+    let _enrolled = fleet.enroll("rome", &fleet.token(1)).ok();
+    let stop = fleet.checkpoint(checkpoint);
+    let agent = fleet.start_agent("rome", Some(&stop));
+    let sent = fleet.json(&["send", "action", "note", "word=once", "--all"]);
+    let held = stop.reached();
+    agent.kill();
+    drop(held);
+    let _agent = fleet.start_agent("rome", None);
+    let id = sent["command_id"].as_str().unwrap();
+    fleet.server().wait_for("receipt stored", |said| said["command.id"] == id);
+    let shown = fleet.json(&["commands", "show", id]);
+    let noted = lines(&notes);
+    (fleet, shown["targets"][0].clone(), noted)
+}
+
+#[test]
+fn an_agent_killed_after_it_accepted_starts_the_command_once() {
+    let (fleet, target, noted) = agent_killed_at("accepted", "");
+    assert_eq!((&target["state"], noted.len()), (&Value::from("done"), 1));
+    assert!(fleet.json(&["alerts"]).as_array().unwrap().is_empty(), "an honest crash is no alarm");
+}
+
+#[test]
+fn an_agent_killed_after_it_noted_the_start_never_starts_it_again() {
+    let (fleet, target, noted) = agent_killed_at("started", "");
+    assert_eq!(
+        (&target["state"], &target["ending"]),
+        (&Value::from("failed"), &Value::from("indeterminate"))
+    );
+    assert!(noted.is_empty());
+    assert!(fleet.json(&["alerts"]).as_array().unwrap().is_empty(), "an honest crash is no alarm");
+}
+
+#[test]
+fn an_idempotent_action_is_indeterminate_while_its_process_is_not_proven_gone() {
+    // Killed before the process group was known: nothing can be proven.
+    let (_fleet, target, noted) = agent_killed_at("started", "idempotent = true");
+    assert_eq!((&target["ending"], noted.len()), (&Value::from("indeterminate"), 0));
+}
+
+#[test]
+fn an_agent_killed_before_it_sent_the_receipt_sends_that_very_receipt() {
+    let (fleet, target, noted) = agent_killed_at("finished", "");
+    assert_eq!((&target["state"], noted.len()), (&Value::from("done"), 1));
+    assert!(fleet.json(&["alerts"]).as_array().unwrap().is_empty(), "an honest crash is no alarm");
+}
+
+#[test]
+fn an_idempotent_action_whose_process_is_gone_is_started_once_more() {
+    let mut fleet = Fleet::new(Build::Testing);
+    // The first run waits to be killed with its group; the second sees its note and ends.
+    let script = "echo \"$1\" >> \"$NOTES\"; [ $(wc -l < \"$NOTES\") -gt 1 ] || exec sleep 600";
+    let notes = fleet.allow("note", script, "idempotent = true");
+    let _enrolled = fleet.enroll("rome", &fleet.token(1)).ok();
+    let stop = fleet.checkpoint("group_noted");
+    let agent = fleet.start_agent("rome", Some(&stop));
+    let sent = fleet.json(&["send", "action", "note", "word=again", "--all"]);
+    let held = stop.reached();
+    let group = fleet.process_of("note.sh");
+    agent.kill();
+    drop(held);
+    fleet.kill_group(group);
+    let agent = fleet.start_agent("rome", None);
+    agent.wait_for("idempotent command is started once more", |said| said["attempt"] == 1);
+    let id = sent["command_id"].as_str().unwrap();
+    fleet.server().wait_for("receipt stored", |said| said["command.id"] == id);
+    assert_eq!(fleet.json(&["commands", "show", id])["done"], 1);
+    assert!((1..=2).contains(&lines(&notes).len()), "at most one start for each attempt");
+}
+
+#[test]
+fn a_server_killed_between_store_and_send_sends_after_its_restart() {
+    let mut fleet = Fleet::new(Build::Testing);
+    let notes = fleet.allow("note", "echo \"$1\" >> \"$NOTES\"", "");
+    let agent = fleet.agent("rome");
+    let stop = fleet.checkpoint("command_stored");
+    fleet.server.take().unwrap().kill();
+    fleet.start_server(Some(&stop));
+    agent.wait_for_count("session began", 2);
+    fleet.add_context();
+
+    let id = "0192f1c0-0000-7000-8000-000000000002";
+    std::thread::scope(|scope| {
+        let fleet = &fleet;
+        let sending =
+            scope.spawn(|| fleet.writ(&["send", "action", "note", "word=once", "--all", "--id", id]));
+        let held = stop.reached();
+        fleet.server().kill_in_place();
+        drop(held);
+        assert_ne!(sending.join().unwrap().code, 0, "the operator was not told it went well");
+    });
+    fleet.server = None;
+    fleet.start_server(None);
+    agent.wait_for("command ended", |said| said["command.id"] == id);
+    fleet.server().wait_for("receipt stored", |said| said["command.id"] == id);
+    // The operator, who heard nothing, sends it again under the same id: one command, one start.
+    let again = fleet.json(&["send", "action", "note", "word=once", "--all", "--id", id, "--wait"]);
+    assert_eq!(again["done"], 1);
+    assert_eq!(lines(&notes), ["once"]);
+}
+
+#[test]
+fn a_server_killed_between_receipt_and_acknowledgement_keeps_one_receipt() {
+    let mut fleet = Fleet::new(Build::Testing);
+    let notes = fleet.allow("note", "echo \"$1\" >> \"$NOTES\"", "");
+    let agent = fleet.agent("rome");
+    let stop = fleet.checkpoint("receipt_stored");
+    fleet.server.take().unwrap().kill();
+    fleet.start_server(Some(&stop));
+    agent.wait_for_count("session began", 2);
+    fleet.add_context();
+    let sent = fleet.json(&["send", "action", "note", "word=once", "--all"]);
+    let held = stop.reached();
+    fleet.kill_server();
+    drop(held);
+    fleet.start_server(None);
+    agent.wait_for_count("session began", 3);
+    let shown = fleet.json(&["commands", "show", sent["command_id"].as_str().unwrap()]);
+    assert_eq!(shown["done"], 1);
+    // The next command shows that the stream is in order and the old receipt was taken as known.
+    let _next = fleet.writ(&["send", "action", "note", "word=twice", "--all", "--wait"]).ok();
+    assert_eq!(lines(&notes), ["once", "twice"]);
+    assert!(fleet.json(&["alerts"]).as_array().unwrap().is_empty(), "an honest crash is no alarm");
+}
+
+#[test]
+fn an_init_killed_before_its_last_step_can_be_run_again() {
+    let fleet = Fleet::unmade(Build::Testing);
+    let stop = fleet.checkpoint("fleet_made");
+    let (passphrase, folder) = (fleet.path("passphrase"), fleet.path("server"));
+    let init = fleet.spawn(
+        "writ-server-testing",
+        &[
+            "init",
+            "--name",
+            "acme",
+            "--endpoint",
+            "localhost:1",
+            "--data-dir",
+            folder.to_str().unwrap(),
+            "--passphrase-file",
+            passphrase.to_str().unwrap(),
+        ],
+        &stop,
+    );
+    let held = stop.reached();
+    init.kill_in_place();
+    drop(held);
+    let said = fleet.try_server().wait().1;
+    assert!(said.contains("init did not finish here; run it again"), "{said}");
+    let _made = fleet.init().ok();
+    let again = fleet.init();
+    assert!(again.code == 1 && again.stderr.contains("lives here already"), "{again:?}");
+}

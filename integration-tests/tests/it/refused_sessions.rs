@@ -1,0 +1,80 @@
+//! Servers an agent does not begin a session with, and agents a server does not.
+
+use std::fs;
+
+use integration_tests::fleet::{Build, Fleet};
+use integration_tests::intruder::Intruder;
+use integration_tests::stolen::now;
+
+#[test]
+fn an_impostor_without_the_signing_key_gets_no_session_and_learns_nothing() {
+    let fleet = Fleet::new(Build::Testing);
+    let agent = fleet.agent("rome");
+    let server = fleet.road.destination();
+    let impostor = Intruder::impostor(&fleet.road, &fleet.path("server"));
+    let said = impostor.wait_for_hellos(fleet.agent_id("rome").parse().unwrap(), 2);
+    assert!(said.is_empty(), "the agent told an impostor {said:?}");
+    assert_eq!(agent.count("session began"), 1, "only the honest one");
+    fleet.road.lead_to(server);
+    agent.wait_for_count("session began", 2);
+    fleet.server().wait_for("agent refused", |said| said["code"] == "unknown_key");
+}
+
+#[test]
+fn a_relay_with_a_leaf_of_its_own_is_noticed_by_the_agent() {
+    let fleet = Fleet::new(Build::Testing);
+    let agent = fleet.agent("rome");
+    let server = fleet.road.destination();
+    let relay = Intruder::with_own_leaf(&fleet.road, &fleet.path("server"), now());
+    agent.wait_for("refused in silence", |said| said["code"] == "hello_mismatch");
+    assert_eq!(agent.count("session began"), 1, "only the honest one");
+    drop(relay);
+    fleet.road.lead_to(server);
+    fleet.server().wait_for("agent refused", |said| said["code"] == "hello_mismatch");
+}
+
+#[test]
+fn a_greeting_held_back_longer_than_the_skew_is_not_believed() {
+    let fleet = Fleet::new(Build::Testing);
+    let agent = fleet.agent("rome");
+    let villain = Intruder::holding_back(&fleet.road, &fleet.path("server"));
+    let rome = fleet.agent_id("rome").parse().unwrap();
+    let _nothing = villain.wait_for_hellos(rome, 1);
+    fs::write(fleet.path("rome-monotonic"), "61").unwrap();
+    villain.let_greetings_go();
+    agent.wait_for("refused in silence", |said| said["code"] == "round_trip_too_long");
+    // The next greeting is quick, and the report goes out with it.
+    agent.wait_for_count("session began", 2);
+    fleet.server().wait_for("agent refused", |said| said["code"] == "round_trip_too_long");
+}
+
+#[test]
+fn a_server_whose_clock_went_back_is_not_believed_until_it_is_right_again() {
+    let mut fleet = Fleet::new(Build::Testing);
+    let agent = fleet.agent("rome");
+    fleet.kill_server();
+    // Past the skew, but not before the signing certificate begins: only the floor notices.
+    fs::write(fleet.path("server-clock"), "3600").unwrap();
+    fleet.start_server(None);
+    agent.wait_for_count("session began", 2);
+    fleet.kill_server();
+    fs::write(fleet.path("server-clock"), "0").unwrap();
+    fleet.start_server(None);
+    agent.wait_for("refused in silence", |said| said["code"] == "time_went_back");
+    fleet.kill_server();
+    fs::write(fleet.path("server-clock"), "3600").unwrap();
+    fleet.start_server(None);
+    agent.wait_for_count("session began", 3);
+    fleet.server().wait_for("agent refused", |said| said["code"] == "time_went_back");
+}
+
+#[test]
+fn somebody_with_an_agents_id_but_not_its_key_gets_no_session_and_raises_an_alert() {
+    let fleet = Fleet::new(Build::Testing);
+    let _rome = fleet.agent("rome");
+    fleet.agent("paris").kill();
+    // paris takes rome's record but has only its own key: its own disk contradicts itself.
+    fs::copy(fleet.path("rome/identity.dsse"), fleet.path("paris/identity.dsse")).unwrap();
+    let (status, said) = fleet.try_agent("paris", None).wait();
+    assert!(!status.success() && said.contains("names another key"), "{said}");
+}
