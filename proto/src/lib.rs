@@ -1,6 +1,12 @@
 //! Generated protobuf code. Only `writ_common::wire`, the server's `admin` and the command line name
 //! these types; everything else works on the domain types they convert to.
-#![allow(clippy::all, unreachable_pub, missing_debug_implementations, reason = "generated code")]
+#![allow(
+    clippy::all,
+    rustdoc::all,
+    unreachable_pub,
+    missing_debug_implementations,
+    reason = "generated code"
+)]
 
 /// What agents speak, and every signed document.
 pub mod v1 {

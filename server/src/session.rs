@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tonic::Status;
+use tonic::{Code, Status};
 use tracing::{debug, info};
 use writ_common::wire::status::Failure;
 use writ_proto::v1::{self as proto, server_frame::Frame};
@@ -65,6 +65,15 @@ impl From<Failure> for End {
     fn from(failure: Failure) -> Self {
         Self::Failed(failure)
     }
+}
+
+/// What to say about a frame that cannot be read; if the connection is what broke, nobody hears it.
+fn unreadable(status: &Status) -> End {
+    let message = format!("the frame cannot be read: {}", status.message());
+    End::Failed(match status.code() {
+        Code::OutOfRange => Failure::exhausted(message),
+        _ => Failure::protocol(message),
+    })
 }
 
 /// Serves one stream until it ends.

@@ -69,7 +69,7 @@ fn malformed_and_out_of_turn_frames_end_the_stream_with_a_reason() {
             "must be a proof",
         ),
         (vec![hello(|_| {}), Frame::Proof(vec![0; 9].into())], Code::PermissionDenied, "not enrolled here"),
-        (vec![hello(|hello| hello.nonce = vec![1; 2 << 20].into())], Code::OutOfRange, "too large"),
+        (vec![hello(|hello| hello.nonce = vec![1; 2 << 20].into())], Code::ResourceExhausted, "too large"),
     ];
     for (frames, code, reason) in cases {
         let status = said_to(&fleet, frames);

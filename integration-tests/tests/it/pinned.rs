@@ -51,3 +51,18 @@ fn refusals_page_is_current() {
     }
     pinned("docs/refusals.md", page.as_bytes());
 }
+
+#[test]
+fn the_binaries_depend_on_the_shared_crates_and_never_on_one_another() {
+    for (package, own) in
+        [("server", "writ-server"), ("agent", "writ-agent"), ("cli", "writ"), ("common", "writ-common")]
+    {
+        let manifest = std::fs::read_to_string(root().join(package).join("Cargo.toml")).unwrap();
+        for other in ["writ-server", "writ-agent"].iter().filter(|other| **other != own) {
+            let is_dependency = manifest
+                .lines()
+                .any(|line| line.starts_with(&format!("{other}.")) || line.starts_with(&format!("{other} ")));
+            assert!(!is_dependency, "{package} depends on {other}");
+        }
+    }
+}

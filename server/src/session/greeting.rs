@@ -12,7 +12,7 @@ use writ_common::limits::{MAX_NAME_BYTES, PROTOCOL};
 use writ_common::wire::status::Failure;
 use writ_proto::v1::{self as proto, agent_frame, server_frame::Frame};
 
-use super::{End, Outbound};
+use super::{End, Outbound, unreadable};
 use crate::app::Server;
 use crate::enroll::unavailable;
 use crate::store::{AgentRow, Alarm, AlertKind, Contact};
@@ -140,6 +140,7 @@ async fn next(inbound: &mut tonic::Streaming<proto::AgentFrame>) -> Result<agent
         Ok(Ok(Some(proto::AgentFrame { frame: None }))) => {
             Err(Failure::protocol("a frame was empty or unknown").into())
         }
-        Ok(Ok(None) | Err(_)) => Err(End::Gone),
+        Ok(Ok(None)) => Err(End::Gone),
+        Ok(Err(status)) => Err(unreadable(&status)),
     }
 }

@@ -12,7 +12,7 @@ use writ_common::wire::status::Failure;
 use writ_proto::v1::{self as proto, agent_frame, server_frame::Frame};
 
 use super::greeting::Proven;
-use super::{End, Outbound};
+use super::{End, Outbound, unreadable};
 use crate::app::Server;
 use crate::dispatch::{Outgoing, Seat};
 use crate::enroll::unavailable;
@@ -74,7 +74,8 @@ impl<'a> Live<'a> {
                     match frame {
                         Ok(Some(proto::AgentFrame { frame: Some(frame) })) => self.receive(frame).await?,
                         Ok(Some(proto::AgentFrame { frame: None })) => debug!(agent.id = %self.agent.id, "unknown frame"),
-                        Ok(None) | Err(_) => return Err(End::Gone),
+                        Ok(None) => return Err(End::Gone),
+                        Err(status) => return Err(unreadable(&status)),
                     }
                 }
                 item = self.seat.line.outbox.recv() => {

@@ -54,23 +54,6 @@ impl Store {
         .transpose()
     }
 
-    /// Records an administrator.
-    ///
-    /// # Errors
-    /// When the database fails or the name is taken.
-    pub async fn create_admin(
-        &self,
-        token: Digest,
-        name: String,
-        role: u8,
-        now: Timestamp,
-    ) -> Result<(), StoreError> {
-        self.write(move |connection| {
-            Box::pin(async move { insert_admin(connection, token, &name, role, now).await })
-        })
-        .await
-    }
-
     /// Records an enrolment token.
     ///
     /// # Errors
