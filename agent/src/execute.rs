@@ -59,6 +59,13 @@ impl ActionTable {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Self::default()),
             Err(error) => return Err(vec![Problems::one(folder, "", format!("cannot be read: {error}"))]),
         };
+        if action::is_writable_by_others(folder) {
+            let text = format!(
+                "others may write it, and with it run what they like; run: chmod go-w {}",
+                folder.display()
+            );
+            return Err(vec![Problems::one(folder, "", text)]);
+        }
         let mut paths: Vec<_> = entries
             .filter_map(|entry| Some(entry.ok()?.path()))
             .filter(|path| path.extension().is_some_and(|extension| extension == "toml"))

@@ -142,18 +142,18 @@ impl Identity {
 }
 
 /// The identity key, made at the first call and kept before anybody hears of it, so that an enrolment that was
-/// interrupted goes on with the same key.
+/// interrupted goes on with the same key; and whether it was made now.
 ///
 /// # Errors
 /// When it cannot be read or written.
-pub fn key_or_new(files: &Files) -> Result<PrivateKey<Agent>, IdentityError> {
+pub fn key_or_new(files: &Files) -> Result<(PrivateKey<Agent>, bool), IdentityError> {
     match read_key(files) {
         Err(IdentityError::File(error)) if error.is_missing() => {
             let key = PrivateKey::generate();
             files::write_secret(&files.key(), pem::encode("PRIVATE KEY", &key.to_pkcs8()).as_bytes())?;
-            Ok(key)
+            Ok((key, true))
         }
-        read => read,
+        read => read.map(|key| (key, false)),
     }
 }
 

@@ -236,6 +236,7 @@ impl Obedience {
         let attempt = self.journal.start(&durable, started_at, &boot_id())?;
         writ_common::checkpoint!("started");
         let note_group = |group| {
+            info!(command.id = %id, process.group = group, attempt, "action started");
             if let Err(error) = self.journal.note_process_group(id, group) {
                 warn!(command.id = %id, %error, "the process group could not be noted");
             }
@@ -391,7 +392,10 @@ impl Obedience {
 fn journal_refusal(failed: &JournalError) -> Refusal {
     let code = match failed {
         JournalError::Full(_) => RefusalCode::JournalFull,
-        JournalError::Redb(_) | JournalError::Damaged => RefusalCode::JournalFailed,
+        JournalError::Redb(_)
+        | JournalError::Damaged
+        | JournalError::NotAccepted(_)
+        | JournalError::File(_) => RefusalCode::JournalFailed,
     };
     Refusal::new(code, failed.to_string())
 }

@@ -93,6 +93,17 @@ fn write(path: &Path, content: &[u8], mode: u32) -> Result<(), FileError> {
     sync_folder(path)
 }
 
+/// Makes an empty file only its owner may read, if there is none: for databases, which would make it readable to all.
+///
+/// # Errors
+/// When it cannot be made.
+pub fn touch_private(path: &Path) -> Result<(), FileError> {
+    match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(FileError::io(path)(error)),
+        Ok(_) | Err(_) => Ok(()),
+    }
+}
+
 /// Makes a folder, with its parents, that only its owner may enter.
 ///
 /// # Errors

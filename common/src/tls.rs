@@ -7,7 +7,7 @@ mod server;
 
 pub use client::{Anchors, ConnectError, Connection, connect};
 pub use issue::{IssueError, TlsAuthority, TlsLeaf};
-pub use server::{Incoming, ServerTls, TlsSetupError, incoming};
+pub use server::{Accepted, Incoming, ServerTls, TlsSetupError, incoming};
 
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 

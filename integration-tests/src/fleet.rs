@@ -613,27 +613,11 @@ impl Fleet {
         Daemon::spawn(program, command)
     }
 
-    /// The process that runs a script of this fleet.
-    ///
-    /// # Panics
-    /// When there is none.
-    #[must_use]
-    pub fn process_of(&self, script: &str) -> u32 {
-        let path = self.path(script);
-        let runs_it = |pid: &u32| {
-            let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            line.split(|byte| *byte == 0).any(|word| word == path.as_os_str().as_encoded_bytes())
-        };
-        let entries = fs::read_dir("/proc").unwrap();
-        let mut pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());
-        pids.find(runs_it).unwrap_or_else(|| panic!("nothing runs {}", path.display()))
-    }
-
     /// Kills a process group, as a reboot would.
     ///
     /// # Panics
     /// When there is none.
-    pub fn kill_group(&self, leader: u32) {
+    pub fn kill_group(&self, leader: u64) {
         let mut kill = command(Path::new("/bin/kill"));
         assert!(kill.args(["-9", "--", &format!("-{leader}")]).status().unwrap().success());
         while Path::new(&format!("/proc/{leader}")).exists() {

@@ -27,6 +27,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, S
 use sqlx::{Connection as _, Executor as _, Row as _, SqlSafeStr as _, SqliteConnection, SqlitePool};
 use tokio::sync::{mpsc, oneshot};
 use tracing::error;
+use writ_common::files::{self, FileError};
 use writ_common::id::{Digest, FleetId};
 use writ_common::shutdown::Shutdown;
 use writ_common::time::Timestamp;
@@ -44,6 +45,9 @@ pub enum StoreError {
     /// The database's word.
     #[error("the database failed: {0}")]
     Database(#[from] sqlx::Error),
+    /// The file cannot be made.
+    #[error(transparent)]
+    File(#[from] FileError),
     /// A migration's word.
     #[error("the database could not be brought up to date: {0}")]
     Migration(#[from] sqlx::migrate::MigrateError),
@@ -58,9 +62,17 @@ pub enum StoreError {
     Closed,
 }
 
-type Job = Box<dyn for<'c> FnOnce(&'c mut SqliteConnection) -> BoxFuture<'c, Finished> + Send>;
-/// Called after the commit, with the reason if there was none.
-type Finished = Box<dyn FnOnce(Option<String>) + Send>;
+/// Gets the connection inside a transaction, or the reason why there is none.
+type Job =
+    Box<dyn for<'c> FnOnce(Result<&'c mut SqliteConnection, String>) -> BoxFuture<'c, Finished> + Send>;
+
+/// A job that ran, or could not.
+struct Finished {
+    /// Called after the commit, with the reason if there was none.
+    answer: Box<dyn FnOnce(Option<String>) + Send>,
+    /// Set when the transaction itself is in doubt, so that nothing of the batch may count.
+    broken: Option<String>,
+}
 
 /// A handle; clones share the file.
 #[derive(Debug, Clone)]
@@ -75,9 +87,10 @@ impl Store {
     /// # Errors
     /// When the disk or the file is not usable.
     pub async fn open(path: &Path, shutdown: &Shutdown) -> Result<Self, StoreError> {
+        // SQLite gives its own files the mode of this one; receipts hold what actions printed.
+        files::touch_private(path)?;
         let options = SqliteConnectOptions::new()
             .filename(path)
-            .create_if_missing(true)
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Full)
             .foreign_keys(true)
@@ -107,14 +120,14 @@ impl Store {
         let (answer, result) = oneshot::channel();
         let job: Job = Box::new(move |connection| {
             Box::pin(async move {
-                let done = in_savepoint(connection, work).await;
-                let finished: Finished = Box::new(move |not_committed| {
-                    let _ = answer.send(match not_committed {
-                        None => done,
-                        Some(why) => Err(StoreError::NotCommitted(why)),
-                    });
+                let (done, broken) = match connection {
+                    Ok(connection) => in_savepoint(connection, work).await,
+                    Err(why) => (Err(StoreError::NotCommitted(why)), None),
+                };
+                let answer = Box::new(move |not_committed: Option<String>| {
+                    let _ = answer.send(not_committed.map_or(done, |why| Err(StoreError::NotCommitted(why))));
                 });
-                finished
+                Finished { answer, broken }
             })
         });
         self.writer.send(job).await.map_err(|_| StoreError::Closed)?;
@@ -174,39 +187,50 @@ impl Store {
     }
 }
 
-async fn in_savepoint<T, F>(connection: &mut SqliteConnection, work: F) -> Result<T, StoreError>
+/// Runs a write so that its failure undoes it alone. The second value is set when even that failed: SQLite rolls a
+/// whole transaction back by itself when the disk is full, and what ran after it would stand outside of any.
+async fn in_savepoint<T, F>(
+    connection: &mut SqliteConnection,
+    work: F,
+) -> (Result<T, StoreError>, Option<String>)
 where
     F: for<'c> FnOnce(&'c mut SqliteConnection) -> BoxFuture<'c, Result<T, StoreError>>,
 {
-    connection.execute("SAVEPOINT one").await?;
-    let done = work(connection).await;
-    if done.is_err() {
-        connection.execute("ROLLBACK TO one").await?;
+    if let Err(error) = connection.execute("SAVEPOINT one").await {
+        let broken = error.to_string();
+        return (Err(error.into()), Some(broken));
     }
-    connection.execute("RELEASE one").await?;
-    done
+    let done = work(connection).await;
+    let end = if done.is_ok() { "RELEASE one" } else { "ROLLBACK TO one; RELEASE one" };
+    let broken = connection.execute(end).await.err().map(|error| error.to_string());
+    (done, broken)
 }
 
 /// The writer's task. Ends when every handle is gone.
 async fn write_batches(mut connection: SqliteConnection, mut jobs: mpsc::Receiver<Job>) {
     let mut batch = Vec::new();
     while jobs.recv_many(&mut batch, MAX_BATCH).await > 0 {
-        let mut finished = Vec::with_capacity(batch.len());
-        let begun = connection.execute("BEGIN IMMEDIATE").await;
+        let mut answers = Vec::with_capacity(batch.len());
+        let mut failed = connection.execute("BEGIN IMMEDIATE").await.err().map(|error| error.to_string());
         for job in batch.drain(..) {
-            finished.push(job(&mut connection).await);
+            let inside = match &failed {
+                None => Ok(&mut connection),
+                Some(why) => Err(why.clone()),
+            };
+            let Finished { answer, broken } = job(inside).await;
+            failed = failed.or(broken);
+            answers.push(answer);
         }
-        let committed = match begun {
-            Ok(_) => connection.execute("COMMIT").await,
-            Err(error) => Err(error),
-        };
-        let not_committed = committed.err().map(|error| error.to_string());
-        if let Some(error) = &not_committed {
+        if failed.is_none() {
+            failed = connection.execute("COMMIT").await.err().map(|error| error.to_string());
+        }
+        if let Some(error) = &failed {
             error!(%error, "nothing of this batch is stored");
+            // There may be no transaction left to roll back; either way none is open afterwards.
             let _ = connection.execute("ROLLBACK").await;
         }
-        for finish in finished {
-            finish(not_committed.clone());
+        for answer in answers {
+            answer(failed.clone());
         }
     }
 }

@@ -213,7 +213,7 @@ fn is_name(text: &str) -> bool {
     (1..=MAX_NAME_BYTES).contains(&text.len()) && text.chars().all(is_allowed) && text != "ping"
 }
 
-fn is_writable_by_others(path: &Path) -> bool {
+pub(super) fn is_writable_by_others(path: &Path) -> bool {
     std::fs::metadata(path).is_ok_and(|file| file.permissions().mode() & 0o022 != 0)
 }
 

@@ -12,6 +12,7 @@ use super::greeting::fetch_pinned;
 use super::{LinkError, gateway};
 use crate::app::VERSION;
 use crate::identity::{Files, Identity, IdentityError, key_or_new};
+use crate::replay::{Journal, JournalError};
 use crate::trust::Trust;
 
 /// Why an agent was not enrolled.
@@ -33,6 +34,9 @@ pub enum EnrollError {
     /// Something cannot be written.
     #[error(transparent)]
     File(#[from] FileError),
+    /// The journal cannot be made.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
     /// No endpoint of the token could be used.
     #[error("no server could be used: {}", .0.join("; "))]
     Endpoints(Vec<String>),
@@ -99,7 +103,7 @@ async fn enroll_at(
     let connection = connect(endpoint, &Anchors::SpkiDigests(token.tls_ca_spki_digests.clone())).await?;
     let mut client = gateway(connection.channel);
     let chain = fetch_pinned(&mut client, token.bundle_version, token.bundle_digest).await?;
-    let key = key_or_new(files).map_err(|error| Attempt::Final(error.into()))?;
+    let (key, is_new) = key_or_new(files).map_err(|error| Attempt::Final(error.into()))?;
     writ_common::checkpoint!("identity_key_made");
     let enrolment = Enrolment {
         fleet: token.fleet,
@@ -134,6 +138,12 @@ async fn enroll_at(
         record.public_key == *key.public() && record.fleet == token.fleet && record.realm == token.realm;
     if !is_about_us {
         return Err(Attempt::Link(LinkError::Protocol("its identity record is about another agent")));
+    }
+    if is_new {
+        // Commands sent between now and the first session are not too old: no journal can have been lost before.
+        let born =
+            Journal::open(&files.journal(), u64::MAX).and_then(|journal| journal.be_born(record.recorded_at));
+        born.map_err(|error| Attempt::Final(error.into()))?;
     }
     // Trust before identity: whoever is enrolled knows whom to obey.
     Trust::keep(files, &chain).map_err(|error| Attempt::Final(error.into()))?;

@@ -105,8 +105,9 @@ impl Session<'_> {
             send(&self.outbound, agent_frame::Frame::Refusals(report)).await?;
         }
         if !self.link.is_recovered {
-            obedience.recover(self.now()?)?;
+            // Once a process, whatever comes of it: a second time would take running commands for crashed ones.
             self.link.is_recovered = true;
+            obedience.recover(self.now()?)?;
         }
         self.report_refusals().await
     }

@@ -13,6 +13,7 @@ use redb::{
     Builder, ConcurrencyMode, Database, ReadOnlyDatabase, ReadableDatabase as _, ReadableTable as _,
     ReadableTableMetadata as _, TableDefinition, WriteTransaction,
 };
+use writ_common::files::{self, FileError};
 use writ_common::id::{CommandId, Digest, JournalId};
 use writ_common::limits::SKEW;
 use writ_common::time::Timestamp;
@@ -42,6 +43,12 @@ pub enum JournalError {
     /// An entry cannot be read back.
     #[error("the journal holds a damaged entry")]
     Damaged,
+    /// A second start was asked for.
+    #[error("command {0} is not waiting to be started")]
+    NotAccepted(CommandId),
+    /// The file cannot be made.
+    #[error(transparent)]
+    File(#[from] FileError),
     /// It holds as many commands as it may.
     #[error("the journal holds {0} unexpired commands, as many as it may")]
     Full(u64),
@@ -160,6 +167,8 @@ impl Journal {
     /// # Errors
     /// When the file cannot be opened or another agent has it.
     pub fn open(path: &Path, max_entries: u64) -> Result<Self, JournalError> {
+        // Receipts hold what actions printed.
+        files::touch_private(path)?;
         let database = Builder::new()
             .set_cache_size(CACHE_BYTES)
             .set_concurrency_mode(ConcurrencyMode::SingleWriter)
@@ -232,6 +241,21 @@ impl Journal {
             entries.push((CommandId::from_bytes(id), entry));
         }
         Ok(entries)
+    }
+
+    /// A new agent's journal is born when its identity is: nothing older can be addressed to it. A journal that was
+    /// lost later is born with a session instead.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn be_born(&self, recorded_at: Timestamp) -> Result<(), JournalError> {
+        self.write(|write| {
+            let mut meta = write.open_table(META)?;
+            if meta.get("birth")?.is_none() {
+                meta.insert("birth", recorded_at.as_millis())?;
+            }
+            Ok(())
+        })
     }
 
     /// A session began at this time: a journal without a birth is born, the floor rises.
@@ -320,16 +344,21 @@ impl Journal {
     /// # Errors
     /// When it cannot be written; then it must not be started.
     pub fn start(&self, admitted: &Durable, now: Timestamp, boot: &str) -> Result<u32, JournalError> {
-        let mut attempt = 0;
-        self.change(admitted.command, |entry| {
-            entry.set_state(State::Started);
-            entry.attempt += 1;
-            entry.started_at_ms = now.as_millis();
-            entry.process_group = 0;
-            boot.clone_into(&mut entry.boot);
-            attempt = entry.attempt;
-        })?;
-        Ok(attempt)
+        self.write(|write| {
+            let mut attempt = Err(JournalError::NotAccepted(admitted.command));
+            change(write, admitted.command, |entry| {
+                // In the same transaction: whatever else goes wrong, `accepted` becomes `started` once.
+                if entry.state() == State::Accepted {
+                    entry.set_state(State::Started);
+                    entry.attempt += 1;
+                    entry.started_at_ms = now.as_millis();
+                    entry.process_group = 0;
+                    boot.clone_into(&mut entry.boot);
+                    attempt = Ok(entry.attempt);
+                }
+            })?;
+            attempt
+        })
     }
 
     /// The process group of a started command, so that it can be proven gone after a crash.

@@ -8,11 +8,13 @@ use std::time::Duration;
 
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use rustls::{ServerConfig, version};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_stream::Stream;
+use tonic::transport::server::Connected;
 use tracing::{debug, warn};
 
 use super::{TlsLeaf, spki_digest};
@@ -68,12 +70,68 @@ impl ServerTls {
     }
 }
 
+/// Connections of one port at once; more wait in the listener's backlog. Below the usual limit of open files.
+const MAX_CONNECTIONS: usize = 16_384;
+
 /// Connections whose handshake is done.
 #[derive(Debug)]
-pub struct Incoming(mpsc::Receiver<TlsStream<TcpStream>>);
+pub struct Incoming(mpsc::Receiver<Accepted>);
+
+/// A connection that counts towards the bound as long as it is open.
+#[derive(Debug)]
+pub struct Accepted {
+    stream: TlsStream<TcpStream>,
+    _place: OwnedSemaphorePermit,
+}
+
+impl AsyncRead for Accepted {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Accepted {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        data: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, data)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        data: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(context, data)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}
+
+impl Connected for Accepted {
+    type ConnectInfo = ();
+
+    fn connect_info(&self) {}
+}
 
 impl Stream for Incoming {
-    type Item = io::Result<TlsStream<TcpStream>>;
+    type Item = io::Result<Accepted>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         self.0.poll_recv(context).map(|stream| stream.map(Ok))
@@ -86,13 +144,15 @@ pub fn incoming(listener: TcpListener, tls: &ServerTls, shutdown: &Shutdown) -> 
     let (done, connections) = mpsc::channel(64);
     let acceptor = TlsAcceptor::from(Arc::clone(&tls.config));
     let handshakes = Arc::new(Semaphore::new(MAX_HANDSHAKES));
+    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let tasks = shutdown.clone();
     shutdown.spawn(async move {
         loop {
-            let Some(Ok(permit)) = tasks.unless_requested(Arc::clone(&handshakes).acquire_owned()).await
-            else {
-                return;
+            let room = async {
+                let handshake = Arc::clone(&handshakes).acquire_owned().await;
+                (handshake, Arc::clone(&places).acquire_owned().await)
             };
+            let Some((Ok(permit), Ok(place))) = tasks.unless_requested(room).await else { return };
             let (stream, peer) = match tasks.unless_requested(listener.accept()).await {
                 None => return,
                 Some(Ok(accepted)) => accepted,
@@ -109,7 +169,7 @@ pub fn incoming(listener: TcpListener, tls: &ServerTls, shutdown: &Shutdown) -> 
                 let _ = stream.set_nodelay(true);
                 match tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
                     Ok(Ok(stream)) => {
-                        let _ = done.send(stream).await;
+                        let _ = done.send(Accepted { stream, _place: place }).await;
                     }
                     Ok(Err(error)) => debug!(%peer, %error, "handshake failed"),
                     Err(_) => debug!(%peer, "handshake took too long"),

@@ -30,6 +30,28 @@ fn an_agent_that_was_away_obeys_in_order_when_it_comes_back() {
 }
 
 #[test]
+fn a_command_sent_before_an_enrolled_agents_first_session_is_obeyed() {
+    let fleet = Fleet::new(Build::Testing);
+    let _enrolled = fleet.enroll("rome", &fleet.token(1)).ok();
+    let sent = fleet.json(&["send", "ping", "--all"]);
+    let _agent = fleet.start_agent("rome", None);
+    let id = sent["command_id"].as_str().unwrap();
+    fleet.server().wait_for("receipt stored", |said| said["command.id"] == id && said["state"] == "Done");
+}
+
+#[test]
+fn an_agent_that_lost_its_journal_refuses_what_was_sent_before() {
+    let fleet = Fleet::new(Build::Testing);
+    fleet.agent("rome").kill();
+    let sent = fleet.json(&["send", "ping", "--all"]);
+    std::fs::remove_file(fleet.path("rome/journal.redb")).unwrap();
+    let agent = fleet.start_agent("rome", None);
+    agent.wait_for("command refused", |said| said["code"] == "too_old");
+    let id = sent["command_id"].as_str().unwrap();
+    fleet.server().wait_for("receipt stored", |said| said["command.id"] == id && said["state"] == "Refused");
+}
+
+#[test]
 fn a_command_that_expired_while_the_agent_was_away_is_not_even_sent() {
     let fleet = Fleet::new(Build::Testing);
     let agent = fleet.agent("rome");

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use tokio::task::JoinHandle;
 use tracing::{debug, warn};
 use writ_common::id::{CommandId, Digest};
 use writ_common::limits::{MAX_BUNDLE_BATCH_BYTES, MAX_COUNTED_DELIVERIES, MAX_NAME_BYTES, MAX_REPORT_ROWS};
@@ -19,6 +20,8 @@ use crate::enroll::unavailable;
 use crate::receipts::{VerifiedReceipt, record_refusals};
 use crate::store::{AgentRow, Alarm, AlertKind, ReceiptFate};
 
+/// Two processes with one identity would otherwise take the seat from each other without end.
+const REPLACED_BACKOFF: Duration = Duration::from_secs(30);
 /// Commands read from the store at a time while catching up.
 const CATCH_UP_PAGE: u32 = 64;
 
@@ -30,6 +33,9 @@ pub(super) struct Live<'a> {
     /// How often each command was handed to this stream. An agent that saw more deliveries was sent some by
     /// somebody else (protocol.md §7.4).
     deliveries: HashMap<CommandId, u32>,
+    /// Commands handed over whose state "sent" is not noted yet, and the note under way.
+    unnoted: Vec<CommandId>,
+    noting: Option<JoinHandle<()>>,
 }
 
 impl<'a> Live<'a> {
@@ -52,7 +58,15 @@ impl<'a> Live<'a> {
             outbound.send(Frame::Bundles(proto::Bundles { bundles })).await?;
         }
         let seat = server.dispatcher.registry().seat(agent.id);
-        Ok(Self { server, agent, outbound, seat, deliveries: HashMap::new() })
+        Ok(Self {
+            server,
+            agent,
+            outbound,
+            seat,
+            deliveries: HashMap::new(),
+            unnoted: Vec::new(),
+            noting: None,
+        })
     }
 
     pub(super) async fn run(mut self, inbound: &mut tonic::Streaming<proto::AgentFrame>) -> Result<(), End> {
@@ -62,13 +76,14 @@ impl<'a> Live<'a> {
             if self.seat.line.is_behind.swap(false, Ordering::AcqRel) {
                 self.catch_up().await?;
             }
+            self.note_sent();
             if self.deliveries.len() >= MAX_COUNTED_DELIVERIES {
-                return self.come_back("too many commands on one stream").await;
+                return self.come_back(Duration::ZERO, "too many commands on one stream").await;
             }
             tokio::select! {
                 biased;
-                () = self.server.shutdown.requested() => return self.come_back("the server is shutting down").await,
-                () = self.seat.line.replaced.cancelled() => return self.come_back("the agent opened another session").await,
+                () = self.server.shutdown.requested() => return self.come_back(Duration::ZERO, "the server is shutting down").await,
+                () = self.seat.line.replaced.cancelled() => return self.come_back(REPLACED_BACKOFF, "the agent opened another session").await,
                 frame = inbound.message() => {
                     last_heard = tokio::time::Instant::now();
                     match frame {
@@ -82,6 +97,7 @@ impl<'a> Live<'a> {
                     let Some((outgoing, place)) = item else { return Err(End::Gone) };
                     self.deliver(&outgoing, place).await?;
                 }
+                () = finished(&mut self.noting), if !self.unnoted.is_empty() => {}
                 () = tokio::time::sleep_until(last_heard + deadline) => {
                     return Err(Failure::silent(format!("the agent said nothing for {deadline:?}")).into());
                 }
@@ -122,15 +138,23 @@ impl<'a> Live<'a> {
             approvals: Vec::new(),
         };
         self.outbound.send(Frame::Delivery(delivery)).await?;
-        let (store, agent, command) = (self.server.store.clone(), self.agent.id, outgoing.id());
-        let changed = Arc::clone(self.server);
-        self.server.shutdown.spawn(async move {
-            // For people only: a crash that loses it makes "sent" read "queued".
-            if store.note_sent(agent, vec![command]).await.is_ok() {
-                changed.dispatcher.changed(command);
-            }
-        });
+        self.unnoted.push(outgoing.id());
         Ok(())
+    }
+
+    /// Notes what was sent, one write at a time. For people only: a crash that loses it makes "sent" read "queued".
+    fn note_sent(&mut self) {
+        let is_noting = self.noting.as_ref().is_some_and(|noting| !noting.is_finished());
+        if self.unnoted.is_empty() || is_noting {
+            return;
+        }
+        let (server, agent, commands) =
+            (Arc::clone(self.server), self.agent.id, std::mem::take(&mut self.unnoted));
+        self.noting = Some(self.server.shutdown.spawn(async move {
+            if server.store.note_sent(agent, commands.clone()).await.is_ok() {
+                commands.into_iter().for_each(|command| server.dispatcher.changed(command));
+            }
+        }));
     }
 
     async fn receive(&mut self, frame: agent_frame::Frame) -> Result<(), End> {
@@ -213,11 +237,20 @@ impl<'a> Live<'a> {
         Ok(noted.await.map_err(unavailable)?)
     }
 
-    async fn come_back(&self, reason: &str) -> Result<(), End> {
-        let frame = proto::ComeBack { after_ms: 0, reason: reason.to_owned() };
+    async fn come_back(&self, after: Duration, reason: &str) -> Result<(), End> {
+        let after_ms = u32::try_from(after.as_millis()).unwrap_or(u32::MAX);
+        let frame = proto::ComeBack { after_ms, reason: reason.to_owned() };
         self.outbound.send(Frame::ComeBack(frame)).await?;
         Err(End::Drained)
     }
+}
+
+/// Waits for the note under way.
+async fn finished(noting: &mut Option<JoinHandle<()>>) {
+    if let Some(noting) = noting.as_mut() {
+        let _ = noting.await;
+    }
+    *noting = None;
 }
 
 /// The bundles after a version, as many as fit one frame, and whether there are more.

@@ -97,3 +97,13 @@ fn an_acknowledgement_of_another_digest_changes_nothing() {
     journal.acknowledge(id(1), Digest::of(b"other")).unwrap();
     assert_eq!(journal.find(id(1)).unwrap().unwrap().state, State::Finished);
 }
+
+#[test]
+fn a_command_is_started_once_whatever_asks_again() {
+    let (_folder, journal) = journal(8);
+    let admitted = accept(&journal, 1, NOW + HOUR, NOW).unwrap();
+    assert_eq!(journal.start(&admitted, NOW, "boot").unwrap(), 1);
+    assert!(matches!(journal.start(&admitted, NOW, "boot"), Err(JournalError::NotAccepted(_))));
+    journal.finish(id(1), Bytes::from_static(b"receipt")).unwrap();
+    assert!(matches!(journal.start(&admitted, NOW, "boot"), Err(JournalError::NotAccepted(_))));
+}
