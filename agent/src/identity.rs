@@ -71,7 +71,7 @@ pub enum IdentityError {
     #[error(transparent)]
     File(#[from] FileError),
     /// The key file holds no PEM key.
-    #[error("{}: {source}; the identity is lost, enrol again with a new token", path.display())]
+    #[error("{}: {source}; the identity is lost; remove the whole data directory and enrol again with a new token", path.display())]
     Pem {
         /// Which file.
         path: PathBuf,
@@ -79,7 +79,7 @@ pub enum IdentityError {
         source: InvalidPem,
     },
     /// The key file holds another kind of key.
-    #[error("{}: {source}; the identity is lost, enrol again with a new token", path.display())]
+    #[error("{}: {source}; the identity is lost; remove the whole data directory and enrol again with a new token", path.display())]
     Key {
         /// Which file.
         path: PathBuf,
@@ -87,7 +87,7 @@ pub enum IdentityError {
         source: InvalidPrivateKey,
     },
     /// The record is damaged.
-    #[error("{}: not an identity record; remove it and enrol again with a new token", .0.display())]
+    #[error("{}: not an identity record; remove the whole data directory and enrol again with a new token", .0.display())]
     Record(PathBuf),
     /// The record is about another key.
     #[error("{}: the record names another key than {}; both belong together", record.display(), key.display())]

@@ -14,16 +14,19 @@ use tokio::sync::mpsc;
 use tonic::transport::Channel;
 use tracing::{info, warn};
 use writ_common::backoff::{Backoff, jitter};
+use writ_common::id::CommandId;
 use writ_common::limits::MAX_FRAME_BYTES;
 use writ_common::refusal::Refusal;
 use writ_common::tls::{Anchors, ConnectError, connect};
 use writ_proto::v1::agent_gateway_client::AgentGatewayClient;
 
 use crate::app::status::Status;
-use crate::obey::{Finished, FollowError, Obedience};
+use crate::obey::{FollowError, Obedience};
 use crate::refusals::Refusals;
 use crate::replay::JournalError;
 
+/// How long all first words together may take, whatever of them is missing.
+const SESSION_TIMEOUT: Duration = Duration::from_secs(60);
 /// The first bound of the wait after a failure.
 const FIRST_BACKOFF: Duration = Duration::from_millis(500);
 
@@ -67,6 +70,11 @@ impl From<tonic::Status> for LinkError {
     }
 }
 
+/// The journal answers nothing more.
+#[derive(Debug, thiserror::Error)]
+#[error("the journal failed; look at the disk (full, read-only, failing), then start the agent again")]
+pub struct BrokenJournal;
+
 /// How a session ended in good order.
 #[derive(Debug)]
 enum Done {
@@ -82,7 +90,7 @@ pub struct Link {
     /// The rest of the agent.
     pub obedience: Arc<Obedience>,
     /// Answers that are ready.
-    pub answers: mpsc::Receiver<Finished>,
+    pub answers: mpsc::Receiver<CommandId>,
     /// What was refused in silence.
     pub refusals: Refusals,
     /// For `status`.
@@ -95,17 +103,33 @@ pub struct Link {
 
 impl Link {
     /// Holds a session for as long as the agent runs.
-    pub async fn run(mut self, shutdown: writ_common::shutdown::Shutdown) {
+    ///
+    /// # Errors
+    /// When the journal failed in a way only a restart can mend.
+    pub async fn run(mut self, shutdown: writ_common::shutdown::Shutdown) -> Result<(), BrokenJournal> {
+        let obedience = Arc::clone(&self.obedience);
+        tokio::select! {
+            () = self.hold_sessions(&shutdown) => {
+                self.status.disconnected("the agent is shutting down");
+                Ok(())
+            }
+            () = obedience.broken() => {
+                self.status.disconnected("the journal failed");
+                Err(BrokenJournal)
+            }
+        }
+    }
+
+    async fn hold_sessions(&mut self, shutdown: &writ_common::shutdown::Shutdown) {
         let mut backoff = Backoff::new(FIRST_BACKOFF, self.max_backoff);
         while !shutdown.is_requested() {
-            let wait = match self.try_endpoints(&mut backoff, &shutdown).await {
+            let wait = match self.try_endpoints(&mut backoff, shutdown).await {
                 Some(Done::ShuttingDown) => return,
                 Some(Done::ComeBack(after)) => after + jitter(FIRST_BACKOFF),
                 None => backoff.after_failure(),
             };
             shutdown.unless_requested(tokio::time::sleep(wait)).await;
         }
-        self.status.disconnected("the agent is shutting down");
     }
 
     async fn try_endpoints(
@@ -136,6 +160,9 @@ impl Link {
 
     /// A server that is not obeyed is a refusal like any other: it is counted, and reported to one that is.
     fn note(&mut self, error: &LinkError) {
+        if matches!(error, LinkError::Journal(_)) {
+            self.obedience.give_up();
+        }
         if let LinkError::NotObeyed { refusal, frame } = error {
             let floor = self.obedience.journal.facts().map(|facts| facts.floor).unwrap_or_default();
             let now = self.obedience.time.now().unwrap_or(floor);
@@ -159,12 +186,11 @@ impl Link {
         let connection = connection?;
         let mut client = gateway(connection.channel);
         let leaf = connection.leaf_spki_digest;
-        let Some(greeted) =
-            shutdown.unless_requested(greeting::greet(&self.obedience, &mut client, leaf)).await
-        else {
-            return Ok(Done::ShuttingDown);
-        };
-        session::hold(self, greeted?, endpoint, backoff, shutdown).await
+        let greeting =
+            tokio::time::timeout(SESSION_TIMEOUT, greeting::greet(&self.obedience, &mut client, leaf));
+        let Some(greeted) = shutdown.unless_requested(greeting).await else { return Ok(Done::ShuttingDown) };
+        let greeted = greeted.map_err(|_| LinkError::Silent(SESSION_TIMEOUT))??;
+        session::hold(self, greeted, endpoint, backoff, shutdown).await
     }
 }
 

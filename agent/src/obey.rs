@@ -24,22 +24,11 @@ use crate::identity::Identity;
 use crate::replay::{Entry, FreshCommand, Journal, JournalError, Judgement, State, judge, judge_again};
 use crate::reply::{About, SignedReceipt, frame, sign_receipt};
 use crate::session_time::SessionTime;
-use crate::trust::Trust;
+use crate::trust::{Trust, Walked};
 use crate::verify::{self, verify};
 
 /// Answers that wait for the session; more are found in the journal.
 const MAX_WAITING_ANSWERS: usize = 1024;
-
-/// An answer that is on disk.
-#[derive(Debug, Clone)]
-pub struct Finished {
-    /// The command.
-    pub command: CommandId,
-    /// Exactly which.
-    pub digest: Digest,
-    /// The receipt's envelope.
-    pub receipt: Bytes,
-}
 
 /// A bundle could not be kept.
 #[derive(Debug, thiserror::Error)]
@@ -57,8 +46,10 @@ pub enum FollowError {
 pub enum Reaction {
     /// Nothing leaves the agent; the refusal is counted.
     Silence(Refusal),
-    /// This frame is the answer.
+    /// This frame is the answer; it is not kept.
     Answer(proto::AgentFrame),
+    /// The journal has the answer.
+    AnswerAgain(CommandId),
     /// It runs; the answer comes later.
     Running,
     /// More commands on one stream than are counted: the stream must end.
@@ -100,8 +91,9 @@ pub struct Obedience {
     /// What time it is.
     pub time: SessionTime,
     running: Semaphore,
-    answers: mpsc::Sender<Finished>,
+    answers: mpsc::Sender<CommandId>,
     is_behind: AtomicBool,
+    broken: Shutdown,
     shutdown: Shutdown,
 }
 
@@ -114,14 +106,14 @@ impl Obedience {
         journal: Journal,
         table: ActionTable,
         (time, max_running, shutdown): (SessionTime, usize, Shutdown),
-    ) -> (Arc<Self>, mpsc::Receiver<Finished>) {
+    ) -> (Arc<Self>, mpsc::Receiver<CommandId>) {
         let (answers, receiver) = mpsc::channel(MAX_WAITING_ANSWERS);
         let running = Semaphore::new(max_running);
         let is_behind = AtomicBool::new(false);
-        (
-            Arc::new(Self { identity, trust, journal, table, time, running, answers, is_behind, shutdown }),
-            receiver,
-        )
+        let broken = Shutdown::new();
+        let this =
+            Self { identity, trust, journal, table, time, running, answers, is_behind, broken, shutdown };
+        (Arc::new(this), receiver)
     }
 
     /// Walks on along these bundles as far as they lead; a bundle may set the time floor anew. Returns how many were new.
@@ -130,12 +122,15 @@ impl Obedience {
     /// The outer error is the disk's, the inner one says why a bundle does not follow; those before it are kept.
     pub fn follow(&self, bundles: Vec<Bytes>) -> Result<Result<usize, Refusal>, FollowError> {
         let before = self.trust.chain().head().bundle.version;
-        let followed = self.trust.extend(bundles)?;
-        let chain = self.trust.chain();
-        if let Some(floor) = chain.after(before).filter_map(|link| link.bundle.floor_reset).last() {
-            self.journal.reset_floor(floor)?;
+        let Walked { chain, added, refused } = self.trust.walk(bundles);
+        if added > 0 {
+            // The floor first: a crash in between repeats both, the other way round would lose the reset.
+            if let Some(floor) = chain.after(before).filter_map(|link| link.bundle.floor_reset).last() {
+                self.journal.reset_floor(floor)?;
+            }
+            self.trust.adopt(chain)?;
         }
-        Ok(followed)
+        Ok(refused.map_or(Ok(added), Err))
     }
 
     /// Takes a delivery through the checks of protocol.md §4, in their order.
@@ -161,9 +156,7 @@ impl Obedience {
             Ok(Judgement::Redelivery(known)) => {
                 info!(command.id = %id, state = ?known.state, "command delivered again");
                 return match known.state {
-                    State::Finished | State::Acknowledged => {
-                        Reaction::Answer(frame(id, digest, known.receipt, deliveries))
-                    }
+                    State::Finished | State::Acknowledged => Reaction::AnswerAgain(id),
                     State::Accepted | State::Started => Reaction::Running,
                 };
             }
@@ -172,6 +165,10 @@ impl Obedience {
             Ok(Judgement::Fresh(fresh)) => self.admit(fresh, stored, now),
             Err(failed) => Err(journal_refusal(&failed)),
         };
+        if matches!(&admitted, Err(refusal) if refusal.code == RefusalCode::JournalFailed) {
+            // redb answers nothing more after an error of the disk until it is opened again.
+            self.broken.trigger();
+        }
         match admitted {
             Ok(admitted) => {
                 info!(command.id = %id, "command admitted");
@@ -217,6 +214,7 @@ impl Obedience {
         self.shutdown.spawn(async move {
             if let Err(error) = this.run(id, admitted).await {
                 error!(command.id = %id, %error, "the journal failed while a command ran; it will be settled at the next start");
+                this.broken.trigger();
             }
         });
     }
@@ -231,7 +229,7 @@ impl Obedience {
         if started_at >= expires_at {
             let refusal =
                 Refusal::new(RefusalCode::Expired, "it expired while it waited for other actions to end");
-            return self.finish(id, digest, &self.refuse(id, digest, &refusal, started_at));
+            return self.finish(id, &self.refuse(id, digest, &refusal, started_at));
         }
         let attempt = self.journal.start(&durable, started_at, &boot_id())?;
         writ_common::checkpoint!("started");
@@ -247,23 +245,27 @@ impl Obedience {
         let finished_at = self.now();
         let decision = Decision::Obeyed(ended.outcome(started_at, finished_at));
         let about = self.about(id, digest, finished_at, attempt);
-        self.finish(id, digest, &sign_receipt(&self.identity, about, decision, &ended.detail))
+        self.finish(id, &sign_receipt(&self.identity, about, decision, &ended.detail))
     }
 
     /// On disk first, then to the session.
-    fn finish(
-        &self,
-        command: CommandId,
-        digest: Digest,
-        receipt: &SignedReceipt,
-    ) -> Result<(), JournalError> {
+    fn finish(&self, command: CommandId, receipt: &SignedReceipt) -> Result<(), JournalError> {
         self.journal.finish(command, receipt.bytes().clone())?;
         writ_common::checkpoint!("finished");
-        let finished = Finished { command, digest, receipt: receipt.bytes().clone() };
-        if self.answers.try_send(finished).is_err() {
+        if self.answers.try_send(command).is_err() {
             self.is_behind.store(true, Ordering::Release);
         }
         Ok(())
+    }
+
+    /// The journal failed outside of a command.
+    pub fn give_up(&self) {
+        self.broken.trigger();
+    }
+
+    /// Returns when the journal failed in a way only a restart can mend.
+    pub async fn broken(&self) {
+        self.broken.requested().await;
     }
 
     /// Whether answers found no room and must be read from the journal.
@@ -271,19 +273,27 @@ impl Obedience {
         self.is_behind.swap(false, Ordering::AcqRel)
     }
 
-    /// Answers the server has not acknowledged.
+    /// Commands whose receipts the server has not acknowledged.
     ///
     /// # Errors
     /// When the journal cannot be read.
-    pub fn owed(&self) -> Result<Vec<Finished>, JournalError> {
-        let mut owed = Vec::new();
-        for (command, entry) in self.journal.open_commands()? {
-            if entry.state() == State::Finished {
-                let digest = Digest::try_from(entry.digest.as_ref()).map_err(|_| JournalError::Damaged)?;
-                owed.push(Finished { command, digest, receipt: entry.receipt });
-            }
-        }
-        Ok(owed)
+    pub fn owed(&self) -> Result<Vec<CommandId>, JournalError> {
+        let open = self.journal.open_commands()?;
+        Ok(open.into_iter().filter(|(_, entry)| entry.state() == State::Finished).map(|(id, _)| id).collect())
+    }
+
+    /// The answer to a command that is finished, as the journal has it now; `None` if there is nothing to say.
+    ///
+    /// # Errors
+    /// When the journal cannot be read.
+    pub fn answer(
+        &self,
+        command: CommandId,
+        deliveries: u32,
+    ) -> Result<Option<proto::AgentFrame>, JournalError> {
+        let Some(known) = self.journal.find(command)? else { return Ok(None) };
+        let is_settled = matches!(known.state, State::Finished | State::Acknowledged);
+        Ok(is_settled.then(|| frame(command, known.digest, known.receipt, deliveries)))
     }
 
     /// Settles what a crash left behind (protocol.md §4.13): accepted commands are judged again, started ones are
@@ -303,11 +313,7 @@ impl Obedience {
                 }
                 State::Started => {
                     warn!(command.id = %id, "the agent ended while this command ran; it is not started again");
-                    let ended = Ended::quiet(Ending::Indeterminate, "the agent ended while it ran");
-                    let started_at = Timestamp::from_millis(entry.started_at_ms);
-                    let about = self.about(id, digest, now, entry.attempt);
-                    let decision = Decision::Obeyed(ended.outcome(started_at, now));
-                    self.finish(id, digest, &sign_receipt(&self.identity, about, decision, &ended.detail))?;
+                    self.finish_indeterminate(id, digest, &entry, now)?;
                 }
                 State::Finished | State::Acknowledged => {}
             }
@@ -347,11 +353,30 @@ impl Obedience {
                 self.start(id, AdmittedCommand { durable, digest, expires_at, plan });
                 Ok(())
             }
+            // Whatever was started once cannot be called refused any more.
+            Err(refusal) if entry.attempt > 0 => {
+                warn!(command.id = %id, code = %refusal.code, "command is not started once more");
+                self.finish_indeterminate(id, digest, entry, now)
+            }
             Err(refusal) => {
                 warn!(command.id = %id, code = %refusal.code, "command accepted before a restart is refused now");
-                self.finish(id, digest, &self.refuse(id, digest, &refusal, now))
+                self.finish(id, &self.refuse(id, digest, &refusal, now))
             }
         }
+    }
+
+    fn finish_indeterminate(
+        &self,
+        id: CommandId,
+        digest: Digest,
+        entry: &Entry,
+        now: Timestamp,
+    ) -> Result<(), JournalError> {
+        let ended = Ended::quiet(Ending::Indeterminate, "the agent ended while it ran");
+        let started_at = Timestamp::from_millis(entry.started_at_ms);
+        let about = self.about(id, digest, now, entry.attempt);
+        let decision = Decision::Obeyed(ended.outcome(started_at, now));
+        self.finish(id, &sign_receipt(&self.identity, about, decision, &ended.detail))
     }
 
     fn verify_stored(&self, entry: &Entry, now: Timestamp) -> Result<VerifiedCommand, Refusal> {
@@ -390,13 +415,8 @@ impl Obedience {
 }
 
 fn journal_refusal(failed: &JournalError) -> Refusal {
-    let code = match failed {
-        JournalError::Full(_) => RefusalCode::JournalFull,
-        JournalError::Redb(_)
-        | JournalError::Damaged
-        | JournalError::NotAccepted(_)
-        | JournalError::File(_) => RefusalCode::JournalFailed,
-    };
+    let is_full = matches!(failed, JournalError::Full(_));
+    let code = if is_full { RefusalCode::JournalFull } else { RefusalCode::JournalFailed };
     Refusal::new(code, failed.to_string())
 }
 

@@ -73,36 +73,48 @@ impl Trust {
         Arc::clone(&self.chain.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Walks on along these bundles as far as they lead, on disk before in memory; bundles already held are passed
-    /// over. Returns how many were new.
-    ///
-    /// # Errors
-    /// The outer error is the disk's. The inner one is the first bundle's that does not follow; those before it are
-    /// kept.
-    pub fn extend(&self, bundles: Vec<Bytes>) -> Result<Result<usize, Refusal>, FileError> {
-        let mut chain = Chain::clone(&self.chain());
-        let mut added = 0;
-        let mut refused = None;
+    /// Walks on along these bundles as far as they lead; bundles already held are passed over. Nothing is kept yet.
+    #[must_use]
+    pub fn walk(&self, bundles: Vec<Bytes>) -> Walked {
+        let mut walked = Walked { chain: Chain::clone(&self.chain()), added: 0, refused: None };
         for bundle in bundles {
-            let is_held = Chain::digest_of(&bundle).is_some_and(|digest| chain.contains(digest));
+            let is_held = Chain::digest_of(&bundle).is_some_and(|digest| walked.chain.contains(digest));
             if is_held {
                 continue;
             }
-            match chain.extend(bundle) {
-                Ok(link) => {
-                    info!(bundle.version = link.bundle.version, bundle.digest = %link.digest, "trust bundle accepted");
-                    added += 1;
-                }
+            match walked.chain.extend(bundle) {
+                Ok(_) => walked.added += 1,
                 Err(refusal) => {
-                    refused = Some(refusal);
+                    walked.refused = Some(refusal);
                     break;
                 }
             }
         }
-        if added > 0 {
-            Self::keep(&self.files, &chain)?;
-            *self.chain.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(chain);
-        }
-        Ok(refused.map_or(Ok(added), Err))
+        walked
     }
+
+    /// Makes a walked chain the one that counts, on disk before in memory.
+    ///
+    /// # Errors
+    /// When it cannot be written; then the old chain counts.
+    pub fn adopt(&self, chain: Chain) -> Result<(), FileError> {
+        Self::keep(&self.files, &chain)?;
+        let before = self.chain().head().bundle.version;
+        for link in chain.after(before) {
+            info!(bundle.version = link.bundle.version, bundle.digest = %link.digest, "trust bundle accepted");
+        }
+        *self.chain.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(chain);
+        Ok(())
+    }
+}
+
+/// How far some bundles lead.
+#[derive(Debug)]
+pub struct Walked {
+    /// The chain with the bundles that follow.
+    pub chain: Chain,
+    /// How many they are.
+    pub added: usize,
+    /// Why the next one does not.
+    pub refused: Option<Refusal>,
 }

@@ -91,15 +91,15 @@ pub(crate) enum Token {
     /// Make a token. It is shown once: on standard output, or in a file only you can read.
     Create {
         /// How many agents it lets in.
-        #[arg(long, default_value_t = 1, value_name = "N")]
+        #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
         uses: u32,
         /// How long it can be used.
-        #[arg(long, default_value = "1d", value_parser = humantime::parse_duration, value_name = "TIME")]
+        #[arg(long, default_value = "1d", value_parser = duration, value_name = "TIME")]
         expires: Duration,
         /// The realm its agents belong to.
         #[arg(long, default_value = "default", value_name = "NAME")]
         realm: String,
-        /// Write the token to this file (mode 600) instead of printing it.
+        /// Write the token to this new file (mode 600) instead of printing it.
         #[arg(long, value_name = "FILE")]
         token_file: Option<PathBuf>,
     },
@@ -127,13 +127,13 @@ pub(crate) struct Delivery {
     #[arg(long)]
     pub(crate) all: bool,
     /// How long agents that are away may come back and still obey.
-    #[arg(long, default_value = "1h", value_parser = humantime::parse_duration, value_name = "TIME")]
+    #[arg(long, default_value = "1h", value_parser = duration, value_name = "TIME")]
     pub(crate) expires: Duration,
     /// Wait for the answers, with live progress.
     #[arg(long)]
     pub(crate) wait: bool,
     /// How long to wait at most; the command itself goes on.
-    #[arg(long, requires = "wait", value_parser = humantime::parse_duration, value_name = "TIME")]
+    #[arg(long, requires = "wait", value_parser = duration, value_name = "TIME")]
     pub(crate) timeout: Option<Duration>,
     /// Your own id (a UUID): sending it twice is sending it once.
     #[arg(long, value_name = "UUID")]
@@ -172,6 +172,12 @@ pub(crate) enum Commands {
         /// Its id.
         id: String,
     },
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    let duration =
+        humantime::parse_duration(text).map_err(|error| format!("{error}; write it as 90s, 15m or 2h"))?;
+    if duration.is_zero() { Err("must be longer than nothing".to_owned()) } else { Ok(duration) }
 }
 
 fn parameter(text: &str) -> Result<(String, String), String> {

@@ -16,7 +16,7 @@ use crate::context::Contexts;
 use crate::failure::Failure;
 
 /// Rows asked for at a time.
-const PAGE: u32 = 500;
+const PAGE: u32 = 200;
 
 pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
     let Arguments { output, context, command } = arguments;

@@ -54,9 +54,19 @@ impl From<tonic::Status> for Failure {
             | Code::ResourceExhausted => 7,
             _ => 3,
         };
+        let message = match status.code() {
+            Code::Unauthenticated => {
+                "the server does not know this token; see which file it is read from: writ context list"
+            }
+            Code::Unimplemented => {
+                "this port does not know the call; is it the server's admin port (7444 unless configured)?"
+            }
+            _ if status.message().is_empty() => "the server gave no reason; see its log",
+            _ => status.message(),
+        };
         let fields =
             status.get_details_bad_request().map(|request| request.field_violations).unwrap_or_default();
         let field = fields.first().map_or_else(String::new, |violation| format!("{}: ", violation.field));
-        Self { error: format!("{field}{}", status.message()), reason, exit_code }
+        Self { error: format!("{field}{message}"), reason, exit_code }
     }
 }

@@ -46,7 +46,11 @@ pub(crate) fn one<T: Serialize>(format: Format, value: &T, fields: &[(&str, Stri
 
 /// Prints a line of text.
 pub(crate) fn text(text: &str) -> Result<(), Failure> {
-    writeln!(std::io::stdout(), "{text}").map_err(|error| Failure::local(error.to_string()))
+    match writeln!(std::io::stdout(), "{text}") {
+        // Whoever read the output has seen enough.
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        written => written.map_err(|error| Failure::local(error.to_string())),
+    }
 }
 
 fn json<T: Serialize>(value: &T) -> Result<(), Failure> {
@@ -61,6 +65,12 @@ pub(crate) fn time(millis: u64) -> String {
     } else {
         writ_common::time::Timestamp::from_millis(millis).to_string()
     }
+}
+
+/// Text from elsewhere with its lines, but no other control characters.
+pub(crate) fn plain_lines(text: &str) -> String {
+    let keep = |c: char| if c.is_control() && c != '\n' && c != '\t' { ' ' } else { c };
+    text.trim_end().chars().map(keep).collect()
 }
 
 /// Text from elsewhere, on one line and without control characters: an agent's output cannot steer a terminal.

@@ -64,6 +64,20 @@ pub struct Unsupported {
 impl Eq for Unsupported {}
 
 impl Action {
+    /// Name and parameters on one line, for people.
+    #[must_use]
+    pub fn describe(&self) -> String {
+        let Self::Run(action) = self else { return self.name().to_owned() };
+        let mut text = action.name.clone();
+        for (name, value) in &action.parameters {
+            let shown: String =
+                value.chars().map(|c| if c.is_control() { ' ' } else { c }).take(100).collect();
+            let more = if value.chars().count() > 100 { "…" } else { "" };
+            text.push_str(&format!(" {name}={shown}{more}"));
+        }
+        text
+    }
+
     /// The name shown to people and looked up in tables.
     #[must_use]
     pub fn name(&self) -> &str {

@@ -1,6 +1,6 @@
 //! Files that survive a crash: written beside, synced, renamed, and their folder synced.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
@@ -17,6 +17,12 @@ pub enum FileError {
         path: PathBuf,
         /// Why.
         source: io::Error,
+    },
+    /// Another process works on it.
+    #[error("{}: another process of the same kind runs on this folder; stop it, or use another folder", folder.display())]
+    InUse {
+        /// Which folder.
+        folder: PathBuf,
     },
     /// A secret that others may read or replace.
     #[error("{}: mode {mode:03o} lets others read it; run: chmod 600 {}", path.display(), path.display())]
@@ -101,6 +107,22 @@ pub fn touch_private(path: &Path) -> Result<(), FileError> {
     match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(FileError::io(path)(error)),
         Ok(_) | Err(_) => Ok(()),
+    }
+}
+
+/// Takes a folder for this process; the lock is held as long as what is returned, and ends with the process however
+/// that ends.
+///
+/// # Errors
+/// When another process has it.
+pub fn lock_folder(folder: &Path) -> Result<File, FileError> {
+    let path = folder.join("lock");
+    let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
+    let file = file.map_err(FileError::io(&path))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(FileError::InUse { folder: folder.to_owned() }),
+        Err(TryLockError::Error(source)) => Err(FileError::Io { path, source }),
     }
 }
 

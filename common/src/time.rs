@@ -3,7 +3,7 @@
 use std::fmt;
 use std::ops::{Add, Sub};
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 /// Unix time in milliseconds, UTC.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -71,24 +71,16 @@ pub trait Clock: Send + Sync + fmt::Debug {
 /// A clock shared by the parts of a daemon.
 pub type SharedClock = Arc<dyn Clock>;
 
-/// The machine's own clocks.
-#[derive(Debug)]
-pub struct SystemClock {
-    origin: Instant,
-}
+/// The machine's own clocks. The monotonic one counts time asleep too (`CLOCK_BOOTTIME`): what expired while a laptop
+/// was shut has expired.
+#[derive(Debug, Default)]
+pub struct SystemClock(());
 
 impl SystemClock {
-    /// The clock of this process.
+    /// The clocks of this machine.
     #[must_use]
-    #[expect(clippy::disallowed_methods, reason = "the home of the monotonic clock")]
-    pub fn new() -> Self {
-        Self { origin: Instant::now() }
-    }
-}
-
-impl Default for SystemClock {
-    fn default() -> Self {
-        Self::new()
+    pub const fn new() -> Self {
+        Self(())
     }
 }
 
@@ -103,7 +95,9 @@ impl Clock for SystemClock {
     }
 
     fn monotonic(&self) -> Duration {
-        let monotonic = self.origin.elapsed();
+        let since_boot = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+        let seconds = u64::try_from(since_boot.tv_sec).unwrap_or(0);
+        let monotonic = Duration::new(seconds, u32::try_from(since_boot.tv_nsec).unwrap_or(0));
         #[cfg(feature = "testing")]
         let monotonic = crate::testing::advanced(monotonic);
         monotonic

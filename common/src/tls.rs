@@ -5,7 +5,7 @@ mod client;
 mod issue;
 mod server;
 
-pub use client::{Anchors, ConnectError, Connection, connect};
+pub use client::{Anchors, ConnectError, Connection, connect, server_name};
 pub use issue::{IssueError, TlsAuthority, TlsLeaf};
 pub use server::{Accepted, Incoming, ServerTls, TlsSetupError, incoming};
 

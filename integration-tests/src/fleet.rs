@@ -282,6 +282,8 @@ pub struct Fleet {
     /// The server, while it runs.
     pub server: Option<Daemon>,
     admin_port: u16,
+    /// Flags of every server.
+    pub server_flags: Vec<String>,
     /// Lines added to every server's configuration.
     pub server_config: String,
     /// Lines added to every agent's configuration.
@@ -313,6 +315,7 @@ impl Fleet {
             road: Road::open(),
             server: None,
             admin_port: 0,
+            server_flags: Vec::new(),
             server_config: String::new(),
             agent_config: String::new(),
             actions: BTreeMap::new(),
@@ -419,7 +422,7 @@ impl Fleet {
             .arg(self.path("server.toml"))
             .arg("--data-dir")
             .arg(self.path("server"));
-        command.env("WRITTEST_CLOCK", self.path("server-clock"));
+        command.args(&self.server_flags).env("WRITTEST_CLOCK", self.path("server-clock"));
         command
     }
 
@@ -503,6 +506,7 @@ impl Fleet {
     #[must_use]
     pub fn token(&self, uses: u32) -> PathBuf {
         let path = self.path("token");
+        let _ = fs::remove_file(&path);
         let said = self.writ(&[
             "enroll",
             "token",

@@ -132,6 +132,8 @@ pub struct Intruder {
 
 #[derive(Debug, Default)]
 struct Lines {
+    /// Said to whoever asks for the chain; empty: the real server is asked.
+    chain: Mutex<Vec<bytes::Bytes>>,
     agents: Mutex<HashMap<AgentId, Line>>,
     changed: Condvar,
 }
@@ -246,6 +248,14 @@ impl Intruder {
         found(&agents).unwrap_or_else(|| panic!("the intruder never saw {what} of {agent}"))
     }
 
+    /// Answers questions for the chain with these bundles.
+    ///
+    /// # Panics
+    /// Never in practice.
+    pub fn offer_chain(&self, bundles: Vec<bytes::Bytes>) {
+        *self.lines.chain.lock().unwrap() = bundles;
+    }
+
     /// Lets held greetings go.
     pub fn let_greetings_go(&self) {
         self.greetings.add_permits(64);
@@ -330,6 +340,10 @@ impl AgentGateway for Gateway {
         &self,
         request: Request<proto::TrustChainRequest>,
     ) -> Result<Response<proto::TrustChainResponse>, Status> {
+        let offered = self.lines.chain.lock().unwrap().clone();
+        if !offered.is_empty() {
+            return Ok(Response::new(proto::TrustChainResponse { bundles: offered, more: false }));
+        }
         match self.manner {
             Manner::InTheMiddle | Manner::HoldingBack => {
                 self.real_server().await?.trust_chain(request.into_inner()).await

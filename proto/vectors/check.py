@@ -139,7 +139,7 @@ def check_command(command) -> None:
     if len(command.command_id) != 16 or len(command.fleet_id) != 16 or len(command.audience.root) != 32:
         raise Refused("malformed_payload")
     window = command.issued_at_ms, command.not_before_ms, command.expires_at_ms
-    if 0 in window or window[2] <= window[1] or window[2] <= window[0] or window[2] - window[0] > 30 * DAY_MS:
+    if 0 in window or not window[0] <= window[1] < window[2] or window[2] - window[0] > 30 * DAY_MS:
         raise Refused("malformed_payload")
     by = command.requested_by
     if not 1 <= len(by.encode()) <= 128 or any(ord(c) < 32 or 127 <= ord(c) < 160 for c in by):

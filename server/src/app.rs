@@ -98,6 +98,10 @@ struct Run {
     /// Overrides `data_dir`.
     #[arg(long, value_name = "FOLDER")]
     data_dir: Option<PathBuf>,
+    /// Sign although the clock stands before a time this server signed with earlier. Agents that heard the later
+    /// time refuse until it comes, or until a trust bundle resets their floor.
+    #[arg(long)]
+    accept_clock: bool,
 }
 
 /// The program.

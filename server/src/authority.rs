@@ -66,6 +66,14 @@ impl Files {
     pub fn folder(&self) -> &Path {
         &self.folder
     }
+
+    /// Takes the data directory for this process: two servers on one database would each miss half of what happens.
+    ///
+    /// # Errors
+    /// When another server has it.
+    pub fn lock(&self) -> Result<std::fs::File, FileError> {
+        files::lock_folder(&self.folder)
+    }
 }
 
 /// A key or certificate that cannot be used.

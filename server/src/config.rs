@@ -83,6 +83,12 @@ impl Config {
                 &[("text", LogFormat::Text), ("json", LogFormat::Json)],
             ),
         };
+        if config.proxy_leaves.len() >= writ_common::limits::MAX_KEYS {
+            reader.problem(
+                "tls.proxy_leaves",
+                "holds more than 15; a hello names at most 16 leaves".to_owned(),
+            );
+        }
         reader.finish(config)
     }
 }

@@ -18,8 +18,9 @@ use writ_common::id::{AgentId, CommandId};
 
 use crate::store::{RecordedCommand, Store, StoreError};
 
-/// Commands whose trees are kept for agents that come back; older ones are rebuilt from the store.
-const MAX_KEPT_TREES: usize = 64;
+/// Leaves of the trees kept for agents that come back, about 64 bytes each; past it the oldest trees go and are rebuilt
+/// from the store when needed.
+const MAX_KEPT_LEAVES: u64 = 1 << 20;
 /// Changes a watcher may fall behind by before it has to look at everything again.
 const MAX_WAITING_CHANGES: usize = 1024;
 
@@ -56,6 +57,8 @@ impl Outgoing {
 pub struct Dispatcher {
     registry: Registry,
     kept: Mutex<VecDeque<Arc<Outgoing>>>,
+    /// One rebuilding at a time: agents that come back together want the same trees.
+    rebuilding: tokio::sync::Mutex<()>,
     changes: broadcast::Sender<CommandId>,
 }
 
@@ -64,7 +67,12 @@ impl Dispatcher {
     #[must_use]
     pub fn new(outbox: usize) -> Self {
         let (changes, _) = broadcast::channel(MAX_WAITING_CHANGES);
-        Self { registry: Registry::new(outbox), kept: Mutex::default(), changes }
+        Self {
+            registry: Registry::new(outbox),
+            kept: Mutex::default(),
+            rebuilding: tokio::sync::Mutex::default(),
+            changes,
+        }
     }
 
     /// Who is connected.
@@ -92,8 +100,11 @@ impl Dispatcher {
     /// # Errors
     /// When the store fails or its audience does not make a tree.
     pub async fn load(&self, store: &Store, command: CommandId) -> Result<Arc<Outgoing>, StoreError> {
-        let kept = self.kept().iter().find(|kept| kept.id == command).cloned();
-        if let Some(kept) = kept {
+        if let Some(kept) = self.find(command) {
+            return Ok(kept);
+        }
+        let _alone = self.rebuilding.lock().await;
+        if let Some(kept) = self.find(command) {
             return Ok(kept);
         }
         let (envelope, ids) = store.envelope(command).await?.ok_or(StoreError::Damaged("waiting command"))?;
@@ -104,11 +115,17 @@ impl Dispatcher {
     fn keep(&self, outgoing: Outgoing) -> Arc<Outgoing> {
         let outgoing = Arc::new(outgoing);
         let mut kept = self.kept();
-        if kept.len() == MAX_KEPT_TREES {
-            kept.pop_front();
-        }
         kept.push_back(Arc::clone(&outgoing));
+        let mut leaves: u64 = kept.iter().map(|kept| u64::from(kept.tree.audience().count)).sum();
+        while leaves > MAX_KEPT_LEAVES && kept.len() > 1 {
+            let gone = kept.pop_front().map_or(0, |gone| u64::from(gone.tree.audience().count));
+            leaves = leaves.saturating_sub(gone);
+        }
         outgoing
+    }
+
+    fn find(&self, command: CommandId) -> Option<Arc<Outgoing>> {
+        self.kept().iter().find(|kept| kept.id == command).cloned()
     }
 
     fn kept(&self) -> std::sync::MutexGuard<'_, VecDeque<Arc<Outgoing>>> {

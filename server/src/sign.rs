@@ -12,6 +12,7 @@ use writ_common::hello::ServerHello;
 use writ_common::id::{AgentId, CommandId, FleetId};
 use writ_common::identity::IdentityRecord;
 use writ_common::keys::{PrivateKey, Server};
+use writ_common::limits::MAX_COMMAND_BYTES;
 use writ_common::receipt::RefusalAcknowledgement;
 use writ_common::time::{SharedClock, Timestamp};
 use writ_common::trust::{SigningEntry, TrustBundle};
@@ -58,6 +59,16 @@ pub enum SignError {
         "the wall clock moved by {0:?} against the monotonic clock; nothing is signed until it is set right and the server restarted"
     )]
     ClockJumped(Duration),
+    /// The clock went back while the server was off.
+    #[error(
+        "the clock says {now}, but this server signed at {signed}; set the clock right, or start with --accept-clock if that earlier time was wrong"
+    )]
+    ClockBehind {
+        /// What the clock says.
+        now: Timestamp,
+        /// What it said before.
+        signed: Timestamp,
+    },
     /// The certificate ended or has not begun.
     #[error("the signing certificate is valid from {from} to {until}; no agent would obey it now: rotate it")]
     Certificate {
@@ -69,6 +80,11 @@ pub enum SignError {
     /// The audience cannot be built.
     #[error(transparent)]
     Audience(#[from] writ_common::audience::InvalidAudience),
+    /// No agent would look at it.
+    #[error(
+        "the command has {0} bytes; agents look at no more than {MAX_COMMAND_BYTES}. Use fewer or shorter parameters"
+    )]
+    TooLarge(usize),
     /// The command breaks a rule of the protocol.
     #[error(transparent)]
     Command(#[from] InvalidDocument),
@@ -78,10 +94,12 @@ impl From<SignError> for Failure {
     fn from(error: SignError) -> Self {
         let message = error.to_string();
         match error {
-            SignError::ClockJumped(_) => Self::precondition("clock_jumped", message),
+            SignError::ClockJumped(_) | SignError::ClockBehind { .. } => {
+                Self::precondition("clock_jumped", message)
+            }
             SignError::Certificate { .. } => Self::precondition("signing_certificate", message),
             SignError::Audience(_) => Self::invalid("agents", message),
-            SignError::Command(_) => Self::invalid("action", message),
+            SignError::Command(_) | SignError::TooLarge(_) => Self::invalid("action", message),
         }
     }
 }
@@ -94,16 +112,24 @@ pub struct Signer {
     fleet: FleetId,
     clock: SharedClock,
     started: (Timestamp, Duration),
+    not_before: Timestamp,
 }
 
 impl Signer {
     /// A signer for the entry of this key in the bundle; `None` if the bundle does not list it, or only as revoked.
+    ///
+    /// Nothing is signed while the clock stands before `not_before`, the latest time that was signed with earlier.
     #[must_use]
-    pub fn new(key: PrivateKey<Server>, bundle: &TrustBundle, clock: SharedClock) -> Option<Self> {
+    pub fn new(
+        key: PrivateKey<Server>,
+        bundle: &TrustBundle,
+        clock: SharedClock,
+        not_before: Timestamp,
+    ) -> Option<Self> {
         let entry =
             bundle.signing.iter().find(|entry| entry.certificate.key() == key.public() && !entry.revoked)?;
         let started = (clock.wall(), clock.monotonic());
-        Some(Self { key, entry: entry.clone(), fleet: bundle.fleet, clock, started })
+        Some(Self { key, entry: entry.clone(), fleet: bundle.fleet, clock, started, not_before })
     }
 
     /// What agents accept this key by.
@@ -122,6 +148,9 @@ impl Signer {
         let drift = wall.since(expected).max(expected.since(wall));
         if drift > MAX_CLOCK_DRIFT {
             return Err(SignError::ClockJumped(drift));
+        }
+        if wall < self.not_before {
+            return Err(SignError::ClockBehind { now: wall, signed: self.not_before });
         }
         if wall < self.entry.sign_from || wall >= self.entry.accept_until {
             return Err(SignError::Certificate {
@@ -149,6 +178,10 @@ impl Signer {
             action,
         };
         let envelope = self.seal(&command);
+        let bytes = envelope.bytes().len();
+        if bytes > MAX_COMMAND_BYTES {
+            return Err(SignError::TooLarge(bytes));
+        }
         Ok(SignedCommand { command, envelope, targets, tree })
     }
 

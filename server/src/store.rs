@@ -175,6 +175,32 @@ impl Store {
         .await
     }
 
+    /// The latest time noted by [`Self::note_time`]; zero if none was.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn latest_time(&self) -> Result<Timestamp, StoreError> {
+        let row = sqlx::query("SELECT signed_at FROM clock").fetch_optional(&self.reader).await?;
+        row.map_or(Ok(Timestamp::ZERO), |row| time(&row, "signed_at"))
+    }
+
+    /// Notes a time that is signed with.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn note_time(&self, now: Timestamp) -> Result<(), StoreError> {
+        self.write(move |connection| {
+            Box::pin(async move {
+                sqlx::query("INSERT OR REPLACE INTO clock VALUES (1, $1)")
+                    .bind(integer(now.as_millis()))
+                    .execute(connection)
+                    .await?;
+                Ok(())
+            })
+        })
+        .await
+    }
+
     /// Every bundle, oldest first.
     ///
     /// # Errors

@@ -36,7 +36,11 @@ pub(super) async fn run(place: Where, shutdown: Shutdown) -> Result<(), Fatal> {
         let all: Vec<_> = problems.iter().map(ToString::to_string).collect();
         Fatal::usage(all.join("\n"))
     })?;
+    if !config.actions_dir.is_dir() {
+        warn!(folder = %config.actions_dir.display(), "there is no such folder, so nothing but ping is allowed");
+    }
     let journal = Journal::open(&files.journal(), config.max_entries).map_err(|error| failed(&error))?;
+    journal.bind(identity.record.agent).map_err(|error| failed(&error))?;
     let refusals = Refusals::load(&journal, config.refusals_interval).map_err(|error| failed(&error))?;
     info!(
         version = VERSION,
@@ -49,19 +53,14 @@ pub(super) async fn run(place: Where, shutdown: Shutdown) -> Result<(), Fatal> {
     let time = SessionTime::new(Arc::new(SystemClock::new()));
     let actions_shutdown = Shutdown::new();
     let parts = (time, config.max_running, actions_shutdown.clone());
+    let status = Status::new(&files, &table);
     let (obedience, answers) = Obedience::new(identity, trust, journal, table, parts);
-    let link = Link {
-        obedience,
-        answers,
-        refusals,
-        status: Status::new(&files),
-        max_backoff: config.max_backoff,
-        is_recovered: false,
-    };
-    link.run(shutdown).await;
+    let link =
+        Link { obedience, answers, refusals, status, max_backoff: config.max_backoff, is_recovered: false };
+    let ran = link.run(shutdown).await;
     if !actions_shutdown.drain(DRAIN_DEADLINE).await {
         warn!("some actions did not end in time; they are killed and will be reported as indeterminate");
     }
     info!("ended");
-    Ok(())
+    ran.map_err(|error| failed(&error))
 }

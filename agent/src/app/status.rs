@@ -23,6 +23,7 @@ struct LinkState {
     connected: bool,
     endpoint: String,
     reason: String,
+    actions: Vec<String>,
 }
 
 /// Writes the link's state for `status`.
@@ -35,8 +36,9 @@ pub struct Status {
 impl Status {
     /// Nothing is connected yet.
     #[must_use]
-    pub fn new(files: &Files) -> Self {
-        let mut status = Self { path: files.status(), written: LinkState::default() };
+    pub fn new(files: &Files, table: &ActionTable) -> Self {
+        let written = LinkState { actions: action_rows(table), ..LinkState::default() };
+        let mut status = Self { path: files.status(), written };
         status.disconnected("no session has begun yet");
         status
     }
@@ -110,16 +112,21 @@ pub(super) fn status(options: StatusOptions) -> Result<(), Fatal> {
     let identity = Identity::load(&files).map_err(Fatal::failure)?;
     let chain = Trust::load(&files).map_err(Fatal::failure)?.chain();
     let head = chain.head();
-    let actions = ActionTable::load(&config.actions_dir).map_err(|problems| {
-        let all: Vec<_> = problems.iter().map(ToString::to_string).collect();
-        Fatal::usage(all.join("\n"))
-    })?;
     let link: LinkState = files::read(&files.status())
         .ok()
         .and_then(|text| serde_json::from_slice(&text).ok())
         .unwrap_or_default();
     let facts = Journal::peek(&files.journal()).ok();
     let running = is_running(link.pid);
+    // What the running agent has loaded, not what somebody has written since.
+    let actions = if running {
+        link.actions
+    } else {
+        ActionTable::load(&config.actions_dir).map_or_else(
+            |problems| problems.iter().map(|problem| format!("cannot be loaded: {problem}")).collect(),
+            |table| action_rows(&table),
+        )
+    };
     let shown = Shown {
         version: VERSION,
         agent_id: identity.record.agent.to_string(),
@@ -153,13 +160,17 @@ pub(super) fn status(options: StatusOptions) -> Result<(), Fatal> {
         journal_counter: facts.map_or(0, |facts| facts.counter),
         remembered_commands: facts.map_or(0, |facts| facts.entries),
         time_floor: facts.map_or_else(|| "none".to_owned(), |facts| facts.floor.to_string()),
-        actions: actions.rows().map(|(name, class)| format!("{name} ({})", class.as_str())).collect(),
+        actions,
     };
     let text = match output {
         Output::Json => serde_json::to_string_pretty(&shown).map_err(Fatal::failure)?,
         Output::Text => describe(&shown),
     };
     writeln!(std::io::stdout(), "{}", text.trim_end()).map_err(Fatal::failure)
+}
+
+fn action_rows(table: &ActionTable) -> Vec<String> {
+    table.rows().map(|(name, class)| format!("{name} ({})", class.as_str())).collect()
 }
 
 /// A process of that number that is an agent.

@@ -12,7 +12,7 @@
 //! ```
 
 use std::collections::BTreeMap;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -213,8 +213,12 @@ fn is_name(text: &str) -> bool {
     (1..=MAX_NAME_BYTES).contains(&text.len()) && text.chars().all(is_allowed) && text != "ping"
 }
 
+/// Whether anybody but root and this agent's own user may write it.
 pub(super) fn is_writable_by_others(path: &Path) -> bool {
-    std::fs::metadata(path).is_ok_and(|file| file.permissions().mode() & 0o022 != 0)
+    std::fs::metadata(path).is_ok_and(|file| {
+        let is_ours = file.uid() == 0 || file.uid() == rustix::process::geteuid().as_raw();
+        !is_ours || file.permissions().mode() & 0o022 != 0
+    })
 }
 
 fn check_program(reader: &mut Reader, program: &Path) {
@@ -237,7 +241,7 @@ fn check_program(reader: &mut Reader, program: &Path) {
         Ok(file) if !file.is_file() || file.permissions().mode() & 0o111 == 0 => {
             reader.problem("program", format!("is `{}`, which is not an executable file", program.display()));
         }
-        Ok(file) if file.permissions().mode() & 0o022 != 0 => {
+        Ok(_) if is_writable_by_others(program) => {
             let text = format!("is `{0}`, which others may write; run: chmod go-w {0}", program.display());
             reader.problem("program", text);
         }
@@ -256,7 +260,8 @@ fn read_parameters(reader: &mut Reader) -> BTreeMap<String, Parameter> {
             "text" => {
                 let pattern =
                     reader.required(&key("pattern"), "a regular expression for the whole value", |_| true);
-                match Regex::new(&format!("^(?:{pattern})$")) {
+                // Alone first: `a)|(b` is no pattern, but would become one that is not anchored.
+                match Regex::new(&pattern).and_then(|_| Regex::new(&format!("^(?:{pattern})$"))) {
                     Ok(pattern) => Kind::Text(pattern),
                     Err(error) => {
                         reader.problem(&key("pattern"), format!("is no regular expression: {error}"));
@@ -265,7 +270,7 @@ fn read_parameters(reader: &mut Reader) -> BTreeMap<String, Parameter> {
                 }
             }
             "integer" => {
-                let least = reader.integer(&key("least"), i64::MIN, i64::MIN..=i64::MAX);
+                let least = reader.integer(&key("least"), 0, i64::MIN..=i64::MAX);
                 Kind::Integer(least, reader.integer(&key("most"), i64::MAX, least..=i64::MAX))
             }
             "choice" => {

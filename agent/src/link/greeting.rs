@@ -13,6 +13,7 @@ use writ_common::hello::{AgentProof, Expected, Nonce};
 use writ_common::id::{Digest, random_bytes};
 use writ_common::limits::PROTOCOL;
 use writ_common::refusal::RefusalCode;
+use writ_common::time::Timestamp;
 use writ_common::trust::Chain;
 use writ_proto::v1::agent_gateway_client::AgentGatewayClient;
 use writ_proto::v1::{self as proto, agent_frame, server_frame::Frame};
@@ -66,19 +67,20 @@ pub(super) async fn greet(
     let not_obeyed = |refusal| LinkError::NotObeyed { refusal, frame: envelope.clone() };
     let judge = || {
         let chain = obedience.trust.chain();
+        let floor = obedience.journal.facts().map_or(Timestamp::from_millis(u64::MAX), |facts| facts.floor);
         let expected = Expected {
             bundle: &chain.head().bundle,
             realm: &obedience.identity.record.realm,
             nonce,
             tls_leaf: leaf,
-            floor: facts.floor,
+            floor,
             round_trip,
         };
         expected.verify(&envelope)
     };
     let verified = match judge() {
-        // protocol.md §6.3: an unknown key may be one that a newer bundle lists; ask once, then decide.
-        Err(refusal) if refusal.code == RefusalCode::UnknownKey => {
+        // protocol.md §6.3: a newer bundle may list the key, change its dates or reset the floor; ask once, then decide.
+        Err(refusal) if may_be_mended_by_a_bundle(refusal.code) => {
             fetch_chain(obedience, client).await?;
             judge()
         }
@@ -102,6 +104,19 @@ pub(super) async fn greet(
     obedience.time.set(hello.time, asked);
     obedience.journal.begin_session(hello.time)?;
     Ok(Greeted { outbound, inbound, welcome })
+}
+
+const fn may_be_mended_by_a_bundle(code: RefusalCode) -> bool {
+    matches!(
+        code,
+        RefusalCode::UnknownKey
+            | RefusalCode::NoTrust
+            | RefusalCode::CertificateNotYetValid
+            | RefusalCode::CertificateExpired
+            | RefusalCode::CertificateRevoked
+            | RefusalCode::WrongRealm
+            | RefusalCode::TimeWentBack
+    )
 }
 
 /// Asks for the bundles after the one held and walks along them.

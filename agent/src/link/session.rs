@@ -1,5 +1,7 @@
 //! A live session: bundles and commands in, answers and refusals out.
 
+use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -8,16 +10,22 @@ use tracing::{info, warn};
 use writ_common::backoff::Backoff;
 use writ_common::envelope::{RefusalsAckPurpose, verify};
 use writ_common::id::{CommandId, Digest};
+use writ_common::limits::MAX_COUNTED_DELIVERIES;
 use writ_common::refusal::{Refusal, RefusalCode};
 use writ_common::shutdown::Shutdown;
 use writ_common::time::Timestamp;
 use writ_common::trust::Keyring;
 use writ_proto::v1::{self as proto, agent_frame, server_frame::Frame};
 
-use super::greeting::{Greeted, send};
+use super::greeting::Greeted;
 use super::{Done, Link, LinkError};
 use crate::obey::{Deliveries, Reaction};
-use crate::reply;
+
+/// What a server's unsigned frames may ask for: whoever forges them must not be able to mute the agent.
+const SHORTEST_HEARTBEAT: Duration = Duration::from_secs(1);
+const LONGEST_SILENCE: Duration = Duration::from_secs(3600);
+/// Frames that wait to be sent: one for each command that may come on a stream, and then some.
+const MAX_QUEUE: usize = MAX_COUNTED_DELIVERIES + 64;
 
 pub(super) async fn hold(
     link: &mut Link,
@@ -27,29 +35,40 @@ pub(super) async fn hold(
     shutdown: &Shutdown,
 ) -> Result<Done, LinkError> {
     let Greeted { outbound, mut inbound, welcome } = greeted;
-    let heartbeat = Duration::from_millis(u64::from(welcome.heartbeat_ms.max(1000)));
-    let deadline = Duration::from_millis(u64::from(welcome.heartbeat_deadline_ms)).max(heartbeat * 2);
+    let millis = |asked: u32| Duration::from_millis(u64::from(asked));
+    let heartbeat = millis(welcome.heartbeat_ms).clamp(SHORTEST_HEARTBEAT, LONGEST_SILENCE);
+    let deadline = millis(welcome.heartbeat_deadline_ms).clamp(heartbeat * 2, LONGEST_SILENCE * 2);
     backoff.reset();
     info!(endpoint, "session began");
     link.status.connected(endpoint);
-    let mut session = Session { link, outbound, deliveries: Deliveries::default() };
-    session.begin().await?;
+    let mut session = Session { link, deliveries: Deliveries::default(), queue: VecDeque::new() };
+    session.begin()?;
     let mut ticks = interval(heartbeat);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut last_heard = Instant::now();
     loop {
+        if session.queue.len() > MAX_QUEUE {
+            return Ok(Done::ComeBack(Duration::ZERO));
+        }
         tokio::select! {
             biased;
             () = shutdown.requested() => return Ok(Done::ShuttingDown),
+            // Sending never keeps from reading: two sides that both wait to send would wait for ever.
+            permit = outbound.reserve(), if !session.queue.is_empty() => {
+                let permit = permit.map_err(|_| LinkError::Ended)?;
+                if let Some(frame) = session.next_frame()? {
+                    permit.send(frame);
+                }
+            }
             message = inbound.message() => {
                 last_heard = Instant::now();
                 match message? {
                     Some(proto::ServerFrame { frame: Some(Frame::ComeBack(come_back)) }) => {
                         info!(reason = come_back.reason, "the server asks to come back");
-                        return Ok(Done::ComeBack(Duration::from_millis(u64::from(come_back.after_ms))));
+                        return Ok(Done::ComeBack(millis(come_back.after_ms).min(LONGEST_SILENCE)));
                     }
                     Some(proto::ServerFrame { frame: Some(frame) }) => {
-                        if let Some(done) = session.receive(frame).await? {
+                        if let Some(done) = session.receive(frame)? {
                             return Ok(done);
                         }
                     }
@@ -59,30 +78,34 @@ pub(super) async fn hold(
                 }
             }
             finished = session.link.answers.recv() => {
-                let Some(finished) = finished else { return Ok(Done::ShuttingDown) };
-                let deliveries = session.deliveries.of(finished.command);
-                session.answer(reply::frame(finished.command, finished.digest, Some(finished.receipt), deliveries)).await?;
-                if session.link.obedience.take_behind() {
-                    session.send_owed().await?;
-                }
+                let Some(command) = finished else { return Ok(Done::ShuttingDown) };
+                session.queue.push_back(Said::Stored(command));
             }
-            _ = ticks.tick() => session.tick().await?,
+            _ = ticks.tick() => session.tick()?,
             () = sleep_until(last_heard + deadline) => return Err(LinkError::Silent(deadline)),
         }
     }
 }
 
+/// Something to say.
+enum Said {
+    /// As it is.
+    Frame(agent_frame::Frame),
+    /// The answer the journal has when its turn comes.
+    Stored(CommandId),
+}
+
 struct Session<'a> {
     link: &'a mut Link,
-    outbound: tokio::sync::mpsc::Sender<proto::AgentFrame>,
     deliveries: Deliveries,
+    queue: VecDeque<Said>,
 }
 
 impl Session<'_> {
-    async fn begin(&mut self) -> Result<(), LinkError> {
-        let obedience = std::sync::Arc::clone(&self.link.obedience);
+    fn begin(&mut self) -> Result<(), LinkError> {
+        let obedience = Arc::clone(&self.link.obedience);
         let chain = obedience.trust.chain();
-        let report = proto::AgentReport {
+        self.say(agent_frame::Frame::Report(proto::AgentReport {
             facts: Vec::new(),
             actions: obedience
                 .table
@@ -95,31 +118,49 @@ impl Session<'_> {
             bundle_version: chain.head().bundle.version,
             bundle_digest: chain.head().digest.as_bytes().to_vec().into(),
             settings_revision: 0,
-        };
-        send(&self.outbound, agent_frame::Frame::Report(report)).await?;
+        }));
         // What was ready before is also in the journal, from where all that is owed is sent.
         while self.link.answers.try_recv().is_ok() {}
         obedience.take_behind();
-        self.send_owed().await?;
+        self.queue_owed()?;
         if let Some(report) = self.link.refusals.unacknowledged() {
-            send(&self.outbound, agent_frame::Frame::Refusals(report)).await?;
+            self.say(agent_frame::Frame::Refusals(report));
         }
         if !self.link.is_recovered {
             // Once a process, whatever comes of it: a second time would take running commands for crashed ones.
             self.link.is_recovered = true;
             obedience.recover(self.now()?)?;
         }
-        self.report_refusals().await
+        self.report_refusals()
+    }
+
+    fn say(&mut self, frame: agent_frame::Frame) {
+        self.queue.push_back(Said::Frame(frame));
+    }
+
+    fn queue_owed(&mut self) -> Result<(), LinkError> {
+        self.queue.extend(self.link.obedience.owed()?.into_iter().map(Said::Stored));
+        Ok(())
+    }
+
+    fn next_frame(&mut self) -> Result<Option<proto::AgentFrame>, LinkError> {
+        Ok(match self.queue.pop_front() {
+            Some(Said::Frame(frame)) => Some(proto::AgentFrame { frame: Some(frame) }),
+            Some(Said::Stored(command)) => {
+                self.link.obedience.answer(command, self.deliveries.of(command))?
+            }
+            None => None,
+        })
     }
 
     fn now(&self) -> Result<Timestamp, LinkError> {
         self.link.obedience.time.now().ok_or(LinkError::Protocol("no hello said the time"))
     }
 
-    async fn receive(&mut self, frame: Frame) -> Result<Option<Done>, LinkError> {
+    fn receive(&mut self, frame: Frame) -> Result<Option<Done>, LinkError> {
         match frame {
-            Frame::Delivery(delivery) => return self.deliver(delivery).await,
-            Frame::Bundles(proto::Bundles { bundles }) => self.bundles(bundles).await?,
+            Frame::Delivery(delivery) => return self.deliver(delivery),
+            Frame::Bundles(proto::Bundles { bundles }) => self.bundles(bundles)?,
             Frame::AnswerAck(proto::AnswerAcknowledgement { command_id, command_digest }) => {
                 let (Ok(command), Ok(digest)) =
                     (CommandId::try_from(command_id.as_ref()), Digest::try_from(command_digest.as_ref()))
@@ -128,7 +169,7 @@ impl Session<'_> {
                 };
                 self.link.obedience.journal.acknowledge(command, digest)?;
             }
-            Frame::RefusalsAck(envelope) => self.refusals_acknowledged(&envelope).await?,
+            Frame::RefusalsAck(envelope) => self.refusals_acknowledged(&envelope)?,
             Frame::Heartbeat(_) => {}
             Frame::Hello(_) | Frame::Welcome(_) => {
                 return Err(LinkError::Protocol("it greets in the middle of a session"));
@@ -139,29 +180,30 @@ impl Session<'_> {
         Ok(None)
     }
 
-    async fn deliver(&mut self, delivery: proto::Delivery) -> Result<Option<Done>, LinkError> {
+    fn deliver(&mut self, delivery: proto::Delivery) -> Result<Option<Done>, LinkError> {
         let now = self.now()?;
         let envelope = delivery.envelope.clone();
         match self.link.obedience.receive(delivery, now, &mut self.deliveries) {
-            Reaction::Answer(frame) => self.answer(frame).await?,
+            Reaction::Answer(frame) => self.queue.extend(frame.frame.map(Said::Frame)),
+            Reaction::AnswerAgain(command) => self.queue.push_back(Said::Stored(command)),
             Reaction::Running => {}
-            Reaction::Silence(refusal) => self.refused(&refusal, &envelope, now).await?,
+            Reaction::Silence(refusal) => self.refused(&refusal, &envelope, now)?,
             Reaction::TooMany => return Ok(Some(Done::ComeBack(Duration::ZERO))),
         }
         Ok(None)
     }
 
-    async fn bundles(&mut self, bundles: Vec<Bytes>) -> Result<(), LinkError> {
+    fn bundles(&mut self, bundles: Vec<Bytes>) -> Result<(), LinkError> {
         let now = self.now()?;
         let sample = bundles.last().cloned().unwrap_or_default();
         match self.link.obedience.follow(bundles)? {
             Ok(_) => Ok(()),
-            Err(refusal) => self.refused(&refusal, &sample, now).await,
+            Err(refusal) => self.refused(&refusal, &sample, now),
         }
     }
 
-    async fn refusals_acknowledged(&mut self, envelope: &Bytes) -> Result<(), LinkError> {
-        let obedience = std::sync::Arc::clone(&self.link.obedience);
+    fn refusals_acknowledged(&mut self, envelope: &Bytes) -> Result<(), LinkError> {
+        let obedience = Arc::clone(&self.link.obedience);
         let now = self.now()?;
         let chain = obedience.trust.chain();
         let candidates = Keyring::new(&chain.head().bundle, &obedience.identity.record.realm).candidates(now);
@@ -178,41 +220,29 @@ impl Session<'_> {
         match checked {
             Ok(ack) => {
                 self.link.refusals.acknowledge(&ack, &obedience.journal)?;
-                self.report_refusals().await
+                self.report_refusals()
             }
-            Err(refusal) => self.refused(&refusal, envelope, now).await,
+            Err(refusal) => self.refused(&refusal, envelope, now),
         }
     }
 
-    async fn refused(&mut self, refusal: &Refusal, frame: &[u8], now: Timestamp) -> Result<(), LinkError> {
+    fn refused(&mut self, refusal: &Refusal, frame: &[u8], now: Timestamp) -> Result<(), LinkError> {
         self.link.refusals.count(refusal, frame, now);
-        self.report_refusals().await
+        self.report_refusals()
     }
 
-    async fn report_refusals(&mut self) -> Result<(), LinkError> {
+    fn report_refusals(&mut self) -> Result<(), LinkError> {
         let now = self.now()?;
         let Link { obedience, refusals, .. } = &mut *self.link;
         let monotonic = obedience.time.monotonic();
-        match refusals.report(&obedience.identity, &obedience.journal, now, monotonic)? {
-            Some(report) => send(&self.outbound, agent_frame::Frame::Refusals(report)).await,
-            None => Ok(()),
-        }
-    }
-
-    async fn send_owed(&mut self) -> Result<(), LinkError> {
-        for owed in self.link.obedience.owed()? {
-            let deliveries = self.deliveries.of(owed.command);
-            self.answer(reply::frame(owed.command, owed.digest, Some(owed.receipt), deliveries)).await?;
+        if let Some(report) = refusals.report(&obedience.identity, &obedience.journal, now, monotonic)? {
+            self.say(agent_frame::Frame::Refusals(report));
         }
         Ok(())
     }
 
-    async fn answer(&self, frame: proto::AgentFrame) -> Result<(), LinkError> {
-        self.outbound.send(frame).await.map_err(|_| LinkError::Ended)
-    }
-
     /// The heartbeat's work: say something, keep what was counted, let the floor follow.
-    async fn tick(&mut self) -> Result<(), LinkError> {
+    fn tick(&mut self) -> Result<(), LinkError> {
         let now = self.now()?;
         let Link { obedience, refusals, .. } = &mut *self.link;
         if let Err(error) = refusals.keep(&obedience.journal) {
@@ -220,7 +250,10 @@ impl Session<'_> {
         }
         let journal_counter = obedience.journal.facts()?.counter;
         obedience.journal.raise_floor(now)?;
-        send(&self.outbound, agent_frame::Frame::Heartbeat(proto::Heartbeat { journal_counter })).await?;
-        self.report_refusals().await
+        self.say(agent_frame::Frame::Heartbeat(proto::Heartbeat { journal_counter }));
+        if self.link.obedience.take_behind() {
+            self.queue_owed()?;
+        }
+        self.report_refusals()
     }
 }

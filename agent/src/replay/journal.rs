@@ -14,7 +14,7 @@ use redb::{
     ReadableTableMetadata as _, TableDefinition, WriteTransaction,
 };
 use writ_common::files::{self, FileError};
-use writ_common::id::{CommandId, Digest, JournalId};
+use writ_common::id::{AgentId, CommandId, Digest, JournalId};
 use writ_common::limits::SKEW;
 use writ_common::time::Timestamp;
 
@@ -43,6 +43,12 @@ pub enum JournalError {
     /// An entry cannot be read back.
     #[error("the journal holds a damaged entry")]
     Damaged,
+    /// Another process has it.
+    #[error("the journal is in use: another writ-agent runs on this data directory")]
+    InUse,
+    /// It belongs to another identity.
+    #[error("the journal belongs to agent {0}; move journal.redb away, and this agent begins with a new one")]
+    Foreign(String),
     /// A second start was asked for.
     #[error("command {0} is not waiting to be started")]
     NotAccepted(CommandId),
@@ -172,7 +178,11 @@ impl Journal {
         let database = Builder::new()
             .set_cache_size(CACHE_BYTES)
             .set_concurrency_mode(ConcurrencyMode::SingleWriter)
-            .create(path)?;
+            .create(path)
+            .map_err(|error| match error {
+                redb::DatabaseError::DatabaseAlreadyOpen => JournalError::InUse,
+                other => other.into(),
+            })?;
         let journal = Self { database, max_entries };
         journal.write(|write| {
             let mut documents = write.open_table(DOCUMENTS)?;
@@ -258,6 +268,18 @@ impl Journal {
         })
     }
 
+    /// Binds the journal to an agent: receipts of another identity would be answered for in its name.
+    ///
+    /// # Errors
+    /// When it is another's already, or cannot be written.
+    pub fn bind(&self, agent: AgentId) -> Result<(), JournalError> {
+        match self.document("agent_id")? {
+            Some(owner) if owner.as_ref() == agent.as_bytes().as_slice() => Ok(()),
+            Some(owner) => Err(JournalError::Foreign(hex_of(&owner))),
+            None => self.keep_document("agent_id", agent.as_bytes()),
+        }
+    }
+
     /// A session began at this time: a journal without a birth is born, the floor rises.
     ///
     /// # Errors
@@ -309,8 +331,11 @@ impl Journal {
         now: Timestamp,
     ) -> Result<Durable, JournalError> {
         let max_entries = self.max_entries;
+        // A transaction of its own: a journal found full must not undo it.
+        if self.has_forgettable(now)? {
+            self.write(|write| prune(write, now))?;
+        }
         self.write(|write| {
-            prune(write, now)?;
             let mut commands = write.open_table(COMMANDS)?;
             let entries = commands.len()?;
             if entries >= max_entries {
@@ -431,6 +456,11 @@ impl Journal {
         })
     }
 
+    fn has_forgettable(&self, now: Timestamp) -> Result<bool, JournalError> {
+        let expiry = self.database.begin_read()?.open_table(EXPIRY)?;
+        Ok(expiry.range(..((now - SKEW).as_millis(), [0; 16]))?.next().is_some())
+    }
+
     fn change(&self, command: CommandId, edit: impl FnOnce(&mut Entry)) -> Result<(), JournalError> {
         self.write(|write| change(write, command, edit))
     }
@@ -473,6 +503,10 @@ fn change(
     edit(&mut entry);
     commands.insert(command.as_bytes(), entry.encode_to_vec().as_slice())?;
     Ok(())
+}
+
+fn hex_of(bytes: &[u8]) -> String {
+    AgentId::try_from(bytes).map_or_else(|_| "unknown".to_owned(), |agent| agent.to_string())
 }
 
 /// Forgets commands that expired longer than the skew ago and are acknowledged; the same transaction remembers up

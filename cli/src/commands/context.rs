@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use writ_common::files;
 use writ_common::keys::pem;
+use writ_common::tls::server_name;
 
 use crate::args::{Context as Verb, Format};
 use crate::context::{Context, Contexts};
@@ -35,6 +36,7 @@ pub(super) fn run(format: Format, verb: Verb) -> Result<(), Failure> {
     match verb {
         Verb::Add { name, server, ca, token_file } => {
             let local = |error: &dyn std::fmt::Display| Failure::local(error.to_string());
+            server_name(&server).map_err(|error| Failure::local(format!("--server: {error}")))?;
             let (ca, token_file) = (absolute(&ca)?, absolute(&token_file)?);
             // Said now rather than at the first call.
             let text = files::read(&ca).map_err(|error| local(&error))?;

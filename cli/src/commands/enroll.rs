@@ -20,6 +20,14 @@ struct Shown {
 
 pub(super) async fn run(format: Format, client: &Client, verb: Enroll) -> Result<(), Failure> {
     let Enroll::Token(Token::Create { uses, expires, realm, token_file }) = verb;
+    // Before a token is made that could not be kept.
+    if let Some(path) = &token_file {
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        if path.exists() || folder.is_some_and(|folder| !folder.is_dir()) {
+            let why = if path.exists() { "it exists; name a new file" } else { "its folder does not exist" };
+            return Err(Failure::local(format!("--token-file {}: {why}; no token was made", path.display())));
+        }
+    }
     let request = CreateTokenRequest { uses, expires_in_seconds: expires.as_secs(), realm };
     let answer = client.enrollment().create_token(request).await?.into_inner();
     let CreateTokenResponse { token, token_id, expires_at_ms, uses } = answer;

@@ -43,6 +43,8 @@ pub(super) async fn run(format: Format, client: &Client, verb: Send) -> Result<E
         output::one(format, &shown, &fields)?;
         return Ok(ExitCode::SUCCESS);
     }
+    // Said at once: whatever becomes of the waiting, the command goes on.
+    eprintln!("command {}", command.command_id);
     let latest = follow(client, command, timeout).await?;
     let counts = track::print(format, client, latest).await?;
     Ok(exit_code(counts))

@@ -76,6 +76,12 @@ pub(super) struct TargetRow {
     answered_at: String,
 }
 
+impl TargetRow {
+    fn is_cut(&self) -> bool {
+        u64::try_from(self.output.len()).is_ok_and(|shown| shown < self.output_bytes)
+    }
+}
+
 impl Rows for Shown {
     const HEAD: &'static [&'static str] = &["COMMAND", "ACTION", "BY", "ISSUED", "TARGETS", "STATE"];
 
@@ -101,7 +107,9 @@ impl Rows for TargetRow {
             ("", ending) => ending.to_owned(),
             (code, _) => code.to_owned(),
         };
-        let parts = [said, output::plain(&self.detail), output::plain(&self.output)];
+        let first = self.output.trim_end().lines().next().unwrap_or_default();
+        let more = if first.len() < self.output.trim_end().len() || self.is_cut() { " …" } else { "" };
+        let parts = [said, output::plain(&self.detail), format!("{}{more}", output::plain(first))];
         let what: Vec<_> = parts.into_iter().filter(|part| !part.is_empty()).collect();
         vec![self.agent_name.clone(), self.state.to_owned(), self.answered_at.clone(), what.join(": ")]
     }
@@ -158,6 +166,16 @@ pub(super) async fn print(format: Format, client: &Client, command: Command) -> 
     output::one(format, &shown, &fields)?;
     output::text("")?;
     output::list(format, &targets, "No targets.")?;
+    // One agent's output is shown whole.
+    if let [only] = targets.as_slice()
+        && only.output.trim_end().contains('\n')
+    {
+        output::text(&format!("\n{}", output::plain_lines(&only.output)))?;
+        if only.is_cut() {
+            let shown = only.output.len();
+            output::text(&format!("… the first {shown} of {} bytes", only.output_bytes))?;
+        }
+    }
     Ok(counts)
 }
 

@@ -43,7 +43,7 @@ pub struct Connection {
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
     /// Not "host:port".
-    #[error("`{0}` is not host:port")]
+    #[error("`{0}` is not host:port, such as writ.example:7443 or [2001:db8::1]:7443")]
     Address(String),
     /// Name look-up or TCP.
     #[error("cannot connect to {endpoint}: {source}")]
@@ -82,10 +82,7 @@ pub enum ConnectError {
 /// # Errors
 /// By leg; see [`ConnectError`].
 pub async fn connect(endpoint: &str, anchors: &Anchors) -> Result<Connection, ConnectError> {
-    let (host, _port) =
-        endpoint.rsplit_once(':').ok_or_else(|| ConnectError::Address(endpoint.to_owned()))?;
-    let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
-    let name = ServerName::try_from(host).map_err(|_| ConnectError::Address(endpoint.to_owned()))?;
+    let name = server_name(endpoint)?;
     let config = client_config(anchors)?;
     let handshake = async {
         let tcp = TcpStream::connect(endpoint)
@@ -117,6 +114,18 @@ pub async fn connect(endpoint: &str, anchors: &Anchors) -> Result<Connection, Co
     });
     let channel = target.connect_with_connector(connector).await.map_err(http)?;
     Ok(Connection { channel, leaf_spki_digest })
+}
+
+/// The host of "host:port", as a certificate would name it.
+///
+/// # Errors
+/// When it is anything else, such as a URL.
+pub fn server_name(endpoint: &str) -> Result<ServerName<'static>, ConnectError> {
+    let wrong = || ConnectError::Address(endpoint.to_owned());
+    let (host, port) = endpoint.rsplit_once(':').ok_or_else(wrong)?;
+    let is_port = port.parse::<u16>().is_ok_and(|port| port > 0);
+    let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    ServerName::try_from(host.to_owned()).ok().filter(|_| is_port).ok_or_else(wrong)
 }
 
 fn client_config(anchors: &Anchors) -> Result<ClientConfig, rustls::Error> {

@@ -21,10 +21,11 @@ use super::{TlsLeaf, spki_digest};
 use crate::id::Digest;
 use crate::shutdown::Shutdown;
 
-/// Handshakes under way at once; more wait in the listener's backlog.
-const MAX_HANDSHAKES: usize = 256;
+/// Handshakes under way at once; more wait in the listener's backlog. With the time-out, a stranger who opens silent
+/// connections needs 200 a second to keep others waiting.
+const MAX_HANDSHAKES: usize = 1024;
 /// How long one may take.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A server's certificate, ready to be shown.
 #[derive(Debug, Clone)]
@@ -70,7 +71,7 @@ impl ServerTls {
     }
 }
 
-/// Connections of one port at once; more wait in the listener's backlog. Below the usual limit of open files.
+/// Connections of one port at once; more wait in the listener's backlog. Give the process that many open files.
 const MAX_CONNECTIONS: usize = 16_384;
 
 /// Connections whose handshake is done.

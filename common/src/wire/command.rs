@@ -70,8 +70,12 @@ impl Window {
         not_before: Timestamp,
         expires_at: Timestamp,
     ) -> Result<Self, InvalidDocument> {
-        if expires_at <= not_before || expires_at <= issued_at {
-            return Err(invalid("expires_at_ms", "must be later than issued_at_ms and not_before_ms"));
+        // An issue date in the future would let a command outlive the 30 days.
+        if not_before < issued_at {
+            return Err(invalid("not_before_ms", "must not be before issued_at_ms"));
+        }
+        if expires_at <= not_before {
+            return Err(invalid("expires_at_ms", "must be later than not_before_ms"));
         }
         if expires_at.since(issued_at) > MAX_COMMAND_LIFETIME {
             return Err(invalid("expires_at_ms", "must be at most 30 days after issued_at_ms"));

@@ -184,6 +184,16 @@ fn an_agent_without_identity_trust_or_a_private_key_obeys_nobody_and_says_why() 
 }
 
 #[test]
+fn a_second_server_or_agent_on_the_same_folder_does_not_start() {
+    let fleet = Fleet::new(Build::Testing);
+    let said = fleet.try_server().wait().1;
+    assert!(said.contains("another process of the same kind runs on this folder"), "{said}");
+    let _agent = fleet.agent("rome");
+    let said = fleet.try_agent("rome", None).wait().1;
+    assert!(said.contains("another writ-agent runs on this data directory"), "{said}");
+}
+
+#[test]
 fn operators_are_told_what_is_wrong_and_what_to_do() {
     let fleet = Fleet::new(Build::Testing);
     let said = |arguments: &[&str], code: i32, part: &str| {
@@ -197,6 +207,10 @@ fn operators_are_told_what_is_wrong_and_what_to_do() {
     said(&["send", "ping", "--agent", "rome"], 5, "writ agents list");
     said(&["send", "ping", "--all", "--expires", "60d"], 7, "at most 2592000");
     said(&["send", "action", "note", "word", "--all"], 2, "is not KEY=VALUE");
+    said(&["send", "action", "note", "word=a", "word=b", "--all"], 7, "`word` is given twice");
+    said(&["send", "action", "../note", "--all"], 7, "no action can be called");
+    said(&["send", "ping", "--all", "--expires", "0s"], 2, "longer than nothing");
+    said(&["enroll", "token", "create", "--uses", "0"], 2, "0 is not in 1..=100000");
     said(&["commands", "show", "12"], 7, "not a command id");
     said(&["commands", "show", "0192f1c0-0000-7000-8000-000000000009"], 5, "writ commands list");
     said(&["--context", "nowhere", "agents", "list"], 8, "there is no context `nowhere`");
@@ -217,7 +231,7 @@ fn operators_are_told_what_is_wrong_and_what_to_do() {
             wrong.to_str().unwrap(),
         ])
         .ok();
-    said(&["agents", "list"], 4, "a valid bearer token is needed");
+    said(&["agents", "list"], 4, "writ context list");
     said(&["--context", "acme", "--output", "json", "send", "ping", "--agent", "x"], 5, "\"exit_code\":5");
 }
 
@@ -244,6 +258,11 @@ fn init_refuses_weak_passphrases_and_names_it_cannot_use() {
     ];
     let said = fleet.run("writ-server-testing", &arguments);
     assert!(said.code == 64 && said.stderr.contains("is not host:port"), "{said:?}");
+    let url =
+        arguments.map(|argument| if argument == "nowhere" { "https://localhost:7443" } else { argument });
+    let said = fleet.run("writ-server-testing", &url);
+    assert!(said.code == 64 && said.stderr.contains("is not host:port"), "{said:?}");
+    assert!(!fleet.path("server").exists(), "nothing was made");
 
     fs::set_permissions(&passphrase, fs::Permissions::from_mode(0o644)).unwrap();
     let said = fleet.init();

@@ -19,6 +19,8 @@ fn agent_killed_at(checkpoint: &str, more: &str) -> (Fleet, Value, Vec<String>) 
     fleet.server().wait_for("receipt stored", |said| said["command.id"] == id);
     let shown = fleet.json(&["commands", "show", id]);
     let noted = lines(&notes);
+    // A later answer on the same stream: whatever the server thought of the earlier ones is stored by now.
+    let _later = fleet.writ(&["send", "ping", "--all", "--wait"]).ok();
     (fleet, shown["targets"][0].clone(), noted)
 }
 

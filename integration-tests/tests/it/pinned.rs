@@ -21,7 +21,10 @@ fn descriptor_set_is_pinned_so_that_a_wire_change_shows() {
 fn refusals_page_is_current() {
     let mut page = String::from(
         "# Refusals\n\nGenerated from `common/src/refusal.rs`; `make update` writes it.\n\n\
-         Codes are stable: programs may rely on them. Each has vectors under `proto/vectors/refuse/`.\n",
+         Codes are stable: programs may rely on them. Each has vectors under `proto/vectors/refuse/`, \
+         but for `journal_failed`, which needs a broken disk.\n\n\
+         Minting bundles (rotation, revocation, repair, floor reset, approvals by operators) has no command yet: \
+         agents follow such bundles, this version's programs do not make them.\n",
     );
     for (audible, title, text) in [
         (

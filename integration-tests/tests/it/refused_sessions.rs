@@ -4,7 +4,7 @@ use std::fs;
 
 use integration_tests::fleet::{Build, Fleet};
 use integration_tests::intruder::Intruder;
-use integration_tests::stolen::now;
+use integration_tests::stolen::{Stolen, now};
 
 #[test]
 fn an_impostor_without_the_signing_key_gets_no_session_and_learns_nothing() {
@@ -59,6 +59,8 @@ fn a_server_whose_clock_went_back_is_not_believed_until_it_is_right_again() {
     agent.wait_for_count("session began", 2);
     fleet.kill_server();
     fs::write(fleet.path("server-clock"), "0").unwrap();
+    // The server notices by itself, and goes on only because an operator says so.
+    fleet.server_flags = vec!["--accept-clock".to_owned()];
     fleet.start_server(None);
     agent.wait_for("refused in silence", |said| said["code"] == "time_went_back");
     fleet.kill_server();
@@ -69,7 +71,49 @@ fn a_server_whose_clock_went_back_is_not_believed_until_it_is_right_again() {
 }
 
 #[test]
-fn somebody_with_an_agents_id_but_not_its_key_gets_no_session_and_raises_an_alert() {
+fn a_server_whose_clock_went_back_while_it_was_off_signs_nothing_until_an_operator_confirms() {
+    let mut fleet = Fleet::new(Build::Testing);
+    let agent = fleet.agent("rome");
+    fleet.kill_server();
+    fs::write(fleet.path("server-clock"), "-3600").unwrap();
+    fleet.start_server(None);
+    fleet.add_context();
+    fleet
+        .server()
+        .wait_for("nothing can be signed", |said| said["error"].to_string().contains("--accept-clock"));
+    let said = fleet.writ(&["send", "ping", "--all"]);
+    assert!(said.code == 7 && said.stderr.contains("set the clock right"), "{said:?}");
+    agent.wait_for("no session", |said| said["error"].to_string().contains("set the clock right"));
+    fleet.kill_server();
+    fs::write(fleet.path("server-clock"), "0").unwrap();
+    fleet.start_server(None);
+    agent.wait_for_count("session began", 2);
+}
+
+#[test]
+fn a_trust_bundle_resets_a_floor_that_one_wrong_clock_raised() {
+    let mut fleet = Fleet::new(Build::Testing);
+    let agent = fleet.agent("rome");
+    let stolen = Stolen::from(&fleet, "rome");
+    fleet.kill_server();
+    fs::write(fleet.path("server-clock"), "7200").unwrap();
+    fleet.start_server(None);
+    agent.wait_for_count("session began", 2);
+    fleet.kill_server();
+    fs::write(fleet.path("server-clock"), "0").unwrap();
+    fleet.server_flags = vec!["--accept-clock".to_owned()];
+    fleet.start_server(None);
+    agent.wait_for("refused in silence", |said| said["code"] == "time_went_back");
+    // The authority mints the cure; it reaches the agent although no session can begin.
+    let road = Intruder::in_the_middle(&fleet.road, &fleet.path("server"));
+    let floor = now().as_millis() - 600_000;
+    road.offer_chain(vec![stolen.successor(|bundle| bundle.floor_reset_ms = floor)]);
+    agent.wait_for("trust bundle accepted", |said| said["bundle.version"] == 2);
+    agent.wait_for_count("session began", 3);
+}
+
+#[test]
+fn an_identity_that_contradicts_its_key_keeps_the_agent_from_starting() {
     let fleet = Fleet::new(Build::Testing);
     let _rome = fleet.agent("rome");
     fleet.agent("paris").kill();

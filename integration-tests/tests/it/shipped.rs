@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use integration_tests::fleet::{Build, Fleet, binary};
+use writ_common::identity::EnrolmentToken;
 use writ_common::keys::{PrivateKey, Server, pem};
 
 fn contains(haystack: &[u8], needle: &[u8]) -> bool {
@@ -51,12 +52,18 @@ fn no_private_byte_of_the_server_reaches_an_agent_and_no_secret_reaches_a_log() 
     let logs = fleet.server().said() + &agent.said();
     let token = fs::read_to_string(fleet.path("token")).unwrap();
     let admin = fs::read_to_string(fleet.path("server/admin-token")).unwrap();
-    for secret in [hex::encode(&seed), token, admin, "correct horse".to_owned()] {
+    let pem = String::from_utf8(read("server/signing.key")).unwrap();
+    let base64 = pem.lines().nth(1).unwrap().to_owned();
+    for secret in [hex::encode(&seed), base64, token.clone(), admin, "correct horse".to_owned()] {
         assert!(!logs.contains(&secret), "a secret is in a log");
     }
     // Only digests of tokens are kept.
-    let stored = read("server/writ.db");
-    assert!(!contains(&stored, fs::read(fleet.path("server/admin-token")).unwrap().as_slice()));
+    let secret = EnrolmentToken::from_text(&token).unwrap().secret;
+    for file in ["server/writ.db", "server/writ.db-wal"] {
+        let stored = read(file);
+        assert!(!contains(&stored, fs::read(fleet.path("server/admin-token")).unwrap().as_slice()), "{file}");
+        assert!(!contains(&stored, &secret), "{file} holds an enrolment secret");
+    }
 }
 
 #[test]

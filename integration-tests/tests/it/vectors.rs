@@ -243,14 +243,11 @@ async fn judge_delivery(case: &DeliveryCase) -> String {
             let Some(proto::agent_frame::Frame::Answer(answer)) = frame.frame else {
                 panic!("not an answer")
             };
-            refusal_in(&answer.receipt).map_or_else(
-                || "redelivery".to_owned(),
-                |code| {
-                    assert_eq!(code.audible(), Audible::Answered, "{code} must not be answered");
-                    code.to_string()
-                },
-            )
+            let code = refusal_in(&answer.receipt).unwrap();
+            assert_eq!(code.audible(), Audible::Answered, "{code} must not be answered");
+            code.to_string()
         }
+        Reaction::AnswerAgain(_) => "redelivery".to_owned(),
         Reaction::TooMany => panic!("one delivery is not too many"),
     };
     assert!(shutdown.drain(Duration::from_secs(30)).await);

@@ -21,7 +21,7 @@ impl AgentService for Agents {
         request: Request<ListAgentsRequest>,
     ) -> Result<Response<ListAgentsResponse>, Status> {
         let ListAgentsRequest { page_size, page_token } = request.into_inner();
-        let size = page::size(page_size, 100)?;
+        let size = page::size(page_size, 100, page::MAX_PAGE)?;
         let now = self.0.clock.wall();
         let rows = self.0.store.agents(page::token(&page_token)?, size, now).await.map_err(unavailable)?;
         let next_page_token = page::next(&rows, size, |row| row.id.to_string());

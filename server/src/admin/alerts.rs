@@ -21,7 +21,7 @@ impl AlertService for Alerts {
         request: Request<ListAlertsRequest>,
     ) -> Result<Response<ListAlertsResponse>, Status> {
         let ListAlertsRequest { page_size, page_token } = request.into_inner();
-        let size = page::size(page_size, 100)?;
+        let size = page::size(page_size, 100, page::MAX_PAGE)?;
         let offset = page::token::<u64>(&page_token)?.unwrap_or(0);
         let rows = self.0.store.alerts(offset, size).await.map_err(unavailable)?;
         let next_page_token = page::next(&rows, size, |_| (offset + u64::from(size)).to_string());

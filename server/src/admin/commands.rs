@@ -30,6 +30,8 @@ use crate::store::{CommandRow, TargetRow, TargetState};
 const DEFAULT_LIFETIME: Duration = Duration::from_secs(3600);
 /// Agents named one by one in one request; larger sets are selected.
 const MAX_NAMED: usize = 1000;
+/// Targets of a page at most: each may bring a receipt of 320 KiB that is verified before it is shown.
+const MAX_TARGETS_PAGE: u32 = 200;
 /// Bytes of output shown of each target: a page of a thousand stays in bounds. The receipt holds more.
 const MAX_SHOWN_OUTPUT: usize = 16 << 10;
 /// Watching looks at most this often: a bar on a screen needs no more.
@@ -56,7 +58,7 @@ impl CommandService for Commands {
         request: Request<ListCommandsRequest>,
     ) -> Result<Response<ListCommandsResponse>, Status> {
         let ListCommandsRequest { page_size, page_token } = request.into_inner();
-        let size = page::size(page_size, 50)?;
+        let size = page::size(page_size, 50, page::MAX_PAGE)?;
         let before = page::token::<u64>(&page_token)?.unwrap_or(u64::MAX);
         let rows = self.0.store.commands(before, size).await.map_err(unavailable)?;
         let next_page_token = page::next(&rows, size, |row| row.sequence.to_string());
@@ -73,7 +75,7 @@ impl CommandService for Commands {
     ) -> Result<Response<ListTargetsResponse>, Status> {
         let ListTargetsRequest { command_id: id, page_size, page_token } = request.into_inner();
         let id = command_id(&id)?;
-        let size = page::size(page_size, 100)?;
+        let size = page::size(page_size, 100, MAX_TARGETS_PAGE)?;
         let from = page::token::<u32>(&page_token)?.unwrap_or(0);
         let command = self.0.store.command(id).await.map_err(unavailable)?.ok_or_else(|| unknown(id))?;
         let rows = self.0.store.targets(id, from, size).await.map_err(unavailable)?;
@@ -190,6 +192,16 @@ fn parse(request: SubmitRequest) -> Result<submit::Request, Failure> {
             let mut parameters: Vec<_> =
                 run.parameters.into_iter().map(|NamedValue { name, value }| (name, value)).collect();
             parameters.sort();
+            if let Some(pair) = parameters.windows(2).find(|pair| pair[0].0 == pair[1].0) {
+                return Err(Failure::invalid("run.parameters", format!("`{}` is given twice", pair[0].0)));
+            }
+            let is_possible =
+                |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '_' | '.');
+            if !run.name.chars().all(is_possible) {
+                let text =
+                    format!("no action can be called `{}`; names have a-z, 0-9, `-`, `_` and `.`", run.name);
+                return Err(Failure::invalid("run.name", text));
+            }
             let action = NamedAction::new(run.name, parameters);
             Action::Run(action.map_err(|error| Failure::invalid("run", error.to_string()))?)
         }

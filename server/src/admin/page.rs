@@ -2,16 +2,17 @@
 
 use writ_common::wire::status::Failure;
 
-const MAX_PAGE: u32 = 1000;
+/// Rows of a page at most.
+pub(super) const MAX_PAGE: u32 = 1000;
 
 /// The size asked for, or the default.
-pub(super) fn size(asked: u32, default: u32) -> Result<u32, Failure> {
+pub(super) fn size(asked: u32, default: u32, most: u32) -> Result<u32, Failure> {
     match asked {
         0 => Ok(default),
-        1..=MAX_PAGE => Ok(asked),
+        asked if asked <= most => Ok(asked),
         _ => Err(Failure::invalid(
             "page_size",
-            format!("is {asked}; it must be 1 to {MAX_PAGE}, or 0 for {default}"),
+            format!("is {asked}; it must be 1 to {most}, or 0 for {default}"),
         )),
     }
 }

@@ -52,13 +52,27 @@ pub async fn submit(server: &Arc<Server>, actor: &Actor, request: Request) -> Re
     }
     let targets = resolve(server, selection).await?;
     let draft = CommandDraft { id, targets, lifetime, requested_by: actor.name.clone(), action };
-    let SignedCommand { command, envelope, targets, tree } = server.signer.command(draft)?;
+    let signed = server.signer.command(draft)?;
+    // A task of its own: a caller that hangs up now must not leave a stored command that nobody sends.
+    let task =
+        server.shutdown.spawn(record_and_send(Arc::clone(server), signed, fingerprint, actor.name.clone()));
+    task.await.map_err(|_| Failure::unavailable("the server is shutting down"))?
+}
+
+async fn record_and_send(
+    server: Arc<Server>,
+    signed: SignedCommand,
+    fingerprint: Digest,
+    actor: String,
+) -> Result<CommandId, Failure> {
+    let SignedCommand { command, envelope, targets, tree } = signed;
+    let id = command.id;
     let new = NewCommand {
         id,
         digest: envelope.digest(),
         request_digest: fingerprint,
         envelope: envelope.bytes().clone(),
-        action: command.action.name().to_owned(),
+        action: command.action.describe(),
         requested_by: command.requested_by,
         issued_at: command.window.issued_at,
         expires_at: command.window.expires_at,
@@ -69,7 +83,7 @@ pub async fn submit(server: &Arc<Server>, actor: &Actor, request: Request) -> Re
     if recorded.is_new() {
         info!(
             target: "audit",
-            { command.id = %id, actor = actor.name, action = command.action.name(), targets = targets.len() },
+            { command.id = %id, actor, action = command.action.describe(), targets = targets.len() },
             "command recorded"
         );
         server.dispatcher.announce(&recorded, envelope.bytes().clone(), tree, &targets);

@@ -37,6 +37,7 @@ fn explain(error: CreateError) -> Fatal {
             Fatal::usage(error)
         }
         CreateError::Exists { .. }
+        | CreateError::KeysWithoutDatabase { .. }
         | CreateError::File(_)
         | CreateError::Store(_)
         | CreateError::Backup(_) => Fatal::caused("no fleet was made", &error),

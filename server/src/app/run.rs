@@ -25,6 +25,10 @@ use crate::store::Store;
 
 /// How long open requests and sessions may take to end.
 const DRAIN_DEADLINE: Duration = Duration::from_secs(10);
+/// How often the time that is signed with is noted.
+const NOTE_TIME_EVERY: Duration = Duration::from_secs(60);
+/// How long a call may take until its answer begins. Streams begin at once.
+const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 /// Streams one connection may have open.
 const MAX_STREAMS: u32 = 64;
 
@@ -43,10 +47,11 @@ pub(super) async fn run(options: Run, shutdown: Shutdown) -> Result<(), Fatal> {
             files.folder().display()
         )));
     }
+    let _lock = files.lock().map_err(|error| Fatal::caused("cannot start", &error))?;
     let store = Store::open(&files.database(), &store_shutdown)
         .await
         .map_err(|e| Fatal::caused("cannot start", &e))?;
-    let server = Arc::new(load(&config, &files, store, shutdown.clone()).await?);
+    let server = Arc::new(load(&config, &files, store, options.accept_clock, shutdown.clone()).await?);
     let leaf = read_tls_leaf(&files).map_err(|error| Fatal::caused("cannot start", &error))?;
     let tls = ServerTls::new(&leaf).map_err(|error| Fatal::caused("cannot start", &error))?;
 
@@ -68,6 +73,7 @@ pub(super) async fn run(options: Run, shutdown: Shutdown) -> Result<(), Fatal> {
     let routes = admin::routes(&server).map_err(|error| Fatal::failure(error.to_string()))?;
     let admin_port = settings().layer(admin::policy::PolicyLayer(Arc::clone(&server))).add_routes(routes);
 
+    shutdown.spawn(note_time(Arc::clone(&server)));
     let serving = serve(agent_port, agents.0, &tls, &shutdown);
     let administrating = serve(admin_port, operators.0, &tls, &shutdown);
     let (first, second) = tokio::join!(serving, administrating);
@@ -82,9 +88,24 @@ pub(super) async fn run(options: Run, shutdown: Shutdown) -> Result<(), Fatal> {
     first.and(second)
 }
 
+/// Notes the time that is signed with, now and then: precise enough to notice a clock that went back.
+async fn note_time(server: Arc<Server>) {
+    loop {
+        if let Ok(now) = server.signer.now()
+            && let Err(error) = server.store.note_time(now).await
+        {
+            warn!(%error, "the time could not be noted");
+        }
+        if server.shutdown.unless_requested(tokio::time::sleep(NOTE_TIME_EVERY)).await.is_none() {
+            return;
+        }
+    }
+}
+
 fn settings() -> tonic::transport::Server {
     tonic::transport::Server::builder()
         .max_concurrent_streams(MAX_STREAMS)
+        .timeout(CALL_TIMEOUT)
         .http2_keepalive_interval(Some(Duration::from_secs(60)))
         .http2_keepalive_timeout(Some(Duration::from_secs(20)))
 }
@@ -133,7 +154,13 @@ async fn bind(address: SocketAddr, key: &str) -> Result<(TcpListener, SocketAddr
     Ok((listener, bound))
 }
 
-async fn load(config: &Config, files: &Files, store: Store, shutdown: Shutdown) -> Result<Server, Fatal> {
+async fn load(
+    config: &Config,
+    files: &Files,
+    store: Store,
+    accept_clock: bool,
+    shutdown: Shutdown,
+) -> Result<Server, Fatal> {
     let failed = |error: &dyn std::error::Error| Fatal::caused("cannot start", error);
     let (fleet, _name) = store.fleet().await.map_err(|error| failed(&error))?.ok_or_else(|| {
         Fatal::failure(format!("{}: init did not finish here; run it again", files.folder().display()))
@@ -149,7 +176,9 @@ async fn load(config: &Config, files: &Files, store: Store, shutdown: Shutdown) 
     let key = read_signing_key(files).map_err(|error| failed(&error))?;
     let key_id = key.public().id();
     let head = &chain.head().bundle;
-    let signer = Signer::new(key, head, Arc::clone(&clock)).ok_or_else(|| {
+    let latest = store.latest_time().await.map_err(|error| failed(&error))?;
+    let not_before = if accept_clock { clock.wall().min(latest) } else { latest };
+    let signer = Signer::new(key, head, Arc::clone(&clock), not_before).ok_or_else(|| {
         Fatal::failure(format!(
             "{}: key {key_id} is not in trust bundle {}, so no agent would obey it; restore the right key from the backup",
             files.signing_key().display(),

@@ -14,9 +14,10 @@ use writ_common::id::{Digest, FleetId, random_bytes};
 use writ_common::keys::certificate::InvalidCertificate;
 use writ_common::keys::sealed::{Passphrase, SealError, seal};
 use writ_common::keys::{Authority, PrivateKey, Server, SigningCertificate, pem};
+use writ_common::limits::MAX_NAME_BYTES;
 use writ_common::shutdown::Shutdown;
 use writ_common::time::Timestamp;
-use writ_common::tls::{IssueError, TlsAuthority, spki_digest};
+use writ_common::tls::{IssueError, TlsAuthority, server_name, spki_digest};
 use writ_common::trust::{Role, SigningEntry, TrustBundle};
 
 use super::Files;
@@ -79,6 +80,15 @@ pub enum CreateError {
         /// Its id.
         fleet: FleetId,
     },
+    /// The keys of a fleet are there, its database is not.
+    #[error(
+        "{}: keys of a fleet lie here, but its database writ.db is gone; put the database back, or move the keys away to make a new fleet that no present agent will obey",
+        folder.display()
+    )]
+    KeysWithoutDatabase {
+        /// Where.
+        folder: PathBuf,
+    },
     /// A host name or the fleet's name cannot stand in a certificate or bundle.
     #[error("{0}")]
     Plan(String),
@@ -113,8 +123,21 @@ pub async fn create(
     shutdown: &Shutdown,
 ) -> Result<Made, CreateError> {
     let Plan { name, endpoints, extra_names, passphrase } = plan;
+    let is_name = (1..=MAX_NAME_BYTES).contains(&name.len()) && !name.contains(char::is_control);
+    if !is_name {
+        return Err(CreateError::Plan(
+            "--name must have 1 to 128 bytes and no control characters".to_owned(),
+        ));
+    }
+    let host_names = host_names(&endpoints, extra_names)?;
     files::private_folder(files.folder())?;
     files::private_folder(&files.backups())?;
+    let _lock = files.lock()?;
+    let is_database_lost =
+        !files.database().exists() && (files.authority().exists() || files.signing_key().exists());
+    if is_database_lost {
+        return Err(CreateError::KeysWithoutDatabase { folder: files.folder().to_owned() });
+    }
     let store = Store::open(&files.database(), shutdown).await?;
     if let Some((fleet, name)) = store.fleet().await? {
         return Err(CreateError::Exists { folder: files.folder().to_owned(), name, fleet });
@@ -125,7 +148,7 @@ pub async fn create(
     let signing = PrivateKey::<Server>::generate();
     let certificate = SigningCertificate::issue(&signing, &name, now)?;
     let tls_ca = TlsAuthority::create(&format!("{name} channel"), now)?;
-    let leaf = tls_ca.issue(&host_names(&endpoints, extra_names)?, now)?;
+    let leaf = tls_ca.issue(&host_names, now)?;
     let accept_until = certificate.not_after();
     let bundle = TrustBundle {
         fleet,
@@ -212,11 +235,15 @@ pub async fn create(
 fn host_names(endpoints: &[String], extra: Vec<String>) -> Result<Vec<String>, CreateError> {
     let mut names = Vec::new();
     for endpoint in endpoints {
-        let (host, _) = endpoint
-            .rsplit_once(':')
-            .filter(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0))
-            .ok_or_else(|| CreateError::Plan(format!("--endpoint `{endpoint}` is not host:port")))?;
-        names.push(host.trim_start_matches('[').trim_end_matches(']').to_owned());
+        let name =
+            server_name(endpoint).map_err(|error| CreateError::Plan(format!("--endpoint: {error}")))?;
+        names.push(name.to_str().into_owned());
+    }
+    for name in &extra {
+        // With any port: a name of a certificate is what could stand before one.
+        let shown = if name.contains(':') { format!("[{name}]:1") } else { format!("{name}:1") };
+        server_name(&shown)
+            .map_err(|_| CreateError::Plan(format!("--tls-name: `{name}` is no host name or address")))?;
     }
     names.extend(extra);
     names.extend(["localhost", "127.0.0.1", "::1"].map(str::to_owned));

@@ -58,8 +58,9 @@ pub(super) async fn greet(
     let claimed = AgentId::try_from(agent_id.as_ref()).map_err(malformed("agent_id"))?;
     let journal = JournalId::try_from(journal_id.as_ref()).map_err(malformed("journal_id"))?;
     let bundle_digest = Digest::try_from(bundle_digest.as_ref()).map_err(malformed("bundle_digest"))?;
-    if agent_version.len() > MAX_NAME_BYTES {
-        return Err(Failure::invalid("agent_version", "must have at most 128 bytes").into());
+    if agent_version.len() > MAX_NAME_BYTES || agent_version.contains(char::is_control) {
+        let rule = "must have at most 128 bytes and no control characters";
+        return Err(Failure::invalid("agent_version", rule).into());
     }
 
     let server_nonce = random_bytes();

@@ -169,12 +169,17 @@ impl<'a> Live<'a> {
                         let sealed = self.server.signer.refusals_ack(&ack).map_err(Failure::from)?;
                         Ok(self.outbound.send(Frame::RefusalsAck(sealed.bytes().clone())).await?)
                     }
-                    Err(refusal) => Err(Failure::protocol(refusal.to_string()).into()),
+                    Err(refusal) => {
+                        warn!(agent.id = %self.agent.id, %refusal, "refusal report not believed");
+                        Ok(())
+                    }
                 }
             }
             agent_frame::Frame::Heartbeat(proto::Heartbeat { journal_counter: _ }) => {
                 let now = self.server.clock.wall();
                 self.server.store.note_report(self.agent.id, now, None).await.map_err(unavailable)?;
+                // The store is the truth: whatever the dispatcher missed is found at the latest now.
+                self.seat.line.is_behind.store(true, Ordering::Release);
                 Ok(self.outbound.send(Frame::Heartbeat(proto::Heartbeat { journal_counter: 0 })).await?)
             }
             agent_frame::Frame::Report(report) => self.report(report).await,
@@ -194,11 +199,18 @@ impl<'a> Live<'a> {
         let now = self.server.clock.wall();
         // protocol.md §7.4: the agent counted more deliveries on this stream than were made. An unsolicited
         // receipt has its own alert.
+        let is_tombstone = receipt.is_empty();
         let made = self.deliveries.get(&command).copied().unwrap_or(0);
         let mut is_replay = deliveries > made;
-        if !receipt.is_empty() {
-            let verified = VerifiedReceipt::verify(receipt, &self.agent, self.server.fleet)
-                .map_err(|refusal| Failure::protocol(refusal.to_string()))?;
+        if !is_tombstone {
+            // Not acknowledged, so the agent keeps it; the session goes on, or it would end here at every attempt.
+            let verified = match VerifiedReceipt::verify(receipt, &self.agent, self.server.fleet) {
+                Ok(verified) => verified,
+                Err(refusal) => {
+                    warn!(command.id = %command, agent.id = %self.agent.id, %refusal, "receipt not believed");
+                    return Ok(());
+                }
+            };
             let said = verified.receipt();
             if said.command != command || said.command_digest != digest {
                 return Err(Failure::protocol("an answer and its receipt name different commands").into());
@@ -207,6 +219,16 @@ impl<'a> Live<'a> {
             writ_common::checkpoint!("receipt_stored");
             is_replay &= matches!(fate, ReceiptFate::Stored | ReceiptFate::Known);
             self.server.dispatcher.changed(command);
+        }
+        let is_lost = is_tombstone
+            && !self.server.store.has_receipt(command, self.agent.id).await.map_err(unavailable)?;
+        if is_lost {
+            let detail = format!(
+                "It says its receipt of command {command} was acknowledged, but this server has none. Somebody between the server and the agent forges acknowledgements."
+            );
+            let alarm = Alarm { kind: AlertKind::Lost, code: "", agent: self.agent.id, count: 1, detail };
+            self.server.store.raise(alarm, None, now).await.map_err(unavailable)?;
+            warn!(command.id = %command, agent.id = %self.agent.id, "receipt lost");
         }
         if is_replay {
             let detail = format!(

@@ -46,7 +46,7 @@ fn signer() -> (Signer, Arc<FakeClock>) {
     };
     let clock = Arc::new(FakeClock(Mutex::new((START, Duration::ZERO))));
     let shared: SharedClock = Arc::<FakeClock>::clone(&clock);
-    (Signer::new(key, &bundle, shared).unwrap(), clock)
+    (Signer::new(key, &bundle, shared, START).unwrap(), clock)
 }
 
 fn draft() -> CommandDraft {
@@ -81,4 +81,20 @@ fn a_lifetime_past_thirty_days_is_refused_before_signing() {
     let (signer, _clock) = signer();
     let long = CommandDraft { lifetime: Duration::from_secs(31 * 24 * 3600), ..draft() };
     assert!(matches!(signer.command(long), Err(SignError::Command(_))));
+}
+
+#[test]
+fn nothing_is_signed_at_a_time_before_one_that_was_signed_with() {
+    let (mut signer, _clock) = signer();
+    signer.not_before = START + Duration::from_millis(1);
+    assert!(matches!(signer.command(draft()), Err(SignError::ClockBehind { .. })));
+}
+
+#[test]
+fn a_command_no_agent_would_look_at_is_not_signed() {
+    let (signer, _clock) = signer();
+    let parameters = (0..64).map(|number| (format!("p{number:02}"), "x".repeat(4096))).collect();
+    let action = writ_common::command::NamedAction::new("big".to_owned(), parameters).unwrap();
+    let big = CommandDraft { action: Action::Run(action), ..draft() };
+    assert!(matches!(signer.command(big), Err(SignError::TooLarge(_))));
 }

@@ -84,6 +84,13 @@ CREATE TABLE evidence (
     envelope BLOB NOT NULL,
     received_at INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
+CREATE INDEX evidence_of_agent ON evidence (agent_id, kind, received_at);
+
+-- The latest time this server signed with, so that a clock that went back while it was off is noticed.
+CREATE TABLE clock (
+    only_row INTEGER PRIMARY KEY CHECK (only_row = 1),
+    signed_at INTEGER NOT NULL
+) STRICT;
 
 CREATE TABLE alerts (
     alert_id INTEGER PRIMARY KEY AUTOINCREMENT,

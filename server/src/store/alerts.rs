@@ -19,6 +19,8 @@ pub enum AlertKind {
     Contradicted,
     /// An agent answered a command it was never sent.
     Unsolicited,
+    /// An agent let a receipt go that this server does not have.
+    Lost,
     /// Somebody claimed an agent's id without its key.
     Impostor,
 }
@@ -32,6 +34,7 @@ impl AlertKind {
             Self::Replayed => "replayed",
             Self::Contradicted => "contradicted",
             Self::Unsolicited => "unsolicited",
+            Self::Lost => "lost",
             Self::Impostor => "impostor",
         }
     }
@@ -187,7 +190,10 @@ pub(super) async fn raise(
     Ok(())
 }
 
-/// Keeps a signed document once; whether it is new.
+/// Signed documents kept of one agent and kind. An agent that is no longer honest could fill the disk with more.
+const MAX_EVIDENCE: i64 = 16;
+
+/// Keeps a signed document once, the latest few of each agent and kind; whether it is new.
 pub(super) async fn keep_evidence(
     connection: &mut SqliteConnection,
     digest: Digest,
@@ -202,7 +208,16 @@ pub(super) async fn keep_evidence(
         .bind(kind.as_str())
         .bind(envelope)
         .bind(integer(now.as_millis()))
-        .execute(connection)
+        .execute(&mut *connection)
         .await?;
+    sqlx::query(
+        "DELETE FROM evidence WHERE agent_id = $1 AND kind = $2 AND digest NOT IN
+         (SELECT digest FROM evidence WHERE agent_id = $1 AND kind = $2 ORDER BY received_at DESC, digest LIMIT $3)",
+    )
+    .bind(agent.as_bytes().as_slice())
+    .bind(kind.as_str())
+    .bind(MAX_EVIDENCE)
+    .execute(connection)
+    .await?;
     Ok(done.rows_affected() == 1)
 }

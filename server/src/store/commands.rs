@@ -353,6 +353,21 @@ impl Store {
         .await
     }
 
+    /// Whether the receipt of a command and agent is stored.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn has_receipt(&self, command: CommandId, agent: AgentId) -> Result<bool, StoreError> {
+        let row = sqlx::query(
+            "SELECT 1 FROM receipts JOIN commands ON sequence = command WHERE command_id = $1 AND agent_id = $2",
+        )
+        .bind(command.as_bytes().as_slice())
+        .bind(agent.as_bytes().as_slice())
+        .fetch_optional(&self.reader)
+        .await?;
+        Ok(row.is_some())
+    }
+
     /// Makes a verified receipt durable. The first one counts; others are kept as evidence with an alert.
     ///
     /// # Errors

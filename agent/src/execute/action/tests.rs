@@ -93,6 +93,10 @@ fn shells_and_files_others_may_write_are_refused() {
         definition("program = \"/bin/sh\"\narguments = [\"-c\", \"true\"]\n").unwrap_err().to_string();
     assert!(shell.contains("a shell"), "{shell}");
 
+    let unanchored = "program = \"/bin/echo\"\narguments = [\"{a}\"]\n[parameters.a]\ntype = \"text\"\npattern = \"a)|(b\"\n";
+    let unanchored = definition(unanchored).unwrap_err().to_string();
+    assert!(unanchored.contains("is no regular expression"), "{unanchored}");
+
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("open.toml");
     std::fs::write(&path, "program = \"/bin/echo\"\n").unwrap();

@@ -459,6 +459,16 @@ fn payloads(made: &mut Made) {
     );
     made.delivery(
         "malformed_payload",
+        "issued-in-the-future",
+        "4.5",
+        "issued after it begins, to outlive the 30 days",
+        |draft| {
+            draft.command.issued_at_ms = (NOW + DAY * 300).as_millis();
+            draft.command.expires_at_ms = (NOW + DAY * 330).as_millis();
+        },
+    );
+    made.delivery(
+        "malformed_payload",
         "control-character",
         "4.5",
         "an operator's name that would break a log line",
