@@ -10,9 +10,6 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use writ_common::daemon;
 
-/// The agent's version.
-pub const VERSION: &str = env!("CARGO_PKG_VERSION");
-
 /// Obeys what carries the server's seal, once, and answers under its own.
 #[derive(Debug, Parser)]
 #[command(name = "writ-agent", version)]

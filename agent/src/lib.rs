@@ -23,3 +23,6 @@ pub mod trust;
 
 pub mod app;
 pub mod config;
+
+/// The agent's version.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");

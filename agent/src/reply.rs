@@ -8,7 +8,7 @@ use writ_common::receipt::{Decision, Receipt};
 use writ_common::time::Timestamp;
 use writ_proto::v1 as proto;
 
-use crate::app::VERSION;
+use crate::VERSION;
 use crate::identity::Identity;
 
 /// An answer under the agent's signature.

@@ -19,7 +19,7 @@ use writ_proto::admin::v1::{
     system_service_server::SystemServiceServer,
 };
 
-use crate::app::Server;
+use crate::context::Server;
 
 /// A request is never larger: the names of a thousand agents.
 const MAX_REQUEST_BYTES: usize = 256 << 10;

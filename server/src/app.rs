@@ -1,4 +1,4 @@
-//! `main` of the server, and what its parts share.
+//! `main` of the server.
 
 mod gateway;
 mod init;
@@ -9,41 +9,6 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use writ_common::daemon;
-use writ_common::id::{Digest, FleetId};
-use writ_common::shutdown::Shutdown;
-use writ_common::time::SharedClock;
-use writ_common::trust::Chain;
-
-use crate::config::SessionSettings;
-use crate::dispatch::Dispatcher;
-use crate::sign::Signer;
-use crate::store::Store;
-
-/// The server's version.
-pub const VERSION: &str = env!("CARGO_PKG_VERSION");
-
-/// What every request and session needs.
-#[derive(Debug)]
-pub struct Server {
-    /// The fleet.
-    pub fleet: FleetId,
-    /// Its trust.
-    pub chain: Chain,
-    /// Its signing key.
-    pub signer: Signer,
-    /// What is durable.
-    pub store: Store,
-    /// Who is connected.
-    pub dispatcher: Dispatcher,
-    /// Leaves agents may see: our own and those of proxies.
-    pub tls_leaf_spki_digests: Vec<Digest>,
-    /// Sessions.
-    pub settings: SessionSettings,
-    /// Time.
-    pub clock: SharedClock,
-    /// The end.
-    pub shutdown: Shutdown,
-}
 
 /// Signs commands and pushes them to agents that obey only what carries its seal.
 #[derive(Debug, Parser)]

@@ -12,8 +12,8 @@ use writ_common::keys::PublicKey;
 use writ_common::wire::status::Failure;
 use writ_proto::v1 as proto;
 
-use crate::app::Server;
-use crate::store::{Admission, StoreError, TokenUse};
+use crate::context::Server;
+use crate::store::{Admission, TokenUse, unavailable};
 
 /// Spends a token. The same token and key always give the same answer, counted once.
 ///
@@ -81,10 +81,4 @@ pub async fn enroll(server: &Arc<Server>, request: proto::EnrollRequest) -> Resu
             Err(refused())
         }
     }
-}
-
-/// The caller hears that it is not their fault; the log hears why.
-pub(crate) fn unavailable(error: StoreError) -> Failure {
-    tracing::error!(%error, "the store failed");
-    Failure::unavailable("the server cannot reach its store at the moment; try again, and see its log")
 }

@@ -8,6 +8,7 @@ pub mod admin;
 pub mod sign;
 pub mod store;
 
+pub mod context;
 pub mod dispatch;
 pub mod session;
 
@@ -18,3 +19,6 @@ pub mod authority;
 
 pub mod app;
 pub mod config;
+
+/// The server's version.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");

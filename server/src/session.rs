@@ -18,7 +18,7 @@ use tracing::{debug, info};
 use writ_common::wire::status::Failure;
 use writ_proto::v1::{self as proto, server_frame::Frame};
 
-use crate::app::Server;
+use crate::context::Server;
 
 /// Frames on their way to tonic. Few: what waits for a slow agent waits in the store.
 pub const MAX_FRAMES_UNDER_WAY: usize = 16;

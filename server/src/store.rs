@@ -31,6 +31,7 @@ use writ_common::files::{self, FileError};
 use writ_common::id::{Digest, FleetId};
 use writ_common::shutdown::Shutdown;
 use writ_common::time::Timestamp;
+use writ_common::wire::status::Failure;
 
 /// Writes that may wait. Past it, callers wait their turn: the disk sets the pace, memory stays bounded.
 const MAX_WAITING_WRITES: usize = 4096;
@@ -60,6 +61,12 @@ pub enum StoreError {
     /// The writer has ended.
     #[error("the server is shutting down")]
     Closed,
+}
+
+/// The caller hears that it is not their fault; the log hears why.
+pub(crate) fn unavailable(error: StoreError) -> Failure {
+    error!(%error, "the store failed");
+    Failure::unavailable("the server cannot reach its store at the moment; try again, and see its log")
 }
 
 /// Gets the connection inside a transaction, or the reason why there is none.

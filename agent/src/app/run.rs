@@ -9,8 +9,9 @@ use writ_common::shutdown::Shutdown;
 use writ_common::telemetry;
 use writ_common::time::SystemClock;
 
+use super::Where;
 use super::status::Status;
-use super::{VERSION, Where};
+use crate::VERSION;
 use crate::config::Config;
 use crate::execute::ActionTable;
 use crate::identity::{Files, Identity};

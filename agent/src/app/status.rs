@@ -9,7 +9,8 @@ use tracing::warn;
 use writ_common::daemon::Fatal;
 use writ_common::files;
 
-use super::{Output, StatusOptions, VERSION};
+use super::{Output, StatusOptions};
+use crate::VERSION;
 use crate::config::Config;
 use crate::execute::ActionTable;
 use crate::identity::{Files, Identity};

@@ -10,7 +10,7 @@ use writ_proto::v1 as proto;
 
 use super::greeting::fetch_pinned;
 use super::{LinkError, gateway};
-use crate::app::VERSION;
+use crate::VERSION;
 use crate::identity::{Files, Identity, IdentityError, key_or_new};
 use crate::replay::{Journal, JournalError};
 use crate::trust::Trust;

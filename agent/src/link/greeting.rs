@@ -19,7 +19,7 @@ use writ_proto::v1::agent_gateway_client::AgentGatewayClient;
 use writ_proto::v1::{self as proto, agent_frame, server_frame::Frame};
 
 use super::LinkError;
-use crate::app::VERSION;
+use crate::VERSION;
 use crate::obey::Obedience;
 
 /// How long the server may take for each of its first words.

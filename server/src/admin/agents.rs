@@ -7,9 +7,9 @@ use writ_proto::admin::v1::agent_service_server::AgentService;
 use writ_proto::admin::v1::{Agent, GetAgentRequest, ListAgentsRequest, ListAgentsResponse};
 
 use super::{page, submit};
-use crate::app::Server;
-use crate::enroll::unavailable;
+use crate::context::Server;
 use crate::store::AgentRow;
+use crate::store::unavailable;
 
 #[derive(Debug)]
 pub(super) struct Agents(pub(super) Arc<Server>);

@@ -7,9 +7,9 @@ use writ_proto::admin::v1::alert_service_server::AlertService;
 use writ_proto::admin::v1::{Alert, ListAlertsRequest, ListAlertsResponse};
 
 use super::page;
-use crate::app::Server;
-use crate::enroll::unavailable;
+use crate::context::Server;
 use crate::store::AlertRow;
+use crate::store::unavailable;
 
 #[derive(Debug)]
 pub(super) struct Alerts(pub(super) Arc<Server>);

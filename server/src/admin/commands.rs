@@ -23,8 +23,8 @@ use writ_proto::admin::v1::{
 
 use super::submit::{self, Selection};
 use super::{page, policy};
-use crate::app::Server;
-use crate::enroll::unavailable;
+use crate::context::Server;
+use crate::store::unavailable;
 use crate::store::{CommandRow, TargetRow, TargetState};
 
 const DEFAULT_LIFETIME: Duration = Duration::from_secs(3600);

@@ -14,9 +14,9 @@ use writ_proto::admin::v1::enrollment_service_server::EnrollmentService;
 use writ_proto::admin::v1::{CreateTokenRequest, CreateTokenResponse};
 
 use super::policy;
-use crate::app::Server;
 use crate::authority::create::DEFAULT_REALM;
-use crate::enroll::unavailable;
+use crate::context::Server;
+use crate::store::unavailable;
 
 const MAX_USES: u32 = 100_000;
 const DAY: u64 = 86_400;

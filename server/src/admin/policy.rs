@@ -13,7 +13,7 @@ use writ_common::id::Digest;
 use writ_common::wire::status::Failure;
 use zeroize::Zeroizing;
 
-use crate::app::Server;
+use crate::context::Server;
 
 /// What somebody may do; each role may do all that the ones before it may.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -152,7 +152,7 @@ async fn admit(server: &Server, method: &str, token: Option<&String>) -> Result<
         None => None,
     };
     let token = token.ok_or_else(Failure::unauthenticated)?;
-    let known = server.store.admin(Digest::of(token.as_bytes())).await.map_err(crate::enroll::unavailable)?;
+    let known = server.store.admin(Digest::of(token.as_bytes())).await.map_err(crate::store::unavailable)?;
     let Some(actor) = known.and_then(|(name, role)| Some(Actor { name, role: Role::from_stored(role)? }))
     else {
         warn!(target: "audit", method, "unknown token");

@@ -9,9 +9,9 @@ use writ_common::id::{AgentId, CommandId, Digest};
 use writ_common::wire::status::Failure;
 
 use super::policy::Actor;
-use crate::app::Server;
-use crate::enroll::unavailable;
+use crate::context::Server;
 use crate::sign::{CommandDraft, SignedCommand};
+use crate::store::unavailable;
 use crate::store::{AgentRow, NewCommand};
 
 /// Whom a request is for.

@@ -6,8 +6,9 @@ use tonic::{Request, Response, Status};
 use writ_proto::admin::v1::system_service_server::SystemService;
 use writ_proto::admin::v1::{GetSystemRequest, System};
 
-use crate::app::{Server, VERSION};
-use crate::enroll::unavailable;
+use crate::VERSION;
+use crate::context::Server;
+use crate::store::unavailable;
 
 #[derive(Debug)]
 pub(super) struct SystemInfo(pub(super) Arc<Server>);

@@ -10,7 +10,7 @@ use writ_proto::v1::{
     AgentFrame, EnrollRequest, EnrollResponse, ServerFrame, TrustChainRequest, TrustChainResponse,
 };
 
-use super::Server;
+use crate::context::Server;
 use crate::{enroll, session};
 
 #[derive(Debug)]

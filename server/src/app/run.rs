@@ -15,10 +15,12 @@ use writ_common::tls::{ServerTls, incoming};
 use writ_common::trust::Chain;
 use writ_proto::v1::agent_gateway_server::AgentGatewayServer;
 
-use super::{Run, Server, VERSION, gateway};
+use super::{Run, gateway};
+use crate::VERSION;
 use crate::admin;
 use crate::authority::{Files, read_signing_key, read_tls_leaf};
 use crate::config::Config;
+use crate::context::Server;
 use crate::dispatch::Dispatcher;
 use crate::sign::Signer;
 use crate::store::Store;

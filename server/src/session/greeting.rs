@@ -13,8 +13,8 @@ use writ_common::wire::status::Failure;
 use writ_proto::v1::{self as proto, agent_frame, server_frame::Frame};
 
 use super::{End, Outbound, unreadable};
-use crate::app::Server;
-use crate::enroll::unavailable;
+use crate::context::Server;
+use crate::store::unavailable;
 use crate::store::{AgentRow, Alarm, AlertKind, Contact};
 
 /// How long each of an agent's first two frames may take.

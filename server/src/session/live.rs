@@ -14,10 +14,10 @@ use writ_proto::v1::{self as proto, agent_frame, server_frame::Frame};
 
 use super::greeting::Proven;
 use super::{End, Outbound, unreadable};
-use crate::app::Server;
+use crate::context::Server;
 use crate::dispatch::{Outgoing, Seat};
-use crate::enroll::unavailable;
 use crate::receipts::{VerifiedReceipt, record_refusals};
+use crate::store::unavailable;
 use crate::store::{AgentRow, Alarm, AlertKind, ReceiptFate};
 
 /// Two processes with one identity would otherwise take the seat from each other without end.
