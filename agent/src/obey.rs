@@ -56,6 +56,12 @@ pub enum Reaction {
     TooMany,
 }
 
+/// Why a verified command was not admitted.
+enum NotAdmitted {
+    Refused(Refusal),
+    Journal(JournalError),
+}
+
 /// How often each command came on the present stream (protocol.md §7.4).
 #[derive(Debug, Default)]
 pub struct Deliveries(HashMap<CommandId, u32>);
@@ -160,15 +166,28 @@ impl Obedience {
                     State::Accepted | State::Started => Reaction::Running,
                 };
             }
-            Ok(Judgement::Refused(_, refusal)) => Err(refusal),
+            Ok(Judgement::Refused(_, refusal)) => Err(NotAdmitted::Refused(refusal)),
             // §4.10 to §4.12
             Ok(Judgement::Fresh(fresh)) => self.admit(fresh, stored, now),
-            Err(failed) => Err(journal_refusal(&failed)),
+            Err(failed) => Err(NotAdmitted::Journal(failed)),
         };
-        if matches!(&admitted, Err(refusal) if refusal.code == RefusalCode::JournalFailed) {
-            // redb answers nothing more after an error of the disk until it is opened again.
-            self.broken.trigger();
-        }
+        let admitted = match admitted {
+            Err(NotAdmitted::Refused(refusal)) => Err(refusal),
+            Err(NotAdmitted::Journal(failed)) => {
+                // redb answers nothing more after an error of the disk until it is opened again.
+                let is_broken = !matches!(failed, JournalError::Full(_));
+                if is_broken {
+                    error!(command.id = %id, error = %failed, "the journal failed");
+                    self.broken.trigger();
+                }
+                if matches!(failed, JournalError::Unknown(_)) {
+                    // It may be on disk: the next start finds out, and only then is there an answer.
+                    return Reaction::Running;
+                }
+                Err(journal_refusal(&failed))
+            }
+            Ok(admitted) => Ok(admitted),
+        };
         match admitted {
             Ok(admitted) => {
                 info!(command.id = %id, "command admitted");
@@ -189,15 +208,13 @@ impl Obedience {
         fresh: FreshCommand,
         delivery: Bytes,
         now: Timestamp,
-    ) -> Result<AdmittedCommand, Refusal> {
+    ) -> Result<AdmittedCommand, NotAdmitted> {
         let command = fresh.verified();
-        let plan = self.plan(command)?;
+        let plan = self.plan(command).map_err(NotAdmitted::Refused)?;
         let (id, digest, expires_at) =
             (command.command().id, command.digest(), command.command().window.expires_at);
-        let durable = self
-            .journal
-            .accept(id, digest, expires_at, delivery, now)
-            .map_err(|failed| journal_refusal(&failed))?;
+        let durable =
+            self.journal.accept(id, digest, expires_at, delivery, now).map_err(NotAdmitted::Journal)?;
         writ_common::checkpoint!("accepted");
         Ok(AdmittedCommand { durable, digest, expires_at, plan })
     }
@@ -227,6 +244,10 @@ impl Obedience {
         };
         let started_at = self.now();
         if started_at >= expires_at {
+            let started_before = self.journal.entry(id)?.filter(|entry| entry.attempt > 0);
+            if let Some(entry) = started_before {
+                return self.finish_indeterminate(id, digest, &entry, started_at);
+            }
             let refusal =
                 Refusal::new(RefusalCode::Expired, "it expired while it waited for other actions to end");
             return self.finish(id, &self.refuse(id, digest, &refusal, started_at));
@@ -266,6 +287,11 @@ impl Obedience {
     /// Returns when the journal failed in a way only a restart can mend.
     pub async fn broken(&self) {
         self.broken.requested().await;
+    }
+
+    /// There is more to answer than was looked at.
+    pub fn mark_behind(&self) {
+        self.is_behind.store(true, Ordering::Release);
     }
 
     /// Whether answers found no room and must be read from the journal.

@@ -8,7 +8,7 @@ mod registry;
 
 pub use registry::{Line, Registry, Seat};
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
@@ -18,9 +18,9 @@ use writ_common::id::{AgentId, CommandId};
 
 use crate::store::{RecordedCommand, Store, StoreError};
 
-/// Leaves of the trees kept for agents that come back, about 64 bytes each; past it the oldest trees go and are rebuilt
-/// from the store when needed.
-const MAX_KEPT_LEAVES: u64 = 1 << 20;
+/// Bytes of the commands and trees kept for agents that come back; past it the oldest go and are rebuilt from the
+/// store when needed.
+const MAX_KEPT_BYTES: usize = 128 << 20;
 /// Changes a watcher may fall behind by before it has to look at everything again.
 const MAX_WAITING_CHANGES: usize = 1024;
 
@@ -45,6 +45,12 @@ impl Outgoing {
         &self.envelope
     }
 
+    /// About what it costs to keep: two hashes for each leaf, the envelope, and the rest.
+    fn bytes(&self) -> usize {
+        let leaves = usize::try_from(self.tree.audience().count).unwrap_or(usize::MAX / 64);
+        leaves * 64 + self.envelope.len() + 512
+    }
+
     /// The proof for the agent at a place.
     #[must_use]
     pub fn proof(&self, place: u32) -> Option<AudienceProof> {
@@ -52,11 +58,35 @@ impl Outgoing {
     }
 }
 
+/// Commands that need not be read from the store again.
+#[derive(Debug, Default)]
+struct Kept {
+    by_id: HashMap<CommandId, Arc<Outgoing>>,
+    oldest_first: VecDeque<CommandId>,
+    bytes: usize,
+}
+
+impl Kept {
+    fn insert(&mut self, outgoing: Outgoing) -> Arc<Outgoing> {
+        let outgoing = Arc::new(outgoing);
+        if self.by_id.insert(outgoing.id, Arc::clone(&outgoing)).is_some() {
+            return outgoing;
+        }
+        self.oldest_first.push_back(outgoing.id);
+        self.bytes += outgoing.bytes();
+        while self.bytes > MAX_KEPT_BYTES && self.oldest_first.len() > 1 {
+            let gone = self.oldest_first.pop_front().and_then(|id| self.by_id.remove(&id));
+            self.bytes -= gone.map_or(0, |gone| gone.bytes());
+        }
+        outgoing
+    }
+}
+
 /// Knows who is connected and tells them of new commands.
 #[derive(Debug)]
 pub struct Dispatcher {
     registry: Registry,
-    kept: Mutex<VecDeque<Arc<Outgoing>>>,
+    kept: Mutex<Kept>,
     /// One rebuilding at a time: agents that come back together want the same trees.
     rebuilding: tokio::sync::Mutex<()>,
     changes: broadcast::Sender<CommandId>,
@@ -113,22 +143,14 @@ impl Dispatcher {
     }
 
     fn keep(&self, outgoing: Outgoing) -> Arc<Outgoing> {
-        let outgoing = Arc::new(outgoing);
-        let mut kept = self.kept();
-        kept.push_back(Arc::clone(&outgoing));
-        let mut leaves: u64 = kept.iter().map(|kept| u64::from(kept.tree.audience().count)).sum();
-        while leaves > MAX_KEPT_LEAVES && kept.len() > 1 {
-            let gone = kept.pop_front().map_or(0, |gone| u64::from(gone.tree.audience().count));
-            leaves = leaves.saturating_sub(gone);
-        }
-        outgoing
+        self.kept().insert(outgoing)
     }
 
     fn find(&self, command: CommandId) -> Option<Arc<Outgoing>> {
-        self.kept().iter().find(|kept| kept.id == command).cloned()
+        self.kept().by_id.get(&command).cloned()
     }
 
-    fn kept(&self) -> std::sync::MutexGuard<'_, VecDeque<Arc<Outgoing>>> {
+    fn kept(&self) -> std::sync::MutexGuard<'_, Kept> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -1,5 +1,6 @@
 //! The server's one signing key: everything it says to agents goes through here, once.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use writ_common::audience::AudienceTree;
@@ -21,6 +22,9 @@ use writ_common::wire::status::Failure;
 /// The wall clock may drift from the monotonic one by this much while the server runs; past it nothing is signed,
 /// for a wrong time under a good signature moves every agent's floor.
 const MAX_CLOCK_DRIFT: Duration = Duration::from_secs(3600);
+
+/// How far the clock may go back, as time servers make it do. Below the skew that agents allow for their floor.
+const CLOCK_TOLERANCE: Duration = Duration::from_secs(30);
 
 /// A well-formed request, not yet signed. Made by [`crate::admin::submit`].
 #[derive(Debug)]
@@ -112,24 +116,32 @@ pub struct Signer {
     fleet: FleetId,
     clock: SharedClock,
     started: (Timestamp, Duration),
-    not_before: Timestamp,
+    /// The latest time signed with, ever, in milliseconds.
+    latest: AtomicU64,
 }
 
 impl Signer {
     /// A signer for the entry of this key in the bundle; `None` if the bundle does not list it, or only as revoked.
     ///
-    /// Nothing is signed while the clock stands before `not_before`, the latest time that was signed with earlier.
+    /// Nothing is signed while the clock stands well before `latest`, the latest time that was signed with earlier.
     #[must_use]
     pub fn new(
         key: PrivateKey<Server>,
         bundle: &TrustBundle,
         clock: SharedClock,
-        not_before: Timestamp,
+        latest: Timestamp,
     ) -> Option<Self> {
         let entry =
             bundle.signing.iter().find(|entry| entry.certificate.key() == key.public() && !entry.revoked)?;
         let started = (clock.wall(), clock.monotonic());
-        Some(Self { key, entry: entry.clone(), fleet: bundle.fleet, clock, started, not_before })
+        Some(Self {
+            key,
+            entry: entry.clone(),
+            fleet: bundle.fleet,
+            clock,
+            started,
+            latest: AtomicU64::new(latest.as_millis()),
+        })
     }
 
     /// What agents accept this key by.
@@ -149,8 +161,9 @@ impl Signer {
         if drift > MAX_CLOCK_DRIFT {
             return Err(SignError::ClockJumped(drift));
         }
-        if wall < self.not_before {
-            return Err(SignError::ClockBehind { now: wall, signed: self.not_before });
+        let latest = Timestamp::from_millis(self.latest.load(Ordering::Relaxed));
+        if wall + CLOCK_TOLERANCE < latest {
+            return Err(SignError::ClockBehind { now: wall, signed: latest });
         }
         if wall < self.entry.sign_from || wall >= self.entry.accept_until {
             return Err(SignError::Certificate {
@@ -158,6 +171,7 @@ impl Signer {
                 until: self.entry.accept_until,
             });
         }
+        self.latest.fetch_max(wall.as_millis(), Ordering::Relaxed);
         Ok(wall)
     }
 

@@ -191,15 +191,18 @@ impl Store {
         row.map_or(Ok(Timestamp::ZERO), |row| time(&row, "signed_at"))
     }
 
-    /// Notes a time that is signed with.
+    /// Notes a time that is signed with; an earlier one only if it is `accepted` by an operator.
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn note_time(&self, now: Timestamp) -> Result<(), StoreError> {
+    pub async fn note_time(&self, now: Timestamp, accepted: bool) -> Result<(), StoreError> {
         self.write(move |connection| {
             Box::pin(async move {
-                sqlx::query("INSERT OR REPLACE INTO clock VALUES (1, $1)")
+                let sql = "INSERT INTO clock VALUES (1, $1) ON CONFLICT DO UPDATE
+                     SET signed_at = CASE WHEN $2 THEN excluded.signed_at ELSE max(signed_at, excluded.signed_at) END";
+                sqlx::query(sql)
                     .bind(integer(now.as_millis()))
+                    .bind(accepted)
                     .execute(connection)
                     .await?;
                 Ok(())

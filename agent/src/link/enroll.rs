@@ -104,6 +104,10 @@ async fn enroll_at(
     let mut client = gateway(connection.channel);
     let chain = fetch_pinned(&mut client, token.bundle_version, token.bundle_digest).await?;
     let (key, is_new) = key_or_new(files).map_err(|error| Attempt::Final(error.into()))?;
+    let journal = Journal::open(&files.journal(), u64::MAX).map_err(|error| Attempt::Final(error.into()))?;
+    if is_new {
+        journal.is_first().map_err(|error| Attempt::Final(error.into()))?;
+    }
     writ_common::checkpoint!("identity_key_made");
     let enrolment = Enrolment {
         fleet: token.fleet,
@@ -139,12 +143,8 @@ async fn enroll_at(
     if !is_about_us {
         return Err(Attempt::Link(LinkError::Protocol("its identity record is about another agent")));
     }
-    if is_new {
-        // Commands sent between now and the first session are not too old: no journal can have been lost before.
-        let born =
-            Journal::open(&files.journal(), u64::MAX).and_then(|journal| journal.be_born(record.recorded_at));
-        born.map_err(|error| Attempt::Final(error.into()))?;
-    }
+    // Commands sent between now and the first session are then not too old.
+    journal.be_born(record.recorded_at).map_err(|error| Attempt::Final(error.into()))?;
     // Trust before identity: whoever is enrolled knows whom to obey.
     Trust::keep(files, &chain).map_err(|error| Attempt::Final(error.into()))?;
     writ_common::checkpoint!("trust_kept");

@@ -80,10 +80,16 @@ pub(super) async fn greet(
     };
     let verified = match judge() {
         // protocol.md §6.3: a newer bundle may list the key, change its dates or reset the floor; ask once, then decide.
-        Err(refusal) if may_be_mended_by_a_bundle(refusal.code) => {
-            fetch_chain(obedience, client).await?;
-            judge()
-        }
+        Err(refusal) if may_be_mended_by_a_bundle(refusal.code) => match fetch_chain(obedience, client).await
+        {
+            Ok(()) => judge(),
+            Err(error @ (LinkError::Journal(_) | LinkError::Follow(_))) => return Err(error),
+            // Whoever greets falsely must not be able to hide it by not answering.
+            Err(error) => {
+                info!(%error, "no bundle to be had");
+                Err(refusal)
+            }
+        },
         judged => judged,
     };
     let verified = verified.map_err(not_obeyed)?;

@@ -27,6 +27,9 @@ const LONGEST_SILENCE: Duration = Duration::from_secs(3600);
 /// Frames that wait to be sent: one for each command that may come on a stream, and then some.
 const MAX_QUEUE: usize = MAX_COUNTED_DELIVERIES + 64;
 
+/// Answers of before that are queued at a time.
+const MAX_OWED: usize = 1024;
+
 pub(super) async fn hold(
     link: &mut Link,
     greeted: Greeted,
@@ -139,7 +142,14 @@ impl Session<'_> {
     }
 
     fn queue_owed(&mut self) -> Result<(), LinkError> {
-        self.queue.extend(self.link.obedience.owed()?.into_iter().map(Said::Stored));
+        for command in self.link.obedience.owed()? {
+            // The rest is looked at again with the next heartbeat, when these are under way.
+            if self.queue.len() >= MAX_OWED {
+                self.link.obedience.mark_behind();
+                break;
+            }
+            self.queue.push_back(Said::Stored(command));
+        }
         Ok(())
     }
 

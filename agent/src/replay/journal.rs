@@ -40,6 +40,9 @@ pub enum JournalError {
     /// redb's word.
     #[error("the journal failed: {0}")]
     Redb(#[from] redb::Error),
+    /// A commit failed: whether it is on disk is known only after the journal is opened again.
+    #[error("the journal could not be synced: {0}")]
+    Unknown(redb::Error),
     /// An entry cannot be read back.
     #[error("the journal holds a damaged entry")]
     Damaged,
@@ -69,7 +72,7 @@ macro_rules! from_redb {
         })*
     };
 }
-from_redb! { DatabaseError TransactionError TableError StorageError CommitError }
+from_redb! { DatabaseError TransactionError TableError StorageError }
 
 /// How far a command is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, prost::Enumeration)]
@@ -253,15 +256,24 @@ impl Journal {
         Ok(entries)
     }
 
-    /// A new agent's journal is born when its identity is: nothing older can be addressed to it. A journal that was
-    /// lost later is born with a session instead.
+    /// The identity key was made just now: this journal is as old as the identity, and none was lost before it.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn is_first(&self) -> Result<(), JournalError> {
+        self.keep_document("first", b"yes")
+    }
+
+    /// The first journal of an identity is born with it: nothing older can be addressed to the agent. A journal that
+    /// was lost later is born with a session instead.
     ///
     /// # Errors
     /// When it cannot be written.
     pub fn be_born(&self, recorded_at: Timestamp) -> Result<(), JournalError> {
         self.write(|write| {
+            let is_first = write.open_table(DOCUMENTS)?.remove("first")?.is_some();
             let mut meta = write.open_table(META)?;
-            if meta.get("birth")?.is_none() {
+            if is_first && meta.get("birth")?.is_none() {
                 meta.insert("birth", recorded_at.as_millis())?;
             }
             Ok(())
@@ -477,7 +489,7 @@ impl Journal {
             let counter = meta.get("counter")?.map_or(0, |held| held.value());
             meta.insert("counter", counter + 1)?;
         }
-        write.commit()?;
+        write.commit().map_err(|error| JournalError::Unknown(error.into()))?;
         Ok(done)
     }
 }

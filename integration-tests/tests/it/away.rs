@@ -61,12 +61,13 @@ fn a_command_that_expired_while_the_agent_was_away_is_not_even_sent() {
     let agent = fleet.start_agent("rome", None);
     let _later = fleet.writ(&["send", "ping", "--all", "--wait"]).ok();
     assert_eq!(agent.count("command admitted"), 1, "only the later one");
+    assert_eq!(agent.count("command refused"), 0, "the expired one was not sent");
 }
 
 #[test]
 fn more_commands_than_the_outbox_holds_all_arrive() {
     let mut fleet = Fleet::unmade(Build::Testing);
-    fleet.server_config = "[session]\noutbox = 1\n".to_owned();
+    fleet.server_config = "[session]\noutbox = 1\nheartbeat = \"1h\"\n".to_owned();
     let _made = fleet.init().ok();
     fleet.start_server(None);
     fleet.add_context();

@@ -94,7 +94,7 @@ pub(super) async fn run(options: Run, shutdown: Shutdown) -> Result<(), Fatal> {
 async fn note_time(server: Arc<Server>) {
     loop {
         if let Ok(now) = server.signer.now()
-            && let Err(error) = server.store.note_time(now).await
+            && let Err(error) = server.store.note_time(now, false).await
         {
             warn!(%error, "the time could not be noted");
         }
@@ -179,8 +179,14 @@ async fn load(
     let key_id = key.public().id();
     let head = &chain.head().bundle;
     let latest = store.latest_time().await.map_err(|error| failed(&error))?;
-    let not_before = if accept_clock { clock.wall().min(latest) } else { latest };
-    let signer = Signer::new(key, head, Arc::clone(&clock), not_before).ok_or_else(|| {
+    let latest = if accept_clock {
+        let now = clock.wall();
+        store.note_time(now, true).await.map_err(|error| failed(&error))?;
+        now
+    } else {
+        latest
+    };
+    let signer = Signer::new(key, head, Arc::clone(&clock), latest).ok_or_else(|| {
         Fatal::failure(format!(
             "{}: key {key_id} is not in trust bundle {}, so no agent would obey it; restore the right key from the backup",
             files.signing_key().display(),

@@ -1,6 +1,6 @@
 //! A proven session: bundles and commands down, answers and refusals up.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -22,6 +22,8 @@ use crate::store::{AgentRow, Alarm, AlertKind, ReceiptFate};
 
 /// Two processes with one identity would otherwise take the seat from each other without end.
 const REPLACED_BACKOFF: Duration = Duration::from_secs(30);
+/// Commands under way to one agent without an answer; more wait in the store, so that both sides always get to read.
+const MAX_UNANSWERED: usize = 1024;
 /// Commands read from the store at a time while catching up.
 const CATCH_UP_PAGE: u32 = 64;
 
@@ -33,6 +35,11 @@ pub(super) struct Live<'a> {
     /// How often each command was handed to this stream. An agent that saw more deliveries was sent some by
     /// somebody else (protocol.md §7.4).
     deliveries: HashMap<CommandId, u32>,
+    /// Those of them that are not answered yet.
+    unanswered: HashSet<CommandId>,
+    /// Whether commands wait in the store until some are answered.
+    is_held_back: bool,
+    reconciled: tokio::time::Instant,
     /// Commands handed over whose state "sent" is not noted yet, and the note under way.
     unnoted: Vec<CommandId>,
     noting: Option<JoinHandle<()>>,
@@ -64,6 +71,9 @@ impl<'a> Live<'a> {
             outbound,
             seat,
             deliveries: HashMap::new(),
+            unanswered: HashSet::new(),
+            is_held_back: false,
+            reconciled: tokio::time::Instant::now(),
             unnoted: Vec::new(),
             noting: None,
         })
@@ -75,6 +85,11 @@ impl<'a> Live<'a> {
         loop {
             if self.seat.line.is_behind.swap(false, Ordering::AcqRel) {
                 self.catch_up().await?;
+            }
+            if self.is_held_back && self.unanswered.len() < MAX_UNANSWERED / 2 {
+                self.is_held_back = false;
+                self.seat.line.is_behind.store(true, Ordering::Release);
+                continue;
             }
             self.note_sent();
             if self.deliveries.len() >= MAX_COUNTED_DELIVERIES {
@@ -93,7 +108,7 @@ impl<'a> Live<'a> {
                         Err(status) => return Err(unreadable(&status)),
                     }
                 }
-                item = self.seat.line.outbox.recv() => {
+                item = self.seat.line.outbox.recv(), if self.unanswered.len() < MAX_UNANSWERED => {
                     let Some((outgoing, place)) = item else { return Err(End::Gone) };
                     self.deliver(&outgoing, place).await?;
                 }
@@ -118,6 +133,14 @@ impl<'a> Live<'a> {
             let Some(last) = page.last() else { return Ok(()) };
             after = last.sequence;
             for waiting in page {
+                if self.deliveries.contains_key(&waiting.id) {
+                    continue;
+                }
+                if self.unanswered.len() >= MAX_UNANSWERED || self.deliveries.len() >= MAX_COUNTED_DELIVERIES
+                {
+                    self.is_held_back = true;
+                    return Ok(());
+                }
                 let outgoing =
                     self.server.dispatcher.load(&self.server.store, waiting.id).await.map_err(unavailable)?;
                 self.deliver(&outgoing, waiting.place).await?;
@@ -132,6 +155,7 @@ impl<'a> Live<'a> {
         }
         let Some(proof) = outgoing.proof(place) else { return Ok(()) };
         self.deliveries.insert(outgoing.id(), 1);
+        self.unanswered.insert(outgoing.id());
         let delivery = proto::Delivery {
             envelope: outgoing.envelope().clone(),
             proof: Some((&proof).into()),
@@ -178,8 +202,12 @@ impl<'a> Live<'a> {
             agent_frame::Frame::Heartbeat(proto::Heartbeat { journal_counter: _ }) => {
                 let now = self.server.clock.wall();
                 self.server.store.note_report(self.agent.id, now, None).await.map_err(unavailable)?;
-                // The store is the truth: whatever the dispatcher missed is found at the latest now.
-                self.seat.line.is_behind.store(true, Ordering::Release);
+                // The store is the truth: whatever the dispatcher missed is found at the latest now. Not more often than
+                // heartbeats are due, however many come.
+                if self.reconciled.elapsed() >= self.server.settings.heartbeat / 2 {
+                    self.reconciled = tokio::time::Instant::now();
+                    self.seat.line.is_behind.store(true, Ordering::Release);
+                }
                 Ok(self.outbound.send(Frame::Heartbeat(proto::Heartbeat { journal_counter: 0 })).await?)
             }
             agent_frame::Frame::Report(report) => self.report(report).await,
@@ -199,6 +227,7 @@ impl<'a> Live<'a> {
         let now = self.server.clock.wall();
         // protocol.md §7.4: the agent counted more deliveries on this stream than were made. An unsolicited
         // receipt has its own alert.
+        self.unanswered.remove(&command);
         let is_tombstone = receipt.is_empty();
         let made = self.deliveries.get(&command).copied().unwrap_or(0);
         let mut is_replay = deliveries > made;
@@ -221,10 +250,10 @@ impl<'a> Live<'a> {
             self.server.dispatcher.changed(command);
         }
         let is_lost = is_tombstone
-            && !self.server.store.has_receipt(command, self.agent.id).await.map_err(unavailable)?;
+            && self.server.store.is_unanswered(command, self.agent.id).await.map_err(unavailable)?;
         if is_lost {
             let detail = format!(
-                "It says its receipt of command {command} was acknowledged, but this server has none. Somebody between the server and the agent forges acknowledgements."
+                "It says its receipt of command {command} was acknowledged, but this server has none. Either its database was put back to an earlier state, or somebody between the server and the agent forges acknowledgements."
             );
             let alarm = Alarm { kind: AlertKind::Lost, code: "", agent: self.agent.id, count: 1, detail };
             self.server.store.raise(alarm, None, now).await.map_err(unavailable)?;

@@ -85,8 +85,13 @@ fn a_lifetime_past_thirty_days_is_refused_before_signing() {
 
 #[test]
 fn nothing_is_signed_at_a_time_before_one_that_was_signed_with() {
-    let (mut signer, _clock) = signer();
-    signer.not_before = START + Duration::from_millis(1);
+    let (signer, clock) = signer();
+    let second = Duration::from_secs(1);
+    *clock.0.lock().unwrap() = (START + second * 600, second * 600);
+    let _signed = signer.command(draft()).unwrap();
+    *clock.0.lock().unwrap() = (START + second * 570, second * 601);
+    let _within_tolerance = signer.command(draft()).unwrap();
+    *clock.0.lock().unwrap() = (START + second * 569, second * 602);
     assert!(matches!(signer.command(draft()), Err(SignError::ClockBehind { .. })));
 }
 

@@ -78,13 +78,14 @@ CREATE TABLE receipts (
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE evidence (
-    digest BLOB PRIMARY KEY,
+    sequence INTEGER PRIMARY KEY AUTOINCREMENT,
+    digest BLOB NOT NULL UNIQUE,
     agent_id BLOB NOT NULL,
     kind TEXT NOT NULL,
     envelope BLOB NOT NULL,
     received_at INTEGER NOT NULL
-) STRICT, WITHOUT ROWID;
-CREATE INDEX evidence_of_agent ON evidence (agent_id, kind, received_at);
+) STRICT;
+CREATE INDEX evidence_of_agent ON evidence (agent_id, kind, sequence);
 
 -- The latest time this server signed with, so that a clock that went back while it was off is noticed.
 CREATE TABLE clock (

@@ -190,10 +190,11 @@ pub(super) async fn raise(
     Ok(())
 }
 
-/// Signed documents kept of one agent and kind. An agent that is no longer honest could fill the disk with more.
-const MAX_EVIDENCE: i64 = 16;
+/// Signed documents kept of one agent and kind, the first and the last so many. An agent that is no longer honest could
+/// fill the disk with more.
+const MAX_EVIDENCE: i64 = 8;
 
-/// Keeps a signed document once, the latest few of each agent and kind; whether it is new.
+/// Keeps a signed document once, the first and last few of each agent and kind; whether it is new.
 pub(super) async fn keep_evidence(
     connection: &mut SqliteConnection,
     digest: Digest,
@@ -202,17 +203,21 @@ pub(super) async fn keep_evidence(
     envelope: &[u8],
     now: Timestamp,
 ) -> Result<bool, StoreError> {
-    let done = sqlx::query("INSERT OR IGNORE INTO evidence VALUES ($1, $2, $3, $4, $5)")
-        .bind(digest.as_bytes().as_slice())
-        .bind(agent.as_bytes().as_slice())
-        .bind(kind.as_str())
-        .bind(envelope)
-        .bind(integer(now.as_millis()))
-        .execute(&mut *connection)
-        .await?;
+    let done = sqlx::query(
+        "INSERT OR IGNORE INTO evidence (digest, agent_id, kind, envelope, received_at) VALUES ($1, $2, $3, $4, $5)",
+    )
+    .bind(digest.as_bytes().as_slice())
+    .bind(agent.as_bytes().as_slice())
+    .bind(kind.as_str())
+    .bind(envelope)
+    .bind(integer(now.as_millis()))
+    .execute(&mut *connection)
+    .await?;
     sqlx::query(
-        "DELETE FROM evidence WHERE agent_id = $1 AND kind = $2 AND digest NOT IN
-         (SELECT digest FROM evidence WHERE agent_id = $1 AND kind = $2 ORDER BY received_at DESC, digest LIMIT $3)",
+        "DELETE FROM evidence WHERE agent_id = $1 AND kind = $2
+         AND sequence NOT IN (SELECT sequence FROM evidence WHERE agent_id = $1 AND kind = $2 ORDER BY sequence LIMIT $3)
+         AND sequence NOT IN (SELECT sequence FROM evidence WHERE agent_id = $1 AND kind = $2
+                              ORDER BY sequence DESC LIMIT $3)",
     )
     .bind(agent.as_bytes().as_slice())
     .bind(kind.as_str())

@@ -353,13 +353,14 @@ impl Store {
         .await
     }
 
-    /// Whether the receipt of a command and agent is stored.
+    /// Whether a command was for an agent and no receipt of it is stored.
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn has_receipt(&self, command: CommandId, agent: AgentId) -> Result<bool, StoreError> {
+    pub async fn is_unanswered(&self, command: CommandId, agent: AgentId) -> Result<bool, StoreError> {
         let row = sqlx::query(
-            "SELECT 1 FROM receipts JOIN commands ON sequence = command WHERE command_id = $1 AND agent_id = $2",
+            "SELECT 1 FROM targets JOIN commands ON sequence = command
+             WHERE command_id = $1 AND agent_id = $2 AND state < 2",
         )
         .bind(command.as_bytes().as_slice())
         .bind(agent.as_bytes().as_slice())
