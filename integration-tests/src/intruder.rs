@@ -348,7 +348,8 @@ impl AgentGateway for Gateway {
             Manner::InTheMiddle | Manner::HoldingBack => {
                 self.real_server().await?.trust_chain(request.into_inner()).await
             }
-            Manner::Impostor => Ok(Response::new(proto::TrustChainResponse::default())),
+            // Not answering must not hide that a false greeting was refused.
+            Manner::Impostor => Err(Status::unavailable("no")),
         }
     }
 

@@ -4,9 +4,14 @@
 //! * the answers are the agents' own signed words
 //! * grpcurl can do the same
 
-use integration_tests::fleet::{Build, Fleet, binary, lines};
+use integration_tests::fleet::{Build, Fleet, lines};
 use integration_tests::python;
 use serde_json::Value;
+use tonic_reflection::pb::v1::ServerReflectionRequest;
+use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
+use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
+use writ_common::keys::pem;
+use writ_common::tls::{Anchors, connect};
 
 #[test]
 fn an_operator_commands_two_agents_and_reads_their_answers() {
@@ -108,5 +113,33 @@ fn grpcurl_lists_services_and_submits() {
         !refused && said.contains("InvalidArgument") && said.contains("name agents, or set all"),
         "{said}"
     );
-    assert!(binary("writ").is_file());
+    let (healthy, said) = call(&["-d", "{}", "grpc.health.v1.Health/Check"]);
+    assert!(healthy && said.contains("SERVING"), "{said}");
+}
+
+#[test]
+fn reflection_answers_in_its_newer_version_too_and_only_to_those_with_a_token() {
+    let fleet = Fleet::new(Build::Shipped);
+    let token = std::fs::read_to_string(fleet.path("server/admin-token")).unwrap();
+    let authorities = pem::certificates(&std::fs::read(fleet.path("server/admin-ca.pem")).unwrap()).unwrap();
+    let endpoint = format!("localhost:{}", fleet.admin_port());
+    let ask = async |token: Option<&str>| {
+        let connection = connect(&endpoint, &Anchors::Authorities(authorities.clone())).await.unwrap();
+        let question = ServerReflectionRequest {
+            host: String::new(),
+            message_request: Some(MessageRequest::ListServices(String::new())),
+        };
+        let mut request = tonic::Request::new(tokio_stream::iter([question]));
+        if let Some(token) = token {
+            request.metadata_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
+        }
+        let mut client = ServerReflectionClient::new(connection.channel);
+        client.server_reflection_info(request).await?.into_inner().message().await
+    };
+    tokio::runtime::Runtime::new().unwrap().block_on(async {
+        let answer = format!("{:?}", ask(Some(&token)).await.unwrap());
+        assert!(answer.contains("writ.admin.v1.CommandService"), "{answer}");
+        assert_eq!(ask(None).await.unwrap_err().code(), tonic::Code::Unauthenticated);
+        assert_eq!(ask(Some("writ-admin.guess")).await.unwrap_err().code(), tonic::Code::Unauthenticated);
+    });
 }
