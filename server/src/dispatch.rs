@@ -67,14 +67,14 @@ struct Kept {
 }
 
 impl Kept {
-    fn insert(&mut self, outgoing: Outgoing) -> Arc<Outgoing> {
+    fn insert(&mut self, outgoing: Outgoing, most_bytes: usize) -> Arc<Outgoing> {
         let outgoing = Arc::new(outgoing);
         if self.by_id.insert(outgoing.id, Arc::clone(&outgoing)).is_some() {
             return outgoing;
         }
         self.oldest_first.push_back(outgoing.id);
         self.bytes += outgoing.bytes();
-        while self.bytes > MAX_KEPT_BYTES && self.oldest_first.len() > 1 {
+        while self.bytes > most_bytes && self.oldest_first.len() > 1 {
             let gone = self.oldest_first.pop_front().and_then(|id| self.by_id.remove(&id));
             self.bytes -= gone.map_or(0, |gone| gone.bytes());
         }
@@ -143,7 +143,7 @@ impl Dispatcher {
     }
 
     fn keep(&self, outgoing: Outgoing) -> Arc<Outgoing> {
-        self.kept().insert(outgoing)
+        self.kept().insert(outgoing, MAX_KEPT_BYTES)
     }
 
     fn find(&self, command: CommandId) -> Option<Arc<Outgoing>> {
@@ -164,5 +164,38 @@ impl Dispatcher {
     #[must_use]
     pub fn watch(&self) -> broadcast::Receiver<CommandId> {
         self.changes.subscribe()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn outgoing(number: u8) -> Outgoing {
+        let tree = AudienceTree::build(&[AgentId::from_bytes([number; 16])]).unwrap();
+        Outgoing { id: CommandId::from_bytes([number; 16]), envelope: Bytes::from(vec![0; 1000]), tree }
+    }
+
+    #[test]
+    fn what_is_kept_is_bounded_in_bytes_and_the_oldest_goes_first() {
+        let mut kept = Kept::default();
+        let one = outgoing(1).bytes();
+        for number in 1..=4 {
+            kept.insert(outgoing(number), one * 3);
+            kept.insert(outgoing(number), one * 3);
+        }
+        let held: Vec<_> =
+            (1..=4).filter(|n| kept.by_id.contains_key(&CommandId::from_bytes([*n; 16]))).collect();
+        assert_eq!(held, [2, 3, 4]);
+        assert_eq!(kept.bytes, one * 3);
+    }
+
+    #[test]
+    fn one_command_larger_than_the_bound_is_kept_while_it_is_the_latest() {
+        let mut kept = Kept::default();
+        kept.insert(outgoing(1), 1);
+        assert!(kept.by_id.contains_key(&CommandId::from_bytes([1; 16])));
+        kept.insert(outgoing(2), 1);
+        assert_eq!(kept.by_id.len(), 1);
     }
 }
