@@ -614,6 +614,7 @@ impl Fleet {
     pub fn spawn(&self, program: &str, arguments: &[&str], checkpoint: &Checkpoint) -> Daemon {
         let mut command = command(&binary(program));
         command.args(arguments).env("WRITTEST_CHECKPOINT", &checkpoint.variable);
+        command.env("XDG_CONFIG_HOME", self.path("config"));
         Daemon::spawn(program, command)
     }
 

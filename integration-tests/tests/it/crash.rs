@@ -115,6 +115,23 @@ fn a_server_killed_between_store_and_send_sends_after_its_restart() {
 }
 
 #[test]
+fn a_command_whose_sender_is_killed_while_it_is_stored_is_sent_all_the_same() {
+    let mut fleet = Fleet::new(Build::Testing);
+    let agent = fleet.agent("rome");
+    let stop = fleet.checkpoint("command_stored");
+    fleet.kill_server();
+    fleet.start_server(Some(&stop));
+    agent.wait_for_count("session began", 2);
+    fleet.add_context();
+    let sending = fleet.spawn("writ", &["send", "ping", "--all"], &stop);
+    let held = stop.reached();
+    sending.kill();
+    drop(held);
+    agent.wait_for("command ended", |_| true);
+    fleet.server().wait_for("receipt stored", |_| true);
+}
+
+#[test]
 fn a_server_killed_between_receipt_and_acknowledgement_keeps_one_receipt() {
     let mut fleet = Fleet::new(Build::Testing);
     let notes = fleet.allow("note", "echo \"$1\" >> \"$NOTES\"", "");
