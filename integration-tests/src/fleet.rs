@@ -78,6 +78,13 @@ struct Log {
     grown: Condvar,
 }
 
+impl Log {
+    /// Whoever fails while it looks must not keep others from saying why.
+    fn lock(&self) -> std::sync::MutexGuard<'_, (Vec<String>, bool)> {
+        self.lines.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
 impl Daemon {
     fn spawn(name: &str, mut command: Command) -> Self {
         let mut child =
@@ -86,10 +93,10 @@ impl Daemon {
         let (stderr, writer) = (child.stderr.take().unwrap(), Arc::clone(&log));
         std::thread::spawn(move || {
             for line in BufReader::new(stderr).lines().map_while(Result::ok) {
-                writer.lines.lock().unwrap().0.push(line);
+                writer.lock().0.push(line);
                 writer.grown.notify_all();
             }
-            writer.lines.lock().unwrap().1 = true;
+            writer.lock().1 = true;
             writer.grown.notify_all();
         });
         Self { name: name.to_owned(), child, log }
@@ -106,7 +113,7 @@ impl Daemon {
                 (fields["message"] == message && matches(&fields)).then_some(fields)
             })
         };
-        let waiting = self.log.lines.lock().unwrap();
+        let waiting = self.log.lock();
         let (lines, _) = self
             .log
             .grown
@@ -122,7 +129,7 @@ impl Daemon {
     /// # Panics
     /// When they do not come.
     pub fn wait_for_count(&self, message: &str, count: usize) {
-        let waiting = self.log.lines.lock().unwrap();
+        let waiting = self.log.lock();
         let (lines, _) = self
             .log
             .grown
@@ -148,13 +155,13 @@ impl Daemon {
     /// The fields of all lines with this message.
     #[must_use]
     pub fn lines(&self, message: &str) -> Vec<Value> {
-        with_message(&self.log.lines.lock().unwrap().0, message)
+        with_message(&self.log.lock().0, message)
     }
 
     /// Everything it said.
     #[must_use]
     pub fn said(&self) -> String {
-        self.log.lines.lock().unwrap().0.join("\n")
+        self.log.lock().0.join("\n")
     }
 
     /// kill -9, as power failures and the OOM killer do.
@@ -179,7 +186,7 @@ impl Daemon {
     pub fn stop(mut self) -> ExitStatus {
         let mut kill = command(Path::new("/bin/kill"));
         assert!(kill.arg(self.child.id().to_string()).status().unwrap().success());
-        let waiting = self.log.lines.lock().unwrap();
+        let waiting = self.log.lock();
         let (lines, _) =
             self.log.grown.wait_timeout_while(waiting, PATIENCE, |(_, is_over)| !*is_over).unwrap();
         assert!(lines.1, "{} did not end; it said:\n{}", self.name, lines.0.join("\n"));
@@ -192,7 +199,7 @@ impl Daemon {
     /// # Panics
     /// When it does not.
     pub fn wait(mut self) -> (ExitStatus, String) {
-        let waiting = self.log.lines.lock().unwrap();
+        let waiting = self.log.lock();
         let (lines, _) =
             self.log.grown.wait_timeout_while(waiting, PATIENCE, |(_, is_over)| !*is_over).unwrap();
         assert!(lines.1, "{} did not end; it said:\n{}", self.name, lines.0.join("\n"));
@@ -563,6 +570,17 @@ impl Fleet {
     #[must_use]
     pub fn try_agent(&self, name: &str, checkpoint: Option<&Checkpoint>) -> Daemon {
         Daemon::spawn(name, self.agent_command(name, checkpoint))
+    }
+
+    /// Starts an enrolled agent whose files cannot grow past a size, as on a disk that is nearly full.
+    #[must_use]
+    pub fn cramped_agent(&self, name: &str, blocks_of_512: u32) -> Daemon {
+        let plain = self.agent_command(name, None);
+        let mut cramped = command(Path::new("/bin/sh"));
+        // Ignored signals stay ignored over exec: a write past the limit then fails instead of killing.
+        let script = format!("trap '' XFSZ; ulimit -f {blocks_of_512}; exec \"$0\" \"$@\"");
+        cramped.arg("-c").arg(script).arg(plain.get_program()).args(plain.get_args());
+        Daemon::spawn(name, cramped)
     }
 
     /// Starts an enrolled agent and waits for its session.
