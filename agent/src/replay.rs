@@ -30,11 +30,6 @@ impl FreshCommand {
     pub const fn verified(&self) -> &VerifiedCommand {
         &self.0
     }
-
-    /// The command, without the evidence of being new.
-    pub fn into_verified(self) -> VerifiedCommand {
-        self.0
-    }
 }
 
 /// Checks 8 and 9 (protocol.md §4).

@@ -467,6 +467,16 @@ impl Fleet {
         self.server.as_ref().unwrap()
     }
 
+    /// kill -9 of the server, and a new one whose wall clock is so many seconds off.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub fn restart_server_at(&mut self, seconds_off: i64) {
+        self.kill_server();
+        fs::write(self.path("server-clock"), seconds_off.to_string()).unwrap();
+        self.start_server(None);
+    }
+
     /// kill -9 of the server.
     ///
     /// # Panics

@@ -52,20 +52,14 @@ fn a_greeting_held_back_longer_than_the_skew_is_not_believed() {
 fn a_server_whose_clock_went_back_is_not_believed_until_it_is_right_again() {
     let mut fleet = Fleet::new(Build::Testing);
     let agent = fleet.agent("rome");
-    fleet.kill_server();
     // Past the skew, but not before the signing certificate begins: only the floor notices.
-    fs::write(fleet.path("server-clock"), "3600").unwrap();
-    fleet.start_server(None);
+    fleet.restart_server_at(3600);
     agent.wait_for_count("session began", 2);
-    fleet.kill_server();
-    fs::write(fleet.path("server-clock"), "0").unwrap();
     // The server notices by itself, and goes on only because an operator says so.
     fleet.server_flags = vec!["--accept-clock".to_owned()];
-    fleet.start_server(None);
+    fleet.restart_server_at(0);
     agent.wait_for("refused in silence", |said| said["code"] == "time_went_back");
-    fleet.kill_server();
-    fs::write(fleet.path("server-clock"), "3600").unwrap();
-    fleet.start_server(None);
+    fleet.restart_server_at(3600);
     agent.wait_for_count("session began", 3);
     fleet.server().wait_for("agent refused", |said| said["code"] == "time_went_back");
 }
@@ -74,9 +68,7 @@ fn a_server_whose_clock_went_back_is_not_believed_until_it_is_right_again() {
 fn a_server_whose_clock_went_back_while_it_was_off_signs_nothing_until_an_operator_confirms() {
     let mut fleet = Fleet::new(Build::Testing);
     let agent = fleet.agent("rome");
-    fleet.kill_server();
-    fs::write(fleet.path("server-clock"), "-3600").unwrap();
-    fleet.start_server(None);
+    fleet.restart_server_at(-3600);
     fleet.add_context();
     fleet
         .server()
@@ -84,9 +76,7 @@ fn a_server_whose_clock_went_back_while_it_was_off_signs_nothing_until_an_operat
     let said = fleet.writ(&["send", "ping", "--all"]);
     assert!(said.code == 7 && said.stderr.contains("set the clock right"), "{said:?}");
     agent.wait_for("no session", |said| said["error"].to_string().contains("set the clock right"));
-    fleet.kill_server();
-    fs::write(fleet.path("server-clock"), "0").unwrap();
-    fleet.start_server(None);
+    fleet.restart_server_at(0);
     agent.wait_for_count("session began", 2);
 }
 
@@ -95,14 +85,10 @@ fn a_trust_bundle_resets_a_floor_that_one_wrong_clock_raised() {
     let mut fleet = Fleet::new(Build::Testing);
     let agent = fleet.agent("rome");
     let stolen = Stolen::from(&fleet, "rome");
-    fleet.kill_server();
-    fs::write(fleet.path("server-clock"), "7200").unwrap();
-    fleet.start_server(None);
+    fleet.restart_server_at(7200);
     agent.wait_for_count("session began", 2);
-    fleet.kill_server();
-    fs::write(fleet.path("server-clock"), "0").unwrap();
     fleet.server_flags = vec!["--accept-clock".to_owned()];
-    fleet.start_server(None);
+    fleet.restart_server_at(0);
     agent.wait_for("refused in silence", |said| said["code"] == "time_went_back");
     // The authority mints the cure; it reaches the agent although no session can begin.
     let road = Intruder::in_the_middle(&fleet.road, &fleet.path("server"));

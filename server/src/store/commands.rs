@@ -88,15 +88,15 @@ pub struct WaitingCommand {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TargetState {
     /// Not sent.
-    Queued = 0,
+    Queued,
     /// Sent, not answered.
-    Sent = 1,
+    Sent,
     /// Obeyed, ended well.
-    Done = 2,
+    Done,
     /// Obeyed, ended badly.
-    Failed = 3,
+    Failed,
     /// Refused by a signed receipt.
-    Refused = 4,
+    Refused,
 }
 
 impl TargetState {
