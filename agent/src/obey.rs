@@ -174,8 +174,9 @@ impl Obedience {
         let admitted = match admitted {
             Err(NotAdmitted::Refused(refusal)) => Err(refusal),
             Err(NotAdmitted::Journal(failed)) => {
-                // redb answers nothing more after an error of the disk until it is opened again.
-                let is_broken = !matches!(failed, JournalError::Full(_));
+                // redb answers nothing more after an error of the disk until it is opened again; a damaged entry is
+                // the trouble of one command.
+                let is_broken = matches!(failed, JournalError::Redb(_) | JournalError::Unknown(_));
                 if is_broken {
                     error!(command.id = %id, error = %failed, "the journal failed");
                     self.broken.trigger();

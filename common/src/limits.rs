@@ -5,7 +5,7 @@ use std::time::Duration;
 /// One gRPC frame. Stops a stranger from costing an allocation; 12 bundles of the largest size fit beside their frame.
 pub const MAX_FRAME_BYTES: usize = 1 << 20;
 /// One envelope of a command, looked at before anything is decoded. A ping takes a few hundred bytes
-/// (proto/vectors/accept/ping.json), an action with its parameters a few thousand; a larger one is never signed.
+/// (proto/vectors/accept/ping.json); what is larger than this is never signed.
 pub const MAX_COMMAND_BYTES: usize = 64 << 10;
 /// One envelope of a receipt: the largest output kept (256 KiB) and room for its fields.
 pub const MAX_RECEIPT_BYTES: usize = 320 << 10;

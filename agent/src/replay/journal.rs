@@ -13,6 +13,7 @@ use redb::{
     Builder, ConcurrencyMode, Database, ReadOnlyDatabase, ReadableDatabase as _, ReadableTable as _,
     ReadableTableMetadata as _, TableDefinition, WriteTransaction,
 };
+use tracing::error;
 use writ_common::files::{self, FileError};
 use writ_common::id::{AgentId, CommandId, Digest, JournalId};
 use writ_common::limits::SKEW;
@@ -239,7 +240,8 @@ impl Journal {
         stored.map(|stored| Entry::decode(stored.value()).map_err(|_| JournalError::Damaged)).transpose()
     }
 
-    /// Commands that are not acknowledged.
+    /// Commands that are not acknowledged. One whose entry is damaged is left out and said: it must not keep the
+    /// agent from all others.
     ///
     /// # Errors
     /// When it cannot be read.
@@ -249,9 +251,12 @@ impl Journal {
         let mut entries = Vec::new();
         for item in open.iter()? {
             let id = item?.0.value();
-            let stored = commands.get(&id)?.ok_or(JournalError::Damaged)?;
-            let entry = Entry::decode(stored.value()).map_err(|_| JournalError::Damaged)?;
-            entries.push((CommandId::from_bytes(id), entry));
+            let id = CommandId::from_bytes(id);
+            let stored = commands.get(id.as_bytes())?;
+            match stored.and_then(|stored| Entry::decode(stored.value()).ok()) {
+                Some(entry) => entries.push((id, entry)),
+                None => error!(command.id = %id, "the journal's entry of this command is damaged"),
+            }
         }
         Ok(entries)
     }
@@ -432,11 +437,14 @@ impl Journal {
     /// # Errors
     /// When it cannot be written.
     pub fn acknowledge(&self, command: CommandId, digest: Digest) -> Result<(), JournalError> {
-        let is_open = self.entry(command)?.is_some_and(|entry| {
+        let is_open = |entry: &Entry| {
             entry.state() == State::Finished && entry.digest.as_ref() == digest.as_bytes().as_slice()
-        });
-        if !is_open {
-            return Ok(());
+        };
+        match self.entry(command) {
+            Ok(Some(entry)) if is_open(&entry) => {}
+            // A refusal is not kept; neither is there anything to mark in a damaged entry, which is refused too.
+            Ok(_) | Err(JournalError::Damaged) => return Ok(()),
+            Err(failed) => return Err(failed),
         }
         self.write(|write| {
             change(write, command, |entry| {

@@ -1,7 +1,9 @@
 //! kill -9 in every state of a command: nothing is lost, nothing is started twice.
 
 use integration_tests::fleet::{Build, Fleet, lines};
+use redb::{Builder, ConcurrencyMode, TableDefinition};
 use serde_json::Value;
+use writ_common::id::CommandId;
 
 /// A fleet whose only agent is killed at a checkpoint while it carries a note out, and started again.
 fn agent_killed_at(checkpoint: &str, more: &str) -> (Fleet, Value, Vec<String>) {
@@ -144,6 +146,33 @@ fn an_agent_whose_journal_cannot_be_synced_ends_and_settles_everything_once_when
     assert_eq!(noted.len(), all, "nothing was started twice");
     assert!(noted.iter().all(|word| words.contains(word)));
     let _obeys = fleet.writ(&["send", "ping", "--all", "--wait"]).ok();
+}
+
+#[test]
+fn a_command_whose_journal_entry_is_damaged_is_refused_and_the_next_one_obeyed() {
+    let fleet = Fleet::new(Build::Shipped);
+    fleet.agent("rome").kill();
+    let id = "0192f1c0-0000-7000-8000-000000000003";
+    damage_entry(&fleet, id.parse().unwrap());
+    let agent = fleet.start_agent("rome", None);
+    let sent = fleet.writ(&["send", "ping", "--all", "--wait", "--id", id, "--output", "json"]);
+    assert_eq!((sent.code, &sent.json()["targets"][0]["refusal_code"]), (1, &"journal_failed".into()));
+    assert_eq!(agent.count("command admitted"), 0);
+    let _obeys = fleet.writ(&["send", "ping", "--all", "--wait"]).ok();
+}
+
+/// What a failing disk does: the entry is there and cannot be read back.
+fn damage_entry(fleet: &Fleet, command: CommandId) {
+    const COMMANDS: TableDefinition<'_, [u8; 16], &[u8]> = TableDefinition::new("commands");
+    const OPEN: TableDefinition<'_, [u8; 16], ()> = TableDefinition::new("open");
+    let journal = Builder::new()
+        .set_concurrency_mode(ConcurrencyMode::SingleWriter)
+        .open(fleet.path("rome/journal.redb"))
+        .unwrap();
+    let write = journal.begin_write().unwrap();
+    write.open_table(COMMANDS).unwrap().insert(command.as_bytes(), b"\xff".as_slice()).unwrap();
+    write.open_table(OPEN).unwrap().insert(command.as_bytes(), ()).unwrap();
+    write.commit().unwrap();
 }
 
 #[test]
