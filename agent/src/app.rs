@@ -9,6 +9,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use writ_common::daemon;
+use writ_common::keys::Algorithm;
 
 /// Obeys what carries the server's seal, once, and answers under its own.
 #[derive(Debug, Parser)]
@@ -49,6 +50,9 @@ struct Enroll {
     /// The name operators will see; the host's name unless given.
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
+    /// How this agent signs its answers: ed25519 or ecdsa-p256.
+    #[arg(long, value_name = "ALGORITHM", default_value = Algorithm::default().as_str())]
+    key_algorithm: Algorithm,
     /// How to print the result.
     #[arg(long, value_enum, default_value_t = Output::Text)]
     output: Output,

@@ -8,7 +8,7 @@ use writ_common::files::{self, FileError};
 use writ_common::identity::IdentityRecord;
 use writ_common::keys::pem::{self, InvalidPem};
 use writ_common::keys::private::InvalidPrivateKey;
-use writ_common::keys::{Agent, PrivateKey};
+use writ_common::keys::{Agent, Algorithm, PrivateKey};
 use writ_proto::v1 as proto;
 
 /// Files of an agent's state.
@@ -146,10 +146,10 @@ impl Identity {
 ///
 /// # Errors
 /// When it cannot be read or written.
-pub fn key_or_new(files: &Files) -> Result<(PrivateKey<Agent>, bool), IdentityError> {
+pub fn key_or_new(files: &Files, algorithm: Algorithm) -> Result<(PrivateKey<Agent>, bool), IdentityError> {
     match read_key(files) {
         Err(IdentityError::File(error)) if error.is_missing() => {
-            let key = PrivateKey::generate();
+            let key = PrivateKey::generate(algorithm);
             files::write_secret(&files.key(), pem::encode("PRIVATE KEY", &key.to_pkcs8()).as_bytes())?;
             Ok((key, true))
         }

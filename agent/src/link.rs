@@ -4,7 +4,7 @@ mod enroll;
 mod greeting;
 mod session;
 
-pub use enroll::{EnrollError, Enrolled, enroll};
+pub use enroll::{EnrollError, Enrolled, NewAgent, enroll};
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -10,6 +10,38 @@ pub use certificate::SigningCertificate;
 pub use private::{PrivateKey, SigningKey};
 pub use public::PublicKey;
 
+/// How a key signs. Both through ring.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Algorithm {
+    /// RFC 8032. The default: fast, and its signatures have one form.
+    #[default]
+    Ed25519,
+    /// ECDSA on P-256 with SHA-256 (FIPS 186-4), for whoever must use it.
+    P256,
+}
+
+impl Algorithm {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Ed25519, Self::P256];
+
+    /// Its name on command lines and in outputs.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Ed25519 => "ed25519",
+            Self::P256 => "ecdsa-p256",
+        }
+    }
+}
+
+impl std::str::FromStr for Algorithm {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let known = Self::ALL.into_iter().find(|algorithm| algorithm.as_str() == text);
+        known.ok_or_else(|| format!("`{text}` is no algorithm we use; write ed25519 or ecdsa-p256"))
+    }
+}
+
 /// Who holds a key. Closed: the four holders of design and protocol.md §1.3.
 pub trait Holder: private::Sealed + Send + Sync + 'static {
     /// For messages.

@@ -408,12 +408,21 @@ impl Fleet {
     /// Runs `writ-server init`.
     #[must_use]
     pub fn init(&self) -> Said {
+        self.init_with(&[])
+    }
+
+    /// The same with more flags.
+    #[must_use]
+    pub fn init_with(&self, more: &[&str]) -> Said {
         let (folder, passphrase) = (self.path("server"), self.path("passphrase"));
         let endpoint = format!("localhost:{}", self.road.port());
         let arguments = ["init", "--output", "json", "--name", "acme", "--endpoint", &endpoint];
         let places =
             ["--data-dir", folder.to_str().unwrap(), "--passphrase-file", passphrase.to_str().unwrap()];
-        self.run(&format!("writ-server{}", self.build.suffix()), &[arguments.as_slice(), &places].concat())
+        self.run(
+            &format!("writ-server{}", self.build.suffix()),
+            &[arguments.as_slice(), &places, more].concat(),
+        )
     }
 
     fn server_command(&self) -> Command {
@@ -556,11 +565,17 @@ impl Fleet {
     /// Enrols an agent.
     #[must_use]
     pub fn enroll(&self, name: &str, token: &Path) -> Said {
+        self.enroll_with(name, token, &[])
+    }
+
+    /// The same with more flags.
+    #[must_use]
+    pub fn enroll_with(&self, name: &str, token: &Path, more: &[&str]) -> Said {
         let config = self.agent_config(name);
         let places = ["--config", config.to_str().unwrap(), "--token-file", token.to_str().unwrap()];
         self.run(
             &format!("writ-agent{}", self.build.suffix()),
-            &[["enroll", "--output", "json", "--name", name].as_slice(), &places].concat(),
+            &[["enroll", "--output", "json", "--name", name].as_slice(), &places, more].concat(),
         )
     }
 

@@ -1,6 +1,6 @@
 """Judges every vector with code that is not ours and compares with what the vector says.
 
-DSSE and Ed25519 by python-securesystemslib, X.509 by cryptography, protobuf by Google's runtime, the tree from the
+DSSE, Ed25519 and P-256 by python-securesystemslib, X.509 by cryptography, protobuf by Google's runtime, the tree from the
 text of RFC 9162. Only the order of the checks is written again here, from docs/protocol.md.
 """
 
@@ -23,17 +23,23 @@ from schema import HERE, canonical, message
 
 DAY_MS = 86_400_000
 SKEW_MS = 60_000
-SPKI_PREFIX = bytes.fromhex("302a300506032b6570032100")
+ED25519_PREFIX = bytes.fromhex("302a300506032b6570032100")
+P256_PREFIX = bytes.fromhex("3059301306072a8648ce3d020106082a8648ce3d030107034200")
 
 
 class Refused(Exception):
     pass
 
 
-def key_of(spki: bytes) -> SSlibKey:
-    if not spki.startswith(SPKI_PREFIX) or len(spki) != 44:
-        raise Refused("bundle_invalid")
-    return SSlibKey(hashlib.sha256(spki).hexdigest(), "ed25519", "ed25519", {"public": spki[12:].hex()})
+def key_of(spki: bytes, otherwise: str = "bundle_invalid") -> SSlibKey:
+    keyid = hashlib.sha256(spki).hexdigest()
+    if spki.startswith(ED25519_PREFIX) and len(spki) == 44:
+        return SSlibKey(keyid, "ed25519", "ed25519", {"public": spki[12:].hex()})
+    if spki.startswith(P256_PREFIX + b"\x04") and len(spki) == 91:
+        public = serialization.load_der_public_key(spki)
+        pem = public.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+        return SSlibKey(keyid, "ecdsa", "ecdsa-sha2-nistp256", {"public": pem.decode()})
+    raise Refused(otherwise)
 
 
 def is_good(key: SSlibKey, signature, signed: bytes) -> bool:
@@ -120,6 +126,9 @@ def trust_bundle(data: bytes, predecessor=None):
     if predecessor is not None:
         authority = [(key_of(spki), None) for spki in predecessor.authority.keys]
         verify(data, 65536, "trust-bundle", "TrustBundle", authority, predecessor.authority.threshold)
+        # The predecessor's authority vouches for the bytes, so a key that is none is a fault of the payload.
+        for spki in offered.authority.keys:
+            key_of(spki, "malformed_payload")
     own = [(key_of(spki), None) for spki in offered.authority.keys]
     if offered.authority.threshold == 0 or len({k.keyid for k, _ in own}) != len(own):
         raise Refused("bundle_invalid")

@@ -9,6 +9,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use writ_common::daemon;
+use writ_common::keys::Algorithm;
 
 /// Signs commands and pushes them to agents that obey only what carries its seal.
 #[derive(Debug, Parser)]
@@ -40,6 +41,9 @@ struct Init {
     /// A further host name or address of the TLS certificate, for example of the admin port.
     #[arg(long = "tls-name", value_name = "NAME")]
     tls_names: Vec<String>,
+    /// How authority and server sign: ed25519 or ecdsa-p256.
+    #[arg(long, value_name = "ALGORITHM", default_value = Algorithm::default().as_str())]
+    key_algorithm: Algorithm,
     /// File with the passphrase that seals the authority key and the backup. Without it the systemd
     /// credential `writ-passphrase` is used, or you are asked.
     #[arg(long, value_name = "FILE")]

@@ -11,7 +11,7 @@ use writ_common::keys::public::PublicKey;
 use super::{Enroll, Output};
 use crate::config::Config;
 use crate::identity::Files;
-use crate::link::{self, Enrolled};
+use crate::link::{self, Enrolled, NewAgent};
 
 /// A token is never longer; more on standard input is not read.
 const MAX_TOKEN_BYTES: u64 = 16 << 10;
@@ -27,7 +27,7 @@ struct Shown {
 }
 
 pub(super) async fn enroll(options: Enroll) -> Result<(), Fatal> {
-    let Enroll { place, token_file, name, output } = options;
+    let Enroll { place, token_file, name, key_algorithm, output } = options;
     let config = Config::load(place.config.as_deref(), place.data_dir.as_deref()).map_err(Fatal::usage)?;
     let text = if token_file.as_os_str() == "-" {
         let mut text = String::new();
@@ -41,7 +41,8 @@ pub(super) async fn enroll(options: Enroll) -> Result<(), Fatal> {
         .map_err(|error| Fatal::usage(format!("the token {}", error.rule)))?;
     let host_name = name.unwrap_or_else(host_name);
     let files = Files::new(&config.data_dir);
-    let enrolled = link::enroll(&files, &token, &host_name).await;
+    let host = NewAgent { name: &host_name, algorithm: key_algorithm };
+    let enrolled = link::enroll(&files, &token, host).await;
     let Enrolled { record, bundle_version } =
         enrolled.map_err(|error| Fatal::caused("not enrolled", &error))?;
     let key_id = PublicKey::id(&record.public_key).to_string();

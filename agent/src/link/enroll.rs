@@ -3,6 +3,7 @@
 use writ_common::envelope::{EnrolmentPurpose, IdentityRecordPurpose, Sealed, sign, verify};
 use writ_common::files::{self, FileError};
 use writ_common::identity::{Enrolment, EnrolmentToken, IdentityRecord};
+use writ_common::keys::Algorithm;
 use writ_common::refusal::Refusal;
 use writ_common::tls::{Anchors, connect};
 use writ_common::trust::Keyring;
@@ -45,6 +46,15 @@ pub enum EnrollError {
     NotBelieved(#[from] Refusal),
 }
 
+/// What an agent brings along.
+#[derive(Debug, Clone, Copy)]
+pub struct NewAgent<'a> {
+    /// The name operators will see.
+    pub name: &'a str,
+    /// How it will sign, unless an interrupted enrolment has made the key already.
+    pub algorithm: Algorithm,
+}
+
 /// A new agent.
 #[derive(Debug)]
 pub struct Enrolled {
@@ -58,7 +68,11 @@ pub struct Enrolled {
 ///
 /// # Errors
 /// See [`EnrollError`]. Whatever fails, the same call with the same token may be made again.
-pub async fn enroll(files: &Files, token: &EnrolmentToken, host_name: &str) -> Result<Enrolled, EnrollError> {
+pub async fn enroll(
+    files: &Files,
+    token: &EnrolmentToken,
+    host: NewAgent<'_>,
+) -> Result<Enrolled, EnrollError> {
     files::private_folder(files.folder())?;
     match Identity::load(files) {
         Ok(identity) => {
@@ -73,7 +87,7 @@ pub async fn enroll(files: &Files, token: &EnrolmentToken, host_name: &str) -> R
     }
     let mut tried = Vec::new();
     for endpoint in &token.endpoints {
-        match enroll_at(files, token, host_name, endpoint).await {
+        match enroll_at(files, token, host, endpoint).await {
             Ok(enrolled) => return Ok(enrolled),
             Err(Attempt::Link(error)) => tried.push(format!("{endpoint}: {error}")),
             Err(Attempt::Final(error)) => return Err(error),
@@ -97,13 +111,13 @@ impl<E: Into<LinkError>> From<E> for Attempt {
 async fn enroll_at(
     files: &Files,
     token: &EnrolmentToken,
-    host_name: &str,
+    host: NewAgent<'_>,
     endpoint: &str,
 ) -> Result<Enrolled, Attempt> {
     let connection = connect(endpoint, &Anchors::SpkiDigests(token.tls_ca_spki_digests.clone())).await?;
     let mut client = gateway(connection.channel);
     let chain = fetch_pinned(&mut client, token.bundle_version, token.bundle_digest).await?;
-    let (key, is_new) = key_or_new(files).map_err(|error| Attempt::Final(error.into()))?;
+    let (key, is_new) = key_or_new(files, host.algorithm).map_err(|error| Attempt::Final(error.into()))?;
     let journal = Journal::open(&files.journal(), u64::MAX).map_err(|error| Attempt::Final(error.into()))?;
     if is_new {
         journal.is_first().map_err(|error| Attempt::Final(error.into()))?;
@@ -113,7 +127,7 @@ async fn enroll_at(
         fleet: token.fleet,
         token_digest: token.digest(),
         public_key: key.public().clone(),
-        host_name: host_name.to_owned(),
+        host_name: host.name.to_owned(),
         agent_version: VERSION.to_owned(),
         tls_leaf_spki_digest: connection.leaf_spki_digest,
     };

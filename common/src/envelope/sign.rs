@@ -5,12 +5,14 @@ use std::marker::PhantomData;
 
 use bytes::Bytes;
 use prost::Message as _;
+use ring::rand::SystemRandom;
 use writ_proto::v1 as proto;
 
 use super::Purpose;
 use super::encode::pae;
 use crate::id::Digest;
 use crate::keys::SigningKey;
+use crate::keys::private::Pair;
 
 /// A signed envelope and the digest it is known by.
 pub struct Sealed<P: Purpose> {
@@ -46,6 +48,9 @@ impl<P: Purpose> fmt::Debug for Sealed<P> {
 }
 
 /// Signs a document with every given key, in their order.
+///
+/// # Panics
+/// When the operating system has no random bytes for a P-256 signature, which it always has once it runs.
 #[must_use]
 pub fn sign<P: Purpose>(keys: &[&SigningKey<P>], document: &P::Document) -> Sealed<P> {
     let payload = P::Proto::from(document).encode_to_vec();
@@ -54,7 +59,12 @@ pub fn sign<P: Purpose>(keys: &[&SigningKey<P>], document: &P::Document) -> Seal
         .iter()
         .map(|key| {
             #[expect(clippy::disallowed_methods, reason = "protocol.md §2.1: the home of signing")]
-            let sig = key.pair.sign(&signed);
+            let sig = match &*key.pair {
+                Pair::Ed25519(pair) => pair.sign(&signed),
+                Pair::P256(pair) => pair
+                    .sign(&SystemRandom::new(), &signed)
+                    .expect("the operating system's random source never fails once seeded"),
+            };
             proto::Signature {
                 sig: Bytes::copy_from_slice(sig.as_ref()),
                 keyid: key.public().id().to_string(),

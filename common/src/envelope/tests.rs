@@ -4,7 +4,7 @@ use writ_proto::v1 as proto;
 use super::*;
 use crate::command::Approval;
 use crate::id::{Digest, FleetId};
-use crate::keys::{Operator, PrivateKey};
+use crate::keys::{Algorithm, Operator, PrivateKey};
 use crate::refusal::RefusalCode;
 use crate::time::Timestamp;
 
@@ -34,23 +34,27 @@ fn pae_is_that_of_the_dsse_specification() {
 
 #[test]
 fn every_altered_byte_is_refused() {
-    let key = PrivateKey::generate();
-    let sealed = sealed(&key);
-    let candidates = [Candidate::accepted(key.public())];
-    assert_eq!(verify::<ApprovalPurpose>(sealed.bytes(), &candidates, 1).unwrap().document(), &approval());
-    for place in 0..sealed.bytes().len() {
-        let mut altered = sealed.bytes().to_vec();
-        altered[place] ^= 1;
-        // A wrong or missing hint makes the signature useless; nothing altered is ever accepted with another meaning.
-        if let Ok(verified) = verify::<ApprovalPurpose>(&altered, &candidates, 1) {
-            panic!("byte {place} was altered and {verified:?} accepted");
+    for algorithm in Algorithm::ALL {
+        let key = PrivateKey::generate(algorithm);
+        let sealed = sealed(&key);
+        let candidates = [Candidate::accepted(key.public())];
+        let verified = verify::<ApprovalPurpose>(sealed.bytes(), &candidates, 1).unwrap();
+        assert_eq!(verified.document(), &approval());
+        for place in 0..sealed.bytes().len() {
+            let mut altered = sealed.bytes().to_vec();
+            altered[place] ^= 1;
+            // A wrong or missing hint makes the signature useless; nothing altered is ever accepted with another meaning.
+            if let Ok(verified) = verify::<ApprovalPurpose>(&altered, &candidates, 1) {
+                panic!("byte {place} was altered and {verified:?} accepted");
+            }
         }
     }
 }
 
 #[test]
 fn one_key_signing_twice_counts_once() {
-    let (one, two) = (PrivateKey::<Operator>::generate(), PrivateKey::<Operator>::generate());
+    let one = PrivateKey::<Operator>::generate(Algorithm::Ed25519);
+    let two = PrivateKey::<Operator>::generate(Algorithm::P256);
     let candidates = [Candidate::accepted(one.public()), Candidate::accepted(two.public())];
     let key = one.for_purpose::<ApprovalPurpose>();
     let twice = sign(&[&key, &key], &approval());
@@ -67,16 +71,16 @@ fn one_key_signing_twice_counts_once() {
 
 #[test]
 fn zero_keys_and_zero_thresholds_accept_nothing() {
-    let key = PrivateKey::generate();
+    let key = PrivateKey::generate(Algorithm::Ed25519);
     let sealed = sealed(&key);
     assert_eq!(refused(sealed.bytes(), &[], 0), RefusalCode::NoTrust);
-    let other = PrivateKey::<Operator>::generate();
+    let other = PrivateKey::<Operator>::generate(Algorithm::Ed25519);
     assert_eq!(refused(sealed.bytes(), &[Candidate::accepted(other.public())], 0), RefusalCode::UnknownKey);
 }
 
 #[test]
 fn a_known_key_without_standing_says_why() {
-    let key = PrivateKey::generate();
+    let key = PrivateKey::generate(Algorithm::Ed25519);
     let sealed = sealed(&key);
     let revoked = [Candidate { key: key.public(), standing: Err(RefusalCode::CertificateRevoked) }];
     assert_eq!(refused(sealed.bytes(), &revoked, 1), RefusalCode::CertificateRevoked);
@@ -84,7 +88,7 @@ fn a_known_key_without_standing_says_why() {
 
 #[test]
 fn a_signature_for_another_purpose_is_refused_after_it_was_found_good() {
-    let key = PrivateKey::generate();
+    let key = PrivateKey::generate(Algorithm::Ed25519);
     let sealed = sealed(&key);
     let refusal =
         verify::<CommandPurpose>(sealed.bytes(), &[Candidate::accepted(key.public())], 1).unwrap_err();
@@ -93,7 +97,7 @@ fn a_signature_for_another_purpose_is_refused_after_it_was_found_good() {
 
 #[test]
 fn size_and_shape_come_before_everything() {
-    let key = PrivateKey::generate();
+    let key = PrivateKey::generate(Algorithm::Ed25519);
     let candidates = [Candidate::accepted(key.public())];
     assert_eq!(refused(&vec![0; ApprovalPurpose::MAX_BYTES + 1], &candidates, 1), RefusalCode::Oversized);
     assert_eq!(refused(b"\xff\xff", &candidates, 1), RefusalCode::MalformedEnvelope);

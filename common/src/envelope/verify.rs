@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use prost::Message as _;
-use ring::signature::{ED25519, UnparsedPublicKey};
+use ring::signature::UnparsedPublicKey;
 use writ_proto::v1 as proto;
 
 use super::Purpose;
@@ -143,8 +143,9 @@ fn count_signers(
             }
             is_any_key_known = true;
             #[expect(clippy::disallowed_methods, reason = "protocol.md §2.3: the home of verifying")]
-            let is_good =
-                UnparsedPublicKey::new(&ED25519, candidate.key.raw()).verify(signed, &signature.sig).is_ok();
+            let is_good = UnparsedPublicKey::new(candidate.key.verification(), candidate.key.raw())
+                .verify(signed, &signature.sig)
+                .is_ok();
             match candidate.standing {
                 Ok(()) if is_good => {
                     signers.insert(id);

@@ -2,10 +2,13 @@
 
 use std::time::Duration;
 
-use rcgen::{CertificateParams, DistinguishedName, DnType, KeyUsagePurpose, PKCS_ED25519};
+use rcgen::{
+    CertificateParams, DistinguishedName, DnType, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PKCS_ED25519,
+};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
-use super::{PrivateKey, PublicKey, Server};
+use super::public::InvalidPublicKey;
+use super::{Algorithm, PrivateKey, PublicKey, Server};
 use crate::time::Timestamp;
 
 /// A signing certificate lives three years.
@@ -27,7 +30,7 @@ pub enum InvalidCertificate {
     #[error("not an X.509 certificate in DER form")]
     Der,
     /// An algorithm we do not use.
-    #[error("its key is not Ed25519")]
+    #[error("its key is {InvalidPublicKey}")]
     Key,
     /// It could not be made.
     #[error("it could not be made: {0}")]
@@ -61,7 +64,11 @@ impl SigningCertificate {
     pub fn issue(key: &PrivateKey<Server>, name: &str, now: Timestamp) -> Result<Self, InvalidCertificate> {
         let make = |error: rcgen::Error| InvalidCertificate::Make(error.to_string());
         let pkcs8 = key.to_pkcs8();
-        let pair = rcgen::KeyPair::from_pkcs8_der_and_sign_algo(&pkcs8.as_slice().into(), &PKCS_ED25519)
+        let algorithm = match key.public().algorithm() {
+            Algorithm::Ed25519 => &PKCS_ED25519,
+            Algorithm::P256 => &PKCS_ECDSA_P256_SHA256,
+        };
+        let pair = rcgen::KeyPair::from_pkcs8_der_and_sign_algo(&pkcs8.as_slice().into(), algorithm)
             .map_err(make)?;
         let mut params = CertificateParams::default();
         params.distinguished_name = DistinguishedName::new();
@@ -112,13 +119,15 @@ mod tests {
 
     #[test]
     fn certificate_names_the_key_it_was_issued_for() {
-        let key = PrivateKey::<Server>::generate();
-        let now = Timestamp::from_millis(1_790_000_000_000);
-        let certificate = SigningCertificate::issue(&key, "acme", now).unwrap();
-        assert_eq!(certificate.key(), key.public());
-        assert_eq!(certificate.not_before(), now);
-        assert_eq!(certificate.not_after(), now + SIGNING_LIFETIME);
-        let trailing = [certificate.der(), b"x"].concat();
-        assert_eq!(SigningCertificate::from_der(&trailing), Err(InvalidCertificate::Der));
+        for algorithm in Algorithm::ALL {
+            let key = PrivateKey::<Server>::generate(algorithm);
+            let now = Timestamp::from_millis(1_790_000_000_000);
+            let certificate = SigningCertificate::issue(&key, "acme", now).unwrap();
+            assert_eq!(certificate.key(), key.public());
+            assert_eq!(certificate.not_before(), now);
+            assert_eq!(certificate.not_after(), now + SIGNING_LIFETIME);
+            let trailing = [certificate.der(), b"x"].concat();
+            assert_eq!(SigningCertificate::from_der(&trailing), Err(InvalidCertificate::Der));
+        }
     }
 }

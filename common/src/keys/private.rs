@@ -4,10 +4,11 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::sync::Arc;
 
-use ring::signature::{Ed25519KeyPair, KeyPair as _};
+use ring::rand::SystemRandom;
+use ring::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair as _};
 use zeroize::Zeroizing;
 
-use super::{Holder, PublicKey};
+use super::{Algorithm, Holder, PublicKey};
 use crate::envelope::Purpose;
 use crate::id::random_bytes;
 
@@ -20,45 +21,71 @@ const PKCS8_V1_PREFIX: [u8; 16] =
 
 /// A private key of one kind of holder.
 pub struct PrivateKey<H: Holder> {
-    pair: Arc<Ed25519KeyPair>,
+    pair: Arc<Pair>,
     public: PublicKey,
-    seed: Arc<Zeroizing<[u8; 32]>>,
+    pkcs8: Arc<Zeroizing<Vec<u8>>>,
     holder: PhantomData<H>,
+}
+
+/// What ring signs with.
+pub(crate) enum Pair {
+    Ed25519(Ed25519KeyPair),
+    P256(EcdsaKeyPair),
 }
 
 /// The right to sign documents of one purpose with one key.
 pub struct SigningKey<P: Purpose> {
-    pub(crate) pair: Arc<Ed25519KeyPair>,
+    pub(crate) pair: Arc<Pair>,
     public: PublicKey,
     purpose: PhantomData<P>,
 }
 
 /// Bytes that are no private key we use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("not an unencrypted Ed25519 private key in PKCS#8 form")]
+#[error("not an unencrypted Ed25519 or P-256 private key in PKCS#8 form")]
 pub struct InvalidPrivateKey;
 
 impl<H: Holder> PrivateKey<H> {
     /// A new key from the operating system's random source.
+    ///
+    /// # Panics
+    /// When the operating system has no random bytes, which it always has once it runs.
     #[must_use]
-    pub fn generate() -> Self {
-        Self::from_seed(Zeroizing::new(random_bytes()))
+    pub fn generate(algorithm: Algorithm) -> Self {
+        let made = match algorithm {
+            Algorithm::Ed25519 => Ok(Self::from_seed(&random_bytes())),
+            Algorithm::P256 => {
+                let random = SystemRandom::new();
+                let pkcs8 = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, &random);
+                Self::from_pkcs8(pkcs8.expect("the random source never fails once seeded").as_ref())
+            }
+        };
+        made.expect("ring reads what it made")
     }
 
-    fn from_seed(seed: Zeroizing<[u8; 32]>) -> Self {
-        let pair =
-            Ed25519KeyPair::from_seed_unchecked(seed.as_slice()).expect("a seed of 32 bytes is always a key");
-        let mut raw = [0; 32];
-        raw.copy_from_slice(pair.public_key().as_ref());
-        let public = PublicKey::from_raw(raw);
-        Self { pair: Arc::new(pair), public, seed: Arc::new(seed), holder: PhantomData }
+    fn from_seed(seed: &[u8; 32]) -> Self {
+        let pair = Ed25519KeyPair::from_seed_unchecked(seed).expect("a seed of 32 bytes is always a key");
+        let public = PublicKey::from_ring(Algorithm::Ed25519, pair.public_key().as_ref());
+        // Version 1, which every OpenSSL reads, whatever the key was read from.
+        let pkcs8 = Zeroizing::new([PKCS8_V1_PREFIX.as_slice(), seed].concat());
+        Self::new(Pair::Ed25519(pair), public.expect("32 bytes are a key"), pkcs8)
     }
 
-    /// Reads PKCS#8, version 1 (OpenSSL) or 2 (ring); a public key in it must match.
+    fn new(pair: Pair, public: PublicKey, pkcs8: Zeroizing<Vec<u8>>) -> Self {
+        Self { pair: Arc::new(pair), public, pkcs8: Arc::new(pkcs8), holder: PhantomData }
+    }
+
+    /// Reads PKCS#8 of either algorithm, Ed25519 in version 1 (OpenSSL) or 2 (ring); a public key in it must match.
     ///
     /// # Errors
     /// When the bytes are something else.
     pub fn from_pkcs8(der: &[u8]) -> Result<Self, InvalidPrivateKey> {
+        let p256 = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, der, &SystemRandom::new());
+        if let Ok(pair) = p256 {
+            let public = PublicKey::from_ring(Algorithm::P256, pair.public_key().as_ref());
+            let public = public.map_err(|_| InvalidPrivateKey)?;
+            return Ok(Self::new(Pair::P256(pair), public, Zeroizing::new(der.to_vec())));
+        }
         Ed25519KeyPair::from_pkcs8_maybe_unchecked(der).map_err(|_| InvalidPrivateKey)?;
         // Both versions carry the seed as OCTET STRING in an OCTET STRING after the same 9 bytes of
         // algorithm; ring has just checked the structure.
@@ -68,13 +95,13 @@ impl<H: Holder> PrivateKey<H> {
             .get(start + marker.len()..)
             .and_then(|rest| rest.first_chunk::<32>())
             .ok_or(InvalidPrivateKey)?;
-        Ok(Self::from_seed(Zeroizing::new(*seed)))
+        Ok(Self::from_seed(seed))
     }
 
-    /// PKCS#8 version 1, which every OpenSSL reads. A secret: write it through [`crate::files::write_secret`].
+    /// PKCS#8, which every OpenSSL reads. A secret: write it through [`crate::files::write_secret`].
     #[must_use]
     pub fn to_pkcs8(&self) -> Zeroizing<Vec<u8>> {
-        Zeroizing::new([PKCS8_V1_PREFIX.as_slice(), self.seed.as_slice()].concat())
+        Zeroizing::clone(&self.pkcs8)
     }
 
     /// The public half.
@@ -103,7 +130,7 @@ impl<H: Holder> Clone for PrivateKey<H> {
         Self {
             pair: Arc::clone(&self.pair),
             public: self.public.clone(),
-            seed: Arc::clone(&self.seed),
+            pkcs8: Arc::clone(&self.pkcs8),
             holder: PhantomData,
         }
     }
@@ -134,11 +161,13 @@ mod tests {
 
     #[test]
     fn a_key_survives_pkcs8_of_either_version() {
-        let key = PrivateKey::<Agent>::generate();
-        let again = PrivateKey::<Agent>::from_pkcs8(&key.to_pkcs8()).unwrap();
-        assert_eq!(again.public(), key.public());
+        for algorithm in Algorithm::ALL {
+            let key = PrivateKey::<Agent>::generate(algorithm);
+            let again = PrivateKey::<Agent>::from_pkcs8(&key.to_pkcs8()).unwrap();
+            assert_eq!((again.public(), again.public().algorithm()), (key.public(), algorithm));
+        }
 
-        let version_2 = Ed25519KeyPair::generate_pkcs8(&ring::rand::SystemRandom::new()).unwrap();
+        let version_2 = Ed25519KeyPair::generate_pkcs8(&SystemRandom::new()).unwrap();
         let ring_pair = Ed25519KeyPair::from_pkcs8(version_2.as_ref()).unwrap();
         let ours = PrivateKey::<Agent>::from_pkcs8(version_2.as_ref()).unwrap();
         assert_eq!(ours.public().raw(), ring_pair.public_key().as_ref());
@@ -147,8 +176,8 @@ mod tests {
     #[test]
     fn garbage_is_no_key_and_debug_output_is_no_leak() {
         assert_eq!(PrivateKey::<Agent>::from_pkcs8(b"no").unwrap_err(), InvalidPrivateKey);
-        let key = PrivateKey::<Agent>::generate();
-        let shown = format!("{key:?}");
-        assert!(shown.contains("secret") && !shown.contains(&hex::encode(key.seed.as_slice())));
+        let key = PrivateKey::<Agent>::generate(Algorithm::Ed25519);
+        let (shown, seed) = (format!("{key:?}"), hex::encode(&key.pkcs8[PKCS8_V1_PREFIX.len()..]));
+        assert!(shown.contains("secret") && !shown.contains(&seed));
     }
 }

@@ -8,7 +8,7 @@ use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Code;
-use writ_common::keys::pem;
+use writ_common::keys::{Algorithm, PrivateKey, Server, pem};
 use writ_common::tls::{Anchors, connect};
 use writ_proto::v1::agent_gateway_client::AgentGatewayClient;
 use writ_proto::v1::{self as proto, agent_frame::Frame};
@@ -145,7 +145,7 @@ fn an_exposed_missing_or_foreign_key_keeps_the_server_from_starting_and_says_why
     let said = fleet.try_server().wait().1;
     assert!(said.contains("signing.key") && said.contains("No such file"), "{said}");
 
-    let other = writ_common::keys::PrivateKey::<writ_common::keys::Server>::generate();
+    let other = PrivateKey::<Server>::generate(Algorithm::Ed25519);
     fleet.write_secret("server/signing.key", &pem::encode("PRIVATE KEY", &other.to_pkcs8()));
     let said = fleet.try_server().wait().1;
     assert!(said.contains("no agent would obey it; restore the right key from the backup"), "{said}");

@@ -143,3 +143,21 @@ fn reflection_answers_in_its_newer_version_too_and_only_to_those_with_a_token() 
         assert_eq!(ask(Some("writ-admin.guess")).await.unwrap_err().code(), tonic::Code::Unauthenticated);
     });
 }
+
+#[test]
+fn a_fleet_on_p256_keys_obeys_and_answers_like_any_other_and_mixes_with_ed25519() {
+    let mut fleet = Fleet::unmade(Build::Shipped);
+    fleet.init_with(&["--key-algorithm", "ecdsa-p256"]).ok();
+    fleet.start_server(None);
+    fleet.add_context();
+    let token = fleet.token(2);
+    let p256 = fleet.enroll_with("rome", &token, &["--key-algorithm", "ecdsa-p256"]).ok();
+    let ed25519 = fleet.enroll("oslo", &token).ok();
+    assert_ne!(p256.json()["key_id"], ed25519.json()["key_id"]);
+    let (_rome, _oslo) = (fleet.start_agent("rome", None), fleet.start_agent("oslo", None));
+    let answered = fleet.json(&["send", "ping", "--all", "--wait"]);
+    assert_eq!(answered["done"], 2);
+    let wrong = fleet.enroll_with("lima", &fleet.token(1), &["--key-algorithm", "rsa"]);
+    assert_eq!(wrong.code, 2);
+    assert!(wrong.stderr.contains("ed25519 or ecdsa-p256"), "{}", wrong.stderr);
+}

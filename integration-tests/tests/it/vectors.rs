@@ -24,7 +24,7 @@ use writ_agent::trust::Trust;
 use writ_common::hello::Expected;
 use writ_common::id::{AgentId, CommandId, Digest};
 use writ_common::identity::IdentityRecord;
-use writ_common::keys::PrivateKey;
+use writ_common::keys::{Algorithm, PrivateKey};
 use writ_common::refusal::{Audible, RefusalCode};
 use writ_common::shutdown::Shutdown;
 use writ_common::time::{SystemClock, Timestamp};
@@ -207,7 +207,7 @@ async fn judge_delivery(case: &DeliveryCase) -> String {
     Trust::keep(&files, &chain).unwrap();
     let fleet = chain.head().bundle.fleet;
 
-    let key = PrivateKey::generate();
+    let key = PrivateKey::generate(Algorithm::Ed25519);
     let record = IdentityRecord {
         fleet,
         agent: case.agent_id.parse().unwrap(),

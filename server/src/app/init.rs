@@ -16,9 +16,9 @@ use crate::authority::Files;
 use crate::authority::create::{CreateError, Made, Plan, create};
 
 pub(super) async fn init(options: Init, shutdown: Shutdown) -> Result<(), Fatal> {
-    let Init { data_dir, name, endpoints, tls_names, passphrase_file, output } = options;
+    let Init { data_dir, name, endpoints, tls_names, key_algorithm, passphrase_file, output } = options;
     let passphrase = passphrase(passphrase_file.as_deref())?;
-    let plan = Plan { name, endpoints, extra_names: tls_names, passphrase };
+    let plan = Plan { name, endpoints, extra_names: tls_names, algorithm: key_algorithm, passphrase };
     eprintln!("making keys and sealing the backup; the passphrase hash takes a few seconds …");
     let made =
         create(&Files::new(&data_dir), plan, SystemClock::new().wall(), &shutdown).await.map_err(explain)?;

@@ -13,7 +13,7 @@ use writ_common::files::{self, FileError};
 use writ_common::id::{Digest, FleetId, random_bytes};
 use writ_common::keys::certificate::InvalidCertificate;
 use writ_common::keys::sealed::{Passphrase, SealError, seal};
-use writ_common::keys::{Authority, PrivateKey, Server, SigningCertificate, pem};
+use writ_common::keys::{Algorithm, Authority, PrivateKey, Server, SigningCertificate, pem};
 use writ_common::limits::MAX_NAME_BYTES;
 use writ_common::shutdown::Shutdown;
 use writ_common::time::Timestamp;
@@ -36,6 +36,8 @@ pub struct Plan {
     pub endpoints: Vec<String>,
     /// Further names of the TLS certificate.
     pub extra_names: Vec<String>,
+    /// How authority and server sign.
+    pub algorithm: Algorithm,
     /// Seals the authority's key and the backup.
     pub passphrase: Passphrase,
 }
@@ -122,7 +124,7 @@ pub async fn create(
     now: Timestamp,
     shutdown: &Shutdown,
 ) -> Result<Made, CreateError> {
-    let Plan { name, endpoints, extra_names, passphrase } = plan;
+    let Plan { name, endpoints, extra_names, algorithm, passphrase } = plan;
     let is_name = (1..=MAX_NAME_BYTES).contains(&name.len()) && !name.contains(char::is_control);
     if !is_name {
         return Err(CreateError::Plan(
@@ -144,8 +146,8 @@ pub async fn create(
     }
 
     let fleet = FleetId::generate(now);
-    let authority = PrivateKey::<Authority>::generate();
-    let signing = PrivateKey::<Server>::generate();
+    let authority = PrivateKey::<Authority>::generate(algorithm);
+    let signing = PrivateKey::<Server>::generate(algorithm);
     let certificate = SigningCertificate::issue(&signing, &name, now)?;
     let tls_ca = TlsAuthority::create(&format!("{name} channel"), now)?;
     let leaf = tls_ca.issue(&host_names, now)?;

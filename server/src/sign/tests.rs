@@ -1,6 +1,6 @@
 use std::sync::{Arc, Mutex};
 
-use writ_common::keys::SigningCertificate;
+use writ_common::keys::{Algorithm, SigningCertificate};
 use writ_common::time::Clock;
 use writ_common::trust::Role;
 
@@ -22,7 +22,7 @@ const START: Timestamp = Timestamp::from_millis(1_790_000_000_000);
 const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
 
 fn signer() -> (Signer, Arc<FakeClock>) {
-    let key = PrivateKey::<Server>::generate();
+    let key = PrivateKey::<Server>::generate(Algorithm::Ed25519);
     let certificate = SigningCertificate::issue(&key, "acme", START).unwrap();
     let entry = SigningEntry {
         sign_from: START,
