@@ -11,8 +11,10 @@ const FILES: &[&str] = &[
     "writ/v1/gateway.proto",
     "writ/admin/v1/agents.proto",
     "writ/admin/v1/alerts.proto",
+    "writ/admin/v1/audit.proto",
     "writ/admin/v1/commands.proto",
     "writ/admin/v1/enrollment.proto",
+    "writ/admin/v1/operators.proto",
     "writ/admin/v1/system.proto",
 ];
 

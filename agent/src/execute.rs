@@ -8,13 +8,15 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use writ_common::command::{Action, ActionClass};
+use writ_common::command::{Action, ActionClass, Settings};
 use writ_common::config::Problems;
 use writ_common::id::Digest;
+use writ_common::limits::MAX_OUTPUT_BYTES;
 use writ_common::receipt::{Ending, Outcome};
 use writ_common::refusal::{Refusal, RefusalCode};
 use writ_common::time::Timestamp;
 
+use crate::host;
 use crate::replay::Durable;
 use action::{Definition, Invocation};
 
@@ -37,6 +39,8 @@ pub struct Plan {
 #[derive(Debug)]
 enum Kind {
     Ping,
+    Inventory,
+    Settings(Settings),
     Process(Invocation),
 }
 
@@ -45,6 +49,15 @@ impl Plan {
     #[must_use]
     pub const fn is_idempotent(&self) -> bool {
         self.is_idempotent
+    }
+
+    /// The settings to apply, if that is the plan.
+    #[must_use]
+    pub const fn settings(&self) -> Option<&Settings> {
+        match &self.kind {
+            Kind::Settings(settings) => Some(settings),
+            Kind::Ping | Kind::Inventory | Kind::Process(_) => None,
+        }
     }
 }
 
@@ -89,19 +102,26 @@ impl ActionTable {
 
     /// Names and classes of everything on the list, for the server.
     pub fn rows(&self) -> impl Iterator<Item = (&str, ActionClass)> {
-        let ours = std::iter::once(("ping", ActionClass::Read));
-        ours.chain(self.definitions.values().map(|definition| (definition.name.as_str(), definition.class)))
+        let ours = [
+            ("ping", ActionClass::Read),
+            ("inventory", ActionClass::Read),
+            // With endpoints it is of class trust; what is listed is the least.
+            ("settings", ActionClass::Change),
+        ];
+        ours.into_iter()
+            .chain(self.definitions.values().map(|definition| (definition.name.as_str(), definition.class)))
     }
 
     /// How harmful an action is, by this table; what is not on it is destructive.
     #[must_use]
     pub fn class_of(&self, action: &Action) -> ActionClass {
+        let listed =
+            || self.definitions.get(action.name()).map_or(ActionClass::Destructive, |found| found.class);
         match action {
-            Action::Ping => ActionClass::Read,
-            Action::Run(named) => {
-                self.definitions.get(&named.name).map_or(ActionClass::Destructive, |found| found.class)
-            }
             Action::Unsupported(_) => ActionClass::Destructive,
+            Action::Ping | Action::Inventory | Action::ApplySettings(_) | Action::Run(_) => {
+                action.own_class().unwrap_or_else(listed)
+            }
         }
     }
 
@@ -112,6 +132,10 @@ impl ActionTable {
     pub fn plan(&self, action: &Action) -> Result<Plan, Refusal> {
         match action {
             Action::Ping => Ok(Plan { kind: Kind::Ping, is_idempotent: true }),
+            Action::Inventory => Ok(Plan { kind: Kind::Inventory, is_idempotent: true }),
+            Action::ApplySettings(settings) => {
+                Ok(Plan { kind: Kind::Settings(settings.clone()), is_idempotent: true })
+            }
             Action::Run(named) => {
                 let definition = self.definitions.get(&named.name).ok_or_else(|| {
                     Refusal::new(
@@ -167,6 +191,15 @@ impl Ended {
         Self { ending, output: Bytes::new(), output_bytes: 0, output_digest, detail: detail.into() }
     }
 
+    /// An action of the agent itself that was done and says this.
+    #[must_use]
+    pub fn with_output(mut text: Vec<u8>) -> Self {
+        let output_bytes = u64::try_from(text.len()).unwrap_or(u64::MAX);
+        let output_digest = Digest::of(&text);
+        text.truncate(MAX_OUTPUT_BYTES);
+        Self { ending: Ending::Done, output: text.into(), output_bytes, output_digest, detail: String::new() }
+    }
+
     /// With its times.
     #[must_use]
     pub fn outcome(&self, started_at: Timestamp, finished_at: Timestamp) -> Outcome {
@@ -184,7 +217,11 @@ impl Ended {
 /// Carries a plan out. `on_group` hears the process group as soon as there is one.
 pub async fn run(plan: Plan, on_group: impl FnOnce(u32) + Send) -> Ended {
     match plan.kind {
-        Kind::Ping => Ended::quiet(Ending::Done, ""),
+        Kind::Ping | Kind::Settings(_) => Ended::quiet(Ending::Done, ""),
+        Kind::Inventory => match serde_json::to_vec_pretty(&host::inventory()) {
+            Ok(text) => Ended::with_output(text),
+            Err(error) => Ended::quiet(Ending::Failed, error.to_string()),
+        },
         Kind::Process(invocation) => process::run(invocation, on_group).await,
     }
 }

@@ -54,6 +54,12 @@ impl Files {
         self.folder.join("journal.redb")
     }
 
+    /// Settings that came by a signed command.
+    #[must_use]
+    pub fn settings(&self) -> PathBuf {
+        self.folder.join("settings")
+    }
+
     /// How the link stands, for `status`.
     #[must_use]
     pub fn status(&self) -> PathBuf {

@@ -27,6 +27,8 @@ use crate::replay::JournalError;
 
 /// How long all first words together may take, whatever of them is missing.
 const SESSION_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long an endpoint that is tried may take.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(20);
 /// The first bound of the wait after a failure.
 const FIRST_BACKOFF: Duration = Duration::from_millis(500);
 
@@ -138,7 +140,7 @@ impl Link {
         shutdown: &writ_common::shutdown::Shutdown,
     ) -> Option<Done> {
         let chain = self.obedience.trust.chain();
-        for endpoint in &chain.head().bundle.endpoints {
+        for endpoint in &self.obedience.settings.endpoints(&chain.head().bundle.endpoints) {
             if shutdown.is_requested() {
                 return Some(Done::ShuttingDown);
             }
@@ -192,6 +194,27 @@ impl Link {
         let greeted = greeted.map_err(|_| LinkError::Silent(SESSION_TIMEOUT))??;
         session::hold(self, greeted, endpoint, backoff, shutdown).await
     }
+}
+
+/// Whether a server that is obeyed answers at an endpoint, and is not behind this agent. Nothing is said about the agent
+/// but its id, and no session begins.
+///
+/// # Errors
+/// What is wrong with it.
+pub(crate) async fn probe(obedience: &Obedience, endpoint: &str) -> Result<(), LinkError> {
+    let anchors = Anchors::Authorities(obedience.trust.chain().head().bundle.tls_cas.clone());
+    let work = async {
+        let connection = Box::pin(connect(endpoint, &anchors)).await?;
+        let mut client = gateway(connection.channel);
+        greeting::hear(obedience, &mut client, connection.leaf_spki_digest).await
+    };
+    let heard = tokio::time::timeout(PROBE_TIMEOUT, work).await;
+    let heard = heard.map_err(|_| LinkError::Silent(PROBE_TIMEOUT))??;
+    let newest = obedience.trust.chain().head().bundle.version;
+    if heard.verified.document().chain_version < newest {
+        return Err(LinkError::Protocol("its trust chain is behind this agent's"));
+    }
+    Ok(())
 }
 
 fn gateway(channel: Channel) -> AgentGatewayClient<Channel> {

@@ -9,6 +9,7 @@ use prost::Message as _;
 use tokio::sync::{Semaphore, mpsc};
 use tracing::{error, info, warn};
 use writ_common::admission::check_approvals;
+use writ_common::command::Action;
 use writ_common::files::FileError;
 use writ_common::id::{CommandId, Digest};
 use writ_common::limits::MAX_COUNTED_DELIVERIES;
@@ -24,6 +25,7 @@ use crate::identity::Identity;
 use crate::replay::{Entry, FreshCommand, Journal, JournalError, Judgement, State, judge, judge_again};
 use crate::reply::{About, SignedReceipt, frame, sign_receipt};
 use crate::session_time::SessionTime;
+use crate::settings::{self, Keeper};
 use crate::trust::{Trust, Walked};
 use crate::verify::{self, verify};
 
@@ -94,6 +96,8 @@ pub struct Obedience {
     pub journal: Journal,
     /// What it can do.
     pub table: ActionTable,
+    /// What it was told to change about itself.
+    pub settings: Keeper,
     /// What time it is.
     pub time: SessionTime,
     running: Semaphore,
@@ -110,15 +114,26 @@ impl Obedience {
         identity: Identity,
         trust: Trust,
         journal: Journal,
-        table: ActionTable,
+        (table, settings): (ActionTable, Keeper),
         (time, max_running, shutdown): (SessionTime, usize, Shutdown),
     ) -> (Arc<Self>, mpsc::Receiver<CommandId>) {
         let (answers, receiver) = mpsc::channel(MAX_WAITING_ANSWERS);
         let running = Semaphore::new(max_running);
         let is_behind = AtomicBool::new(false);
         let broken = Shutdown::new();
-        let this =
-            Self { identity, trust, journal, table, time, running, answers, is_behind, broken, shutdown };
+        let this = Self {
+            identity,
+            trust,
+            journal,
+            table,
+            settings,
+            time,
+            running,
+            answers,
+            is_behind,
+            broken,
+            shutdown,
+        };
         (Arc::new(this), receiver)
     }
 
@@ -224,6 +239,9 @@ impl Obedience {
         let action = &command.command().action;
         let chain = self.trust.chain();
         check_approvals(&chain.head().bundle, self.table.class_of(action), command)?;
+        if let Action::ApplySettings(settings) = action {
+            self.settings.check(settings)?;
+        }
         self.table.plan(action)
     }
 
@@ -262,7 +280,10 @@ impl Obedience {
             }
             writ_common::checkpoint!("group_noted");
         };
-        let ended = execute::run(plan, note_group).await;
+        let ended = match plan.settings() {
+            Some(wanted) => settings::apply(self, wanted).await,
+            None => execute::run(plan, note_group).await,
+        };
         info!(command.id = %id, ending = ended.ending.as_str(), "command ended");
         let finished_at = self.now();
         let decision = Decision::Obeyed(ended.outcome(started_at, finished_at));

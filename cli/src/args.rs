@@ -48,6 +48,20 @@ pub(crate) enum Command {
     /// Commands and what became of them.
     #[command(subcommand)]
     Commands(Commands),
+    /// Why an agent obeys or does not, and what to do.
+    Why {
+        /// Its id or unique name.
+        agent: String,
+    },
+    /// What somebody needs to check a command without the server.
+    #[command(subcommand)]
+    Evidence(Evidence),
+    /// Who asked the server for what.
+    #[command(subcommand)]
+    Audit(Audit),
+    /// Who may call the server.
+    #[command(subcommand)]
+    Operator(Operator),
     /// What somebody should look at.
     Alerts,
     /// The server about itself.
@@ -103,22 +117,128 @@ pub(crate) enum Token {
         #[arg(long, value_name = "FILE")]
         token_file: Option<PathBuf>,
     },
+    /// Tokens and how often they were used, latest first; never the secrets.
+    List,
+    /// Let nobody in with a token any more. Agents that came with it stay.
+    Revoke {
+        /// Its id, or the first 8 or more digits of it.
+        id: String,
+    },
 }
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Agents {
-    /// All of them.
-    List,
-    /// One of them.
+    /// All of them, or those a selector chooses.
+    List {
+        /// Over labels and facts, such as `os=linux,site in (paris,rome),!legacy`.
+        #[arg(long, value_name = "SELECTOR", default_value = "")]
+        selector: String,
+        /// Those that were removed, instead.
+        #[arg(long)]
+        removed: bool,
+    },
+    /// One of them, with labels and facts.
     Show {
         /// Its id or unique name.
         agent: String,
     },
+    /// Set labels with NAME=VALUE, remove them with NAME-.
+    Label {
+        /// Its id or unique name.
+        agent: String,
+        /// What to set and to remove.
+        #[arg(required = true, value_name = "NAME=VALUE|NAME-")]
+        changes: Vec<String>,
+    },
+    /// Send it nothing any more, whether it comes back or not. This does not uninstall it.
+    Remove {
+        /// Its id or unique name.
+        agent: String,
+    },
+    /// Send it commands again after its journal went back, or let it take over another agent's name and labels.
+    Approve {
+        /// Its id or unique name.
+        agent: String,
+        /// The agent whose name and labels it takes over; that one is removed.
+        #[arg(long, value_name = "AGENT", default_value = "")]
+        replaces: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Evidence {
+    /// Write a command, its answers and the chain of trust bundles to a file.
+    Export {
+        /// The command's id.
+        command: String,
+        /// Where to; an existing file is not overwritten.
+        #[arg(long, value_name = "FILE")]
+        file: PathBuf,
+    },
+    /// Check such a file, offline.
+    Verify {
+        /// The file.
+        file: PathBuf,
+        /// Digest of a trust bundle you know from elsewhere: `writ-server init` printed that of the first.
+        #[arg(long, value_name = "DIGEST")]
+        pin: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Audit {
+    /// The latest calls, newest first.
+    List {
+        /// How many.
+        #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=1000))]
+        limit: u32,
+    },
+    /// Read the whole log and check that each entry hangs on the one before.
+    Verify {
+        /// A head this command printed earlier: the log must still contain it.
+        #[arg(long, value_name = "SEQUENCE:HASH")]
+        known: Option<String>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Operator {
+    /// Let somebody call the server. The token is shown once: on standard output, or in a file only you can read.
+    Create {
+        /// Their name, which is never given twice.
+        name: String,
+        /// What they may do; each role may do all that those before it may.
+        #[arg(long, value_enum)]
+        role: Role,
+        /// Write the token to this new file (mode 600) instead of printing it.
+        #[arg(long, value_name = "FILE")]
+        token_file: Option<PathBuf>,
+    },
+    /// Everybody who may or might.
+    List,
+    /// Their token counts no more.
+    Revoke {
+        /// Their name.
+        name: String,
+    },
+}
+
+/// What somebody may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Role {
+    /// Look.
+    Viewer,
+    /// Command agents.
+    Operator,
+    /// Change keys.
+    KeyAdmin,
+    /// Everything.
+    Admin,
 }
 
 /// For whom, how long, and whether to wait.
 #[derive(Debug, Clone, Args)]
-#[command(group(ArgGroup::new("targets").required(true).args(["agents", "all"])))]
+#[command(group(ArgGroup::new("targets").required(true).args(["agents", "all", "selector"])))]
 pub(crate) struct Delivery {
     /// An agent, by id or unique name; repeat for several.
     #[arg(long = "agent", value_name = "AGENT")]
@@ -126,6 +246,12 @@ pub(crate) struct Delivery {
     /// Every agent enrolled now.
     #[arg(long)]
     pub(crate) all: bool,
+    /// The agents of which this holds now, such as `os=linux,site in (paris,rome),!legacy`.
+    #[arg(long, value_name = "SELECTOR")]
+    pub(crate) selector: Option<String>,
+    /// Show the frozen targets; sign and send nothing.
+    #[arg(long, conflicts_with_all = ["wait", "id"])]
+    pub(crate) dry_run: bool,
     /// How long agents that are away may come back and still obey.
     #[arg(long, default_value = "1h", value_parser = duration, value_name = "TIME")]
     pub(crate) expires: Duration,
@@ -157,6 +283,25 @@ pub(crate) enum Send {
         #[command(flatten)]
         delivery: Delivery,
     },
+    /// Ask what the host is made of: system, hardware, addresses, packages, listening ports.
+    Inventory {
+        #[command(flatten)]
+        delivery: Delivery,
+    },
+    /// Replace an agent's settings; it tries them, and keeps them only if they work. What is left out is as installed.
+    Settings {
+        /// How often it says something, from 1s to 1h.
+        #[arg(long, value_parser = duration, value_name = "TIME")]
+        heartbeat: Option<Duration>,
+        /// Where to look for the server before the trust bundle's endpoints; repeat for several.
+        #[arg(long = "endpoint", value_name = "HOST:PORT")]
+        endpoints: Vec<String>,
+        /// What it logs, such as `info,writ_agent=debug`.
+        #[arg(long, value_name = "FILTER", default_value = "")]
+        log_filter: String,
+        #[command(flatten)]
+        delivery: Delivery,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -169,6 +314,11 @@ pub(crate) enum Commands {
     },
     /// One, with each agent's answer.
     Show {
+        /// Its id.
+        id: String,
+    },
+    /// Send nothing of it any more. Agents that have it already may carry it out.
+    Cancel {
         /// Its id.
         id: String,
     },

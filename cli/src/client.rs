@@ -10,8 +10,10 @@ use writ_common::keys::pem;
 use writ_common::tls::{Anchors, connect};
 use writ_proto::admin::v1::agent_service_client::AgentServiceClient;
 use writ_proto::admin::v1::alert_service_client::AlertServiceClient;
+use writ_proto::admin::v1::audit_service_client::AuditServiceClient;
 use writ_proto::admin::v1::command_service_client::CommandServiceClient;
 use writ_proto::admin::v1::enrollment_service_client::EnrollmentServiceClient;
+use writ_proto::admin::v1::operator_service_client::OperatorServiceClient;
 use writ_proto::admin::v1::system_service_client::SystemServiceClient;
 
 use crate::context::Context;
@@ -50,6 +52,8 @@ macro_rules! services {
 services! {
     agents -> AgentServiceClient;
     alerts -> AlertServiceClient;
+    audit -> AuditServiceClient;
+    operators -> OperatorServiceClient;
     commands -> CommandServiceClient;
     enrollment -> EnrollmentServiceClient;
     system -> SystemServiceClient;

@@ -2,15 +2,20 @@
 
 mod agents;
 mod alerts;
+mod audit;
 mod context;
 mod enroll;
+mod evidence;
+mod operators;
+mod preview;
 mod send;
 mod server;
 mod track;
+mod why;
 
 use std::process::ExitCode;
 
-use crate::args::{Arguments, Command};
+use crate::args::{Arguments, Command, Evidence};
 use crate::client::Client;
 use crate::context::Contexts;
 use crate::failure::Failure;
@@ -30,6 +35,13 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
         Command::Agents(command) => agents::run(output, &connect().await?, command).await?,
         Command::Send(command) => return send::run(output, &connect().await?, command).await,
         Command::Commands(command) => track::run(output, &connect().await?, command).await?,
+        Command::Why { agent } => return why::run(output, &connect().await?, agent).await,
+        Command::Evidence(Evidence::Export { command, file }) => {
+            evidence::export(output, &connect().await?, &command, &file).await?;
+        }
+        Command::Evidence(Evidence::Verify { file, pin }) => return evidence::verify(output, &file, &pin),
+        Command::Audit(command) => return audit::run(output, &connect().await?, command).await,
+        Command::Operator(command) => operators::run(output, &connect().await?, command).await?,
         Command::Alerts => alerts::run(output, &connect().await?).await?,
         Command::Server => server::run(output, &connect().await?).await?,
     }

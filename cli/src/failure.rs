@@ -22,6 +22,11 @@ impl Failure {
         Self { error: error.into(), reason: "local".to_owned(), exit_code: 8 }
     }
 
+    /// What was to be proven does not hold.
+    pub(crate) fn disproven(error: impl Into<String>) -> Self {
+        Self { error: error.into(), reason: "disproven".to_owned(), exit_code: 1 }
+    }
+
     /// The server cannot be reached.
     pub(crate) fn unreachable(error: impl Into<String>) -> Self {
         Self { error: error.into(), reason: "unreachable".to_owned(), exit_code: 3 }

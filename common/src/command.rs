@@ -1,5 +1,7 @@
 //! What is ordered.
 
+use std::time::Duration;
+
 use crate::audience::{Audience, AudienceProof};
 use crate::id::{CommandId, Digest, FleetId};
 use crate::time::Timestamp;
@@ -39,6 +41,10 @@ pub enum Action {
     Ping,
     /// Run an entry of the agent's own allow-list.
     Run(NamedAction),
+    /// Say what the host is made of.
+    Inventory,
+    /// Keep these settings, if they work.
+    ApplySettings(Settings),
     /// An action of the protocol that this build does not carry out.
     Unsupported(Unsupported),
 }
@@ -50,6 +56,19 @@ pub struct NamedAction {
     pub name: String,
     /// Name and value of each.
     pub parameters: Vec<(String, String)>,
+}
+
+/// What an agent is told to change about itself. A revision is the whole of it: what it leaves out is as installed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// Greater than the one before; an agent never goes back.
+    pub revision: u64,
+    /// How often it says something; `None`: as the server says when a session begins.
+    pub heartbeat: Option<Duration>,
+    /// Tried before the trust bundle's, never instead of them.
+    pub endpoints: Vec<String>,
+    /// What is logged; `None`: as configured.
+    pub log_filter: Option<String>,
 }
 
 /// Actions that are part of the schema but not of this build.
@@ -67,9 +86,13 @@ impl Action {
     /// Name and parameters on one line, for people.
     #[must_use]
     pub fn describe(&self) -> String {
-        let Self::Run(action) = self else { return self.name().to_owned() };
-        let mut text = action.name.clone();
-        for (name, value) in &action.parameters {
+        let parameters = match self {
+            Self::Run(action) => action.parameters.clone(),
+            Self::ApplySettings(settings) => settings.describe(),
+            Self::Ping | Self::Inventory | Self::Unsupported(_) => Vec::new(),
+        };
+        let mut text = self.name().to_owned();
+        for (name, value) in &parameters {
             let shown: String =
                 value.chars().map(|c| if c.is_control() { ' ' } else { c }).take(100).collect();
             let more = if value.chars().count() > 100 { "…" } else { "" };
@@ -83,9 +106,32 @@ impl Action {
     pub fn name(&self) -> &str {
         match self {
             Self::Ping => "ping",
+            Self::Inventory => "inventory",
+            Self::ApplySettings(_) => "settings",
             Self::Run(action) => &action.name,
             Self::Unsupported(action) => action.name,
         }
+    }
+
+    /// The class of an action every agent has; `None` for those its own list decides about.
+    #[must_use]
+    pub const fn own_class(&self) -> Option<ActionClass> {
+        match self {
+            Self::Ping | Self::Inventory => Some(ActionClass::Read),
+            // Where the agent looks for its server is whom it can hear.
+            Self::ApplySettings(settings) if !settings.endpoints.is_empty() => Some(ActionClass::Trust),
+            Self::ApplySettings(_) => Some(ActionClass::Change),
+            Self::Run(_) | Self::Unsupported(_) => None,
+        }
+    }
+}
+
+impl Settings {
+    fn describe(&self) -> Vec<(String, String)> {
+        let heartbeat = self.heartbeat.map(|every| ("heartbeat".to_owned(), format!("{every:?}")));
+        let filter = self.log_filter.as_ref().map(|filter| ("log_filter".to_owned(), filter.clone()));
+        let endpoints = self.endpoints.iter().map(|endpoint| ("endpoint".to_owned(), endpoint.clone()));
+        heartbeat.into_iter().chain(endpoints).chain(filter).collect()
     }
 }
 
@@ -103,6 +149,14 @@ pub enum ActionClass {
 }
 
 impl ActionClass {
+    /// By its name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        [Self::Read, Self::Change, Self::Destructive, Self::Trust]
+            .into_iter()
+            .find(|class| class.as_str() == name)
+    }
+
     /// Its name in configuration files and outputs.
     #[must_use]
     pub const fn as_str(self) -> &'static str {

@@ -28,6 +28,8 @@ pub mod wire;
 pub mod backoff;
 pub mod config;
 pub mod daemon;
+pub mod evidence;
+pub mod facts;
 pub mod files;
 pub mod shutdown;
 pub mod telemetry;

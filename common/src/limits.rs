@@ -33,6 +33,8 @@ pub const MAX_BUNDLE_BATCH_BYTES: usize = 768 << 10;
 pub const MAX_ENDPOINTS: usize = 8;
 /// Bytes of any name: fleets, realms, operators, actions, hosts.
 pub const MAX_NAME_BYTES: usize = 128;
+/// Bytes of a log filter in settings: a few dozen directives.
+pub const MAX_LOG_FILTER_BYTES: usize = 1024;
 /// Parameters of one action.
 pub const MAX_PARAMETERS: usize = 64;
 /// Bytes of one parameter's value.

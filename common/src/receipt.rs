@@ -72,6 +72,8 @@ pub enum Ending {
     NotStarted,
     /// The agent died while it ran; it was not started again.
     Indeterminate,
+    /// An action of the agent itself failed and changed nothing.
+    Failed,
 }
 
 impl Ending {
@@ -79,6 +81,16 @@ impl Ending {
     #[must_use]
     pub const fn is_success(self) -> bool {
         matches!(self, Self::Done | Self::Exited(0))
+    }
+
+    /// With its status or signal, for people.
+    #[must_use]
+    pub fn describe(self) -> String {
+        match self {
+            Self::Exited(status) => format!("exited with {status}"),
+            Self::Killed(signal) => format!("killed by signal {signal}"),
+            other => other.as_str().to_owned(),
+        }
     }
 
     /// Its name in outputs.
@@ -91,6 +103,7 @@ impl Ending {
             Self::TimedOut => "timed_out",
             Self::NotStarted => "not_started",
             Self::Indeterminate => "indeterminate",
+            Self::Failed => "failed",
         }
     }
 }

@@ -175,8 +175,16 @@ impl Daemon {
     /// # Panics
     /// When there is no such process.
     pub fn kill_in_place(&self) {
+        self.signal("-9");
+    }
+
+    /// Sends it a signal, such as `-STOP`.
+    ///
+    /// # Panics
+    /// When there is no such process.
+    pub fn signal(&self, signal: &str) {
         let mut kill = command(Path::new("/bin/kill"));
-        assert!(kill.args(["-9", &self.child.id().to_string()]).status().unwrap().success());
+        assert!(kill.args([signal, &self.child.id().to_string()]).status().unwrap().success());
     }
 
     /// SIGTERM, and how it ended.

@@ -9,6 +9,17 @@ pub fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
 }
 
+/// Runs a few lines with nothing but Python's own library.
+///
+/// # Panics
+/// When Python is missing.
+#[must_use]
+pub fn inline(script: &str, arguments: &[&str]) -> Output {
+    #[expect(clippy::disallowed_methods, reason = "tests start what they test against")]
+    let mut python = std::process::Command::new("python3");
+    python.arg("-c").arg(script).args(arguments).output().unwrap()
+}
+
 /// Runs a script below the repository with the packages `make` put into `target/python`.
 ///
 /// # Panics

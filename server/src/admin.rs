@@ -5,24 +5,32 @@ pub mod submit;
 
 mod agents;
 mod alerts;
+mod audit;
 mod commands;
 mod enrollment;
+mod evidence;
+mod operators;
 mod page;
+mod preview;
 mod system;
+mod why;
 
 use std::sync::Arc;
 
 use tonic::service::Routes;
 use writ_proto::admin::v1::{
     agent_service_server::AgentServiceServer, alert_service_server::AlertServiceServer,
-    command_service_server::CommandServiceServer, enrollment_service_server::EnrollmentServiceServer,
+    audit_service_server::AuditServiceServer, command_service_server::CommandServiceServer,
+    enrollment_service_server::EnrollmentServiceServer, operator_service_server::OperatorServiceServer,
     system_service_server::SystemServiceServer,
 };
+
+pub use operators::new_token;
 
 use crate::context::Server;
 
 /// A request is never larger: the names of a thousand agents.
-const MAX_REQUEST_BYTES: usize = 256 << 10;
+pub(crate) const MAX_REQUEST_BYTES: usize = 256 << 10;
 
 /// All services of the admin port.
 ///
@@ -40,13 +48,12 @@ pub fn routes(server: &Arc<Server>) -> Result<Routes, tonic_reflection::server::
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET);
     let mut routes = Routes::builder();
     routes
-        .add_service(
-            CommandServiceServer::new(commands::Commands(share()))
-                .max_decoding_message_size(MAX_REQUEST_BYTES),
-        )
+        .add_service(CommandServiceServer::new(commands::Commands(share())))
         .add_service(AgentServiceServer::new(agents::Agents(share())))
         .add_service(EnrollmentServiceServer::new(enrollment::Enrollment(share())))
         .add_service(AlertServiceServer::new(alerts::Alerts(share())))
+        .add_service(AuditServiceServer::new(audit::Audit(share())))
+        .add_service(OperatorServiceServer::new(operators::Operators(share())))
         .add_service(SystemServiceServer::new(system::SystemInfo(share())))
         .add_service(health_service)
         .add_service(reflection.build_v1()?)

@@ -24,6 +24,8 @@ pub struct Config {
     pub session: SessionSettings,
     /// SHA-256 of the SubjectPublicKeyInfo of the leaves of TLS-terminating proxies in front of the server.
     pub proxy_leaves: Vec<Digest>,
+    /// Entries the audit log keeps.
+    pub audit_max_entries: u64,
     /// What is logged.
     pub log_filter: String,
     /// How.
@@ -71,6 +73,7 @@ impl Config {
                 .iter()
                 .filter_map(|text| text.parse().ok())
                 .collect(),
+            audit_max_entries: reader.number("audit.max_entries", 1_000_000, 1000..=1_000_000_000),
             log_filter: reader.string(
                 "log.filter",
                 "info",

@@ -27,6 +27,8 @@ pub struct Server {
     pub tls_leaf_spki_digests: Vec<Digest>,
     /// Sessions.
     pub settings: SessionSettings,
+    /// Entries the audit log keeps; past it the oldest go.
+    pub audit_max_entries: u64,
     /// Time.
     pub clock: SharedClock,
     /// The end.

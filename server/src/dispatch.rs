@@ -6,9 +6,10 @@
 
 mod registry;
 
-pub use registry::{Line, Registry, Seat};
+pub use registry::{Ending, Line, Next, Registry, Seat};
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
@@ -16,7 +17,7 @@ use tokio::sync::broadcast;
 use writ_common::audience::{AudienceProof, AudienceTree};
 use writ_common::id::{AgentId, CommandId};
 
-use crate::store::{RecordedCommand, Store, StoreError};
+use crate::store::{RecordedCommand, Store, StoreError, StoredEnvelope};
 
 /// Bytes of the commands and trees kept for agents that come back; past it the oldest go and are rebuilt from the
 /// store when needed.
@@ -30,9 +31,20 @@ pub struct Outgoing {
     id: CommandId,
     envelope: Bytes,
     tree: AudienceTree,
+    is_cancelled: AtomicBool,
 }
 
 impl Outgoing {
+    fn new(id: CommandId, envelope: Bytes, tree: AudienceTree) -> Self {
+        Self { id, envelope, tree, is_cancelled: AtomicBool::new(false) }
+    }
+
+    /// Whether it was cancelled: then it is handed to nobody any more.
+    #[must_use]
+    pub fn is_cancelled(&self) -> bool {
+        self.is_cancelled.load(Ordering::Acquire)
+    }
+
     /// The command's id.
     #[must_use]
     pub const fn id(&self) -> CommandId {
@@ -67,6 +79,13 @@ struct Kept {
 }
 
 impl Kept {
+    fn remove(&mut self, command: CommandId) -> Option<Arc<Outgoing>> {
+        let gone = self.by_id.remove(&command)?;
+        self.oldest_first.retain(|kept| *kept != command);
+        self.bytes -= gone.bytes();
+        Some(gone)
+    }
+
     fn insert(&mut self, outgoing: Outgoing, most_bytes: usize) -> Arc<Outgoing> {
         let outgoing = Arc::new(outgoing);
         if self.by_id.insert(outgoing.id, Arc::clone(&outgoing)).is_some() {
@@ -119,27 +138,37 @@ impl Dispatcher {
         tree: AudienceTree,
         targets: &[AgentId],
     ) {
-        let outgoing = self.keep(Outgoing { id: recorded.id(), envelope, tree });
-        for (place, agent) in (0..).zip(targets) {
-            self.registry.offer(*agent, &outgoing, place);
-        }
+        let outgoing = self.keep(Outgoing::new(recorded.id(), envelope, tree));
+        self.registry.offer(targets, &outgoing);
     }
 
-    /// A command that waits in the store, with its tree.
+    /// A command was cancelled in the store: nobody gets it any more.
+    pub fn cancel(&self, command: CommandId) {
+        if let Some(kept) = self.kept().remove(command) {
+            kept.is_cancelled.store(true, Ordering::Release);
+        }
+        self.changed(command);
+    }
+
+    /// A command that waits in the store, with its tree; `None` if it was cancelled meanwhile.
     ///
     /// # Errors
     /// When the store fails or its audience does not make a tree.
-    pub async fn load(&self, store: &Store, command: CommandId) -> Result<Arc<Outgoing>, StoreError> {
+    pub async fn load(&self, store: &Store, command: CommandId) -> Result<Option<Arc<Outgoing>>, StoreError> {
         if let Some(kept) = self.find(command) {
-            return Ok(kept);
+            return Ok(Some(kept));
         }
         let _alone = self.rebuilding.lock().await;
         if let Some(kept) = self.find(command) {
-            return Ok(kept);
+            return Ok(Some(kept));
         }
-        let (envelope, ids) = store.envelope(command).await?.ok_or(StoreError::Damaged("waiting command"))?;
-        let tree = AudienceTree::build(&ids).map_err(|_| StoreError::Damaged("audience"))?;
-        Ok(self.keep(Outgoing { id: command, envelope, tree }))
+        let stored = store.envelope(command).await?.ok_or(StoreError::Damaged("waiting command"))?;
+        if stored.is_cancelled {
+            return Ok(None);
+        }
+        let StoredEnvelope { envelope, targets, .. } = stored;
+        let tree = AudienceTree::build(&targets).map_err(|_| StoreError::Damaged("audience"))?;
+        Ok(Some(self.keep(Outgoing::new(command, envelope, tree))))
     }
 
     fn keep(&self, outgoing: Outgoing) -> Arc<Outgoing> {
@@ -171,9 +200,9 @@ impl Dispatcher {
 mod tests {
     use super::*;
 
-    fn outgoing(number: u8) -> Outgoing {
+    pub(super) fn outgoing(number: u8) -> Outgoing {
         let tree = AudienceTree::build(&[AgentId::from_bytes([number; 16])]).unwrap();
-        Outgoing { id: CommandId::from_bytes([number; 16]), envelope: Bytes::from(vec![0; 1000]), tree }
+        Outgoing::new(CommandId::from_bytes([number; 16]), Bytes::from(vec![0; 1000]), tree)
     }
 
     #[test]

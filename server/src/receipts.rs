@@ -8,7 +8,7 @@ use writ_common::receipt::{Decision, Receipt, RefusalAcknowledgement, RefusalRep
 use writ_common::refusal::{Refusal, RefusalCode};
 use writ_common::time::Timestamp;
 
-use crate::store::{AgentRow, NewReceipt, ReceiptFate, Store, StoreError, TargetState};
+use crate::store::{KnownAgent, NewReceipt, ReceiptFate, Store, StoreError, TargetState};
 
 /// A receipt whose signature is the agent's and which speaks of that agent. Made only by [`VerifiedReceipt::verify`].
 #[derive(Debug)]
@@ -23,7 +23,7 @@ impl VerifiedReceipt {
     ///
     /// # Errors
     /// When it is not this agent's.
-    pub fn verify(envelope: Bytes, agent: &AgentRow, fleet: FleetId) -> Result<Self, Refusal> {
+    pub fn verify(envelope: Bytes, agent: &KnownAgent, fleet: FleetId) -> Result<Self, Refusal> {
         let verified = verify::<ReceiptPurpose>(&envelope, &[Candidate::accepted(&agent.public_key)], 1)?;
         let receipt = verified.document();
         if receipt.fleet != fleet {
@@ -87,7 +87,7 @@ impl VerifiedReceipt {
 pub async fn record_refusals(
     store: &Store,
     envelope: Bytes,
-    agent: &AgentRow,
+    agent: &KnownAgent,
     fleet: FleetId,
     now: Timestamp,
 ) -> Result<Result<RefusalAcknowledgement, Refusal>, StoreError> {

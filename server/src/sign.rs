@@ -181,7 +181,11 @@ impl Signer {
     /// When the draft or the moment does not allow it.
     pub fn command(&self, draft: CommandDraft) -> Result<SignedCommand, SignError> {
         let now = self.now()?;
-        let CommandDraft { id, targets, lifetime, requested_by, action } = draft;
+        let CommandDraft { id, targets, lifetime, requested_by, mut action } = draft;
+        if let Action::ApplySettings(settings) = &mut action {
+            // Rises with time, also when a database was put back to an earlier state.
+            settings.revision = now.as_millis();
+        }
         let tree = AudienceTree::build(&targets)?;
         let command = Command {
             id,

@@ -6,16 +6,18 @@
 
 mod agents;
 mod alerts;
+mod audit;
 mod commands;
 mod tokens;
 
-pub use agents::{AgentRow, Contact};
+pub use agents::{AgentRow, AllowList, Attribute, Contact, KnownAgent, Report, Source, Standing};
 pub use alerts::{Alarm, AlertKind, AlertRow};
+pub use audit::{AuditLink, NewAudit};
 pub use commands::{
-    CommandRow, NewCommand, NewReceipt, Progress, ReceiptFate, RecordedCommand, TargetRow, TargetState,
-    WaitingCommand,
+    CommandRow, EvidenceRow, NewCommand, NewReceipt, Progress, ReceiptFate, RecordedCommand, StoredEnvelope,
+    TargetRow, TargetState, WaitingCommand,
 };
-pub use tokens::{Admission, TokenUse};
+pub use tokens::{AdminRow, Admission, EnrolmentTokenRow, NewToken, Revoked, TokenUse};
 
 use std::path::Path;
 use std::time::Duration;
@@ -38,7 +40,10 @@ const MAX_WAITING_WRITES: usize = 4096;
 /// Writes in one commit. Enough to make the sync of the disk cheap, few enough to keep latency in milliseconds.
 const MAX_BATCH: usize = 512;
 
-const MIGRATIONS: &[(i64, &str, &str)] = &[(1, "initial", include_str!("store/0001_initial.sql"))];
+const MIGRATIONS: &[(i64, &str, &str)] = &[
+    (1, "initial", include_str!("store/0001_initial.sql")),
+    (2, "operations", include_str!("store/0002_operations.sql")),
+];
 
 /// What went wrong with the store.
 #[derive(Debug, thiserror::Error)]
@@ -79,6 +84,21 @@ struct Finished {
     answer: Box<dyn FnOnce(Option<String>) + Send>,
     /// Set when the transaction itself is in doubt, so that nothing of the batch may count.
     broken: Option<String>,
+}
+
+/// A write that waits for its commit.
+#[derive(Debug)]
+#[must_use]
+pub struct Pending<T>(oneshot::Receiver<Result<T, StoreError>>);
+
+impl<T> Pending<T> {
+    /// Returns after it is committed.
+    ///
+    /// # Errors
+    /// When it is not.
+    pub async fn committed(self) -> Result<T, StoreError> {
+        self.0.await.map_err(|_| StoreError::Closed)?
+    }
 }
 
 /// A handle; clones share the file.
@@ -124,6 +144,15 @@ impl Store {
         T: Send + 'static,
         F: for<'c> FnOnce(&'c mut SqliteConnection) -> BoxFuture<'c, Result<T, StoreError>> + Send + 'static,
     {
+        self.queue(work).await?.committed().await
+    }
+
+    /// Queues a write: it is committed no later than whatever is queued after it.
+    async fn queue<T, F>(&self, work: F) -> Result<Pending<T>, StoreError>
+    where
+        T: Send + 'static,
+        F: for<'c> FnOnce(&'c mut SqliteConnection) -> BoxFuture<'c, Result<T, StoreError>> + Send + 'static,
+    {
         let (answer, result) = oneshot::channel();
         let job: Job = Box::new(move |connection| {
             Box::pin(async move {
@@ -138,7 +167,15 @@ impl Store {
             })
         });
         self.writer.send(job).await.map_err(|_| StoreError::Closed)?;
-        result.await.map_err(|_| StoreError::Closed)?
+        Ok(Pending(result))
+    }
+
+    /// Returns after everything queued so far is committed.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn settle(&self) -> Result<(), StoreError> {
+        self.write(|_| Box::pin(async { Ok(()) })).await
     }
 
     /// The fleet this store belongs to; `None` before `init` has finished.

@@ -20,6 +20,7 @@ use crate::obey::Obedience;
 use crate::refusals::Refusals;
 use crate::replay::Journal;
 use crate::session_time::SessionTime;
+use crate::settings::Keeper;
 use crate::trust::Trust;
 
 /// How long running actions may take to end; then they are killed and count as indeterminate.
@@ -55,7 +56,8 @@ pub(super) async fn run(place: Where, shutdown: Shutdown) -> Result<(), Fatal> {
     let actions_shutdown = Shutdown::new();
     let parts = (time, config.max_running, actions_shutdown.clone());
     let status = Status::new(&files, &table);
-    let (obedience, answers) = Obedience::new(identity, trust, journal, table, parts);
+    let settings = Keeper::load(&files.settings(), &config.log_filter).map_err(|error| failed(&error))?;
+    let (obedience, answers) = Obedience::new(identity, trust, journal, (table, settings), parts);
     let link =
         Link { obedience, answers, refusals, status, max_backoff: config.max_backoff, is_recovered: false };
     let ran = link.run(shutdown).await;

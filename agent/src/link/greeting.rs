@@ -8,7 +8,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 use tonic::transport::Channel;
 use tracing::info;
-use writ_common::envelope::{AgentProofPurpose, Sealed, sign};
+use writ_common::envelope::{AgentProofPurpose, HelloPurpose, Sealed, Verified, sign};
 use writ_common::hello::{AgentProof, Expected, Nonce};
 use writ_common::id::{Digest, random_bytes};
 use writ_common::limits::PROTOCOL;
@@ -37,11 +37,22 @@ pub(super) struct Greeted {
     pub(super) welcome: proto::Welcome,
 }
 
-pub(super) async fn greet(
+/// A stream on which the server proved itself.
+#[derive(Debug)]
+pub(super) struct Heard {
+    outbound: mpsc::Sender<proto::AgentFrame>,
+    inbound: Streaming<proto::ServerFrame>,
+    nonce: Nonce,
+    asked: Duration,
+    pub(super) verified: Verified<HelloPurpose>,
+}
+
+/// Greets, and believes the server or not.
+pub(super) async fn hear(
     obedience: &Obedience,
     client: &mut AgentGatewayClient<Channel>,
     leaf: Digest,
-) -> Result<Greeted, LinkError> {
+) -> Result<Heard, LinkError> {
     let (outbound, frames) = mpsc::channel(MAX_FRAMES_UNDER_WAY);
     let nonce: Nonce = random_bytes();
     let facts = obedience.journal.facts()?;
@@ -55,7 +66,7 @@ pub(super) async fn greet(
         journal_counter: facts.counter,
         agent_version: VERSION.to_owned(),
         protocol: PROTOCOL,
-        settings_revision: 0,
+        settings_revision: obedience.settings.revision(),
     };
     let asked = obedience.time.monotonic();
     send(&outbound, agent_frame::Frame::Hello(hello)).await?;
@@ -93,6 +104,16 @@ pub(super) async fn greet(
         judged => judged,
     };
     let verified = verified.map_err(not_obeyed)?;
+    Ok(Heard { outbound, inbound, nonce, asked, verified })
+}
+
+/// Proves the agent to a server that proved itself, and begins the session.
+pub(super) async fn greet(
+    obedience: &Obedience,
+    client: &mut AgentGatewayClient<Channel>,
+    leaf: Digest,
+) -> Result<Greeted, LinkError> {
+    let Heard { outbound, mut inbound, nonce, asked, verified } = hear(obedience, client, leaf).await?;
     let hello = verified.document();
     let proof = AgentProof {
         fleet: hello.fleet,

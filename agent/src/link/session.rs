@@ -19,7 +19,9 @@ use writ_proto::v1::{self as proto, agent_frame, server_frame::Frame};
 
 use super::greeting::Greeted;
 use super::{Done, Link, LinkError};
+use crate::host;
 use crate::obey::{Deliveries, Reaction};
+use crate::settings::Keeper;
 
 /// What a server's unsigned frames may ask for: whoever forges them must not be able to mute the agent.
 const SHORTEST_HEARTBEAT: Duration = Duration::from_secs(1);
@@ -41,13 +43,19 @@ pub(super) async fn hold(
     let millis = |asked: u32| Duration::from_millis(u64::from(asked));
     let heartbeat = millis(welcome.heartbeat_ms).clamp(SHORTEST_HEARTBEAT, LONGEST_SILENCE);
     let deadline = millis(welcome.heartbeat_deadline_ms).clamp(heartbeat * 2, LONGEST_SILENCE * 2);
+    link.obedience.settings.session_began(deadline);
+    let mut settings = link.obedience.settings.watch();
+    let pace = |keeper: &Keeper| {
+        let mut ticks = interval(keeper.heartbeat().unwrap_or(heartbeat));
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        ticks
+    };
     backoff.reset();
     info!(endpoint, "session began");
     link.status.connected(endpoint);
     let mut session = Session { link, deliveries: Deliveries::default(), queue: VecDeque::new() };
     session.begin()?;
-    let mut ticks = interval(heartbeat);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut ticks = pace(&session.link.obedience.settings);
     let mut last_heard = Instant::now();
     loop {
         if session.queue.len() > MAX_QUEUE {
@@ -85,6 +93,11 @@ pub(super) async fn hold(
                 session.queue.push_back(Said::Stored(command));
             }
             _ = ticks.tick() => session.tick()?,
+            changed = settings.changed() => {
+                changed.map_err(|_| LinkError::Ended)?;
+                ticks = pace(&session.link.obedience.settings);
+                session.report();
+            }
             () = sleep_until(last_heard + deadline) => return Err(LinkError::Silent(deadline)),
         }
     }
@@ -107,21 +120,7 @@ struct Session<'a> {
 impl Session<'_> {
     fn begin(&mut self) -> Result<(), LinkError> {
         let obedience = Arc::clone(&self.link.obedience);
-        let chain = obedience.trust.chain();
-        self.say(agent_frame::Frame::Report(proto::AgentReport {
-            facts: Vec::new(),
-            actions: obedience
-                .table
-                .rows()
-                .map(|(name, class)| proto::ActionEntry {
-                    name: name.to_owned(),
-                    class: class.to_proto().into(),
-                })
-                .collect(),
-            bundle_version: chain.head().bundle.version,
-            bundle_digest: chain.head().digest.as_bytes().to_vec().into(),
-            settings_revision: 0,
-        }));
+        self.report();
         // What was ready before is also in the journal, from where all that is owed is sent.
         while self.link.answers.try_recv().is_ok() {}
         obedience.take_behind();
@@ -135,6 +134,27 @@ impl Session<'_> {
             obedience.recover(self.now()?)?;
         }
         self.report_refusals()
+    }
+
+    /// What the agent is and keeps, for people and selectors.
+    fn report(&mut self) {
+        let obedience = Arc::clone(&self.link.obedience);
+        let chain = obedience.trust.chain();
+        let facts = host::facts().into_iter().map(|(name, value)| proto::Fact { name, value }).collect();
+        self.say(agent_frame::Frame::Report(proto::AgentReport {
+            facts,
+            actions: obedience
+                .table
+                .rows()
+                .map(|(name, class)| proto::ActionEntry {
+                    name: name.to_owned(),
+                    class: class.to_proto().into(),
+                })
+                .collect(),
+            bundle_version: chain.head().bundle.version,
+            bundle_digest: chain.head().digest.as_bytes().to_vec().into(),
+            settings_revision: obedience.settings.revision(),
+        }));
     }
 
     fn say(&mut self, frame: agent_frame::Frame) {
@@ -207,7 +227,11 @@ impl Session<'_> {
         let now = self.now()?;
         let sample = bundles.last().cloned().unwrap_or_default();
         match self.link.obedience.follow(bundles)? {
-            Ok(_) => Ok(()),
+            Ok(0) => Ok(()),
+            Ok(_) => {
+                self.report();
+                Ok(())
+            }
             Err(refusal) => self.refused(&refusal, &sample, now),
         }
     }

@@ -1,7 +1,11 @@
 //! `writ agents`.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
-use writ_proto::admin::v1::{Agent, GetAgentRequest, ListAgentsRequest};
+use writ_proto::admin::v1::{
+    Agent, ApproveAgentRequest, Attribute, GetAgentRequest, LabelAgentRequest, ListAgentsRequest,
+};
 
 use super::PAGE;
 use crate::args::{Agents, Format};
@@ -23,7 +27,20 @@ struct Row {
     key_id: String,
     enrolled_at: String,
     journal_counter: u64,
-    actions: Vec<String>,
+    actions: Vec<Action>,
+    labels: BTreeMap<String, String>,
+    facts: BTreeMap<String, String>,
+    settings_revision: u64,
+    reported_at: String,
+    held: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    removed_at: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Action {
+    name: String,
+    class: String,
 }
 
 impl Row {
@@ -41,12 +58,34 @@ impl Row {
             key_id: agent.key_id,
             enrolled_at: output::time(agent.enrolled_at_ms),
             journal_counter: agent.journal_counter,
-            actions: agent.actions,
+            actions: agent
+                .actions
+                .into_iter()
+                .map(|row| Action { name: row.name, class: row.class })
+                .collect(),
+            labels: attributes(agent.labels),
+            facts: attributes(agent.facts),
+            settings_revision: agent.settings_revision,
+            reported_at: output::time(agent.reported_at_ms),
+            held: output::plain(&agent.held),
+            removed_at: Some(output::time(agent.removed_at_ms)).filter(|_| agent.removed_at_ms > 0),
         }
     }
 
     fn link(&self) -> &'static str {
-        if self.connected { "connected" } else { "away" }
+        match (self.removed_at.is_some(), self.held.is_empty(), self.connected) {
+            (true, ..) => "removed",
+            (_, false, _) => "held",
+            (_, _, true) => "connected",
+            (_, _, false) => "away",
+        }
+    }
+
+    fn settings(&self) -> String {
+        match self.settings_revision {
+            0 => "as installed".to_owned(),
+            revision => format!("of {}", output::time(revision)),
+        }
     }
 
     fn trust(&self) -> String {
@@ -59,9 +98,17 @@ impl Row {
     }
 }
 
+fn attributes(said: Vec<Attribute>) -> BTreeMap<String, String> {
+    said.into_iter().map(|said| (said.name, output::plain(&said.value))).collect()
+}
+
+fn joined(attributes: &BTreeMap<String, String>) -> String {
+    attributes.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(",")
+}
+
 impl Rows for Row {
     const HEAD: &'static [&'static str] =
-        &["AGENT", "NAME", "REALM", "LINK", "LAST CONTACT", "TRUST", "QUEUED", "VERSION"];
+        &["AGENT", "NAME", "REALM", "LINK", "LAST CONTACT", "TRUST", "SETTINGS", "QUEUED", "LABELS"];
 
     fn cells(&self) -> Vec<String> {
         vec![
@@ -71,18 +118,20 @@ impl Rows for Row {
             self.link().to_owned(),
             self.last_contact.clone(),
             self.trust(),
+            self.settings(),
             self.queued.to_string(),
-            self.agent_version.clone(),
+            joined(&self.labels),
         ]
     }
 }
 
 pub(super) async fn run(format: Format, client: &Client, verb: Agents) -> Result<(), Failure> {
     match verb {
-        Agents::List => {
+        Agents::List { selector, removed } => {
             let (mut rows, mut page_token) = (Vec::new(), String::new());
             loop {
-                let request = ListAgentsRequest { page_size: PAGE, page_token };
+                let request =
+                    ListAgentsRequest { page_size: PAGE, page_token, selector: selector.clone(), removed };
                 let page = client.agents().list(request).await?.into_inner();
                 rows.extend(page.agents.into_iter().map(Row::new));
                 page_token = page.next_page_token;
@@ -90,29 +139,70 @@ pub(super) async fn run(format: Format, client: &Client, verb: Agents) -> Result
                     break;
                 }
             }
-            output::list(
-                format,
-                &rows,
-                "No agent is enrolled. Next: writ enroll token create --token-file FILE",
-            )
+            let empty = match (removed, selector.is_empty()) {
+                (true, _) => "No agent was removed.",
+                (_, false) => "No agent matches. What there is to choose by: writ agents show AGENT",
+                (_, true) => "No agent is enrolled. Next: writ enroll token create --token-file FILE",
+            };
+            output::list(format, &rows, empty)
         }
         Agents::Show { agent } => {
-            let row = Row::new(client.agents().get(GetAgentRequest { agent }).await?.into_inner());
-            let fields = [
-                ("agent", row.agent_id.clone()),
-                ("name", row.name.clone()),
-                ("realm", row.realm.clone()),
-                ("link", row.link().to_owned()),
-                ("last contact", row.last_contact.clone()),
-                ("trust", row.trust()),
-                ("queued", row.queued.to_string()),
-                ("actions", row.actions.join(", ")),
-                ("key", row.key_id.clone()),
-                ("journal", row.journal_counter.to_string()),
-                ("version", row.agent_version.clone()),
-                ("enrolled", row.enrolled_at.clone()),
-            ];
-            output::one(format, &row, &fields)
+            show(format, client.agents().get(GetAgentRequest { agent }).await?.into_inner())
+        }
+        Agents::Label { agent, changes } => {
+            let (mut set, mut remove) = (Vec::new(), Vec::new());
+            for change in changes {
+                match (change.split_once('='), change.strip_suffix('-')) {
+                    (Some((name, value)), _) => {
+                        set.push(Attribute { name: name.to_owned(), value: value.to_owned() });
+                    }
+                    (None, Some(name)) => remove.push(name.to_owned()),
+                    (None, None) => {
+                        let text =
+                            format!("`{change}`: write NAME=VALUE to set a label, NAME- to remove one");
+                        return Err(Failure::local(text));
+                    }
+                }
+            }
+            let request = LabelAgentRequest { agent, set, remove };
+            show(format, client.agents().label(request).await?.into_inner())
+        }
+        Agents::Remove { agent } => {
+            show(format, client.agents().remove(GetAgentRequest { agent }).await?.into_inner())
+        }
+        Agents::Approve { agent, replaces } => {
+            let request = ApproveAgentRequest { agent, replaces };
+            show(format, client.agents().approve(request).await?.into_inner())
         }
     }
+}
+
+fn show(format: Format, agent: Agent) -> Result<(), Failure> {
+    let row = Row::new(agent);
+    let actions: Vec<_> = row.actions.iter().map(|row| format!("{} ({})", row.name, row.class)).collect();
+    let mut fields = vec![
+        ("agent", row.agent_id.clone()),
+        ("name", row.name.clone()),
+        ("realm", row.realm.clone()),
+        ("link", row.link().to_owned()),
+        ("last contact", row.last_contact.clone()),
+        ("trust", row.trust()),
+        ("settings", row.settings()),
+        ("queued", row.queued.to_string()),
+        ("labels", joined(&row.labels)),
+        ("facts", joined(&row.facts)),
+        ("actions", actions.join(", ")),
+        ("key", row.key_id.clone()),
+        ("journal", row.journal_counter.to_string()),
+        ("reported", row.reported_at.clone()),
+        ("enrolled", row.enrolled_at.clone()),
+    ];
+    if !row.held.is_empty() {
+        fields.push(("held", row.held.clone()));
+        fields.push(("next", format!("writ why {}", row.agent_id)));
+    }
+    if let Some(at) = &row.removed_at {
+        fields.push(("removed", at.clone()));
+    }
+    output::one(format, &row, &fields)
 }

@@ -6,8 +6,12 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use writ_proto::admin::v1::submit_request::Action;
-use writ_proto::admin::v1::{Command, GetCommandRequest, NamedAction, NamedValue, PingAction, SubmitRequest};
+use writ_proto::admin::v1::{
+    Command, GetCommandRequest, InventoryAction, NamedAction, NamedValue, PingAction, SettingsAction,
+    SubmitRequest,
+};
 
+use super::preview;
 use super::track::{self, Counts};
 use crate::args::{Delivery, Format, Send};
 use crate::client::Client;
@@ -24,8 +28,13 @@ pub(super) async fn run(format: Format, client: &Client, verb: Send) -> Result<E
             let parameters = parameters.into_iter().map(|(name, value)| NamedValue { name, value }).collect();
             (delivery, Action::Run(NamedAction { name, parameters }))
         }
+        Send::Inventory { delivery } => (delivery, Action::Inventory(InventoryAction {})),
+        Send::Settings { heartbeat, endpoints, log_filter, delivery } => {
+            let millis = heartbeat.map_or(0, |every| u32::try_from(every.as_millis()).unwrap_or(u32::MAX));
+            (delivery, Action::Settings(SettingsAction { heartbeat_ms: millis, endpoints, log_filter }))
+        }
     };
-    let Delivery { agents, all, expires, wait, timeout, id } = delivery;
+    let Delivery { agents, all, selector, dry_run, expires, wait, timeout, id } = delivery;
     let request = SubmitRequest {
         agents,
         all,
@@ -33,7 +42,11 @@ pub(super) async fn run(format: Format, client: &Client, verb: Send) -> Result<E
         expires_in_seconds: expires.as_secs().max(1),
         action: Some(action),
         command_id: id.unwrap_or_default(),
+        selector: selector.unwrap_or_default(),
     };
+    if dry_run {
+        return preview::run(format, client, request).await.map(|()| ExitCode::SUCCESS);
+    }
     let command = client.commands().submit(request).await?.into_inner();
     if !wait {
         let shown = track::show(command);
@@ -75,7 +88,7 @@ async fn follow(client: &Client, command: Command, timeout: Option<Duration>) ->
     let watching = async {
         while let Some(change) = changes.message().await? {
             let counts = Counts::new(change.progress);
-            let settled = counts.answered() + counts.expired;
+            let settled = counts.settled();
             bar.set_position(settled);
             bar.set_message(counts.describe());
             // A log has no bar; it gets a line for every tenth.

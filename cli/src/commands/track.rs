@@ -19,6 +19,8 @@ pub(super) struct Shown {
     requested_by: String,
     issued_at: String,
     expires_at: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cancelled_at: Option<String>,
     #[serde(flatten)]
     pub(super) counts: Counts,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -35,16 +37,23 @@ pub(super) struct Counts {
     pub(super) failed: u64,
     pub(super) refused: u64,
     pub(super) expired: u64,
+    cancelled: u64,
 }
 
 impl Counts {
     pub(super) fn new(progress: Option<Progress>) -> Self {
-        let Progress { targets, queued, sent, done, failed, refused, expired } = progress.unwrap_or_default();
-        Self { targets, queued, sent, done, failed, refused, expired }
+        let Progress { targets, queued, sent, done, failed, refused, expired, cancelled } =
+            progress.unwrap_or_default();
+        Self { targets, queued, sent, done, failed, refused, expired, cancelled }
     }
 
     pub(super) fn answered(&self) -> u64 {
         self.done + self.failed + self.refused
+    }
+
+    /// Targets of which nothing more is awaited.
+    pub(super) fn settled(&self) -> u64 {
+        self.answered() + self.expired + self.cancelled
     }
 
     pub(super) fn describe(&self) -> String {
@@ -55,6 +64,7 @@ impl Counts {
             (self.sent, "sent"),
             (self.queued, "queued"),
             (self.expired, "expired"),
+            (self.cancelled, "cancelled"),
         ];
         let said: Vec<_> =
             parts.iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!("{n} {what}")).collect();
@@ -116,7 +126,16 @@ impl Rows for TargetRow {
 }
 
 pub(super) fn show(command: Command) -> Shown {
-    let Command { command_id, digest, action, requested_by, issued_at_ms, expires_at_ms, progress } = command;
+    let Command {
+        command_id,
+        digest,
+        action,
+        requested_by,
+        issued_at_ms,
+        expires_at_ms,
+        progress,
+        cancelled_at_ms,
+    } = command;
     Shown {
         command_id,
         digest,
@@ -124,6 +143,7 @@ pub(super) fn show(command: Command) -> Shown {
         requested_by,
         issued_at: output::time(issued_at_ms),
         expires_at: output::time(expires_at_ms),
+        cancelled_at: Some(output::time(cancelled_at_ms)).filter(|_| cancelled_at_ms > 0),
         counts: Counts::new(progress),
         targets: None,
     }
@@ -136,6 +156,11 @@ pub(super) async fn run(format: Format, client: &Client, verb: Commands) -> Resu
             let rows: Vec<_> =
                 client.commands().list(request).await?.into_inner().commands.into_iter().map(show).collect();
             output::list(format, &rows, "No command was sent yet. Next: writ send ping --all --wait")
+        }
+        Commands::Cancel { id } => {
+            let request = GetCommandRequest { command_id: id };
+            let command = client.commands().cancel(request).await?.into_inner();
+            print(format, client, command).await.map(|_| ())
         }
         Commands::Show { id } => {
             let command = client.commands().get(GetCommandRequest { command_id: id }).await?.into_inner();
@@ -201,6 +226,7 @@ fn target(target: Target) -> TargetRow {
         TargetState::Failed => "failed",
         TargetState::Refused => "refused",
         TargetState::Expired => "expired",
+        TargetState::Cancelled => "cancelled",
     };
     TargetRow {
         agent_id: target.agent_id,

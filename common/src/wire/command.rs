@@ -1,15 +1,21 @@
 //! `command.proto`.
 
+use std::time::Duration;
+
 use writ_proto::v1 as proto;
 
 use super::field::{self, invalid, missing};
 use crate::audience::{Audience, AudienceProof};
-use crate::command::{Action, ActionClass, Approval, Command, Delivery, NamedAction, Unsupported, Window};
+use crate::command::{
+    Action, ActionClass, Approval, Command, Delivery, NamedAction, Settings, Unsupported, Window,
+};
 use crate::envelope::InvalidDocument;
 use crate::limits::{
-    MAX_APPROVALS, MAX_COMMAND_LIFETIME, MAX_PARAMETER_BYTES, MAX_PARAMETERS, MAX_PROOF_PATH,
+    MAX_APPROVALS, MAX_COMMAND_LIFETIME, MAX_ENDPOINTS, MAX_LOG_FILTER_BYTES, MAX_PARAMETER_BYTES,
+    MAX_PARAMETERS, MAX_PROOF_PATH,
 };
 use crate::time::Timestamp;
+use crate::tls::server_name;
 
 impl TryFrom<proto::Command> for Command {
     type Error = InvalidDocument;
@@ -93,8 +99,8 @@ impl TryFrom<proto::command::Action> for Action {
         match action {
             Wire::Ping(proto::Ping {}) => Ok(Self::Ping),
             Wire::Run(run) => run.try_into().map(Self::Run),
-            wire @ Wire::Inventory(_) => unsupported("inventory", wire),
-            wire @ Wire::ApplySettings(_) => unsupported("apply_settings", wire),
+            Wire::Inventory(proto::Inventory {}) => Ok(Self::Inventory),
+            Wire::ApplySettings(settings) => settings.try_into().map(Self::ApplySettings),
             wire @ Wire::Scan(_) => unsupported("scan", wire),
             wire @ Wire::RestoreQuarantined(_) => unsupported("restore_quarantined", wire),
             wire @ Wire::UpdateComponent(_) => unsupported("update_component", wire),
@@ -116,7 +122,52 @@ impl From<&Action> for proto::command::Action {
                     .map(|(name, value)| proto::Parameter { name: name.clone(), value: value.clone() })
                     .collect(),
             }),
+            Action::Inventory => Self::Inventory(proto::Inventory {}),
+            Action::ApplySettings(settings) => Self::ApplySettings(settings.into()),
             Action::Unsupported(action) => action.wire.clone(),
+        }
+    }
+}
+
+impl TryFrom<proto::ApplySettings> for Settings {
+    type Error = InvalidDocument;
+
+    fn try_from(message: proto::ApplySettings) -> Result<Self, InvalidDocument> {
+        let proto::ApplySettings { revision, heartbeat_ms, endpoints, log_filter } = message;
+        if revision == 0 {
+            return Err(missing("settings.revision"));
+        }
+        let heartbeat = match heartbeat_ms {
+            0 => None,
+            1_000..=3_600_000 => Some(Duration::from_millis(heartbeat_ms.into())),
+            _ => return Err(invalid("settings.heartbeat_ms", "must be 1 s to 1 h, or 0 for the server's")),
+        };
+        if endpoints.len() > MAX_ENDPOINTS {
+            return Err(invalid("settings.endpoints", "must be at most 8"));
+        }
+        for endpoint in &endpoints {
+            server_name(endpoint).map_err(|error| invalid("settings.endpoints", error.to_string()))?;
+        }
+        if log_filter.len() > MAX_LOG_FILTER_BYTES || log_filter.contains(char::is_control) {
+            return Err(invalid(
+                "settings.log_filter",
+                "must have at most 1024 bytes and no control characters",
+            ));
+        }
+        let log_filter = Some(log_filter).filter(|filter| !filter.is_empty());
+        Ok(Self { revision, heartbeat, endpoints, log_filter })
+    }
+}
+
+impl From<&Settings> for proto::ApplySettings {
+    fn from(settings: &Settings) -> Self {
+        let Settings { revision, heartbeat, endpoints, log_filter } = settings;
+        let millis = heartbeat.map_or(0, |every| u32::try_from(every.as_millis()).unwrap_or(u32::MAX));
+        Self {
+            revision: *revision,
+            heartbeat_ms: millis,
+            endpoints: endpoints.clone(),
+            log_filter: log_filter.clone().unwrap_or_default(),
         }
     }
 }

@@ -116,6 +116,7 @@ impl TryFrom<proto::Outcome> for Outcome {
             (Ok(proto::Ending::TimedOut), 0, 0) => Ending::TimedOut,
             (Ok(proto::Ending::NotStarted), 0, 0) => Ending::NotStarted,
             (Ok(proto::Ending::Indeterminate), 0, 0) => Ending::Indeterminate,
+            (Ok(proto::Ending::Failed), 0, 0) => Ending::Failed,
             _ => {
                 return Err(invalid(
                     "outcome.ending",
@@ -147,6 +148,7 @@ impl From<&Outcome> for proto::Outcome {
             Ending::TimedOut => (proto::Ending::TimedOut, 0, 0),
             Ending::NotStarted => (proto::Ending::NotStarted, 0, 0),
             Ending::Indeterminate => (proto::Ending::Indeterminate, 0, 0),
+            Ending::Failed => (proto::Ending::Failed, 0, 0),
         };
         Self {
             ending: kind.into(),

@@ -41,7 +41,9 @@ fn an_operator_commands_two_agents_and_reads_their_answers() {
     assert_eq!(shown["targets"], noted["targets"]);
     let all = fleet.json(&["commands", "list"]);
     assert_eq!(all.as_array().unwrap().len(), 2);
-    assert_eq!(fleet.json(&["agents", "show", "rome"])["actions"], serde_json::json!(["ping", "note"]));
+    let actions = &fleet.json(&["agents", "show", "rome"])["actions"];
+    let names: Vec<_> = actions.as_array().unwrap().iter().map(|row| row["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["ping", "inventory", "settings", "note"]);
     assert!(fleet.json(&["alerts"]).as_array().unwrap().is_empty());
 }
 
@@ -110,7 +112,9 @@ fn grpcurl_lists_services_and_submits() {
     agent.wait_for("command ended", |_| true);
     let (refused, said) = call(&["-d", r#"{"ping": {}}"#, "writ.admin.v1.CommandService/Submit"]);
     assert!(
-        !refused && said.contains("InvalidArgument") && said.contains("name agents, or set all"),
+        !refused
+            && said.contains("InvalidArgument")
+            && said.contains("name agents, give a selector, or set all"),
         "{said}"
     );
     let (healthy, said) = call(&["-d", "{}", "grpc.health.v1.Health/Check"]);

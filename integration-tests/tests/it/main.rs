@@ -11,8 +11,13 @@ mod enrolment;
 mod refused;
 mod refused_sessions;
 
+mod operations;
+mod own_actions;
+
 mod away;
 mod crash;
+
+mod evidence;
 
 mod bad_input;
 mod shipped;

@@ -20,6 +20,7 @@ use writ_agent::identity::{Files, Identity};
 use writ_agent::obey::{Deliveries, Obedience, Reaction};
 use writ_agent::replay::Journal;
 use writ_agent::session_time::SessionTime;
+use writ_agent::settings::Keeper;
 use writ_agent::trust::Trust;
 use writ_common::hello::Expected;
 use writ_common::id::{AgentId, CommandId, Digest};
@@ -229,7 +230,7 @@ async fn judge_delivery(case: &DeliveryCase) -> String {
         Identity { record, key },
         Trust::load(&files).unwrap(),
         journal(&files, &case.journal, now),
-        ActionTable::load(&actions).unwrap(),
+        (ActionTable::load(&actions).unwrap(), Keeper::load(&files.settings(), "info").unwrap()),
         (time, 1, shutdown.clone()),
     );
     let message = proto::Delivery::decode(unbase64(&case.delivery)).unwrap();

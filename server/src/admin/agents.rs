@@ -3,13 +3,24 @@
 use std::sync::Arc;
 
 use tonic::{Request, Response, Status};
+use tracing::info;
+use writ_common::facts::{FACTS, RECORD};
+use writ_common::id::AgentId;
+use writ_common::wire::status::Failure;
 use writ_proto::admin::v1::agent_service_server::AgentService;
-use writ_proto::admin::v1::{Agent, GetAgentRequest, ListAgentsRequest, ListAgentsResponse};
+use writ_proto::admin::v1::{
+    ActionRow, Agent, ApproveAgentRequest, Attribute as Shown, GetAgentRequest, LabelAgentRequest,
+    ListAgentsRequest, ListAgentsResponse, WhyResponse,
+};
 
-use super::{page, submit};
+use super::submit::{self, find_agent};
+use super::{page, policy, why};
 use crate::context::Server;
-use crate::store::AgentRow;
-use crate::store::unavailable;
+use crate::selector::{is_name, is_value};
+use crate::store::{AgentRow, Attribute, Source, Standing, unavailable};
+
+/// Labels of one agent.
+const MAX_LABELS: usize = 64;
 
 #[derive(Debug)]
 pub(super) struct Agents(pub(super) Arc<Server>);
@@ -20,37 +31,145 @@ impl AgentService for Agents {
         &self,
         request: Request<ListAgentsRequest>,
     ) -> Result<Response<ListAgentsResponse>, Status> {
-        let ListAgentsRequest { page_size, page_token } = request.into_inner();
+        let ListAgentsRequest { page_size, page_token, selector, removed } = request.into_inner();
         let size = page::size(page_size, 100, page::MAX_PAGE)?;
+        let selector = if selector.is_empty() { None } else { Some(submit::selector(&selector)?) };
+        let standing = if removed { Standing::Removed } else { Standing::Present };
         let now = self.0.clock.wall();
-        let rows = self.0.store.agents(page::token(&page_token)?, size, now).await.map_err(unavailable)?;
+        let after = page::token(&page_token)?;
+        let rows = self.0.store.agents((standing, selector.as_ref()), after, size, now).await;
+        let rows = rows.map_err(unavailable)?;
         let next_page_token = page::next(&rows, size, |row| row.id.to_string());
-        let agents = rows.into_iter().map(|row| self.show(row)).collect();
+        let agents = rows.into_iter().map(|row| show(&self.0, row)).collect();
         Ok(Response::new(ListAgentsResponse { agents, next_page_token }))
     }
 
     async fn get(&self, request: Request<GetAgentRequest>) -> Result<Response<Agent>, Status> {
-        let row = submit::find_agent(&self.0, &request.into_inner().agent).await?;
-        Ok(Response::new(self.show(row)))
+        let row = find_agent(&self.0, &request.into_inner().agent).await?;
+        Ok(Response::new(show(&self.0, row)))
+    }
+
+    async fn why(&self, request: Request<GetAgentRequest>) -> Result<Response<WhyResponse>, Status> {
+        let row = find_agent(&self.0, &request.into_inner().agent).await?;
+        Ok(Response::new(why::why(&self.0, &row).await.map_err(unavailable)?))
+    }
+
+    async fn label(&self, request: Request<LabelAgentRequest>) -> Result<Response<Agent>, Status> {
+        let actor = policy::actor(&request)?;
+        let LabelAgentRequest { agent, set, remove } = request.into_inner();
+        for name in set.iter().map(|label| &label.name).chain(&remove) {
+            check_label_name(name)?;
+        }
+        for Shown { name, value } in &set {
+            if !is_value(value) {
+                let text = format!(
+                    "`{name}` has a value of more than 128 bytes, or with spaces or one of , ( ) = ! \" ' \\ in it"
+                );
+                return Err(Failure::invalid("set", text).into());
+            }
+        }
+        if set.is_empty() && remove.is_empty() {
+            return Err(Failure::invalid("set", "name labels to set or to remove").into());
+        }
+        let row = find_agent(&self.0, &agent).await?;
+        let kept = row.attributes.iter().filter(|held| {
+            let is_touched = remove.contains(&held.name) || set.iter().any(|label| label.name == held.name);
+            held.source == Source::Label && !is_touched
+        });
+        if kept.count() + set.len() > MAX_LABELS {
+            return Err(Failure::invalid("set", format!("an agent has at most {MAX_LABELS} labels")).into());
+        }
+        info!(target: "audit", actor = actor.name, agent.id = %row.id, set = set.len(), removed = remove.len(), "agent labelled");
+        let set = set.into_iter().map(|Shown { name, value }| (name, value)).collect();
+        self.0.store.label(row.id, set, remove).await.map_err(unavailable)?;
+        self.shown(row.id).await
+    }
+
+    async fn remove(&self, request: Request<GetAgentRequest>) -> Result<Response<Agent>, Status> {
+        let actor = policy::actor(&request)?;
+        let row = find_agent(&self.0, &request.into_inner().agent).await?;
+        self.0.store.remove_agent(row.id, self.0.clock.wall()).await.map_err(unavailable)?;
+        info!(target: "audit", actor = actor.name, agent.id = %row.id, "agent removed");
+        self.0.dispatcher.registry().decided(row.id);
+        self.shown(row.id).await
+    }
+
+    async fn approve(&self, request: Request<ApproveAgentRequest>) -> Result<Response<Agent>, Status> {
+        let actor = policy::actor(&request)?;
+        let ApproveAgentRequest { agent, replaces } = request.into_inner();
+        let row = find_agent(&self.0, &agent).await?;
+        if row.removed_at.as_millis() > 0 {
+            let text = "it was removed, and its id is never used again; enrol the host anew";
+            return Err(Failure::precondition("agent_removed", text).into());
+        }
+        let older = if replaces.is_empty() { None } else { Some(find_agent(&self.0, &replaces).await?) };
+        match &older {
+            Some(older) if older.id == row.id => {
+                return Err(Failure::invalid("replaces", "names the agent itself").into());
+            }
+            None if row.held.is_empty() => {
+                let text = "nothing is held of this agent; to let it take over another's name and labels, name that one";
+                return Err(Failure::precondition("nothing_to_approve", text).into());
+            }
+            _ => {}
+        }
+        let replaced = older.map(|older| older.id);
+        self.0.store.approve_agent(row.id, replaced, self.0.clock.wall()).await.map_err(unavailable)?;
+        info!(target: "audit", actor = actor.name, agent.id = %row.id, ?replaced, "agent approved");
+        [Some(row.id), replaced]
+            .into_iter()
+            .flatten()
+            .for_each(|id| self.0.dispatcher.registry().decided(id));
+        self.shown(row.id).await
     }
 }
 
 impl Agents {
-    fn show(&self, row: AgentRow) -> Agent {
-        Agent {
-            agent_id: row.id.to_string(),
-            name: row.name,
-            realm: row.realm,
-            key_id: row.public_key.id().to_string(),
-            connected: self.0.dispatcher.registry().is_connected(row.id),
-            last_contact_ms: row.last_contact.as_millis(),
-            bundle_version: row.bundle_version,
-            chain_version: self.0.chain.head().bundle.version,
-            enrolled_at_ms: row.enrolled_at.as_millis(),
-            agent_version: row.agent_version,
-            journal_counter: row.journal_counter,
-            actions: row.actions,
-            queued: row.waiting,
-        }
+    async fn shown(&self, agent: AgentId) -> Result<Response<Agent>, Status> {
+        let row = self.0.store.agent(agent, self.0.clock.wall()).await.map_err(unavailable)?;
+        let row = row.ok_or_else(|| Failure::not_found("the agent is gone"))?;
+        Ok(Response::new(show(&self.0, row)))
+    }
+}
+
+fn check_label_name(name: &str) -> Result<(), Failure> {
+    if !is_name(name) {
+        let text = format!(
+            "`{name}` cannot be a label; begin with a letter or digit, then also `-`, `_`, `.` and `/`, 128 in all"
+        );
+        return Err(Failure::invalid("set", text));
+    }
+    if FACTS.contains(&name) || RECORD.contains(&name) {
+        let text = format!("`{name}` is what the agent or its identity record says; choose another name");
+        return Err(Failure::invalid("set", text));
+    }
+    Ok(())
+}
+
+fn show(server: &Server, row: AgentRow) -> Agent {
+    let of = |source| {
+        let said = row.attributes.iter().filter(move |attribute| attribute.source == source);
+        said.map(|Attribute { name, value, .. }| Shown { name: name.clone(), value: value.clone() }).collect()
+    };
+    Agent {
+        labels: of(Source::Label),
+        facts: of(Source::Fact),
+        agent_id: row.id.to_string(),
+        name: row.name,
+        realm: row.realm,
+        key_id: row.public_key.id().to_string(),
+        connected: server.dispatcher.registry().is_connected(row.id),
+        last_contact_ms: row.last_contact.as_millis(),
+        bundle_version: row.bundle_version,
+        chain_version: server.chain.head().bundle.version,
+        enrolled_at_ms: row.enrolled_at.as_millis(),
+        agent_version: row.agent_version,
+        journal_counter: row.journal_counter,
+        actions: row.actions.into_iter().map(|(name, class)| ActionRow { name, class }).collect(),
+        queued: row.waiting,
+        settings_revision: row.settings_revision,
+        held: row.held,
+        removed_at_ms: row.removed_at.as_millis(),
+        reported_at_ms: row.reported_at.as_millis(),
     }
 }

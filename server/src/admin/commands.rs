@@ -8,7 +8,8 @@ use tokio::sync::{broadcast, mpsc};
 use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
-use writ_common::command::{Action, NamedAction};
+use tracing::info;
+use writ_common::command::{Action, NamedAction, Settings};
 use writ_common::envelope::{Candidate, ReceiptPurpose, verify};
 use writ_common::id::CommandId;
 use writ_common::keys::PublicKey;
@@ -17,12 +18,14 @@ use writ_common::receipt::{Decision, Ending};
 use writ_common::wire::status::Failure;
 use writ_proto::admin::v1::command_service_server::CommandService;
 use writ_proto::admin::v1::{
-    Command, GetCommandRequest, ListCommandsRequest, ListCommandsResponse, ListTargetsRequest,
-    ListTargetsResponse, NamedValue, Progress, SubmitRequest, Target, TargetState as Shown, submit_request,
+    Command, EvidencePart, GetCommandRequest, ListCommandsRequest, ListCommandsResponse, ListTargetsRequest,
+    ListTargetsResponse, NamedValue, PreviewRequest, PreviewResponse, Progress, SettingsAction,
+    SubmitRequest, Target, TargetState as Shown, submit_request,
 };
+use writ_proto::v1::ApplySettings;
 
 use super::submit::{self, Selection};
-use super::{page, policy};
+use super::{evidence, page, policy, preview};
 use crate::context::Server;
 use crate::store::unavailable;
 use crate::store::{CommandRow, TargetRow, TargetState};
@@ -46,6 +49,38 @@ impl CommandService for Commands {
         let actor = policy::actor(&request)?;
         let id = submit::submit(&self.0, &actor, parse(request.into_inner())?).await?;
         Ok(Response::new(find(&self.0, id).await?))
+    }
+
+    async fn preview(&self, request: Request<PreviewRequest>) -> Result<Response<PreviewResponse>, Status> {
+        let PreviewRequest { request, page_size, page_token } = request.into_inner();
+        let size = page::size(page_size, 100, page::MAX_PAGE)?;
+        let after = page::token(&page_token)?;
+        let request = request.ok_or_else(|| Failure::invalid("request", "say what would be submitted"))?;
+        let request = parse(request)?;
+        Ok(Response::new(preview::preview(&self.0, request, after, size).await?))
+    }
+
+    async fn cancel(&self, request: Request<GetCommandRequest>) -> Result<Response<Command>, Status> {
+        let actor = policy::actor(&request)?;
+        let id = command_id(&request.into_inner().command_id)?;
+        let _known = find(&self.0, id).await?;
+        self.0.store.cancel(id, self.0.clock.wall()).await.map_err(unavailable)?;
+        info!(target: "audit", actor = actor.name, command.id = %id, "command cancelled");
+        self.0.dispatcher.cancel(id);
+        Ok(Response::new(find(&self.0, id).await?))
+    }
+
+    type EvidenceStream = Pin<Box<dyn Stream<Item = Result<EvidencePart, Status>> + Send>>;
+
+    async fn evidence(
+        &self,
+        request: Request<GetCommandRequest>,
+    ) -> Result<Response<Self::EvidenceStream>, Status> {
+        let id = command_id(&request.into_inner().command_id)?;
+        let stored = self.0.store.envelope(id).await.map_err(unavailable)?.ok_or_else(|| unknown(id))?;
+        let (sender, receiver) = mpsc::channel(4);
+        self.0.shutdown.spawn(evidence::send(Arc::clone(&self.0), id, stored, sender));
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
     }
 
     async fn get(&self, request: Request<GetCommandRequest>) -> Result<Response<Command>, Status> {
@@ -167,18 +202,21 @@ fn is_final(command: &Command) -> bool {
 }
 
 fn parse(request: SubmitRequest) -> Result<submit::Request, Failure> {
-    let SubmitRequest { agents, all, expires_in_seconds, action, command_id: id } = request;
-    let selection = match (all, agents.len()) {
-        (true, 0) => Selection::All,
-        (false, 1..=MAX_NAMED) => Selection::Named(agents),
-        (false, 0) => return Err(Failure::invalid("agents", "name agents, or set all")),
-        (true, _) => return Err(Failure::invalid("all", "name agents or set all, not both")),
-        (false, count) => {
+    let SubmitRequest { agents, all, expires_in_seconds, action, command_id: id, selector } = request;
+    let selection = match (all, agents.len(), selector.as_str()) {
+        (true, 0, "") => Selection::All,
+        (false, 1..=MAX_NAMED, "") => Selection::Named(agents),
+        (false, 0, "") => {
+            return Err(Failure::invalid("agents", "name agents, give a selector, or set all"));
+        }
+        (false, 0, selector) => Selection::Matching(submit::selector(selector)?),
+        (false, count, "") => {
             return Err(Failure::invalid(
                 "agents",
-                format!("names {count} agents; name at most {MAX_NAMED}, or set all"),
+                format!("names {count} agents; name at most {MAX_NAMED}, give a selector, or set all"),
             ));
         }
+        _ => return Err(Failure::invalid("all", "choose one: agents, selector or all")),
     };
     let lifetime =
         if expires_in_seconds == 0 { DEFAULT_LIFETIME } else { Duration::from_secs(expires_in_seconds) };
@@ -205,10 +243,19 @@ fn parse(request: SubmitRequest) -> Result<submit::Request, Failure> {
             let action = NamedAction::new(run.name, parameters);
             Action::Run(action.map_err(|error| Failure::invalid("run", error.to_string()))?)
         }
-        None => return Err(Failure::invalid("action", "say what to do: ping or run")),
+        Some(submit_request::Action::Inventory(_)) => Action::Inventory,
+        Some(submit_request::Action::Settings(settings)) => Action::ApplySettings(parse_settings(settings)?),
+        None => return Err(Failure::invalid("action", "say what to do: ping, run, inventory or settings")),
     };
     let id = if id.is_empty() { None } else { Some(command_id(&id)?) };
     Ok(submit::Request { id, selection, lifetime, action })
+}
+
+fn parse_settings(settings: SettingsAction) -> Result<Settings, Failure> {
+    let SettingsAction { heartbeat_ms, endpoints, log_filter } = settings;
+    // The revision is given when the command is signed.
+    let wire = ApplySettings { revision: 1, heartbeat_ms, endpoints, log_filter };
+    Settings::try_from(wire).map_err(|error| Failure::invalid("settings", error.to_string()))
 }
 
 fn command_id(text: &str) -> Result<CommandId, Failure> {
@@ -235,6 +282,7 @@ async fn show(server: &Arc<Server>, row: CommandRow) -> Result<Command, Failure>
         done: counted.done,
         failed: counted.failed,
         refused: counted.refused,
+        cancelled: counted.cancelled,
         expired: if is_over { counted.queued + counted.sent } else { 0 },
     };
     Ok(Command {
@@ -245,6 +293,7 @@ async fn show(server: &Arc<Server>, row: CommandRow) -> Result<Command, Failure>
         issued_at_ms: row.issued_at.as_millis(),
         expires_at_ms: row.expires_at.as_millis(),
         progress: Some(progress),
+        cancelled_at_ms: row.cancelled_at.as_millis(),
     })
 }
 
@@ -256,6 +305,7 @@ fn show_target(row: TargetRow, is_over: bool) -> Target {
         TargetState::Done => Shown::Done,
         TargetState::Failed => Shown::Failed,
         TargetState::Refused => Shown::Refused,
+        TargetState::Cancelled => Shown::Cancelled,
     };
     let mut target = Target {
         agent_id: row.agent.to_string(),

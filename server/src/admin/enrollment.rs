@@ -8,15 +8,19 @@ use tracing::info;
 use writ_common::id::random_bytes;
 use writ_common::identity::EnrolmentToken;
 use writ_common::limits::MAX_NAME_BYTES;
+use writ_common::time::Timestamp;
 use writ_common::tls::spki_digest;
 use writ_common::wire::status::Failure;
 use writ_proto::admin::v1::enrollment_service_server::EnrollmentService;
-use writ_proto::admin::v1::{CreateTokenRequest, CreateTokenResponse};
+use writ_proto::admin::v1::{
+    CreateTokenRequest, CreateTokenResponse, EnrollmentToken, ListTokensRequest, ListTokensResponse,
+    RevokeTokenRequest,
+};
 
-use super::policy;
+use super::{page, policy};
 use crate::authority::create::DEFAULT_REALM;
 use crate::context::Server;
-use crate::store::unavailable;
+use crate::store::{EnrolmentTokenRow, NewToken, unavailable};
 
 const MAX_USES: u32 = 100_000;
 const DAY: u64 = 86_400;
@@ -66,9 +70,9 @@ impl EnrollmentService for Enrollment {
             expires_at,
         };
         let store = &self.0.store;
-        let created =
-            store.create_enrolment_token(token.digest(), realm, uses, expires_at, actor.name.clone());
-        created.await.map_err(unavailable)?;
+        let created_by = actor.name.clone();
+        let new = NewToken { token: token.digest(), realm, uses, expires_at, created_by };
+        store.create_enrolment_token(new).await.map_err(unavailable)?;
         let token_id = token.digest().to_string();
         info!(target: "audit", actor = actor.name, token.id = token_id, uses, "enrolment token created");
         Ok(Response::new(CreateTokenResponse {
@@ -77,5 +81,60 @@ impl EnrollmentService for Enrollment {
             expires_at_ms: expires_at.as_millis(),
             uses,
         }))
+    }
+
+    async fn list_tokens(
+        &self,
+        request: Request<ListTokensRequest>,
+    ) -> Result<Response<ListTokensResponse>, Status> {
+        let ListTokensRequest { page_size, page_token } = request.into_inner();
+        let size = page::size(page_size, 100, page::MAX_PAGE)?;
+        let before = page::token::<u64>(&page_token)?.unwrap_or(u64::MAX);
+        let rows = self.0.store.enrolment_tokens(before, size).await.map_err(unavailable)?;
+        let next_page_token = page::next(&rows, size, |row| row.sequence.to_string());
+        let tokens = rows.into_iter().map(show).collect();
+        Ok(Response::new(ListTokensResponse { tokens, next_page_token }))
+    }
+
+    async fn revoke_token(
+        &self,
+        request: Request<RevokeTokenRequest>,
+    ) -> Result<Response<EnrollmentToken>, Status> {
+        let actor = policy::actor(&request)?;
+        let RevokeTokenRequest { token_id } = request.into_inner();
+        let is_prefix = (8..=64).contains(&token_id.len()) && token_id.chars().all(|c| c.is_ascii_hexdigit());
+        if !is_prefix {
+            let text = "must be a token id of 64 hex digits, or at least the first 8 of them; see: writ enroll token list";
+            return Err(Failure::invalid("token_id", text).into());
+        }
+        let mut found = self.0.store.enrolment_tokens_like(&token_id).await.map_err(unavailable)?;
+        let row = match (found.pop(), found.is_empty()) {
+            (None, _) => {
+                let text = format!("no token's id begins with {token_id}; see: writ enroll token list");
+                return Err(Failure::not_found(text).into());
+            }
+            (Some(_), false) => {
+                let text = format!("the ids of several tokens begin with {token_id}; write more of it");
+                return Err(Failure::invalid("token_id", text).into());
+            }
+            (Some(only), true) => only,
+        };
+        let now = self.0.clock.wall();
+        self.0.store.revoke_enrolment_token(row.token, now).await.map_err(unavailable)?;
+        info!(target: "audit", actor = actor.name, token.id = %row.token, "enrolment token revoked");
+        let revoked_at = if row.revoked_at == Timestamp::ZERO { now } else { row.revoked_at };
+        Ok(Response::new(show(EnrolmentTokenRow { revoked_at, ..row })))
+    }
+}
+
+fn show(row: EnrolmentTokenRow) -> EnrollmentToken {
+    EnrollmentToken {
+        token_id: row.token.to_string(),
+        realm: row.realm,
+        uses: row.max_uses,
+        used: row.uses,
+        expires_at_ms: row.expires_at.as_millis(),
+        created_by: row.created_by,
+        revoked_at_ms: row.revoked_at.as_millis(),
     }
 }

@@ -6,10 +6,12 @@ use std::time::Duration;
 use tracing::info;
 use writ_common::command::Action;
 use writ_common::id::{AgentId, CommandId, Digest};
+use writ_common::time::Timestamp;
 use writ_common::wire::status::Failure;
 
 use super::policy::Actor;
 use crate::context::Server;
+use crate::selector::{InvalidSelector, Selector};
 use crate::sign::{CommandDraft, SignedCommand};
 use crate::store::unavailable;
 use crate::store::{AgentRow, NewCommand};
@@ -21,6 +23,8 @@ pub enum Selection {
     All,
     /// These, by id or unique name.
     Named(Vec<String>),
+    /// Those of which this holds now.
+    Matching(Selector),
 }
 
 /// A well-formed request.
@@ -97,13 +101,31 @@ fn taken(id: CommandId) -> Failure {
     ))
 }
 
-async fn resolve(server: &Arc<Server>, selection: Selection) -> Result<Vec<AgentId>, Failure> {
+/// The agents of a selection as it stands now, strictly ascending.
+///
+/// # Errors
+/// When nobody is chosen, or a name is unknown, ambiguous or a removed agent's.
+pub async fn resolve(server: &Arc<Server>, selection: Selection) -> Result<Vec<AgentId>, Failure> {
     let mut ids = match selection {
-        Selection::All => server.store.agent_ids().await.map_err(unavailable)?,
+        Selection::All => server.store.agent_ids(None).await.map_err(unavailable)?,
+        Selection::Matching(selector) => {
+            let ids = server.store.agent_ids(Some(&selector)).await.map_err(unavailable)?;
+            if ids.is_empty() {
+                let text =
+                    format!("no agent matches `{selector}`; see: writ agents list --selector '{selector}'");
+                return Err(Failure::precondition("no_agents", text));
+            }
+            ids
+        }
         Selection::Named(names) => {
             let mut ids = Vec::with_capacity(names.len());
             for name in names {
-                ids.push(find_agent(server, &name).await?.id);
+                let agent = find_agent(server, &name).await?;
+                if agent.removed_at != Timestamp::ZERO {
+                    let text = format!("`{name}` was removed; nothing is sent to it any more");
+                    return Err(Failure::precondition("agent_removed", text));
+                }
+                ids.push(agent.id);
             }
             ids
         }
@@ -139,6 +161,14 @@ pub async fn find_agent(server: &Arc<Server>, text: &str) -> Result<AgentRow, Fa
             format!("several agents are called `{text}`; use the id: writ agents list"),
         )),
     }
+}
+
+/// Reads a selector.
+///
+/// # Errors
+/// What is wrong with it, and where.
+pub fn selector(text: &str) -> Result<Selector, Failure> {
+    text.parse().map_err(|error: InvalidSelector| Failure::invalid("selector", error.to_string()))
 }
 
 /// What makes two requests the same.

@@ -207,6 +207,7 @@ async fn load(
         dispatcher: Dispatcher::new(config.session.outbox),
         tls_leaf_spki_digests,
         settings: config.session.clone(),
+        audit_max_entries: config.audit_max_entries,
         clock,
         shutdown,
     })

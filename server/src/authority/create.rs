@@ -5,12 +5,10 @@
 
 use std::path::PathBuf;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Serialize;
 use writ_common::envelope::{BundlePurpose, sign};
 use writ_common::files::{self, FileError};
-use writ_common::id::{Digest, FleetId, random_bytes};
+use writ_common::id::{Digest, FleetId};
 use writ_common::keys::certificate::InvalidCertificate;
 use writ_common::keys::sealed::{Passphrase, SealError, seal};
 use writ_common::keys::{Algorithm, Authority, PrivateKey, Server, SigningCertificate, pem};
@@ -22,6 +20,7 @@ use writ_common::trust::{Role, SigningEntry, TrustBundle};
 
 use super::Files;
 use super::backup::{BackupError, write_backup};
+use crate::admin::new_token;
 use crate::store::{Store, StoreError};
 
 /// The realm of agents whose token names no other.
@@ -175,7 +174,7 @@ pub async fn create(
     let sealed_bundle = sign::<BundlePurpose>(&[&authority.for_purpose()], &bundle);
     writ_common::trust::Chain::pinned(sealed_bundle.bytes().clone(), sealed_bundle.digest())
         .map_err(|refusal| CreateError::Plan(refusal.to_string()))?;
-    let admin_secret = format!("writ-admin.{}", URL_SAFE_NO_PAD.encode(random_bytes::<32>()));
+    let admin_secret = new_token();
 
     let authority_key = seal(pem::encode("PRIVATE KEY", &authority.to_pkcs8()).as_bytes(), &passphrase)?;
     let signing_key = pem::encode("PRIVATE KEY", &signing.to_pkcs8());

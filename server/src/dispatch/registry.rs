@@ -1,22 +1,111 @@
 //! Who is connected: one seat an agent, the latest proven session has it.
 
-use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::mpsc;
-use tokio_util::sync::CancellationToken;
+use tokio::sync::Notify;
 use writ_common::id::AgentId;
 
 use super::Outgoing;
 
-/// The dispatcher's end of an agent's seat.
+/// Why the dispatcher ends a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// The same agent proved itself on another stream.
+    Replaced,
+    /// An operator decided something about the agent: it begins anew under what is true now.
+    Decided,
+}
+
+/// What a session does next.
 #[derive(Debug)]
-struct Handle {
+pub enum Next {
+    /// This command is for the agent at this place of the audience.
+    Command(Arc<Outgoing>, u32),
+    /// Something waits in the store.
+    LookIntoStore,
+    /// The session must end.
+    End(Ending),
+}
+
+/// The dispatcher's and the session's ends of one seat. It holds nothing while nothing waits: ten thousand idle agents
+/// cost ten thousand of these.
+#[derive(Debug)]
+pub struct Line {
     number: u64,
-    outbox: mpsc::Sender<(Arc<Outgoing>, u32)>,
-    is_behind: Arc<AtomicBool>,
-    replaced: CancellationToken,
+    most: usize,
+    waiting: Mutex<Waiting>,
+    news: Notify,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    commands: VecDeque<(Arc<Outgoing>, u32)>,
+    is_behind: bool,
+    end: Option<Ending>,
+}
+
+impl Line {
+    fn new(number: u64, most: usize) -> Self {
+        // Whatever waits in the store is older than this seat: begin by looking there.
+        let waiting = Waiting { commands: VecDeque::new(), is_behind: true, end: None };
+        Self { number, most, waiting: Mutex::new(waiting), news: Notify::new() }
+    }
+
+    fn offer(&self, outgoing: &Arc<Outgoing>, place: u32) {
+        let mut waiting = self.lock();
+        if waiting.commands.len() < self.most {
+            waiting.commands.push_back((Arc::clone(outgoing), place));
+        } else {
+            waiting.is_behind = true;
+        }
+        drop(waiting);
+        self.news.notify_one();
+    }
+
+    fn end(&self, ending: Ending) {
+        self.lock().end.get_or_insert(ending);
+        self.news.notify_one();
+    }
+
+    /// Something may wait in the store.
+    pub fn look_into_store(&self) {
+        self.lock().is_behind = true;
+        self.news.notify_one();
+    }
+
+    /// Waits for what is next; `takes_commands`: whether the session has room for one.
+    pub async fn next(&self, takes_commands: bool) -> Next {
+        loop {
+            if let Some(next) = self.take(takes_commands) {
+                return next;
+            }
+            self.news.notified().await;
+        }
+    }
+
+    fn take(&self, takes_commands: bool) -> Option<Next> {
+        let mut waiting = self.lock();
+        if let Some(ending) = waiting.end {
+            return Some(Next::End(ending));
+        }
+        if !takes_commands {
+            return None;
+        }
+        if std::mem::take(&mut waiting.is_behind) {
+            return Some(Next::LookIntoStore);
+        }
+        let (outgoing, place) = waiting.commands.pop_front()?;
+        if waiting.commands.is_empty() {
+            waiting.commands = VecDeque::new();
+        }
+        Some(Next::Command(outgoing, place))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// All seats.
@@ -24,28 +113,18 @@ struct Handle {
 pub struct Registry {
     outbox: usize,
     next: AtomicU64,
-    seats: Arc<Mutex<HashMap<AgentId, Handle>>>,
+    seats: Seats,
 }
 
-/// The session's end of a seat; giving it up frees it.
+type Seats = Arc<Mutex<HashMap<AgentId, Arc<Line>>>>;
+
+/// The session's hold on a seat; giving it up frees it.
 #[derive(Debug)]
 pub struct Seat {
     agent: AgentId,
-    number: u64,
-    seats: Arc<Mutex<HashMap<AgentId, Handle>>>,
+    seats: Seats,
     /// What the session reads.
-    pub line: Line,
-}
-
-/// What a session learns from the dispatcher.
-#[derive(Debug)]
-pub struct Line {
-    /// New commands for this agent, with its place in the audience.
-    pub outbox: mpsc::Receiver<(Arc<Outgoing>, u32)>,
-    /// Set when a command found no room; the session then looks into the store.
-    pub is_behind: Arc<AtomicBool>,
-    /// The same agent proved itself on another stream.
-    pub replaced: CancellationToken,
+    pub line: Arc<Line>,
 }
 
 impl Registry {
@@ -56,24 +135,27 @@ impl Registry {
     /// Gives an agent's seat to a session; an older session of the same agent is told to end.
     #[must_use]
     pub fn seat(&self, agent: AgentId) -> Seat {
-        let (sender, outbox) = mpsc::channel(self.outbox);
-        // Whatever waits in the store is older than this seat: begin by catching up.
-        let is_behind = Arc::new(AtomicBool::new(true));
-        let replaced = CancellationToken::new();
-        let number = self.next.fetch_add(1, Ordering::Relaxed);
-        let handle =
-            Handle { number, outbox: sender, is_behind: Arc::clone(&is_behind), replaced: replaced.clone() };
-        if let Some(older) = self.lock().insert(agent, handle) {
-            older.replaced.cancel();
+        let line = Arc::new(Line::new(self.next.fetch_add(1, Ordering::Relaxed), self.outbox));
+        if let Some(older) = self.lock().insert(agent, Arc::clone(&line)) {
+            older.end(Ending::Replaced);
         }
-        Seat { agent, number, seats: Arc::clone(&self.seats), line: Line { outbox, is_behind, replaced } }
+        Seat { agent, seats: Arc::clone(&self.seats), line }
     }
 
-    pub(super) fn offer(&self, agent: AgentId, outgoing: &Arc<Outgoing>, place: u32) {
-        if let Some(handle) = self.lock().get(&agent)
-            && handle.outbox.try_send((Arc::clone(outgoing), place)).is_err()
-        {
-            handle.is_behind.store(true, Ordering::Release);
+    pub(super) fn offer(&self, agents: &[AgentId], outgoing: &Arc<Outgoing>) {
+        for (place, agent) in (0..).zip(agents) {
+            let line = self.lock().get(agent).cloned();
+            if let Some(line) = line {
+                line.offer(outgoing, place);
+            }
+        }
+    }
+
+    /// Ends the session of an agent about which something was decided.
+    pub fn decided(&self, agent: AgentId) {
+        let line = self.lock().get(&agent).cloned();
+        if let Some(line) = line {
+            line.end(Ending::Decided);
         }
     }
 
@@ -89,7 +171,7 @@ impl Registry {
         u64::try_from(self.lock().len()).unwrap_or(u64::MAX)
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<AgentId, Handle>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<AgentId, Arc<Line>>> {
         self.seats.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -97,7 +179,7 @@ impl Registry {
 impl Drop for Seat {
     fn drop(&mut self) {
         let mut seats = self.seats.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_still_ours = seats.get(&self.agent).is_some_and(|handle| handle.number == self.number);
+        let is_still_ours = seats.get(&self.agent).is_some_and(|line| line.number == self.line.number);
         if is_still_ours {
             seats.remove(&self.agent);
         }
@@ -106,6 +188,7 @@ impl Drop for Seat {
 
 #[cfg(test)]
 mod tests {
+    use super::super::tests::outgoing;
     use super::*;
 
     #[test]
@@ -114,10 +197,26 @@ mod tests {
         let agent = AgentId::from_bytes([1; 16]);
         let older = registry.seat(agent);
         let newer = registry.seat(agent);
-        assert!(older.line.replaced.is_cancelled() && !newer.line.replaced.is_cancelled());
+        assert!(matches!(older.line.take(false), Some(Next::End(Ending::Replaced))));
+        assert!(newer.line.take(false).is_none());
         drop(older);
         assert!(registry.is_connected(agent));
         drop(newer);
         assert!(!registry.is_connected(agent));
+    }
+
+    #[test]
+    fn what_finds_no_room_is_looked_up_in_the_store() {
+        let registry = Registry::new(1);
+        let agent = AgentId::from_bytes([1; 16]);
+        let seat = registry.seat(agent);
+        assert!(matches!(seat.line.take(true), Some(Next::LookIntoStore)));
+        let (one, two) = (Arc::new(outgoing(1)), Arc::new(outgoing(2)));
+        registry.offer(&[agent], &one);
+        registry.offer(&[agent], &two);
+        assert!(seat.line.take(false).is_none(), "a session without room takes nothing");
+        assert!(matches!(seat.line.take(true), Some(Next::LookIntoStore)));
+        assert!(matches!(seat.line.take(true), Some(Next::Command(taken, 0)) if taken.id() == one.id()));
+        assert!(seat.line.take(true).is_none());
     }
 }

@@ -15,7 +15,7 @@ use writ_proto::v1::{self as proto, agent_frame, server_frame::Frame};
 use super::{End, Outbound, unreadable};
 use crate::context::Server;
 use crate::store::unavailable;
-use crate::store::{AgentRow, Alarm, AlertKind, Contact};
+use crate::store::{Alarm, AlertKind, Contact, KnownAgent};
 
 /// How long each of an agent's first two frames may take.
 const GREETING_TIMEOUT: Duration = Duration::from_secs(10);
@@ -23,7 +23,7 @@ const GREETING_TIMEOUT: Duration = Duration::from_secs(10);
 /// An agent that proved itself on this stream. Made only by [`greet`].
 #[derive(Debug)]
 pub(super) struct Proven {
-    pub(super) agent: AgentRow,
+    pub(super) agent: KnownAgent,
     pub(super) bundle_version: u64,
 }
 
@@ -91,7 +91,7 @@ pub(super) async fn greet(
             "this agent is not enrolled here, or its key is another one; enrol it with a new token",
         )
     };
-    let Some(agent) = server.store.agent(claimed, now).await.map_err(unavailable)? else {
+    let Some(agent) = server.store.known_agent(claimed).await.map_err(unavailable)? else {
         warn!(agent.id = %claimed, "session refused: unknown agent");
         return Err(refused().into());
     };
@@ -130,8 +130,16 @@ pub(super) async fn greet(
         bundle: (bundle_version, bundle_digest),
         journal: (journal, journal_counter),
     };
-    server.store.note_contact(contact).await.map_err(unavailable)?;
-    Ok(Proven { agent, bundle_version })
+    let held = server.store.note_contact(contact).await.map_err(unavailable)?;
+    if agent.is_removed {
+        warn!(agent.id = %claimed, "session refused: removed agent");
+        let text = "this agent was removed by an operator; to let the host in again, remove its data directory and enrol it with a new token";
+        return Err(Failure::denied("agent_removed", text).into());
+    }
+    if let Some(why) = &held {
+        warn!(agent.id = %claimed, why, "nothing is sent to this agent until an operator decides");
+    }
+    Ok(Proven { agent: KnownAgent { held, ..agent }, bundle_version })
 }
 
 async fn next(inbound: &mut tonic::Streaming<proto::AgentFrame>) -> Result<agent_frame::Frame, End> {

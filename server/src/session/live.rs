@@ -2,11 +2,12 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::task::JoinHandle;
 use tracing::{debug, warn};
+use writ_common::command::ActionClass;
+use writ_common::facts::FACTS;
 use writ_common::id::{CommandId, Digest};
 use writ_common::limits::{MAX_BUNDLE_BATCH_BYTES, MAX_COUNTED_DELIVERIES, MAX_NAME_BYTES, MAX_REPORT_ROWS};
 use writ_common::wire::status::Failure;
@@ -15,10 +16,11 @@ use writ_proto::v1::{self as proto, agent_frame, server_frame::Frame};
 use super::greeting::Proven;
 use super::{End, Outbound, unreadable};
 use crate::context::Server;
-use crate::dispatch::{Outgoing, Seat};
+use crate::dispatch::{Ending, Next, Outgoing, Seat};
 use crate::receipts::{VerifiedReceipt, record_refusals};
+use crate::selector::is_value;
 use crate::store::unavailable;
-use crate::store::{AgentRow, Alarm, AlertKind, ReceiptFate};
+use crate::store::{Alarm, AlertKind, KnownAgent, ReceiptFate, Report};
 
 /// Two processes with one identity would otherwise take the seat from each other without end.
 const REPLACED_BACKOFF: Duration = Duration::from_secs(30);
@@ -29,7 +31,7 @@ const CATCH_UP_PAGE: u32 = 64;
 
 pub(super) struct Live<'a> {
     server: &'a Arc<Server>,
-    agent: AgentRow,
+    agent: KnownAgent,
     outbound: Outbound,
     seat: Seat,
     /// How often each command was handed to this stream. An agent that saw more deliveries was sent some by
@@ -40,6 +42,8 @@ pub(super) struct Live<'a> {
     /// Whether commands wait in the store until some are answered.
     is_held_back: bool,
     reconciled: tokio::time::Instant,
+    /// The greatest counter its journal has shown.
+    journal_counter: u64,
     /// Commands handed over whose state "sent" is not noted yet, and the note under way.
     unnoted: Vec<CommandId>,
     noting: Option<JoinHandle<()>>,
@@ -74,31 +78,34 @@ impl<'a> Live<'a> {
             unanswered: HashSet::new(),
             is_held_back: false,
             reconciled: tokio::time::Instant::now(),
+            journal_counter: 0,
             unnoted: Vec::new(),
             noting: None,
         })
     }
 
     pub(super) async fn run(mut self, inbound: &mut tonic::Streaming<proto::AgentFrame>) -> Result<(), End> {
+        let end = self.serve(inbound).await;
+        // Whatever its answers said of its journal counts when it comes back, as far as the store can be reached.
+        self.note_heard(None).await.and(end)
+    }
+
+    async fn serve(&mut self, inbound: &mut tonic::Streaming<proto::AgentFrame>) -> Result<(), End> {
         let deadline = self.server.settings.heartbeat_deadline;
         let mut last_heard = tokio::time::Instant::now();
         loop {
-            if self.seat.line.is_behind.swap(false, Ordering::AcqRel) {
-                self.catch_up().await?;
-            }
             if self.is_held_back && self.unanswered.len() < MAX_UNANSWERED / 2 {
                 self.is_held_back = false;
-                self.seat.line.is_behind.store(true, Ordering::Release);
-                continue;
+                self.seat.line.look_into_store();
             }
             self.note_sent();
             if self.deliveries.len() >= MAX_COUNTED_DELIVERIES {
                 return self.come_back(Duration::ZERO, "too many commands on one stream").await;
             }
+            let takes_commands = self.agent.held.is_none() && self.unanswered.len() < MAX_UNANSWERED;
             tokio::select! {
                 biased;
                 () = self.server.shutdown.requested() => return self.come_back(Duration::ZERO, "the server is shutting down").await,
-                () = self.seat.line.replaced.cancelled() => return self.come_back(REPLACED_BACKOFF, "the agent opened another session").await,
                 frame = inbound.message() => {
                     last_heard = tokio::time::Instant::now();
                     match frame {
@@ -108,10 +115,12 @@ impl<'a> Live<'a> {
                         Err(status) => return Err(unreadable(&status)),
                     }
                 }
-                item = self.seat.line.outbox.recv(), if self.unanswered.len() < MAX_UNANSWERED => {
-                    let Some((outgoing, place)) = item else { return Err(End::Gone) };
-                    self.deliver(&outgoing, place).await?;
-                }
+                next = self.seat.line.next(takes_commands) => match next {
+                    Next::Command(outgoing, place) => self.deliver(&outgoing, place).await?,
+                    Next::LookIntoStore => self.catch_up().await?,
+                    Next::End(Ending::Replaced) => return self.come_back(REPLACED_BACKOFF, "the agent opened another session").await,
+                    Next::End(Ending::Decided) => return self.come_back(Duration::ZERO, "an operator decided about this agent").await,
+                },
                 () = finished(&mut self.noting), if !self.unnoted.is_empty() => {}
                 () = tokio::time::sleep_until(last_heard + deadline) => {
                     return Err(Failure::silent(format!("the agent said nothing for {deadline:?}")).into());
@@ -141,16 +150,18 @@ impl<'a> Live<'a> {
                     self.is_held_back = true;
                     return Ok(());
                 }
-                let outgoing =
-                    self.server.dispatcher.load(&self.server.store, waiting.id).await.map_err(unavailable)?;
-                self.deliver(&outgoing, waiting.place).await?;
+                let loaded = self.server.dispatcher.load(&self.server.store, waiting.id);
+                if let Some(outgoing) = loaded.await.map_err(unavailable)? {
+                    self.deliver(&outgoing, waiting.place).await?;
+                }
             }
         }
     }
 
     /// Hands a command to the stream, once a session.
     async fn deliver(&mut self, outgoing: &Outgoing, place: u32) -> Result<(), End> {
-        if self.deliveries.contains_key(&outgoing.id()) || self.deliveries.len() >= MAX_COUNTED_DELIVERIES {
+        let is_over = outgoing.is_cancelled() || self.deliveries.len() >= MAX_COUNTED_DELIVERIES;
+        if is_over || self.deliveries.contains_key(&outgoing.id()) {
             return Ok(());
         }
         let Some(proof) = outgoing.proof(place) else { return Ok(()) };
@@ -199,14 +210,14 @@ impl<'a> Live<'a> {
                     }
                 }
             }
-            agent_frame::Frame::Heartbeat(proto::Heartbeat { journal_counter: _ }) => {
-                let now = self.server.clock.wall();
-                self.server.store.note_report(self.agent.id, now, None).await.map_err(unavailable)?;
+            agent_frame::Frame::Heartbeat(proto::Heartbeat { journal_counter }) => {
+                self.journal_counter = self.journal_counter.max(journal_counter);
+                self.note_heard(None).await?;
                 // The store is the truth: whatever the dispatcher missed is found at the latest now. Not more often than
                 // heartbeats are due, however many come.
                 if self.reconciled.elapsed() >= self.server.settings.heartbeat / 2 {
                     self.reconciled = tokio::time::Instant::now();
-                    self.seat.line.is_behind.store(true, Ordering::Release);
+                    self.seat.line.look_into_store();
                 }
                 Ok(self.outbound.send(Frame::Heartbeat(proto::Heartbeat { journal_counter: 0 })).await?)
             }
@@ -241,6 +252,7 @@ impl<'a> Live<'a> {
                 }
             };
             let said = verified.receipt();
+            self.journal_counter = self.journal_counter.max(said.journal_counter);
             if said.command != command || said.command_digest != digest {
                 return Err(Failure::protocol("an answer and its receipt name different commands").into());
             }
@@ -272,19 +284,33 @@ impl<'a> Live<'a> {
     }
 
     async fn report(&mut self, report: proto::AgentReport) -> Result<(), End> {
-        let proto::AgentReport { facts, actions, bundle_version, bundle_digest, settings_revision: _ } =
-            report;
+        let proto::AgentReport { facts, actions, bundle_version, bundle_digest, settings_revision } = report;
+        let is_name = |text: &str| text.len() <= MAX_NAME_BYTES && !text.contains(char::is_control);
         let is_bounded = facts.len() <= MAX_REPORT_ROWS
             && actions.len() <= MAX_REPORT_ROWS
-            && actions
-                .iter()
-                .all(|action| action.name.len() <= MAX_NAME_BYTES && !action.name.contains(char::is_control));
+            && actions.iter().all(|action| is_name(&action.name));
         let digest = Digest::try_from(bundle_digest.as_ref()).ok().filter(|_| is_bounded);
         let digest = digest.ok_or_else(|| Failure::protocol("the agent's report is outside its bounds"))?;
-        let actions = actions.into_iter().map(|action| action.name).collect();
+        let class = |action: &proto::ActionEntry| {
+            ActionClass::from_proto(action.class).unwrap_or(ActionClass::Destructive)
+        };
+        // A fact of a newer agent, or one that cannot stand in a selector, is left out.
+        let mut facts: Vec<_> = facts.into_iter().map(|fact| (fact.name, fact.value)).collect();
+        facts.retain(|(name, value)| FACTS.contains(&name.as_str()) && is_value(value));
+        facts.sort();
+        facts.dedup_by(|a, b| a.0 == b.0);
+        let report = Report {
+            bundle: (bundle_version, digest),
+            settings_revision,
+            actions: actions.iter().map(|action| (action.name.clone(), class(action))).collect(),
+            facts,
+        };
+        self.note_heard(Some(report)).await
+    }
+
+    async fn note_heard(&self, report: Option<Report>) -> Result<(), End> {
         let now = self.server.clock.wall();
-        let noted =
-            self.server.store.note_report(self.agent.id, now, Some((bundle_version, digest, actions)));
+        let noted = self.server.store.note_heard(self.agent.id, now, self.journal_counter, report);
         Ok(noted.await.map_err(unavailable)?)
     }
 

@@ -1,6 +1,7 @@
 //! What somebody should look at. One row for each kind, code and agent: a flood raises a count, not a table.
 
 use bytes::Bytes;
+use sqlx::sqlite::SqliteRow;
 use sqlx::{Row as _, SqliteConnection};
 use writ_common::id::{AgentId, Digest};
 use writ_common::receipt::RefusalReport;
@@ -23,6 +24,10 @@ pub enum AlertKind {
     Lost,
     /// Somebody claimed an agent's id without its key.
     Impostor,
+    /// An agent's journal went back or forked; nothing is sent to it until an operator decides.
+    Rewound,
+    /// An agent began a new journal.
+    JournalReplaced,
 }
 
 impl AlertKind {
@@ -36,6 +41,8 @@ impl AlertKind {
             Self::Unsolicited => "unsolicited",
             Self::Lost => "lost",
             Self::Impostor => "impostor",
+            Self::Rewound => "rewound",
+            Self::JournalReplaced => "journal_replaced",
         }
     }
 }
@@ -150,21 +157,38 @@ impl Store {
         .bind(integer(offset))
         .fetch_all(&self.reader)
         .await?;
-        rows.iter()
-            .map(|row| {
-                Ok(AlertRow {
-                    id: unsigned(row, "alert_id")?,
-                    kind: row.try_get("kind")?,
-                    code: row.try_get("code")?,
-                    agent: id(row, "agent_id", "agent id")?,
-                    agent_name: row.try_get("agent_name")?,
-                    count: unsigned(row, "count")?,
-                    first_at: time(row, "first_at")?,
-                    last_at: time(row, "last_at")?,
-                    detail: row.try_get("detail")?,
-                })
-            })
-            .collect()
+        rows.iter().map(AlertRow::read).collect()
+    }
+
+    /// The latest alerts about one agent.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn alerts_of(&self, agent: AgentId, limit: u32) -> Result<Vec<AlertRow>, StoreError> {
+        let rows = sqlx::query(
+            "SELECT alerts.*, '' AS agent_name FROM alerts WHERE agent_id = $1 ORDER BY last_at DESC LIMIT $2",
+        )
+        .bind(agent.as_bytes().as_slice())
+        .bind(i64::from(limit))
+        .fetch_all(&self.reader)
+        .await?;
+        rows.iter().map(AlertRow::read).collect()
+    }
+}
+
+impl AlertRow {
+    fn read(row: &SqliteRow) -> Result<Self, StoreError> {
+        Ok(Self {
+            id: unsigned(row, "alert_id")?,
+            kind: row.try_get("kind")?,
+            code: row.try_get("code")?,
+            agent: id(row, "agent_id", "agent id")?,
+            agent_name: row.try_get("agent_name")?,
+            count: unsigned(row, "count")?,
+            first_at: time(row, "first_at")?,
+            last_at: time(row, "last_at")?,
+            detail: row.try_get("detail")?,
+        })
     }
 }
 

@@ -71,6 +71,8 @@ pub struct CommandRow {
     pub issued_at: Timestamp,
     /// When it ends.
     pub expires_at: Timestamp,
+    /// When it was cancelled; zero: it was not.
+    pub cancelled_at: Timestamp,
 }
 
 /// A command that waits for one agent.
@@ -97,10 +99,13 @@ pub enum TargetState {
     Failed,
     /// Refused by a signed receipt.
     Refused,
+    /// Cancelled before it was sent.
+    Cancelled,
 }
 
 impl TargetState {
-    const ALL: [Self; 5] = [Self::Queued, Self::Sent, Self::Done, Self::Failed, Self::Refused];
+    const ALL: [Self; 6] =
+        [Self::Queued, Self::Sent, Self::Done, Self::Failed, Self::Refused, Self::Cancelled];
 
     fn read(row: &SqliteRow) -> Result<Self, StoreError> {
         let stored =
@@ -115,6 +120,7 @@ impl TargetState {
             Self::Done => 2,
             Self::Failed => 3,
             Self::Refused => 4,
+            Self::Cancelled => 5,
         }
     }
 }
@@ -134,6 +140,8 @@ pub struct Progress {
     pub failed: u64,
     /// Refused.
     pub refused: u64,
+    /// Cancelled before they were sent.
+    pub cancelled: u64,
 }
 
 /// One target with its receipt, if there is one.
@@ -153,6 +161,30 @@ pub struct TargetRow {
     pub receipt: Option<Bytes>,
     /// When it came.
     pub received_at: Timestamp,
+}
+
+/// A command as signed.
+#[derive(Debug)]
+pub struct StoredEnvelope {
+    /// The envelope.
+    pub envelope: Bytes,
+    /// The frozen audience.
+    pub targets: Vec<AgentId>,
+    /// Whether it was cancelled.
+    pub is_cancelled: bool,
+}
+
+/// One target as evidence.
+#[derive(Debug)]
+pub struct EvidenceRow {
+    /// Its place in the audience.
+    pub place: u32,
+    /// The agent.
+    pub agent: AgentId,
+    /// The server's signed word about its key.
+    pub identity_record: Bytes,
+    /// The receipt's envelope.
+    pub receipt: Option<Bytes>,
 }
 
 /// What became of a receipt.
@@ -236,6 +268,7 @@ impl Store {
                 TargetState::Done => &mut progress.done,
                 TargetState::Failed => &mut progress.failed,
                 TargetState::Refused => &mut progress.refused,
+                TargetState::Cancelled => &mut progress.cancelled,
             };
             *counter = targets;
         }
@@ -280,6 +313,40 @@ impl Store {
             .collect()
     }
 
+    /// A page of what evidence needs of a command's targets.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn evidence_targets(
+        &self,
+        command: CommandId,
+        from: u32,
+        limit: u32,
+    ) -> Result<Vec<EvidenceRow>, StoreError> {
+        let rows = sqlx::query(
+            "SELECT place, targets.agent_id, receipts.envelope, agents.identity_record
+             FROM targets JOIN agents USING (agent_id)
+             LEFT JOIN receipts ON receipts.command = targets.command AND receipts.agent_id = targets.agent_id
+             WHERE targets.command = (SELECT sequence FROM commands WHERE command_id = $1) AND place >= $2
+             ORDER BY place LIMIT $3",
+        )
+        .bind(command.as_bytes().as_slice())
+        .bind(i64::from(from))
+        .bind(i64::from(limit))
+        .fetch_all(&self.reader)
+        .await?;
+        rows.iter()
+            .map(|row| {
+                Ok(EvidenceRow {
+                    place: place(row)?,
+                    agent: id(row, "agent_id", "agent id")?,
+                    identity_record: bytes(row, "identity_record")?,
+                    receipt: row.try_get::<Option<Vec<u8>>, _>("envelope")?.map(Into::into),
+                })
+            })
+            .collect()
+    }
+
     /// Unexpired commands that wait for an agent, oldest first, after a place in the order of submission.
     ///
     /// # Errors
@@ -293,7 +360,7 @@ impl Store {
     ) -> Result<Vec<WaitingCommand>, StoreError> {
         let rows = sqlx::query(
             "SELECT sequence, command_id, place FROM targets JOIN commands ON sequence = command
-             WHERE agent_id = $1 AND state < 2 AND command > $2 AND expires_at > $3 ORDER BY command LIMIT $4",
+             WHERE agent_id = $1 AND state < 2 AND command > $2 AND expires_at > $3 AND cancelled_at = 0 ORDER BY command LIMIT $4",
         )
         .bind(agent.as_bytes().as_slice())
         .bind(integer(after))
@@ -312,12 +379,39 @@ impl Store {
             .collect()
     }
 
-    /// A command's envelope and its frozen audience.
+    /// Cancels a command: what was not sent is never sent. Cancelling twice is cancelling once.
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn envelope(&self, command: CommandId) -> Result<Option<(Bytes, Vec<AgentId>)>, StoreError> {
-        let row = sqlx::query("SELECT sequence, envelope FROM commands WHERE command_id = $1")
+    pub async fn cancel(&self, command: CommandId, now: Timestamp) -> Result<(), StoreError> {
+        self.write(move |connection| {
+            Box::pin(async move {
+                sqlx::query(
+                    "UPDATE commands SET cancelled_at = $2 WHERE command_id = $1 AND cancelled_at = 0",
+                )
+                .bind(command.as_bytes().to_vec())
+                .bind(integer(now.as_millis()))
+                .execute(&mut *connection)
+                .await?;
+                sqlx::query(
+                    "UPDATE targets SET state = 5 WHERE state = 0
+                     AND command = (SELECT sequence FROM commands WHERE command_id = $1)",
+                )
+                .bind(command.as_bytes().to_vec())
+                .execute(connection)
+                .await?;
+                Ok(())
+            })
+        })
+        .await
+    }
+
+    /// A command's envelope and its frozen audience; cancelled ones included.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn envelope(&self, command: CommandId) -> Result<Option<StoredEnvelope>, StoreError> {
+        let row = sqlx::query("SELECT sequence, envelope, cancelled_at FROM commands WHERE command_id = $1")
             .bind(command.as_bytes().as_slice())
             .fetch_optional(&self.reader)
             .await?;
@@ -327,7 +421,8 @@ impl Store {
             .fetch_all(&self.reader)
             .await?;
         let ids = targets.iter().map(|row| id(row, "agent_id", "agent id")).collect::<Result<_, _>>()?;
-        Ok(Some((bytes(&row, "envelope")?, ids)))
+        let is_cancelled = time(&row, "cancelled_at")? != Timestamp::ZERO;
+        Ok(Some(StoredEnvelope { envelope: bytes(&row, "envelope")?, targets: ids, is_cancelled }))
     }
 
     /// Records that a command was handed to an agent's stream. For people: a crash may lose it.
@@ -339,7 +434,7 @@ impl Store {
             Box::pin(async move {
                 for command in commands {
                     sqlx::query(
-                        "UPDATE targets SET state = 1 WHERE agent_id = $1 AND state = 0
+                        "UPDATE targets SET state = 1 WHERE agent_id = $1 AND state IN (0, 5)
                          AND command = (SELECT sequence FROM commands WHERE command_id = $2)",
                     )
                     .bind(agent.as_bytes().as_slice())
@@ -514,6 +609,7 @@ impl CommandRow {
             requested_by: row.try_get("requested_by")?,
             issued_at: time(row, "issued_at")?,
             expires_at: time(row, "expires_at")?,
+            cancelled_at: time(row, "cancelled_at")?,
         })
     }
 }

@@ -1,12 +1,14 @@
 //! Who may come in: administrators by bearer tokens, agents by enrolment tokens. Only digests are kept.
 
 use bytes::Bytes;
+use sqlx::sqlite::SqliteRow;
 use sqlx::{Row as _, SqliteConnection};
 use writ_common::id::{AgentId, Digest};
 use writ_common::keys::PublicKey;
 use writ_common::time::Timestamp;
 
-use super::{Store, StoreError, bytes, id, integer, time, unsigned};
+use super::agents::put_attribute;
+use super::{Source, Store, StoreError, bytes, id, integer, time, unsigned};
 
 /// A new agent, ready to be recorded.
 #[derive(Debug)]
@@ -27,6 +29,55 @@ pub struct Admission {
     pub now: Timestamp,
 }
 
+/// A new enrolment token; the secret itself is never stored.
+#[derive(Debug)]
+pub struct NewToken {
+    /// SHA-256 of its secret.
+    pub token: Digest,
+    /// The realm of its agents.
+    pub realm: String,
+    /// How many it lets in.
+    pub uses: u32,
+    /// Until when.
+    pub expires_at: Timestamp,
+    /// The operator.
+    pub created_by: String,
+}
+
+/// An enrolment token as stored.
+#[derive(Debug)]
+pub struct EnrolmentTokenRow {
+    /// Its place in the order of creation.
+    pub sequence: u64,
+    /// SHA-256 of its secret.
+    pub token: Digest,
+    /// The realm of its agents.
+    pub realm: String,
+    /// How many it lets in.
+    pub max_uses: u32,
+    /// How many came.
+    pub uses: u32,
+    /// Until when.
+    pub expires_at: Timestamp,
+    /// The operator.
+    pub created_by: String,
+    /// When it was revoked; zero: it was not.
+    pub revoked_at: Timestamp,
+}
+
+/// Somebody who may call the admin port.
+#[derive(Debug)]
+pub struct AdminRow {
+    /// Their name.
+    pub name: String,
+    /// Their role.
+    pub role: u8,
+    /// Since when.
+    pub created_at: Timestamp,
+    /// When they were revoked; zero: they were not.
+    pub revoked_at: Timestamp,
+}
+
 /// What spending a token came to.
 #[derive(Debug, PartialEq, Eq)]
 pub enum TokenUse {
@@ -36,16 +87,52 @@ pub enum TokenUse {
     Refused,
 }
 
+/// What revoking somebody came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Revoked {
+    /// Their token counts no more.
+    Done,
+    /// There is nobody of that name.
+    Unknown,
+    /// Nobody could administer this server any more.
+    IsLast,
+}
+
+impl AdminRow {
+    fn read(row: &SqliteRow) -> Result<Self, StoreError> {
+        Ok(Self {
+            name: row.try_get("name")?,
+            role: u8::try_from(row.try_get::<i64, _>("role")?).map_err(|_| StoreError::Damaged("role"))?,
+            created_at: time(row, "created_at")?,
+            revoked_at: time(row, "revoked_at")?,
+        })
+    }
+}
+
+impl EnrolmentTokenRow {
+    fn read(row: &SqliteRow) -> Result<Self, StoreError> {
+        let number = |column| u32::try_from(unsigned(row, column)?).map_err(|_| StoreError::Damaged("uses"));
+        Ok(Self {
+            sequence: unsigned(row, "sequence")?,
+            token: id(row, "token_digest", "token digest")?,
+            realm: row.try_get("realm")?,
+            max_uses: number("max_uses")?,
+            uses: number("uses")?,
+            expires_at: time(row, "expires_at")?,
+            created_by: row.try_get("created_by")?,
+            revoked_at: time(row, "revoked_at")?,
+        })
+    }
+}
+
 impl Store {
     /// The name and role behind a bearer token.
     ///
     /// # Errors
     /// When the database fails.
     pub async fn admin(&self, token: Digest) -> Result<Option<(String, u8)>, StoreError> {
-        let row = sqlx::query("SELECT name, role FROM admin_tokens WHERE token_digest = $1")
-            .bind(token.as_bytes().as_slice())
-            .fetch_optional(&self.reader)
-            .await?;
+        let sql = "SELECT name, role FROM admin_tokens WHERE token_digest = $1 AND revoked_at = 0";
+        let row = sqlx::query(sql).bind(token.as_bytes().as_slice()).fetch_optional(&self.reader).await?;
         row.map(|row| {
             let role =
                 u8::try_from(row.try_get::<i64, _>("role")?).map_err(|_| StoreError::Damaged("role"))?;
@@ -58,24 +145,21 @@ impl Store {
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn create_enrolment_token(
-        &self,
-        token: Digest,
-        realm: String,
-        uses: u32,
-        expires_at: Timestamp,
-        created_by: String,
-    ) -> Result<(), StoreError> {
+    pub async fn create_enrolment_token(&self, new: NewToken) -> Result<(), StoreError> {
+        let NewToken { token, realm, uses, expires_at, created_by } = new;
         self.write(move |connection| {
             Box::pin(async move {
-                sqlx::query("INSERT INTO enrolment_tokens VALUES ($1, $2, $3, 0, $4, $5)")
-                    .bind(token.as_bytes().as_slice())
-                    .bind(realm)
-                    .bind(i64::from(uses))
-                    .bind(integer(expires_at.as_millis()))
-                    .bind(created_by)
-                    .execute(connection)
-                    .await?;
+                sqlx::query(
+                    "INSERT INTO enrolment_tokens (token_digest, realm, max_uses, expires_at, created_by)
+                     VALUES ($1, $2, $3, $4, $5)",
+                )
+                .bind(token.as_bytes().as_slice())
+                .bind(realm)
+                .bind(i64::from(uses))
+                .bind(integer(expires_at.as_millis()))
+                .bind(created_by)
+                .execute(connection)
+                .await?;
                 Ok(())
             })
         })
@@ -87,12 +171,143 @@ impl Store {
     /// # Errors
     /// When the database fails.
     pub async fn enrolment_realm(&self, token: Digest, now: Timestamp) -> Result<Option<String>, StoreError> {
-        let row = sqlx::query("SELECT realm, expires_at FROM enrolment_tokens WHERE token_digest = $1")
-            .bind(token.as_bytes().as_slice())
-            .fetch_optional(&self.reader)
-            .await?;
+        let sql = "SELECT realm, expires_at FROM enrolment_tokens WHERE token_digest = $1 AND revoked_at = 0";
+        let row = sqlx::query(sql).bind(token.as_bytes().as_slice()).fetch_optional(&self.reader).await?;
         let Some(row) = row else { return Ok(None) };
         Ok(if time(&row, "expires_at")? > now { Some(row.try_get("realm")?) } else { None })
+    }
+
+    /// Enrolment tokens before a place in the order of creation, latest first.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn enrolment_tokens(
+        &self,
+        before: u64,
+        limit: u32,
+    ) -> Result<Vec<EnrolmentTokenRow>, StoreError> {
+        let sql =
+            "SELECT rowid AS sequence, * FROM enrolment_tokens WHERE rowid < $1 ORDER BY rowid DESC LIMIT $2";
+        let rows =
+            sqlx::query(sql).bind(integer(before)).bind(i64::from(limit)).fetch_all(&self.reader).await?;
+        rows.iter().map(EnrolmentTokenRow::read).collect()
+    }
+
+    /// Enrolment tokens whose digest begins with these hex digits, at most two.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn enrolment_tokens_like(&self, prefix: &str) -> Result<Vec<EnrolmentTokenRow>, StoreError> {
+        let sql = "SELECT rowid AS sequence, * FROM enrolment_tokens
+                   WHERE substr(lower(hex(token_digest)), 1, length($1)) = lower($1) LIMIT 2";
+        let rows = sqlx::query(sql).bind(prefix.to_owned()).fetch_all(&self.reader).await?;
+        rows.iter().map(EnrolmentTokenRow::read).collect()
+    }
+
+    /// Nobody comes in with a token any more. Revoking twice is revoking once.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn revoke_enrolment_token(&self, token: Digest, now: Timestamp) -> Result<(), StoreError> {
+        self.write(move |connection| {
+            Box::pin(async move {
+                sqlx::query(
+                    "UPDATE enrolment_tokens SET revoked_at = $2 WHERE token_digest = $1 AND revoked_at = 0",
+                )
+                .bind(token.as_bytes().to_vec())
+                .bind(integer(now.as_millis()))
+                .execute(connection)
+                .await?;
+                Ok(())
+            })
+        })
+        .await
+    }
+
+    /// Records somebody who may call the admin port; `false` when the name was given before.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn create_admin(
+        &self,
+        token: Digest,
+        name: String,
+        role: u8,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        self.write(move |connection| {
+            Box::pin(async move {
+                let known = sqlx::query("SELECT 1 FROM admin_tokens WHERE name = $1")
+                    .bind(name.clone())
+                    .fetch_optional(&mut *connection)
+                    .await?;
+                if known.is_some() {
+                    return Ok(false);
+                }
+                insert_admin(connection, token, &name, role, now).await?;
+                Ok(true)
+            })
+        })
+        .await
+    }
+
+    /// Everybody who may or might call the admin port, by name, after one of them.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn admins(&self, after: &str, limit: u32) -> Result<Vec<AdminRow>, StoreError> {
+        let sql = "SELECT name, role, created_at, revoked_at FROM admin_tokens WHERE name > $1 ORDER BY name LIMIT $2";
+        let rows =
+            sqlx::query(sql).bind(after.to_owned()).bind(i64::from(limit)).fetch_all(&self.reader).await?;
+        rows.iter().map(AdminRow::read).collect()
+    }
+
+    /// Somebody by name.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn admin_named(&self, name: &str) -> Result<Option<AdminRow>, StoreError> {
+        let sql = "SELECT name, role, created_at, revoked_at FROM admin_tokens WHERE name = $1";
+        let row = sqlx::query(sql).bind(name.to_owned()).fetch_optional(&self.reader).await?;
+        row.map(|row| AdminRow::read(&row)).transpose()
+    }
+
+    /// Revokes somebody, unless nobody of the greatest role would be left.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn revoke_admin(
+        &self,
+        name: String,
+        greatest: u8,
+        now: Timestamp,
+    ) -> Result<Revoked, StoreError> {
+        self.write(move |connection| {
+            Box::pin(async move {
+                let row = sqlx::query(
+                    "SELECT role, revoked_at,
+                            (SELECT count(*) FROM admin_tokens WHERE role = $2 AND revoked_at = 0) AS greatest
+                     FROM admin_tokens WHERE name = $1",
+                )
+                .bind(name.clone())
+                .bind(i64::from(greatest))
+                .fetch_optional(&mut *connection)
+                .await?;
+                let Some(row) = row else { return Ok(Revoked::Unknown) };
+                let is_greatest = row.try_get::<i64, _>("role")? == i64::from(greatest);
+                let is_active = time(&row, "revoked_at")? == Timestamp::ZERO;
+                if is_greatest && is_active && row.try_get::<i64, _>("greatest")? <= 1 {
+                    return Ok(Revoked::IsLast);
+                }
+                sqlx::query("UPDATE admin_tokens SET revoked_at = $2 WHERE name = $1 AND revoked_at = 0")
+                    .bind(name)
+                    .bind(integer(now.as_millis()))
+                    .execute(connection)
+                    .await?;
+                Ok(Revoked::Done)
+            })
+        })
+        .await
     }
 
     /// Spends one use of a token and records the agent, or finds what the same token and key got before.
@@ -122,7 +337,7 @@ async fn admit(connection: &mut SqliteConnection, admission: Admission) -> Resul
     }
     let spent = sqlx::query(
         "UPDATE enrolment_tokens SET uses = uses + 1
-         WHERE token_digest = $1 AND uses < max_uses AND expires_at > $2 RETURNING realm, uses",
+         WHERE token_digest = $1 AND uses < max_uses AND expires_at > $2 AND revoked_at = 0 RETURNING realm, uses",
     )
     .bind(token.as_bytes().as_slice())
     .bind(integer(now.as_millis()))
@@ -136,15 +351,17 @@ async fn admit(connection: &mut SqliteConnection, admission: Admission) -> Resul
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
     )
     .bind(agent.as_bytes().as_slice())
-    .bind(name)
-    .bind(realm)
+    .bind(name.clone())
+    .bind(realm.clone())
     .bind(spki)
     .bind(token.as_bytes().as_slice())
     .bind(identity_record.as_ref())
     .bind(integer(now.as_millis()))
     .bind(agent_version)
-    .execute(connection)
+    .execute(&mut *connection)
     .await?;
+    put_attribute(connection, agent, "name".to_owned(), name, Source::Record).await?;
+    put_attribute(connection, agent, "realm".to_owned(), realm, Source::Record).await?;
     Ok(TokenUse::Admitted(identity_record))
 }
 
@@ -155,7 +372,8 @@ pub(super) async fn insert_admin(
     role: u8,
     now: Timestamp,
 ) -> Result<(), StoreError> {
-    sqlx::query("INSERT INTO admin_tokens VALUES ($1, $2, $3, $4)")
+    let sql = "INSERT INTO admin_tokens (token_digest, name, role, created_at) VALUES ($1, $2, $3, $4)";
+    sqlx::query(sql)
         .bind(token.as_bytes().as_slice())
         .bind(name)
         .bind(i64::from(role))

@@ -1,0 +1,164 @@
+//! Settings that came by a signed command: tried before they are kept, and never older than those held.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use prost::Message as _;
+use tokio::sync::watch;
+use tracing::{info, warn};
+use writ_common::command::Settings;
+use writ_common::files::{self, FileError};
+use writ_common::receipt::Ending;
+use writ_common::refusal::{Refusal, RefusalCode};
+use writ_common::telemetry;
+use writ_proto::v1 as proto;
+
+use crate::execute::Ended;
+use crate::link;
+use crate::obey::Obedience;
+
+/// A settings file that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum SettingsError {
+    /// It cannot be read.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// It holds no settings.
+    #[error("{}: damaged; remove it, and the agent runs as installed until settings are sent again", .0.display())]
+    Damaged(PathBuf),
+}
+
+/// The settings held. Nothing held is revision 0: everything as installed.
+#[derive(Debug)]
+pub struct Keeper {
+    path: PathBuf,
+    configured_filter: String,
+    held: watch::Sender<Option<Settings>>,
+    /// Silence after which the present server ends a session.
+    deadline: Mutex<Duration>,
+}
+
+impl Keeper {
+    /// Reads what was kept, and lets it act on the log.
+    ///
+    /// # Errors
+    /// When there is something that cannot be read.
+    pub fn load(path: &Path, configured_filter: &str) -> Result<Self, SettingsError> {
+        let held = match files::read(path) {
+            Err(error) if error.is_missing() => None,
+            read => {
+                let message = proto::ApplySettings::decode(read?.as_slice()).ok();
+                let settings = message.and_then(|message| Settings::try_from(message).ok());
+                Some(settings.ok_or_else(|| SettingsError::Damaged(path.to_owned()))?)
+            }
+        };
+        let keeper = Self {
+            path: path.to_owned(),
+            configured_filter: configured_filter.to_owned(),
+            held: watch::Sender::new(held),
+            deadline: Mutex::new(Duration::MAX),
+        };
+        let filter = keeper.held.borrow().as_ref().and_then(|settings| settings.log_filter.clone());
+        if let Some(filter) = filter
+            && let Err(error) = telemetry::set_filter(&filter)
+        {
+            warn!(%error, "the log filter of the settings is not one");
+        }
+        Ok(keeper)
+    }
+
+    /// The revision held; 0 for none.
+    #[must_use]
+    pub fn revision(&self) -> u64 {
+        self.held.borrow().as_ref().map_or(0, |settings| settings.revision)
+    }
+
+    /// How often to say something, if the settings say so; never so seldom that the server would end the session.
+    #[must_use]
+    pub fn heartbeat(&self) -> Option<Duration> {
+        let deadline = *self.deadline.lock().unwrap_or_else(PoisonError::into_inner);
+        self.held.borrow().as_ref()?.heartbeat.map(|every| every.min(deadline / 2))
+    }
+
+    /// Endpoints to try, those of the settings first; the trust bundle's are always among them.
+    #[must_use]
+    pub fn endpoints(&self, bundle: &[String]) -> Vec<String> {
+        let mut endpoints =
+            self.held.borrow().as_ref().map_or_else(Vec::new, |settings| settings.endpoints.clone());
+        for endpoint in bundle {
+            if !endpoints.contains(endpoint) {
+                endpoints.push(endpoint.clone());
+            }
+        }
+        endpoints
+    }
+
+    /// Hears of changes.
+    #[must_use]
+    pub fn watch(&self) -> watch::Receiver<Option<Settings>> {
+        self.held.subscribe()
+    }
+
+    /// A session began with a server that ends it after so much silence.
+    pub fn session_began(&self, deadline: Duration) {
+        *self.deadline.lock().unwrap_or_else(PoisonError::into_inner) = deadline;
+    }
+
+    /// Whether settings may be applied at all: check 11 for them.
+    ///
+    /// # Errors
+    /// `invalid_parameters` for a revision that is not newer; the very same settings once more are not refused.
+    pub fn check(&self, settings: &Settings) -> Result<(), Refusal> {
+        let held = self.held.borrow();
+        match held.as_ref() {
+            Some(held) if held.revision >= settings.revision && held != settings => {
+                let detail =
+                    format!("settings revision {} is not newer than {}", settings.revision, held.revision);
+                Err(Refusal::new(RefusalCode::InvalidParameters, detail))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn keep(&self, settings: Settings) -> Result<(), FileError> {
+        files::write_public(&self.path, &proto::ApplySettings::from(&settings).encode_to_vec())?;
+        self.held.send_replace(Some(settings));
+        Ok(())
+    }
+}
+
+/// Tries settings and keeps them; whatever fails, those of before are in force.
+pub async fn apply(obedience: &Obedience, settings: &Settings) -> Ended {
+    match try_and_keep(obedience, settings).await {
+        Ok(()) => {
+            info!(revision = settings.revision, "settings kept");
+            Ended::quiet(Ending::Done, format!("settings revision {} is in force", settings.revision))
+        }
+        Err(why) => {
+            warn!(revision = settings.revision, why, "settings rolled back");
+            Ended::quiet(Ending::Failed, format!("{why}; the settings of before are in force"))
+        }
+    }
+}
+
+async fn try_and_keep(obedience: &Obedience, settings: &Settings) -> Result<(), String> {
+    let keeper = &obedience.settings;
+    let deadline = *keeper.deadline.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(every) = settings.heartbeat.filter(|every| *every > deadline / 2) {
+        return Err(format!(
+            "a heartbeat every {every:?} is too seldom: the server ends sessions after {deadline:?} of silence"
+        ));
+    }
+    for endpoint in &settings.endpoints {
+        link::probe(obedience, endpoint).await.map_err(|error| format!("{endpoint}: {error}"))?;
+    }
+    let filter = settings.log_filter.as_ref().unwrap_or(&keeper.configured_filter);
+    telemetry::set_filter(filter).map_err(|error| format!("`{filter}` is not a log filter: {error}"))?;
+    if let Err(error) = keeper.keep(settings.clone()) {
+        let held = keeper.held.borrow().as_ref().and_then(|settings| settings.log_filter.clone());
+        let _ = telemetry::set_filter(held.as_ref().unwrap_or(&keeper.configured_filter));
+        return Err(error.to_string());
+    }
+    Ok(())
+}

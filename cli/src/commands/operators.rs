@@ -1,0 +1,109 @@
+//! `writ operator`.
+
+use serde::Serialize;
+use writ_proto::admin::v1::{
+    CreateOperatorRequest, ListOperatorsRequest, Operator as Known, OperatorRole, RevokeOperatorRequest,
+};
+
+use super::PAGE;
+use crate::args::{Format, Operator, Role};
+use crate::client::Client;
+use crate::failure::Failure;
+use crate::output::{self, Rows};
+use crate::secret::NewSecretFile;
+
+#[derive(Serialize)]
+struct Row {
+    name: String,
+    role: &'static str,
+    created_at: String,
+    revoked_at: String,
+}
+
+impl Rows for Row {
+    const HEAD: &'static [&'static str] = &["NAME", "ROLE", "SINCE", "REVOKED"];
+
+    fn cells(&self) -> Vec<String> {
+        vec![self.name.clone(), self.role.to_owned(), self.created_at.clone(), self.revoked_at.clone()]
+    }
+}
+
+#[derive(Serialize)]
+struct Created {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    token: Option<String>,
+    name: String,
+    role: &'static str,
+}
+
+pub(super) async fn run(format: Format, client: &Client, verb: Operator) -> Result<(), Failure> {
+    match verb {
+        Operator::Create { name, role, token_file } => create(format, client, name, role, token_file).await,
+        Operator::List => {
+            let (mut rows, mut page_token) = (Vec::new(), String::new());
+            loop {
+                let request = ListOperatorsRequest { page_size: PAGE, page_token };
+                let page = client.operators().list(request).await?.into_inner();
+                rows.extend(page.operators.into_iter().map(row));
+                page_token = page.next_page_token;
+                if page_token.is_empty() {
+                    return output::list(format, &rows, "Nobody, which cannot be: you are one.");
+                }
+            }
+        }
+        Operator::Revoke { name } => {
+            let row = row(client.operators().revoke(RevokeOperatorRequest { name }).await?.into_inner());
+            let fields = [("name", row.name.clone()), ("revoked", row.revoked_at.clone())];
+            output::one(format, &row, &fields)
+        }
+    }
+}
+
+async fn create(
+    format: Format,
+    client: &Client,
+    name: String,
+    role: Role,
+    token_file: Option<std::path::PathBuf>,
+) -> Result<(), Failure> {
+    let file = token_file.map(NewSecretFile::check).transpose()?;
+    let wire = match role {
+        Role::Viewer => OperatorRole::Viewer,
+        Role::Operator => OperatorRole::Operator,
+        Role::KeyAdmin => OperatorRole::KeyAdmin,
+        Role::Admin => OperatorRole::Admin,
+    };
+    let request = CreateOperatorRequest { name, role: wire.into() };
+    let answer = client.operators().create(request).await?.into_inner();
+    let known = row(answer.operator.unwrap_or_default());
+    let mut created = Created { token: None, name: known.name, role: known.role };
+    let Some(file) = file else {
+        return match format {
+            Format::Table => output::text(&answer.token),
+            Format::Json => {
+                created.token = Some(answer.token);
+                output::one(format, &created, &[])
+            }
+        };
+    };
+    let path = file.write(&answer.token)?;
+    let fields = [
+        ("operator", created.name.clone()),
+        ("role", created.role.to_owned()),
+        ("token file", path.display().to_string()),
+        ("next", "hand it over with admin-ca.pem; they run: writ context add".to_owned()),
+    ];
+    output::one(format, &created, &fields)
+}
+
+fn row(known: Known) -> Row {
+    let role = match known.role() {
+        OperatorRole::Unspecified => "unknown",
+        OperatorRole::Viewer => "viewer",
+        OperatorRole::Operator => "operator",
+        OperatorRole::KeyAdmin => "key-admin",
+        OperatorRole::Admin => "admin",
+    };
+    let revoked_at = if known.revoked_at_ms == 0 { String::new() } else { output::time(known.revoked_at_ms) };
+    Row { name: known.name, role, created_at: output::time(known.created_at_ms), revoked_at }
+}

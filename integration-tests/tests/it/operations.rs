@@ -1,0 +1,304 @@
+//! Choosing agents, calling commands back, and deciding about agents.
+
+use std::path::Path;
+
+use integration_tests::fleet::{Build, Fleet, lines};
+use serde_json::Value;
+
+fn names(rows: &Value) -> Vec<&str> {
+    let mut names: Vec<_> =
+        rows.as_array().unwrap().iter().map(|row| row["name"].as_str().unwrap()).collect();
+    names.sort_unstable();
+    names
+}
+
+#[test]
+fn selectors_choose_by_labels_and_facts_and_a_dry_run_shows_the_frozen_targets() {
+    let mut fleet = Fleet::new(Build::Shipped);
+    let notes = fleet.allow("note", "echo \"$1\" >> \"$NOTES\"", "");
+    let _agents = [fleet.agent("rome"), fleet.agent("paris"), fleet.agent("oslo")];
+    for (agent, labels) in [("rome", "site=rome"), ("paris", "site=paris"), ("oslo", "site=paris")] {
+        let shown = fleet.json(&["agents", "label", agent, labels]);
+        assert_eq!(shown["labels"]["site"], labels.split_once('=').unwrap().1);
+    }
+    let _labelled = fleet.json(&["agents", "label", "oslo", "legacy=yes"]);
+    // Facts come with the report after a session began; a ping's receipt shows that it was taken.
+    let _answered = fleet.json(&["send", "ping", "--all", "--wait"]);
+
+    let selector = "os=linux,site in (paris,rome),!legacy";
+    let listed = fleet.json(&["agents", "list", "--selector", selector]);
+    assert_eq!(names(&listed), ["paris", "rome"]);
+    assert_eq!(
+        names(&fleet.json(&["agents", "list", "--selector", "hostname,name!=rome"])),
+        ["oslo", "paris"]
+    );
+    assert_eq!(
+        names(&fleet.json(&["agents", "list", "--selector", "os notin (linux),realm=default"])),
+        [""; 0]
+    );
+
+    let before = fleet.json(&["commands", "list"]).as_array().unwrap().len();
+    let send = ["send", "action", "note", "word=chosen", "--selector", selector];
+    let preview = fleet.json(&[send.as_slice(), &["--dry-run"]].concat());
+    assert_eq!((&preview["target_count"], &preview["action_class"]), (&2.into(), &"change".into()));
+    assert_eq!(preview["not_allowing"], 0);
+    assert_eq!(fleet.json(&["commands", "list"]).as_array().unwrap().len(), before, "nothing was stored");
+    assert!(lines(&notes).is_empty());
+    let refused = fleet.json(&["send", "action", "reboot", "--all", "--dry-run"]);
+    assert_eq!((&refused["action_class"], &refused["not_allowing"]), (&"destructive".into(), &3.into()));
+
+    let sent = fleet.json(&[send.as_slice(), &["--wait"]].concat());
+    let answered: Vec<_> = sent["targets"].as_array().unwrap().iter().map(|t| &t["agent_id"]).collect();
+    let frozen: Vec<_> = preview["targets"].as_array().unwrap().iter().map(|t| &t["agent_id"]).collect();
+    assert_eq!(answered, frozen, "what was shown is what was signed for");
+    assert_eq!(lines(&notes), ["chosen", "chosen"]);
+
+    for (wrong, says) in [
+        (["send", "ping", "--selector", "os in linux"], "at character 7: expected `(`"),
+        (["send", "ping", "--selector", "site=lima"], "no agent matches `site=lima`"),
+        (["agents", "label", "rome", "os=windows"], "choose another name"),
+        (["agents", "label", "rome", "_x=y"], "cannot be a label"),
+    ] {
+        let said = fleet.writ(&[wrong.as_slice(), &["--output", "json"]].concat());
+        assert!(said.code == 7 && said.stderr.contains(says), "{said:?}");
+    }
+    let gone = fleet.json(&["agents", "label", "oslo", "legacy-"]);
+    assert_eq!(gone["labels"], serde_json::json!({"site": "paris"}));
+}
+
+#[test]
+fn a_cancelled_command_is_sent_to_nobody_else() {
+    let mut fleet = Fleet::new(Build::Testing);
+    let notes = fleet.allow("note", "echo \"$1\" >> \"$NOTES\"", "");
+    fleet.agent("paris").kill();
+    let _rome = fleet.agent("rome");
+    let sent = fleet.json(&["send", "action", "note", "word=once", "--all"]);
+    let id = sent["command_id"].as_str().unwrap();
+    fleet.server().wait_for("receipt stored", |said| said["command.id"] == id);
+    let cancelled = fleet.json(&["commands", "cancel", id]);
+    assert_eq!((&cancelled["done"], &cancelled["cancelled"]), (&1.into(), &1.into()));
+    assert_ne!(cancelled["cancelled_at"], Value::Null);
+    // Waiting for it ends: nothing more is awaited.
+    let again = fleet.writ(&["send", "action", "note", "word=once", "--all", "--id", id, "--wait"]);
+    assert_eq!(again.code, 6, "{again:?}");
+    let _paris = fleet.start_agent("paris", None);
+    let _obeys = fleet.writ(&["send", "ping", "--agent", "paris", "--wait"]).ok();
+    assert_eq!(lines(&notes), ["once"]);
+    assert_eq!(fleet.json(&["commands", "cancel", id]), cancelled, "cancelling twice is cancelling once");
+    let unknown = fleet.writ(&["commands", "cancel", "0192f1c0-0000-7000-8000-00000000000f"]);
+    assert_eq!(unknown.code, 5);
+}
+
+#[test]
+fn a_stopped_agent_delays_nobody_and_obeys_when_it_goes_on() {
+    let fleet = Fleet::new(Build::Testing);
+    let (_rome, paris) = (fleet.agent("rome"), fleet.agent("paris"));
+    paris.signal("-STOP");
+    let sent = fleet.json(&["send", "ping", "--all"]);
+    let id = sent["command_id"].as_str().unwrap();
+    fleet.server().wait_for("receipt stored", |said| said["command.id"] == id);
+    let _others = fleet.writ(&["send", "ping", "--agent", "rome", "--wait"]).ok();
+    assert_eq!(fleet.json(&["commands", "show", id])["done"], 1);
+    paris.signal("-CONT");
+    fleet.server().wait_for_count("receipt stored", 3);
+    assert_eq!(fleet.json(&["commands", "show", id])["done"], 2);
+}
+
+#[test]
+fn a_removed_agent_gets_nothing_and_is_listed_as_removed_when_it_comes_back() {
+    let fleet = Fleet::new(Build::Testing);
+    let agent = fleet.agent("rome");
+    let id = fleet.agent_id("rome");
+    let removed = fleet.json(&["agents", "remove", "rome"]);
+    assert_ne!(removed["removed_at"], Value::Null);
+    agent.wait_for("no session", |said| {
+        said["error"].as_str().unwrap().contains("was removed by an operator")
+    });
+    fleet.server().wait_for("session refused: removed agent", |said| said["agent.id"] == id.as_str());
+    assert!(fleet.json(&["agents", "list"]).as_array().unwrap().is_empty());
+    assert_eq!(fleet.json(&["agents", "list", "--removed"])[0]["agent_id"], id.as_str());
+    for target in [["--agent", &id], ["--selector", "name=rome"]] {
+        let said = fleet.writ(&[["send", "ping"], target].concat());
+        assert_eq!(said.code, 7, "{said:?}");
+    }
+    let why = fleet.writ(&["why", &id]);
+    assert!(why.code == 1 && why.stdout.contains("enrol the host anew"), "{why:?}");
+}
+
+#[test]
+fn two_hosts_of_one_name_are_two_agents_and_one_takes_over_only_by_an_operators_word() {
+    let fleet = Fleet::new(Build::Testing);
+    fleet.agent("rome").kill();
+    let first = fleet.agent_id("rome");
+    let _labelled = fleet.json(&["agents", "label", "rome", "site=rome"]);
+    let _queued = fleet.json(&["send", "ping", "--all"]);
+    // The host is installed anew: another key, the same name.
+    std::fs::remove_dir_all(fleet.path("rome")).unwrap();
+    let second = fleet.enroll("rome", &fleet.token(1)).ok().json()["agent_id"].as_str().unwrap().to_owned();
+    assert_ne!(first, second);
+    let ambiguous = fleet.writ(&["send", "ping", "--agent", "rome"]);
+    assert!(ambiguous.code == 7 && ambiguous.stderr.contains("several agents are called `rome`"));
+    let agent = fleet.start_agent("rome", None);
+    assert_eq!(fleet.json(&["agents", "show", &second])["labels"], serde_json::json!({}));
+    assert_eq!(agent.count("command admitted"), 0, "what waited for the old one is not for the new one");
+
+    let approved = fleet.json(&["agents", "approve", &second, "--replaces", &first]);
+    assert_eq!(approved["labels"], serde_json::json!({"site": "rome"}));
+    let answered = fleet.json(&["send", "ping", "--agent", "rome", "--wait"]);
+    assert_eq!(answered["targets"][0]["agent_id"], second.as_str());
+    assert_eq!(fleet.json(&["agents", "list", "--removed"])[0]["agent_id"], first.as_str());
+    let nothing = fleet.writ(&["agents", "approve", &second]);
+    assert!(nothing.code == 7 && nothing.stderr.contains("nothing is held"), "{nothing:?}");
+}
+
+#[test]
+fn a_host_put_back_to_an_earlier_state_gets_nothing_until_an_operator_decides() {
+    let mut fleet = Fleet::new(Build::Testing);
+    let notes = fleet.allow("note", "echo \"$1\" >> \"$NOTES\"", "");
+    assert!(fleet.agent("rome").stop().success());
+    std::fs::copy(fleet.path("rome/journal.redb"), fleet.path("snapshot")).unwrap();
+    let agent = fleet.start_agent("rome", None);
+    let _done = fleet.writ(&["send", "action", "note", "word=one", "--all", "--wait"]).ok();
+    assert!(agent.stop().success());
+    std::fs::copy(fleet.path("snapshot"), fleet.path("rome/journal.redb")).unwrap();
+    let agent = fleet.start_agent("rome", None);
+    fleet.server().wait_for("nothing is sent to this agent until an operator decides", |_| true);
+
+    let sent = fleet.json(&["send", "action", "note", "word=two", "--all"]);
+    let why = fleet.writ(&["why", "rome", "--output", "json"]);
+    assert_eq!(why.code, 1);
+    assert!(why.json()["verdict"].as_str().unwrap().contains("put back to an earlier state"), "{why:?}");
+    assert_eq!(fleet.alerts("rewound", "").len(), 1);
+    // Restarting it changes nothing.
+    assert!(agent.stop().success());
+    let agent = fleet.start_agent("rome", None);
+    assert_eq!(agent.count("command admitted"), 0);
+    assert_eq!(fleet.json(&["agents", "show", "rome"])["queued"], 1);
+
+    let approved = fleet.json(&["agents", "approve", "rome"]);
+    assert_eq!(approved["held"], "");
+    let id = sent["command_id"].as_str().unwrap();
+    fleet.server().wait_for("receipt stored", |said| said["command.id"] == id);
+    assert_eq!(lines(&notes), ["one", "two"]);
+    assert_eq!(fleet.writ(&["why", "rome"]).code, 0);
+}
+
+#[test]
+fn two_hosts_with_one_identity_are_found_out() {
+    let fleet = Fleet::new(Build::Testing);
+    assert!(fleet.agent("rome").stop().success());
+    std::fs::create_dir(fleet.path("copy")).unwrap();
+    for entry in std::fs::read_dir(fleet.path("rome")).unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), fleet.path("copy").join(entry.file_name())).unwrap();
+    }
+    let _original = fleet.start_agent("rome", None);
+    let _done = fleet.writ(&["send", "ping", "--all", "--wait"]).ok();
+    let _copy = fleet.start_agent("copy", None);
+    fleet.server().wait_for("nothing is sent to this agent until an operator decides", |_| true);
+    assert_eq!(fleet.alerts("rewound", "").len(), 1);
+}
+
+#[test]
+fn roles_bound_what_operators_may_do_and_revoking_takes_effect_with_the_next_call() {
+    let fleet = Fleet::new(Build::Shipped);
+    let token = fleet.path("vera-token");
+    let create = ["operator", "create", "vera", "--role", "viewer", "--token-file", token.to_str().unwrap()];
+    let _created = fleet.json(&create);
+    let (ca, server) = (fleet.path("server/admin-ca.pem"), format!("localhost:{}", fleet.admin_port()));
+    let places = ["--ca", ca.to_str().unwrap(), "--token-file", token.to_str().unwrap()];
+    let _added =
+        fleet.writ(&[["context", "add", "vera", "--server", &server].as_slice(), &places].concat()).ok();
+    let _used = fleet.writ(&["context", "use", "acme"]).ok();
+    let vera = |call: &[&str]| fleet.writ(&[&["--context", "vera"], call].concat());
+
+    let _may_look = vera(&["agents", "list"]).ok();
+    for call in [
+        ["send", "ping", "--all"].as_slice(),
+        &["operator", "list"],
+        &["enroll", "token", "create"],
+        &["agents", "remove", "rome"],
+        &["commands", "cancel", "0192f1c0-0000-7000-8000-00000000000f"],
+    ] {
+        let said = vera(call);
+        assert!(said.code == 4 && said.stderr.contains("`vera` is viewer"), "{said:?}");
+    }
+    let again = fleet.writ(&["operator", "create", "vera", "--role", "admin"]);
+    assert!(again.code == 7 && again.stderr.contains("never given twice"), "{again:?}");
+    let last = fleet.writ(&["operator", "revoke", "admin"]);
+    assert!(last.code == 7 && last.stderr.contains("the last admin"), "{last:?}");
+
+    let _revoked = fleet.json(&["operator", "revoke", "vera"]);
+    let said = vera(&["agents", "list"]);
+    assert!(said.code == 4 && said.stderr.contains("does not know this token"), "{said:?}");
+    let known = fleet.json(&["operator", "list"]);
+    assert_eq!((names(&known), &known[1]["role"]), (vec!["admin", "vera"], &"viewer".into()));
+}
+
+#[test]
+fn every_call_is_in_the_log_with_its_outcome_and_a_change_in_the_middle_shows() {
+    let fleet = Fleet::new(Build::Shipped);
+    let _created = fleet.json(&["enroll", "token", "create"]);
+    assert_eq!(fleet.writ(&["send", "ping", "--agent", "nobody"]).code, 5);
+    let rows = fleet.json(&["audit", "list"]);
+    let said: Vec<_> = rows
+        .as_array()
+        .unwrap()
+        .iter()
+        .rev()
+        .map(|row| (row["method"].as_str().unwrap(), row["outcome"].as_str().unwrap()))
+        .collect();
+    assert_eq!(
+        said,
+        [
+            ("/writ.admin.v1.EnrollmentService/CreateToken", "asked"),
+            ("/writ.admin.v1.EnrollmentService/CreateToken", "ok"),
+            ("/writ.admin.v1.CommandService/Submit", "asked"),
+            ("/writ.admin.v1.CommandService/Submit", "NOT_FOUND"),
+        ]
+    );
+    assert!(rows.as_array().unwrap().iter().all(|row| row["actor"] == "admin" && row["role"] == "admin"));
+    let holds = fleet.json(&["audit", "verify"]);
+    let head = holds["head"].as_str().unwrap().to_owned();
+    let _still_there = fleet.writ(&["audit", "verify", "--known", &head]).ok();
+
+    let other = format!("{}:{}", head.split_once(':').unwrap().0, "0".repeat(64));
+    let anew = fleet.writ(&["audit", "verify", "--known", &other]);
+    assert!(anew.code == 1 && anew.stdout.contains("written anew"), "{anew:?}");
+    let cut = fleet.writ(&["audit", "verify", "--known", &format!("9999:{}", "0".repeat(64))]);
+    assert!(cut.code == 1 && cut.stdout.contains("its end was cut off"), "{cut:?}");
+
+    sqlite(
+        &fleet.path("server/writ.db"),
+        "UPDATE audit SET entry = CAST(entry || x'00' AS BLOB) WHERE sequence = 2",
+    );
+    let changed = fleet.writ(&["audit", "verify"]);
+    assert!(changed.code != 0, "{changed:?}");
+    sqlite(&fleet.path("server/writ.db"), "DELETE FROM audit WHERE sequence = 2");
+    let gone = fleet.writ(&["audit", "verify"]);
+    assert!(gone.code == 1 && gone.stdout.contains("entries between them are gone"), "{gone:?}");
+}
+
+fn sqlite(file: &Path, sql: &str) {
+    let script = "import sqlite3, sys\nwith sqlite3.connect(sys.argv[1]) as db: db.execute(sys.argv[2])\n";
+    let output = integration_tests::python::inline(script, &[file.to_str().unwrap(), sql]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn a_revoked_enrolment_token_lets_nobody_in_and_those_who_came_with_it_stay() {
+    let fleet = Fleet::new(Build::Testing);
+    let token = fleet.token(2);
+    let _first = fleet.enroll("rome", &token).ok();
+    let listed = fleet.json(&["enroll", "token", "list"]);
+    assert_eq!((&listed[0]["uses"], &listed[0]["used"]), (&2.into(), &1.into()));
+    let id = listed[0]["token_id"].as_str().unwrap();
+    let secret = std::fs::read_to_string(&token).unwrap();
+    assert!(!listed.to_string().contains(secret.trim()), "a list shows no secret");
+    let _revoked = fleet.json(&["enroll", "token", "revoke", &id[..8]]);
+    let said = fleet.enroll("paris", &token);
+    assert!(said.code == 1 && said.stderr.contains("unknown, spent or expired"), "{said:?}");
+    let _stays = fleet.start_agent("rome", None);
+    let unknown = fleet.writ(&["enroll", "token", "revoke", "00000000"]);
+    assert_eq!(unknown.code, 5, "{unknown:?}");
+}

@@ -1,0 +1,79 @@
+"""Checks an evidence file with code that is not ours: DSSE by securesystemslib, the tree from the text of RFC 9162.
+
+usage: evidence.py FILE PIN        (PIN: hex digest of a trust bundle known from elsewhere)
+"""
+
+import base64
+import hashlib
+import json
+import sys
+import uuid
+
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+from securesystemslib.dsse import Envelope
+
+import rfc9162
+from check import key_of
+from schema import message
+
+
+def verified(dsse: dict, purpose: str, name: str, keys: list, threshold: int = 1):
+    """The payload of a DSSE envelope that so many of these keys signed for this purpose, and its digest."""
+    envelope = Envelope.from_dict(dsse | {"signatures": dsse["signatures"]})
+    assert envelope.payload_type == f"application/vnd.writ.{purpose}.v1+protobuf", envelope.payload_type
+    envelope.verify(keys, threshold)
+    return message(name).FromString(envelope.payload), hashlib.sha256(envelope.pae()).digest()
+
+
+def chain_from(bundles: list, pin: bytes) -> list:
+    """Every bundle from the pinned one on, each signed by the thresholds of the one before and its own."""
+    chain = []
+    for dsse in bundles:
+        payload = base64.b64decode(dsse["payload"])
+        offered = message("TrustBundle").FromString(payload)
+        digest = hashlib.sha256(Envelope(payload, dsse["payloadType"], {}).pae()).digest()
+        if not chain and digest != pin:
+            continue
+        for bundle in [b for b, _ in chain[-1:]] + [offered]:
+            keys = [key_of(spki) for spki in bundle.authority.keys]
+            verified(dsse, "trust-bundle", "TrustBundle", keys, bundle.authority.threshold)
+        if chain:
+            assert chain[-1][1] in offered.prev and offered.version > chain[-1][0].version
+        chain.append((offered, digest))
+    assert chain, "no bundle has the pinned digest"
+    return [bundle for bundle, _ in chain]
+
+
+def signing_key(certificate: bytes):
+    public = x509.load_der_x509_certificate(certificate).public_key()
+    return key_of(public.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo))
+
+
+def main() -> None:
+    evidence = json.loads(open(sys.argv[1], "rb").read())
+    assert evidence["format"] == "writ-evidence/1"
+    chain = chain_from(evidence["bundles"], bytes.fromhex(sys.argv[2]))
+    entries = [entry for bundle in chain for entry in bundle.signing]
+    keys = list({key.keyid: key for key in (signing_key(entry.certificate) for entry in entries)}.values())
+    command, digest = verified(evidence["command"], "command", "Command", keys)
+    assert any(e.sign_from_ms <= command.issued_at_ms < e.accept_until_ms for e in entries)
+    assert command.fleet_id == chain[-1].fleet_id
+    receipts = 0
+    for target in evidence["targets"]:
+        agent = uuid.UUID(target["agent_id"]).bytes
+        path = [bytes.fromhex(h) for h in target["proof"]["path"]]
+        found = rfc9162.verify(target["proof"]["index"], command.audience.count, agent, path, command.audience.root)
+        assert found == "good", found
+        record, _ = verified(target["identity_record"], "identity-record", "IdentityRecord", keys)
+        assert record.agent_id == agent and record.fleet_id == command.fleet_id
+        if target["receipt"] is None:
+            continue
+        receipt, _ = verified(target["receipt"], "receipt", "Receipt", [key_of(record.public_key)])
+        assert receipt.agent_id == agent and receipt.command_digest == digest
+        receipts += 1
+    print(f"holds: {len(evidence['targets'])} targets, {receipts} receipts")
+
+
+if __name__ == "__main__":
+    main()

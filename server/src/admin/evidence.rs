@@ -1,0 +1,63 @@
+//! Evidence: what somebody needs to check a command and its answers without this server.
+
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+use tonic::Status;
+use writ_common::audience::AudienceTree;
+use writ_common::id::{AgentId, CommandId};
+use writ_common::wire::status::Failure;
+use writ_proto::admin::v1::{EvidenceCommand, EvidencePart, EvidenceTarget, evidence_part::Part};
+
+use crate::context::Server;
+use crate::store::{StoreError, StoredEnvelope, unavailable};
+
+/// Targets read at a time: each may bring a receipt of 320 KiB.
+const PAGE: u32 = 64;
+
+/// Sends the command with the chain, then each target; stops when nobody listens any more.
+pub(super) async fn send(
+    server: Arc<Server>,
+    id: CommandId,
+    stored: StoredEnvelope,
+    sender: mpsc::Sender<Result<EvidencePart, Status>>,
+) {
+    if let Err(failure) = parts(&server, id, stored, &sender).await {
+        let _ = sender.send(Err(failure.into())).await;
+    }
+}
+
+async fn parts(
+    server: &Server,
+    id: CommandId,
+    stored: StoredEnvelope,
+    sender: &mpsc::Sender<Result<EvidencePart, Status>>,
+) -> Result<(), Failure> {
+    let StoredEnvelope { envelope, targets, .. } = stored;
+    let bundles = server.chain.links().iter().map(|link| link.envelope.to_vec()).collect();
+    let command = EvidenceCommand { envelope: envelope.to_vec(), bundles };
+    if sender.send(Ok(EvidencePart { part: Some(Part::Command(command)) })).await.is_err() {
+        return Ok(());
+    }
+    let damaged = || unavailable(StoreError::Damaged("audience"));
+    let tree = AudienceTree::build(&targets).map_err(|_| damaged())?;
+    let mut from = 0;
+    loop {
+        let rows = server.store.evidence_targets(id, from, PAGE).await.map_err(unavailable)?;
+        let Some(last) = rows.last() else { return Ok(()) };
+        from = last.place + 1;
+        for row in rows {
+            let proof = tree.proof(row.place).ok_or_else(damaged)?;
+            let target = EvidenceTarget {
+                agent_id: AgentId::to_string(&row.agent),
+                proof_index: proof.index,
+                proof_path: proof.path.iter().map(|hash| hash.as_bytes().to_vec()).collect(),
+                identity_record: row.identity_record.to_vec(),
+                receipt: row.receipt.unwrap_or_default().to_vec(),
+            };
+            if sender.send(Ok(EvidencePart { part: Some(Part::Target(target)) })).await.is_err() {
+                return Ok(());
+            }
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! `OperatorService`.
+
+use std::sync::Arc;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use tonic::{Request, Response, Status};
+use tracing::info;
+use writ_common::id::{Digest, random_bytes};
+use writ_common::limits::MAX_NAME_BYTES;
+use writ_common::wire::status::Failure;
+use writ_proto::admin::v1::operator_service_server::OperatorService;
+use writ_proto::admin::v1::{
+    CreateOperatorRequest, CreateOperatorResponse, ListOperatorsRequest, ListOperatorsResponse, Operator,
+    OperatorRole, RevokeOperatorRequest,
+};
+use zeroize::Zeroizing;
+
+use super::page;
+use super::policy::{self, Role};
+use crate::context::Server;
+use crate::store::{AdminRow, Revoked, unavailable};
+
+/// A bearer token: 32 random bytes in a form that scanners of secrets can find.
+#[must_use]
+pub fn new_token() -> Zeroizing<String> {
+    Zeroizing::new(format!("writ-admin.{}", URL_SAFE_NO_PAD.encode(random_bytes::<32>())))
+}
+
+#[derive(Debug)]
+pub(super) struct Operators(pub(super) Arc<Server>);
+
+#[tonic::async_trait]
+impl OperatorService for Operators {
+    async fn create(
+        &self,
+        request: Request<CreateOperatorRequest>,
+    ) -> Result<Response<CreateOperatorResponse>, Status> {
+        let actor = policy::actor(&request)?;
+        let CreateOperatorRequest { name, role } = request.into_inner();
+        let is_allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '@');
+        if name.is_empty() || name.len() > MAX_NAME_BYTES || !name.chars().all(is_allowed) {
+            let text = "must have 1 to 128 letters, digits, `-`, `_`, `.` and `@`";
+            return Err(Failure::invalid("name", text).into());
+        }
+        let role = OperatorRole::try_from(role)
+            .ok()
+            .and_then(role_of)
+            .ok_or_else(|| Failure::invalid("role", "must be VIEWER, OPERATOR, KEY_ADMIN or ADMIN"))?;
+        let token = new_token();
+        let now = self.0.clock.wall();
+        let created =
+            self.0.store.create_admin(Digest::of(token.as_bytes()), name.clone(), role.stored(), now);
+        if !created.await.map_err(unavailable)? {
+            let text = format!("`{name}` exists or existed; names are never given twice, choose another");
+            return Err(Failure::exists(text).into());
+        }
+        info!(target: "audit", actor = actor.name, operator = name, role = role.as_str(), "operator created");
+        let operator =
+            Operator { name, role: shown(role).into(), created_at_ms: now.as_millis(), revoked_at_ms: 0 };
+        Ok(Response::new(CreateOperatorResponse { operator: Some(operator), token: token.to_string() }))
+    }
+
+    async fn list(
+        &self,
+        request: Request<ListOperatorsRequest>,
+    ) -> Result<Response<ListOperatorsResponse>, Status> {
+        let ListOperatorsRequest { page_size, page_token } = request.into_inner();
+        let size = page::size(page_size, 100, page::MAX_PAGE)?;
+        let rows = self.0.store.admins(&page_token, size).await.map_err(unavailable)?;
+        let next_page_token = page::next(&rows, size, |row| row.name.clone());
+        let operators = rows.into_iter().map(show).collect();
+        Ok(Response::new(ListOperatorsResponse { operators, next_page_token }))
+    }
+
+    async fn revoke(&self, request: Request<RevokeOperatorRequest>) -> Result<Response<Operator>, Status> {
+        let actor = policy::actor(&request)?;
+        let RevokeOperatorRequest { name } = request.into_inner();
+        let revoked = self.0.store.revoke_admin(name.clone(), Role::Admin.stored(), self.0.clock.wall());
+        match revoked.await.map_err(unavailable)? {
+            Revoked::Unknown => {
+                return Err(Failure::not_found(format!(
+                    "there is no operator `{name}`; see: writ operator list"
+                ))
+                .into());
+            }
+            Revoked::IsLast => {
+                let text = format!(
+                    "`{name}` is the last admin; nobody could let anybody in any more. Create another one first"
+                );
+                return Err(Failure::precondition("last_admin", text).into());
+            }
+            Revoked::Done => {}
+        }
+        info!(target: "audit", actor = actor.name, operator = name, "operator revoked");
+        let row = self.0.store.admin_named(&name).await.map_err(unavailable)?;
+        Ok(Response::new(row.map(show).unwrap_or_default()))
+    }
+}
+
+fn role_of(role: OperatorRole) -> Option<Role> {
+    match role {
+        OperatorRole::Unspecified => None,
+        OperatorRole::Viewer => Some(Role::Viewer),
+        OperatorRole::Operator => Some(Role::Operator),
+        OperatorRole::KeyAdmin => Some(Role::KeyAdmin),
+        OperatorRole::Admin => Some(Role::Admin),
+    }
+}
+
+fn shown(role: Role) -> OperatorRole {
+    match role {
+        Role::Viewer => OperatorRole::Viewer,
+        Role::Operator => OperatorRole::Operator,
+        Role::KeyAdmin => OperatorRole::KeyAdmin,
+        Role::Admin => OperatorRole::Admin,
+    }
+}
+
+fn show(row: AdminRow) -> Operator {
+    let role = Role::from_stored(row.role).map_or(OperatorRole::Unspecified, shown);
+    Operator {
+        name: row.name,
+        role: role.into(),
+        created_at_ms: row.created_at.as_millis(),
+        revoked_at_ms: row.revoked_at.as_millis(),
+    }
+}

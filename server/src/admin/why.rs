@@ -1,0 +1,151 @@
+//! Why an agent obeys or does not: liveness, standing, trust, refusals, queue and settings, each judged by itself.
+
+use writ_common::refusal::RefusalCode;
+use writ_common::time::Timestamp;
+use writ_common::trust::Keyring;
+use writ_proto::admin::v1::{Finding, FindingLevel, WhyResponse};
+
+use crate::context::Server;
+use crate::store::{AgentRow, StoreError};
+
+/// Alerts of one agent that are told of.
+const MAX_ALERTS: u32 = 8;
+
+pub(super) async fn why(server: &Server, agent: &AgentRow) -> Result<WhyResponse, StoreError> {
+    let now = server.clock.wall();
+    let mut findings = vec![
+        standing(agent),
+        liveness(server, agent, now),
+        trust(server, agent, now),
+        signing(server),
+        settings(agent, now),
+        queue(agent),
+    ];
+    for alert in server.store.alerts_of(agent.id, MAX_ALERTS).await? {
+        let next = alert.code.parse::<RefusalCode>().map_or("writ alerts", RefusalCode::cure);
+        let code = if alert.code.is_empty() { String::new() } else { format!(" {}", alert.code) };
+        findings.push(Finding {
+            check: "alerts".to_owned(),
+            level: FindingLevel::Notice.into(),
+            detail: format!("{}{code}, {} times, last {}", alert.kind, alert.count, alert.last_at),
+            next: next.to_owned(),
+        });
+    }
+    let worst = findings.iter().find(|finding| finding.level() == FindingLevel::Bad);
+    let verdict = match worst {
+        Some(Finding { check, detail, .. }) => {
+            format!("{} does not obey this server now. {check}: {detail}", agent.name)
+        }
+        None => format!("{} obeys this server.", agent.name),
+    };
+    Ok(WhyResponse { verdict, findings })
+}
+
+fn finding(check: &str, level: FindingLevel, detail: impl Into<String>, next: &str) -> Finding {
+    Finding { check: check.to_owned(), level: level.into(), detail: detail.into(), next: next.to_owned() }
+}
+
+fn ago(now: Timestamp, then: Timestamp) -> String {
+    if then == Timestamp::ZERO {
+        return "never".to_owned();
+    }
+    format!("{} s ago ({then})", now.since(then).as_secs())
+}
+
+fn standing(agent: &AgentRow) -> Finding {
+    if agent.removed_at != Timestamp::ZERO {
+        let detail = format!("it was removed at {}", agent.removed_at);
+        return finding(
+            "standing",
+            FindingLevel::Bad,
+            detail,
+            "enrol the host anew: writ enroll token create",
+        );
+    }
+    if agent.held.is_empty() {
+        return finding("standing", FindingLevel::Good, "enrolled, nothing is held", "");
+    }
+    let next = "if the host was restored on purpose: writ agents approve AGENT; if it was copied, remove it and enrol both anew";
+    finding("standing", FindingLevel::Bad, agent.held.clone(), next)
+}
+
+fn liveness(server: &Server, agent: &AgentRow, now: Timestamp) -> Finding {
+    let heard = ago(now, agent.last_contact);
+    if server.dispatcher.registry().is_connected(agent.id) {
+        return finding("liveness", FindingLevel::Good, format!("connected, last heard {heard}"), "");
+    }
+    let next = "on the host: writ-agent status says which endpoint it tries and what fails";
+    finding("liveness", FindingLevel::Bad, format!("not connected, last heard {heard}"), next)
+}
+
+fn trust(server: &Server, agent: &AgentRow, now: Timestamp) -> Finding {
+    let head = server.chain.head();
+    let held = server.chain.links().iter().find(|link| link.bundle.version == agent.bundle_version);
+    let said = ago(now, agent.reported_at);
+    let Some(held) = held else {
+        return match agent.bundle_version {
+            0 => {
+                finding("trust", FindingLevel::Notice, "it has not said yet which trust bundle it holds", "")
+            }
+            other => finding(
+                "trust",
+                FindingLevel::Bad,
+                format!("it holds trust bundle {other}, which this server does not have"),
+                "this server stands at an earlier state than the agent; restore a later backup",
+            ),
+        };
+    };
+    let signer = server.signer.entry().certificate.key().id();
+    let candidates = Keyring::new(&held.bundle, &agent.realm).candidates(now);
+    let candidate = candidates.iter().find(|candidate| candidate.key.id() == signer);
+    let obeys = candidate.map_or(Err(RefusalCode::UnknownKey), |candidate| candidate.standing);
+    let version = agent.bundle_version;
+    match obeys {
+        Err(code) => finding(
+            "trust",
+            FindingLevel::Bad,
+            format!("by its bundle {version} (said {said}) it refuses this server's key as {code}"),
+            code.cure(),
+        ),
+        Ok(()) if version < head.bundle.version => finding(
+            "trust",
+            FindingLevel::Notice,
+            format!("it obeys by bundle {version} of {} (said {said})", head.bundle.version),
+            "it gets the newer bundles when it next connects",
+        ),
+        Ok(()) => finding(
+            "trust",
+            FindingLevel::Good,
+            format!("it holds the newest bundle, {version} (said {said}), and obeys its key {signer}"),
+            "",
+        ),
+    }
+}
+
+fn signing(server: &Server) -> Finding {
+    match server.signer.now() {
+        Ok(_) => finding("signing", FindingLevel::Good, "this server signs", ""),
+        Err(error) => finding("signing", FindingLevel::Bad, error.to_string(), "writ server"),
+    }
+}
+
+fn settings(agent: &AgentRow, now: Timestamp) -> Finding {
+    let said = ago(now, agent.reported_at);
+    let detail = match agent.settings_revision {
+        0 => format!("as installed (said {said})"),
+        revision => format!("revision {revision} (said {said})"),
+    };
+    finding("settings", FindingLevel::Good, detail, "")
+}
+
+fn queue(agent: &AgentRow) -> Finding {
+    match agent.waiting {
+        0 => finding("queue", FindingLevel::Good, "no command waits for it", ""),
+        waiting => finding(
+            "queue",
+            FindingLevel::Notice,
+            format!("{waiting} commands wait for it"),
+            "writ commands list",
+        ),
+    }
+}
