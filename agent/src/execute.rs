@@ -217,11 +217,21 @@ impl Ended {
 /// Carries a plan out. `on_group` hears the process group as soon as there is one.
 pub async fn run(plan: Plan, on_group: impl FnOnce(u32) + Send) -> Ended {
     match plan.kind {
-        Kind::Ping | Kind::Settings(_) => Ended::quiet(Ending::Done, ""),
-        Kind::Inventory => match serde_json::to_vec_pretty(&host::inventory()) {
+        Kind::Process(invocation) => process::run(invocation, on_group).await,
+        Kind::Ping | Kind::Inventory | Kind::Settings(_) => run_own(&plan)
+            .unwrap_or_else(|| Ended::quiet(Ending::NotStarted, "it is not this function's to do")),
+    }
+}
+
+/// Carries out what needs no process; `None` for what does, and for settings, which [`crate::settings`] tries.
+#[must_use]
+pub fn run_own(plan: &Plan) -> Option<Ended> {
+    match plan.kind {
+        Kind::Ping => Some(Ended::quiet(Ending::Done, "")),
+        Kind::Inventory => Some(match serde_json::to_vec_pretty(&host::inventory()) {
             Ok(text) => Ended::with_output(text),
             Err(error) => Ended::quiet(Ending::Failed, error.to_string()),
-        },
-        Kind::Process(invocation) => process::run(invocation, on_group).await,
+        }),
+        Kind::Settings(_) | Kind::Process(_) => None,
     }
 }

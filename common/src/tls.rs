@@ -7,11 +7,56 @@ mod server;
 
 pub use client::{Anchors, ConnectError, Connection, connect, server_name};
 pub use issue::{IssueError, TlsAuthority, TlsLeaf};
-pub use server::{Accepted, Incoming, ServerTls, TlsSetupError, incoming};
+pub use server::{Accepted, Incoming, Peer, ServerTls, TlsSetupError, incoming};
 
-use x509_parser::prelude::{FromDer as _, X509Certificate};
+use std::net::IpAddr;
+use std::time::Duration;
+
+use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
 
 use crate::id::Digest;
+use crate::time::Timestamp;
+
+/// What a leaf says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LeafFacts {
+    /// Its host names and addresses.
+    pub names: Vec<String>,
+    /// The first moment of its validity.
+    pub not_before: Timestamp,
+    /// The last second of its validity.
+    pub not_after: Timestamp,
+}
+
+impl LeafFacts {
+    /// Reads a leaf; `None` if it is no certificate.
+    #[must_use]
+    pub fn read(certificate: &[u8]) -> Option<Self> {
+        let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
+        let alternatives = parsed.subject_alternative_name().ok()??;
+        let name = |name: &GeneralName<'_>| match name {
+            GeneralName::DNSName(name) => Some((*name).to_owned()),
+            GeneralName::IPAddress([a, b, c, d]) => Some(IpAddr::from([*a, *b, *c, *d]).to_string()),
+            GeneralName::IPAddress(bytes) => {
+                <[u8; 16]>::try_from(*bytes).ok().map(|v6| IpAddr::from(v6).to_string())
+            }
+            _ => None,
+        };
+        let seconds = |at: i64| Timestamp::ZERO + Duration::from_secs(u64::try_from(at).unwrap_or(0));
+        Some(Self {
+            names: alternatives.value.general_names.iter().filter_map(name).collect(),
+            not_before: seconds(parsed.validity().not_before.timestamp()),
+            not_after: seconds(parsed.validity().not_after.timestamp()),
+        })
+    }
+
+    /// Whether two thirds of its life are over.
+    #[must_use]
+    pub fn is_due(&self, now: Timestamp) -> bool {
+        let life = self.not_after.since(self.not_before);
+        now >= self.not_before + life * 2 / 3
+    }
+}
 
 /// SHA-256 of a certificate's SubjectPublicKeyInfo; `None` if it is no certificate.
 #[must_use]

@@ -178,6 +178,12 @@ impl Daemon {
         self.signal("-9");
     }
 
+    /// Its process.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Sends it a signal, such as `-STOP`.
     ///
     /// # Panics
@@ -301,6 +307,8 @@ pub struct Fleet {
     pub server_flags: Vec<String>,
     /// Lines added to every server's configuration.
     pub server_config: String,
+    /// What every server logs.
+    pub log_filter: String,
     /// Lines added to every agent's configuration.
     pub agent_config: String,
     actions: BTreeMap<String, String>,
@@ -332,6 +340,7 @@ impl Fleet {
             admin_port: 0,
             server_flags: Vec::new(),
             server_config: String::new(),
+            log_filter: "info".to_owned(),
             agent_config: String::new(),
             actions: BTreeMap::new(),
         };
@@ -435,8 +444,8 @@ impl Fleet {
 
     fn server_command(&self) -> Command {
         let config = format!(
-            "[listen]\nagents = \"127.0.0.1:0\"\nadmin = \"127.0.0.1:{}\"\n[log]\nformat = \"json\"\n{}",
-            self.admin_port, self.server_config
+            "[listen]\nagents = \"127.0.0.1:0\"\nadmin = \"127.0.0.1:{}\"\n[log]\nformat = \"json\"\nfilter = \"{}\"\n{}",
+            self.admin_port, self.log_filter, self.server_config
         );
         fs::write(self.path("server.toml"), config).unwrap();
         let mut command = command(&binary(&format!("writ-server{}", self.build.suffix())));
@@ -473,6 +482,14 @@ impl Fleet {
     #[must_use]
     pub fn try_server(&self) -> Daemon {
         Daemon::spawn("server", self.server_command())
+    }
+
+    /// Starts the server without waiting for it to serve; it stops at a checkpoint.
+    #[must_use]
+    pub fn try_server_at(&self, checkpoint: &Checkpoint) -> Daemon {
+        let mut command = self.server_command();
+        command.env("WRITTEST_CHECKPOINT", &checkpoint.variable);
+        Daemon::spawn("server", command)
     }
 
     /// The running server.

@@ -1,6 +1,7 @@
 //! The fleet's keys on this server: made once by `init`, read at every start.
 
 pub mod backup;
+pub mod channel;
 pub mod create;
 
 use std::path::{Path, PathBuf};

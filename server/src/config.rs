@@ -11,6 +11,9 @@ use writ_common::telemetry::LogFormat;
 /// Where the server keeps its state unless told otherwise.
 pub const DEFAULT_DATA_DIR: &str = "/var/lib/writ/server";
 
+/// A hello names at most 16 leaves: these, ours, and three we showed before.
+const MAX_PROXY_LEAVES: usize = 12;
+
 /// Everything that can be set.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -86,10 +89,12 @@ impl Config {
                 &[("text", LogFormat::Text), ("json", LogFormat::Json)],
             ),
         };
-        if config.proxy_leaves.len() >= writ_common::limits::MAX_KEYS {
+        if config.proxy_leaves.len() > MAX_PROXY_LEAVES {
             reader.problem(
                 "tls.proxy_leaves",
-                "holds more than 15; a hello names at most 16 leaves".to_owned(),
+                format!(
+                    "holds more than {MAX_PROXY_LEAVES}; a hello names at most 16 leaves, four of them ours"
+                ),
             );
         }
         reader.finish(config)

@@ -3,12 +3,14 @@
 use writ_common::id::{Digest, FleetId};
 use writ_common::shutdown::Shutdown;
 use writ_common::time::SharedClock;
+use writ_common::tls::ServerTls;
 use writ_common::trust::Chain;
 
 use crate::config::SessionSettings;
 use crate::dispatch::Dispatcher;
 use crate::sign::Signer;
 use crate::store::Store;
+use crate::throttle::Throttle;
 
 /// A running server.
 #[derive(Debug)]
@@ -23,8 +25,12 @@ pub struct Server {
     pub store: Store,
     /// Who is connected.
     pub dispatcher: Dispatcher,
-    /// Leaves agents may see: our own and those of proxies.
-    pub tls_leaf_spki_digests: Vec<Digest>,
+    /// The channel.
+    pub tls: ServerTls,
+    /// Leaves of proxies that agents may see instead of ours.
+    pub proxy_leaves: Vec<Digest>,
+    /// Enrolments that failed, by source.
+    pub failed_enrolments: Throttle,
     /// Sessions.
     pub settings: SessionSettings,
     /// Entries the audit log keeps; past it the oldest go.
@@ -33,4 +39,14 @@ pub struct Server {
     pub clock: SharedClock,
     /// The end.
     pub shutdown: Shutdown,
+}
+
+impl Server {
+    /// SHA-256 of the SubjectPublicKeyInfo of every TLS leaf this server answers for: its own, and those of its proxies.
+    #[must_use]
+    pub fn leaves(&self) -> Vec<Digest> {
+        let mut leaves = self.tls.leaf_spki_digests();
+        leaves.extend(&self.proxy_leaves);
+        leaves
+    }
 }

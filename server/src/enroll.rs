@@ -1,5 +1,6 @@
 //! Letting a new agent in: a token nobody else has, and a key it proves to hold.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -15,11 +16,29 @@ use writ_proto::v1 as proto;
 use crate::context::Server;
 use crate::store::{Admission, TokenUse, unavailable};
 
-/// Spends a token. The same token and key always give the same answer, counted once.
+/// Spends a token. The same token and key always give the same answer, counted once. An address that failed too often is
+/// answered before anything is verified or looked up.
 ///
 /// # Errors
 /// What the agent may know: strangers are not told whether a token exists.
-pub async fn enroll(server: &Arc<Server>, request: proto::EnrollRequest) -> Result<Bytes, Failure> {
+pub async fn enroll(
+    server: &Arc<Server>,
+    from: IpAddr,
+    request: proto::EnrollRequest,
+) -> Result<Bytes, Failure> {
+    if let Err(wait) = server.failed_enrolments.check(from) {
+        let text =
+            format!("too many enrolments from this address failed; wait {wait:?} and use a valid token");
+        return Err(Failure::exhausted(text));
+    }
+    let enrolled = spend(server, request).await;
+    if enrolled.is_err() {
+        server.failed_enrolments.failed(from);
+    }
+    enrolled
+}
+
+async fn spend(server: &Arc<Server>, request: proto::EnrollRequest) -> Result<Bytes, Failure> {
     let proto::EnrollRequest { token_secret, enrolment } = request;
     // The key is in the signed payload; it proves itself. Read first, believed after.
     let offered = proto::Envelope::decode(enrolment.clone())
@@ -45,7 +64,7 @@ pub async fn enroll(server: &Arc<Server>, request: proto::EnrollRequest) -> Resu
         warn!(key.id = %offered.id(), "enrolment refused: token");
         return Err(refused());
     };
-    if !server.tls_leaf_spki_digests.contains(&enrolment.tls_leaf_spki_digest) {
+    if !server.leaves().contains(&enrolment.tls_leaf_spki_digest) {
         warn!(key.id = %offered.id(), "enrolment refused: it came through a TLS leaf that is not ours");
         return Err(Failure::denied(
             "unknown_tls_leaf",

@@ -15,6 +15,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tonic::{Code, Status};
 use tracing::{debug, info};
+use writ_common::tls::Peer;
 use writ_common::wire::status::Failure;
 use writ_proto::v1::{self as proto, server_frame::Frame};
 
@@ -79,12 +80,16 @@ fn unreadable(status: &Status) -> End {
 /// Serves one stream until it ends.
 pub(crate) async fn serve(
     server: Arc<Server>,
+    peer: Option<Peer>,
     mut inbound: tonic::Streaming<proto::AgentFrame>,
     sender: mpsc::Sender<Result<proto::ServerFrame, Status>>,
 ) {
     let outbound = Outbound { sender: sender.clone(), deadline: server.settings.heartbeat_deadline };
     let end = async {
         let proven = greeting::greet(&server, &mut inbound, &outbound).await?;
+        if let Some(peer) = peer {
+            peer.proven();
+        }
         let agent = proven.agent.id;
         info!(agent.id = %agent, bundle = proven.bundle_version, "session began");
         let end = live::Live::begin(&server, proven, outbound).await?.run(&mut inbound).await;

@@ -1,16 +1,22 @@
 //! Accepting: bounded handshakes with a time-out, so that a stranger who says nothing holds nothing up.
 
+use std::collections::HashMap;
 use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
 use rustls::{ServerConfig, version};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::time::Sleep;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_stream::Stream;
@@ -27,11 +33,25 @@ const MAX_HANDSHAKES: usize = 1024;
 /// How long one may take.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A server's certificate, ready to be shown.
+/// Leaves that are still answered for after a newer one is shown: sessions may have begun under them.
+const MAX_EARLIER_LEAVES: usize = 3;
+
+/// A server's certificate, ready to be shown. Clones share it, so that a new one is shown by all ports at once.
 #[derive(Debug, Clone)]
 pub struct ServerTls {
     config: Arc<ServerConfig>,
-    leaf_spki_digest: Digest,
+    shown: Arc<Shown>,
+}
+
+/// The leaf shown now first, then earlier ones.
+#[derive(Debug)]
+struct Shown(RwLock<Vec<(Arc<CertifiedKey>, Digest)>>);
+
+impl ResolvesServerCert for Shown {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let shown = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        shown.first().map(|(leaf, _)| Arc::clone(leaf))
+    }
 }
 
 /// A certificate and key that do not work together.
@@ -51,24 +71,48 @@ impl ServerTls {
     /// # Errors
     /// When they do not.
     pub fn new(leaf: &TlsLeaf) -> Result<Self, TlsSetupError> {
-        let first = leaf.chain.first().ok_or(TlsSetupError::NotACertificate)?;
-        let leaf_spki_digest = spki_digest(first).ok_or(TlsSetupError::NotACertificate)?;
-        let chain = leaf.chain.iter().map(|der| CertificateDer::from(der.clone())).collect();
-        let key = PrivatePkcs8KeyDer::from(leaf.key.to_vec()).into();
+        let shown = Arc::new(Shown(RwLock::new(vec![certified(leaf)?])));
+        let resolver: Arc<dyn ResolvesServerCert> = Arc::<Shown>::clone(&shown);
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let mut config = ServerConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&version::TLS13])?
             .with_no_client_auth()
-            .with_single_cert(chain, key)?;
+            .with_cert_resolver(resolver);
         config.alpn_protocols = vec![b"h2".to_vec()];
-        Ok(Self { config: Arc::new(config), leaf_spki_digest })
+        Ok(Self { config: Arc::new(config), shown })
     }
 
-    /// SHA-256 of the leaf's SubjectPublicKeyInfo, as agents see it.
-    #[must_use]
-    pub const fn leaf_spki_digest(&self) -> Digest {
-        self.leaf_spki_digest
+    /// Shows another leaf from now on; connections there are stay. Returns whether it is another one.
+    ///
+    /// # Errors
+    /// When leaf and key do not belong together; then the one of before stays.
+    pub fn show(&self, leaf: &TlsLeaf) -> Result<bool, TlsSetupError> {
+        let new = certified(leaf)?;
+        let mut shown = self.shown.0.write().unwrap_or_else(PoisonError::into_inner);
+        if shown.first().is_some_and(|(held, _)| held.cert == new.0.cert) {
+            return Ok(false);
+        }
+        shown.insert(0, new);
+        shown.truncate(1 + MAX_EARLIER_LEAVES);
+        Ok(true)
     }
+
+    /// SHA-256 of the SubjectPublicKeyInfo of the leaf, and of those shown earlier, as agents saw them.
+    #[must_use]
+    pub fn leaf_spki_digests(&self) -> Vec<Digest> {
+        let shown = self.shown.0.read().unwrap_or_else(PoisonError::into_inner);
+        shown.iter().map(|(_, digest)| *digest).collect()
+    }
+}
+
+fn certified(leaf: &TlsLeaf) -> Result<(Arc<CertifiedKey>, Digest), TlsSetupError> {
+    let first = leaf.chain.first().ok_or(TlsSetupError::NotACertificate)?;
+    let digest = spki_digest(first).ok_or(TlsSetupError::NotACertificate)?;
+    let chain = leaf.chain.iter().map(|der| CertificateDer::from(der.clone())).collect();
+    let key = PrivatePkcs8KeyDer::from(leaf.key.to_vec()).into();
+    let certified = CertifiedKey::new(chain, rustls::crypto::ring::sign::any_supported_type(&key)?);
+    certified.keys_match()?;
+    Ok((Arc::new(certified), digest))
 }
 
 /// Connections of one port at once; more wait in the listener's backlog. Give the process that many open files.
@@ -78,11 +122,81 @@ const MAX_CONNECTIONS: usize = 16_384;
 #[derive(Debug)]
 pub struct Incoming(mpsc::Receiver<Accepted>);
 
+/// Connections of one address on which nobody has proven anything yet; more are closed at once. Enough for a site behind
+/// one address that comes back whole, few enough that one stranger cannot take all places.
+const MAX_ON_PROBATION: u32 = 4096;
+/// How long one may stay so.
+const PROBATION: Duration = Duration::from_secs(60);
+
 /// A connection that counts towards the bound as long as it is open.
 #[derive(Debug)]
 pub struct Accepted {
     stream: TlsStream<TcpStream>,
+    peer: Peer,
+    /// Gone once somebody proved something.
+    probation_ends: Option<Pin<Box<Sleep>>>,
     _place: OwnedSemaphorePermit,
+}
+
+/// Who is at the other end; in the extensions of every request. Clones share it.
+#[derive(Debug, Clone)]
+pub struct Peer {
+    address: SocketAddr,
+    probation: Arc<Probation>,
+}
+
+impl Peer {
+    /// Its address, perhaps a proxy's.
+    #[must_use]
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Somebody proved who they are on this connection: it may stay.
+    pub fn proven(&self) {
+        self.probation.end();
+    }
+}
+
+type Sources = Arc<Mutex<HashMap<IpAddr, u32>>>;
+
+#[derive(Debug)]
+struct Probation {
+    source: IpAddr,
+    is_over: AtomicBool,
+    sources: Sources,
+}
+
+impl Probation {
+    /// `None` when the address has as many as it may.
+    fn begin(source: IpAddr, sources: &Sources) -> Option<Self> {
+        let mut held = sources.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = held.entry(source).or_default();
+        if *count >= MAX_ON_PROBATION {
+            return None;
+        }
+        *count += 1;
+        Some(Self { source, is_over: AtomicBool::new(false), sources: Arc::clone(sources) })
+    }
+
+    fn end(&self) {
+        if self.is_over.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let mut held = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = held.get_mut(&self.source) {
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                held.remove(&self.source);
+            }
+        }
+    }
+}
+
+impl Drop for Probation {
+    fn drop(&mut self) {
+        self.end();
+    }
 }
 
 impl AsyncRead for Accepted {
@@ -91,6 +205,15 @@ impl AsyncRead for Accepted {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if self.peer.probation.is_over.load(Ordering::Acquire) {
+            self.probation_ends = None;
+        }
+        let is_over_time =
+            self.probation_ends.as_mut().is_some_and(|ends| ends.as_mut().poll(context).is_ready());
+        if is_over_time {
+            // As if the other side had hung up.
+            return Poll::Ready(Ok(()));
+        }
         Pin::new(&mut self.stream).poll_read(context, buffer)
     }
 }
@@ -126,9 +249,11 @@ impl AsyncWrite for Accepted {
 }
 
 impl Connected for Accepted {
-    type ConnectInfo = ();
+    type ConnectInfo = Peer;
 
-    fn connect_info(&self) {}
+    fn connect_info(&self) -> Peer {
+        self.peer.clone()
+    }
 }
 
 impl Stream for Incoming {
@@ -146,6 +271,7 @@ pub fn incoming(listener: TcpListener, tls: &ServerTls, shutdown: &Shutdown) -> 
     let acceptor = TlsAcceptor::from(Arc::clone(&tls.config));
     let handshakes = Arc::new(Semaphore::new(MAX_HANDSHAKES));
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let sources = Sources::default();
     let tasks = shutdown.clone();
     shutdown.spawn(async move {
         loop {
@@ -164,19 +290,100 @@ pub fn incoming(listener: TcpListener, tls: &ServerTls, shutdown: &Shutdown) -> 
                     continue;
                 }
             };
+            let Some(probation) = Probation::begin(peer.ip(), &sources) else {
+                debug!(%peer, "connection closed: too many of this address prove nothing");
+                continue;
+            };
+            let peer = Peer { address: peer, probation: Arc::new(probation) };
             let (acceptor, done) = (acceptor.clone(), done.clone());
             tasks.spawn(async move {
                 let _held_until_done = permit;
                 let _ = stream.set_nodelay(true);
                 match tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
                     Ok(Ok(stream)) => {
-                        let _ = done.send(Accepted { stream, _place: place }).await;
+                        let probation_ends = Some(Box::pin(tokio::time::sleep(PROBATION)));
+                        let _ = done.send(Accepted { stream, peer, probation_ends, _place: place }).await;
                     }
-                    Ok(Err(error)) => debug!(%peer, %error, "handshake failed"),
-                    Err(_) => debug!(%peer, "handshake took too long"),
+                    Ok(Err(error)) => debug!(peer = %peer.address, %error, "handshake failed"),
+                    Err(_) => debug!(peer = %peer.address, "handshake took too long"),
                 }
             });
         }
     });
     Incoming(connections)
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncReadExt as _;
+    use tokio_stream::StreamExt as _;
+
+    use super::*;
+    use crate::time::{Clock as _, SystemClock};
+    use crate::tls::{Anchors, LeafFacts, TlsAuthority, connect};
+
+    fn leaf() -> (TlsAuthority, TlsLeaf) {
+        let now = SystemClock::new().wall();
+        let authority = TlsAuthority::create("test", now).unwrap();
+        let leaf = authority.issue(&["localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned()], now);
+        (authority, leaf.unwrap())
+    }
+
+    #[test]
+    fn a_leaf_says_its_names_and_when_it_is_due() {
+        let (_, leaf) = leaf();
+        let facts = LeafFacts::read(&leaf.chain[0]).unwrap();
+        assert_eq!(facts.names, ["localhost", "127.0.0.1", "::1"]);
+        let day = Duration::from_secs(86_400);
+        assert!(!facts.is_due(facts.not_before + day * 243) && facts.is_due(facts.not_before + day * 244));
+    }
+
+    #[test]
+    fn a_leaf_beside_anothers_key_is_not_shown_and_earlier_ones_are_answered_for() {
+        let (authority, first) = leaf();
+        let tls = ServerTls::new(&first).unwrap();
+        let issue = || authority.issue(&["localhost".to_owned()], SystemClock::new().wall()).unwrap();
+        let (second, other) = (issue(), issue());
+        let mixed = TlsLeaf { chain: second.chain.clone(), key: other.key };
+        tls.show(&mixed).unwrap_err();
+        assert!(tls.show(&second).unwrap() && !tls.show(&second).unwrap());
+        let digest = |leaf: &TlsLeaf| spki_digest(&leaf.chain[0]).unwrap();
+        assert_eq!(tls.leaf_spki_digests(), [digest(&second), digest(&first)]);
+    }
+
+    /// The paused clock jumps ahead whenever nothing else is left to do.
+    #[tokio::test(start_paused = true)]
+    async fn who_proves_nothing_is_hung_up_on_and_who_does_is_not() {
+        let (authority, leaf) = leaf();
+        let shutdown = Shutdown::new();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let endpoint = format!("localhost:{}", listener.local_addr().unwrap().port());
+        let mut accepted = incoming(listener, &ServerTls::new(&leaf).unwrap(), &shutdown);
+        let anchors = Anchors::Authorities(vec![authority.certificate]);
+        for proves in [false, true] {
+            // The client's end lives in its channel.
+            let (connection, connected) = tokio::join!(connect(&endpoint, &anchors), accepted.next());
+            let (_connection, mut connected) = (connection.unwrap(), connected.unwrap().unwrap());
+            if proves {
+                connected.peer.proven();
+            }
+            let mut said = Vec::new();
+            // HTTP/2's first words, then nothing.
+            let ended = tokio::time::timeout(PROBATION * 2, connected.read_to_end(&mut said)).await;
+            assert_eq!(ended.is_ok(), !proves, "{said:?}");
+        }
+    }
+
+    #[test]
+    fn an_address_has_so_many_on_probation_and_places_come_back() {
+        let (sources, one) = (Sources::default(), IpAddr::from([10, 0, 0, 1]));
+        let mut held: Vec<_> =
+            (0..MAX_ON_PROBATION).map(|_| Probation::begin(one, &sources).unwrap()).collect();
+        assert!(Probation::begin(one, &sources).is_none());
+        assert!(Probation::begin(IpAddr::from([10, 0, 0, 2]), &sources).is_some());
+        held.pop().unwrap().end();
+        assert!(Probation::begin(one, &sources).is_some());
+        drop(held);
+        assert!(sources.lock().unwrap().is_empty());
+    }
 }

@@ -6,6 +6,7 @@ mod vectors;
 
 mod first_command;
 
+mod channel;
 mod enrolment;
 
 mod refused;

@@ -38,7 +38,9 @@ const MAX_TARGETS_PAGE: u32 = 200;
 /// Bytes of output shown of each target: a page of a thousand stays in bounds. The receipt holds more.
 const MAX_SHOWN_OUTPUT: usize = 16 << 10;
 /// Watching looks at most this often: a bar on a screen needs no more.
-const WATCH_INTERVAL: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_millis(50);
+/// And this much less often for each target, for a look costs that much more.
+const PAUSE_PER_TARGET: Duration = Duration::from_micros(50);
 
 #[derive(Debug)]
 pub(super) struct Commands(pub(super) Arc<Server>);
@@ -171,13 +173,11 @@ async fn changed(
     shown: &Command,
     changes: &mut broadcast::Receiver<CommandId>,
 ) -> Result<Command, Failure> {
-    tokio::time::sleep(WATCH_INTERVAL).await;
+    let targets = shown.progress.map_or(1, |progress| progress.targets);
+    let targets = u32::try_from(targets).unwrap_or(u32::MAX);
+    tokio::time::sleep(PAUSE_PER_TARGET.saturating_mul(targets).min(LONGEST_PAUSE)).await;
     loop {
-        let next = find(server, id).await?;
-        if next != *shown {
-            return Ok(next);
-        }
-        // Look again at a change, and at the latest when the command expires.
+        // Look at a change, and at the latest when the command expires.
         let remaining =
             Duration::from_millis(shown.expires_at_ms.saturating_sub(server.clock.wall().as_millis()));
         let expiry = tokio::time::sleep(remaining);
@@ -193,6 +193,10 @@ async fn changed(
                 },
                 () = &mut expiry => break,
             }
+        }
+        let next = find(server, id).await?;
+        if next != *shown {
+            return Ok(next);
         }
     }
 }

@@ -11,6 +11,7 @@ use tonic::{Code, Status};
 use tower::{Layer, Service};
 use tracing::{error, info, warn};
 use writ_common::id::Digest;
+use writ_common::tls::Peer;
 use writ_common::wire::status::Failure;
 use zeroize::Zeroizing;
 
@@ -221,6 +222,9 @@ impl Call {
             warn!(target: "audit", method, "unknown token");
             return Err(Failure::unauthenticated());
         };
+        if let Some(peer) = request.extensions().get::<Peer>() {
+            peer.proven();
+        }
         if method.starts_with("/grpc.reflection.") {
             return Ok((Self { actor, method, request: None }, request));
         }

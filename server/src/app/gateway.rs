@@ -1,10 +1,12 @@
 //! `AgentGateway`: what agents call.
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
+use writ_common::tls::Peer;
 use writ_proto::v1::agent_gateway_server::AgentGateway;
 use writ_proto::v1::{
     AgentFrame, EnrollRequest, EnrollResponse, ServerFrame, TrustChainRequest, TrustChainResponse,
@@ -19,7 +21,9 @@ pub(super) struct Gateway(pub(super) Arc<Server>);
 #[tonic::async_trait]
 impl AgentGateway for Gateway {
     async fn enroll(&self, request: Request<EnrollRequest>) -> Result<Response<EnrollResponse>, Status> {
-        let identity_record = enroll::enroll(&self.0, request.into_inner()).await?;
+        let from = peer(&request).map(|peer| peer.address().ip());
+        let from = from.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+        let identity_record = enroll::enroll(&self.0, from, request.into_inner()).await?;
         Ok(Response::new(EnrollResponse { identity_record }))
     }
 
@@ -39,9 +43,15 @@ impl AgentGateway for Gateway {
         &self,
         request: Request<Streaming<AgentFrame>>,
     ) -> Result<Response<Self::ConnectStream>, Status> {
+        let peer = peer(&request);
         let (sender, receiver) = mpsc::channel(session::MAX_FRAMES_UNDER_WAY);
         let server = Arc::clone(&self.0);
-        self.0.shutdown.spawn(session::serve(server, request.into_inner(), sender));
+        self.0.shutdown.spawn(session::serve(server, peer, request.into_inner(), sender));
         Ok(Response::new(ReceiverStream::new(receiver)))
     }
+}
+
+/// Who calls; tonic puts it there for every connection of ours.
+fn peer<T>(request: &Request<T>) -> Option<Peer> {
+    request.extensions().get::<Peer>().cloned()
 }

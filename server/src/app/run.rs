@@ -18,12 +18,13 @@ use writ_proto::v1::agent_gateway_server::AgentGatewayServer;
 use super::{Run, gateway};
 use crate::VERSION;
 use crate::admin;
-use crate::authority::{Files, read_signing_key, read_tls_leaf};
+use crate::authority::{Files, channel, read_signing_key};
 use crate::config::Config;
 use crate::context::Server;
 use crate::dispatch::Dispatcher;
 use crate::sign::Signer;
 use crate::store::Store;
+use crate::throttle::Throttle;
 
 /// How long open requests and sessions may take to end.
 const DRAIN_DEADLINE: Duration = Duration::from_secs(10);
@@ -54,8 +55,7 @@ pub(super) async fn run(options: Run, shutdown: Shutdown) -> Result<(), Fatal> {
         .await
         .map_err(|e| Fatal::caused("cannot start", &e))?;
     let server = Arc::new(load(&config, &files, store, options.accept_clock, shutdown.clone()).await?);
-    let leaf = read_tls_leaf(&files).map_err(|error| Fatal::caused("cannot start", &error))?;
-    let tls = ServerTls::new(&leaf).map_err(|error| Fatal::caused("cannot start", &error))?;
+    let tls = server.tls.clone();
 
     let agents = bind(config.listen_agents, "listen.agents").await?;
     let operators = bind(config.listen_admin, "listen.admin").await?;
@@ -76,6 +76,7 @@ pub(super) async fn run(options: Run, shutdown: Shutdown) -> Result<(), Fatal> {
     let admin_port = settings().layer(admin::policy::PolicyLayer(Arc::clone(&server))).add_routes(routes);
 
     shutdown.spawn(note_time(Arc::clone(&server)));
+    shutdown.spawn(channel::keep(Arc::clone(&server), files.clone()));
     let serving = serve(agent_port, agents.0, &tls, &shutdown);
     let administrating = serve(admin_port, operators.0, &tls, &shutdown);
     let (first, second) = tokio::join!(serving, administrating);
@@ -196,16 +197,16 @@ async fn load(
     if let Err(error) = signer.now() {
         warn!(%error, "nothing can be signed");
     }
-    let leaf = read_tls_leaf(files).map_err(|error| failed(&error))?;
-    let own = ServerTls::new(&leaf).map_err(|error| failed(&error))?.leaf_spki_digest();
-    let tls_leaf_spki_digests = std::iter::once(own).chain(config.proxy_leaves.iter().copied()).collect();
+    let tls = channel::open(files, clock.wall()).map_err(|error| failed(&error))?;
     Ok(Server {
         fleet,
         chain,
         signer,
         store,
         dispatcher: Dispatcher::new(config.session.outbox),
-        tls_leaf_spki_digests,
+        tls,
+        proxy_leaves: config.proxy_leaves.clone(),
+        failed_enrolments: Throttle::new(Arc::clone(&clock)),
         settings: config.session.clone(),
         audit_max_entries: config.audit_max_entries,
         clock,

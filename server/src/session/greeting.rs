@@ -74,7 +74,7 @@ pub(super) async fn greet(
             time,
             chain_version: head.bundle.version,
             chain_digest: head.digest,
-            tls_leaf_spki_digests: server.tls_leaf_spki_digests.clone(),
+            tls_leaf_spki_digests: server.leaves(),
             protocol: PROTOCOL,
         })
         .map_err(Failure::from)?;
@@ -118,7 +118,7 @@ pub(super) async fn greet(
         server.store.raise(impostor(detail), None, now).await.map_err(unavailable)?;
         return Err(refused().into());
     }
-    if !server.tls_leaf_spki_digests.contains(&proof.tls_leaf_spki_digest) {
+    if !server.leaves().contains(&proof.tls_leaf_spki_digest) {
         warn!(agent.id = %claimed, leaf = %proof.tls_leaf_spki_digest, "session refused: TLS leaf");
         let text = "the agent saw a TLS certificate this server does not answer for; list the proxy's in tls.proxy_leaves";
         return Err(Failure::denied("unknown_tls_leaf", text).into());

@@ -1,0 +1,60 @@
+//! The operator of the measurements: one connection to the admin port.
+
+use integration_tests::fleet::Fleet;
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::service::Interceptor;
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::Channel;
+use tonic::{Request, Status};
+use writ_common::keys::pem;
+use writ_common::tls::{Anchors, connect};
+use writ_proto::admin::v1::command_service_client::CommandServiceClient;
+use writ_proto::admin::v1::submit_request::Action;
+use writ_proto::admin::v1::{Command, GetCommandRequest, PingAction, SubmitRequest};
+
+#[derive(Clone)]
+pub(crate) struct Bearer(MetadataValue<Ascii>);
+
+impl Interceptor for Bearer {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        request.metadata_mut().insert("authorization", self.0.clone());
+        Ok(request)
+    }
+}
+
+#[derive(Clone)]
+pub(crate) struct Admin(CommandServiceClient<InterceptedService<Channel, Bearer>>);
+
+impl Admin {
+    pub(crate) async fn connect(fleet: &Fleet) -> Self {
+        let token = std::fs::read_to_string(fleet.path("server/admin-token")).unwrap();
+        let authorities =
+            pem::certificates(&std::fs::read(fleet.path("server/admin-ca.pem")).unwrap()).unwrap();
+        let endpoint = format!("localhost:{}", fleet.admin_port());
+        let connection = connect(&endpoint, &Anchors::Authorities(authorities)).await.unwrap();
+        let bearer = Bearer(format!("Bearer {}", token.trim()).parse().unwrap());
+        Self(CommandServiceClient::new(InterceptedService::new(connection.channel, bearer)))
+    }
+
+    /// Sends a ping to all agents, or to some.
+    pub(crate) async fn ping(&self, agents: Vec<String>) -> Command {
+        let request = SubmitRequest {
+            all: agents.is_empty(),
+            agents,
+            action: Some(Action::Ping(PingAction {})),
+            ..SubmitRequest::default()
+        };
+        self.0.clone().submit(request).await.unwrap().into_inner()
+    }
+
+    /// Waits until every target has answered, durably; returns how many were done.
+    pub(crate) async fn finish(&self, command: &Command) -> u64 {
+        let request = GetCommandRequest { command_id: command.command_id.clone() };
+        let mut changes = self.0.clone().watch(request).await.unwrap().into_inner();
+        let mut done = 0;
+        while let Some(shown) = changes.message().await.unwrap() {
+            done = shown.progress.unwrap().done;
+        }
+        done
+    }
+}

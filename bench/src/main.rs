@@ -1,0 +1,59 @@
+//! The records: a real server under a swarm of agents, on one machine. `make bench` runs it; RESULTS.md says what came out.
+#![allow(clippy::unwrap_used, reason = "a benchmark that cannot go on has nothing to say but why")]
+
+mod admin;
+mod measure;
+mod process;
+mod swarm;
+mod table;
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Debug, Parser)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Measure everything, print one table, write the figures to a file.
+    Run {
+        /// Agents of the greatest fan-out.
+        #[arg(long, default_value_t = 10_000)]
+        agents: usize,
+        /// Agents that come back after a kill -9.
+        #[arg(long, default_value_t = 15_000)]
+        reconnecting: usize,
+        /// Only measurements whose name contains this.
+        #[arg(long, default_value = "")]
+        only: String,
+        /// Where the figures go.
+        #[arg(long, default_value = "target/bench/results.json")]
+        results: PathBuf,
+    },
+    /// Be so many agents. Started by `run`.
+    Swarm {
+        /// How many.
+        #[arg(long)]
+        agents: usize,
+        /// File with an enrolment token for all of them.
+        #[arg(long)]
+        token_file: PathBuf,
+    },
+}
+
+fn main() {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    match Arguments::parse().command {
+        Command::Run { agents, reconnecting, only, results } => {
+            let figures = runtime.block_on(measure::all(agents, reconnecting, &only));
+            table::print(&figures);
+            table::write(&figures, &results);
+        }
+        Command::Swarm { agents, token_file } => runtime.block_on(swarm::run(agents, &token_file)),
+    }
+}

@@ -1,0 +1,261 @@
+//! What is measured, and how.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use integration_tests::fleet::{Build, Fleet};
+use ring::signature::{ED25519, Ed25519KeyPair, KeyPair as _, UnparsedPublicKey};
+use tokio::sync::Semaphore;
+
+use crate::admin::Admin;
+use crate::process::{Swarm, cpu, rss_kb};
+use crate::table::{Figure, Goal};
+
+/// Fan-outs of which the median is told.
+const FAN_OUTS: usize = 5;
+/// Commands to one real agent, one after the other.
+const LATENCIES: usize = 1000;
+/// Distinct commands, so many of them under way.
+const DISTINCT: usize = 20_000;
+const UNDER_WAY: usize = 256;
+
+#[expect(clippy::disallowed_methods, reason = "a benchmark measures the machine's own time")]
+fn now() -> Instant {
+    Instant::now()
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+fn percentile(sorted: &[f64], percent: usize) -> f64 {
+    sorted[(sorted.len() * percent / 100).min(sorted.len() - 1)]
+}
+
+#[expect(clippy::as_conversions, reason = "counts of a benchmark are far below 2^52")]
+const fn float(value: u64) -> f64 {
+    value as f64
+}
+
+fn count(value: usize) -> f64 {
+    float(u64::try_from(value).unwrap())
+}
+
+fn progress(what: &str) {
+    eprintln!("… {what}");
+}
+
+/// A new fleet whose server logs no line for each receipt.
+fn fleet() -> Fleet {
+    let mut fleet = Fleet::unmade(Build::Shipped);
+    fleet.log_filter = "writ_server=warn,writ_server::app=info".to_owned();
+    fleet.init().ok();
+    fleet.start_server(None);
+    fleet.add_context();
+    fleet
+}
+
+pub(crate) async fn all(agents: usize, reconnecting: usize, only: &str) -> Vec<Figure> {
+    let mut figures = Vec::new();
+    let wants = |name: &str| name.contains(only);
+    if wants("crypto") {
+        crypto(&mut figures);
+    }
+    if wants("latency") {
+        latency(&mut figures).await;
+    }
+    if wants("fanout") {
+        fan_out(&mut figures, agents).await;
+    }
+    if wants("reconnect") {
+        reconnect(&mut figures, reconnecting).await;
+    }
+    figures
+}
+
+fn crypto(figures: &mut Vec<Figure>) {
+    progress("one Ed25519 verification");
+    let pair = Ed25519KeyPair::from_seed_unchecked(&[7; 32]).unwrap();
+    let message = [1; 300];
+    #[expect(clippy::disallowed_methods, reason = "what is measured is the primitive itself")]
+    let signature = pair.sign(&message);
+    let key = UnparsedPublicKey::new(&ED25519, pair.public_key().as_ref().to_vec());
+    let rounds = 20_000;
+    let start = now();
+    for _ in 0..rounds {
+        #[expect(clippy::disallowed_methods, reason = "what is measured is the primitive itself")]
+        key.verify(std::hint::black_box(&message), signature.as_ref()).unwrap();
+    }
+    let each = start.elapsed().as_secs_f64() * 1e6 / float(rounds);
+    figures.push(Figure {
+        name: "ed25519_verify_us",
+        value: each,
+        unit: "µs",
+        goal: None,
+        how: format!("ring, one core, mean of {rounds}"),
+    });
+}
+
+/// One real agent with its journal on disk.
+async fn latency(figures: &mut Vec<Figure>) {
+    progress("one real agent, commands one after the other");
+    let fleet = fleet();
+    let agent = fleet.agent("rome");
+    let admin = Admin::connect(&fleet).await;
+    let mut all = Vec::with_capacity(LATENCIES);
+    for _ in 0..LATENCIES {
+        let start = now();
+        let command = admin.ping(Vec::new()).await;
+        assert_eq!(admin.finish(&command).await, 1);
+        all.push(start.elapsed().as_secs_f64() * 1e3);
+    }
+    all.sort_by(f64::total_cmp);
+    let how =
+        format!("{LATENCIES} pings, submit to durable receipt seen by a watcher; TLS, both disks synced");
+    figures.push(Figure {
+        name: "latency_p50_ms",
+        value: percentile(&all, 50),
+        unit: "ms",
+        goal: Some(Goal::AtMost(3.0)),
+        how: how.clone(),
+    });
+    figures.push(Figure { name: "latency_p99_ms", value: percentile(&all, 99), unit: "ms", goal: None, how });
+    figures.push(Figure {
+        name: "agent_rss_mb",
+        value: float(rss_kb(agent.pid())) / 1024.0,
+        unit: "MB",
+        goal: Some(Goal::AtMost(8.0)),
+        how: format!("the real agent after {LATENCIES} commands"),
+    });
+}
+
+async fn fan_out(figures: &mut Vec<Figure>, agents: usize) {
+    for agents in [1000, agents] {
+        progress(&format!("{agents} agents enrol and connect"));
+        let fleet = fleet();
+        let token = fleet.token(u32::try_from(agents).unwrap());
+        let server = fleet.server().pid();
+        let before = rss_kb(server);
+        let mut swarm = Swarm::start(agents, &token);
+        swarm.connected(agents).await;
+        let admin = Admin::connect(&fleet).await;
+        let connected = rss_kb(server);
+        progress(&format!("{FAN_OUTS} commands to all {agents}"));
+        let (mut seconds, mut micros) = (Vec::new(), Vec::new());
+        for _ in 0..FAN_OUTS {
+            let (start, spent) = (now(), cpu(server));
+            let command = admin.ping(Vec::new()).await;
+            let done = admin.finish(&command).await;
+            seconds.push(start.elapsed().as_secs_f64());
+            micros.push((cpu(server) - spent).as_secs_f64() * 1e6 / count(agents));
+            assert_eq!(done, u64::try_from(agents).unwrap(), "every receipt is signed, verified and durable");
+        }
+        let how = "median of 5: one signed ping, every receipt signed, verified and committed; TLS; agents simulated, on the same cores, journal in memory";
+        let is_great = agents > 1000;
+        figures.push(Figure {
+            name: if is_great { "fanout_10000_s" } else { "fanout_1000_s" },
+            value: median(seconds),
+            unit: "s",
+            goal: is_great.then_some(Goal::AtMost(1.0)),
+            how: format!("{agents} agents; {how}"),
+        });
+        if !is_great {
+            continue;
+        }
+        figures.push(Figure {
+            name: "server_cpu_us_per_receipt",
+            value: median(micros),
+            unit: "µs",
+            goal: figures
+                .iter()
+                .find(|figure| figure.name == "ed25519_verify_us")
+                .map(|verify| Goal::AtMost(verify.value * 2.0)),
+            how: "CPU of the server's process in that time, by receipt; the goal is two verifications"
+                .to_owned(),
+        });
+        figures.push(Figure {
+            name: "server_rss_kb_per_agent",
+            value: (float(connected) - float(before)) / count(agents),
+            unit: "KB",
+            goal: Some(Goal::AtMost(20.0)),
+            how: format!(
+                "growth of resident memory with {agents} sessions; kernel buffers of sockets are not in it"
+            ),
+        });
+        distinct(figures, &fleet, &admin).await;
+        figures.push(Figure {
+            name: "server_rss_mb_after_all",
+            value: float(rss_kb(server)) / 1024.0,
+            unit: "MB",
+            goal: None,
+            how: "the server when all of that is done".to_owned(),
+        });
+    }
+}
+
+/// Many commands, each for another agent.
+async fn distinct(figures: &mut Vec<Figure>, fleet: &Fleet, admin: &Admin) {
+    progress(&format!("{DISTINCT} distinct commands"));
+    let listed = fleet.json(&["agents", "list"]);
+    let ids: Vec<_> =
+        listed.as_array().unwrap().iter().map(|row| row["agent_id"].as_str().unwrap().to_owned()).collect();
+    let places = Arc::new(Semaphore::new(UNDER_WAY));
+    let start = now();
+    let mut tasks = tokio::task::JoinSet::new();
+    for number in 0..DISTINCT {
+        let place = Arc::clone(&places).acquire_owned().await.unwrap();
+        let (admin, id) = (admin.clone(), ids[number % ids.len()].clone());
+        tasks.spawn(async move {
+            let _place = place;
+            admin.ping(vec![id]).await
+        });
+    }
+    let commands = tasks.join_all().await;
+    let submitted = start.elapsed().as_secs_f64();
+    // Receipts come in within milliseconds of each other; asked for one by one, the last says when all were there.
+    for command in &commands {
+        assert_eq!(admin.finish(command).await, 1);
+    }
+    let all = start.elapsed().as_secs_f64();
+    figures.push(Figure {
+        name: "distinct_commands_per_s",
+        value: count(DISTINCT) / submitted,
+        unit: "/s",
+        goal: Some(Goal::AtLeast(5000.0)),
+        how: format!(
+            "{DISTINCT} submits of one target each, {UNDER_WAY} under way on one connection, each signed, audited and committed; {all:.1} s until the last receipt was looked up"
+        ),
+    });
+}
+
+async fn reconnect(figures: &mut Vec<Figure>, agents: usize) {
+    progress(&format!("{agents} agents enrol and connect"));
+    let mut fleet = fleet();
+    let token = fleet.token(u32::try_from(agents).unwrap());
+    let mut swarm = Swarm::start(agents, &token);
+    swarm.connected(agents).await;
+    progress("kill -9 of the server, and a new one");
+    let sent = Admin::connect(&fleet).await.ping(Vec::new()).await;
+    fleet.kill_server();
+    let start = now();
+    fleet.start_server(None);
+    swarm.connected(agents).await;
+    let seconds = start.elapsed().as_secs_f64();
+    fleet.add_context();
+    let admin = Admin::connect(&fleet).await;
+    let done = admin.finish(&sent).await;
+    let settled = start.elapsed().as_secs_f64();
+    let said = swarm.ask();
+    assert_eq!(done, u64::try_from(agents).unwrap(), "nothing was lost");
+    assert_eq!((&said["started"], &said["started_twice"]), (&agents.into(), &0.into()), "nothing ran twice");
+    figures.push(Figure {
+        name: "reconnect_15000_s",
+        value: seconds,
+        unit: "s",
+        goal: Some(Goal::AtMost(15.0)),
+        how: format!(
+            "{agents} agents; from the kill, the server's start included; a command sent just before was answered by all, once, {settled:.1} s after the kill"
+        ),
+    });
+}

@@ -1,0 +1,67 @@
+//! What the kernel says of a process, and the swarm's process.
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::path::Path;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::time::Duration;
+
+use serde_json::Value;
+
+/// Resident memory, KiB.
+pub(crate) fn rss_kb(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+/// CPU time of all threads so far, user and system.
+pub(crate) fn cpu(pid: u32) -> Duration {
+    let nanos: u64 = std::fs::read_dir(format!("/proc/{pid}/task"))
+        .unwrap()
+        .filter_map(|task| {
+            let schedstat = std::fs::read_to_string(task.ok()?.path().join("schedstat")).ok()?;
+            schedstat.split(' ').next()?.parse::<u64>().ok()
+        })
+        .sum();
+    Duration::from_nanos(nanos)
+}
+
+/// The swarm.
+#[derive(Debug)]
+pub(crate) struct Swarm {
+    child: Child,
+    stdin: ChildStdin,
+    stdout: BufReader<ChildStdout>,
+}
+
+impl Swarm {
+    pub(crate) fn start(agents: usize, token_file: &Path) -> Self {
+        #[expect(clippy::disallowed_methods, reason = "the swarm has a process of its own")]
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args(["swarm", "--agents", &agents.to_string(), "--token-file"]).arg(token_file);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let (stdin, stdout) = (child.stdin.take().unwrap(), BufReader::new(child.stdout.take().unwrap()));
+        Self { child, stdin, stdout }
+    }
+
+    pub(crate) fn ask(&mut self) -> Value {
+        writeln!(self.stdin, "how?").unwrap();
+        let mut line = String::new();
+        self.stdout.read_line(&mut line).unwrap();
+        serde_json::from_str(&line).unwrap()
+    }
+
+    /// Waits until so many are connected.
+    pub(crate) async fn connected(&mut self, wanted: usize) {
+        while self.ask()["connected"] != wanted {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+impl Drop for Swarm {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

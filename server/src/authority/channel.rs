@@ -1,0 +1,128 @@
+//! The channel's leaf: read again when somebody replaced it, renewed by itself before it ends, shown without a restart.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tracing::{info, warn};
+use writ_common::files::{self, FileError};
+use writ_common::keys::pem;
+use writ_common::time::Timestamp;
+use writ_common::tls::{IssueError, LeafFacts, ServerTls, TlsAuthority, TlsLeaf, TlsSetupError};
+
+use super::{Files, KeyFileError, read_tls_leaf};
+use crate::context::Server;
+
+/// How often the files are looked at, beside SIGHUP: mounted secrets change without a signal.
+const LOOK_EVERY: Duration = Duration::from_secs(60);
+
+/// Why there is no leaf to show.
+#[derive(Debug, thiserror::Error)]
+pub enum ChannelError {
+    /// A file is missing, exposed or damaged.
+    #[error(transparent)]
+    Key(#[from] KeyFileError),
+    /// A file cannot be written.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// A leaf cannot be issued.
+    #[error(transparent)]
+    Issue(#[from] IssueError),
+    /// Leaf and key do not belong together, and there is no authority to issue another.
+    #[error(transparent)]
+    Setup(#[from] TlsSetupError),
+}
+
+/// The leaf to show at the start, renewed if that is due.
+///
+/// # Errors
+/// When there is none that can be shown.
+pub fn open(files: &Files, now: Timestamp) -> Result<ServerTls, ChannelError> {
+    let leaf = read_tls_leaf(files)?;
+    match ServerTls::new(&leaf) {
+        Ok(tls) => {
+            if let Some(renewed) = renew_if_due(files, &leaf, now)? {
+                tls.show(&renewed)?;
+            }
+            Ok(tls)
+        }
+        // A crash between the two files of a renewal leaves a leaf beside another's key: issue once more.
+        Err(error) => match renew(files, &leaf, now)? {
+            Some(renewed) => Ok(ServerTls::new(&renewed)?),
+            None => Err(error.into()),
+        },
+    }
+}
+
+/// Looks at the files now and then, and at SIGHUP, until the server ends.
+pub async fn keep(server: Arc<Server>, files: Files) {
+    let Ok(mut asked) = signal(SignalKind::hangup()) else {
+        warn!("SIGHUP cannot be heard; the TLS files are looked at once a minute");
+        return;
+    };
+    let mut ticks = tokio::time::interval(LOOK_EVERY);
+    loop {
+        let look = async {
+            tokio::select! {
+                _ = asked.recv() => {}
+                _ = ticks.tick() => {}
+            }
+        };
+        if server.shutdown.unless_requested(look).await.is_none() {
+            return;
+        }
+        match look_again(&files, &server.tls, server.clock.wall()) {
+            Ok(true) => info!(leaves = ?server.tls.leaf_spki_digests(), "TLS leaf replaced"),
+            Ok(false) => {}
+            Err(error) => warn!(%error, "the TLS leaf stays as it is"),
+        }
+    }
+}
+
+fn look_again(files: &Files, tls: &ServerTls, now: Timestamp) -> Result<bool, ChannelError> {
+    let leaf = read_tls_leaf(files)?;
+    let is_replaced = tls.show(&leaf)?;
+    Ok(match renew_if_due(files, &leaf, now)? {
+        Some(renewed) => tls.show(&renewed)?,
+        None => is_replaced,
+    })
+}
+
+fn renew_if_due(files: &Files, leaf: &TlsLeaf, now: Timestamp) -> Result<Option<TlsLeaf>, ChannelError> {
+    let facts = leaf.chain.first().and_then(|first| LeafFacts::read(first));
+    let Some(facts) = facts.filter(|facts| facts.is_due(now)) else { return Ok(None) };
+    let renewed = renew(files, leaf, now)?;
+    match &renewed {
+        Some(_) => info!(ended = %facts.not_after, "TLS leaf renewed"),
+        None => warn!(
+            ends = %facts.not_after,
+            "the TLS leaf should be renewed, but its authority's key is not here; put a new tls.pem and tls.key in place"
+        ),
+    }
+    Ok(renewed)
+}
+
+/// A new leaf for the same names; `None` when the authority is not here, or did not issue the old one.
+fn renew(files: &Files, leaf: &TlsLeaf, now: Timestamp) -> Result<Option<TlsLeaf>, ChannelError> {
+    let facts = leaf.chain.first().and_then(|first| LeafFacts::read(first));
+    let text = match files::read_secret(&files.tls_ca_key()) {
+        Err(error) if error.is_missing() => return Ok(None),
+        read => read?,
+    };
+    let path = files.tls_ca_key();
+    let key = pem::private_key(&text).map_err(|source| KeyFileError::Pem { path, source })?;
+    let path = files.tls_ca();
+    let certificates =
+        pem::certificates(&files::read(&path)?).map_err(|source| KeyFileError::Pem { path, source })?;
+    let (Some(facts), Some(certificate)) = (facts, certificates.into_iter().next()) else { return Ok(None) };
+    // A leaf of somebody else's authority is theirs to renew.
+    if leaf.chain.get(1).is_some_and(|issuer| *issuer != certificate) {
+        return Ok(None);
+    }
+    let renewed = TlsAuthority { certificate, key }.issue(&facts.names, now)?;
+    let chain: String = renewed.chain.iter().map(|der| pem::encode("CERTIFICATE", der).to_string()).collect();
+    files::write_secret(&files.tls_key(), pem::encode("PRIVATE KEY", &renewed.key).as_bytes())?;
+    writ_common::checkpoint!("tls_key_renewed");
+    files::write_public(&files.tls_certificate(), chain.as_bytes())?;
+    Ok(Some(renewed))
+}
