@@ -50,6 +50,7 @@ fn progress(what: &str) {
 fn fleet() -> Fleet {
     let mut fleet = Fleet::unmade(Build::Shipped);
     fleet.log_filter = "writ_server=warn,writ_server::app=info".to_owned();
+    fleet.leave_the_road();
     fleet.init().ok();
     fleet.start_server(None);
     fleet.add_context();

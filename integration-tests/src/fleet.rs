@@ -303,6 +303,8 @@ pub struct Fleet {
     /// The server, while it runs.
     pub server: Option<Daemon>,
     admin_port: u16,
+    /// Where agents find the server without a road; 0: they take the road.
+    direct_port: u16,
     /// Flags of every server.
     pub server_flags: Vec<String>,
     /// Lines added to every server's configuration.
@@ -338,6 +340,7 @@ impl Fleet {
             road: Road::open(),
             server: None,
             admin_port: 0,
+            direct_port: 0,
             server_flags: Vec::new(),
             server_config: String::new(),
             log_filter: "info".to_owned(),
@@ -348,6 +351,15 @@ impl Fleet {
         fs::create_dir(fleet.path("actions.d")).unwrap();
         fleet.write_secret("passphrase", "correct horse battery staple\n");
         fleet
+    }
+
+    /// Agents go to the server itself: ten thousand of them are too many for a road. To be called before `init`.
+    ///
+    /// # Panics
+    /// When no port can be had.
+    pub fn leave_the_road(&mut self) {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        self.direct_port = listener.local_addr().unwrap().port();
     }
 
     /// A path in the fleet's folder.
@@ -432,7 +444,8 @@ impl Fleet {
     #[must_use]
     pub fn init_with(&self, more: &[&str]) -> Said {
         let (folder, passphrase) = (self.path("server"), self.path("passphrase"));
-        let endpoint = format!("localhost:{}", self.road.port());
+        let port = if self.direct_port == 0 { self.road.port() } else { self.direct_port };
+        let endpoint = format!("localhost:{port}");
         let arguments = ["init", "--output", "json", "--name", "acme", "--endpoint", &endpoint];
         let places =
             ["--data-dir", folder.to_str().unwrap(), "--passphrase-file", passphrase.to_str().unwrap()];
@@ -444,8 +457,8 @@ impl Fleet {
 
     fn server_command(&self) -> Command {
         let config = format!(
-            "[listen]\nagents = \"127.0.0.1:0\"\nadmin = \"127.0.0.1:{}\"\n[log]\nformat = \"json\"\nfilter = \"{}\"\n{}",
-            self.admin_port, self.log_filter, self.server_config
+            "[listen]\nagents = \"127.0.0.1:{}\"\nadmin = \"127.0.0.1:{}\"\n[log]\nformat = \"json\"\nfilter = \"{}\"\n{}",
+            self.direct_port, self.admin_port, self.log_filter, self.server_config
         );
         fs::write(self.path("server.toml"), config).unwrap();
         let mut command = command(&binary(&format!("writ-server{}", self.build.suffix())));

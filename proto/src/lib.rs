@@ -8,6 +8,8 @@
     reason = "generated code"
 )]
 
+pub mod codec;
+
 /// What agents speak, and every signed document.
 pub mod v1 {
     tonic::include_proto!("writ.v1");

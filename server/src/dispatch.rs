@@ -5,6 +5,7 @@
 //! agent delays nobody.
 
 mod registry;
+pub mod sent;
 
 pub use registry::{Ending, Line, Next, Registry, Seat};
 
@@ -109,6 +110,7 @@ pub struct Dispatcher {
     /// One rebuilding at a time: agents that come back together want the same trees.
     rebuilding: tokio::sync::Mutex<()>,
     changes: broadcast::Sender<CommandId>,
+    sent: sent::Sent,
 }
 
 impl Dispatcher {
@@ -121,6 +123,7 @@ impl Dispatcher {
             kept: Mutex::default(),
             rebuilding: tokio::sync::Mutex::default(),
             changes,
+            sent: sent::Sent::default(),
         }
     }
 
@@ -181,6 +184,12 @@ impl Dispatcher {
 
     fn kept(&self) -> std::sync::MutexGuard<'_, Kept> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Who was sent what and has not answered yet.
+    #[must_use]
+    pub const fn sent(&self) -> &sent::Sent {
+        &self.sent
     }
 
     /// Says that a command's progress changed.

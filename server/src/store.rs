@@ -1,14 +1,11 @@
-//! What must outlive the server: one SQLite file, written by one task.
-//!
-//! Writers queue; the task takes as many as wait, puts them into one transaction with a savepoint each, and
-//! answers all of them after the one commit. So a thousand receipts cost one sync of the disk, and nobody is
-//! told "stored" before it is.
+//! What must outlive the server: one SQLite file, written by one task ([`writer`]).
 
 mod agents;
 mod alerts;
 mod audit;
 mod commands;
 mod tokens;
+mod writer;
 
 pub use agents::{AgentRow, AllowList, Attribute, Contact, KnownAgent, Report, Source, Standing};
 pub use alerts::{Alarm, AlertKind, AlertRow};
@@ -20,13 +17,14 @@ pub use commands::{
 pub use tokens::{AdminRow, Admission, EnrolmentTokenRow, NewToken, Revoked, TokenUse};
 
 use std::path::Path;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use sqlx::migrate::{Migration, MigrationType, Migrator};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{Connection as _, Executor as _, Row as _, SqlSafeStr as _, SqliteConnection, SqlitePool};
+use sqlx::{Connection as _, Row as _, SqlSafeStr as _, SqliteConnection, SqlitePool};
 use tokio::sync::{mpsc, oneshot};
 use tracing::error;
 use writ_common::files::{self, FileError};
@@ -34,11 +32,7 @@ use writ_common::id::{Digest, FleetId};
 use writ_common::shutdown::Shutdown;
 use writ_common::time::Timestamp;
 use writ_common::wire::status::Failure;
-
-/// Writes that may wait. Past it, callers wait their turn: the disk sets the pace, memory stays bounded.
-const MAX_WAITING_WRITES: usize = 4096;
-/// Writes in one commit. Enough to make the sync of the disk cheap, few enough to keep latency in milliseconds.
-const MAX_BATCH: usize = 512;
+use writer::{Answer, Job, MAX_WAITING_WRITES, other, write_batches};
 
 const MIGRATIONS: &[(i64, &str, &str)] = &[
     (1, "initial", include_str!("store/0001_initial.sql")),
@@ -74,18 +68,6 @@ pub(crate) fn unavailable(error: StoreError) -> Failure {
     Failure::unavailable("the server cannot reach its store at the moment; try again, and see its log")
 }
 
-/// Gets the connection inside a transaction, or the reason why there is none.
-type Job =
-    Box<dyn for<'c> FnOnce(Result<&'c mut SqliteConnection, String>) -> BoxFuture<'c, Finished> + Send>;
-
-/// A job that ran, or could not.
-struct Finished {
-    /// Called after the commit, with the reason if there was none.
-    answer: Box<dyn FnOnce(Option<String>) + Send>,
-    /// Set when the transaction itself is in doubt, so that nothing of the batch may count.
-    broken: Option<String>,
-}
-
 /// A write that waits for its commit.
 #[derive(Debug)]
 #[must_use]
@@ -106,6 +88,7 @@ impl<T> Pending<T> {
 pub struct Store {
     reader: SqlitePool,
     writer: mpsc::Sender<Job>,
+    admins: Arc<Mutex<tokens::Admins>>,
 }
 
 impl Store {
@@ -135,7 +118,7 @@ impl Store {
             SqlitePoolOptions::new().max_connections(4).connect_with(options.read_only(true)).await?;
         let (writer, jobs) = mpsc::channel(MAX_WAITING_WRITES);
         shutdown.spawn(write_batches(connection, jobs));
-        Ok(Self { reader, writer })
+        Ok(Self { reader, writer, admins: Arc::default() })
     }
 
     /// Runs a write; returns after it is committed.
@@ -153,20 +136,12 @@ impl Store {
         T: Send + 'static,
         F: for<'c> FnOnce(&'c mut SqliteConnection) -> BoxFuture<'c, Result<T, StoreError>> + Send + 'static,
     {
+        self.send(|answer| other(work, answer)).await
+    }
+
+    async fn send<T>(&self, job: impl FnOnce(Answer<T>) -> Job) -> Result<Pending<T>, StoreError> {
         let (answer, result) = oneshot::channel();
-        let job: Job = Box::new(move |connection| {
-            Box::pin(async move {
-                let (done, broken) = match connection {
-                    Ok(connection) => in_savepoint(connection, work).await,
-                    Err(why) => (Err(StoreError::NotCommitted(why)), None),
-                };
-                let answer = Box::new(move |not_committed: Option<String>| {
-                    let _ = answer.send(not_committed.map_or(done, |why| Err(StoreError::NotCommitted(why))));
-                });
-                Finished { answer, broken }
-            })
-        });
-        self.writer.send(job).await.map_err(|_| StoreError::Closed)?;
+        self.writer.send(job(answer)).await.map_err(|_| StoreError::Closed)?;
         Ok(Pending(result))
     }
 
@@ -257,54 +232,6 @@ impl Store {
             .fetch_all(&self.reader)
             .await?;
         rows.iter().map(|row| Ok((id(row, "digest", "bundle digest")?, bytes(row, "envelope")?))).collect()
-    }
-}
-
-/// Runs a write so that its failure undoes it alone. The second value is set when even that failed: SQLite rolls a
-/// whole transaction back by itself when the disk is full, and what ran after it would stand outside of any.
-async fn in_savepoint<T, F>(
-    connection: &mut SqliteConnection,
-    work: F,
-) -> (Result<T, StoreError>, Option<String>)
-where
-    F: for<'c> FnOnce(&'c mut SqliteConnection) -> BoxFuture<'c, Result<T, StoreError>>,
-{
-    if let Err(error) = connection.execute("SAVEPOINT one").await {
-        let broken = error.to_string();
-        return (Err(error.into()), Some(broken));
-    }
-    let done = work(connection).await;
-    let end = if done.is_ok() { "RELEASE one" } else { "ROLLBACK TO one; RELEASE one" };
-    let broken = connection.execute(end).await.err().map(|error| error.to_string());
-    (done, broken)
-}
-
-/// The writer's task. Ends when every handle is gone.
-async fn write_batches(mut connection: SqliteConnection, mut jobs: mpsc::Receiver<Job>) {
-    let mut batch = Vec::new();
-    while jobs.recv_many(&mut batch, MAX_BATCH).await > 0 {
-        let mut answers = Vec::with_capacity(batch.len());
-        let mut failed = connection.execute("BEGIN IMMEDIATE").await.err().map(|error| error.to_string());
-        for job in batch.drain(..) {
-            let inside = match &failed {
-                None => Ok(&mut connection),
-                Some(why) => Err(why.clone()),
-            };
-            let Finished { answer, broken } = job(inside).await;
-            failed = failed.or(broken);
-            answers.push(answer);
-        }
-        if failed.is_none() {
-            failed = connection.execute("COMMIT").await.err().map(|error| error.to_string());
-        }
-        if let Some(error) = &failed {
-            error!(%error, "nothing of this batch is stored");
-            // There may be no transaction left to roll back; either way none is open afterwards.
-            let _ = connection.execute("ROLLBACK").await;
-        }
-        for answer in answers {
-            answer(failed.clone());
-        }
     }
 }
 

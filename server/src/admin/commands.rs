@@ -24,11 +24,11 @@ use writ_proto::admin::v1::{
 };
 use writ_proto::v1::ApplySettings;
 
-use super::submit::{self, Selection};
+use super::submit::{self, Selection, Submitted};
 use super::{evidence, page, policy, preview};
 use crate::context::Server;
 use crate::store::unavailable;
-use crate::store::{CommandRow, TargetRow, TargetState};
+use crate::store::{CommandRow, Progress as Counted, TargetRow, TargetState};
 
 const DEFAULT_LIFETIME: Duration = Duration::from_secs(3600);
 /// Agents named one by one in one request; larger sets are selected.
@@ -49,8 +49,15 @@ pub(super) struct Commands(pub(super) Arc<Server>);
 impl CommandService for Commands {
     async fn submit(&self, request: Request<SubmitRequest>) -> Result<Response<Command>, Status> {
         let actor = policy::actor(&request)?;
-        let id = submit::submit(&self.0, &actor, parse(request.into_inner())?).await?;
-        Ok(Response::new(find(&self.0, id).await?))
+        match submit::submit(&self.0, &actor, parse(request.into_inner())?).await? {
+            Submitted::Known(id) => Ok(Response::new(find(&self.0, id).await?)),
+            // What has become of it meanwhile is for `Get` and `Watch`.
+            Submitted::New(row, targets) => {
+                let targets = u64::try_from(targets).unwrap_or(u64::MAX);
+                let counted = Counted { targets, queued: targets, ..Counted::default() };
+                Ok(Response::new(show(&self.0, row, counted)))
+            }
+        }
     }
 
     async fn preview(&self, request: Request<PreviewRequest>) -> Result<Response<PreviewResponse>, Status> {
@@ -101,7 +108,8 @@ impl CommandService for Commands {
         let next_page_token = page::next(&rows, size, |row| row.sequence.to_string());
         let mut commands = Vec::with_capacity(rows.len());
         for row in rows {
-            commands.push(show(&self.0, row).await?);
+            let counted = self.0.store.progress(row.id).await.map_err(unavailable)?;
+            commands.push(show(&self.0, row, counted));
         }
         Ok(Response::new(ListCommandsResponse { commands, next_page_token }))
     }
@@ -175,7 +183,11 @@ async fn changed(
 ) -> Result<Command, Failure> {
     let targets = shown.progress.map_or(1, |progress| progress.targets);
     let targets = u32::try_from(targets).unwrap_or(u32::MAX);
-    tokio::time::sleep(PAUSE_PER_TARGET.saturating_mul(targets).min(LONGEST_PAUSE)).await;
+    let pause = PAUSE_PER_TARGET.saturating_mul(targets).min(LONGEST_PAUSE);
+    // Timers are no finer than a millisecond.
+    if pause >= Duration::from_millis(1) {
+        tokio::time::sleep(pause).await;
+    }
     loop {
         // Look at a change, and at the latest when the command expires.
         let remaining =
@@ -272,11 +284,11 @@ fn unknown(id: CommandId) -> Failure {
 
 async fn find(server: &Arc<Server>, id: CommandId) -> Result<Command, Failure> {
     let row = server.store.command(id).await.map_err(unavailable)?.ok_or_else(|| unknown(id))?;
-    show(server, row).await
+    let counted = server.store.progress(id).await.map_err(unavailable)?;
+    Ok(show(server, row, counted))
 }
 
-async fn show(server: &Arc<Server>, row: CommandRow) -> Result<Command, Failure> {
-    let counted = server.store.progress(row.id).await.map_err(unavailable)?;
+fn show(server: &Server, row: CommandRow, counted: Counted) -> Command {
     let is_over = row.expires_at <= server.clock.wall();
     let waiting = |count| if is_over { 0 } else { count };
     let progress = Progress {
@@ -289,7 +301,7 @@ async fn show(server: &Arc<Server>, row: CommandRow) -> Result<Command, Failure>
         cancelled: counted.cancelled,
         expired: if is_over { counted.queued + counted.sent } else { 0 },
     };
-    Ok(Command {
+    Command {
         command_id: row.id.to_string(),
         digest: row.digest.to_string(),
         action: row.action,
@@ -298,7 +310,7 @@ async fn show(server: &Arc<Server>, row: CommandRow) -> Result<Command, Failure>
         expires_at_ms: row.expires_at.as_millis(),
         progress: Some(progress),
         cancelled_at_ms: row.cancelled_at.as_millis(),
-    })
+    }
 }
 
 fn show_target(row: TargetRow, is_over: bool) -> Target {

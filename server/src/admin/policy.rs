@@ -258,7 +258,7 @@ impl Call {
         }
     }
 
-    async fn queue(&self, server: &Server, outcome: &str) -> Result<Pending<()>, StoreError> {
+    async fn queue(&self, server: &Server, outcome: &'static str) -> Result<Pending<()>, StoreError> {
         let Self { actor, method, request } = self;
         info!(target: "audit", method, actor = actor.name, outcome);
         let entry = NewAudit {
@@ -267,13 +267,14 @@ impl Call {
             role: actor.role.as_str(),
             method: method.clone(),
             request: *request,
-            outcome: outcome.to_owned(),
+            outcome,
+            max_entries: server.audit_max_entries,
         };
-        server.store.audit(entry, server.audit_max_entries).await
+        server.store.audit(entry).await
     }
 
     /// Without waiting for the disk. A disk that is full must not keep operators from looking; the log has the line.
-    async fn note(&self, server: &Server, outcome: &str) {
+    async fn note(&self, server: &Server, outcome: &'static str) {
         if let Err(error) = self.queue(server, outcome).await {
             error!(target: "audit", %error, method = self.method, "the call could not be audited");
         }

@@ -14,7 +14,7 @@ use crate::context::Server;
 use crate::selector::{InvalidSelector, Selector};
 use crate::sign::{CommandDraft, SignedCommand};
 use crate::store::unavailable;
-use crate::store::{AgentRow, NewCommand};
+use crate::store::{AgentRow, CommandRow, NewCommand};
 
 /// Whom a request is for.
 #[derive(Debug, Clone)]
@@ -40,20 +40,31 @@ pub struct Request {
     pub action: Action,
 }
 
+/// What a submission came to.
+#[derive(Debug)]
+pub enum Submitted {
+    /// A new command, for so many targets.
+    New(CommandRow, usize),
+    /// The same request under the same id was submitted before.
+    Known(CommandId),
+}
+
 /// Resolves, signs, stores and sends.
 ///
 /// # Errors
 /// When nobody is chosen, a name is unknown or ambiguous, an id is taken, or nothing may be signed now.
-pub async fn submit(server: &Arc<Server>, actor: &Actor, request: Request) -> Result<CommandId, Failure> {
+pub async fn submit(server: &Arc<Server>, actor: &Actor, request: Request) -> Result<Submitted, Failure> {
     let fingerprint = fingerprint(actor, &request);
     let Request { id, selection, lifetime, action } = request;
-    let id = id.unwrap_or_else(|| CommandId::generate(server.clock.wall()));
-    // Before resolving: the fleet may have grown since the first submission.
-    match server.store.request_of(id).await.map_err(unavailable)? {
-        Some(known) if known == fingerprint => return Ok(id),
-        Some(_) => return Err(taken(id)),
-        None => {}
+    if let Some(id) = id {
+        // Before resolving: the fleet may have grown since the first submission.
+        match server.store.request_of(id).await.map_err(unavailable)? {
+            Some(known) if known == fingerprint => return Ok(Submitted::Known(id)),
+            Some(_) => return Err(taken(id)),
+            None => {}
+        }
     }
+    let id = id.unwrap_or_else(|| CommandId::generate(server.clock.wall()));
     let targets = resolve(server, selection).await?;
     let draft = CommandDraft { id, targets, lifetime, requested_by: actor.name.clone(), action };
     let signed = server.signer.command(draft)?;
@@ -68,7 +79,7 @@ async fn record_and_send(
     signed: SignedCommand,
     fingerprint: Digest,
     actor: String,
-) -> Result<CommandId, Failure> {
+) -> Result<Submitted, Failure> {
     let SignedCommand { command, envelope, targets, tree } = signed;
     let id = command.id;
     let new = NewCommand {
@@ -82,17 +93,28 @@ async fn record_and_send(
         expires_at: command.window.expires_at,
         targets: targets.clone(),
     };
+    let row = CommandRow {
+        sequence: 0,
+        id,
+        digest: new.digest,
+        action: new.action.clone(),
+        requested_by: new.requested_by.clone(),
+        issued_at: new.issued_at,
+        expires_at: new.expires_at,
+        cancelled_at: Timestamp::ZERO,
+    };
     let recorded = server.store.record_command(new).await.map_err(unavailable)?.ok_or_else(|| taken(id))?;
     writ_common::checkpoint!("command_stored");
-    if recorded.is_new() {
-        info!(
-            target: "audit",
-            { command.id = %id, actor, action = command.action.describe(), targets = targets.len() },
-            "command recorded"
-        );
-        server.dispatcher.announce(&recorded, envelope.bytes().clone(), tree, &targets);
+    if !recorded.is_new() {
+        return Ok(Submitted::Known(id));
     }
-    Ok(id)
+    info!(
+        target: "audit",
+        { command.id = %id, actor, action = row.action, targets = targets.len() },
+        "command recorded"
+    );
+    server.dispatcher.announce(&recorded, envelope.bytes().clone(), tree, &targets);
+    Ok(Submitted::New(row, targets.len()))
 }
 
 fn taken(id: CommandId) -> Failure {
@@ -120,12 +142,12 @@ pub async fn resolve(server: &Arc<Server>, selection: Selection) -> Result<Vec<A
         Selection::Named(names) => {
             let mut ids = Vec::with_capacity(names.len());
             for name in names {
-                let agent = find_agent(server, &name).await?;
-                if agent.removed_at != Timestamp::ZERO {
+                let (agent, is_removed) = find_target(server, &name).await?;
+                if is_removed {
                     let text = format!("`{name}` was removed; nothing is sent to it any more");
                     return Err(Failure::precondition("agent_removed", text));
                 }
-                ids.push(agent.id);
+                ids.push(agent);
             }
             ids
         }
@@ -139,6 +161,17 @@ pub async fn resolve(server: &Arc<Server>, selection: Selection) -> Result<Vec<A
     ids.sort_unstable();
     ids.dedup();
     Ok(ids)
+}
+
+/// The same as [`find_agent`] without everything else that is known of it: thousands are named in a second.
+async fn find_target(server: &Arc<Server>, text: &str) -> Result<(AgentId, bool), Failure> {
+    if let Ok(id) = text.parse::<AgentId>()
+        && let Some(known) = server.store.known_agent(id).await.map_err(unavailable)?
+    {
+        return Ok((id, known.is_removed));
+    }
+    let found = find_agent(server, text).await?;
+    Ok((found.id, found.removed_at != Timestamp::ZERO))
 }
 
 /// An agent by id or unique name.

@@ -21,7 +21,7 @@ use crate::admin;
 use crate::authority::{Files, channel, read_signing_key};
 use crate::config::Config;
 use crate::context::Server;
-use crate::dispatch::Dispatcher;
+use crate::dispatch::{Dispatcher, sent};
 use crate::sign::Signer;
 use crate::store::Store;
 use crate::throttle::Throttle;
@@ -76,6 +76,7 @@ pub(super) async fn run(options: Run, shutdown: Shutdown) -> Result<(), Fatal> {
     let admin_port = settings().layer(admin::policy::PolicyLayer(Arc::clone(&server))).add_routes(routes);
 
     shutdown.spawn(note_time(Arc::clone(&server)));
+    shutdown.spawn(sent::note(Arc::clone(&server)));
     shutdown.spawn(channel::keep(Arc::clone(&server), files.clone()));
     let serving = serve(agent_port, agents.0, &tls, &shutdown);
     let administrating = serve(admin_port, operators.0, &tls, &shutdown);

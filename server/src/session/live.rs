@@ -1,10 +1,9 @@
 //! A proven session: bundles and commands down, answers and refusals up.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::task::JoinHandle;
 use tracing::{debug, warn};
 use writ_common::command::ActionClass;
 use writ_common::facts::FACTS;
@@ -37,16 +36,13 @@ pub(super) struct Live<'a> {
     /// How often each command was handed to this stream. An agent that saw more deliveries was sent some by
     /// somebody else (protocol.md §7.4).
     deliveries: HashMap<CommandId, u32>,
-    /// Those of them that are not answered yet.
-    unanswered: HashSet<CommandId>,
+    /// Those of them that are not answered yet, with this agent's place.
+    unanswered: HashMap<CommandId, u32>,
     /// Whether commands wait in the store until some are answered.
     is_held_back: bool,
     reconciled: tokio::time::Instant,
     /// The greatest counter its journal has shown.
     journal_counter: u64,
-    /// Commands handed over whose state "sent" is not noted yet, and the note under way.
-    unnoted: Vec<CommandId>,
-    noting: Option<JoinHandle<()>>,
 }
 
 impl<'a> Live<'a> {
@@ -75,12 +71,10 @@ impl<'a> Live<'a> {
             outbound,
             seat,
             deliveries: HashMap::new(),
-            unanswered: HashSet::new(),
+            unanswered: HashMap::new(),
             is_held_back: false,
             reconciled: tokio::time::Instant::now(),
             journal_counter: 0,
-            unnoted: Vec::new(),
-            noting: None,
         })
     }
 
@@ -98,7 +92,6 @@ impl<'a> Live<'a> {
                 self.is_held_back = false;
                 self.seat.line.look_into_store();
             }
-            self.note_sent();
             if self.deliveries.len() >= MAX_COUNTED_DELIVERIES {
                 return self.come_back(Duration::ZERO, "too many commands on one stream").await;
             }
@@ -121,7 +114,6 @@ impl<'a> Live<'a> {
                     Next::End(Ending::Replaced) => return self.come_back(REPLACED_BACKOFF, "the agent opened another session").await,
                     Next::End(Ending::Decided) => return self.come_back(Duration::ZERO, "an operator decided about this agent").await,
                 },
-                () = finished(&mut self.noting), if !self.unnoted.is_empty() => {}
                 () = tokio::time::sleep_until(last_heard + deadline) => {
                     return Err(Failure::silent(format!("the agent said nothing for {deadline:?}")).into());
                 }
@@ -166,30 +158,15 @@ impl<'a> Live<'a> {
         }
         let Some(proof) = outgoing.proof(place) else { return Ok(()) };
         self.deliveries.insert(outgoing.id(), 1);
-        self.unanswered.insert(outgoing.id());
+        self.unanswered.insert(outgoing.id(), place);
         let delivery = proto::Delivery {
             envelope: outgoing.envelope().clone(),
             proof: Some((&proof).into()),
             approvals: Vec::new(),
         };
         self.outbound.send(Frame::Delivery(delivery)).await?;
-        self.unnoted.push(outgoing.id());
+        self.server.dispatcher.sent().sent(outgoing.id(), place);
         Ok(())
-    }
-
-    /// Notes what was sent, one write at a time. For people only: a crash that loses it makes "sent" read "queued".
-    fn note_sent(&mut self) {
-        let is_noting = self.noting.as_ref().is_some_and(|noting| !noting.is_finished());
-        if self.unnoted.is_empty() || is_noting {
-            return;
-        }
-        let (server, agent, commands) =
-            (Arc::clone(self.server), self.agent.id, std::mem::take(&mut self.unnoted));
-        self.noting = Some(self.server.shutdown.spawn(async move {
-            if server.store.note_sent(agent, commands.clone()).await.is_ok() {
-                commands.into_iter().for_each(|command| server.dispatcher.changed(command));
-            }
-        }));
     }
 
     async fn receive(&mut self, frame: agent_frame::Frame) -> Result<(), End> {
@@ -238,7 +215,9 @@ impl<'a> Live<'a> {
         let now = self.server.clock.wall();
         // protocol.md §7.4: the agent counted more deliveries on this stream than were made. An unsolicited
         // receipt has its own alert.
-        self.unanswered.remove(&command);
+        if let Some(place) = self.unanswered.remove(&command) {
+            self.server.dispatcher.sent().answered(command, place);
+        }
         let is_tombstone = receipt.is_empty();
         let made = self.deliveries.get(&command).copied().unwrap_or(0);
         let mut is_replay = deliveries > made;
@@ -320,14 +299,6 @@ impl<'a> Live<'a> {
         self.outbound.send(Frame::ComeBack(frame)).await?;
         Err(End::Drained)
     }
-}
-
-/// Waits for the note under way.
-async fn finished(noting: &mut Option<JoinHandle<()>>) {
-    if let Some(noting) = noting.as_mut() {
-        let _ = noting.await;
-    }
-    *noting = None;
 }
 
 /// The bundles after a version, as many as fit one frame, and whether there are more.

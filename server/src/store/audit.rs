@@ -1,12 +1,16 @@
 //! Who asked for what: a chain in which each entry carries the hash of the one before it.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use prost::Message as _;
-use sqlx::SqliteConnection;
+use sqlx::{QueryBuilder, Sqlite, SqliteConnection};
 use writ_common::id::Digest;
 use writ_common::time::Timestamp;
 use writ_proto::admin::v1::AuditEntry;
 
+use super::writer::Job;
 use super::{Pending, Store, StoreError, bytes, id, integer, unsigned};
 
 /// A call, ready to be recorded.
@@ -23,7 +27,9 @@ pub struct NewAudit {
     /// SHA-256 of the request; `None` for streams.
     pub request: Option<Digest>,
     /// `asked`, `ok`, or a gRPC status.
-    pub outcome: String,
+    pub outcome: &'static str,
+    /// Entries to keep; past it the oldest go.
+    pub max_entries: u64,
 }
 
 /// An entry with its hash.
@@ -42,9 +48,8 @@ impl Store {
     ///
     /// # Errors
     /// When the server is shutting down.
-    pub async fn audit(&self, call: NewAudit, max_entries: u64) -> Result<Pending<()>, StoreError> {
-        self.queue(move |connection| Box::pin(async move { append(connection, call, max_entries).await }))
-            .await
+    pub async fn audit(&self, call: NewAudit) -> Result<Pending<()>, StoreError> {
+        self.send(|answer| Job::Audit(call, answer)).await
     }
 
     /// A page of the log: after a number, oldest first; or before one, newest first.
@@ -76,41 +81,49 @@ impl Store {
     }
 }
 
-async fn append(
+/// Appends calls in their order.
+pub(super) fn append(
     connection: &mut SqliteConnection,
-    call: NewAudit,
-    max_entries: u64,
-) -> Result<(), StoreError> {
-    let last = sqlx::query("SELECT sequence, hash FROM audit ORDER BY sequence DESC LIMIT 1")
-        .fetch_optional(&mut *connection)
-        .await?;
-    let (last, before) = match last {
-        Some(row) => (unsigned(&row, "sequence")?, id(&row, "hash", "audit hash")?),
-        None => (0, Digest::from_bytes([0; 32])),
-    };
-    let NewAudit { at, actor, role, method, request, outcome } = call;
-    let sequence = last + 1;
-    let entry = AuditEntry {
-        sequence,
-        at_ms: at.as_millis(),
-        actor,
-        role: role.to_owned(),
-        method,
-        request_digest: request.map_or_else(Vec::new, |digest| digest.as_bytes().to_vec()),
-        outcome,
+    calls: Arc<Vec<NewAudit>>,
+) -> BoxFuture<'_, Result<Vec<()>, StoreError>> {
+    Box::pin(async move {
+        let last = sqlx::query("SELECT sequence, hash FROM audit ORDER BY sequence DESC LIMIT 1")
+            .fetch_optional(&mut *connection)
+            .await?;
+        let (mut sequence, mut hash) = match last {
+            Some(row) => (unsigned(&row, "sequence")?, id(&row, "hash", "audit hash")?),
+            None => (0, Digest::from_bytes([0; 32])),
+        };
+        let mut insert = QueryBuilder::<Sqlite>::new("INSERT INTO audit (sequence, entry, hash) ");
+        insert.push_values(calls.iter(), |mut row, call| {
+            sequence += 1;
+            let entry = call.entry(sequence).encode_to_vec();
+            hash = Digest::of(&[hash.as_bytes().as_slice(), &entry].concat());
+            row.push_bind(integer(sequence)).push_bind(entry).push_bind(hash.as_bytes().to_vec());
+        });
+        insert.build().persistent(false).execute(&mut *connection).await?;
+        // The oldest go; the chain of the rest stands, from the hash of the last one that went.
+        let most = calls.iter().map(|call| call.max_entries).min().unwrap_or(u64::MAX);
+        if sequence > most {
+            sqlx::query("DELETE FROM audit WHERE sequence <= $1")
+                .bind(integer(sequence - most))
+                .execute(connection)
+                .await?;
+        }
+        Ok(vec![(); calls.len()])
+    })
+}
+
+impl NewAudit {
+    fn entry(&self, sequence: u64) -> AuditEntry {
+        AuditEntry {
+            sequence,
+            at_ms: self.at.as_millis(),
+            actor: self.actor.clone(),
+            role: self.role.to_owned(),
+            method: self.method.clone(),
+            request_digest: self.request.map_or_else(Vec::new, |digest| digest.as_bytes().to_vec()),
+            outcome: self.outcome.to_owned(),
+        }
     }
-    .encode_to_vec();
-    let hash = Digest::of(&[before.as_bytes().as_slice(), &entry].concat());
-    sqlx::query("INSERT INTO audit VALUES ($1, $2, $3)")
-        .bind(integer(sequence))
-        .bind(entry)
-        .bind(hash.as_bytes().as_slice())
-        .execute(&mut *connection)
-        .await?;
-    // The oldest go; the chain of the rest stands, from the hash of the last one that went.
-    sqlx::query("DELETE FROM audit WHERE sequence <= $1")
-        .bind(integer(sequence.saturating_sub(max_entries)))
-        .execute(connection)
-        .await?;
-    Ok(())
 }

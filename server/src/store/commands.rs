@@ -1,16 +1,21 @@
 //! Commands, their targets and the receipts that answer them.
 
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{QueryBuilder, Row as _, Sqlite, SqliteConnection};
 use writ_common::id::{AgentId, CommandId, Digest};
 use writ_common::time::Timestamp;
 
 use super::alerts::{keep_evidence, raise};
+use super::writer::Job;
 use super::{Alarm, AlertKind, Store, StoreError, bytes, id, integer, time, unsigned};
 
 /// A signed command, ready to be recorded.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct NewCommand {
     /// Its id.
     pub id: CommandId,
@@ -206,7 +211,7 @@ impl Store {
     /// # Errors
     /// When the database fails; then nothing is stored.
     pub async fn record_command(&self, command: NewCommand) -> Result<Option<RecordedCommand>, StoreError> {
-        self.write(move |connection| Box::pin(async move { record(connection, command).await })).await
+        self.send(|answer| Job::Command(command, answer)).await?.committed().await
     }
 
     /// The request an id was used for.
@@ -425,22 +430,25 @@ impl Store {
         Ok(Some(StoredEnvelope { envelope: bytes(&row, "envelope")?, targets: ids, is_cancelled }))
     }
 
-    /// Records that a command was handed to an agent's stream. For people: a crash may lose it.
+    /// Records that a command was handed to the streams of the agents at these places. For people: a crash may lose it.
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn note_sent(&self, agent: AgentId, commands: Vec<CommandId>) -> Result<(), StoreError> {
+    pub async fn note_sent(&self, command: CommandId, places: Vec<u32>) -> Result<(), StoreError> {
         self.write(move |connection| {
             Box::pin(async move {
-                for command in commands {
-                    sqlx::query(
-                        "UPDATE targets SET state = 1 WHERE agent_id = $1 AND state IN (0, 5)
-                         AND command = (SELECT sequence FROM commands WHERE command_id = $2)",
-                    )
-                    .bind(agent.as_bytes().as_slice())
-                    .bind(command.as_bytes().as_slice())
-                    .execute(&mut *connection)
-                    .await?;
+                for chunk in places.chunks(8192) {
+                    let mut update = QueryBuilder::<Sqlite>::new(
+                        "UPDATE targets SET state = 1 WHERE state IN (0, 5)
+                         AND command = (SELECT sequence FROM commands WHERE command_id = ",
+                    );
+                    update.push_bind(command.as_bytes().to_vec()).push(") AND place IN (");
+                    let mut list = update.separated(", ");
+                    chunk.iter().for_each(|place| {
+                        list.push_bind(i64::from(*place));
+                    });
+                    update.push(")");
+                    update.build().persistent(false).execute(&mut *connection).await?;
                 }
                 Ok(())
             })
@@ -469,12 +477,12 @@ impl Store {
     /// # Errors
     /// When the database fails; then nothing is stored and the agent keeps its receipt.
     pub async fn record_receipt(&self, receipt: NewReceipt) -> Result<ReceiptFate, StoreError> {
-        self.write(move |connection| Box::pin(async move { record_receipt(connection, receipt).await })).await
+        self.send(|answer| Job::Receipt(receipt, answer)).await?.committed().await
     }
 }
 
 /// A verified receipt, ready to be recorded.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct NewReceipt {
     /// The command's id.
     pub command: CommandId,
@@ -494,45 +502,156 @@ pub struct NewReceipt {
     pub now: Timestamp,
 }
 
-async fn record(
+/// Records commands; `None` for one whose id is taken by a different request.
+pub(super) fn record(
     connection: &mut SqliteConnection,
-    command: NewCommand,
-) -> Result<Option<RecordedCommand>, StoreError> {
-    let known = sqlx::query("SELECT request_digest FROM commands WHERE command_id = $1")
-        .bind(command.id.as_bytes().as_slice())
-        .fetch_optional(&mut *connection)
-        .await?;
-    if let Some(row) = known {
-        let request: Digest = id(&row, "request_digest", "request digest")?;
-        let is_same = request == command.request_digest;
-        return Ok(is_same.then_some(RecordedCommand { id: command.id, is_new: false }));
-    }
-    let row = sqlx::query(
-        "INSERT INTO commands (command_id, digest, request_digest, envelope, action, requested_by, issued_at, expires_at)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8) RETURNING sequence",
-    )
-    .bind(command.id.as_bytes().as_slice())
-    .bind(command.digest.as_bytes().as_slice())
-    .bind(command.request_digest.as_bytes().as_slice())
-    .bind(command.envelope.as_ref())
-    .bind(command.action)
-    .bind(command.requested_by)
-    .bind(integer(command.issued_at.as_millis()))
-    .bind(integer(command.expires_at.as_millis()))
-    .fetch_one(&mut *connection)
-    .await?;
-    let sequence: i64 = row.try_get("sequence")?;
-    // SQLite takes at most 32 766 parameters in one statement; three are used a row.
-    let mut place = 0_i64;
-    for chunk in command.targets.chunks(8192) {
-        let mut insert = QueryBuilder::<Sqlite>::new("INSERT INTO targets (command, place, agent_id) ");
-        insert.push_values(chunk, |mut row, agent| {
-            row.push_bind(sequence).push_bind(place).push_bind(agent.as_bytes().to_vec());
-            place += 1;
+    new: Arc<Vec<NewCommand>>,
+) -> BoxFuture<'_, Result<Vec<Option<RecordedCommand>>, StoreError>> {
+    Box::pin(async move {
+        let mut insert = QueryBuilder::<Sqlite>::new(
+            "INSERT INTO commands (command_id, digest, request_digest, envelope, action, requested_by, issued_at, expires_at) ",
+        );
+        insert.push_values(new.iter(), |mut row, command| {
+            row.push_bind(command.id.as_bytes().to_vec())
+                .push_bind(command.digest.as_bytes().to_vec())
+                .push_bind(command.request_digest.as_bytes().to_vec())
+                .push_bind(command.envelope.to_vec())
+                .push_bind(command.action.clone())
+                .push_bind(command.requested_by.clone())
+                .push_bind(integer(command.issued_at.as_millis()))
+                .push_bind(integer(command.expires_at.as_millis()));
         });
-        insert.build().execute(&mut *connection).await?;
+        insert.push(" ON CONFLICT (command_id) DO NOTHING RETURNING command_id, request_digest, sequence");
+        let rows = insert.build().persistent(false).fetch_all(&mut *connection).await?;
+        let mut sequences = HashMap::with_capacity(rows.len());
+        for row in &rows {
+            let id: CommandId = id(row, "command_id", "command id")?;
+            sequences.insert(id, row.try_get::<i64, _>("sequence")?);
+        }
+        let mut targets = Vec::new();
+        let mut recorded = Vec::with_capacity(new.len());
+        for command in new.iter() {
+            // The first of two with one id in one batch is the one that was inserted.
+            if let Some(sequence) = sequences.remove(&command.id) {
+                targets
+                    .extend((0_i64..).zip(&command.targets).map(|(place, agent)| (sequence, place, *agent)));
+                recorded.push(Some(RecordedCommand { id: command.id, is_new: true }));
+                continue;
+            }
+            let known = sqlx::query("SELECT request_digest FROM commands WHERE command_id = $1")
+                .bind(command.id.as_bytes().to_vec())
+                .fetch_one(&mut *connection)
+                .await?;
+            let request: Digest = id(&known, "request_digest", "request digest")?;
+            let is_same = request == command.request_digest;
+            recorded.push(is_same.then_some(RecordedCommand { id: command.id, is_new: false }));
+        }
+        // SQLite takes at most 32 766 parameters in one statement; three are used a row.
+        for chunk in targets.chunks(8192) {
+            let mut insert = QueryBuilder::<Sqlite>::new("INSERT INTO targets (command, place, agent_id) ");
+            insert.push_values(chunk, |mut row, (sequence, place, agent)| {
+                row.push_bind(*sequence).push_bind(*place).push_bind(agent.as_bytes().to_vec());
+            });
+            insert.build().persistent(false).execute(&mut *connection).await?;
+        }
+        Ok(recorded)
+    })
+}
+
+/// Where a receipt belongs.
+struct Place {
+    sequence: i64,
+    place: i64,
+    is_answered: bool,
+}
+
+/// Records verified receipts: those that are the first of their command and agent all together, the rest one by one.
+pub(super) fn record_receipts(
+    connection: &mut SqliteConnection,
+    new: Arc<Vec<NewReceipt>>,
+) -> BoxFuture<'_, Result<Vec<ReceiptFate>, StoreError>> {
+    Box::pin(async move {
+        let places = find_places(connection, &new).await?;
+        let (mut firsts, mut rest) = (Vec::new(), Vec::new());
+        let mut taken = HashSet::with_capacity(new.len());
+        for (number, (receipt, found)) in new.iter().zip(&places).enumerate() {
+            match found {
+                Some(at) if !at.is_answered && taken.insert((at.sequence, at.place)) => {
+                    firsts.push((receipt, at));
+                }
+                _ => rest.push((number, receipt)),
+            }
+        }
+        insert_receipts(connection, &firsts).await?;
+        let mut fates = vec![ReceiptFate::Stored; new.len()];
+        for (number, receipt) in rest {
+            fates[number] = record_receipt(connection, receipt.clone()).await?;
+        }
+        Ok(fates)
+    })
+}
+
+async fn find_places(
+    connection: &mut SqliteConnection,
+    new: &[NewReceipt],
+) -> Result<Vec<Option<Place>>, StoreError> {
+    let mut query = QueryBuilder::<Sqlite>::new("WITH new(number, command_id, digest, agent_id) AS (");
+    query.push_values((0_i64..).zip(new), |mut row, (number, receipt)| {
+        row.push_bind(number)
+            .push_bind(receipt.command.as_bytes().to_vec())
+            .push_bind(receipt.command_digest.as_bytes().to_vec())
+            .push_bind(receipt.agent.as_bytes().to_vec());
+    });
+    // CROSS JOIN: from the few new ones to the many stored ones, never the other way round.
+    query.push(
+        ") SELECT number, sequence, place, receipts.command IS NOT NULL AS is_answered FROM new
+         CROSS JOIN commands ON commands.command_id = new.command_id AND commands.digest = new.digest
+         CROSS JOIN targets ON targets.command = sequence AND targets.agent_id = new.agent_id
+         LEFT JOIN receipts ON receipts.command = sequence AND receipts.agent_id = new.agent_id",
+    );
+    let mut places: Vec<_> = new.iter().map(|_| None).collect();
+    for row in query.build().persistent(false).fetch_all(connection).await? {
+        let number =
+            usize::try_from(row.try_get::<i64, _>("number")?).map_err(|_| StoreError::Damaged("place"))?;
+        if let Some(found) = places.get_mut(number) {
+            *found = Some(Place {
+                sequence: row.try_get("sequence")?,
+                place: row.try_get("place")?,
+                is_answered: row.try_get("is_answered")?,
+            });
+        }
     }
-    Ok(Some(RecordedCommand { id: command.id, is_new: true }))
+    Ok(places)
+}
+
+async fn insert_receipts(
+    connection: &mut SqliteConnection,
+    firsts: &[(&NewReceipt, &Place)],
+) -> Result<(), StoreError> {
+    if firsts.is_empty() {
+        return Ok(());
+    }
+    let mut insert = QueryBuilder::<Sqlite>::new(
+        "INSERT INTO receipts (command, agent_id, digest, envelope, received_at) ",
+    );
+    insert.push_values(firsts, |mut row, (receipt, at)| {
+        row.push_bind(at.sequence)
+            .push_bind(receipt.agent.as_bytes().to_vec())
+            .push_bind(receipt.digest.as_bytes().to_vec())
+            .push_bind(receipt.envelope.to_vec())
+            .push_bind(integer(receipt.now.as_millis()));
+    });
+    insert.build().persistent(false).execute(&mut *connection).await?;
+    let mut update = QueryBuilder::<Sqlite>::new("WITH new(command, place, state) AS (");
+    update.push_values(firsts, |mut row, (receipt, at)| {
+        row.push_bind(at.sequence).push_bind(at.place).push_bind(receipt.state.stored());
+    });
+    update.push(
+        ") UPDATE targets SET state = new.state FROM new
+         WHERE targets.command = new.command AND targets.place = new.place",
+    );
+    update.build().persistent(false).execute(connection).await?;
+    Ok(())
 }
 
 async fn record_receipt(

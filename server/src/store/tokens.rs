@@ -1,5 +1,8 @@
 //! Who may come in: administrators by bearer tokens, agents by enrolment tokens. Only digests are kept.
 
+use std::collections::HashMap;
+use std::sync::PoisonError;
+
 use bytes::Bytes;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row as _, SqliteConnection};
@@ -87,6 +90,13 @@ pub enum TokenUse {
     Refused,
 }
 
+/// Tokens that were looked up. As many as there are people and scripts that call.
+#[derive(Debug, Default)]
+pub(super) struct Admins {
+    by_token: HashMap<Digest, (String, u8)>,
+    revocations: u64,
+}
+
 /// What revoking somebody came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Revoked {
@@ -126,11 +136,28 @@ impl EnrolmentTokenRow {
 }
 
 impl Store {
-    /// The name and role behind a bearer token.
+    /// The name and role behind a bearer token; remembered until somebody is revoked.
     ///
     /// # Errors
     /// When the database fails.
     pub async fn admin(&self, token: Digest) -> Result<Option<(String, u8)>, StoreError> {
+        let revocations = {
+            let known = self.admins.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(admin) = known.by_token.get(&token) {
+                return Ok(Some(admin.clone()));
+            }
+            known.revocations
+        };
+        let admin = self.read_admin(token).await?;
+        let mut known = self.admins.lock().unwrap_or_else(PoisonError::into_inner);
+        // What was read before a revocation may be what was revoked.
+        if let Some(admin) = admin.clone().filter(|_| known.revocations == revocations) {
+            known.by_token.insert(token, admin);
+        }
+        Ok(admin)
+    }
+
+    async fn read_admin(&self, token: Digest) -> Result<Option<(String, u8)>, StoreError> {
         let sql = "SELECT name, role FROM admin_tokens WHERE token_digest = $1 AND revoked_at = 0";
         let row = sqlx::query(sql).bind(token.as_bytes().as_slice()).fetch_optional(&self.reader).await?;
         row.map(|row| {
@@ -282,7 +309,7 @@ impl Store {
         greatest: u8,
         now: Timestamp,
     ) -> Result<Revoked, StoreError> {
-        self.write(move |connection| {
+        let revoked = self.write(move |connection| {
             Box::pin(async move {
                 let row = sqlx::query(
                     "SELECT role, revoked_at,
@@ -306,8 +333,12 @@ impl Store {
                     .await?;
                 Ok(Revoked::Done)
             })
-        })
-        .await
+        });
+        let revoked = revoked.await?;
+        let mut known = self.admins.lock().unwrap_or_else(PoisonError::into_inner);
+        known.revocations += 1;
+        known.by_token.clear();
+        Ok(revoked)
     }
 
     /// Spends one use of a token and records the agent, or finds what the same token and key got before.

@@ -1,0 +1,85 @@
+//! That a command is under way, noted for people. Most answers are back before it is worth a write.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tracing::warn;
+use writ_common::id::CommandId;
+
+use crate::context::Server;
+
+/// How long an answer may take before it is noted that it is awaited.
+const NOTE_EVERY: Duration = Duration::from_millis(100);
+/// Notes kept; past it a target shows "queued" until it has answered.
+const MAX_NOTES: usize = 1 << 18;
+
+/// Targets that were sent a command and have neither answered nor been noted.
+#[derive(Debug, Default)]
+pub struct Sent(Mutex<Notes>);
+
+#[derive(Debug, Default)]
+struct Notes {
+    places: HashMap<CommandId, BTreeSet<u32>>,
+    count: usize,
+}
+
+impl Sent {
+    /// A command was handed to the stream of the agent at a place of its audience.
+    pub fn sent(&self, command: CommandId, place: u32) {
+        let mut notes = self.lock();
+        if notes.count < MAX_NOTES && notes.places.entry(command).or_default().insert(place) {
+            notes.count += 1;
+        }
+    }
+
+    /// It was answered.
+    pub fn answered(&self, command: CommandId, place: u32) {
+        let mut notes = self.lock();
+        let Some(places) = notes.places.get_mut(&command) else { return };
+        let (was_there, is_empty) = (places.remove(&place), places.is_empty());
+        if is_empty {
+            notes.places.remove(&command);
+        }
+        notes.count -= usize::from(was_there);
+    }
+
+    fn take(&self) -> HashMap<CommandId, BTreeSet<u32>> {
+        std::mem::take(&mut *self.lock()).places
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Notes> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Notes what is under way, until the server ends.
+pub async fn note(server: Arc<Server>) {
+    let mut ticks = tokio::time::interval(NOTE_EVERY);
+    while server.shutdown.unless_requested(ticks.tick()).await.is_some() {
+        for (command, places) in server.dispatcher.sent().take() {
+            match server.store.note_sent(command, places.into_iter().collect()).await {
+                Ok(()) => server.dispatcher.changed(command),
+                Err(error) => warn!(%error, "what was sent could not be noted"),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_answered_is_not_noted_and_the_rest_once() {
+        let (sent, command) = (Sent::default(), CommandId::from_bytes([1; 16]));
+        sent.sent(command, 0);
+        sent.sent(command, 1);
+        sent.sent(command, 1);
+        sent.answered(command, 0);
+        assert_eq!(sent.take(), HashMap::from([(command, BTreeSet::from([1]))]));
+        sent.answered(command, 1);
+        assert!(sent.take().is_empty());
+        assert_eq!(sent.lock().count, 0);
+    }
+}

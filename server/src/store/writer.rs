@@ -1,0 +1,183 @@
+//! The one task that writes. It takes as many jobs as wait, puts them into one transaction, and answers all of them after
+//! the one commit: a thousand receipts cost one sync of the disk, and nobody is told "stored" before it is.
+//!
+//! Jobs that come in thousands have a lane: all of a batch are written by a few statements. When that fails, each is written
+//! by itself, so that one that is at fault takes no other with it. Other jobs have a savepoint each.
+
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+use sqlx::{Executor as _, SqliteConnection};
+use tokio::sync::{mpsc, oneshot};
+use tracing::error;
+
+use super::StoreError;
+use super::audit::{self, NewAudit};
+use super::commands::{self, NewCommand, NewReceipt, ReceiptFate, RecordedCommand};
+
+/// Writes that may wait. Past it, callers wait their turn: the disk sets the pace, memory stays bounded.
+pub(super) const MAX_WAITING_WRITES: usize = 4096;
+/// Writes in one commit. Enough to make the sync of the disk cheap, few enough to keep latency in milliseconds.
+const MAX_BATCH: usize = 512;
+
+/// Who waits for a write.
+pub(super) type Answer<T> = oneshot::Sender<Result<T, StoreError>>;
+
+/// Called after the commit, with the reason if there was none.
+type Finish = Box<dyn FnOnce(Option<&str>) + Send>;
+
+/// What there is to write.
+pub(super) enum Job {
+    Command(NewCommand, Answer<Option<RecordedCommand>>),
+    Receipt(NewReceipt, Answer<ReceiptFate>),
+    Audit(NewAudit, Answer<()>),
+    Other(Other),
+}
+
+/// Gets the connection inside a transaction, or the reason why there is none.
+pub(super) type Other =
+    Box<dyn for<'c> FnOnce(Result<&'c mut SqliteConnection, String>) -> BoxFuture<'c, Finished> + Send>;
+
+/// A job that ran, or could not.
+pub(super) struct Finished {
+    finish: Finish,
+    /// Set when the transaction itself is in doubt, so that nothing of the batch may count.
+    broken: Option<String>,
+}
+
+/// Writes several of a kind by a few statements; the answers are in the order of the items.
+type Bulk<T, A> =
+    for<'c> fn(&'c mut SqliteConnection, Arc<Vec<T>>) -> BoxFuture<'c, Result<Vec<A>, StoreError>>;
+
+/// Wraps any write into a job.
+pub(super) fn other<T, F>(work: F, answer: Answer<T>) -> Job
+where
+    T: Send + 'static,
+    F: for<'c> FnOnce(&'c mut SqliteConnection) -> BoxFuture<'c, Result<T, StoreError>> + Send + 'static,
+{
+    Job::Other(Box::new(move |connection| {
+        Box::pin(async move {
+            let (done, broken) = match connection {
+                Ok(connection) => in_savepoint(connection, work).await,
+                Err(why) => (Err(StoreError::NotCommitted(why)), None),
+            };
+            Finished { finish: finish(answer, done), broken }
+        })
+    }))
+}
+
+fn finish<T: Send + 'static>(answer: Answer<T>, done: Result<T, StoreError>) -> Finish {
+    Box::new(move |not_committed| {
+        let not_committed = not_committed.map(|why| Err(StoreError::NotCommitted(why.to_owned())));
+        // Whoever asked may have gone meanwhile.
+        let _ = answer.send(not_committed.unwrap_or(done));
+    })
+}
+
+/// Runs a write so that its failure undoes it alone. The second value is set when even that failed: SQLite rolls a
+/// whole transaction back by itself when the disk is full, and what ran after it would stand outside of any.
+async fn in_savepoint<T, F>(
+    connection: &mut SqliteConnection,
+    work: F,
+) -> (Result<T, StoreError>, Option<String>)
+where
+    F: for<'c> FnOnce(&'c mut SqliteConnection) -> BoxFuture<'c, Result<T, StoreError>>,
+{
+    if let Err(error) = connection.execute("SAVEPOINT one").await {
+        let broken = error.to_string();
+        return (Err(error.into()), Some(broken));
+    }
+    let done = work(connection).await;
+    let end = if done.is_ok() { "RELEASE one" } else { "ROLLBACK TO one; RELEASE one" };
+    let broken = connection.execute(end).await.err().map(|error| error.to_string());
+    (done, broken)
+}
+
+/// One transaction and what is to be said after it.
+struct Batch<'c> {
+    connection: &'c mut SqliteConnection,
+    failed: Option<String>,
+    finishes: Vec<Finish>,
+}
+
+impl Batch<'_> {
+    async fn run(&mut self, other: Other) {
+        let inside = match &self.failed {
+            None => Ok(&mut *self.connection),
+            Some(why) => Err(why.clone()),
+        };
+        let Finished { finish, broken } = other(inside).await;
+        self.failed = self.failed.take().or(broken);
+        self.finishes.push(finish);
+    }
+
+    async fn run_lane<T, A>(&mut self, jobs: Vec<(T, Answer<A>)>, bulk: Bulk<T, A>)
+    where
+        T: Clone + Send + Sync + 'static,
+        A: Send + 'static,
+    {
+        if jobs.is_empty() {
+            return;
+        }
+        let (items, answers): (Vec<_>, Vec<_>) = jobs.into_iter().unzip();
+        let items = Arc::new(items);
+        let all = Arc::clone(&items);
+        if let Ok(done) = self.attempt(move |connection| bulk(connection, all)).await {
+            self.finishes
+                .extend(done.into_iter().zip(answers).map(|(done, answer)| finish(answer, Ok(done))));
+            return;
+        }
+        for (item, answer) in items.iter().zip(answers) {
+            let only = Arc::new(vec![item.clone()]);
+            let done = self.attempt(move |connection| bulk(connection, only)).await;
+            let done = done.and_then(|mut done| done.pop().ok_or(StoreError::Closed));
+            self.finishes.push(finish(answer, done));
+        }
+    }
+
+    async fn attempt<T, F>(&mut self, work: F) -> Result<T, StoreError>
+    where
+        F: for<'c> FnOnce(&'c mut SqliteConnection) -> BoxFuture<'c, Result<T, StoreError>>,
+    {
+        if let Some(why) = &self.failed {
+            return Err(StoreError::NotCommitted(why.clone()));
+        }
+        let (done, broken) = in_savepoint(self.connection, work).await;
+        self.failed = broken;
+        done
+    }
+}
+
+/// The writer's task. Ends when every handle is gone.
+pub(super) async fn write_batches(mut connection: SqliteConnection, mut jobs: mpsc::Receiver<Job>) {
+    let mut waiting = Vec::new();
+    while jobs.recv_many(&mut waiting, MAX_BATCH).await > 0 {
+        let failed = connection.execute("BEGIN IMMEDIATE").await.err().map(|error| error.to_string());
+        let mut batch =
+            Batch { connection: &mut connection, failed, finishes: Vec::with_capacity(waiting.len()) };
+        let (mut new_commands, mut receipts, mut audits) = (Vec::new(), Vec::new(), Vec::new());
+        for job in waiting.drain(..) {
+            match job {
+                Job::Command(command, answer) => new_commands.push((command, answer)),
+                Job::Receipt(receipt, answer) => receipts.push((receipt, answer)),
+                Job::Audit(entry, answer) => audits.push((entry, answer)),
+                Job::Other(other) => batch.run(other).await,
+            }
+        }
+        batch.run_lane(audits, audit::append).await;
+        batch.run_lane(new_commands, commands::record).await;
+        batch.run_lane(receipts, commands::record_receipts).await;
+        let Batch { mut failed, finishes, .. } = batch;
+        if failed.is_none() {
+            failed = connection.execute("COMMIT").await.err().map(|error| error.to_string());
+        }
+        if let Some(error) = &failed {
+            error!(%error, "nothing of this batch is stored");
+            // There may be no transaction left to roll back; either way none is open afterwards.
+            let _ = connection.execute("ROLLBACK").await;
+        }
+        for finish in finishes {
+            finish(failed.as_deref());
+        }
+    }
+}
