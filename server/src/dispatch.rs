@@ -14,7 +14,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
-use tokio::sync::broadcast;
 use writ_common::audience::{AudienceProof, AudienceTree};
 use writ_common::id::{AgentId, CommandId};
 
@@ -23,9 +22,6 @@ use crate::store::{RecordedCommand, Store, StoreError, StoredEnvelope};
 /// Bytes of the commands and trees kept for agents that come back; past it the oldest go and are rebuilt from the
 /// store when needed.
 const MAX_KEPT_BYTES: usize = 128 << 20;
-/// Changes a watcher may fall behind by before it has to look at everything again.
-const MAX_WAITING_CHANGES: usize = 1024;
-
 /// A command as it is handed to sessions: one copy for all of them.
 #[derive(Debug)]
 pub struct Outgoing {
@@ -109,7 +105,6 @@ pub struct Dispatcher {
     kept: Mutex<Kept>,
     /// One rebuilding at a time: agents that come back together want the same trees.
     rebuilding: tokio::sync::Mutex<()>,
-    changes: broadcast::Sender<CommandId>,
     sent: sent::Sent,
 }
 
@@ -117,12 +112,10 @@ impl Dispatcher {
     /// Nobody is connected; outboxes will have this many places.
     #[must_use]
     pub fn new(outbox: usize) -> Self {
-        let (changes, _) = broadcast::channel(MAX_WAITING_CHANGES);
         Self {
             registry: Registry::new(outbox),
             kept: Mutex::default(),
             rebuilding: tokio::sync::Mutex::default(),
-            changes,
             sent: sent::Sent::default(),
         }
     }
@@ -150,7 +143,6 @@ impl Dispatcher {
         if let Some(kept) = self.kept().remove(command) {
             kept.is_cancelled.store(true, Ordering::Release);
         }
-        self.changed(command);
     }
 
     /// A command that waits in the store, with its tree; `None` if it was cancelled meanwhile.
@@ -190,18 +182,6 @@ impl Dispatcher {
     #[must_use]
     pub const fn sent(&self) -> &sent::Sent {
         &self.sent
-    }
-
-    /// Says that a command's progress changed.
-    pub fn changed(&self, command: CommandId) {
-        // Nobody watching is not an error.
-        let _ = self.changes.send(command);
-    }
-
-    /// Listens to changes of progress.
-    #[must_use]
-    pub fn watch(&self) -> broadcast::Receiver<CommandId> {
-        self.changes.subscribe()
     }
 }
 

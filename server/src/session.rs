@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TrySendError;
 use tonic::{Code, Status};
 use tracing::{debug, info};
 use writ_common::tls::Peer;
@@ -24,10 +25,13 @@ use crate::context::Server;
 /// Frames on their way to tonic. Few: what waits for a slow agent waits in the store.
 pub const MAX_FRAMES_UNDER_WAY: usize = 16;
 
+/// Frames on their way to one agent. Boxed, because a channel makes room for 32 of them at once.
+pub type FrameSender = mpsc::Sender<Box<Result<proto::ServerFrame, Status>>>;
+
 /// What a session writes to.
 #[derive(Debug, Clone)]
 pub(crate) struct Outbound {
-    sender: mpsc::Sender<Result<proto::ServerFrame, Status>>,
+    sender: FrameSender,
     deadline: Duration,
 }
 
@@ -37,8 +41,14 @@ pub(crate) struct Gone;
 
 impl Outbound {
     pub(crate) async fn send(&self, frame: Frame) -> Result<(), Gone> {
-        let sent = self.sender.send(Ok(proto::ServerFrame { frame: Some(frame) }));
-        match tokio::time::timeout(self.deadline, sent).await {
+        let frame = Box::new(Ok(proto::ServerFrame { frame: Some(frame) }));
+        // A timer only for whoever does not read.
+        let frame = match self.sender.try_send(frame) {
+            Ok(()) => return Ok(()),
+            Err(TrySendError::Closed(_)) => return Err(Gone),
+            Err(TrySendError::Full(frame)) => frame,
+        };
+        match tokio::time::timeout(self.deadline, self.sender.send(frame)).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(_)) | Err(_) => Err(Gone),
         }
@@ -82,11 +92,12 @@ pub(crate) async fn serve(
     server: Arc<Server>,
     peer: Option<Peer>,
     mut inbound: tonic::Streaming<proto::AgentFrame>,
-    sender: mpsc::Sender<Result<proto::ServerFrame, Status>>,
+    sender: FrameSender,
 ) {
     let outbound = Outbound { sender: sender.clone(), deadline: server.settings.heartbeat_deadline };
     let end = async {
-        let proven = greeting::greet(&server, &mut inbound, &outbound).await?;
+        // Boxed: what a greeting needs is not kept for the life of the session.
+        let proven = Box::pin(greeting::greet(&server, &mut inbound, &outbound)).await?;
         if let Some(peer) = peer {
             peer.proven();
         }
@@ -100,7 +111,7 @@ pub(crate) async fn serve(
         Ok(()) | Err(End::Drained | End::Gone) => {}
         Err(End::Failed(failure)) => {
             debug!(?failure, "session failed");
-            let _ = sender.send(Err(failure.into())).await;
+            let _ = sender.send(Box::new(Err(failure.into()))).await;
         }
     }
 }

@@ -25,14 +25,17 @@ use futures_util::future::BoxFuture;
 use sqlx::migrate::{Migration, MigrationType, Migrator};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{Connection as _, Row as _, SqlSafeStr as _, SqliteConnection, SqlitePool};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{broadcast, mpsc, oneshot};
 use tracing::error;
 use writ_common::files::{self, FileError};
-use writ_common::id::{Digest, FleetId};
+use writ_common::id::{CommandId, Digest, FleetId};
 use writ_common::shutdown::Shutdown;
 use writ_common::time::Timestamp;
 use writ_common::wire::status::Failure;
 use writer::{Answer, Job, MAX_WAITING_WRITES, other, write_batches};
+
+/// Changes a watcher may fall behind by before it has to look at everything again.
+const MAX_WAITING_CHANGES: usize = 1024;
 
 const MIGRATIONS: &[(i64, &str, &str)] = &[
     (1, "initial", include_str!("store/0001_initial.sql")),
@@ -89,6 +92,7 @@ pub struct Store {
     reader: SqlitePool,
     writer: mpsc::Sender<Job>,
     admins: Arc<Mutex<tokens::Admins>>,
+    changes: broadcast::Sender<CommandId>,
 }
 
 impl Store {
@@ -117,8 +121,15 @@ impl Store {
         let reader =
             SqlitePoolOptions::new().max_connections(4).connect_with(options.read_only(true)).await?;
         let (writer, jobs) = mpsc::channel(MAX_WAITING_WRITES);
-        shutdown.spawn(write_batches(connection, jobs));
-        Ok(Self { reader, writer, admins: Arc::default() })
+        let (changes, _) = broadcast::channel(MAX_WAITING_CHANGES);
+        shutdown.spawn(write_batches(connection, jobs, changes.clone()));
+        Ok(Self { reader, writer, admins: Arc::default(), changes })
+    }
+
+    /// Hears of every command whose progress changed, once for each commit.
+    #[must_use]
+    pub fn watch(&self) -> broadcast::Receiver<CommandId> {
+        self.changes.subscribe()
     }
 
     /// Runs a write; returns after it is committed.

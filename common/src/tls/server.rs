@@ -79,6 +79,8 @@ impl ServerTls {
             .with_no_client_auth()
             .with_cert_resolver(resolver);
         config.alpn_protocols = vec![b"h2".to_vec()];
+        // Nobody resumes: each connection is checked from the start.
+        config.send_tls13_tickets = 0;
         Ok(Self { config: Arc::new(config), shown })
     }
 

@@ -138,7 +138,7 @@ impl CommandService for Commands {
     ) -> Result<Response<Self::WatchStream>, Status> {
         let id = command_id(&request.into_inner().command_id)?;
         // Listening begins before the first look, so that nothing falls between.
-        let changes = self.0.dispatcher.watch();
+        let changes = self.0.store.watch();
         let first = find(&self.0, id).await?;
         let (sender, receiver) = mpsc::channel(4);
         let server = Arc::clone(&self.0);

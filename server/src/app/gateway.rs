@@ -1,10 +1,12 @@
 //! `AgentGateway`: what agents call.
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
+use tokio_stream::Stream;
 use tonic::{Request, Response, Status, Streaming};
 use writ_common::tls::Peer;
 use writ_proto::v1::agent_gateway_server::AgentGateway;
@@ -37,7 +39,7 @@ impl AgentGateway for Gateway {
         Ok(Response::new(TrustChainResponse { bundles, more }))
     }
 
-    type ConnectStream = ReceiverStream<Result<ServerFrame, Status>>;
+    type ConnectStream = Frames;
 
     async fn connect(
         &self,
@@ -47,11 +49,23 @@ impl AgentGateway for Gateway {
         let (sender, receiver) = mpsc::channel(session::MAX_FRAMES_UNDER_WAY);
         let server = Arc::clone(&self.0);
         self.0.shutdown.spawn(session::serve(server, peer, request.into_inner(), sender));
-        Ok(Response::new(ReceiverStream::new(receiver)))
+        Ok(Response::new(Frames(receiver)))
     }
 }
 
 /// Who calls; tonic puts it there for every connection of ours.
 fn peer<T>(request: &Request<T>) -> Option<Peer> {
     request.extensions().get::<Peer>().cloned()
+}
+
+/// Frames on their way to one agent.
+#[derive(Debug)]
+pub(super) struct Frames(mpsc::Receiver<Box<Result<ServerFrame, Status>>>);
+
+impl Stream for Frames {
+    type Item = Result<ServerFrame, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.0.poll_recv(context).map(|frame| frame.map(|frame| *frame))
+    }
 }

@@ -58,9 +58,8 @@ pub async fn note(server: Arc<Server>) {
     let mut ticks = tokio::time::interval(NOTE_EVERY);
     while server.shutdown.unless_requested(ticks.tick()).await.is_some() {
         for (command, places) in server.dispatcher.sent().take() {
-            match server.store.note_sent(command, places.into_iter().collect()).await {
-                Ok(()) => server.dispatcher.changed(command),
-                Err(error) => warn!(%error, "what was sent could not be noted"),
+            if let Err(error) = server.store.note_sent(command, places.into_iter().collect()).await {
+                warn!(%error, "what was sent could not be noted");
             }
         }
     }

@@ -86,7 +86,12 @@ impl<'a> Live<'a> {
 
     async fn serve(&mut self, inbound: &mut tonic::Streaming<proto::AgentFrame>) -> Result<(), End> {
         let deadline = self.server.settings.heartbeat_deadline;
+        // Made once: each of them costs a lock that all sessions share.
+        let shutdown = self.server.shutdown.clone();
+        let shutting_down = shutdown.requested();
         let mut last_heard = tokio::time::Instant::now();
+        let silence = tokio::time::sleep(deadline);
+        tokio::pin!(shutting_down, silence);
         loop {
             if self.is_held_back && self.unanswered.len() < MAX_UNANSWERED / 2 {
                 self.is_held_back = false;
@@ -98,7 +103,7 @@ impl<'a> Live<'a> {
             let takes_commands = self.agent.held.is_none() && self.unanswered.len() < MAX_UNANSWERED;
             tokio::select! {
                 biased;
-                () = self.server.shutdown.requested() => return self.come_back(Duration::ZERO, "the server is shutting down").await,
+                () = &mut shutting_down => return self.come_back(Duration::ZERO, "the server is shutting down").await,
                 frame = inbound.message() => {
                     last_heard = tokio::time::Instant::now();
                     match frame {
@@ -114,8 +119,12 @@ impl<'a> Live<'a> {
                     Next::End(Ending::Replaced) => return self.come_back(REPLACED_BACKOFF, "the agent opened another session").await,
                     Next::End(Ending::Decided) => return self.come_back(Duration::ZERO, "an operator decided about this agent").await,
                 },
-                () = tokio::time::sleep_until(last_heard + deadline) => {
-                    return Err(Failure::silent(format!("the agent said nothing for {deadline:?}")).into());
+                () = &mut silence => {
+                    // It was set when something was heard last, or earlier.
+                    if last_heard.elapsed() >= deadline {
+                        return Err(Failure::silent(format!("the agent said nothing for {deadline:?}")).into());
+                    }
+                    silence.as_mut().reset(last_heard + deadline);
                 }
             }
         }
@@ -238,7 +247,6 @@ impl<'a> Live<'a> {
             let fate = verified.record(&self.server.store, is_replay, now).await.map_err(unavailable)?;
             writ_common::checkpoint!("receipt_stored");
             is_replay &= matches!(fate, ReceiptFate::Stored | ReceiptFate::Known);
-            self.server.dispatcher.changed(command);
         }
         let is_lost = is_tombstone
             && self.server.store.is_unanswered(command, self.agent.id).await.map_err(unavailable)?;

@@ -389,7 +389,7 @@ impl Store {
     /// # Errors
     /// When the database fails.
     pub async fn cancel(&self, command: CommandId, now: Timestamp) -> Result<(), StoreError> {
-        self.write(move |connection| {
+        let cancelled = self.write(move |connection| {
             Box::pin(async move {
                 sqlx::query(
                     "UPDATE commands SET cancelled_at = $2 WHERE command_id = $1 AND cancelled_at = 0",
@@ -407,8 +407,10 @@ impl Store {
                 .await?;
                 Ok(())
             })
-        })
-        .await
+        });
+        cancelled.await?;
+        let _ = self.changes.send(command);
+        Ok(())
     }
 
     /// A command's envelope and its frozen audience; cancelled ones included.
@@ -435,7 +437,7 @@ impl Store {
     /// # Errors
     /// When the database fails.
     pub async fn note_sent(&self, command: CommandId, places: Vec<u32>) -> Result<(), StoreError> {
-        self.write(move |connection| {
+        let noted = self.write(move |connection| {
             Box::pin(async move {
                 for chunk in places.chunks(8192) {
                     let mut update = QueryBuilder::<Sqlite>::new(
@@ -452,8 +454,10 @@ impl Store {
                 }
                 Ok(())
             })
-        })
-        .await
+        });
+        noted.await?;
+        let _ = self.changes.send(command);
+        Ok(())
     }
 
     /// Whether a command was for an agent and no receipt of it is stored.
@@ -604,21 +608,19 @@ async fn find_places(
     });
     // CROSS JOIN: from the few new ones to the many stored ones, never the other way round.
     query.push(
-        ") SELECT number, sequence, place, receipts.command IS NOT NULL AS is_answered FROM new
+        ") SELECT json_group_array(json_array(number, sequence, place, receipts.command IS NOT NULL)) FROM new
          CROSS JOIN commands ON commands.command_id = new.command_id AND commands.digest = new.digest
          CROSS JOIN targets ON targets.command = sequence AND targets.agent_id = new.agent_id
          LEFT JOIN receipts ON receipts.command = sequence AND receipts.agent_id = new.agent_id",
     );
     let mut places: Vec<_> = new.iter().map(|_| None).collect();
-    for row in query.build().persistent(false).fetch_all(connection).await? {
-        let number =
-            usize::try_from(row.try_get::<i64, _>("number")?).map_err(|_| StoreError::Damaged("place"))?;
+    // One row: each one costs a change of threads.
+    let rows: String = query.build().persistent(false).fetch_one(connection).await?.try_get(0)?;
+    let rows: Vec<(usize, i64, i64, u8)> =
+        serde_json::from_str(&rows).map_err(|_| StoreError::Damaged("place"))?;
+    for (number, sequence, place, is_answered) in rows {
         if let Some(found) = places.get_mut(number) {
-            *found = Some(Place {
-                sequence: row.try_get("sequence")?,
-                place: row.try_get("place")?,
-                is_answered: row.try_get("is_answered")?,
-            });
+            *found = Some(Place { sequence, place, is_answered: is_answered != 0 });
         }
     }
     Ok(places)

@@ -4,12 +4,14 @@
 //! Jobs that come in thousands have a lane: all of a batch are written by a few statements. When that fails, each is written
 //! by itself, so that one that is at fault takes no other with it. Other jobs have a savepoint each.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 use sqlx::{Executor as _, SqliteConnection};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{broadcast, mpsc, oneshot};
 use tracing::error;
+use writ_common::id::CommandId;
 
 use super::StoreError;
 use super::audit::{self, NewAudit};
@@ -149,7 +151,11 @@ impl Batch<'_> {
 }
 
 /// The writer's task. Ends when every handle is gone.
-pub(super) async fn write_batches(mut connection: SqliteConnection, mut jobs: mpsc::Receiver<Job>) {
+pub(super) async fn write_batches(
+    mut connection: SqliteConnection,
+    mut jobs: mpsc::Receiver<Job>,
+    changes: broadcast::Sender<CommandId>,
+) {
     let mut waiting = Vec::new();
     while jobs.recv_many(&mut waiting, MAX_BATCH).await > 0 {
         let failed = connection.execute("BEGIN IMMEDIATE").await.err().map(|error| error.to_string());
@@ -164,6 +170,7 @@ pub(super) async fn write_batches(mut connection: SqliteConnection, mut jobs: mp
                 Job::Other(other) => batch.run(other).await,
             }
         }
+        let changed: HashSet<_> = receipts.iter().map(|(receipt, _)| receipt.command).collect();
         batch.run_lane(audits, audit::append).await;
         batch.run_lane(new_commands, commands::record).await;
         batch.run_lane(receipts, commands::record_receipts).await;
@@ -178,6 +185,10 @@ pub(super) async fn write_batches(mut connection: SqliteConnection, mut jobs: mp
         }
         for finish in finishes {
             finish(failed.as_deref());
+        }
+        for command in changed {
+            // Nobody watching is not an error.
+            let _ = changes.send(command);
         }
     }
 }
