@@ -1,6 +1,7 @@
 //! `main` of the agent.
 
 mod enroll;
+mod explain;
 mod run;
 pub mod status;
 
@@ -10,6 +11,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use writ_common::daemon;
 use writ_common::keys::Algorithm;
+use writ_common::time::Timestamp;
 
 /// Obeys what carries the server's seal, once, and answers under its own.
 #[derive(Debug, Parser)]
@@ -25,6 +27,8 @@ enum Command {
     Enroll(Enroll),
     /// Obey until SIGTERM.
     Run(Where),
+    /// Say what this agent would do with a command, check by check; nothing is started.
+    Explain(Explain),
     /// Show who this agent is, whom it obeys and how it stands.
     Status(StatusOptions),
 }
@@ -59,6 +63,21 @@ struct Enroll {
 }
 
 #[derive(Debug, Args)]
+struct Explain {
+    #[command(flatten)]
+    place: Where,
+    /// An evidence file (`writ evidence export`), or the bytes of a delivery.
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+    /// Judge as at this moment (RFC 3339) instead of now.
+    #[arg(long, value_name = "TIME")]
+    at: Option<Timestamp>,
+    /// How to print it.
+    #[arg(long, value_enum, default_value_t = Output::Text)]
+    output: Output,
+}
+
+#[derive(Debug, Args)]
 struct StatusOptions {
     #[command(flatten)]
     place: Where,
@@ -81,6 +100,7 @@ pub fn main() -> ExitCode {
         match arguments.command {
             Command::Enroll(options) => enroll::enroll(options).await,
             Command::Run(place) => run::run(place, shutdown).await,
+            Command::Explain(options) => explain::explain(options),
             Command::Status(options) => status::status(options),
         }
     })

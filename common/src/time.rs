@@ -54,6 +54,15 @@ impl fmt::Display for Timestamp {
     }
 }
 
+impl std::str::FromStr for Timestamp {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let at = humantime::parse_rfc3339_weak(text)
+            .map_err(|error| format!("{error}; write it as 2026-11-22T03:00:00Z"))?;
+        Ok(Self::ZERO + at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default())
+    }
+}
+
 impl fmt::Debug for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)

@@ -10,8 +10,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use prost::Message as _;
 use redb::{
-    Builder, ConcurrencyMode, Database, ReadOnlyDatabase, ReadableDatabase as _, ReadableTable as _,
-    ReadableTableMetadata as _, TableDefinition, WriteTransaction,
+    Builder, ConcurrencyMode, Database, ReadOnlyDatabase, ReadOnlyTable, ReadableDatabase as _,
+    ReadableTable as _, ReadableTableMetadata as _, TableDefinition, WriteTransaction,
 };
 use tracing::error;
 use writ_common::files::{self, FileError};
@@ -207,11 +207,16 @@ impl Journal {
     /// # Errors
     /// When it cannot be read.
     pub fn peek(path: &Path) -> Result<Facts, JournalError> {
-        let database: ReadOnlyDatabase = Builder::new()
-            .set_cache_size(CACHE_BYTES)
-            .set_concurrency_mode(ConcurrencyMode::SingleWriter)
-            .open_read_only(path)?;
-        facts(&database.begin_read()?)
+        facts(&read_only(path)?.begin_read()?)
+    }
+
+    /// What such a journal knows of a command.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn peek_entry(path: &Path, command: CommandId) -> Result<Option<Known>, JournalError> {
+        let commands = read_only(path)?.begin_read()?.open_table(COMMANDS)?;
+        entry(&commands, command)?.map(|entry| known(&entry)).transpose()
     }
 
     /// What is true of the journal as a whole.
@@ -235,9 +240,7 @@ impl Journal {
     /// # Errors
     /// When it cannot be read.
     pub fn entry(&self, command: CommandId) -> Result<Option<Entry>, JournalError> {
-        let commands = self.database.begin_read()?.open_table(COMMANDS)?;
-        let stored = commands.get(command.as_bytes())?;
-        stored.map(|stored| Entry::decode(stored.value()).map_err(|_| JournalError::Damaged)).transpose()
+        entry(&self.database.begin_read()?.open_table(COMMANDS)?, command)
     }
 
     /// Commands that are not acknowledged. One whose entry is damaged is left out and said: it must not keep the
@@ -500,6 +503,21 @@ impl Journal {
         write.commit().map_err(|error| JournalError::Unknown(error.into()))?;
         Ok(done)
     }
+}
+
+fn read_only(path: &Path) -> Result<ReadOnlyDatabase, JournalError> {
+    Ok(Builder::new()
+        .set_cache_size(CACHE_BYTES)
+        .set_concurrency_mode(ConcurrencyMode::SingleWriter)
+        .open_read_only(path)?)
+}
+
+fn entry(
+    commands: &ReadOnlyTable<[u8; 16], &[u8]>,
+    command: CommandId,
+) -> Result<Option<Entry>, JournalError> {
+    let stored = commands.get(command.as_bytes())?;
+    stored.map(|stored| Entry::decode(stored.value()).map_err(|_| JournalError::Damaged)).transpose()
 }
 
 fn raise_floor(write: &WriteTransaction, now: Timestamp) -> Result<(), JournalError> {

@@ -62,3 +62,52 @@ fn evidence_holds_offline_here_and_in_python_and_nothing_altered_does() {
         file["bundles"][0]["signatures"][0]["sig"] = file["command"]["signatures"][0]["sig"].clone()
     });
 }
+
+#[test]
+fn an_agent_explains_which_check_of_a_command_fails_and_what_to_do() {
+    let mut fleet = Fleet::new(Build::Shipped);
+    let _notes = fleet.allow("note", "echo \"$1\" >> \"$NOTES\"", "");
+    fleet.agent("rome").kill();
+    let _paris = fleet.enroll("paris", &fleet.token(1)).ok();
+    let explain = |agent: &str, sent: &serde_json::Value, more: &[&str]| {
+        let id = sent["command_id"].as_str().unwrap();
+        let file = fleet.path(&format!("{id}.json"));
+        let _exported = fleet.writ(&["evidence", "export", id, "--file", file.to_str().unwrap()]);
+        let config = fleet.path(&format!("{agent}.toml"));
+        let place = ["explain", "--config", config.to_str().unwrap(), "--output", "json"];
+        fleet.run("writ-agent", &[place.as_slice(), more, &[file.to_str().unwrap()]].concat())
+    };
+    let good = fleet.json(&["send", "action", "note", "word=one", "--agent", "rome"]);
+    let said = explain("rome", &good, &[]).ok().json();
+    assert!(said["verdict"].as_str().unwrap().starts_with("obeyed"), "{said}");
+    assert!(said["checks"].as_array().unwrap().iter().all(|check| check["result"] == "passed"));
+    assert_eq!((&said["action"], &said["digest"]), (&"note word=one".into(), &good["digest"]));
+
+    let late = explain("rome", &good, &["--at", "2036-01-01T00:00:00Z"]).ok().json();
+    assert_eq!(
+        (&late["code"], &late["checks"][2]["result"]),
+        (&"certificate_expired".into(), &"failed".into())
+    );
+    let tomorrow = (writ_common::time::Clock::wall(&writ_common::time::SystemClock::new())
+        + std::time::Duration::from_secs(86_400))
+    .to_string();
+    let expired = explain("rome", &good, &["--at", &tomorrow]).ok().json();
+    assert_eq!(
+        (&expired["code"], &expired["checks"][9]["result"]),
+        (&"expired".into(), &"not reached".into())
+    );
+    let others = explain("paris", &good, &[]);
+    assert!(others.code == 64 && others.stderr.contains("was not for this agent"), "{others:?}");
+
+    let unlisted = fleet.json(&["send", "action", "reboot", "--agent", "rome"]);
+    let said = explain("rome", &unlisted, &[]).ok().json();
+    assert_eq!(said["checks"][10]["result"], "failed");
+    assert!(said["cure"].as_str().unwrap().contains("actions.d"), "{said}");
+    // What it said is what happens.
+    let agent = fleet.start_agent("rome", None);
+    agent.wait_for("command refused", |said| said["code"] == "action_not_allowed");
+    agent.wait_for("command ended", |said| said["ending"] == "exited");
+    fleet.server().wait_for_count("receipt stored", 2);
+    let known = explain("rome", &good, &[]).ok().json();
+    assert!(known["verdict"].as_str().unwrap().starts_with("known"), "{known}");
+}

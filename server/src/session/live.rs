@@ -107,15 +107,16 @@ impl<'a> Live<'a> {
                 frame = inbound.message() => {
                     last_heard = tokio::time::Instant::now();
                     match frame {
-                        Ok(Some(proto::AgentFrame { frame: Some(frame) })) => self.receive(frame).await?,
+                        // Boxed: an idle session keeps no room for what it does not do.
+                        Ok(Some(proto::AgentFrame { frame: Some(frame) })) => Box::pin(self.receive(frame)).await?,
                         Ok(Some(proto::AgentFrame { frame: None })) => debug!(agent.id = %self.agent.id, "unknown frame"),
                         Ok(None) => return Err(End::Gone),
                         Err(status) => return Err(unreadable(&status)),
                     }
                 }
                 next = self.seat.line.next(takes_commands) => match next {
-                    Next::Command(outgoing, place) => self.deliver(&outgoing, place).await?,
-                    Next::LookIntoStore => self.catch_up().await?,
+                    Next::Command(outgoing, place) => Box::pin(self.deliver(&outgoing, place)).await?,
+                    Next::LookIntoStore => Box::pin(self.catch_up()).await?,
                     Next::End(Ending::Replaced) => return self.come_back(REPLACED_BACKOFF, "the agent opened another session").await,
                     Next::End(Ending::Decided) => return self.come_back(Duration::ZERO, "an operator decided about this agent").await,
                 },
