@@ -8,6 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use tokio::sync::OwnedSemaphorePermit;
 use writ_common::command::{Action, ActionClass, Settings};
 use writ_common::config::Problems;
 use writ_common::id::Digest;
@@ -166,6 +167,17 @@ pub struct AdmittedCommand {
     pub expires_at: Timestamp,
     /// What to do.
     pub plan: Plan,
+    /// Set when its start was journalled with its admission.
+    pub started: Option<Started>,
+}
+
+/// That a start is journalled, and the place it runs in.
+#[derive(Debug)]
+pub struct Started {
+    /// One of so many that run at the same time.
+    pub place: OwnedSemaphorePermit,
+    /// Session time.
+    pub at: Timestamp,
 }
 
 /// How a plan came out, before anybody signs it.

@@ -20,7 +20,7 @@ use writ_common::time::Timestamp;
 use writ_common::verify::VerifiedCommand;
 use writ_proto::v1 as proto;
 
-use crate::execute::{self, ActionTable, AdmittedCommand, Ended, is_group_gone};
+use crate::execute::{self, ActionTable, AdmittedCommand, Ended, Started, is_group_gone};
 use crate::identity::Identity;
 use crate::replay::{Entry, FreshCommand, Journal, JournalError, Judgement, State, judge, judge_again};
 use crate::reply::{About, SignedReceipt, frame, sign_receipt};
@@ -100,7 +100,7 @@ pub struct Obedience {
     pub settings: Keeper,
     /// What time it is.
     pub time: SessionTime,
-    running: Semaphore,
+    running: Arc<Semaphore>,
     answers: mpsc::Sender<CommandId>,
     is_behind: AtomicBool,
     broken: Shutdown,
@@ -118,7 +118,7 @@ impl Obedience {
         (time, max_running, shutdown): (SessionTime, usize, Shutdown),
     ) -> (Arc<Self>, mpsc::Receiver<CommandId>) {
         let (answers, receiver) = mpsc::channel(MAX_WAITING_ANSWERS);
-        let running = Semaphore::new(max_running);
+        let running = Arc::new(Semaphore::new(max_running));
         let is_behind = AtomicBool::new(false);
         let broken = Shutdown::new();
         let this = Self {
@@ -229,10 +229,18 @@ impl Obedience {
         let plan = self.plan(command).map_err(NotAdmitted::Refused)?;
         let (id, digest, expires_at) =
             (command.command().id, command.digest(), command.command().window.expires_at);
-        let durable =
-            self.journal.accept(id, digest, expires_at, delivery, now).map_err(NotAdmitted::Journal)?;
+        let (durable, started) = match Arc::clone(&self.running).try_acquire_owned() {
+            // It starts at once, so its start is journalled with it: one sync instead of two.
+            Ok(place) => {
+                let about = (digest, expires_at);
+                let durable = self.journal.accept_and_start(id, about, delivery, now, &boot_id());
+                (durable, Some(Started { place, at: now }))
+            }
+            Err(_) => (self.journal.accept(id, digest, expires_at, delivery, now), None),
+        };
+        let durable = durable.map_err(NotAdmitted::Journal)?;
         writ_common::checkpoint!("accepted");
-        Ok(AdmittedCommand { durable, digest, expires_at, plan })
+        Ok(AdmittedCommand { durable, digest, expires_at, plan, started })
     }
 
     fn plan(&self, command: &VerifiedCommand) -> Result<execute::Plan, Refusal> {
@@ -256,22 +264,20 @@ impl Obedience {
     }
 
     async fn run(&self, id: CommandId, admitted: AdmittedCommand) -> Result<(), JournalError> {
-        let AdmittedCommand { durable, digest, expires_at, plan } = admitted;
-        // Waiting for a place; when the agent ends meanwhile, the journal still says "accepted".
-        let Some(Ok(_place)) = self.shutdown.unless_requested(self.running.acquire()).await else {
-            return Ok(());
-        };
-        let started_at = self.now();
-        if started_at >= expires_at {
-            let started_before = self.journal.entry(id)?.filter(|entry| entry.attempt > 0);
-            if let Some(entry) = started_before {
-                return self.finish_indeterminate(id, digest, &entry, started_at);
+        let AdmittedCommand { durable, digest, expires_at, plan, started } = admitted;
+        let (_place, started_at, attempt) = match started {
+            Some(Started { place, at }) => (place, at, 1),
+            None => {
+                // Waiting for a place; when the agent ends meanwhile, the journal still says "accepted".
+                let place = Arc::clone(&self.running).acquire_owned();
+                let Some(Ok(place)) = self.shutdown.unless_requested(place).await else { return Ok(()) };
+                let now = self.now();
+                if now >= expires_at {
+                    return self.give_back(id, digest, now);
+                }
+                (place, now, self.journal.start(&durable, now, &boot_id())?)
             }
-            let refusal =
-                Refusal::new(RefusalCode::Expired, "it expired while it waited for other actions to end");
-            return self.finish(id, &self.refuse(id, digest, &refusal, started_at));
-        }
-        let attempt = self.journal.start(&durable, started_at, &boot_id())?;
+        };
         writ_common::checkpoint!("started");
         let note_group = |group| {
             info!(command.id = %id, process.group = group, attempt, "action started");
@@ -289,6 +295,17 @@ impl Obedience {
         let decision = Decision::Obeyed(ended.outcome(started_at, finished_at));
         let about = self.about(id, digest, finished_at, attempt);
         self.finish(id, &sign_receipt(&self.identity, about, decision, &ended.detail))
+    }
+
+    /// It expired while it waited for a place.
+    fn give_back(&self, id: CommandId, digest: Digest, now: Timestamp) -> Result<(), JournalError> {
+        let started_before = self.journal.entry(id)?.filter(|entry| entry.attempt > 0);
+        if let Some(entry) = started_before {
+            return self.finish_indeterminate(id, digest, &entry, now);
+        }
+        let refusal =
+            Refusal::new(RefusalCode::Expired, "it expired while it waited for other actions to end");
+        self.finish(id, &self.refuse(id, digest, &refusal, now))
     }
 
     /// On disk first, then to the session.
@@ -398,7 +415,7 @@ impl Obedience {
         match planned {
             Ok(plan) => {
                 let expires_at = Timestamp::from_millis(entry.expires_at_ms);
-                self.start(id, AdmittedCommand { durable, digest, expires_at, plan });
+                self.start(id, AdmittedCommand { durable, digest, expires_at, plan, started: None });
                 Ok(())
             }
             // Whatever was started once cannot be called refused any more.

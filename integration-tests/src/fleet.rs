@@ -311,6 +311,8 @@ pub struct Fleet {
     pub server_config: String,
     /// What every server logs.
     pub log_filter: String,
+    /// Lines added to the table `actions` of every agent's configuration.
+    pub actions_config: String,
     /// Lines added to every agent's configuration.
     pub agent_config: String,
     actions: BTreeMap<String, String>,
@@ -344,6 +346,7 @@ impl Fleet {
             server_flags: Vec::new(),
             server_config: String::new(),
             log_filter: "info".to_owned(),
+            actions_config: String::new(),
             agent_config: String::new(),
             actions: BTreeMap::new(),
         };
@@ -591,9 +594,10 @@ impl Fleet {
     pub fn agent_config(&self, name: &str) -> PathBuf {
         let path = self.path(&format!("{name}.toml"));
         let config = format!(
-            "data_dir = \"{}\"\n[actions]\ndir = \"{}\"\n[link]\nmax_backoff = \"200ms\"\n[log]\nformat = \"json\"\n{}",
+            "data_dir = \"{}\"\n[actions]\ndir = \"{}\"\n{}[link]\nmax_backoff = \"200ms\"\n[log]\nformat = \"json\"\n{}",
             self.path(name).display(),
             self.path("actions.d").display(),
+            self.actions_config,
             self.agent_config
         );
         fs::write(&path, config).unwrap();

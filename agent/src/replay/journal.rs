@@ -121,6 +121,16 @@ pub struct Entry {
     pub boot: String,
 }
 
+impl Entry {
+    fn start(&mut self, now: Timestamp, boot: &str) {
+        self.set_state(State::Started);
+        self.attempt += 1;
+        self.started_at_ms = now.as_millis();
+        self.process_group = 0;
+        boot.clone_into(&mut self.boot);
+    }
+}
+
 /// What the journal knows of one command.
 #[derive(Debug, Clone)]
 pub struct Known {
@@ -350,6 +360,40 @@ impl Journal {
         delivery: Bytes,
         now: Timestamp,
     ) -> Result<Durable, JournalError> {
+        let entry = Entry {
+            digest: digest.as_bytes().to_vec().into(),
+            expires_at_ms: expires_at.as_millis(),
+            delivery,
+            ..Entry::default()
+        };
+        self.admit(command, entry, now)?;
+        Ok(Durable { command })
+    }
+
+    /// Admits a command that is about to start: both are on disk when this returns, by one sync.
+    ///
+    /// # Errors
+    /// As of [`Self::accept`].
+    pub fn accept_and_start(
+        &self,
+        command: CommandId,
+        (digest, expires_at): (Digest, Timestamp),
+        delivery: Bytes,
+        now: Timestamp,
+        boot: &str,
+    ) -> Result<Durable, JournalError> {
+        let mut entry = Entry {
+            digest: digest.as_bytes().to_vec().into(),
+            expires_at_ms: expires_at.as_millis(),
+            delivery,
+            ..Entry::default()
+        };
+        entry.start(now, boot);
+        self.admit(command, entry, now)?;
+        Ok(Durable { command })
+    }
+
+    fn admit(&self, command: CommandId, entry: Entry, now: Timestamp) -> Result<(), JournalError> {
         let max_entries = self.max_entries;
         // A transaction of its own: a journal found full must not undo it.
         if self.has_forgettable(now)? {
@@ -361,18 +405,11 @@ impl Journal {
             if entries >= max_entries {
                 return Err(JournalError::Full(entries));
             }
-            let entry = Entry {
-                digest: digest.as_bytes().to_vec().into(),
-                expires_at_ms: expires_at.as_millis(),
-                delivery,
-                ..Entry::default()
-            };
             commands.insert(command.as_bytes(), entry.encode_to_vec().as_slice())?;
             write.open_table(EXPIRY)?.insert((entry.expires_at_ms, *command.as_bytes()), ())?;
             write.open_table(OPEN)?.insert(command.as_bytes(), ())?;
             Ok(())
-        })?;
-        Ok(Durable { command })
+        })
     }
 
     /// A command that was accepted before a crash is as good as one admitted now.
@@ -394,11 +431,7 @@ impl Journal {
             change(write, admitted.command, |entry| {
                 // In the same transaction: whatever else goes wrong, `accepted` becomes `started` once.
                 if entry.state() == State::Accepted {
-                    entry.set_state(State::Started);
-                    entry.attempt += 1;
-                    entry.started_at_ms = now.as_millis();
-                    entry.process_group = 0;
-                    boot.clone_into(&mut entry.boot);
+                    entry.start(now, boot);
                     attempt = Ok(entry.attempt);
                 }
             })?;

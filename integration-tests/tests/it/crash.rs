@@ -28,8 +28,24 @@ fn agent_killed_at(checkpoint: &str, more: &str) -> (Fleet, Value, Vec<String>) 
 
 #[test]
 fn an_agent_killed_after_it_accepted_starts_the_command_once() {
-    let (fleet, target, noted) = agent_killed_at("accepted", "");
-    assert_eq!((&target["state"], noted.len()), (&Value::from("done"), 1));
+    let mut fleet = Fleet::new(Build::Testing);
+    // Only a command that waits for another to end is accepted and not started.
+    fleet.actions_config = "max_running = 1\n".to_owned();
+    let notes = fleet.allow("note", "echo \"$1\" >> \"$NOTES\"", "");
+    fleet.allow("wait", "exec sleep 600", "");
+    let agent = fleet.agent("rome");
+    let _waits = fleet.json(&["send", "action", "wait", "word=long", "--all"]);
+    let group = agent.wait_for("action started", |_| true)["process.group"].as_u64().unwrap();
+    let sent = fleet.json(&["send", "action", "note", "word=once", "--all"]);
+    let id = sent["command_id"].as_str().unwrap();
+    agent.wait_for("command admitted", |said| said["command.id"] == id);
+    agent.kill();
+    fleet.kill_group(group);
+    assert!(lines(&notes).is_empty());
+    let _agent = fleet.start_agent("rome", None);
+    fleet.server().wait_for_count("receipt stored", 2);
+    assert_eq!(fleet.json(&["commands", "show", id])["done"], 1);
+    assert_eq!(lines(&notes), ["once"]);
     assert!(fleet.json(&["alerts"]).as_array().unwrap().is_empty(), "an honest crash is no alarm");
 }
 

@@ -67,7 +67,7 @@ fn evidence_holds_offline_here_and_in_python_and_nothing_altered_does() {
 fn an_agent_explains_which_check_of_a_command_fails_and_what_to_do() {
     let mut fleet = Fleet::new(Build::Shipped);
     let _notes = fleet.allow("note", "echo \"$1\" >> \"$NOTES\"", "");
-    fleet.agent("rome").kill();
+    assert!(fleet.agent("rome").stop().success());
     let _paris = fleet.enroll("paris", &fleet.token(1)).ok();
     let explain = |agent: &str, sent: &serde_json::Value, more: &[&str]| {
         let id = sent["command_id"].as_str().unwrap();

@@ -165,10 +165,14 @@ pub async fn resolve(server: &Arc<Server>, selection: Selection) -> Result<Vec<A
 
 /// The same as [`find_agent`] without everything else that is known of it: thousands are named in a second.
 async fn find_target(server: &Arc<Server>, text: &str) -> Result<(AgentId, bool), Failure> {
-    if let Ok(id) = text.parse::<AgentId>()
-        && let Some(known) = server.store.known_agent(id).await.map_err(unavailable)?
-    {
-        return Ok((id, known.is_removed));
+    if let Ok(id) = text.parse::<AgentId>() {
+        // Removing an agent ends its session: whoever has one is enrolled and not removed.
+        if server.dispatcher.registry().is_connected(id) {
+            return Ok((id, false));
+        }
+        if let Some(known) = server.store.known_agent(id).await.map_err(unavailable)? {
+            return Ok((id, known.is_removed));
+        }
     }
     let found = find_agent(server, text).await?;
     Ok((found.id, found.removed_at != Timestamp::ZERO))

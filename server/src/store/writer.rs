@@ -6,6 +6,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use sqlx::{Executor as _, SqliteConnection};
@@ -21,6 +22,9 @@ use super::commands::{self, NewCommand, NewReceipt, ReceiptFate, RecordedCommand
 pub(super) const MAX_WAITING_WRITES: usize = 4096;
 /// Writes in one commit. Enough to make the sync of the disk cheap, few enough to keep latency in milliseconds.
 const MAX_BATCH: usize = 512;
+
+/// How long an audit entry waits for the write it announces.
+const AUDIT_WAITS: Duration = Duration::from_millis(2);
 
 /// Who waits for a write.
 pub(super) type Answer<T> = oneshot::Sender<Result<T, StoreError>>;
@@ -158,6 +162,12 @@ pub(super) async fn write_batches(
 ) {
     let mut waiting = Vec::new();
     while jobs.recv_many(&mut waiting, MAX_BATCH).await > 0 {
+        let is_only_audit = waiting.iter().all(|job| matches!(job, Job::Audit(..)));
+        if is_only_audit && waiting.len() < MAX_BATCH {
+            // What a call asked for follows its audit entry at once: one commit for both.
+            let room = MAX_BATCH - waiting.len();
+            let _ = tokio::time::timeout(AUDIT_WAITS, jobs.recv_many(&mut waiting, room)).await;
+        }
         let failed = connection.execute("BEGIN IMMEDIATE").await.err().map(|error| error.to_string());
         let mut batch =
             Batch { connection: &mut connection, failed, finishes: Vec::with_capacity(waiting.len()) };
