@@ -643,8 +643,9 @@ async fn insert_receipts(
             .push_bind(receipt.envelope.to_vec())
             .push_bind(integer(receipt.now.as_millis()));
     });
-    insert.build().persistent(false).execute(&mut *connection).await?;
-    let mut update = QueryBuilder::<Sqlite>::new("WITH new(command, place, state) AS (");
+    // One call for both statements: each call costs two changes of threads.
+    let mut update = insert;
+    update.push("; WITH new(command, place, state) AS (");
     update.push_values(firsts, |mut row, (receipt, at)| {
         row.push_bind(at.sequence).push_bind(at.place).push_bind(receipt.state.stored());
     });

@@ -154,6 +154,107 @@ impl Batch<'_> {
     }
 }
 
+/// Jobs of one batch, by lane.
+#[derive(Default)]
+struct Lanes {
+    audits: Lane<NewAudit, ()>,
+    commands: Lane<NewCommand, Option<RecordedCommand>>,
+    receipts: Lane<NewReceipt, ReceiptFate>,
+}
+
+type Lane<T, A> = Vec<(T, Answer<A>)>;
+
+impl Lanes {
+    /// The jobs that have a lane, and the others.
+    fn sort(jobs: impl Iterator<Item = Job>) -> (Self, Vec<Other>) {
+        let (mut lanes, mut others) = (Self::default(), Vec::new());
+        for job in jobs {
+            match job {
+                Job::Command(command, answer) => lanes.commands.push((command, answer)),
+                Job::Receipt(receipt, answer) => lanes.receipts.push((receipt, answer)),
+                Job::Audit(entry, answer) => lanes.audits.push((entry, answer)),
+                Job::Other(other) => others.push(other),
+            }
+        }
+        (lanes, others)
+    }
+
+    /// Writes everything in one transaction without savepoints, which is right nearly always: each statement costs two
+    /// changes of threads. `None` when something failed: then nothing is written, and all of it can be tried again.
+    async fn write_at_once(&self, connection: &mut SqliteConnection) -> Option<Done> {
+        async fn items<T: Clone, A>(
+            connection: &mut SqliteConnection,
+            lane: &Lane<T, A>,
+            bulk: Bulk<T, A>,
+        ) -> Option<Vec<A>> {
+            if lane.is_empty() {
+                return Some(Vec::new());
+            }
+            let items = Arc::new(lane.iter().map(|(item, _)| item.clone()).collect());
+            bulk(connection, items).await.ok()
+        }
+        let work = async {
+            connection.execute("BEGIN IMMEDIATE").await.ok()?;
+            let done = Done {
+                audits: items(connection, &self.audits, audit::append).await?,
+                commands: items(connection, &self.commands, commands::record).await?,
+                receipts: items(connection, &self.receipts, commands::record_receipts).await?,
+            };
+            connection.execute("COMMIT").await.ok()?;
+            Some(done)
+        };
+        let done = work.await;
+        if done.is_none() {
+            // Whether one was begun or not, none is open afterwards.
+            let _ = connection.execute("ROLLBACK").await;
+        }
+        done
+    }
+
+    fn answer(self, done: Done) {
+        fn each<T, A>(lane: Lane<T, A>, done: Vec<A>) {
+            for ((_, answer), done) in lane.into_iter().zip(done) {
+                // Whoever asked may have gone meanwhile.
+                let _ = answer.send(Ok(done));
+            }
+        }
+        each(self.audits, done.audits);
+        each(self.commands, done.commands);
+        each(self.receipts, done.receipts);
+    }
+
+    /// Writes each job so that its failure undoes it alone.
+    async fn write_apart(self, others: Vec<Other>, connection: &mut SqliteConnection) {
+        let failed = connection.execute("BEGIN IMMEDIATE").await.err().map(|error| error.to_string());
+        let mut batch = Batch { connection, failed, finishes: Vec::new() };
+        for other in others {
+            batch.run(other).await;
+        }
+        batch.run_lane(self.audits, audit::append).await;
+        batch.run_lane(self.commands, commands::record).await;
+        batch.run_lane(self.receipts, commands::record_receipts).await;
+        let Batch { connection, mut failed, finishes } = batch;
+        if failed.is_none() {
+            failed = connection.execute("COMMIT").await.err().map(|error| error.to_string());
+        }
+        if let Some(error) = &failed {
+            error!(%error, "nothing of this batch is stored");
+            // There may be no transaction left to roll back; either way none is open afterwards.
+            let _ = connection.execute("ROLLBACK").await;
+        }
+        for finish in finishes {
+            finish(failed.as_deref());
+        }
+    }
+}
+
+/// What a batch came to, in the order of its lanes.
+struct Done {
+    audits: Vec<()>,
+    commands: Vec<Option<RecordedCommand>>,
+    receipts: Vec<ReceiptFate>,
+}
+
 /// The writer's task. Ends when every handle is gone.
 pub(super) async fn write_batches(
     mut connection: SqliteConnection,
@@ -168,33 +269,15 @@ pub(super) async fn write_batches(
             let room = MAX_BATCH - waiting.len();
             let _ = tokio::time::timeout(AUDIT_WAITS, jobs.recv_many(&mut waiting, room)).await;
         }
-        let failed = connection.execute("BEGIN IMMEDIATE").await.err().map(|error| error.to_string());
-        let mut batch =
-            Batch { connection: &mut connection, failed, finishes: Vec::with_capacity(waiting.len()) };
-        let (mut new_commands, mut receipts, mut audits) = (Vec::new(), Vec::new(), Vec::new());
-        for job in waiting.drain(..) {
-            match job {
-                Job::Command(command, answer) => new_commands.push((command, answer)),
-                Job::Receipt(receipt, answer) => receipts.push((receipt, answer)),
-                Job::Audit(entry, answer) => audits.push((entry, answer)),
-                Job::Other(other) => batch.run(other).await,
-            }
-        }
-        let changed: HashSet<_> = receipts.iter().map(|(receipt, _)| receipt.command).collect();
-        batch.run_lane(audits, audit::append).await;
-        batch.run_lane(new_commands, commands::record).await;
-        batch.run_lane(receipts, commands::record_receipts).await;
-        let Batch { mut failed, finishes, .. } = batch;
-        if failed.is_none() {
-            failed = connection.execute("COMMIT").await.err().map(|error| error.to_string());
-        }
-        if let Some(error) = &failed {
-            error!(%error, "nothing of this batch is stored");
-            // There may be no transaction left to roll back; either way none is open afterwards.
-            let _ = connection.execute("ROLLBACK").await;
-        }
-        for finish in finishes {
-            finish(failed.as_deref());
+        let (lanes, others) = Lanes::sort(waiting.drain(..));
+        let changed: HashSet<_> = lanes.receipts.iter().map(|(receipt, _)| receipt.command).collect();
+        let at_once = match others.is_empty() {
+            true => lanes.write_at_once(&mut connection).await,
+            false => None,
+        };
+        match at_once {
+            Some(done) => lanes.answer(done),
+            None => lanes.write_apart(others, &mut connection).await,
         }
         for command in changed {
             // Nobody watching is not an error.
