@@ -181,7 +181,8 @@ impl Link {
         backoff: &mut Backoff,
         shutdown: &writ_common::shutdown::Shutdown,
     ) -> Result<Done, LinkError> {
-        let anchors = Anchors::Authorities(self.obedience.trust.chain().head().bundle.tls_cas.clone());
+        let anchors =
+            Anchors::AuthoritiesAtAnyDate(self.obedience.trust.chain().head().bundle.tls_cas.clone());
         let Some(connection) = shutdown.unless_requested(Box::pin(connect(endpoint, &anchors))).await else {
             return Ok(Done::ShuttingDown);
         };
@@ -202,7 +203,7 @@ impl Link {
 /// # Errors
 /// What is wrong with it.
 pub(crate) async fn probe(obedience: &Obedience, endpoint: &str) -> Result<(), LinkError> {
-    let anchors = Anchors::Authorities(obedience.trust.chain().head().bundle.tls_cas.clone());
+    let anchors = Anchors::AuthoritiesAtAnyDate(obedience.trust.chain().head().bundle.tls_cas.clone());
     let work = async {
         let connection = Box::pin(connect(endpoint, &anchors)).await?;
         let mut client = gateway(connection.channel);

@@ -484,6 +484,10 @@ impl Fleet {
         if let Some(checkpoint) = checkpoint {
             command.env("WRITTEST_CHECKPOINT", &checkpoint.variable);
         }
+        self.serve(command);
+    }
+
+    fn serve(&mut self, command: Command) {
         let server = Daemon::spawn("server", command);
         let serving = server.wait_for("serving", |_| true);
         let port = |field: &str| {
@@ -498,6 +502,15 @@ impl Fleet {
     #[must_use]
     pub fn try_server(&self) -> Daemon {
         Daemon::spawn("server", self.server_command())
+    }
+
+    /// Starts the server with files that cannot grow past a size, in KiB, as on a disk that is nearly full.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub fn start_cramped_server(&mut self, kilobytes: u32) {
+        let cramped = cramp(&self.server_command(), kilobytes * 2);
+        self.serve(cramped);
     }
 
     /// Starts the server without waiting for it to serve; it stops at a checkpoint.
@@ -625,6 +638,7 @@ impl Fleet {
         let mut command = command(&binary(&format!("writ-agent{}", self.build.suffix())));
         command.arg("run").arg("--config").arg(self.agent_config(name));
         command.env("WRITTEST_MONOTONIC", self.path(&format!("{name}-monotonic")));
+        command.env("WRITTEST_CLOCK", self.path(&format!("{name}-clock")));
         // A story that kills the agent must not have its own group killed with it.
         command.process_group(0);
         if let Some(checkpoint) = checkpoint {
@@ -642,12 +656,7 @@ impl Fleet {
     /// Starts an enrolled agent whose files cannot grow past a size, as on a disk that is nearly full.
     #[must_use]
     pub fn cramped_agent(&self, name: &str, blocks_of_512: u32) -> Daemon {
-        let plain = self.agent_command(name, None);
-        let mut cramped = command(Path::new("/bin/sh"));
-        // Ignored signals stay ignored over exec: a write past the limit then fails instead of killing.
-        let script = format!("trap '' XFSZ; ulimit -f {blocks_of_512}; exec \"$0\" \"$@\"");
-        cramped.arg("-c").arg(script).arg(plain.get_program()).args(plain.get_args());
-        Daemon::spawn(name, cramped)
+        Daemon::spawn(name, cramp(&self.agent_command(name, None), blocks_of_512))
     }
 
     /// Starts an enrolled agent and waits for its session.
@@ -738,6 +747,17 @@ impl Drop for Fleet {
             eprintln!("--- the fleet lived in {} (KEEP=1 keeps it)", self.folder.path().display());
         }
     }
+}
+
+/// The same command with files that cannot grow past a size.
+fn cramp(plain: &Command, blocks_of_512: u32) -> Command {
+    let mut cramped = command(Path::new("/bin/sh"));
+    // Ignored signals stay ignored over exec: a write past the limit then fails instead of killing.
+    let script = format!("trap '' XFSZ; ulimit -f {blocks_of_512}; exec \"$0\" \"$@\"");
+    cramped.arg("-c").arg(script).arg(plain.get_program()).args(plain.get_args());
+    let set = plain.get_envs().filter_map(|(name, value)| Some((name, value?)));
+    cramped.envs(set);
+    cramped
 }
 
 /// The lines of a file that may not be there yet.

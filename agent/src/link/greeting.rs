@@ -35,6 +35,8 @@ pub(super) struct Greeted {
     pub(super) outbound: mpsc::Sender<proto::AgentFrame>,
     pub(super) inbound: Streaming<proto::ServerFrame>,
     pub(super) welcome: proto::Welcome,
+    /// For further questions on the same connection.
+    pub(super) client: AgentGatewayClient<Channel>,
 }
 
 /// A stream on which the server proved itself.
@@ -130,7 +132,7 @@ pub(super) async fn greet(
     };
     obedience.time.set(hello.time, asked);
     obedience.journal.begin_session(hello.time)?;
-    Ok(Greeted { outbound, inbound, welcome })
+    Ok(Greeted { outbound, inbound, welcome, client: client.clone() })
 }
 
 const fn may_be_mended_by_a_bundle(code: RefusalCode) -> bool {
@@ -147,7 +149,7 @@ const fn may_be_mended_by_a_bundle(code: RefusalCode) -> bool {
 }
 
 /// Asks for the bundles after the one held and walks along them.
-async fn fetch_chain(
+pub(super) async fn fetch_chain(
     obedience: &Obedience,
     client: &mut AgentGatewayClient<Channel>,
 ) -> Result<(), LinkError> {

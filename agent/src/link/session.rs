@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+use tonic::transport::Channel;
 use tracing::{info, warn};
 use writ_common::backoff::Backoff;
 use writ_common::envelope::{RefusalsAckPurpose, verify};
@@ -15,9 +16,10 @@ use writ_common::refusal::{Refusal, RefusalCode};
 use writ_common::shutdown::Shutdown;
 use writ_common::time::Timestamp;
 use writ_common::trust::Keyring;
+use writ_proto::v1::agent_gateway_client::AgentGatewayClient;
 use writ_proto::v1::{self as proto, agent_frame, server_frame::Frame};
 
-use super::greeting::Greeted;
+use super::greeting::{Greeted, fetch_chain};
 use super::{Done, Link, LinkError};
 use crate::host;
 use crate::obey::{Deliveries, Reaction};
@@ -39,7 +41,7 @@ pub(super) async fn hold(
     backoff: &mut Backoff,
     shutdown: &Shutdown,
 ) -> Result<Done, LinkError> {
-    let Greeted { outbound, mut inbound, welcome } = greeted;
+    let Greeted { outbound, mut inbound, welcome, client } = greeted;
     let millis = |asked: u32| Duration::from_millis(u64::from(asked));
     let heartbeat = millis(welcome.heartbeat_ms).clamp(SHORTEST_HEARTBEAT, LONGEST_SILENCE);
     let deadline = millis(welcome.heartbeat_deadline_ms).clamp(heartbeat * 2, LONGEST_SILENCE * 2);
@@ -53,7 +55,13 @@ pub(super) async fn hold(
     backoff.reset();
     info!(endpoint, "session began");
     link.status.connected(endpoint);
-    let mut session = Session { link, deliveries: Deliveries::default(), queue: VecDeque::new() };
+    let mut session = Session {
+        link,
+        deliveries: Deliveries::default(),
+        queue: VecDeque::new(),
+        client,
+        has_asked_for_bundles: false,
+    };
     session.begin()?;
     let mut ticks = pace(&session.link.obedience.settings);
     let mut last_heard = Instant::now();
@@ -79,7 +87,7 @@ pub(super) async fn hold(
                         return Ok(Done::ComeBack(millis(come_back.after_ms).min(LONGEST_SILENCE)));
                     }
                     Some(proto::ServerFrame { frame: Some(frame) }) => {
-                        if let Some(done) = session.receive(frame)? {
+                        if let Some(done) = session.receive(frame).await? {
                             return Ok(done);
                         }
                     }
@@ -115,6 +123,8 @@ struct Session<'a> {
     link: &'a mut Link,
     deliveries: Deliveries,
     queue: VecDeque<Said>,
+    client: AgentGatewayClient<Channel>,
+    has_asked_for_bundles: bool,
 }
 
 impl Session<'_> {
@@ -187,9 +197,9 @@ impl Session<'_> {
         self.link.obedience.time.now().ok_or(LinkError::Protocol("no hello said the time"))
     }
 
-    fn receive(&mut self, frame: Frame) -> Result<Option<Done>, LinkError> {
+    async fn receive(&mut self, frame: Frame) -> Result<Option<Done>, LinkError> {
         match frame {
-            Frame::Delivery(delivery) => return self.deliver(delivery),
+            Frame::Delivery(delivery) => return self.deliver(delivery).await,
             Frame::Bundles(proto::Bundles { bundles }) => self.bundles(bundles)?,
             Frame::AnswerAck(proto::AnswerAcknowledgement { command_id, command_digest }) => {
                 let (Ok(command), Ok(digest)) =
@@ -210,10 +220,27 @@ impl Session<'_> {
         Ok(None)
     }
 
-    fn deliver(&mut self, delivery: proto::Delivery) -> Result<Option<Done>, LinkError> {
-        let now = self.now()?;
+    async fn deliver(&mut self, delivery: proto::Delivery) -> Result<Option<Done>, LinkError> {
         let envelope = delivery.envelope.clone();
-        match self.link.obedience.receive(delivery, now, &mut self.deliveries) {
+        let now = self.now()?;
+        let mut reaction = self.link.obedience.receive(delivery.clone(), now, &mut self.deliveries);
+        // protocol.md §6.7: a newer bundle may list the key. Asked once a session, then decided.
+        let is_unknown =
+            matches!(&reaction, Reaction::Silence(refusal) if refusal.code == RefusalCode::UnknownKey);
+        if is_unknown && !std::mem::replace(&mut self.has_asked_for_bundles, true) {
+            info!("a command by an unknown key: asking for newer trust bundles");
+            let before = self.link.obedience.trust.chain().head().bundle.version;
+            let asked = fetch_chain(&self.link.obedience, &mut self.client).await;
+            if let Err(error @ (LinkError::Journal(_) | LinkError::Follow(_))) = asked {
+                return Err(error);
+            }
+            if self.link.obedience.trust.chain().head().bundle.version > before {
+                self.report();
+                let now = self.now()?;
+                reaction = self.link.obedience.receive(delivery, now, &mut self.deliveries);
+            }
+        }
+        match reaction {
             Reaction::Answer(frame) => self.queue.extend(frame.frame.map(Said::Frame)),
             Reaction::AnswerAgain(command) => self.queue.push_back(Said::Stored(command)),
             Reaction::Running => {}

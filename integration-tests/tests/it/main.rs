@@ -16,6 +16,7 @@ mod operations;
 mod own_actions;
 
 mod away;
+mod clocks_and_disks;
 mod crash;
 
 mod evidence;

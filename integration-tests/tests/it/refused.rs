@@ -50,6 +50,15 @@ impl Scene {
         assert_eq!(alerts[0]["agent_name"], "rome");
     }
 
+    /// The same without a look at alerts, which count and do not grow.
+    fn is_silent_again(&self, delivery: proto::Delivery, code: &str) {
+        let before = self.agent.count("refused in silence");
+        self.villain.deliver(self.rome, delivery);
+        self.agent.wait_for_count("refused in silence", before + 1);
+        let last = self.agent.lines("refused in silence").pop().unwrap();
+        assert_eq!(last["code"], code);
+    }
+
     /// The agent starts nothing and says so in a receipt; the server never sent such a command.
     fn is_answered(&self, delivery: proto::Delivery, code: &str) {
         self.villain.deliver(self.rome, delivery);
@@ -243,4 +252,19 @@ fn a_flood_of_one_kind_is_one_report_and_one_alert() {
     let _obeys = scene.fleet.writ(&["send", "ping", "--all", "--wait"]).ok();
     assert_eq!(scene.fleet.server().count("agent refused"), 1);
     assert_eq!(scene.fleet.alerts("refused", "unknown_key").len(), 1);
+}
+
+#[test]
+fn a_command_by_an_unknown_key_makes_the_agent_ask_for_the_chain_once_and_then_decide() {
+    let scene = Scene::new();
+    let (listed, stranger) = (Forger::new([41; 32]), Forger::new([42; 32]));
+    let entry = scene.stolen.entry(&listed);
+    scene.villain.offer_chain(vec![scene.stolen.successor(|bundle| bundle.signing.push(entry))]);
+    scene.villain.deliver(scene.rome, scene.stolen.ping(scene.rome, &listed, |_| {}));
+    scene.agent.wait_for("trust bundle accepted", |said| said["bundle.version"] == 2);
+    scene.agent.wait_for("command admitted", |_| true);
+    for _ in 0..3 {
+        scene.is_silent_again(scene.stolen.ping(scene.rome, &stranger, |_| {}), "unknown_key");
+    }
+    assert_eq!(scene.agent.count("a command by an unknown key: asking for newer trust bundles"), 1);
 }
