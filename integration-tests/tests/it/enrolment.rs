@@ -83,3 +83,51 @@ fn a_realm_nobody_may_command_gets_no_token() {
     let said = fleet.writ(&["enroll", "token", "create", "--realm", "plant-2"]);
     assert!(said.code == 7 && said.stderr.contains("would obey nobody"), "{said:?}");
 }
+
+#[test]
+fn an_enrolment_killed_at_any_step_goes_on_with_the_same_key_and_id_and_one_use_of_the_token() {
+    let fleet = Fleet::new(Build::Testing);
+    for (name, step) in [("rome", "identity_key_made"), ("oslo", "trust_kept")] {
+        let token = fleet.token(1);
+        let stop = fleet.checkpoint(step);
+        let (config, file) = (fleet.agent_config(name), token.to_str().unwrap().to_owned());
+        let enroll = ["enroll", "--config", config.to_str().unwrap(), "--token-file", &file, "--name", name];
+        let enrolling = fleet.spawn("writ-agent-testing", &enroll, &stop);
+        let held = stop.reached();
+        enrolling.kill();
+        drop(held);
+        let key = std::fs::read(fleet.path(name).join("identity.key")).unwrap();
+        let _enrolled = fleet.enroll(name, &token).ok();
+        assert_eq!(std::fs::read(fleet.path(name).join("identity.key")).unwrap(), key);
+        let _agent = fleet.start_agent(name, None);
+        let _obeys = fleet.writ(&["send", "ping", "--agent", name, "--wait"]).ok();
+    }
+    assert_eq!(fleet.json(&["agents", "list"]).as_array().unwrap().len(), 2);
+    assert!(
+        fleet.json(&["enroll", "token", "list"]).as_array().unwrap().iter().all(|token| token["used"] == 1)
+    );
+}
+
+#[test]
+fn a_server_killed_between_admitting_an_agent_and_answering_it_admits_it_once() {
+    let mut fleet = Fleet::new(Build::Testing);
+    let token = fleet.token(1);
+    let stop = fleet.checkpoint("agent_admitted");
+    fleet.kill_server();
+    fleet.start_server(Some(&stop));
+    fleet.add_context();
+    std::thread::scope(|scope| {
+        let fleet = &fleet;
+        let enrolling = scope.spawn(|| fleet.enroll("rome", &token));
+        let held = stop.reached();
+        fleet.server().kill_in_place();
+        drop(held);
+        assert_ne!(enrolling.join().unwrap().code, 0);
+    });
+    fleet.server = None;
+    fleet.start_server(None);
+    fleet.add_context();
+    let _enrolled = fleet.enroll("rome", &token).ok();
+    let _agent = fleet.start_agent("rome", None);
+    assert_eq!(fleet.json(&["agents", "list"]).as_array().unwrap().len(), 1);
+}

@@ -2,16 +2,9 @@
 //!
 //! * an operator pings and runs an action, waits, and reads the answers
 //! * the answers are the agents' own signed words
-//! * grpcurl can do the same
 
 use integration_tests::fleet::{Build, Fleet, lines};
-use integration_tests::python;
 use serde_json::Value;
-use tonic_reflection::pb::v1::ServerReflectionRequest;
-use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
-use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
-use writ_common::keys::pem;
-use writ_common::tls::{Anchors, connect};
 
 #[test]
 fn an_operator_commands_two_agents_and_reads_their_answers() {
@@ -78,74 +71,6 @@ fn the_same_id_twice_is_one_command_and_another_request_under_it_is_refused() {
     let other = fleet.writ(&["send", "ping", "--agent", "rome", "--id", id]);
     assert_eq!(other.code, 7, "{other:?}");
     assert!(other.stderr.contains("is a different one"), "{other:?}");
-}
-
-#[test]
-fn grpcurl_lists_services_and_submits() {
-    let fleet = Fleet::new(Build::Shipped);
-    let agent = fleet.agent("rome");
-    let grpcurl = python::root().join("target/python/bin/grpcurl");
-    let token = std::fs::read_to_string(fleet.path("server/admin-token")).unwrap();
-    let call = |rest: &[&str]| {
-        let header = format!("authorization: Bearer {token}");
-        let address = format!("localhost:{}", fleet.admin_port());
-        let ca = fleet.path("server/admin-ca.pem");
-        let mut arguments = vec!["-cacert", ca.to_str().unwrap(), "-H", &header];
-        let (flags, call) = rest
-            .split_at(rest.iter().take_while(|word| word.starts_with('-') || word.starts_with('{')).count());
-        arguments.extend(flags);
-        arguments.push(&address);
-        arguments.extend(call);
-        #[expect(clippy::disallowed_methods, reason = "tests start what they test against")]
-        let mut command = std::process::Command::new(&grpcurl);
-        let output = command.args(arguments).output().unwrap();
-        (
-            output.status.success(),
-            String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr),
-        )
-    };
-    let (listed, services) = call(&["list"]);
-    assert!(listed && services.contains("writ.admin.v1.CommandService"), "{services}");
-    let (submitted, command) =
-        call(&["-d", r#"{"all": true, "ping": {}}"#, "writ.admin.v1.CommandService/Submit"]);
-    assert!(submitted, "{command}");
-    agent.wait_for("command ended", |_| true);
-    let (refused, said) = call(&["-d", r#"{"ping": {}}"#, "writ.admin.v1.CommandService/Submit"]);
-    assert!(
-        !refused
-            && said.contains("InvalidArgument")
-            && said.contains("name agents, give a selector, or set all"),
-        "{said}"
-    );
-    let (healthy, said) = call(&["-d", "{}", "grpc.health.v1.Health/Check"]);
-    assert!(healthy && said.contains("SERVING"), "{said}");
-}
-
-#[test]
-fn reflection_answers_in_its_newer_version_too_and_only_to_those_with_a_token() {
-    let fleet = Fleet::new(Build::Shipped);
-    let token = std::fs::read_to_string(fleet.path("server/admin-token")).unwrap();
-    let authorities = pem::certificates(&std::fs::read(fleet.path("server/admin-ca.pem")).unwrap()).unwrap();
-    let endpoint = format!("localhost:{}", fleet.admin_port());
-    let ask = async |token: Option<&str>| {
-        let connection = connect(&endpoint, &Anchors::Authorities(authorities.clone())).await.unwrap();
-        let question = ServerReflectionRequest {
-            host: String::new(),
-            message_request: Some(MessageRequest::ListServices(String::new())),
-        };
-        let mut request = tonic::Request::new(tokio_stream::iter([question]));
-        if let Some(token) = token {
-            request.metadata_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
-        }
-        let mut client = ServerReflectionClient::new(connection.channel);
-        client.server_reflection_info(request).await?.into_inner().message().await
-    };
-    tokio::runtime::Runtime::new().unwrap().block_on(async {
-        let answer = format!("{:?}", ask(Some(&token)).await.unwrap());
-        assert!(answer.contains("writ.admin.v1.CommandService"), "{answer}");
-        assert_eq!(ask(None).await.unwrap_err().code(), tonic::Code::Unauthenticated);
-        assert_eq!(ask(Some("writ-admin.guess")).await.unwrap_err().code(), tonic::Code::Unauthenticated);
-    });
 }
 
 #[test]

@@ -5,6 +5,7 @@ mod pinned;
 mod vectors;
 
 mod first_command;
+mod grpcurl;
 
 mod channel;
 mod enrolment;
