@@ -1,4 +1,4 @@
-//! What must outlive the server: one SQLite file, written by one task ([`writer`]).
+//! What must outlive the server: one SQLite file, written by one task (`store/writer.rs`).
 
 mod agents;
 mod alerts;
