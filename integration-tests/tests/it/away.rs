@@ -129,3 +129,17 @@ fn a_silent_agent_turns_offline_within_the_deadline_and_a_killed_one_at_once() {
     rome.wait_for_count("session began", 2);
     assert!(is_connected("rome"));
 }
+
+#[test]
+fn a_server_that_is_told_to_stop_sends_its_agents_away_in_good_order_and_they_come_back() {
+    let mut fleet = Fleet::new(Build::Shipped);
+    let rome = fleet.agent("rome");
+    let sent = fleet.json(&["send", "ping", "--all", "--wait"]);
+    assert!(fleet.server.take().unwrap().stop().success());
+    rome.wait_for("the server asks to come back", |said| said["reason"] == "the server is shutting down");
+    fleet.start_server(None);
+    fleet.add_context();
+    rome.wait_for_count("session began", 2);
+    assert_eq!(fleet.json(&["commands", "show", sent["command_id"].as_str().unwrap()])["done"], 1);
+    assert_eq!(fleet.json(&["send", "ping", "--all", "--wait"])["done"], 1);
+}

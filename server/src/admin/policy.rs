@@ -265,7 +265,8 @@ impl Call {
             at: server.clock.wall(),
             actor: actor.name.clone(),
             role: actor.role.as_str(),
-            method: method.clone(),
+            // A path nobody knows may be as long as a header may be.
+            method: method.chars().take(MAX_METHOD).collect(),
             request: *request,
             outcome,
             max_entries: server.audit_max_entries,
@@ -280,6 +281,9 @@ impl Call {
         }
     }
 }
+
+/// Characters of a method's path that are kept.
+const MAX_METHOD: usize = 256;
 
 /// gRPC's five bytes before a message: whether it is compressed, and its length.
 const FRAME_HEAD: usize = 5;

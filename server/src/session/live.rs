@@ -65,6 +65,11 @@ impl<'a> Live<'a> {
             outbound.send(Frame::Bundles(proto::Bundles { bundles })).await?;
         }
         let seat = server.dispatcher.registry().seat(agent.id);
+        // Whatever was decided before there was a seat to be told: from here on the seat hears of it.
+        let known = server.store.known_agent(agent.id).await.map_err(unavailable)?;
+        let Some(agent) = known.filter(|known| !known.is_removed) else {
+            return Err(Failure::denied("agent_removed", "this agent was removed by an operator").into());
+        };
         Ok(Self {
             server,
             agent,
