@@ -7,7 +7,7 @@ mod commands;
 mod tokens;
 mod writer;
 
-pub use agents::{AgentRow, AllowList, Attribute, Contact, KnownAgent, Report, Source, Standing};
+pub use agents::{AgentRow, AllowList, Attribute, Contact, Heard, KnownAgent, Report, Source, Standing};
 pub use alerts::{Alarm, AlertKind, AlertRow};
 pub use audit::{AuditLink, NewAudit};
 pub use commands::{

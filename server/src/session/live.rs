@@ -19,7 +19,7 @@ use crate::dispatch::{Ending, Next, Outgoing, Seat};
 use crate::receipts::{VerifiedReceipt, record_refusals};
 use crate::selector::is_value;
 use crate::store::unavailable;
-use crate::store::{Alarm, AlertKind, KnownAgent, ReceiptFate, Report};
+use crate::store::{Alarm, AlertKind, Heard, KnownAgent, ReceiptFate, Report};
 
 /// Two processes with one identity would otherwise take the seat from each other without end.
 const REPLACED_BACKOFF: Duration = Duration::from_secs(30);
@@ -303,8 +303,8 @@ impl<'a> Live<'a> {
 
     async fn note_heard(&self, report: Option<Report>) -> Result<(), End> {
         let now = self.server.clock.wall();
-        let noted = self.server.store.note_heard(self.agent.id, now, self.journal_counter, report);
-        Ok(noted.await.map_err(unavailable)?)
+        let heard = Heard { agent: self.agent.id, at: now, journal_counter: self.journal_counter, report };
+        Ok(self.server.store.note_heard(heard).await.map_err(unavailable)?)
     }
 
     async fn come_back(&self, after: Duration, reason: &str) -> Result<(), End> {

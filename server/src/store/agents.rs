@@ -1,5 +1,9 @@
 //! The agents.
 
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{AssertSqlSafe, QueryBuilder, Row as _, Sqlite, SqliteConnection};
 use writ_common::command::ActionClass;
@@ -8,6 +12,7 @@ use writ_common::keys::PublicKey;
 use writ_common::time::Timestamp;
 
 use super::alerts::raise;
+use super::writer::Job;
 use super::{Alarm, AlertKind, Store, StoreError, id, integer, time, unsigned};
 use crate::selector::{Requirement, Selector};
 
@@ -131,6 +136,19 @@ pub struct Contact {
     pub bundle: (u64, Digest),
     /// Its journal and that journal's counter.
     pub journal: (JournalId, u64),
+}
+
+/// That an agent was heard.
+#[derive(Debug, Clone)]
+pub struct Heard {
+    /// Who.
+    pub agent: AgentId,
+    /// When.
+    pub at: Timestamp,
+    /// The greatest counter its journal has shown.
+    pub journal_counter: u64,
+    /// What it says of itself, if it does.
+    pub report: Option<Report>,
 }
 
 /// What it says in a report.
@@ -315,37 +333,15 @@ impl Store {
     /// # Errors
     /// When the database fails.
     pub async fn note_contact(&self, contact: Contact) -> Result<Option<String>, StoreError> {
-        self.write(move |connection| Box::pin(async move { note_contact(connection, contact).await })).await
+        self.send(|answer| Job::Contact(contact, answer)).await?.committed().await
     }
 
     /// Records that an agent was heard, how far its journal is, and its report if it made one.
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn note_heard(
-        &self,
-        agent: AgentId,
-        at: Timestamp,
-        journal_counter: u64,
-        report: Option<Report>,
-    ) -> Result<(), StoreError> {
-        self.write(move |connection| {
-            Box::pin(async move {
-                sqlx::query(
-                    "UPDATE agents SET last_contact = $2, journal_counter = max(journal_counter, $3) WHERE agent_id = $1",
-                )
-                .bind(agent.as_bytes().to_vec())
-                .bind(integer(at.as_millis()))
-                .bind(integer(journal_counter))
-                .execute(&mut *connection)
-                .await?;
-                match report {
-                    Some(report) => note_report(connection, agent, at, report).await,
-                    None => Ok(()),
-                }
-            })
-        })
-        .await
+    pub async fn note_heard(&self, heard: Heard) -> Result<(), StoreError> {
+        self.send(|answer| Job::Heard(heard, answer)).await?.committed().await
     }
 
     /// Sets and removes labels; returns the name of an attribute that is no label, and changes nothing then.
@@ -418,6 +414,162 @@ impl Store {
             })
         })
         .await
+    }
+}
+
+/// Records that sessions began: those that are as the last time all together, the others one by one.
+pub(super) fn note_contacts(
+    connection: &mut SqliteConnection,
+    new: Arc<Vec<Contact>>,
+) -> BoxFuture<'_, Result<Vec<Option<String>>, StoreError>> {
+    Box::pin(async move {
+        let known = known_journals(connection, &new).await?;
+        let (mut usual, mut rest, mut taken) = (Vec::new(), Vec::new(), HashSet::new());
+        let mut held = vec![None; new.len()];
+        for (number, (contact, known)) in new.iter().zip(known).enumerate() {
+            match known {
+                Some((counter, why)) if contact.journal.1 >= counter && taken.insert(contact.agent) => {
+                    held[number] = Some(why).filter(|why| !why.is_empty());
+                    usual.push(contact);
+                }
+                _ => rest.push((number, contact)),
+            }
+        }
+        if !usual.is_empty() {
+            let mut update = QueryBuilder::<Sqlite>::new(
+                "WITH new(agent_id, at, version, bundle_version, bundle_digest, counter) AS (",
+            );
+            update.push_values(usual, |mut row, contact| {
+                row.push_bind(contact.agent.as_bytes().to_vec())
+                    .push_bind(integer(contact.at.as_millis()))
+                    .push_bind(contact.agent_version.clone())
+                    .push_bind(integer(contact.bundle.0))
+                    .push_bind(contact.bundle.1.as_bytes().to_vec())
+                    .push_bind(integer(contact.journal.1));
+            });
+            update.push(
+                ") UPDATE agents SET last_contact = new.at, agent_version = new.version,
+                 bundle_version = new.bundle_version, bundle_digest = new.bundle_digest, journal_counter = new.counter
+                 FROM new WHERE agents.agent_id = new.agent_id",
+            );
+            update.build().persistent(false).execute(&mut *connection).await?;
+        }
+        for (number, contact) in rest {
+            held[number] = note_contact(connection, contact.clone()).await?;
+        }
+        Ok(held)
+    })
+}
+
+/// The counter and what is held of each agent that shows the journal it showed last.
+async fn known_journals(
+    connection: &mut SqliteConnection,
+    new: &[Contact],
+) -> Result<Vec<Option<(u64, String)>>, StoreError> {
+    let mut query = QueryBuilder::<Sqlite>::new("WITH new(number, agent_id, journal_id) AS (");
+    query.push_values((0_i64..).zip(new), |mut row, (number, contact)| {
+        row.push_bind(number)
+            .push_bind(contact.agent.as_bytes().to_vec())
+            .push_bind(contact.journal.0.as_bytes().to_vec());
+    });
+    query.push(
+        ") SELECT json_group_array(json_array(number, journal_counter, held)) FROM new
+         CROSS JOIN agents ON agents.agent_id = new.agent_id AND agents.journal_id = new.journal_id",
+    );
+    let rows: String = query.build().persistent(false).fetch_one(connection).await?.try_get(0)?;
+    let rows: Vec<(usize, u64, String)> =
+        serde_json::from_str(&rows).map_err(|_| StoreError::Damaged("journal"))?;
+    let mut known: Vec<_> = new.iter().map(|_| None).collect();
+    for (number, counter, held) in rows {
+        if let Some(known) = known.get_mut(number) {
+            *known = Some((counter, held));
+        }
+    }
+    Ok(known)
+}
+
+/// Records that agents were heard: reports that say something new one by one, everything else all together.
+pub(super) fn note_all_heard(
+    connection: &mut SqliteConnection,
+    new: Arc<Vec<Heard>>,
+) -> BoxFuture<'_, Result<Vec<()>, StoreError>> {
+    Box::pin(async move {
+        // Of several of one agent the greatest count.
+        let mut latest = BTreeMap::<AgentId, (Timestamp, u64)>::new();
+        for heard in new.iter() {
+            let (at, counter) = latest.entry(heard.agent).or_default();
+            *at = heard.at.max(*at);
+            *counter = heard.journal_counter.max(*counter);
+        }
+        let mut update = QueryBuilder::<Sqlite>::new("WITH new(agent_id, at, counter) AS (");
+        update.push_values(&latest, |mut row, (agent, (at, counter))| {
+            row.push_bind(agent.as_bytes().to_vec())
+                .push_bind(integer(at.as_millis()))
+                .push_bind(integer(*counter));
+        });
+        update.push(
+            ") UPDATE agents SET last_contact = new.at, journal_counter = max(journal_counter, new.counter)
+             FROM new WHERE agents.agent_id = new.agent_id",
+        );
+        update.build().persistent(false).execute(&mut *connection).await?;
+        let reports: Vec<_> =
+            new.iter().filter_map(|heard| Some((heard.agent, heard.at, heard.report.as_ref()?))).collect();
+        if !reports.is_empty() {
+            note_reports(connection, &reports).await?;
+        }
+        Ok(vec![(); new.len()])
+    })
+}
+
+async fn note_reports(
+    connection: &mut SqliteConnection,
+    reports: &[(AgentId, Timestamp, &Report)],
+) -> Result<(), StoreError> {
+    let mut query = QueryBuilder::<Sqlite>::new("WITH new(number, agent_id) AS (");
+    query.push_values((0_i64..).zip(reports), |mut row, (number, (agent, ..))| {
+        row.push_bind(number).push_bind(agent.as_bytes().to_vec());
+    });
+    query.push(
+        ") SELECT json_group_array(json_array(number, bundle_version, hex(bundle_digest), settings_revision, actions,
+             json((SELECT json_group_array(json_array(name, value)) FROM
+              (SELECT name, value FROM attributes WHERE attributes.agent_id = new.agent_id AND source = 2 ORDER BY name)))
+         )) FROM new CROSS JOIN agents ON agents.agent_id = new.agent_id",
+    );
+    let rows: String = query.build().persistent(false).fetch_one(&mut *connection).await?.try_get(0)?;
+    // Number, bundle version and digest, settings, actions, facts.
+    type Stored = (usize, u64, Option<String>, u64, String, Vec<(String, String)>);
+    let rows: Vec<Stored> = serde_json::from_str(&rows).map_err(|_| StoreError::Damaged("report"))?;
+    let mut unchanged = Vec::new();
+    for (number, version, digest, revision, actions, facts) in rows {
+        let Some((agent, at, report)) = reports.get(number) else { continue };
+        let is_known = version == report.bundle.0
+            && digest.is_some_and(|digest| digest.eq_ignore_ascii_case(&report.bundle.1.to_string()))
+            && revision == report.settings_revision
+            && actions == report.action_lines()
+            && facts == report.facts;
+        if is_known {
+            unchanged.push((agent, at));
+        } else {
+            note_report(connection, *agent, *at, Report::clone(report)).await?;
+        }
+    }
+    if unchanged.is_empty() {
+        return Ok(());
+    }
+    let mut update = QueryBuilder::<Sqlite>::new("WITH new(agent_id, at) AS (");
+    update.push_values(unchanged, |mut row, (agent, at)| {
+        row.push_bind(agent.as_bytes().to_vec()).push_bind(integer(at.as_millis()));
+    });
+    update.push(") UPDATE agents SET reported_at = new.at FROM new WHERE agents.agent_id = new.agent_id");
+    update.build().persistent(false).execute(connection).await?;
+    Ok(())
+}
+
+impl Report {
+    /// As stored.
+    fn action_lines(&self) -> String {
+        let line = |(name, class): &(String, ActionClass)| format!("{name}\t{}", class.as_str());
+        self.actions.iter().map(line).collect::<Vec<_>>().join("\n")
     }
 }
 
@@ -502,8 +654,8 @@ async fn note_report(
     at: Timestamp,
     report: Report,
 ) -> Result<(), StoreError> {
-    let Report { bundle, settings_revision, actions, facts } = report;
-    let rows: Vec<_> = actions.iter().map(|(name, class)| format!("{name}\t{}", class.as_str())).collect();
+    let lines = report.action_lines();
+    let Report { bundle, settings_revision, facts, .. } = report;
     sqlx::query(
         "UPDATE agents SET reported_at = $2, bundle_version = $3, bundle_digest = $4, settings_revision = $5,
          actions = $6 WHERE agent_id = $1",
@@ -513,7 +665,7 @@ async fn note_report(
     .bind(integer(bundle.0))
     .bind(bundle.1.as_bytes().to_vec())
     .bind(integer(settings_revision))
-    .bind(rows.join("\n"))
+    .bind(lines)
     .execute(&mut *connection)
     .await?;
     let known =

@@ -15,6 +15,7 @@ use tracing::error;
 use writ_common::id::CommandId;
 
 use super::StoreError;
+use super::agents::{self, Contact, Heard};
 use super::audit::{self, NewAudit};
 use super::commands::{self, NewCommand, NewReceipt, ReceiptFate, RecordedCommand};
 
@@ -37,6 +38,8 @@ pub(super) enum Job {
     Command(NewCommand, Answer<Option<RecordedCommand>>),
     Receipt(NewReceipt, Answer<ReceiptFate>),
     Audit(NewAudit, Answer<()>),
+    Contact(Contact, Answer<Option<String>>),
+    Heard(Heard, Answer<()>),
     Other(Other),
 }
 
@@ -160,6 +163,8 @@ struct Lanes {
     audits: Lane<NewAudit, ()>,
     commands: Lane<NewCommand, Option<RecordedCommand>>,
     receipts: Lane<NewReceipt, ReceiptFate>,
+    contacts: Lane<Contact, Option<String>>,
+    heard: Lane<Heard, ()>,
 }
 
 type Lane<T, A> = Vec<(T, Answer<A>)>;
@@ -173,6 +178,8 @@ impl Lanes {
                 Job::Command(command, answer) => lanes.commands.push((command, answer)),
                 Job::Receipt(receipt, answer) => lanes.receipts.push((receipt, answer)),
                 Job::Audit(entry, answer) => lanes.audits.push((entry, answer)),
+                Job::Contact(contact, answer) => lanes.contacts.push((contact, answer)),
+                Job::Heard(heard, answer) => lanes.heard.push((heard, answer)),
                 Job::Other(other) => others.push(other),
             }
         }
@@ -199,6 +206,8 @@ impl Lanes {
                 audits: items(connection, &self.audits, audit::append).await?,
                 commands: items(connection, &self.commands, commands::record).await?,
                 receipts: items(connection, &self.receipts, commands::record_receipts).await?,
+                contacts: items(connection, &self.contacts, agents::note_contacts).await?,
+                heard: items(connection, &self.heard, agents::note_all_heard).await?,
             };
             connection.execute("COMMIT").await.ok()?;
             Some(done)
@@ -221,6 +230,8 @@ impl Lanes {
         each(self.audits, done.audits);
         each(self.commands, done.commands);
         each(self.receipts, done.receipts);
+        each(self.contacts, done.contacts);
+        each(self.heard, done.heard);
     }
 
     /// Writes each job so that its failure undoes it alone.
@@ -233,6 +244,8 @@ impl Lanes {
         batch.run_lane(self.audits, audit::append).await;
         batch.run_lane(self.commands, commands::record).await;
         batch.run_lane(self.receipts, commands::record_receipts).await;
+        batch.run_lane(self.contacts, agents::note_contacts).await;
+        batch.run_lane(self.heard, agents::note_all_heard).await;
         let Batch { connection, mut failed, finishes } = batch;
         if failed.is_none() {
             failed = connection.execute("COMMIT").await.err().map(|error| error.to_string());
@@ -253,6 +266,8 @@ struct Done {
     audits: Vec<()>,
     commands: Vec<Option<RecordedCommand>>,
     receipts: Vec<ReceiptFate>,
+    contacts: Vec<Option<String>>,
+    heard: Vec<()>,
 }
 
 /// The writer's task. Ends when every handle is gone.
