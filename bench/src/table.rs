@@ -48,9 +48,9 @@ pub(crate) fn print(figures: &[Figure]) {
 }
 
 pub(crate) fn write(figures: &[Figure], path: &Path) {
-    let flat: serde_json::Map<_, _> =
+    let mut whole: serde_json::Map<_, _> =
         figures.iter().map(|figure| (figure.name.to_owned(), figure.value.into())).collect();
-    let whole = serde_json::json!({ "figures": flat, "details": figures });
+    whole.insert("details".to_owned(), serde_json::json!(figures));
     std::fs::create_dir_all(path.parent().unwrap()).unwrap();
     std::fs::write(path, serde_json::to_string_pretty(&whole).unwrap()).unwrap();
 }

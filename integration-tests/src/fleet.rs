@@ -293,6 +293,18 @@ impl Said {
     }
 }
 
+impl Said {
+    /// The same, if it ended with this exit code.
+    ///
+    /// # Panics
+    /// When it did not.
+    #[must_use]
+    pub fn failed(self, code: i32) -> Self {
+        assert_eq!(self.code, code, "{self:?}");
+        self
+    }
+}
+
 /// A fleet.
 #[derive(Debug)]
 pub struct Fleet {

@@ -108,7 +108,9 @@ pub(super) fn explain(options: Explain) -> Result<(), Fatal> {
         Output::Json => serde_json::to_string_pretty(&shown).map_err(Fatal::failure)?,
         Output::Text => describe(&shown),
     };
-    writeln!(std::io::stdout(), "{}", text.trim_end()).map_err(Fatal::failure)
+    writeln!(std::io::stdout(), "{}", text.trim_end()).map_err(Fatal::failure)?;
+    // Scripts tell by the exit code; people have read why.
+    if shown.code.is_empty() { Ok(()) } else { Err(Fatal::failure(shown.verdict)) }
 }
 
 /// From an evidence file, this agent's own part of it, or from the bytes of a `Delivery`.

@@ -39,7 +39,7 @@ pub(super) async fn run(place: Where, shutdown: Shutdown) -> Result<(), Fatal> {
         Fatal::usage(all.join("\n"))
     })?;
     if !config.actions_dir.is_dir() {
-        warn!(folder = %config.actions_dir.display(), "there is no such folder, so nothing but ping is allowed");
+        warn!(folder = %config.actions_dir.display(), "there is no such folder, so nothing but the agent's own actions is allowed");
     }
     let journal = Journal::open(&files.journal(), config.max_entries).map_err(|error| failed(&error))?;
     journal.bind(identity.record.agent).map_err(|error| failed(&error))?;

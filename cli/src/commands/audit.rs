@@ -103,14 +103,27 @@ async fn verify(format: Format, client: &Client, known: Option<String>) -> Resul
         head: head.clone(),
         problem: problem.clone().unwrap_or_default(),
     };
-    let state = problem.unwrap_or_else(|| "each entry hangs on the one before".to_owned());
-    let fields = [
-        ("chain", state),
-        ("entries", format!("{} from {}", chain.entries, chain.first)),
-        ("head", head.clone()),
-        ("next", format!("keep the head elsewhere, and next time: writ audit verify --known {head}")),
-        ("note", "the chain alone does not stop a server that lies: it can write a whole new one".to_owned()),
-    ];
+    let fields = match problem {
+        // Nothing of a log that does not hold is worth keeping as known.
+        Some(problem) => vec![
+            ("chain", problem),
+            (
+                "checked",
+                format!("entries {} to {} hold", chain.first, chain.first + chain.entries.saturating_sub(1)),
+            ),
+            ("next", "compare with the heads you kept, and with copies of the database".to_owned()),
+        ],
+        None => vec![
+            ("chain", "each entry hangs on the one before".to_owned()),
+            ("entries", format!("{} from {}", chain.entries, chain.first)),
+            ("head", head.clone()),
+            ("next", format!("keep the head elsewhere, and next time: writ audit verify --known {head}")),
+            (
+                "note",
+                "the chain alone does not stop a server that lies: it can write a whole new one".to_owned(),
+            ),
+        ],
+    };
     output::one(format, &verdict, &fields)?;
     Ok(if verdict.holds { ExitCode::SUCCESS } else { ExitCode::from(1) })
 }
@@ -150,7 +163,9 @@ impl Checked {
             _ => {}
         }
         if known.is_some_and(|(at, expected)| at == sequence && expected != hash) {
-            return Err(format!("entry {sequence} is another one than you know: the log was written anew"));
+            return Err(format!(
+                "entry {sequence} is another one than you know: the log was written anew, or the head is mistyped"
+            ));
         }
         if self.entries == 0 {
             self.first = sequence;

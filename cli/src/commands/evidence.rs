@@ -173,7 +173,7 @@ pub(super) fn verify(format: Format, file: &Path, pin: &str) -> Result<ExitCode,
 fn row(agent_id: String, answered: Answered) -> Row {
     let Answered { record, receipt } = answered;
     let (answer, at) = match &receipt {
-        None => ("no answer".to_owned(), String::new()),
+        None => ("no answer in this file".to_owned(), String::new()),
         Some(receipt) => {
             let answer = match &receipt.decision {
                 Decision::Refused(code) => format!("refused: {code}"),

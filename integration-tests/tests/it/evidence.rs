@@ -83,7 +83,7 @@ fn an_agent_explains_which_check_of_a_command_fails_and_what_to_do() {
     assert!(said["checks"].as_array().unwrap().iter().all(|check| check["result"] == "passed"));
     assert_eq!((&said["action"], &said["digest"]), (&"note word=one".into(), &good["digest"]));
 
-    let late = explain("rome", &good, &["--at", "2036-01-01T00:00:00Z"]).ok().json();
+    let late = explain("rome", &good, &["--at", "2036-01-01T00:00:00Z"]).failed(1).json();
     assert_eq!(
         (&late["code"], &late["checks"][2]["result"]),
         (&"certificate_expired".into(), &"failed".into())
@@ -91,7 +91,7 @@ fn an_agent_explains_which_check_of_a_command_fails_and_what_to_do() {
     let tomorrow = (writ_common::time::Clock::wall(&writ_common::time::SystemClock::new())
         + std::time::Duration::from_secs(86_400))
     .to_string();
-    let expired = explain("rome", &good, &["--at", &tomorrow]).ok().json();
+    let expired = explain("rome", &good, &["--at", &tomorrow]).failed(1).json();
     assert_eq!(
         (&expired["code"], &expired["checks"][9]["result"]),
         (&"expired".into(), &"not reached".into())
@@ -100,7 +100,7 @@ fn an_agent_explains_which_check_of_a_command_fails_and_what_to_do() {
     assert!(others.code == 64 && others.stderr.contains("was not for this agent"), "{others:?}");
 
     let unlisted = fleet.json(&["send", "action", "reboot", "--agent", "rome"]);
-    let said = explain("rome", &unlisted, &[]).ok().json();
+    let said = explain("rome", &unlisted, &[]).failed(1).json();
     assert_eq!(said["checks"][10]["result"], "failed");
     assert!(said["cure"].as_str().unwrap().contains("actions.d"), "{said}");
     // What it said is what happens.

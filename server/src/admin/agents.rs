@@ -6,6 +6,7 @@ use tonic::{Request, Response, Status};
 use tracing::info;
 use writ_common::facts::{FACTS, RECORD};
 use writ_common::id::AgentId;
+use writ_common::time::Timestamp;
 use writ_common::wire::status::Failure;
 use writ_proto::admin::v1::agent_service_server::AgentService;
 use writ_proto::admin::v1::{
@@ -146,11 +147,17 @@ fn check_label_name(name: &str) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Any authenticated contact counts as life, whether the store has heard of it yet or not.
+pub(super) fn last_contact(server: &Server, row: &AgentRow) -> Timestamp {
+    server.dispatcher.registry().last_heard(row.id).unwrap_or_default().max(row.last_contact)
+}
+
 fn show(server: &Server, row: AgentRow) -> Agent {
     let of = |source| {
         let said = row.attributes.iter().filter(move |attribute| attribute.source == source);
         said.map(|Attribute { name, value, .. }| Shown { name: name.clone(), value: value.clone() }).collect()
     };
+    let last_contact_ms = last_contact(server, &row).as_millis();
     Agent {
         labels: of(Source::Label),
         facts: of(Source::Fact),
@@ -159,7 +166,7 @@ fn show(server: &Server, row: AgentRow) -> Agent {
         realm: row.realm,
         key_id: row.public_key.id().to_string(),
         connected: server.dispatcher.registry().is_connected(row.id),
-        last_contact_ms: row.last_contact.as_millis(),
+        last_contact_ms,
         bundle_version: row.bundle_version,
         chain_version: server.chain.head().bundle.version,
         enrolled_at_ms: row.enrolled_at.as_millis(),

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 use writ_common::id::AgentId;
+use writ_common::time::Timestamp;
 
 use super::Outgoing;
 
@@ -37,6 +38,8 @@ pub struct Line {
     most: usize,
     waiting: Mutex<Waiting>,
     news: Notify,
+    /// Unix milliseconds.
+    heard: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -50,7 +53,7 @@ impl Line {
     fn new(number: u64, most: usize) -> Self {
         // Whatever waits in the store is older than this seat: begin by looking there.
         let waiting = Waiting { commands: VecDeque::new(), is_behind: true, end: None };
-        Self { number, most, waiting: Mutex::new(waiting), news: Notify::new() }
+        Self { number, most, waiting: Mutex::new(waiting), news: Notify::new(), heard: AtomicU64::new(0) }
     }
 
     fn offer(&self, outgoing: &Arc<Outgoing>, place: u32) {
@@ -67,6 +70,11 @@ impl Line {
     fn end(&self, ending: Ending) {
         self.lock().end.get_or_insert(ending);
         self.news.notify_one();
+    }
+
+    /// The agent said something: the store hears of it with the next heartbeat.
+    pub fn heard(&self, at: Timestamp) {
+        self.heard.fetch_max(at.as_millis(), Ordering::Relaxed);
     }
 
     /// Something may wait in the store.
@@ -163,6 +171,13 @@ impl Registry {
     #[must_use]
     pub fn is_connected(&self, agent: AgentId) -> bool {
         self.lock().contains_key(&agent)
+    }
+
+    /// When an agent that has one said anything last.
+    #[must_use]
+    pub fn last_heard(&self, agent: AgentId) -> Option<Timestamp> {
+        let line = self.lock().get(&agent).cloned()?;
+        Some(Timestamp::from_millis(line.heard.load(Ordering::Relaxed)))
     }
 
     /// How many agents have one.

@@ -111,6 +111,7 @@ impl<'a> Live<'a> {
                 () = &mut shutting_down => return self.come_back(Duration::ZERO, "the server is shutting down").await,
                 frame = inbound.message() => {
                     last_heard = tokio::time::Instant::now();
+                    self.seat.line.heard(self.server.clock.wall());
                     match frame {
                         // Boxed: an idle session keeps no room for what it does not do.
                         Ok(Some(proto::AgentFrame { frame: Some(frame) })) => Box::pin(self.receive(frame)).await?,
