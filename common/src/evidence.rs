@@ -136,6 +136,8 @@ pub struct Answered {
     pub record: IdentityRecord,
     /// The agent's answer, if one came.
     pub receipt: Option<Receipt>,
+    /// Whether the key under the record was revoked later: then nothing proves that the record is older.
+    pub is_record_signer_revoked: bool,
 }
 
 impl Evidence {
@@ -227,13 +229,16 @@ impl Evidence {
 fn judge(target: &Target, ledger: &Ledger, command: &Command, digest: Digest) -> Result<Answered, Refusal> {
     let wrong = |what: &'static str| Refusal::new(RefusalCode::WrongAgent, what);
     command.audience.check(target.agent, &target.proof)?;
-    let (record, _) =
+    let (record, record_signer) =
         ledger.verify::<IdentityRecordPurpose>(&target.identity_record, |record| record.recorded_at)?;
     let record = record.into_document();
     if record.agent != target.agent || record.fleet != command.fleet {
         return Err(wrong("the identity record is about another agent"));
     }
-    let Some(receipt) = &target.receipt else { return Ok(Answered { record, receipt: None }) };
+    let is_record_signer_revoked = ledger.is_revoked(record_signer);
+    let Some(receipt) = &target.receipt else {
+        return Ok(Answered { record, receipt: None, is_record_signer_revoked });
+    };
     let receipt = verify::<ReceiptPurpose>(receipt, &[Candidate::accepted(&record.public_key)], 1)?;
     let receipt = receipt.into_document();
     if receipt.agent != target.agent || receipt.fleet != command.fleet {
@@ -242,7 +247,7 @@ fn judge(target: &Target, ledger: &Ledger, command: &Command, digest: Digest) ->
     if receipt.command != command.id || receipt.command_digest != digest {
         return Err(wrong("the receipt answers another command"));
     }
-    Ok(Answered { record, receipt: Some(receipt) })
+    Ok(Answered { record, receipt: Some(receipt), is_record_signer_revoked })
 }
 
 /// Every signing key the chain ever listed, with what each bundle said of it.

@@ -5,6 +5,7 @@ use writ_common::shutdown::Shutdown;
 use writ_common::time::SharedClock;
 use writ_common::tls::ServerTls;
 use writ_common::trust::Chain;
+use writ_common::wire::status::Failure;
 
 use crate::config::SessionSettings;
 use crate::dispatch::Dispatcher;
@@ -42,6 +43,18 @@ pub struct Server {
 }
 
 impl Server {
+    /// Runs a change to its end although its caller hangs up: what the store has and what this process knows never part.
+    ///
+    /// # Errors
+    /// When the server is shutting down.
+    pub async fn to_the_end<T: Send + 'static>(
+        &self,
+        change: impl Future<Output = T> + Send + 'static,
+    ) -> Result<T, Failure> {
+        let done = self.shutdown.spawn(change).await;
+        done.map_err(|_| Failure::unavailable("the server is shutting down"))
+    }
+
     /// SHA-256 of the SubjectPublicKeyInfo of every TLS leaf this server answers for: its own, and those of its proxies.
     #[must_use]
     pub fn leaves(&self) -> Vec<Digest> {

@@ -120,6 +120,10 @@ pub(super) fn verify(format: Format, file: &Path, pin: &str) -> Result<ExitCode,
     let explain = |error: EvidenceError| Failure::disproven(format!("{}: {error}", file.display()));
     let judged = Evidence::from_json(&text).and_then(|evidence| evidence.verify(pin)).map_err(explain)?;
     let Judged { chain, command, digest, signer, is_signer_revoked, targets } = judged;
+    let has_revoked_record = targets
+        .iter()
+        .any(|(_, judged)| judged.as_ref().is_ok_and(|answered| answered.is_record_signer_revoked));
+    let is_signer_revoked = is_signer_revoked || has_revoked_record;
     let rows: Vec<_> = targets
         .into_iter()
         .map(|(agent, judged)| match judged {
@@ -149,7 +153,7 @@ pub(super) fn verify(format: Format, file: &Path, pin: &str) -> Result<ExitCode,
     };
     let state = match (verdict.holds, is_signer_revoked) {
         (false, _) => "does not hold",
-        (true, true) => "holds, but its key was revoked later: not time-proven",
+        (true, true) => "holds, but a key under it was revoked later: not time-proven",
         (true, false) => "holds",
     };
     let fields = [
@@ -171,7 +175,7 @@ pub(super) fn verify(format: Format, file: &Path, pin: &str) -> Result<ExitCode,
 }
 
 fn row(agent_id: String, answered: Answered) -> Row {
-    let Answered { record, receipt } = answered;
+    let Answered { record, receipt, is_record_signer_revoked: _ } = answered;
     let (answer, at) = match &receipt {
         None => ("no answer in this file".to_owned(), String::new()),
         Some(receipt) => {

@@ -89,9 +89,14 @@ impl AgentService for Agents {
     async fn remove(&self, request: Request<GetAgentRequest>) -> Result<Response<Agent>, Status> {
         let actor = policy::actor(&request)?;
         let row = find_agent(&self.0, &request.into_inner().agent).await?;
-        self.0.store.remove_agent(row.id, self.0.clock.wall()).await.map_err(unavailable)?;
+        let (server, id, now) = (Arc::clone(&self.0), row.id, self.0.clock.wall());
+        let change = async move {
+            server.store.remove_agent(id, now).await?;
+            server.dispatcher.registry().decided(id);
+            Ok(())
+        };
+        self.0.to_the_end(change).await?.map_err(unavailable)?;
         info!(target: "audit", actor = actor.name, agent.id = %row.id, "agent removed");
-        self.0.dispatcher.registry().decided(row.id);
         self.shown(row.id).await
     }
 
@@ -115,12 +120,17 @@ impl AgentService for Agents {
             _ => {}
         }
         let replaced = older.map(|older| older.id);
-        self.0.store.approve_agent(row.id, replaced, self.0.clock.wall()).await.map_err(unavailable)?;
+        let (server, id, now) = (Arc::clone(&self.0), row.id, self.0.clock.wall());
+        let change = async move {
+            server.store.approve_agent(id, replaced, now).await?;
+            [Some(id), replaced]
+                .into_iter()
+                .flatten()
+                .for_each(|id| server.dispatcher.registry().decided(id));
+            Ok(())
+        };
+        self.0.to_the_end(change).await?.map_err(unavailable)?;
         info!(target: "audit", actor = actor.name, agent.id = %row.id, ?replaced, "agent approved");
-        [Some(row.id), replaced]
-            .into_iter()
-            .flatten()
-            .for_each(|id| self.0.dispatcher.registry().decided(id));
         self.shown(row.id).await
     }
 }

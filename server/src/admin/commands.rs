@@ -73,9 +73,14 @@ impl CommandService for Commands {
         let actor = policy::actor(&request)?;
         let id = command_id(&request.into_inner().command_id)?;
         let _known = find(&self.0, id).await?;
-        self.0.store.cancel(id, self.0.clock.wall()).await.map_err(unavailable)?;
+        let (server, now) = (Arc::clone(&self.0), self.0.clock.wall());
+        let change = async move {
+            server.store.cancel(id, now).await?;
+            server.dispatcher.cancel(id);
+            Ok(())
+        };
+        self.0.to_the_end(change).await?.map_err(unavailable)?;
         info!(target: "audit", actor = actor.name, command.id = %id, "command cancelled");
-        self.0.dispatcher.cancel(id);
         Ok(Response::new(find(&self.0, id).await?))
     }
 

@@ -76,8 +76,9 @@ impl OperatorService for Operators {
     async fn revoke(&self, request: Request<RevokeOperatorRequest>) -> Result<Response<Operator>, Status> {
         let actor = policy::actor(&request)?;
         let RevokeOperatorRequest { name } = request.into_inner();
-        let revoked = self.0.store.revoke_admin(name.clone(), Role::Admin.stored(), self.0.clock.wall());
-        match revoked.await.map_err(unavailable)? {
+        let (server, revoking, now) = (Arc::clone(&self.0), name.clone(), self.0.clock.wall());
+        let change = async move { server.store.revoke_admin(revoking, Role::Admin.stored(), now).await };
+        match self.0.to_the_end(change).await?.map_err(unavailable)? {
             Revoked::Unknown => {
                 return Err(Failure::not_found(format!(
                     "there is no operator `{name}`; see: writ operator list"

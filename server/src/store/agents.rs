@@ -328,7 +328,7 @@ impl Store {
     }
 
     /// Records that a session began. Returns why nothing may be sent to the agent, if its journal went back or forked
-    /// now or earlier (protocol.md §7.6).
+    /// now or earlier.
     ///
     /// # Errors
     /// When the database fails.
@@ -397,6 +397,21 @@ impl Store {
                     .bind(agent.as_bytes().to_vec())
                     .execute(&mut *connection)
                     .await?;
+                // The journal it has now is the only one it ever had, or it could never be approved again.
+                sqlx::query(
+                    "DELETE FROM journals WHERE agent_id = $1
+                     AND journal_id IS NOT (SELECT journal_id FROM agents WHERE agent_id = $1)",
+                )
+                .bind(agent.as_bytes().to_vec())
+                .execute(&mut *connection)
+                .await?;
+                sqlx::query(
+                    "INSERT OR IGNORE INTO journals SELECT agent_id, journal_id FROM agents
+                     WHERE agent_id = $1 AND journal_id IS NOT NULL",
+                )
+                .bind(agent.as_bytes().to_vec())
+                .execute(&mut *connection)
+                .await?;
                 let Some(older) = replaces else { return Ok(()) };
                 for sql in [
                     "UPDATE agents SET name = (SELECT name FROM agents WHERE agent_id = $2) WHERE agent_id = $1",
