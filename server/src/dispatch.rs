@@ -10,38 +10,28 @@ pub mod sent;
 pub use registry::{Ending, Line, Next, Registry, Seat};
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use bytes::Bytes;
 use writ_common::audience::{AudienceProof, AudienceTree};
 use writ_common::id::{AgentId, CommandId};
+use writ_common::time::Timestamp;
 
 use crate::store::{RecordedCommand, Store, StoreError, StoredEnvelope};
 
 /// Bytes of the commands and trees kept for agents that come back; past it the oldest go and are rebuilt from the
 /// store when needed.
 const MAX_KEPT_BYTES: usize = 128 << 20;
+
 /// A command as it is handed to sessions: one copy for all of them.
 #[derive(Debug)]
 pub struct Outgoing {
     id: CommandId,
     envelope: Bytes,
     tree: AudienceTree,
-    is_cancelled: AtomicBool,
 }
 
 impl Outgoing {
-    fn new(id: CommandId, envelope: Bytes, tree: AudienceTree) -> Self {
-        Self { id, envelope, tree, is_cancelled: AtomicBool::new(false) }
-    }
-
-    /// Whether it was cancelled: then it is handed to nobody any more.
-    #[must_use]
-    pub fn is_cancelled(&self) -> bool {
-        self.is_cancelled.load(Ordering::Acquire)
-    }
-
     /// The command's id.
     #[must_use]
     pub const fn id(&self) -> CommandId {
@@ -76,13 +66,6 @@ struct Kept {
 }
 
 impl Kept {
-    fn remove(&mut self, command: CommandId) -> Option<Arc<Outgoing>> {
-        let gone = self.by_id.remove(&command)?;
-        self.oldest_first.retain(|kept| *kept != command);
-        self.bytes -= gone.bytes();
-        Some(gone)
-    }
-
     fn insert(&mut self, outgoing: Outgoing, most_bytes: usize) -> Arc<Outgoing> {
         let outgoing = Arc::new(outgoing);
         if self.by_id.insert(outgoing.id, Arc::clone(&outgoing)).is_some() {
@@ -106,6 +89,9 @@ pub struct Dispatcher {
     /// One rebuilding at a time: agents that come back together want the same trees.
     rebuilding: tokio::sync::Mutex<()>,
     sent: sent::Sent,
+    /// Until when each cancelled command could have been obeyed. Asked at every delivery: copies of a command may stand
+    /// in outboxes, or be read from the store at that very moment.
+    cancelled: RwLock<HashMap<CommandId, Timestamp>>,
 }
 
 impl Dispatcher {
@@ -117,6 +103,7 @@ impl Dispatcher {
             kept: Mutex::default(),
             rebuilding: tokio::sync::Mutex::default(),
             sent: sent::Sent::default(),
+            cancelled: RwLock::default(),
         }
     }
 
@@ -134,15 +121,44 @@ impl Dispatcher {
         tree: AudienceTree,
         targets: &[AgentId],
     ) {
-        let outgoing = self.keep(Outgoing::new(recorded.id(), envelope, tree));
+        let outgoing = self.keep(Outgoing { id: recorded.id(), envelope, tree });
         self.registry.offer(targets, &outgoing);
     }
 
-    /// A command was cancelled in the store: nobody gets it any more.
-    pub fn cancel(&self, command: CommandId) {
-        if let Some(kept) = self.kept().remove(command) {
-            kept.is_cancelled.store(true, Ordering::Release);
+    /// Cancels a command: from now on no session hands it over; then what was handed over is noted, and the store told.
+    ///
+    /// # Errors
+    /// When the store fails; then it is not cancelled.
+    pub async fn cancel(
+        &self,
+        store: &Store,
+        command: CommandId,
+        expires_at: Timestamp,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        {
+            let mut cancelled = self.cancelled.write().unwrap_or_else(PoisonError::into_inner);
+            cancelled.retain(|_, expires_at| *expires_at > now);
+            cancelled.insert(command, expires_at);
         }
+        let work = async {
+            let handed_over = self.sent.take_of(command);
+            if !handed_over.is_empty() {
+                store.note_sent(command, handed_over).await?;
+            }
+            store.cancel(command, now).await
+        };
+        let done = work.await;
+        if done.is_err() {
+            self.cancelled.write().unwrap_or_else(PoisonError::into_inner).remove(&command);
+        }
+        done
+    }
+
+    /// Whether a command is handed to nobody any more.
+    #[must_use]
+    pub fn is_cancelled(&self, command: CommandId) -> bool {
+        self.cancelled.read().unwrap_or_else(PoisonError::into_inner).contains_key(&command)
     }
 
     /// A command that waits in the store, with its tree; `None` if it was cancelled meanwhile.
@@ -163,7 +179,7 @@ impl Dispatcher {
         }
         let StoredEnvelope { envelope, targets, .. } = stored;
         let tree = AudienceTree::build(&targets).map_err(|_| StoreError::Damaged("audience"))?;
-        Ok(Some(self.keep(Outgoing::new(command, envelope, tree))))
+        Ok(Some(self.keep(Outgoing { id: command, envelope, tree })))
     }
 
     fn keep(&self, outgoing: Outgoing) -> Arc<Outgoing> {
@@ -191,7 +207,7 @@ mod tests {
 
     pub(super) fn outgoing(number: u8) -> Outgoing {
         let tree = AudienceTree::build(&[AgentId::from_bytes([number; 16])]).unwrap();
-        Outgoing::new(CommandId::from_bytes([number; 16]), Bytes::from(vec![0; 1000]), tree)
+        Outgoing { id: CommandId::from_bytes([number; 16]), envelope: Bytes::from(vec![0; 1000]), tree }
     }
 
     #[test]

@@ -15,6 +15,7 @@ use writ_common::id::CommandId;
 use writ_common::keys::PublicKey;
 use writ_common::limits::MAX_COMMAND_LIFETIME;
 use writ_common::receipt::{Decision, Ending};
+use writ_common::time::Timestamp;
 use writ_common::wire::status::Failure;
 use writ_proto::admin::v1::command_service_server::CommandService;
 use writ_proto::admin::v1::{
@@ -72,13 +73,9 @@ impl CommandService for Commands {
     async fn cancel(&self, request: Request<GetCommandRequest>) -> Result<Response<Command>, Status> {
         let actor = policy::actor(&request)?;
         let id = command_id(&request.into_inner().command_id)?;
-        let _known = find(&self.0, id).await?;
+        let expires_at = Timestamp::from_millis(find(&self.0, id).await?.expires_at_ms);
         let (server, now) = (Arc::clone(&self.0), self.0.clock.wall());
-        let change = async move {
-            server.store.cancel(id, now).await?;
-            server.dispatcher.cancel(id);
-            Ok(())
-        };
+        let change = async move { server.dispatcher.cancel(&server.store, id, expires_at, now).await };
         self.0.to_the_end(change).await?.map_err(unavailable)?;
         info!(target: "audit", actor = actor.name, command.id = %id, "command cancelled");
         Ok(Response::new(find(&self.0, id).await?))

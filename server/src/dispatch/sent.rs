@@ -44,6 +44,14 @@ impl Sent {
         notes.count -= usize::from(was_there);
     }
 
+    /// The places of one command that are not noted yet; they are the caller's to note.
+    pub(super) fn take_of(&self, command: CommandId) -> Vec<u32> {
+        let mut notes = self.lock();
+        let places = notes.places.remove(&command).unwrap_or_default();
+        notes.count -= places.len();
+        places.into_iter().collect()
+    }
+
     fn take(&self) -> HashMap<CommandId, BTreeSet<u32>> {
         std::mem::take(&mut *self.lock()).places
     }

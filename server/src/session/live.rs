@@ -168,7 +168,8 @@ impl<'a> Live<'a> {
 
     /// Hands a command to the stream, once a session.
     async fn deliver(&mut self, outgoing: &Outgoing, place: u32) -> Result<(), End> {
-        let is_over = outgoing.is_cancelled() || self.deliveries.len() >= MAX_COUNTED_DELIVERIES;
+        let is_over = self.server.dispatcher.is_cancelled(outgoing.id())
+            || self.deliveries.len() >= MAX_COUNTED_DELIVERIES;
         if is_over || self.deliveries.contains_key(&outgoing.id()) {
             return Ok(());
         }
