@@ -141,7 +141,7 @@ impl Store {
         self.queue(work).await?.committed().await
     }
 
-    /// Queues a write: it is committed no later than whatever is queued after it.
+    /// Queues a write.
     async fn queue<T, F>(&self, work: F) -> Result<Pending<T>, StoreError>
     where
         T: Send + 'static,

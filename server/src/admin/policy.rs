@@ -181,19 +181,13 @@ where
                 return Ok(Status::from(failure).into_http());
             }
             request.extensions_mut().insert(call.actor.clone());
-            let asked = match rule {
-                Some(Rule::Change(_)) => match call.queue(&server, "asked").await {
-                    Ok(asked) => Some(asked),
-                    Err(error) => return Ok(Status::from(unavailable(error)).into_http()),
-                },
-                _ => None,
-            };
-            let response = inner.call(request).await?;
-            if let Some(asked) = asked
-                && let Err(error) = asked.committed().await
+            // On disk before it begins: nothing takes effect that the log does not have.
+            if matches!(rule, Some(Rule::Change(_)))
+                && let Err(error) = call.write(&server, "asked").await
             {
                 return Ok(Status::from(unavailable(error)).into_http());
             }
+            let response = inner.call(request).await?;
             call.note(&server, outcome(&response)).await;
             Ok(response)
         })
@@ -272,6 +266,10 @@ impl Call {
             max_entries: server.audit_max_entries,
         };
         server.store.audit(entry).await
+    }
+
+    async fn write(&self, server: &Server, outcome: &'static str) -> Result<(), StoreError> {
+        self.queue(server, outcome).await?.committed().await
     }
 
     /// Without waiting for the disk. A disk that is full must not keep operators from looking; the log has the line.

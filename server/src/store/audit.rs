@@ -44,7 +44,7 @@ pub struct AuditLink {
 }
 
 impl Store {
-    /// Queues a call for the log: it is on disk no later than anything queued after it.
+    /// Queues a call for the log, in the order of the calls.
     ///
     /// # Errors
     /// When the server is shutting down.

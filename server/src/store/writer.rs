@@ -6,7 +6,6 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use sqlx::{Executor as _, SqliteConnection};
@@ -23,9 +22,6 @@ use super::commands::{self, NewCommand, NewReceipt, ReceiptFate, RecordedCommand
 pub(super) const MAX_WAITING_WRITES: usize = 4096;
 /// Writes in one commit. Enough to make the sync of the disk cheap, few enough to keep latency in milliseconds.
 const MAX_BATCH: usize = 512;
-
-/// How long an audit entry waits for the write it announces.
-const AUDIT_WAITS: Duration = Duration::from_millis(2);
 
 /// Who waits for a write.
 pub(super) type Answer<T> = oneshot::Sender<Result<T, StoreError>>;
@@ -278,12 +274,6 @@ pub(super) async fn write_batches(
 ) {
     let mut waiting = Vec::new();
     while jobs.recv_many(&mut waiting, MAX_BATCH).await > 0 {
-        let is_only_audit = waiting.iter().all(|job| matches!(job, Job::Audit(..)));
-        if is_only_audit && waiting.len() < MAX_BATCH {
-            // What a call asked for follows its audit entry at once: one commit for both.
-            let room = MAX_BATCH - waiting.len();
-            let _ = tokio::time::timeout(AUDIT_WAITS, jobs.recv_many(&mut waiting, room)).await;
-        }
         let (lanes, others) = Lanes::sort(waiting.drain(..));
         let changed: HashSet<_> = lanes.receipts.iter().map(|(receipt, _)| receipt.command).collect();
         let at_once = match others.is_empty() {
