@@ -12,7 +12,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use writ_common::command::{Action, ActionClass, Settings};
 use writ_common::config::Problems;
 use writ_common::id::Digest;
-use writ_common::limits::MAX_OUTPUT_BYTES;
+use writ_common::limits::{MAX_OUTPUT_BYTES, MAX_REPORT_ROWS};
 use writ_common::receipt::{Ending, Outcome};
 use writ_common::refusal::{Refusal, RefusalCode};
 use writ_common::time::Timestamp;
@@ -62,6 +62,10 @@ impl Plan {
     }
 }
 
+/// What every agent does, and at least how harmful it is: settings with endpoints are of class trust.
+const OWN_ACTIONS: [(&str, ActionClass); 3] =
+    [("ping", ActionClass::Read), ("inventory", ActionClass::Read), ("settings", ActionClass::Change)];
+
 impl ActionTable {
     /// Reads every `*.toml` of a folder; a missing folder is an empty list.
     ///
@@ -98,18 +102,18 @@ impl ActionTable {
                 Err(found) => problems.push(found),
             }
         }
+        if definitions.len() + OWN_ACTIONS.len() > MAX_REPORT_ROWS {
+            let most = MAX_REPORT_ROWS - OWN_ACTIONS.len();
+            let text = format!("holds {} actions; at most {most} can be reported", definitions.len());
+            problems.push(Problems::one(folder, "", text));
+        }
         if problems.is_empty() { Ok(Self { definitions }) } else { Err(problems) }
     }
 
     /// Names and classes of everything on the list, for the server.
     pub fn rows(&self) -> impl Iterator<Item = (&str, ActionClass)> {
-        let ours = [
-            ("ping", ActionClass::Read),
-            ("inventory", ActionClass::Read),
-            // With endpoints it is of class trust; what is listed is the least.
-            ("settings", ActionClass::Change),
-        ];
-        ours.into_iter()
+        OWN_ACTIONS
+            .into_iter()
             .chain(self.definitions.values().map(|definition| (definition.name.as_str(), definition.class)))
     }
 
@@ -245,5 +249,22 @@ pub fn run_own(plan: &Plan) -> Option<Ended> {
             Err(error) => Ended::quiet(Ending::Failed, error.to_string()),
         }),
         Kind::Settings(_) | Kind::Process(_) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn more_actions_than_a_report_holds_are_a_mistake_of_the_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        for number in 0..=MAX_REPORT_ROWS - OWN_ACTIONS.len() {
+            std::fs::write(folder.path().join(format!("a{number}.toml")), "program = '/bin/true'").unwrap();
+        }
+        let problems = ActionTable::load(folder.path()).unwrap_err();
+        assert!(problems[0].to_string().contains("holds 1022 actions; at most 1021"), "{problems:?}");
+        std::fs::remove_file(folder.path().join("a0.toml")).unwrap();
+        assert_eq!(ActionTable::load(folder.path()).unwrap().rows().count(), MAX_REPORT_ROWS);
     }
 }

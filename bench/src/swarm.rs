@@ -23,8 +23,8 @@ use writ_common::command::Delivery;
 use writ_common::envelope::{
     AgentProofPurpose, EnrolmentPurpose, IdentityRecordPurpose, Sealed, sign, verify,
 };
-use writ_common::hello::{AgentProof, Expected, Nonce};
-use writ_common::id::{CommandId, Digest, JournalId, random_bytes};
+use writ_common::hello::{AgentProof, Expected, JournalStanding, Nonce};
+use writ_common::id::{CommandId, Digest, JournalId, SessionMark, random_bytes};
 use writ_common::identity::{Enrolment, EnrolmentToken};
 use writ_common::keys::{Algorithm, PrivateKey};
 use writ_common::limits::{MAX_FRAME_BYTES, PROTOCOL};
@@ -97,8 +97,7 @@ struct SwarmAgent {
     table: Arc<ActionTable>,
     endpoint: String,
     born: Timestamp,
-    journal: JournalId,
-    counter: u64,
+    journal: JournalStanding,
     known: HashMap<CommandId, Remembered>,
     tally: Arc<Tally>,
 }
@@ -152,8 +151,12 @@ impl SwarmAgent {
             table,
             endpoint,
             born,
-            journal: JournalId::from_bytes(random_bytes()),
-            counter: 0,
+            journal: JournalStanding {
+                id: JournalId::from_bytes(random_bytes()),
+                counter: 0,
+                last_mark: None,
+                next_mark: SessionMark::from_bytes(random_bytes()),
+            },
             known: HashMap::new(),
             tally,
         })
@@ -174,17 +177,11 @@ impl SwarmAgent {
         let (outbound, frames) = mpsc::channel(4);
         let (nonce, clock): (Nonce, _) = (random_bytes(), SystemClock::new());
         let head = self.chain.head();
-        self.counter += 1;
+        self.journal.counter += 1;
         let hello = proto::AgentHello {
             nonce: nonce.to_vec().into(),
             agent_id: self.identity.record.agent.as_bytes().to_vec().into(),
-            bundle_version: head.bundle.version,
-            bundle_digest: head.digest.as_bytes().to_vec().into(),
-            journal_id: self.journal.as_bytes().to_vec().into(),
-            journal_counter: self.counter,
-            agent_version: writ_agent::VERSION.to_owned(),
             protocol: PROTOCOL,
-            settings_revision: 0,
         };
         let asked = clock.monotonic();
         say(&outbound, agent_frame::Frame::Hello(hello)).await?;
@@ -207,10 +204,15 @@ impl SwarmAgent {
             server_nonce: hello.server_nonce,
             server_key: *verified.signers().first().ok_or("unsigned")?,
             tls_leaf_spki_digest: connection.leaf_spki_digest,
+            agent_version: writ_agent::VERSION.to_owned(),
+            bundle: (head.bundle.version, head.digest),
+            journal: self.journal,
         };
         let sealed: Sealed<AgentProofPurpose> = sign(&[&self.identity.key.for_purpose()], &proof);
         say(&outbound, agent_frame::Frame::Proof(sealed.bytes().clone())).await?;
         let Frame::Welcome(welcome) = next(&mut inbound).await? else { return Err("no welcome".into()) };
+        let next_mark = SessionMark::from_bytes(random_bytes());
+        self.journal = JournalStanding { last_mark: Some(self.journal.next_mark), next_mark, ..self.journal };
         let offset = (hello.time, asked);
         backoff.reset();
         self.tally.connected.fetch_add(1, Ordering::Relaxed);
@@ -252,8 +254,7 @@ impl SwarmAgent {
                     Some(_) => {}
                 },
                 _ = ticks.tick() => {
-                    let heartbeat = proto::Heartbeat { journal_counter: self.counter };
-                    say(outbound, agent_frame::Frame::Heartbeat(heartbeat)).await?;
+                    say(outbound, agent_frame::Frame::Heartbeat(proto::Heartbeat {})).await?;
                 }
             }
         }
@@ -282,10 +283,11 @@ impl SwarmAgent {
         }
         view.check_window(&command, now)?;
         let plan = self.table.plan(&command.command().action)?;
-        self.counter += 3;
+        self.journal.counter += 3;
         self.tally.started.fetch_add(1, Ordering::Relaxed);
         let ended = execute::run_own(&plan).ok_or("the swarm runs no processes")?;
-        let about = About { command: id, digest, decided_at: now, journal_counter: self.counter, attempt: 1 };
+        let journal_counter = self.journal.counter;
+        let about = About { command: id, digest, decided_at: now, journal_counter, attempt: 1 };
         let decision = Decision::Obeyed(ended.outcome(now, now));
         let receipt = sign_receipt(&self.identity, about, decision, &ended.detail).bytes().clone();
         let before = self.known.insert(id, Remembered { digest, receipt: Some(receipt.clone()) });

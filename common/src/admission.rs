@@ -73,7 +73,7 @@ impl JournalView {
         }
         if window.issued_at < self.birth {
             let detail =
-                format!("it was issued at {}, the journal was born at {}", window.issued_at, self.birth);
+                format!("it was issued at {}, the journal begins at {}", window.issued_at, self.birth);
             return Err(Refusal::new(RefusalCode::TooOld, detail));
         }
         Ok(())

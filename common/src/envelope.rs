@@ -12,8 +12,9 @@ mod verify;
 
 pub use encode::digest;
 pub use purpose::{
-    AgentProofPurpose, ApprovalPurpose, BundlePurpose, CommandPurpose, EnrolmentPurpose, HelloPurpose,
-    IdentityRecordPurpose, InvalidDocument, Purpose, ReceiptPurpose, RefusalsAckPurpose, RefusalsPurpose,
+    AgentProofPurpose, AgentReportPurpose, ApprovalPurpose, BundlePurpose, CommandPurpose, EnrolmentPurpose,
+    HelloPurpose, IdentityRecordPurpose, InvalidDocument, Purpose, ReceiptPurpose, RefusalsAckPurpose,
+    RefusalsPurpose,
 };
 pub use sign::{Sealed, sign};
 pub use verify::{Candidate, Verified, claimed_keyid, verify};

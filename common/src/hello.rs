@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::envelope::{HelloPurpose, Verified, verify};
-use crate::id::{AgentId, Digest, FleetId, KeyId};
+use crate::id::{AgentId, Digest, FleetId, JournalId, KeyId, SessionMark};
 use crate::limits::{PROTOCOL, SKEW};
 use crate::refusal::{Refusal, RefusalCode};
 use crate::time::Timestamp;
@@ -31,9 +31,11 @@ pub struct ServerHello {
     pub tls_leaf_spki_digests: Vec<Digest>,
     /// The protocol's version.
     pub protocol: u32,
+    /// The agent refuses what was issued earlier; zero: no such rule.
+    pub commands_from: Timestamp,
 }
 
-/// An agent's proof of identity.
+/// An agent's proof of identity, and what it says of itself to a server that proved itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AgentProof {
     /// The fleet.
@@ -48,6 +50,26 @@ pub struct AgentProof {
     pub server_key: KeyId,
     /// The TLS leaf it saw.
     pub tls_leaf_spki_digest: Digest,
+    /// Its version.
+    pub agent_version: String,
+    /// Version and digest of the bundle it holds.
+    pub bundle: (u64, Digest),
+    /// How its journal stands.
+    pub journal: JournalStanding,
+}
+
+/// How an agent's journal stands when a session begins. A journal that was put back to an earlier state, or lives twice,
+/// does not have the mark of the last session (protocol.md §6.9).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct JournalStanding {
+    /// Which journal.
+    pub id: JournalId,
+    /// Rises with every transaction.
+    pub counter: u64,
+    /// What the last session wrote; `None` before the first.
+    pub last_mark: Option<SessionMark>,
+    /// What this session writes.
+    pub next_mark: SessionMark,
 }
 
 /// What an agent knows when a hello arrives.

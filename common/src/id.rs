@@ -108,6 +108,11 @@ uuid_type!(
     JournalId,
     "journal id"
 );
+uuid_type!(
+    /// What one session writes into an agent's journal: 16 random bytes, made by the agent.
+    SessionMark,
+    "session mark"
+);
 
 macro_rules! hash_type {
     ($(#[$doc:meta])* $name:ident, $what:literal) => {

@@ -20,6 +20,7 @@ pub mod keys;
 pub mod limits;
 pub mod receipt;
 pub mod refusal;
+pub mod report;
 pub mod time;
 pub mod trust;
 pub mod verify;

@@ -13,6 +13,8 @@ pub const MAX_RECEIPT_BYTES: usize = 320 << 10;
 pub const MAX_BUNDLE_BYTES: usize = 64 << 10;
 /// Any other envelope: hellos, proofs, refusal reports.
 pub const MAX_SMALL_BYTES: usize = 32 << 10;
+/// One envelope of an agent's report: [`MAX_REPORT_ROWS`] rows of the longest names.
+pub const MAX_REPORT_BYTES: usize = 256 << 10;
 /// Signatures on one envelope. Each may cost a verification.
 pub const MAX_SIGNATURES: usize = 16;
 /// Keys of one role and entries of one bundle. With [`MAX_SIGNATURES`] it bounds verifications per envelope.

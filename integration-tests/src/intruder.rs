@@ -451,8 +451,9 @@ fn false_hello(hello: &proto::AgentHello) -> bytes::Bytes {
         agent_nonce: hello.nonce.clone(),
         server_nonce: vec![1; 32].into(),
         time_ms: 1_790_000_000_000,
-        chain_version: hello.bundle_version,
-        chain_digest: hello.bundle_digest.clone(),
+        chain_version: 1,
+        chain_digest: vec![0; 32].into(),
+        commands_from_ms: 0,
         tls_leaf_spki_digests: Vec::new(),
         protocol: 1,
     };

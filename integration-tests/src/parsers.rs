@@ -6,9 +6,9 @@ use prost::Message as _;
 use writ_common::audience::{Audience, AudienceProof};
 use writ_common::command::Delivery;
 use writ_common::envelope::{
-    AgentProofPurpose, ApprovalPurpose, BundlePurpose, Candidate, CommandPurpose, EnrolmentPurpose,
-    HelloPurpose, IdentityRecordPurpose, Purpose, ReceiptPurpose, RefusalsAckPurpose, RefusalsPurpose,
-    claimed_keyid, verify,
+    AgentProofPurpose, AgentReportPurpose, ApprovalPurpose, BundlePurpose, Candidate, CommandPurpose,
+    EnrolmentPurpose, HelloPurpose, IdentityRecordPurpose, Purpose, ReceiptPurpose, RefusalsAckPurpose,
+    RefusalsPurpose, claimed_keyid, verify,
 };
 use writ_common::evidence::Evidence;
 use writ_common::id::{AgentId, Digest};
@@ -62,6 +62,7 @@ pub fn envelope(data: &[u8]) {
     read::<BundlePurpose>(data, &candidates);
     read::<HelloPurpose>(data, &candidates);
     read::<AgentProofPurpose>(data, &candidates);
+    read::<AgentReportPurpose>(data, &candidates);
     read::<EnrolmentPurpose>(data, &candidates);
     read::<IdentityRecordPurpose>(data, &candidates);
     read::<ApprovalPurpose>(data, &candidates);

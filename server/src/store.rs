@@ -4,16 +4,18 @@ mod agents;
 mod alerts;
 mod audit;
 mod commands;
+mod contacts;
 mod tokens;
 mod writer;
 
-pub use agents::{AgentRow, AllowList, Attribute, Contact, Heard, KnownAgent, Report, Source, Standing};
+pub use agents::{AgentRow, AllowList, Attribute, KnownAgent, Source, Standing};
 pub use alerts::{Alarm, AlertKind, AlertRow};
 pub use audit::{AuditLink, NewAudit};
 pub use commands::{
     CommandRow, EvidenceRow, NewCommand, NewReceipt, Progress, ReceiptFate, RecordedCommand, StoredEnvelope,
     TargetRow, TargetState, WaitingCommand,
 };
+pub use contacts::{Contact, Heard, Report};
 pub use tokens::{AdminRow, Admission, EnrolmentTokenRow, NewToken, Revoked, TokenUse};
 
 use std::path::Path;

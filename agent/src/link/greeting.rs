@@ -35,6 +35,8 @@ pub(super) struct Greeted {
     pub(super) outbound: mpsc::Sender<proto::AgentFrame>,
     pub(super) inbound: Streaming<proto::ServerFrame>,
     pub(super) welcome: proto::Welcome,
+    /// The server's nonce, which names the session.
+    pub(super) server_nonce: Nonce,
     /// For further questions on the same connection.
     pub(super) client: AgentGatewayClient<Channel>,
 }
@@ -57,18 +59,10 @@ pub(super) async fn hear(
 ) -> Result<Heard, LinkError> {
     let (outbound, frames) = mpsc::channel(MAX_FRAMES_UNDER_WAY);
     let nonce: Nonce = random_bytes();
-    let facts = obedience.journal.facts()?;
-    let chain = obedience.trust.chain();
     let hello = proto::AgentHello {
         nonce: nonce.to_vec().into(),
         agent_id: obedience.identity.record.agent.as_bytes().to_vec().into(),
-        bundle_version: chain.head().bundle.version,
-        bundle_digest: chain.head().digest.as_bytes().to_vec().into(),
-        journal_id: facts.id.as_bytes().to_vec().into(),
-        journal_counter: facts.counter,
-        agent_version: VERSION.to_owned(),
         protocol: PROTOCOL,
-        settings_revision: obedience.settings.revision(),
     };
     let asked = obedience.time.monotonic();
     send(&outbound, agent_frame::Frame::Hello(hello)).await?;
@@ -117,6 +111,7 @@ pub(super) async fn greet(
 ) -> Result<Greeted, LinkError> {
     let Heard { outbound, mut inbound, nonce, asked, verified } = hear(obedience, client, leaf).await?;
     let hello = verified.document();
+    let chain = obedience.trust.chain();
     let proof = AgentProof {
         fleet: hello.fleet,
         agent: obedience.identity.record.agent,
@@ -124,6 +119,9 @@ pub(super) async fn greet(
         server_nonce: hello.server_nonce,
         server_key: *verified.signers().first().expect("verify returns at least one signer"),
         tls_leaf_spki_digest: leaf,
+        agent_version: VERSION.to_owned(),
+        bundle: (chain.head().bundle.version, chain.head().digest),
+        journal: obedience.journal.standing()?,
     };
     let sealed: Sealed<AgentProofPurpose> = sign(&[&obedience.identity.key.for_purpose()], &proof);
     send(&outbound, agent_frame::Frame::Proof(sealed.bytes().clone())).await?;
@@ -131,8 +129,8 @@ pub(super) async fn greet(
         return Err(LinkError::Protocol("it does not welcome a proven agent"));
     };
     obedience.time.set(hello.time, asked);
-    obedience.journal.begin_session(hello.time)?;
-    Ok(Greeted { outbound, inbound, welcome, client: client.clone() })
+    obedience.journal.begin_session(hello.time, hello.commands_from)?;
+    Ok(Greeted { outbound, inbound, welcome, server_nonce: hello.server_nonce, client: client.clone() })
 }
 
 const fn may_be_mended_by_a_bundle(code: RefusalCode) -> bool {

@@ -9,10 +9,12 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tonic::transport::Channel;
 use tracing::{info, warn};
 use writ_common::backoff::Backoff;
-use writ_common::envelope::{RefusalsAckPurpose, verify};
+use writ_common::envelope::{AgentReportPurpose, RefusalsAckPurpose, Sealed, sign, verify};
+use writ_common::hello::Nonce;
 use writ_common::id::{CommandId, Digest};
 use writ_common::limits::MAX_COUNTED_DELIVERIES;
 use writ_common::refusal::{Refusal, RefusalCode};
+use writ_common::report::AgentReport;
 use writ_common::shutdown::Shutdown;
 use writ_common::time::Timestamp;
 use writ_common::trust::Keyring;
@@ -41,7 +43,7 @@ pub(super) async fn hold(
     backoff: &mut Backoff,
     shutdown: &Shutdown,
 ) -> Result<Done, LinkError> {
-    let Greeted { outbound, mut inbound, welcome, client } = greeted;
+    let Greeted { outbound, mut inbound, welcome, server_nonce, client } = greeted;
     let millis = |asked: u32| Duration::from_millis(u64::from(asked));
     let heartbeat = millis(welcome.heartbeat_ms).clamp(SHORTEST_HEARTBEAT, LONGEST_SILENCE);
     let deadline = millis(welcome.heartbeat_deadline_ms).clamp(heartbeat * 2, LONGEST_SILENCE * 2);
@@ -59,6 +61,7 @@ pub(super) async fn hold(
         link,
         deliveries: Deliveries::default(),
         queue: VecDeque::new(),
+        server_nonce,
         client,
         has_asked_for_bundles: false,
     };
@@ -123,6 +126,7 @@ struct Session<'a> {
     link: &'a mut Link,
     deliveries: Deliveries,
     queue: VecDeque<Said>,
+    server_nonce: Nonce,
     client: AgentGatewayClient<Channel>,
     has_asked_for_bundles: bool,
 }
@@ -150,21 +154,17 @@ impl Session<'_> {
     fn report(&mut self) {
         let obedience = Arc::clone(&self.link.obedience);
         let chain = obedience.trust.chain();
-        let facts = host::facts().into_iter().map(|(name, value)| proto::Fact { name, value }).collect();
-        self.say(agent_frame::Frame::Report(proto::AgentReport {
-            facts,
-            actions: obedience
-                .table
-                .rows()
-                .map(|(name, class)| proto::ActionEntry {
-                    name: name.to_owned(),
-                    class: class.to_proto().into(),
-                })
-                .collect(),
-            bundle_version: chain.head().bundle.version,
-            bundle_digest: chain.head().digest.as_bytes().to_vec().into(),
+        let report = AgentReport {
+            fleet: obedience.identity.record.fleet,
+            agent: obedience.identity.record.agent,
+            server_nonce: self.server_nonce,
+            facts: host::facts(),
+            actions: obedience.table.rows().map(|(name, class)| (name.to_owned(), class)).collect(),
+            bundle: (chain.head().bundle.version, chain.head().digest),
             settings_revision: obedience.settings.revision(),
-        }));
+        };
+        let sealed: Sealed<AgentReportPurpose> = sign(&[&obedience.identity.key.for_purpose()], &report);
+        self.say(agent_frame::Frame::Report(sealed.bytes().clone()));
     }
 
     fn say(&mut self, frame: agent_frame::Frame) {
@@ -309,9 +309,8 @@ impl Session<'_> {
         if let Err(error) = refusals.keep(&obedience.journal) {
             warn!(%error, "refusal records could not be written");
         }
-        let journal_counter = obedience.journal.facts()?.counter;
         obedience.journal.raise_floor(now)?;
-        self.say(agent_frame::Frame::Heartbeat(proto::Heartbeat { journal_counter }));
+        self.say(agent_frame::Frame::Heartbeat(proto::Heartbeat {}));
         if self.link.obedience.take_behind() {
             self.queue_owed()?;
         }

@@ -15,7 +15,8 @@ use redb::{
 };
 use tracing::error;
 use writ_common::files::{self, FileError};
-use writ_common::id::{AgentId, CommandId, Digest, JournalId};
+use writ_common::hello::JournalStanding;
+use writ_common::id::{AgentId, CommandId, Digest, JournalId, SessionMark, random_bytes};
 use writ_common::limits::SKEW;
 use writ_common::time::Timestamp;
 
@@ -201,7 +202,7 @@ impl Journal {
         journal.write(|write| {
             let mut documents = write.open_table(DOCUMENTS)?;
             if documents.get("journal_id")?.is_none() {
-                let id: [u8; 16] = writ_common::id::random_bytes();
+                let id: [u8; 16] = random_bytes();
                 documents.insert("journal_id", id.as_slice())?;
             }
             write.open_table(COMMANDS)?;
@@ -310,17 +311,44 @@ impl Journal {
         }
     }
 
-    /// A session began at this time: a journal without a birth is born, the floor rises.
+    /// What a session that is about to begin says of the journal (protocol.md §6.9). The mark it will write is on disk
+    /// before it is said, and stays the same until a session began: the server may have kept it although its welcome
+    /// never came.
+    ///
+    /// # Errors
+    /// When it cannot be read or written.
+    pub fn standing(&self) -> Result<JournalStanding, JournalError> {
+        if self.mark("next_mark")?.is_none() {
+            self.keep_document("next_mark", &random_bytes::<16>())?;
+        }
+        let Facts { id, counter, .. } = self.facts()?;
+        let next_mark = self.mark("next_mark")?.ok_or(JournalError::Damaged)?;
+        Ok(JournalStanding { id, counter, last_mark: self.mark("last_mark")?, next_mark })
+    }
+
+    fn mark(&self, name: &str) -> Result<Option<SessionMark>, JournalError> {
+        let stored = self.document(name)?;
+        let mark = stored.map(|bytes| SessionMark::try_from(bytes.as_ref()));
+        mark.transpose().map_err(|_| JournalError::Damaged)
+    }
+
+    /// A session began at this time: a journal without a birth is born, the floor rises, the session's mark is kept.
+    /// Nothing issued before `commands_from` is obeyed from now on.
     ///
     /// # Errors
     /// When it cannot be written.
-    pub fn begin_session(&self, now: Timestamp) -> Result<(), JournalError> {
+    pub fn begin_session(&self, now: Timestamp, commands_from: Timestamp) -> Result<(), JournalError> {
         self.write(|write| {
             let mut meta = write.open_table(META)?;
-            if meta.get("birth")?.is_none() {
-                meta.insert("birth", now.as_millis())?;
-            }
+            let birth = meta.get("birth")?.map_or(now.as_millis(), |held| held.value());
+            meta.insert("birth", birth.max(commands_from.min(now).as_millis()))?;
             drop(meta);
+            let mut documents = write.open_table(DOCUMENTS)?;
+            let mark = documents.remove("next_mark")?.map(|mark| mark.value().to_vec());
+            if let Some(mark) = mark {
+                documents.insert("last_mark", mark.as_slice())?;
+            }
+            drop(documents);
             raise_floor(write, now)
         })
     }

@@ -9,6 +9,7 @@ use crate::identity::{Enrolment, IdentityRecord};
 use crate::keys::{Agent, Authority, Holder, Operator, Server};
 use crate::limits;
 use crate::receipt::{Receipt, RefusalAcknowledgement, RefusalReport};
+use crate::report::AgentReport;
 use crate::trust::TrustBundle;
 
 /// A decoded document that breaks a rule of its own.
@@ -67,6 +68,8 @@ purposes! {
     HelloPurpose("server-hello") by Server, proto::ServerHello => ServerHello, limits::MAX_SMALL_BYTES;
     /// An agent's proof of identity for one session.
     AgentProofPurpose("agent-proof") by Agent, proto::AgentProof => AgentProof, limits::MAX_SMALL_BYTES;
+    /// What an agent says of itself.
+    AgentReportPurpose("agent-report") by Agent, proto::AgentReport => AgentReport, limits::MAX_REPORT_BYTES;
     /// A new agent's proof of possession.
     EnrolmentPurpose("enrolment") by Agent, proto::Enrolment => Enrolment, limits::MAX_SMALL_BYTES;
     /// The server's word that a key is an agent's.

@@ -1,7 +1,7 @@
 //! Fields with their names, for errors.
 
 use crate::envelope::InvalidDocument;
-use crate::id::{AgentId, CommandId, Digest, FleetId};
+use crate::id::{AgentId, CommandId, Digest, FleetId, JournalId, SessionMark};
 use crate::keys::PublicKey;
 use crate::limits::MAX_NAME_BYTES;
 use crate::time::Timestamp;
@@ -27,6 +27,8 @@ from_bytes! {
     agent -> AgentId;
     command -> CommandId;
     digest -> Digest;
+    journal -> JournalId;
+    mark -> SessionMark;
 }
 
 pub(super) fn nonce(field: &'static str, bytes: &[u8]) -> Result<[u8; 32], InvalidDocument> {

@@ -3,11 +3,14 @@
 use writ_proto::v1 as proto;
 
 use super::field;
+use crate::command::ActionClass;
 use crate::envelope::InvalidDocument;
-use crate::hello::{AgentProof, ServerHello};
+use crate::hello::{AgentProof, JournalStanding, ServerHello};
 use crate::id::KeyId;
 use crate::identity::{Enrolment, IdentityRecord};
-use crate::limits::MAX_KEYS;
+use crate::limits::{MAX_KEYS, MAX_REPORT_ROWS};
+use crate::report::AgentReport;
+use crate::time::Timestamp;
 
 impl TryFrom<proto::ServerHello> for ServerHello {
     type Error = InvalidDocument;
@@ -22,6 +25,7 @@ impl TryFrom<proto::ServerHello> for ServerHello {
             chain_digest,
             tls_leaf_spki_digests,
             protocol,
+            commands_from_ms,
         } = message;
         if tls_leaf_spki_digests.len() > MAX_KEYS {
             return Err(field::invalid("tls_leaf_spki_digests", "must be at most 16"));
@@ -38,6 +42,7 @@ impl TryFrom<proto::ServerHello> for ServerHello {
                 .map(|digest| field::digest("tls_leaf_spki_digests", digest))
                 .collect::<Result<_, _>>()?,
             protocol,
+            commands_from: Timestamp::from_millis(commands_from_ms),
         })
     }
 }
@@ -53,6 +58,7 @@ impl From<&ServerHello> for proto::ServerHello {
             chain_digest,
             tls_leaf_spki_digests,
             protocol,
+            commands_from,
         } = hello;
         Self {
             fleet_id: fleet.as_bytes().to_vec().into(),
@@ -66,6 +72,7 @@ impl From<&ServerHello> for proto::ServerHello {
                 .map(|d| d.as_bytes().to_vec().into())
                 .collect(),
             protocol: *protocol,
+            commands_from_ms: commands_from.as_millis(),
         }
     }
 }
@@ -81,7 +88,15 @@ impl TryFrom<proto::AgentProof> for AgentProof {
             server_nonce,
             server_keyid,
             tls_leaf_spki_digest,
+            agent_version,
+            bundle_version,
+            bundle_digest,
+            journal_id,
+            journal_counter,
+            last_mark,
+            next_mark,
         } = message;
+        let last_mark = (!last_mark.is_empty()).then(|| field::mark("last_mark", &last_mark)).transpose()?;
         Ok(Self {
             fleet: field::fleet("fleet_id", &fleet_id)?,
             agent: field::agent("agent_id", &agent_id)?,
@@ -91,13 +106,31 @@ impl TryFrom<proto::AgentProof> for AgentProof {
                 .parse::<KeyId>()
                 .map_err(|e| field::invalid("server_keyid", e.to_string()))?,
             tls_leaf_spki_digest: field::digest("tls_leaf_spki_digest", &tls_leaf_spki_digest)?,
+            agent_version: field::name("agent_version", agent_version)?,
+            bundle: (bundle_version, field::digest("bundle_digest", &bundle_digest)?),
+            journal: JournalStanding {
+                id: field::journal("journal_id", &journal_id)?,
+                counter: journal_counter,
+                last_mark,
+                next_mark: field::mark("next_mark", &next_mark)?,
+            },
         })
     }
 }
 
 impl From<&AgentProof> for proto::AgentProof {
     fn from(proof: &AgentProof) -> Self {
-        let AgentProof { fleet, agent, agent_nonce, server_nonce, server_key, tls_leaf_spki_digest } = proof;
+        let AgentProof {
+            fleet,
+            agent,
+            agent_nonce,
+            server_nonce,
+            server_key,
+            tls_leaf_spki_digest,
+            agent_version,
+            bundle: (bundle_version, bundle_digest),
+            journal: JournalStanding { id, counter, last_mark, next_mark },
+        } = proof;
         Self {
             fleet_id: fleet.as_bytes().to_vec().into(),
             agent_id: agent.as_bytes().to_vec().into(),
@@ -105,6 +138,77 @@ impl From<&AgentProof> for proto::AgentProof {
             server_nonce: server_nonce.to_vec().into(),
             server_keyid: server_key.to_string(),
             tls_leaf_spki_digest: tls_leaf_spki_digest.as_bytes().to_vec().into(),
+            agent_version: agent_version.clone(),
+            bundle_version: *bundle_version,
+            bundle_digest: bundle_digest.as_bytes().to_vec().into(),
+            journal_id: id.as_bytes().to_vec().into(),
+            journal_counter: *counter,
+            last_mark: last_mark.map(|mark| mark.as_bytes().to_vec()).unwrap_or_default().into(),
+            next_mark: next_mark.as_bytes().to_vec().into(),
+        }
+    }
+}
+
+impl TryFrom<proto::AgentReport> for AgentReport {
+    type Error = InvalidDocument;
+
+    fn try_from(message: proto::AgentReport) -> Result<Self, InvalidDocument> {
+        let proto::AgentReport {
+            fleet_id,
+            agent_id,
+            server_nonce,
+            facts,
+            actions,
+            bundle_version,
+            bundle_digest,
+            settings_revision,
+        } = message;
+        if facts.len() > MAX_REPORT_ROWS || actions.len() > MAX_REPORT_ROWS {
+            return Err(field::invalid("actions", "must be at most 1024, as must be facts"));
+        }
+        let action = |entry: proto::ActionEntry| {
+            let class = ActionClass::from_proto(entry.class)
+                .ok_or_else(|| field::invalid("actions.class", "must be known"))?;
+            Ok((field::name("actions.name", entry.name)?, class))
+        };
+        Ok(Self {
+            fleet: field::fleet("fleet_id", &fleet_id)?,
+            agent: field::agent("agent_id", &agent_id)?,
+            server_nonce: field::nonce("server_nonce", &server_nonce)?,
+            facts: facts.into_iter().map(|fact| (fact.name, fact.value)).collect(),
+            actions: actions.into_iter().map(action).collect::<Result<_, _>>()?,
+            bundle: (bundle_version, field::digest("bundle_digest", &bundle_digest)?),
+            settings_revision,
+        })
+    }
+}
+
+impl From<&AgentReport> for proto::AgentReport {
+    fn from(report: &AgentReport) -> Self {
+        let AgentReport {
+            fleet,
+            agent,
+            server_nonce,
+            facts,
+            actions,
+            bundle: (bundle_version, bundle_digest),
+            settings_revision,
+        } = report;
+        let fact =
+            |(name, value): &(String, String)| proto::Fact { name: name.clone(), value: value.clone() };
+        let action = |(name, class): &(String, ActionClass)| proto::ActionEntry {
+            name: name.clone(),
+            class: class.to_proto().into(),
+        };
+        Self {
+            fleet_id: fleet.as_bytes().to_vec().into(),
+            agent_id: agent.as_bytes().to_vec().into(),
+            server_nonce: server_nonce.to_vec().into(),
+            facts: facts.iter().map(fact).collect(),
+            actions: actions.iter().map(action).collect(),
+            bundle_version: *bundle_version,
+            bundle_digest: bundle_digest.as_bytes().to_vec().into(),
+            settings_revision: *settings_revision,
         }
     }
 }

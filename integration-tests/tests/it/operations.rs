@@ -160,6 +160,8 @@ fn a_host_put_back_to_an_earlier_state_gets_nothing_until_an_operator_decides() 
     let agent = fleet.start_agent("rome", None);
     let _done = fleet.writ(&["send", "action", "note", "word=one", "--all", "--wait"]).ok();
     assert!(agent.stop().success());
+    // Nobody could say whether it was obeyed before the host was put back.
+    let before = fleet.json(&["send", "action", "note", "word=before", "--all"]);
     std::fs::copy(fleet.path("snapshot"), fleet.path("rome/journal.redb")).unwrap();
     let agent = fleet.start_agent("rome", None);
     fleet.server().wait_for("nothing is sent to this agent until an operator decides", |_| true);
@@ -173,12 +175,15 @@ fn a_host_put_back_to_an_earlier_state_gets_nothing_until_an_operator_decides() 
     assert!(agent.stop().success());
     let agent = fleet.start_agent("rome", None);
     assert_eq!(agent.count("command admitted"), 0);
-    assert_eq!(fleet.json(&["agents", "show", "rome"])["queued"], 1);
+    assert_eq!(fleet.json(&["agents", "show", "rome"])["queued"], 2);
 
     let approved = fleet.json(&["agents", "approve", "rome"]);
     assert_eq!(approved["held"], "");
     let id = sent["command_id"].as_str().unwrap();
     fleet.server().wait_for("receipt stored", |said| said["command.id"] == id);
+    let before =
+        fleet.writ(&["commands", "show", before["command_id"].as_str().unwrap(), "--output", "json"]);
+    assert_eq!(before.json()["targets"][0]["refusal_code"], "too_old", "{before:?}");
     assert_eq!(lines(&notes), ["one", "two"]);
     assert_eq!(fleet.writ(&["why", "rome"]).code, 0);
 }

@@ -262,7 +262,7 @@ fn refusal_in(receipt: &Bytes) -> Option<RefusalCode> {
 
 fn journal(files: &Files, case: &JournalCase, now: Timestamp) -> Journal {
     let journal = Journal::open(&files.journal(), case.max_entries).unwrap();
-    journal.begin_session(Timestamp::from_millis(case.birth_ms)).unwrap();
+    journal.begin_session(Timestamp::from_millis(case.birth_ms), Timestamp::ZERO).unwrap();
     let remember = |id: CommandId, digest: Digest, expires_at: Timestamp, at: Timestamp| {
         let admitted = journal.accept(id, digest, expires_at, Bytes::new(), at).unwrap();
         assert_eq!(journal.start(&admitted, at, "").unwrap(), 1);

@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use tracing::warn;
 use writ_common::envelope::{AgentProofPurpose, Candidate, verify};
-use writ_common::hello::ServerHello;
-use writ_common::id::{AgentId, Digest, JournalId, random_bytes};
-use writ_common::limits::{MAX_NAME_BYTES, PROTOCOL};
+use writ_common::hello::{Nonce, ServerHello};
+use writ_common::id::{AgentId, random_bytes};
+use writ_common::limits::PROTOCOL;
+use writ_common::time::Timestamp;
 use writ_common::wire::status::Failure;
 use writ_proto::v1::{self as proto, agent_frame, server_frame::Frame};
 
@@ -25,6 +26,8 @@ const GREETING_TIMEOUT: Duration = Duration::from_secs(10);
 pub(super) struct Proven {
     pub(super) agent: KnownAgent,
     pub(super) bundle_version: u64,
+    /// Names the session.
+    pub(super) server_nonce: Nonce,
 }
 
 pub(super) async fn greet(
@@ -35,33 +38,18 @@ pub(super) async fn greet(
     let agent_frame::Frame::Hello(hello) = next(inbound).await? else {
         return Err(Failure::protocol("the first frame must be a hello").into());
     };
-    let proto::AgentHello {
-        nonce,
-        agent_id,
-        bundle_version,
-        bundle_digest,
-        journal_id,
-        journal_counter,
-        agent_version,
-        protocol,
-        settings_revision: _,
-    } = hello;
+    let proto::AgentHello { nonce, agent_id, protocol } = hello;
     if protocol != PROTOCOL {
         let text = format!(
             "the agent speaks protocol {protocol}, this server {PROTOCOL}; upgrade the older of the two"
         );
         return Err(Failure::precondition("protocol_version", text).into());
     }
-    let malformed = |field| move |_| Failure::invalid(field, "has the wrong length");
     let agent_nonce: [u8; 32] =
         nonce.as_ref().try_into().map_err(|_| Failure::invalid("nonce", "must have 32 bytes"))?;
-    let claimed = AgentId::try_from(agent_id.as_ref()).map_err(malformed("agent_id"))?;
-    let journal = JournalId::try_from(journal_id.as_ref()).map_err(malformed("journal_id"))?;
-    let bundle_digest = Digest::try_from(bundle_digest.as_ref()).map_err(malformed("bundle_digest"))?;
-    if agent_version.len() > MAX_NAME_BYTES || agent_version.contains(char::is_control) {
-        let rule = "must have at most 128 bytes and no control characters";
-        return Err(Failure::invalid("agent_version", rule).into());
-    }
+    let malformed = |_| Failure::invalid("agent_id", "has the wrong length");
+    let claimed = AgentId::try_from(agent_id.as_ref()).map_err(malformed)?;
+    let known = server.store.known_agent(claimed).await.map_err(unavailable)?;
 
     let server_nonce = random_bytes();
     let head = server.chain.head();
@@ -76,6 +64,7 @@ pub(super) async fn greet(
             chain_digest: head.digest,
             tls_leaf_spki_digests: server.leaves(),
             protocol: PROTOCOL,
+            commands_from: known.as_ref().map_or(Timestamp::ZERO, |agent| agent.commands_from),
         })
         .map_err(Failure::from)?;
     outbound.send(Frame::Hello(sealed.bytes().clone())).await?;
@@ -91,7 +80,7 @@ pub(super) async fn greet(
             "this agent is not enrolled here, or its key is another one; enrol it with a new token",
         )
     };
-    let Some(agent) = server.store.known_agent(claimed).await.map_err(unavailable)? else {
+    let Some(agent) = known else {
         warn!(agent.id = %claimed, "session refused: unknown agent");
         return Err(refused().into());
     };
@@ -106,7 +95,7 @@ pub(super) async fn greet(
             return Err(refused().into());
         }
     };
-    let proof = verified.document();
+    let proof = verified.into_document();
     let is_about_this_session = proof.fleet == server.fleet
         && proof.agent == agent.id
         && proof.agent_nonce == agent_nonce
@@ -126,9 +115,9 @@ pub(super) async fn greet(
     let contact = Contact {
         agent: agent.id,
         at: now,
-        agent_version,
-        bundle: (bundle_version, bundle_digest),
-        journal: (journal, journal_counter),
+        agent_version: proof.agent_version,
+        bundle: proof.bundle,
+        journal: proof.journal,
     };
     let held = server.store.note_contact(contact).await.map_err(unavailable)?;
     if agent.is_removed {
@@ -139,7 +128,7 @@ pub(super) async fn greet(
     if let Some(why) = &held {
         warn!(agent.id = %claimed, why, "nothing is sent to this agent until an operator decides");
     }
-    Ok(Proven { agent: KnownAgent { held, ..agent }, bundle_version })
+    Ok(Proven { agent: KnownAgent { held, ..agent }, bundle_version: proof.bundle.0, server_nonce })
 }
 
 async fn next(inbound: &mut tonic::Streaming<proto::AgentFrame>) -> Result<agent_frame::Frame, End> {

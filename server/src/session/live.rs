@@ -4,20 +4,20 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use tracing::{debug, warn};
-use writ_common::command::ActionClass;
-use writ_common::facts::FACTS;
+use writ_common::hello::Nonce;
 use writ_common::id::{CommandId, Digest};
-use writ_common::limits::{MAX_BUNDLE_BATCH_BYTES, MAX_COUNTED_DELIVERIES, MAX_NAME_BYTES, MAX_REPORT_ROWS};
+use writ_common::limits::{MAX_BUNDLE_BATCH_BYTES, MAX_COUNTED_DELIVERIES};
 use writ_common::wire::status::Failure;
 use writ_proto::v1::{self as proto, agent_frame, server_frame::Frame};
 
 use super::greeting::Proven;
+use super::report::read_report;
 use super::{End, Outbound, unreadable};
 use crate::context::Server;
 use crate::dispatch::{Ending, Next, Outgoing, Seat};
 use crate::receipts::{VerifiedReceipt, record_refusals};
-use crate::selector::is_value;
 use crate::store::unavailable;
 use crate::store::{Alarm, AlertKind, Heard, KnownAgent, ReceiptFate, Report};
 
@@ -31,6 +31,7 @@ const CATCH_UP_PAGE: u32 = 64;
 pub(super) struct Live<'a> {
     server: &'a Arc<Server>,
     agent: KnownAgent,
+    server_nonce: Nonce,
     outbound: Outbound,
     seat: Seat,
     /// How often each command was handed to this stream. An agent that saw more deliveries was sent some by
@@ -41,7 +42,7 @@ pub(super) struct Live<'a> {
     /// Whether commands wait in the store until some are answered.
     is_held_back: bool,
     reconciled: tokio::time::Instant,
-    /// The greatest counter its journal has shown.
+    /// The greatest counter its receipts have shown.
     journal_counter: u64,
 }
 
@@ -51,7 +52,7 @@ impl<'a> Live<'a> {
         proven: Proven,
         outbound: Outbound,
     ) -> Result<Self, End> {
-        let Proven { agent, bundle_version } = proven;
+        let Proven { agent, bundle_version, server_nonce } = proven;
         let heartbeat = server.settings.heartbeat;
         let millis = |duration: Duration| u32::try_from(duration.as_millis()).unwrap_or(u32::MAX);
         let welcome = proto::Welcome {
@@ -73,6 +74,7 @@ impl<'a> Live<'a> {
         Ok(Self {
             server,
             agent,
+            server_nonce,
             outbound,
             seat,
             deliveries: HashMap::new(),
@@ -204,8 +206,7 @@ impl<'a> Live<'a> {
                     }
                 }
             }
-            agent_frame::Frame::Heartbeat(proto::Heartbeat { journal_counter }) => {
-                self.journal_counter = self.journal_counter.max(journal_counter);
+            agent_frame::Frame::Heartbeat(proto::Heartbeat {}) => {
                 self.note_heard(None).await?;
                 // The store is the truth: whatever the dispatcher missed is found at the latest now. Not more often than
                 // heartbeats are due, however many come.
@@ -213,9 +214,9 @@ impl<'a> Live<'a> {
                     self.reconciled = tokio::time::Instant::now();
                     self.seat.line.look_into_store();
                 }
-                Ok(self.outbound.send(Frame::Heartbeat(proto::Heartbeat { journal_counter: 0 })).await?)
+                Ok(self.outbound.send(Frame::Heartbeat(proto::Heartbeat {})).await?)
             }
-            agent_frame::Frame::Report(report) => self.report(report).await,
+            agent_frame::Frame::Report(report) => self.report(&report).await,
             agent_frame::Frame::Hello(_) | agent_frame::Frame::Proof(_) => {
                 Err(Failure::protocol("the session has begun already").into())
             }
@@ -278,29 +279,14 @@ impl<'a> Live<'a> {
         Ok(self.outbound.send(Frame::AnswerAck(ack)).await?)
     }
 
-    async fn report(&mut self, report: proto::AgentReport) -> Result<(), End> {
-        let proto::AgentReport { facts, actions, bundle_version, bundle_digest, settings_revision } = report;
-        let is_name = |text: &str| text.len() <= MAX_NAME_BYTES && !text.contains(char::is_control);
-        let is_bounded = facts.len() <= MAX_REPORT_ROWS
-            && actions.len() <= MAX_REPORT_ROWS
-            && actions.iter().all(|action| is_name(&action.name));
-        let digest = Digest::try_from(bundle_digest.as_ref()).ok().filter(|_| is_bounded);
-        let digest = digest.ok_or_else(|| Failure::protocol("the agent's report is outside its bounds"))?;
-        let class = |action: &proto::ActionEntry| {
-            ActionClass::from_proto(action.class).unwrap_or(ActionClass::Destructive)
-        };
-        // A fact of a newer agent, or one that cannot stand in a selector, is left out.
-        let mut facts: Vec<_> = facts.into_iter().map(|fact| (fact.name, fact.value)).collect();
-        facts.retain(|(name, value)| FACTS.contains(&name.as_str()) && is_value(value));
-        facts.sort();
-        facts.dedup_by(|a, b| a.0 == b.0);
-        let report = Report {
-            bundle: (bundle_version, digest),
-            settings_revision,
-            actions: actions.iter().map(|action| (action.name.clone(), class(action))).collect(),
-            facts,
-        };
-        self.note_heard(Some(report)).await
+    async fn report(&mut self, envelope: &Bytes) -> Result<(), End> {
+        match read_report(envelope, &self.agent, (self.server.fleet, self.server_nonce)) {
+            Ok(report) => self.note_heard(Some(report)).await,
+            Err(refusal) => {
+                warn!(agent.id = %self.agent.id, %refusal, "report not believed");
+                Ok(())
+            }
+        }
     }
 
     async fn note_heard(&self, report: Option<Report>) -> Result<(), End> {
@@ -318,7 +304,7 @@ impl<'a> Live<'a> {
 }
 
 /// The bundles after a version, as many as fit one frame, and whether there are more.
-pub(crate) fn bundles_after(server: &Server, version: u64) -> (Vec<bytes::Bytes>, bool) {
+pub(crate) fn bundles_after(server: &Server, version: u64) -> (Vec<Bytes>, bool) {
     let mut bytes = 0;
     let mut bundles = Vec::new();
     let mut rest = server.chain.after(version).map(|link| link.envelope.clone());

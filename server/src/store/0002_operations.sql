@@ -15,6 +15,10 @@ ALTER TABLE agents ADD COLUMN settings_revision INTEGER NOT NULL DEFAULT 0;
 -- Why nothing is sent to it until an operator decides; empty: nothing is held.
 ALTER TABLE agents ADD COLUMN held TEXT NOT NULL DEFAULT '';
 ALTER TABLE agents ADD COLUMN removed_at INTEGER NOT NULL DEFAULT 0;
+-- What its last session wrote into its journal.
+ALTER TABLE agents ADD COLUMN journal_mark BLOB;
+-- It is told to refuse what was issued earlier.
+ALTER TABLE agents ADD COLUMN commands_from INTEGER NOT NULL DEFAULT 0;
 
 -- Journals an agent has shown, so that one that comes back to an earlier one is noticed.
 CREATE TABLE journals (

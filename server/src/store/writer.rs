@@ -14,9 +14,9 @@ use tracing::error;
 use writ_common::id::CommandId;
 
 use super::StoreError;
-use super::agents::{self, Contact, Heard};
 use super::audit::{self, NewAudit};
 use super::commands::{self, NewCommand, NewReceipt, ReceiptFate, RecordedCommand};
+use super::contacts::{self, Contact, Heard};
 
 /// Writes that may wait. Past it, callers wait their turn: the disk sets the pace, memory stays bounded.
 pub(super) const MAX_WAITING_WRITES: usize = 4096;
@@ -202,8 +202,8 @@ impl Lanes {
                 audits: items(connection, &self.audits, audit::append).await?,
                 commands: items(connection, &self.commands, commands::record).await?,
                 receipts: items(connection, &self.receipts, commands::record_receipts).await?,
-                contacts: items(connection, &self.contacts, agents::note_contacts).await?,
-                heard: items(connection, &self.heard, agents::note_all_heard).await?,
+                contacts: items(connection, &self.contacts, contacts::note_contacts).await?,
+                heard: items(connection, &self.heard, contacts::note_all_heard).await?,
             };
             connection.execute("COMMIT").await.ok()?;
             Some(done)
@@ -240,8 +240,8 @@ impl Lanes {
         batch.run_lane(self.audits, audit::append).await;
         batch.run_lane(self.commands, commands::record).await;
         batch.run_lane(self.receipts, commands::record_receipts).await;
-        batch.run_lane(self.contacts, agents::note_contacts).await;
-        batch.run_lane(self.heard, agents::note_all_heard).await;
+        batch.run_lane(self.contacts, contacts::note_contacts).await;
+        batch.run_lane(self.heard, contacts::note_all_heard).await;
         let Batch { connection, mut failed, finishes } = batch;
         if failed.is_none() {
             failed = connection.execute("COMMIT").await.err().map(|error| error.to_string());

@@ -6,7 +6,7 @@ const HOUR: Duration = Duration::from_secs(3600);
 fn journal(max_entries: u64) -> (tempfile::TempDir, Journal) {
     let folder = tempfile::tempdir().unwrap();
     let journal = Journal::open(&folder.path().join("journal.redb"), max_entries).unwrap();
-    journal.begin_session(NOW).unwrap();
+    journal.begin_session(NOW, Timestamp::ZERO).unwrap();
     (folder, journal)
 }
 
@@ -81,12 +81,34 @@ fn a_full_journal_admits_nothing_and_forgets_nothing() {
 fn the_counter_rises_and_the_floor_never_falls() {
     let (folder, journal) = journal(8);
     let before = journal.facts().unwrap();
-    journal.begin_session(NOW - HOUR).unwrap();
+    journal.begin_session(NOW - HOUR, Timestamp::ZERO).unwrap();
     let after = journal.facts().unwrap();
     assert!(after.counter > before.counter);
     assert_eq!(after.floor, before.floor);
     assert_eq!(after.birth, NOW);
     assert_eq!(Journal::peek(&folder.path().join("journal.redb")).unwrap(), after, "readable while open");
+}
+
+#[test]
+fn a_session_keeps_its_mark_and_an_unanswered_offer_stays_the_same() {
+    let (_folder, journal) = journal(8);
+    let offered = journal.standing().unwrap();
+    assert_eq!(journal.standing().unwrap().next_mark, offered.next_mark, "no welcome came");
+    journal.begin_session(NOW, Timestamp::ZERO).unwrap();
+    let next = journal.standing().unwrap();
+    assert_eq!(next.last_mark, Some(offered.next_mark));
+    assert_ne!(next.next_mark, offered.next_mark);
+}
+
+#[test]
+fn what_a_server_says_about_old_commands_moves_the_birth_forward_only_and_not_into_the_future() {
+    let (_folder, journal) = journal(8);
+    journal.begin_session(NOW + HOUR, NOW + SKEW).unwrap();
+    assert_eq!(journal.facts().unwrap().birth, NOW + SKEW);
+    journal.begin_session(NOW + HOUR, NOW).unwrap();
+    assert_eq!(journal.facts().unwrap().birth, NOW + SKEW);
+    journal.begin_session(NOW + HOUR, NOW + HOUR + HOUR).unwrap();
+    assert_eq!(journal.facts().unwrap().birth, NOW + HOUR);
 }
 
 #[test]

@@ -1,0 +1,37 @@
+//! What an agent says of itself: believed as its word, in its session only.
+
+use bytes::Bytes;
+use writ_common::envelope::{AgentReportPurpose, Candidate, verify};
+use writ_common::facts::FACTS;
+use writ_common::hello::Nonce;
+use writ_common::id::FleetId;
+use writ_common::refusal::{Refusal, RefusalCode};
+use writ_common::report::AgentReport;
+
+use crate::selector::is_value;
+use crate::store::{KnownAgent, Report};
+
+/// Checks a report of this agent in the session a server's nonce names.
+///
+/// # Errors
+/// When it is not this agent's, or of another session.
+pub(super) fn read_report(
+    envelope: &Bytes,
+    known: &KnownAgent,
+    session: (FleetId, Nonce),
+) -> Result<Report, Refusal> {
+    let verified = verify::<AgentReportPurpose>(envelope, &[Candidate::accepted(&known.public_key)], 1)?;
+    let AgentReport { fleet, agent, server_nonce, mut facts, actions, bundle, settings_revision } =
+        verified.into_document();
+    if agent != known.id {
+        return Err(Refusal::new(RefusalCode::WrongAgent, format!("report of agent {agent}")));
+    }
+    if (fleet, server_nonce) != session {
+        return Err(Refusal::new(RefusalCode::HelloMismatch, "the report is of another session"));
+    }
+    // A fact of a newer agent, or one that cannot stand in a selector, is left out.
+    facts.retain(|(name, value)| FACTS.contains(&name.as_str()) && is_value(value));
+    facts.sort();
+    facts.dedup_by(|a, b| a.0 == b.0);
+    Ok(Report { bundle, settings_revision, actions, facts })
+}
