@@ -37,6 +37,8 @@ pub struct Keeper {
     held: watch::Sender<Option<Settings>>,
     /// Silence after which the present server ends a session.
     deadline: Mutex<Duration>,
+    /// One at a time is tried: an older revision must not be kept after a newer one.
+    trying: tokio::sync::Mutex<()>,
 }
 
 impl Keeper {
@@ -45,19 +47,13 @@ impl Keeper {
     /// # Errors
     /// When there is something that cannot be read.
     pub fn load(path: &Path, configured_filter: &str) -> Result<Self, SettingsError> {
-        let held = match files::read(path) {
-            Err(error) if error.is_missing() => None,
-            read => {
-                let message = proto::ApplySettings::decode(read?.as_slice()).ok();
-                let settings = message.and_then(|message| Settings::try_from(message).ok());
-                Some(settings.ok_or_else(|| SettingsError::Damaged(path.to_owned()))?)
-            }
-        };
+        let held = read(path)?;
         let keeper = Self {
             path: path.to_owned(),
             configured_filter: configured_filter.to_owned(),
             held: watch::Sender::new(held),
             deadline: Mutex::new(Duration::MAX),
+            trying: tokio::sync::Mutex::default(),
         };
         let filter = keeper.held.borrow().as_ref().and_then(|settings| settings.log_filter.clone());
         if let Some(filter) = filter
@@ -110,21 +106,42 @@ impl Keeper {
     /// # Errors
     /// `invalid_parameters` for a revision that is not newer; the very same settings once more are not refused.
     pub fn check(&self, settings: &Settings) -> Result<(), Refusal> {
-        let held = self.held.borrow();
-        match held.as_ref() {
-            Some(held) if held.revision >= settings.revision && held != settings => {
-                let detail =
-                    format!("settings revision {} is not newer than {}", settings.revision, held.revision);
-                Err(Refusal::new(RefusalCode::InvalidParameters, detail))
-            }
-            _ => Ok(()),
-        }
+        check(self.held.borrow().as_ref(), settings)
     }
 
     fn keep(&self, settings: Settings) -> Result<(), FileError> {
         files::write_public(&self.path, &proto::ApplySettings::from(&settings).encode_to_vec())?;
         self.held.send_replace(Some(settings));
         Ok(())
+    }
+}
+
+/// What a file of settings holds; `None` when there is none.
+///
+/// # Errors
+/// When there is something that cannot be read.
+pub fn read(path: &Path) -> Result<Option<Settings>, SettingsError> {
+    let text = match files::read(path) {
+        Err(error) if error.is_missing() => return Ok(None),
+        read => read?,
+    };
+    let message = proto::ApplySettings::decode(text.as_slice()).ok();
+    let settings = message.and_then(|message| Settings::try_from(message).ok());
+    settings.map(Some).ok_or_else(|| SettingsError::Damaged(path.to_owned()))
+}
+
+/// Whether settings may follow those held.
+///
+/// # Errors
+/// `invalid_parameters` for a revision that is not newer; the very same settings once more are not refused.
+pub fn check(held: Option<&Settings>, settings: &Settings) -> Result<(), Refusal> {
+    match held {
+        Some(held) if held.revision >= settings.revision && held != settings => {
+            let detail =
+                format!("settings revision {} is not newer than {}", settings.revision, held.revision);
+            Err(Refusal::new(RefusalCode::InvalidParameters, detail))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -144,6 +161,8 @@ pub async fn apply(obedience: &Obedience, settings: &Settings) -> Ended {
 
 async fn try_and_keep(obedience: &Obedience, settings: &Settings) -> Result<(), String> {
     let keeper = &obedience.settings;
+    let _trying = keeper.trying.lock().await;
+    keeper.check(settings).map_err(|refusal| refusal.detail.to_string())?;
     let deadline = *keeper.deadline.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(every) = settings.heartbeat.filter(|every| *every > deadline / 2) {
         return Err(format!(

@@ -187,14 +187,20 @@ pub(crate) enum Evidence {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Audit {
-    /// The latest calls, newest first.
+    /// The latest calls that may have changed something, newest first.
     List {
+        /// Those that looked or were denied instead.
+        #[arg(long)]
+        looks: bool,
         /// How many.
         #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=1000))]
         limit: u32,
     },
-    /// Read the whole log and check that each entry hangs on the one before.
+    /// Read the whole log of changes and check that each entry hangs on the one before.
     Verify {
+        /// The log of calls that looked or were denied instead.
+        #[arg(long)]
+        looks: bool,
         /// A head this command printed earlier: the log must still contain it.
         #[arg(long, value_name = "SEQUENCE:HASH")]
         known: Option<String>,

@@ -219,14 +219,18 @@ impl Evidence {
         let targets = self
             .targets
             .iter()
-            .map(|target| (target.agent, judge(target, &ledger, &command, digest)))
+            .map(|target| (target.agent, judge(target, &ledger, (&command, digest, signer))))
             .collect();
         let is_signer_revoked = ledger.is_revoked(signer);
         Ok(Judged { chain, command, digest, signer, is_signer_revoked, targets })
     }
 }
 
-fn judge(target: &Target, ledger: &Ledger, command: &Command, digest: Digest) -> Result<Answered, Refusal> {
+fn judge(
+    target: &Target,
+    ledger: &Ledger,
+    (command, digest, signer): (&Command, Digest, KeyId),
+) -> Result<Answered, Refusal> {
     let wrong = |what: &'static str| Refusal::new(RefusalCode::WrongAgent, what);
     command.audience.check(target.agent, &target.proof)?;
     let (record, record_signer) =
@@ -234,6 +238,10 @@ fn judge(target: &Target, ledger: &Ledger, command: &Command, digest: Digest) ->
     let record = record.into_document();
     if record.agent != target.agent || record.fleet != command.fleet {
         return Err(wrong("the identity record is about another agent"));
+    }
+    if !ledger.counted(signer, command.window.issued_at, |entry| entry.realms.contains(&record.realm)) {
+        let detail = format!("no trust bundle let the command's key sign for realm {}", record.realm);
+        return Err(Refusal::new(RefusalCode::WrongRealm, detail));
     }
     let is_record_signer_revoked = ledger.is_revoked(record_signer);
     let Some(receipt) = &target.receipt else {
@@ -275,7 +283,7 @@ impl Ledger {
         let candidates: Vec<_> = keys.iter().map(Candidate::accepted).collect();
         let verified = verify::<P>(envelope, &candidates, 1)?;
         let at = time_of(verified.document());
-        let counted = verified.signers().iter().copied().find(|key| self.counted_at(*key, at));
+        let counted = verified.signers().iter().copied().find(|key| self.counted(*key, at, |_| true));
         match counted {
             Some(key) => Ok((verified, key)),
             None => Err(Refusal::new(
@@ -285,9 +293,9 @@ impl Ledger {
         }
     }
 
-    fn counted_at(&self, key: KeyId, at: Timestamp) -> bool {
+    fn counted(&self, key: KeyId, at: Timestamp, also: impl Fn(&SigningEntry) -> bool) -> bool {
         let said = self.entries.get(&key).map_or(&[][..], Vec::as_slice);
-        said.iter().any(|entry| entry.sign_from <= at && at < entry.accept_until)
+        said.iter().any(|entry| entry.sign_from <= at && at < entry.accept_until && also(entry))
     }
 
     fn is_revoked(&self, key: KeyId) -> bool {

@@ -7,7 +7,7 @@ mod server;
 
 pub use client::{Anchors, ConnectError, Connection, connect, server_name};
 pub use issue::{IssueError, TlsAuthority, TlsLeaf};
-pub use server::{Accepted, Incoming, Peer, ServerTls, TlsSetupError, incoming};
+pub use server::{Accepted, Incoming, Peer, ServerTls, TlsSetupError, incoming, source};
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -50,11 +50,11 @@ impl LeafFacts {
         })
     }
 
-    /// Whether two thirds of its life are over.
+    /// Whether two thirds of its life are over, or none of it has begun: a clock that was ahead made it.
     #[must_use]
     pub fn is_due(&self, now: Timestamp) -> bool {
         let life = self.not_after.since(self.not_before);
-        now >= self.not_before + life * 2 / 3
+        now < self.not_before || now >= self.not_before + life * 2 / 3
     }
 }
 

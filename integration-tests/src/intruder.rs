@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::{Ipv4Addr, Shutdown as SocketShutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Shutdown as SocketShutdown, TcpListener, TcpStream};
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex};
 
@@ -35,7 +35,6 @@ pub struct Road {
 struct RoadState {
     /// 0: nowhere; connections are closed at once.
     leads_to: u16,
-    from: Option<Ipv4Addr>,
     open: Vec<TcpStream>,
 }
 
@@ -56,14 +55,6 @@ impl Road {
             }
         });
         Self { port, state }
-    }
-
-    /// Whoever comes along it comes from this address of the loopback from now on.
-    ///
-    /// # Panics
-    /// Never in practice.
-    pub fn come_from(&self, address: Ipv4Addr) {
-        self.state.lock().unwrap().from = Some(address);
     }
 
     /// The port agents know.
@@ -104,12 +95,7 @@ fn forward(state: &Arc<Mutex<RoadState>>, near: TcpStream) -> io::Result<()> {
     if state.leads_to == 0 {
         return Ok(());
     }
-    let far = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)?;
-    if let Some(from) = state.from {
-        far.bind(&SocketAddr::from((from, 0)).into())?;
-    }
-    far.connect(&SocketAddr::from((Ipv4Addr::LOCALHOST, state.leads_to)).into())?;
-    let far = TcpStream::from(far);
+    let far = TcpStream::connect((Ipv4Addr::LOCALHOST, state.leads_to))?;
     for stream in [&near, &far] {
         stream.set_nodelay(true)?;
         state.open.push(stream.try_clone()?);

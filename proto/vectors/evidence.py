@@ -18,12 +18,22 @@ from check import key_of
 from schema import message
 
 
+def counted(entries: list, signers: set, at: int, realm: str | None = None) -> bool:
+    """Whether some bundle let one of these keys sign at a time, for a realm."""
+    return any(
+        signing_key(entry.certificate).keyid in signers
+        and entry.sign_from_ms <= at < entry.accept_until_ms
+        and (realm is None or realm in entry.realms)
+        for entry in entries
+    )
+
+
 def verified(dsse: dict, purpose: str, name: str, keys: list, threshold: int = 1):
-    """The payload of a DSSE envelope that so many of these keys signed for this purpose, and its digest."""
+    """The payload of a DSSE envelope that so many of these keys signed for this purpose, its digest, and whose they are."""
     envelope = Envelope.from_dict(dsse | {"signatures": dsse["signatures"]})
     assert envelope.payload_type == f"application/vnd.writ.{purpose}.v1+protobuf", envelope.payload_type
-    envelope.verify(keys, threshold)
-    return message(name).FromString(envelope.payload), hashlib.sha256(envelope.pae()).digest()
+    signers = set(envelope.verify(keys, threshold))
+    return message(name).FromString(envelope.payload), hashlib.sha256(envelope.pae()).digest(), signers
 
 
 def chain_from(bundles: list, pin: bytes) -> list:
@@ -56,8 +66,8 @@ def main() -> None:
     chain = chain_from(evidence["bundles"], bytes.fromhex(sys.argv[2]))
     entries = [entry for bundle in chain for entry in bundle.signing]
     keys = list({key.keyid: key for key in (signing_key(entry.certificate) for entry in entries)}.values())
-    command, digest = verified(evidence["command"], "command", "Command", keys)
-    assert any(e.sign_from_ms <= command.issued_at_ms < e.accept_until_ms for e in entries)
+    command, digest, signers = verified(evidence["command"], "command", "Command", keys)
+    assert counted(entries, signers, command.issued_at_ms), "no bundle let its key sign then"
     assert command.fleet_id == chain[-1].fleet_id
     receipts = 0
     for target in evidence["targets"]:
@@ -65,13 +75,18 @@ def main() -> None:
         path = [bytes.fromhex(h) for h in target["proof"]["path"]]
         found = rfc9162.verify(target["proof"]["index"], command.audience.count, agent, path, command.audience.root)
         assert found == "good", found
-        record, _ = verified(target["identity_record"], "identity-record", "IdentityRecord", keys)
+        record, _, recorders = verified(target["identity_record"], "identity-record", "IdentityRecord", keys)
         assert record.agent_id == agent and record.fleet_id == command.fleet_id
+        assert counted(entries, recorders, record.recorded_at_ms), "no bundle let the record's key sign then"
+        assert counted(entries, signers, command.issued_at_ms, record.realm), "the key is not for the agent's realm"
         if target["receipt"] is None:
             continue
-        receipt, _ = verified(target["receipt"], "receipt", "Receipt", [key_of(record.public_key)])
+        receipt, _, _ = verified(target["receipt"], "receipt", "Receipt", [key_of(record.public_key)])
         assert receipt.agent_id == agent and receipt.command_digest == digest
+        assert receipt.fleet_id == command.fleet_id and receipt.command_id == command.command_id
         receipts += 1
+    for keyid in sorted({signing_key(entry.certificate).keyid for entry in entries if entry.revoked}):
+        print(f"revoked, so its signatures are not time-proven: {keyid}")
     print(f"holds: {len(evidence['targets'])} targets, {receipts} receipts")
 
 

@@ -16,8 +16,8 @@ use writ_proto::v1 as proto;
 use crate::context::Server;
 use crate::store::{Admission, TokenUse, unavailable};
 
-/// Spends a token. The same token and key always give the same answer, counted once. An address that failed too often is
-/// answered before anything is verified or looked up.
+/// Spends a token. The same token and key always give the same answer, counted once. Where an address failed too often,
+/// nothing is verified for tokens nobody made; whoever has a good one is let in, for a whole site may share an address.
 ///
 /// # Errors
 /// What the agent may know: strangers are not told whether a token exists.
@@ -26,16 +26,24 @@ pub async fn enroll(
     from: IpAddr,
     request: proto::EnrollRequest,
 ) -> Result<Bytes, Failure> {
-    if let Err(wait) = server.failed_enrolments.check(from) {
+    if let Err(wait) = server.failed_enrolments.check(from)
+        && !is_token_good(server, &request.token_secret).await?
+    {
         let text =
             format!("too many enrolments from this address failed; wait {wait:?} and use a valid token");
         return Err(Failure::exhausted(text));
     }
     let enrolled = spend(server, request).await;
-    if enrolled.is_err() {
+    // What the server or a proxy lacks is no guess.
+    if enrolled.as_ref().is_err_and(Failure::is_the_callers) {
         server.failed_enrolments.failed(from);
     }
     enrolled
+}
+
+async fn is_token_good(server: &Server, secret: &[u8]) -> Result<bool, Failure> {
+    let realm = server.store.enrolment_realm(Digest::of(secret), server.clock.wall()).await;
+    Ok(realm.map_err(unavailable)?.is_some())
 }
 
 async fn spend(server: &Arc<Server>, request: proto::EnrollRequest) -> Result<Bytes, Failure> {

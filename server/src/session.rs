@@ -99,9 +99,7 @@ pub(crate) async fn serve(
     let end = async {
         // Boxed: what a greeting needs is not kept for the life of the session.
         let proven = Box::pin(greeting::greet(&server, &mut inbound, &outbound)).await?;
-        if let Some(peer) = peer {
-            peer.proven();
-        }
+        let _in_session = peer.as_ref().map(Peer::in_session);
         let agent = proven.agent.id;
         info!(agent.id = %agent, bundle = proven.bundle_version, "session began");
         let end = live::Live::begin(&server, proven, outbound).await?.run(&mut inbound).await;

@@ -10,7 +10,7 @@ mod writer;
 
 pub use agents::{AgentRow, AllowList, Attribute, KnownAgent, Source, Standing};
 pub use alerts::{Alarm, AlertKind, AlertRow};
-pub use audit::{AuditLink, NewAudit};
+pub use audit::{AuditLink, AuditLog, NewAudit};
 pub use commands::{
     CommandRow, EvidenceRow, NewCommand, NewReceipt, Progress, ReceiptFate, RecordedCommand, StoredEnvelope,
     TargetRow, TargetState, WaitingCommand,

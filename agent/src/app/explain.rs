@@ -6,7 +6,7 @@ use std::io::Write as _;
 use prost::Message as _;
 use serde::Serialize;
 use writ_common::admission::{JournalView, Novelty, check_approvals};
-use writ_common::command::Delivery;
+use writ_common::command::{Action, Delivery};
 use writ_common::daemon::Fatal;
 use writ_common::evidence::Evidence;
 use writ_common::files;
@@ -20,11 +20,12 @@ use super::{Explain, Output};
 use crate::config::Config;
 use crate::execute::ActionTable;
 use crate::identity::{Files, Identity};
-use crate::replay::Journal;
+use crate::replay::{Journal, JournalError};
+use crate::settings::{self, SettingsError};
 use crate::trust::Trust;
 
 /// The checks of protocol.md §4, in their order.
-const CHECKS: [&str; 11] = [
+const CHECKS: [&str; 12] = [
     "size: the envelope is not too large",
     "shape: it is one DSSE envelope",
     "signature: by a key this agent's trust bundle accepts now, for its realm",
@@ -36,6 +37,7 @@ const CHECKS: [&str; 11] = [
     "time: within its window, and not older than the journal can tell apart",
     "approvals: as many as the trust bundle asks for this class",
     "allow-list: the action and its parameters are on this agent's own list",
+    "room: the journal has place for one more command",
 ];
 
 #[derive(Serialize)]
@@ -184,8 +186,27 @@ fn judge(
     if let Err(refusal) = check_approvals(bundle, table.class_of(&command.action), &verified) {
         return (found, Some((10, refusal)));
     }
-    let refused = table.plan(&command.action).err().map(|refusal| (11, refusal));
-    (found, refused)
+    if let Err(refusal) = table.plan(&command.action) {
+        return (found, Some((11, refusal)));
+    }
+    if let Action::ApplySettings(settings) = &command.action {
+        let held = settings::read(&files.settings());
+        let unreadable =
+            |error: SettingsError| Refusal::new(RefusalCode::InvalidParameters, error.to_string());
+        if let Err(refusal) =
+            held.map_err(unreadable).and_then(|held| settings::check(held.as_ref(), settings))
+        {
+            return (found, Some((11, refusal)));
+        }
+    }
+    let refused = match Journal::peek_is_full(&files.journal(), config.max_entries, now) {
+        Ok(false) => None,
+        Ok(true) => {
+            Some(Refusal::new(RefusalCode::JournalFull, JournalError::Full(facts.entries).to_string()))
+        }
+        Err(error) => Some(unreadable(&error)),
+    };
+    (found, refused.map(|refusal| (12, refusal)))
 }
 
 /// Which of the first seven checks a silent code belongs to.

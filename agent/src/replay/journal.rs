@@ -230,6 +230,25 @@ impl Journal {
         entry(&commands, command)?.map(|entry| known(&entry)).transpose()
     }
 
+    /// Whether such a journal would take no further command at this time: it holds as many as it may, and none of them can
+    /// be forgotten.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn peek_is_full(path: &Path, max_entries: u64, now: Timestamp) -> Result<bool, JournalError> {
+        let read = read_only(path)?.begin_read()?;
+        if read.open_table(COMMANDS)?.len()? < max_entries {
+            return Ok(false);
+        }
+        let (expiry, open) = (read.open_table(EXPIRY)?, read.open_table(OPEN)?);
+        for item in expiry.range(..((now - SKEW).as_millis(), [0; 16]))? {
+            if open.get(&item?.0.value().1)?.is_none() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     /// What is true of the journal as a whole.
     ///
     /// # Errors

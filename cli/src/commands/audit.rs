@@ -54,15 +54,15 @@ struct Verdict {
 
 pub(super) async fn run(format: Format, client: &Client, verb: Audit) -> Result<ExitCode, Failure> {
     match verb {
-        Audit::List { limit } => {
+        Audit::List { looks, limit } => {
             let request =
-                ListAuditRequest { page_size: limit, page_token: String::new(), newest_first: true };
+                ListAuditRequest { page_size: limit, page_token: String::new(), newest_first: true, looks };
             let page = client.audit().list(request).await?.into_inner();
             let rows: Vec<_> = page.links.into_iter().map(row).collect();
-            output::list(format, &rows, "Nobody has called yet.")?;
+            output::list(format, &rows, "Nothing yet.")?;
             Ok(ExitCode::SUCCESS)
         }
-        Audit::Verify { known } => verify(format, client, known).await,
+        Audit::Verify { looks, known } => verify(format, client, looks, known).await,
     }
 }
 
@@ -80,11 +80,16 @@ fn row(link: AuditLink) -> Row {
     }
 }
 
-async fn verify(format: Format, client: &Client, known: Option<String>) -> Result<ExitCode, Failure> {
+async fn verify(
+    format: Format,
+    client: &Client,
+    looks: bool,
+    known: Option<String>,
+) -> Result<ExitCode, Failure> {
     let known = known.map(|text| parse_known(&text)).transpose()?;
     let (mut chain, mut page_token) = (Checked::default(), String::new());
     let problem = loop {
-        let request = ListAuditRequest { page_size: PAGE, page_token, newest_first: false };
+        let request = ListAuditRequest { page_size: PAGE, page_token, newest_first: false, looks };
         let page = client.audit().list(request).await?.into_inner();
         let walked = page.links.into_iter().try_for_each(|link| chain.take(link, &page.previous_hash, known));
         if let Err(problem) = walked {
@@ -103,6 +108,7 @@ async fn verify(format: Format, client: &Client, known: Option<String>) -> Resul
         head: head.clone(),
         problem: problem.clone().unwrap_or_default(),
     };
+    let flag = if looks { " --looks" } else { "" };
     let fields = match problem {
         // Nothing of a log that does not hold is worth keeping as known.
         Some(problem) => vec![
@@ -117,7 +123,10 @@ async fn verify(format: Format, client: &Client, known: Option<String>) -> Resul
             ("chain", "each entry hangs on the one before".to_owned()),
             ("entries", format!("{} from {}", chain.entries, chain.first)),
             ("head", head.clone()),
-            ("next", format!("keep the head elsewhere, and next time: writ audit verify --known {head}")),
+            (
+                "next",
+                format!("keep the head elsewhere, and next time: writ audit verify{flag} --known {head}"),
+            ),
             (
                 "note",
                 "the chain alone does not stop a server that lies: it can write a whole new one".to_owned(),
@@ -182,7 +191,11 @@ impl Checked {
         if at > last {
             return Some(format!("the log ends at {last}, but you know entry {at}: its end was cut off"));
         }
-        (at < self.first)
-            .then(|| format!("entry {at} was dropped for its age; the log begins at {}", self.first))
+        (at < self.first).then(|| {
+            format!(
+                "entry {at} was dropped, as the oldest are when the log is full; it begins at {}",
+                self.first
+            )
+        })
     }
 }

@@ -2,9 +2,9 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -16,7 +16,7 @@ use rustls::{ServerConfig, version};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
-use tokio::time::Sleep;
+use tokio::time::{Instant, Sleep};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_stream::Stream;
@@ -33,8 +33,9 @@ const MAX_HANDSHAKES: usize = 1024;
 /// How long one may take.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Leaves that are still answered for after a newer one is shown: sessions may have begun under them.
+/// Leaves that are still answered for after a newer one is shown, and how long: greetings may be under way under them.
 const MAX_EARLIER_LEAVES: usize = 3;
+const EARLIER_LEAF_COUNTS: Duration = Duration::from_secs(300);
 
 /// A server's certificate, ready to be shown. Clones share it, so that a new one is shown by all ports at once.
 #[derive(Debug, Clone)]
@@ -45,12 +46,20 @@ pub struct ServerTls {
 
 /// The leaf shown now first, then earlier ones.
 #[derive(Debug)]
-struct Shown(RwLock<Vec<(Arc<CertifiedKey>, Digest)>>);
+struct Shown(RwLock<Vec<ShownLeaf>>);
+
+#[derive(Debug)]
+struct ShownLeaf {
+    certified: Arc<CertifiedKey>,
+    spki_digest: Digest,
+    /// Since when another one is shown.
+    replaced: Option<Instant>,
+}
 
 impl ResolvesServerCert for Shown {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         let shown = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        shown.first().map(|(leaf, _)| Arc::clone(leaf))
+        shown.first().map(|leaf| Arc::clone(&leaf.certified))
     }
 }
 
@@ -91,30 +100,34 @@ impl ServerTls {
     pub fn show(&self, leaf: &TlsLeaf) -> Result<bool, TlsSetupError> {
         let new = certified(leaf)?;
         let mut shown = self.shown.0.write().unwrap_or_else(PoisonError::into_inner);
-        if shown.first().is_some_and(|(held, _)| held.cert == new.0.cert) {
+        if shown.first().is_some_and(|held| held.certified.cert == new.certified.cert) {
             return Ok(false);
+        }
+        if let Some(held) = shown.first_mut() {
+            held.replaced = Some(Instant::now());
         }
         shown.insert(0, new);
         shown.truncate(1 + MAX_EARLIER_LEAVES);
         Ok(true)
     }
 
-    /// SHA-256 of the SubjectPublicKeyInfo of the leaf, and of those shown earlier, as agents saw them.
+    /// SHA-256 of the SubjectPublicKeyInfo of the leaf, and of those shown until a few minutes ago, as agents saw them.
     #[must_use]
     pub fn leaf_spki_digests(&self) -> Vec<Digest> {
         let shown = self.shown.0.read().unwrap_or_else(PoisonError::into_inner);
-        shown.iter().map(|(_, digest)| *digest).collect()
+        let counts = |leaf: &&ShownLeaf| leaf.replaced.is_none_or(|at| at.elapsed() < EARLIER_LEAF_COUNTS);
+        shown.iter().filter(counts).map(|leaf| leaf.spki_digest).collect()
     }
 }
 
-fn certified(leaf: &TlsLeaf) -> Result<(Arc<CertifiedKey>, Digest), TlsSetupError> {
+fn certified(leaf: &TlsLeaf) -> Result<ShownLeaf, TlsSetupError> {
     let first = leaf.chain.first().ok_or(TlsSetupError::NotACertificate)?;
-    let digest = spki_digest(first).ok_or(TlsSetupError::NotACertificate)?;
+    let spki_digest = spki_digest(first).ok_or(TlsSetupError::NotACertificate)?;
     let chain = leaf.chain.iter().map(|der| CertificateDer::from(der.clone())).collect();
     let key = PrivatePkcs8KeyDer::from(leaf.key.to_vec()).into();
     let certified = CertifiedKey::new(chain, rustls::crypto::ring::sign::any_supported_type(&key)?);
     certified.keys_match()?;
-    Ok((Arc::new(certified), digest))
+    Ok(ShownLeaf { certified: Arc::new(certified), spki_digest, replaced: None })
 }
 
 /// Connections of one port at once; more wait in the listener's backlog. Give the process that many open files.
@@ -124,7 +137,7 @@ const MAX_CONNECTIONS: usize = 16_384;
 #[derive(Debug)]
 pub struct Incoming(mpsc::Receiver<Accepted>);
 
-/// Connections of one address on which nobody has proven anything yet; more are closed at once. Enough for a site behind
+/// Connections of one [`source`] on which nobody has proven anything yet; more are closed at once. Enough for a site behind
 /// one address that comes back whole, few enough that one stranger cannot take all places.
 const MAX_ON_PROBATION: u32 = 4096;
 /// How long one may stay so.
@@ -135,7 +148,7 @@ const PROBATION: Duration = Duration::from_secs(60);
 pub struct Accepted {
     stream: TlsStream<TcpStream>,
     peer: Peer,
-    /// Gone once somebody proved something.
+    /// Gone once somebody proved for good who they are.
     probation_ends: Option<Pin<Box<Sleep>>>,
     _place: OwnedSemaphorePermit,
 }
@@ -157,6 +170,38 @@ impl Peer {
     /// Somebody proved who they are on this connection: it may stay.
     pub fn proven(&self) {
         self.probation.end();
+        self.probation.is_over.store(true, Ordering::Release);
+    }
+
+    /// Somebody proved who they are for one session: the connection may stay as long as this is held, and a probation's
+    /// time longer. An identity whose sessions replace each other cannot hold connections that way.
+    #[must_use]
+    pub fn in_session(&self) -> InSession {
+        self.probation.end();
+        self.probation.sessions.fetch_add(1, Ordering::AcqRel);
+        InSession(Arc::clone(&self.probation))
+    }
+}
+
+/// That a proven session is held on a connection.
+#[derive(Debug)]
+pub struct InSession(Arc<Probation>);
+
+impl Drop for InSession {
+    fn drop(&mut self) {
+        self.0.sessions.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// Whom connections and failures are counted by: a host has one IPv4 address, but a whole /64 of IPv6.
+#[must_use]
+pub fn source(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V4(address) => IpAddr::V4(address),
+        IpAddr::V6(address) => {
+            let [a, b, c, d, ..] = address.segments();
+            IpAddr::V6(Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0))
+        }
     }
 }
 
@@ -165,7 +210,9 @@ type Sources = Arc<Mutex<HashMap<IpAddr, u32>>>;
 #[derive(Debug)]
 struct Probation {
     source: IpAddr,
+    is_counted: AtomicBool,
     is_over: AtomicBool,
+    sessions: AtomicU32,
     sources: Sources,
 }
 
@@ -178,11 +225,18 @@ impl Probation {
             return None;
         }
         *count += 1;
-        Some(Self { source, is_over: AtomicBool::new(false), sources: Arc::clone(sources) })
+        Some(Self {
+            source,
+            is_counted: AtomicBool::new(true),
+            is_over: AtomicBool::new(false),
+            sessions: AtomicU32::new(0),
+            sources: Arc::clone(sources),
+        })
     }
 
+    /// It does not count among its source's any more.
     fn end(&self) {
-        if self.is_over.swap(true, Ordering::AcqRel) {
+        if !self.is_counted.swap(false, Ordering::AcqRel) {
             return;
         }
         let mut held = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
@@ -210,11 +264,15 @@ impl AsyncRead for Accepted {
         if self.peer.probation.is_over.load(Ordering::Acquire) {
             self.probation_ends = None;
         }
-        let is_over_time =
-            self.probation_ends.as_mut().is_some_and(|ends| ends.as_mut().poll(context).is_ready());
-        if is_over_time {
-            // As if the other side had hung up.
-            return Poll::Ready(Ok(()));
+        let this = &mut *self;
+        while let Some(ends) = &mut this.probation_ends
+            && ends.as_mut().poll(context).is_ready()
+        {
+            if this.peer.probation.sessions.load(Ordering::Acquire) == 0 {
+                // As if the other side had hung up.
+                return Poll::Ready(Ok(()));
+            }
+            ends.as_mut().reset(Instant::now() + PROBATION);
         }
         Pin::new(&mut self.stream).poll_read(context, buffer)
     }
@@ -292,7 +350,7 @@ pub fn incoming(listener: TcpListener, tls: &ServerTls, shutdown: &Shutdown) -> 
                     continue;
                 }
             };
-            let Some(probation) = Probation::begin(peer.ip(), &sources) else {
+            let Some(probation) = Probation::begin(source(peer.ip()), &sources) else {
                 debug!(%peer, "connection closed: too many of this address prove nothing");
                 continue;
             };
@@ -338,10 +396,11 @@ mod tests {
         assert_eq!(facts.names, ["localhost", "127.0.0.1", "::1"]);
         let day = Duration::from_secs(86_400);
         assert!(!facts.is_due(facts.not_before + day * 243) && facts.is_due(facts.not_before + day * 244));
+        assert!(facts.is_due(facts.not_before - day), "made by a clock that was ahead");
     }
 
-    #[test]
-    fn a_leaf_beside_anothers_key_is_not_shown_and_earlier_ones_are_answered_for() {
+    #[tokio::test(start_paused = true)]
+    async fn a_leaf_beside_anothers_key_is_not_shown_and_earlier_ones_are_answered_for_a_while() {
         let (authority, first) = leaf();
         let tls = ServerTls::new(&first).unwrap();
         let issue = || authority.issue(&["localhost".to_owned()], SystemClock::new().wall()).unwrap();
@@ -351,6 +410,8 @@ mod tests {
         assert!(tls.show(&second).unwrap() && !tls.show(&second).unwrap());
         let digest = |leaf: &TlsLeaf| spki_digest(&leaf.chain[0]).unwrap();
         assert_eq!(tls.leaf_spki_digests(), [digest(&second), digest(&first)]);
+        tokio::time::advance(EARLIER_LEAF_COUNTS).await;
+        assert_eq!(tls.leaf_spki_digests(), [digest(&second)]);
     }
 
     /// The paused clock jumps ahead whenever nothing else is left to do.
@@ -374,6 +435,31 @@ mod tests {
             let ended = tokio::time::timeout(PROBATION * 2, connected.read_to_end(&mut said)).await;
             assert_eq!(ended.is_ok(), !proves, "{said:?}");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_outlives_its_sessions_by_a_probation_and_no_longer() {
+        let (authority, leaf) = leaf();
+        let shutdown = Shutdown::new();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let endpoint = format!("localhost:{}", listener.local_addr().unwrap().port());
+        let mut accepted = incoming(listener, &ServerTls::new(&leaf).unwrap(), &shutdown);
+        let anchors = Anchors::Authorities(vec![authority.certificate]);
+        let (connection, connected) = tokio::join!(connect(&endpoint, &anchors), accepted.next());
+        let (_connection, mut connected) = (connection.unwrap(), connected.unwrap().unwrap());
+        let mut said = Vec::new();
+        let session = connected.peer.in_session();
+        let held = tokio::time::timeout(PROBATION * 9, connected.read_to_end(&mut said)).await;
+        assert!(held.is_err(), "{said:?}");
+        drop(session);
+        tokio::time::timeout(PROBATION * 2, connected.read_to_end(&mut said)).await.unwrap().unwrap();
+    }
+
+    #[test]
+    fn a_host_cannot_change_its_ipv6_address_to_count_as_another() {
+        let (one, two) = ("2001:db8::1".parse().unwrap(), "2001:db8::ffff:2".parse().unwrap());
+        assert_eq!(source(one), source(two));
+        assert_eq!(source("::ffff:10.0.0.1".parse().unwrap()), source("10.0.0.1".parse().unwrap()));
     }
 
     #[test]

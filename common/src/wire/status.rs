@@ -63,6 +63,12 @@ impl Failure {
         Self { code: Code::Unavailable, reason: "unavailable", message: message.into(), field: None }
     }
 
+    /// Whether the caller can only blame itself: it said something wrong, or is nobody it may be.
+    #[must_use]
+    pub fn is_the_callers(&self) -> bool {
+        matches!(self.code, Code::InvalidArgument) || self.reason == "token_refused"
+    }
+
     /// The other side broke the protocol.
     pub fn protocol(message: impl Into<String>) -> Self {
         Self { code: Code::InvalidArgument, reason: "protocol", message: message.into(), field: None }

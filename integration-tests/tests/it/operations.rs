@@ -262,6 +262,13 @@ fn every_call_is_in_the_log_with_its_outcome_and_a_change_in_the_middle_shows() 
             ("/writ.admin.v1.CommandService/Submit", "NOT_FOUND"),
         ]
     );
+    let looked = fleet.json(&["audit", "list", "--looks"]);
+    let looked = &looked.as_array().unwrap()[0];
+    assert_eq!(
+        (&looked["method"], &looked["outcome"]),
+        (&"/writ.admin.v1.AuditService/List".into(), &"ok".into())
+    );
+    let _holds = fleet.writ(&["audit", "verify", "--looks"]).ok();
     assert!(rows.as_array().unwrap().iter().all(|row| row["actor"] == "admin" && row["role"] == "admin"));
     let holds = fleet.json(&["audit", "verify"]);
     let head = holds["head"].as_str().unwrap().to_owned();
@@ -275,11 +282,11 @@ fn every_call_is_in_the_log_with_its_outcome_and_a_change_in_the_middle_shows() 
 
     sqlite(
         &fleet.path("server/writ.db"),
-        "UPDATE audit SET entry = CAST(entry || x'00' AS BLOB) WHERE sequence = 2",
+        "UPDATE audit SET entry = CAST(entry || x'00' AS BLOB) WHERE log = 0 AND sequence = 2",
     );
     let changed = fleet.writ(&["audit", "verify"]);
     assert!(changed.code != 0, "{changed:?}");
-    sqlite(&fleet.path("server/writ.db"), "DELETE FROM audit WHERE sequence = 2");
+    sqlite(&fleet.path("server/writ.db"), "DELETE FROM audit WHERE log = 0 AND sequence = 2");
     let gone = fleet.writ(&["audit", "verify"]);
     assert!(gone.code == 1 && gone.stdout.contains("entries between them are gone"), "{gone:?}");
 }

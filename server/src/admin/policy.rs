@@ -17,7 +17,7 @@ use zeroize::Zeroizing;
 
 use super::MAX_REQUEST_BYTES;
 use crate::context::Server;
-use crate::store::{NewAudit, Pending, StoreError, unavailable};
+use crate::store::{AuditLog, NewAudit, Pending, StoreError, unavailable};
 
 /// What somebody may do; each role may do all that the ones before it may.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -167,28 +167,34 @@ where
         let mut inner = std::mem::replace(&mut self.inner, spare);
         Box::pin(async move {
             let method = request.uri().path().to_owned();
-            let rule = POLICY.iter().find(|(listed, _)| *listed == method).map(|(_, rule)| *rule);
+            let listed = POLICY.iter().find(|(listed, _)| *listed == method).copied();
+            let rule = listed.map(|(_, rule)| rule);
             if rule == Some(Rule::Open) {
                 return inner.call(request).await;
             }
+            let method = listed.map_or(UNLISTED, |(method, _)| method);
             let called = match Call::identify(&server, method, request).await {
                 Ok(called) => called,
                 Err(failure) => return Ok(Status::from(failure).into_http()),
             };
             let (call, mut request) = called;
             if let Err(failure) = call.check(rule) {
-                call.note(&server, "PERMISSION_DENIED").await;
+                call.note(&server, AuditLog::Looks, "PERMISSION_DENIED").await;
                 return Ok(Status::from(failure).into_http());
             }
             request.extensions_mut().insert(call.actor.clone());
             // On disk before it begins: nothing takes effect that the log does not have.
-            if matches!(rule, Some(Rule::Change(_)))
-                && let Err(error) = call.write(&server, "asked").await
+            let log = match rule {
+                Some(Rule::Change(_)) => AuditLog::Changes,
+                _ => AuditLog::Looks,
+            };
+            if log == AuditLog::Changes
+                && let Err(error) = call.write(&server, log, "asked").await
             {
                 return Ok(Status::from(unavailable(error)).into_http());
             }
             let response = inner.call(request).await?;
-            call.note(&server, outcome(&response)).await;
+            call.note(&server, log, outcome(&response)).await;
             Ok(response)
         })
     }
@@ -198,7 +204,7 @@ where
 #[derive(Debug)]
 struct Call {
     actor: Actor,
-    method: String,
+    method: &'static str,
     request: Option<Digest>,
 }
 
@@ -206,7 +212,7 @@ impl Call {
     /// Who calls, and with what. Strangers are logged, not audited: they could fill the disk.
     async fn identify(
         server: &Server,
-        method: String,
+        method: &'static str,
         request: Request<Body>,
     ) -> Result<(Self, Request<Body>), Failure> {
         let token = bearer_token(&request).ok_or_else(Failure::unauthenticated)?;
@@ -247,20 +253,25 @@ impl Call {
             }
             None => Err(Failure::denied(
                 "no_policy",
-                format!("{method} is not in the policy table, so nobody may call it"),
+                "this method is not in the policy table, so nobody may call it",
             )),
         }
     }
 
-    async fn queue(&self, server: &Server, outcome: &'static str) -> Result<Pending<()>, StoreError> {
+    async fn queue(
+        &self,
+        server: &Server,
+        log: AuditLog,
+        outcome: &'static str,
+    ) -> Result<Pending<()>, StoreError> {
         let Self { actor, method, request } = self;
         info!(target: "audit", method, actor = actor.name, outcome, "call");
         let entry = NewAudit {
+            log,
             at: server.clock.wall(),
             actor: actor.name.clone(),
             role: actor.role.as_str(),
-            // A path nobody knows may be as long as a header may be.
-            method: method.chars().take(MAX_METHOD).collect(),
+            method,
             request: *request,
             outcome,
             max_entries: server.audit_max_entries,
@@ -268,20 +279,20 @@ impl Call {
         server.store.audit(entry).await
     }
 
-    async fn write(&self, server: &Server, outcome: &'static str) -> Result<(), StoreError> {
-        self.queue(server, outcome).await?.committed().await
+    async fn write(&self, server: &Server, log: AuditLog, outcome: &'static str) -> Result<(), StoreError> {
+        self.queue(server, log, outcome).await?.committed().await
     }
 
     /// Without waiting for the disk. A disk that is full must not keep operators from looking; the log has the line.
-    async fn note(&self, server: &Server, outcome: &'static str) {
-        if let Err(error) = self.queue(server, outcome).await {
+    async fn note(&self, server: &Server, log: AuditLog, outcome: &'static str) {
+        if let Err(error) = self.queue(server, log, outcome).await {
             error!(target: "audit", %error, method = self.method, "the call could not be audited");
         }
     }
 }
 
-/// Characters of a method's path that are kept.
-const MAX_METHOD: usize = 256;
+/// Stands in the log for a method that is not in the table: whatever a caller made up.
+const UNLISTED: &str = "(unlisted)";
 
 /// gRPC's five bytes before a message: whether it is compressed, and its length.
 const FRAME_HEAD: usize = 5;

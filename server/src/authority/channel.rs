@@ -33,24 +33,26 @@ pub enum ChannelError {
     Setup(#[from] TlsSetupError),
 }
 
-/// The leaf to show at the start, renewed if that is due.
+/// The leaf to show at the start, renewed if that is due and the time is known.
 ///
 /// # Errors
 /// When there is none that can be shown.
-pub fn open(files: &Files, now: Timestamp) -> Result<ServerTls, ChannelError> {
+pub fn open(files: &Files, now: Option<Timestamp>) -> Result<ServerTls, ChannelError> {
     let leaf = read_tls_leaf(files)?;
-    match ServerTls::new(&leaf) {
-        Ok(tls) => {
+    match (ServerTls::new(&leaf), now) {
+        (Ok(tls), Some(now)) => {
             if let Some(renewed) = renew_if_due(files, &leaf, now)? {
                 tls.show(&renewed)?;
             }
             Ok(tls)
         }
+        (Ok(tls), None) => Ok(tls),
         // A crash between the two files of a renewal leaves a leaf beside another's key: issue once more.
-        Err(error) => match renew(files, &leaf, now)? {
+        (Err(error), Some(now)) => match renew(files, &leaf, now)? {
             Some(renewed) => Ok(ServerTls::new(&renewed)?),
             None => Err(error.into()),
         },
+        (Err(error), None) => Err(error.into()),
     }
 }
 

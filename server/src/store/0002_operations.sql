@@ -36,7 +36,9 @@ ALTER TABLE enrolment_tokens ADD COLUMN revoked_at INTEGER NOT NULL DEFAULT 0;
 
 -- entry: writ.admin.v1.AuditEntry as encoded; hash: SHA-256 of the hash before it and the entry.
 CREATE TABLE audit (
-    sequence INTEGER PRIMARY KEY,
+    log INTEGER NOT NULL, -- 0: changes, 1: looks and what was denied
+    sequence INTEGER NOT NULL,
     entry BLOB NOT NULL,
-    hash BLOB NOT NULL
-) STRICT;
+    hash BLOB NOT NULL,
+    PRIMARY KEY (log, sequence)
+) STRICT, WITHOUT ROWID;

@@ -1,4 +1,4 @@
-//! Who asked for what: a chain in which each entry carries the hash of the one before it.
+//! Who asked for what: chains in which each entry carries the hash of the one before it.
 
 use std::sync::Arc;
 
@@ -13,9 +13,29 @@ use writ_proto::admin::v1::AuditEntry;
 use super::writer::Job;
 use super::{Pending, Store, StoreError, bytes, id, integer, unsigned};
 
+/// Which log. Each has its own bound, so that nobody who may only look can look until changes are forgotten.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AuditLog {
+    /// Calls that may have changed something.
+    Changes,
+    /// Calls that looked, and those that were denied.
+    Looks,
+}
+
+impl AuditLog {
+    const fn stored(self) -> i64 {
+        match self {
+            Self::Changes => 0,
+            Self::Looks => 1,
+        }
+    }
+}
+
 /// A call, ready to be recorded.
 #[derive(Debug, Clone)]
 pub struct NewAudit {
+    /// Where.
+    pub log: AuditLog,
     /// When.
     pub at: Timestamp,
     /// Whose token.
@@ -23,12 +43,12 @@ pub struct NewAudit {
     /// Its role.
     pub role: &'static str,
     /// The method's path.
-    pub method: String,
+    pub method: &'static str,
     /// SHA-256 of the request; `None` for streams.
     pub request: Option<Digest>,
     /// `asked`, `ok`, or a gRPC status.
     pub outcome: &'static str,
-    /// Entries to keep; past it the oldest go.
+    /// Entries of this log to keep; past it the oldest go.
     pub max_entries: u64,
 }
 
@@ -52,23 +72,28 @@ impl Store {
         self.send(|answer| Job::Audit(call, answer)).await
     }
 
-    /// A page of the log: after a number, oldest first; or before one, newest first.
+    /// A page of a log: after a number, oldest first; or before one, newest first.
     ///
     /// # Errors
     /// When the database fails.
     pub async fn audit_links(
         &self,
+        log: AuditLog,
         place: u64,
         is_newest_first: bool,
         limit: u32,
     ) -> Result<Vec<AuditLink>, StoreError> {
         let sql = if is_newest_first {
-            "SELECT * FROM audit WHERE sequence < $1 ORDER BY sequence DESC LIMIT $2"
+            "SELECT * FROM audit WHERE log = $3 AND sequence < $1 ORDER BY sequence DESC LIMIT $2"
         } else {
-            "SELECT * FROM audit WHERE sequence > $1 ORDER BY sequence LIMIT $2"
+            "SELECT * FROM audit WHERE log = $3 AND sequence > $1 ORDER BY sequence LIMIT $2"
         };
-        let rows =
-            sqlx::query(sql).bind(integer(place)).bind(i64::from(limit)).fetch_all(&self.reader).await?;
+        let rows = sqlx::query(sql)
+            .bind(integer(place))
+            .bind(i64::from(limit))
+            .bind(log.stored())
+            .fetch_all(&self.reader)
+            .await?;
         rows.iter()
             .map(|row| {
                 Ok(AuditLink {
@@ -87,31 +112,50 @@ pub(super) fn append(
     calls: Arc<Vec<NewAudit>>,
 ) -> BoxFuture<'_, Result<Vec<()>, StoreError>> {
     Box::pin(async move {
-        let last = sqlx::query("SELECT sequence, hash FROM audit ORDER BY sequence DESC LIMIT 1")
-            .fetch_optional(&mut *connection)
-            .await?;
-        let (mut sequence, mut hash) = match last {
-            Some(row) => (unsigned(&row, "sequence")?, id(&row, "hash", "audit hash")?),
-            None => (0, Digest::from_bytes([0; 32])),
-        };
-        let mut insert = QueryBuilder::<Sqlite>::new("INSERT INTO audit (sequence, entry, hash) ");
-        insert.push_values(calls.iter(), |mut row, call| {
-            sequence += 1;
-            let entry = call.entry(sequence).encode_to_vec();
-            hash = Digest::of(&[hash.as_bytes().as_slice(), &entry].concat());
-            row.push_bind(integer(sequence)).push_bind(entry).push_bind(hash.as_bytes().to_vec());
-        });
-        insert.build().persistent(false).execute(&mut *connection).await?;
-        // The oldest go; the chain of the rest stands, from the hash of the last one that went.
-        let most = calls.iter().map(|call| call.max_entries).min().unwrap_or(u64::MAX);
-        if sequence > most {
-            sqlx::query("DELETE FROM audit WHERE sequence <= $1")
-                .bind(integer(sequence - most))
-                .execute(connection)
-                .await?;
+        for log in [AuditLog::Changes, AuditLog::Looks] {
+            let calls: Vec<_> = calls.iter().filter(|call| call.log == log).collect();
+            if !calls.is_empty() {
+                append_to(connection, log, &calls).await?;
+            }
         }
         Ok(vec![(); calls.len()])
     })
+}
+
+async fn append_to(
+    connection: &mut SqliteConnection,
+    log: AuditLog,
+    calls: &[&NewAudit],
+) -> Result<(), StoreError> {
+    let last = sqlx::query("SELECT sequence, hash FROM audit WHERE log = $1 ORDER BY sequence DESC LIMIT 1")
+        .bind(log.stored())
+        .fetch_optional(&mut *connection)
+        .await?;
+    let (mut sequence, mut hash) = match last {
+        Some(row) => (unsigned(&row, "sequence")?, id(&row, "hash", "audit hash")?),
+        None => (0, Digest::from_bytes([0; 32])),
+    };
+    let mut insert = QueryBuilder::<Sqlite>::new("INSERT INTO audit (log, sequence, entry, hash) ");
+    insert.push_values(calls, |mut row, call| {
+        sequence += 1;
+        let entry = call.entry(sequence).encode_to_vec();
+        hash = Digest::of(&[hash.as_bytes().as_slice(), &entry].concat());
+        row.push_bind(log.stored())
+            .push_bind(integer(sequence))
+            .push_bind(entry)
+            .push_bind(hash.as_bytes().to_vec());
+    });
+    insert.build().persistent(false).execute(&mut *connection).await?;
+    // The oldest go; the chain of the rest stands, from the hash of the last one that went.
+    let most = calls.iter().map(|call| call.max_entries).min().unwrap_or(u64::MAX);
+    if sequence > most {
+        sqlx::query("DELETE FROM audit WHERE log = $1 AND sequence <= $2")
+            .bind(log.stored())
+            .bind(integer(sequence - most))
+            .execute(connection)
+            .await?;
+    }
+    Ok(())
 }
 
 impl NewAudit {
@@ -121,7 +165,7 @@ impl NewAudit {
             at_ms: self.at.as_millis(),
             actor: self.actor.clone(),
             role: self.role.to_owned(),
-            method: self.method.clone(),
+            method: self.method.to_owned(),
             request_digest: self.request.map_or_else(Vec::new, |digest| digest.as_bytes().to_vec()),
             outcome: self.outcome.to_owned(),
         }

@@ -71,10 +71,14 @@ fn pruning_remembers_what_it_forgot_and_keeps_what_is_owed() {
 
 #[test]
 fn a_full_journal_admits_nothing_and_forgets_nothing() {
-    let (_folder, journal) = journal(1);
+    let (folder, journal) = journal(1);
     let _held = accept(&journal, 1, NOW + HOUR, NOW).unwrap();
     assert!(matches!(accept(&journal, 2, NOW + HOUR, NOW), Err(JournalError::Full(1))));
     assert!(journal.find(id(1)).unwrap().is_some() && journal.find(id(2)).unwrap().is_none());
+    let path = folder.path().join("journal.redb");
+    assert!(Journal::peek_is_full(&path, 1, NOW).unwrap() && !Journal::peek_is_full(&path, 2, NOW).unwrap());
+    let later = NOW + HOUR + SKEW + HOUR;
+    assert!(Journal::peek_is_full(&path, 1, later).unwrap(), "its receipt is not acknowledged");
 }
 
 #[test]
