@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
+use writ_common::id::{CommandId, Digest};
 
 /// How results are printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -83,6 +84,9 @@ pub(crate) enum Context {
         /// File with your bearer token; it stays where it is and is read at every call.
         #[arg(long, value_name = "FILE")]
         token_file: PathBuf,
+        /// Do not call it now; otherwise it is only remembered if it answers.
+        #[arg(long)]
+        untried: bool,
     },
     /// Use another one from now on.
     Use {
@@ -170,7 +174,7 @@ pub(crate) enum Evidence {
     /// Write a command, its answers and the chain of trust bundles to a file.
     Export {
         /// The command's id.
-        command: String,
+        command: CommandId,
         /// Where to; an existing file is not overwritten.
         #[arg(long, value_name = "FILE")]
         file: PathBuf,
@@ -181,7 +185,7 @@ pub(crate) enum Evidence {
         file: PathBuf,
         /// Digest of a trust bundle you know from elsewhere: `writ-server init` printed that of the first.
         #[arg(long, value_name = "DIGEST")]
-        pin: String,
+        pin: Digest,
     },
 }
 
@@ -202,8 +206,8 @@ pub(crate) enum Audit {
         #[arg(long)]
         looks: bool,
         /// A head this command printed earlier: the log must still contain it.
-        #[arg(long, value_name = "SEQUENCE:HASH")]
-        known: Option<String>,
+        #[arg(long, value_name = "SEQUENCE:HASH", value_parser = known_head)]
+        known: Option<(u64, Digest)>,
     },
 }
 
@@ -269,7 +273,7 @@ pub(crate) struct Delivery {
     pub(crate) timeout: Option<Duration>,
     /// Your own id (a UUID): sending it twice is sending it once.
     #[arg(long, value_name = "UUID")]
-    pub(crate) id: Option<String>,
+    pub(crate) id: Option<CommandId>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -321,12 +325,12 @@ pub(crate) enum Commands {
     /// One, with each agent's answer.
     Show {
         /// Its id.
-        id: String,
+        id: CommandId,
     },
     /// Send nothing of it any more. Agents that have it already may carry it out.
     Cancel {
         /// Its id.
-        id: String,
+        id: CommandId,
     },
 }
 
@@ -334,6 +338,12 @@ fn duration(text: &str) -> Result<Duration, String> {
     let duration =
         humantime::parse_duration(text).map_err(|error| format!("{error}; write it as 90s, 15m or 2h"))?;
     if duration.is_zero() { Err("must be longer than nothing".to_owned()) } else { Ok(duration) }
+}
+
+fn known_head(text: &str) -> Result<(u64, Digest), String> {
+    let wrong = || "not SEQUENCE:HASH as `writ audit verify` prints it".to_owned();
+    let (sequence, hash) = text.split_once(':').ok_or_else(wrong)?;
+    Ok((sequence.parse().map_err(|_| wrong())?, hash.parse().map_err(|_| wrong())?))
 }
 
 fn parameter(text: &str) -> Result<(String, String), String> {

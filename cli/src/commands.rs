@@ -27,19 +27,20 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
     let Arguments { output, context, command } = arguments;
     let connect = async || {
         let contexts = Contexts::load()?;
-        Client::connect(contexts.choose(context.as_deref())?).await
+        let (name, chosen) = contexts.choose(context.as_deref())?;
+        Client::connect(chosen).await.map_err(|failure| failure.about(&format!("context `{name}`")))
     };
     match command {
-        Command::Context(command) => context::run(output, command)?,
+        Command::Context(command) => context::run(output, command).await?,
         Command::Enroll(command) => enroll::run(output, &connect().await?, command).await?,
         Command::Agents(command) => agents::run(output, &connect().await?, command).await?,
         Command::Send(command) => return send::run(output, &connect().await?, command).await,
         Command::Commands(command) => track::run(output, &connect().await?, command).await?,
         Command::Why { agent } => return why::run(output, &connect().await?, agent).await,
         Command::Evidence(Evidence::Export { command, file }) => {
-            evidence::export(output, &connect().await?, &command, &file).await?;
+            evidence::export(output, &connect().await?, command, &file).await?;
         }
-        Command::Evidence(Evidence::Verify { file, pin }) => return evidence::verify(output, &file, &pin),
+        Command::Evidence(Evidence::Verify { file, pin }) => return evidence::verify(output, &file, pin),
         Command::Audit(command) => return audit::run(output, &connect().await?, command).await,
         Command::Operator(command) => operators::run(output, &connect().await?, command).await?,
         Command::Alerts => alerts::run(output, &connect().await?).await?,

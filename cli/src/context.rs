@@ -54,16 +54,17 @@ impl Contexts {
     }
 
     /// The one asked for, or the current one.
-    pub(crate) fn choose(&self, name: Option<&str>) -> Result<&Context, Failure> {
+    pub(crate) fn choose<'a>(&'a self, name: Option<&'a str>) -> Result<(&'a str, &'a Context), Failure> {
         let name = name.unwrap_or(&self.current);
-        self.contexts.get(name).ok_or_else(|| {
+        let chosen = self.contexts.get(name).ok_or_else(|| {
             Failure::local(if name.is_empty() {
                 "no server is known; add one: writ context add NAME --server HOST:7444 --ca admin-ca.pem --token-file FILE"
                     .to_owned()
             } else {
                 format!("there is no context `{name}`; see: writ context list")
             })
-        })
+        })?;
+        Ok((name, chosen))
     }
 }
 

@@ -22,6 +22,16 @@ impl Failure {
         Self { error: error.into(), reason: "local".to_owned(), exit_code: 8 }
     }
 
+    /// Wrong usage, as the command line's own parser says it.
+    pub(crate) fn usage(error: impl Into<String>) -> Self {
+        Self { error: error.into(), reason: "usage".to_owned(), exit_code: 2 }
+    }
+
+    /// The same, said of a place.
+    pub(crate) fn about(self, place: &str) -> Self {
+        Self { error: format!("{place}: {}", self.error), ..self }
+    }
+
     /// What was to be proven does not hold.
     pub(crate) fn disproven(error: impl Into<String>) -> Self {
         Self { error: error.into(), reason: "disproven".to_owned(), exit_code: 1 }
@@ -41,6 +51,26 @@ impl Failure {
             }
         }
         ExitCode::from(self.exit_code)
+    }
+}
+
+/// What an operator typed for a field of the API.
+fn flag(field: &str) -> &str {
+    match field {
+        "agents" | "agent" => "AGENT",
+        "command_id" => "the command's id",
+        "expires_in_seconds" => "--expires",
+        "page_size" => "--limit",
+        "realm" => "--realm",
+        "replaces" => "--replaces",
+        "run.name" => "NAME",
+        "run.parameters" => "KEY=VALUE",
+        "selector" => "--selector",
+        "settings.endpoints" => "--endpoint",
+        "settings.heartbeat_ms" => "--heartbeat",
+        "settings.log_filter" => "--log-filter",
+        "uses" => "--uses",
+        other => other,
     }
 }
 
@@ -71,7 +101,8 @@ impl From<tonic::Status> for Failure {
         };
         let fields =
             status.get_details_bad_request().map(|request| request.field_violations).unwrap_or_default();
-        let field = fields.first().map_or_else(String::new, |violation| format!("{}: ", violation.field));
+        let field =
+            fields.first().map_or_else(String::new, |violation| format!("{}: ", flag(&violation.field)));
         Self { error: format!("{field}{message}"), reason, exit_code }
     }
 }

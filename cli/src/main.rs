@@ -12,8 +12,24 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 
+/// Whether the answer is for a program, when the arguments cannot be parsed.
+fn asks_for_json() -> bool {
+    let arguments: Vec<_> = std::env::args().collect();
+    arguments.iter().any(|argument| argument == "--output=json")
+        || arguments.windows(2).any(|pair| pair == ["--output", "json"])
+}
+
 fn main() -> ExitCode {
-    let arguments = args::Arguments::parse();
+    let arguments = match args::Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        // Help and version are no mistakes, and people read mistakes as clap words them.
+        Err(error) if !error.use_stderr() || !asks_for_json() => error.exit(),
+        Err(error) => {
+            let text = error.render().to_string();
+            let first = text.trim_start_matches("error: ").lines().next().unwrap_or_default();
+            return failure::Failure::usage(first).report(args::Format::Json);
+        }
+    };
     let format = arguments.output;
     // Explicit, because a dependency that brings another provider would make rustls panic at first use.
     let _ = rustls::crypto::ring::default_provider().install_default();

@@ -62,6 +62,7 @@ impl std::error::Error for Problems {}
 pub struct Reader {
     file: PathBuf,
     values: BTreeMap<String, Value>,
+    from_environment: BTreeSet<String>,
     asked: Vec<String>,
     problems: Vec<Problem>,
 }
@@ -79,7 +80,10 @@ impl Reader {
         let environment = Environment::with_prefix("WRIT").prefix_separator("_").separator("__");
         let table =
             environment.collect().map_err(|error| Problems::one(&reader.file, "", error.to_string()))?;
-        flatten("", table, &mut reader.values);
+        let mut given = BTreeMap::new();
+        flatten("", table, &mut given);
+        reader.from_environment = given.keys().cloned().collect();
+        reader.values.extend(given);
         Ok(reader)
     }
 
@@ -97,7 +101,13 @@ impl Reader {
     }
 
     fn empty(file: &Path) -> Self {
-        Self { file: file.to_owned(), values: BTreeMap::new(), asked: Vec::new(), problems: Vec::new() }
+        Self {
+            file: file.to_owned(),
+            values: BTreeMap::new(),
+            from_environment: BTreeSet::new(),
+            asked: Vec::new(),
+            problems: Vec::new(),
+        }
     }
 
     /// The names of the tables directly below a table.
@@ -121,7 +131,11 @@ impl Reader {
     }
 
     /// Notes a mistake found by the caller.
-    pub fn problem(&mut self, key: &str, message: String) {
+    pub fn problem(&mut self, key: &str, mut message: String) {
+        if self.from_environment.contains(key) {
+            let variable = key.replace('.', "__").to_uppercase();
+            message = format!("{message} (from the environment: WRIT_{variable})");
+        }
         self.problems.push(Problem { key: key.to_owned(), message });
     }
 

@@ -5,6 +5,7 @@ mod alerts;
 mod audit;
 mod commands;
 mod contacts;
+mod receipts;
 mod tokens;
 mod writer;
 
@@ -12,10 +13,11 @@ pub use agents::{AgentRow, AllowList, Attribute, KnownAgent, Source, Standing};
 pub use alerts::{Alarm, AlertKind, AlertRow};
 pub use audit::{AuditLink, AuditLog, NewAudit};
 pub use commands::{
-    CommandRow, EvidenceRow, NewCommand, NewReceipt, Progress, ReceiptFate, RecordedCommand, StoredEnvelope,
-    TargetRow, TargetState, WaitingCommand,
+    CommandRow, EvidenceRow, NewCommand, Progress, RecordedCommand, StoredEnvelope, TargetRow, TargetState,
+    WaitingCommand,
 };
 pub use contacts::{Contact, Heard, Report};
+pub use receipts::{NewReceipt, ReceiptFate};
 pub use tokens::{AdminRow, Admission, EnrolmentTokenRow, NewToken, Revoked, TokenUse};
 
 use std::path::Path;

@@ -57,12 +57,13 @@ pub(super) async fn enroll(options: Enroll) -> Result<(), Fatal> {
     let text = match output {
         Output::Json => serde_json::to_string_pretty(&shown).map_err(Fatal::failure)?,
         Output::Text => format!(
-            "Enrolled as {} ({}) in fleet {}, realm {}, trust bundle {}.\nNext: writ-agent run --data-dir {}",
+            "Enrolled as {} ({}) in fleet {}, realm {}, trust bundle {}.\nNext: writ-agent run{} --data-dir {}",
             shown.name,
             shown.agent_id,
             shown.fleet_id,
             shown.realm,
             shown.bundle_version,
+            place.config.as_deref().map_or_else(String::new, |file| format!(" --config {}", file.display())),
             config.data_dir.display()
         ),
     };

@@ -4,6 +4,8 @@
 //! accepted ──► started ──► finished(receipt) ──► acknowledged ──► pruned (raises forgotten_until)
 //! ```
 
+mod entry;
+
 use std::path::Path;
 use std::time::Duration;
 
@@ -19,6 +21,9 @@ use writ_common::hello::JournalStanding;
 use writ_common::id::{AgentId, CommandId, Digest, JournalId, SessionMark, random_bytes};
 use writ_common::limits::SKEW;
 use writ_common::time::Timestamp;
+
+use entry::known;
+pub use entry::{Durable, Entry, Facts, Known, State};
 
 /// redb would take 1 GiB; the journal's hot pages fit many times into this.
 const CACHE_BYTES: usize = 1 << 20;
@@ -75,105 +80,6 @@ macro_rules! from_redb {
     };
 }
 from_redb! { DatabaseError TransactionError TableError StorageError }
-
-/// How far a command is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, prost::Enumeration)]
-#[repr(i32)]
-pub enum State {
-    /// Admitted, not started.
-    Accepted = 0,
-    /// Perhaps started.
-    Started = 1,
-    /// Its receipt is made.
-    Finished = 2,
-    /// The server has the receipt; a tombstone is kept.
-    Acknowledged = 3,
-}
-
-/// One command in the journal.
-#[derive(Clone, PartialEq, prost::Message)]
-pub struct Entry {
-    /// How far it is.
-    #[prost(enumeration = "State", tag = "1")]
-    pub state: i32,
-    /// The command's digest.
-    #[prost(bytes = "bytes", tag = "2")]
-    pub digest: Bytes,
-    /// Unix milliseconds.
-    #[prost(uint64, tag = "3")]
-    pub expires_at_ms: u64,
-    /// The delivery, until it is finished.
-    #[prost(bytes = "bytes", tag = "4")]
-    pub delivery: Bytes,
-    /// The receipt's envelope, until it is acknowledged.
-    #[prost(bytes = "bytes", tag = "5")]
-    pub receipt: Bytes,
-    /// 1 for the first start.
-    #[prost(uint32, tag = "6")]
-    pub attempt: u32,
-    /// Session time of the start.
-    #[prost(uint64, tag = "7")]
-    pub started_at_ms: u64,
-    /// The process group; 0 until it is known.
-    #[prost(uint32, tag = "8")]
-    pub process_group: u32,
-    /// The boot it was started in.
-    #[prost(string, tag = "9")]
-    pub boot: String,
-}
-
-impl Entry {
-    fn start(&mut self, now: Timestamp, boot: &str) {
-        self.set_state(State::Started);
-        self.attempt += 1;
-        self.started_at_ms = now.as_millis();
-        self.process_group = 0;
-        boot.clone_into(&mut self.boot);
-    }
-}
-
-/// What the journal knows of one command.
-#[derive(Debug, Clone)]
-pub struct Known {
-    /// Its digest.
-    pub digest: Digest,
-    /// How far it is.
-    pub state: State,
-    /// The receipt, if it is finished and not acknowledged.
-    pub receipt: Option<Bytes>,
-}
-
-/// The journal as a whole.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Facts {
-    /// Its id.
-    pub id: JournalId,
-    /// Rises with every transaction.
-    pub counter: u64,
-    /// Session time at its birth.
-    pub birth: Timestamp,
-    /// The greatest expiry it pruned.
-    pub forgotten_until: Timestamp,
-    /// Session time never falls below this.
-    pub floor: Timestamp,
-    /// How many commands it remembers.
-    pub entries: u64,
-}
-
-/// That an admission is on disk. The executor asks for it.
-#[derive(Debug)]
-#[must_use]
-pub struct Durable {
-    command: CommandId,
-}
-
-impl Durable {
-    /// Whose.
-    #[must_use]
-    pub const fn command(&self) -> CommandId {
-        self.command
-    }
-}
 
 /// The journal of a running agent.
 #[derive(Debug)]
@@ -670,14 +576,6 @@ fn facts(read: &redb::ReadTransaction) -> Result<Facts, JournalError> {
         forgotten_until: time("forgotten_until")?,
         floor: time("floor")?,
         entries: read.open_table(COMMANDS)?.len()?,
-    })
-}
-
-fn known(entry: &Entry) -> Result<Known, JournalError> {
-    Ok(Known {
-        digest: Digest::try_from(entry.digest.as_ref()).map_err(|_| JournalError::Damaged)?,
-        state: entry.state(),
-        receipt: (entry.state() == State::Finished).then(|| entry.receipt.clone()),
     })
 }
 

@@ -84,9 +84,8 @@ async fn verify(
     format: Format,
     client: &Client,
     looks: bool,
-    known: Option<String>,
+    known: Option<(u64, Digest)>,
 ) -> Result<ExitCode, Failure> {
-    let known = known.map(|text| parse_known(&text)).transpose()?;
     let (mut chain, mut page_token) = (Checked::default(), String::new());
     let problem = loop {
         let request = ListAuditRequest { page_size: PAGE, page_token, newest_first: false, looks };
@@ -135,12 +134,6 @@ async fn verify(
     };
     output::one(format, &verdict, &fields)?;
     Ok(if verdict.holds { ExitCode::SUCCESS } else { ExitCode::from(1) })
-}
-
-fn parse_known(text: &str) -> Result<(u64, Digest), Failure> {
-    let wrong = || Failure::local(format!("--known {text}: not SEQUENCE:HASH as this command prints it"));
-    let (sequence, hash) = text.split_once(':').ok_or_else(wrong)?;
-    Ok((sequence.parse().map_err(|_| wrong())?, hash.parse().map_err(|_| wrong())?))
 }
 
 /// The chain as far as it was read.

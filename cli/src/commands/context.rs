@@ -6,8 +6,10 @@ use serde::Serialize;
 use writ_common::files;
 use writ_common::keys::pem;
 use writ_common::tls::server_name;
+use writ_proto::admin::v1::GetSystemRequest;
 
 use crate::args::{Context as Verb, Format};
+use crate::client::Client;
 use crate::context::{Context, Contexts};
 use crate::failure::Failure;
 use crate::output::{self, Rows};
@@ -31,10 +33,10 @@ impl Rows for Row {
     }
 }
 
-pub(super) fn run(format: Format, verb: Verb) -> Result<(), Failure> {
+pub(super) async fn run(format: Format, verb: Verb) -> Result<(), Failure> {
     let mut contexts = Contexts::load()?;
     match verb {
-        Verb::Add { name, server, ca, token_file } => {
+        Verb::Add { name, server, ca, token_file, untried } => {
             let local = |error: &dyn std::fmt::Display| Failure::local(error.to_string());
             server_name(&server).map_err(|error| Failure::local(format!("--server: {error}")))?;
             let (ca, token_file) = (absolute(&ca)?, absolute(&token_file)?);
@@ -42,7 +44,11 @@ pub(super) fn run(format: Format, verb: Verb) -> Result<(), Failure> {
             let text = files::read(&ca).map_err(|error| local(&error))?;
             pem::certificates(&text).map_err(|error| Failure::local(format!("{}: {error}", ca.display())))?;
             files::read_secret(&token_file).map_err(|error| local(&error))?;
-            contexts.contexts.insert(name.clone(), Context { server, ca, token_file });
+            let context = Context { server, ca, token_file };
+            if !untried {
+                try_out(&context).await.map_err(|failure| failure.about("not added (--untried adds it)"))?;
+            }
+            contexts.contexts.insert(name.clone(), context);
             contexts.current = name;
             contexts.save()?;
         }
@@ -66,6 +72,12 @@ pub(super) fn run(format: Format, verb: Verb) -> Result<(), Failure> {
         })
         .collect();
     output::list(format, &rows, "No server is known. Add one: writ context add --help")
+}
+
+/// Whether the server answers, and knows the token.
+async fn try_out(context: &Context) -> Result<(), Failure> {
+    Client::connect(context).await?.system().get(GetSystemRequest {}).await?;
+    Ok(())
 }
 
 fn absolute(path: &Path) -> Result<PathBuf, Failure> {

@@ -8,7 +8,7 @@ use serde::Serialize;
 use writ_common::audience::AudienceProof;
 use writ_common::evidence::{Answered, Evidence, EvidenceError, Judged, Target};
 use writ_common::files;
-use writ_common::id::Digest;
+use writ_common::id::{CommandId, Digest};
 use writ_common::receipt::Decision;
 use writ_proto::admin::v1::{EvidenceTarget, GetCommandRequest, evidence_part::Part};
 
@@ -18,9 +18,9 @@ use crate::failure::Failure;
 use crate::output::{self, Rows};
 
 #[derive(Serialize)]
-struct Exported<'a> {
+struct Exported {
     file: String,
-    command_id: &'a str,
+    command_id: String,
     targets: usize,
     receipts: usize,
 }
@@ -28,12 +28,12 @@ struct Exported<'a> {
 pub(super) async fn export(
     format: Format,
     client: &Client,
-    command: &str,
+    command: CommandId,
     file: &Path,
 ) -> Result<(), Failure> {
     let damaged =
         || Failure::unreachable("the server sent evidence that cannot be read; is it newer than this writ?");
-    let request = GetCommandRequest { command_id: command.to_owned() };
+    let request = GetCommandRequest { command_id: command.to_string() };
     let mut parts = client.commands().evidence(request).await?.into_inner();
     let mut evidence = None;
     while let Some(part) = parts.message().await? {
@@ -53,11 +53,17 @@ pub(super) async fn export(
     }
     let evidence = evidence.ok_or_else(damaged)?;
     let receipts = evidence.targets.iter().filter(|target| target.receipt.is_some()).count();
-    let local = |error: std::io::Error| Failure::local(format!("{}: {error}", file.display()));
+    let local = |error: std::io::Error| {
+        let why = match error.kind() {
+            std::io::ErrorKind::AlreadyExists => "exists already; name another file".to_owned(),
+            _ => error.to_string(),
+        };
+        Failure::local(format!("{}: {why}", file.display()))
+    };
     let mut out = std::fs::File::create_new(file).map_err(local)?;
     out.write_all(evidence.to_json().as_bytes()).and_then(|()| out.sync_all()).map_err(local)?;
     let (name, targets) = (file.display().to_string(), evidence.targets.len());
-    let shown = Exported { file: name.clone(), command_id: command, targets, receipts };
+    let shown = Exported { file: name.clone(), command_id: command.to_string(), targets, receipts };
     let fields = [
         ("file", name.clone()),
         ("targets", targets.to_string()),
@@ -114,8 +120,7 @@ impl Rows for Row {
 }
 
 /// Exit code 1 when anything does not hold.
-pub(super) fn verify(format: Format, file: &Path, pin: &str) -> Result<ExitCode, Failure> {
-    let pin = pin.parse::<Digest>().map_err(|error| Failure::local(format!("--pin: {error}")))?;
+pub(super) fn verify(format: Format, file: &Path, pin: Digest) -> Result<ExitCode, Failure> {
     let text = files::read(file).map_err(|error| Failure::local(error.to_string()))?;
     let explain = |error: EvidenceError| Failure::disproven(format!("{}: {error}", file.display()));
     let judged = Evidence::from_json(&text).and_then(|evidence| evidence.verify(pin)).map_err(explain)?;

@@ -27,11 +27,11 @@ struct Row {
 }
 
 impl Rows for Row {
-    const HEAD: &'static [&'static str] = &["AGENT", "NAME", "LINK", "ALLOWS IT"];
+    const HEAD: &'static [&'static str] = &["AGENT", "NAME", "LINK", "ACTION"];
 
     fn cells(&self) -> Vec<String> {
         let link = if self.connected { "connected" } else { "away" };
-        let allows = if self.allows { "yes" } else { "no" };
+        let allows = if self.allows { "on its list" } else { "not on its list" };
         vec![self.agent_id.clone(), self.agent_name.clone(), link.to_owned(), allows.to_owned()]
     }
 }
@@ -55,10 +55,10 @@ pub(super) async fn run(format: Format, client: &Client, request: SubmitRequest)
     output::list(format, &shown.targets, "No targets.")?;
     let note = match shown.not_allowing {
         0 => String::new(),
-        some => format!("; {some} would refuse it, by what they last reported"),
+        some => format!("; {some} would refuse it"),
     };
     output::text(&format!(
-        "\n{} targets, class {}{note}. Nothing was signed or sent.",
+        "\n{} targets, class {}{note}, by what they last reported; parameters are checked by the agents. Nothing was signed or sent.",
         shown.target_count, shown.action_class
     ))
 }

@@ -41,7 +41,7 @@ pub(super) async fn run(format: Format, client: &Client, verb: Send) -> Result<E
         // Less than a second is still a wish for a short life, not for the default.
         expires_in_seconds: expires.as_secs().max(1),
         action: Some(action),
-        command_id: id.unwrap_or_default(),
+        command_id: id.map_or_else(String::new, |id| id.to_string()),
         selector: selector.unwrap_or_default(),
     };
     if dry_run {

@@ -158,12 +158,21 @@ pub(super) async fn run(format: Format, client: &Client, verb: Commands) -> Resu
             output::list(format, &rows, "No command was sent yet. Next: writ send ping --all --wait")
         }
         Commands::Cancel { id } => {
-            let request = GetCommandRequest { command_id: id };
+            let request = GetCommandRequest { command_id: id.to_string() };
             let command = client.commands().cancel(request).await?.into_inner();
-            print(format, client, command).await.map(|_| ())
+            let counts = print(format, client, command).await?;
+            if format == Format::Table {
+                let too_late = counts.targets - counts.cancelled;
+                let (cancelled, sent) = (counts.cancelled, counts.sent);
+                output::text(&format!(
+                    "\nCancelled for {cancelled}, too late for {too_late}: {sent} of them have it and have not answered."
+                ))?;
+            }
+            Ok(())
         }
         Commands::Show { id } => {
-            let command = client.commands().get(GetCommandRequest { command_id: id }).await?.into_inner();
+            let command =
+                client.commands().get(GetCommandRequest { command_id: id.to_string() }).await?.into_inner();
             print(format, client, command).await.map(|_| ())
         }
     }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use hyper_util::rt::TokioIo;
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{ring, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::time_provider::TimeProvider;
 use rustls::{
@@ -134,30 +135,26 @@ pub fn server_name(endpoint: &str) -> Result<ServerName<'static>, ConnectError> 
 }
 
 fn client_config(anchors: &Anchors) -> Result<ClientConfig, rustls::Error> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = ClientConfig::builder_with_details(provider, Arc::new(OurClock))
-        .with_protocol_versions(&[&version::TLS13])?;
-    let mut config = match anchors {
-        Anchors::Authorities(authorities) => {
-            builder.with_root_certificates(roots(authorities)?).with_no_client_auth()
-        }
-        Anchors::AuthoritiesAtAnyDate(authorities) => {
-            let provider = Arc::new(rustls::crypto::ring::default_provider());
-            let strict = WebPkiServerVerifier::builder_with_provider(Arc::new(roots(authorities)?), provider)
-                .build()
-                .map_err(|error| rustls::Error::General(error.to_string()))?;
-            builder
-                .dangerous()
-                .with_custom_certificate_verifier(Arc::new(AtAnyDate(strict)))
-                .with_no_client_auth()
-        }
-        Anchors::SpkiDigests(digests) => builder
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(PinnedAuthority(digests.clone())))
-            .with_no_client_auth(),
+    let provider = Arc::new(ring::default_provider());
+    let judge = match anchors {
+        Anchors::Authorities(authorities) => Judge::Strict(webpki(roots(authorities)?)?),
+        Anchors::AuthoritiesAtAnyDate(authorities) => Judge::AtAnyDate(webpki(roots(authorities)?)?),
+        Anchors::SpkiDigests(digests) => Judge::Pinned(digests.clone()),
     };
+    let mut config = ClientConfig::builder_with_details(provider, Arc::new(OurClock))
+        .with_protocol_versions(&[&version::TLS13])?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(judge))
+        .with_no_client_auth();
     config.alpn_protocols = vec![b"h2".to_vec()];
     Ok(config)
+}
+
+fn webpki(roots: RootCertStore) -> Result<Arc<WebPkiServerVerifier>, rustls::Error> {
+    let provider = Arc::new(ring::default_provider());
+    WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider)
+        .build()
+        .map_err(|error| rustls::Error::General(error.to_string()))
 }
 
 fn roots(authorities: &[Vec<u8>]) -> Result<RootCertStore, rustls::Error> {
@@ -179,64 +176,18 @@ impl TimeProvider for OurClock {
     }
 }
 
-/// Everything but the dates: a leaf that is out of date now is judged once more in the middle of its own life.
+/// Who judges a peer's certificate.
 #[derive(Debug)]
-struct AtAnyDate(Arc<WebPkiServerVerifier>);
-
-impl ServerCertVerifier for AtAnyDate {
-    fn verify_server_cert(
-        &self,
-        leaf: &CertificateDer<'_>,
-        shown: &[CertificateDer<'_>],
-        name: &ServerName<'_>,
-        ocsp: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        let judged = self.0.verify_server_cert(leaf, shown, name, ocsp, now);
-        let is_about_dates = matches!(
-            &judged,
-            Err(rustls::Error::InvalidCertificate(
-                CertificateError::Expired
-                    | CertificateError::ExpiredContext { .. }
-                    | CertificateError::NotValidYet
-                    | CertificateError::NotValidYetContext { .. }
-            ))
-        );
-        let facts = LeafFacts::read(leaf).filter(|_| is_about_dates);
-        let Some(LeafFacts { not_before, not_after, .. }) = facts else { return judged };
-        let middle = not_before + not_after.since(not_before) / 2;
-        let middle = UnixTime::since_unix_epoch(Duration::from_millis(middle.as_millis()));
-        self.0.verify_server_cert(leaf, shown, name, ocsp, middle)
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        leaf: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.0.verify_tls12_signature(message, leaf, signature)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        leaf: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.0.verify_tls13_signature(message, leaf, signature)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.supported_verify_schemes()
-    }
+enum Judge {
+    /// As every TLS client does.
+    Strict(Arc<WebPkiServerVerifier>),
+    /// Everything but the dates: a leaf that is out of date now is judged once more in the middle of its own life.
+    AtAnyDate(Arc<WebPkiServerVerifier>),
+    /// The shown authority with one of these hashes is the only root.
+    Pinned(Vec<Digest>),
 }
 
-/// Takes the shown authority with a pinned hash as the only root, then checks as usual.
-#[derive(Debug)]
-struct PinnedAuthority(Vec<Digest>);
-
-impl ServerCertVerifier for PinnedAuthority {
+impl ServerCertVerifier for Judge {
     fn verify_server_cert(
         &self,
         leaf: &CertificateDer<'_>,
@@ -245,16 +196,35 @@ impl ServerCertVerifier for PinnedAuthority {
         ocsp: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        let is_pinned =
-            |der: &&CertificateDer<'_>| spki_digest(der).is_some_and(|digest| self.0.contains(&digest));
-        let authority = shown.iter().find(is_pinned).ok_or(CertificateError::UnknownIssuer)?;
-        let mut roots = RootCertStore::empty();
-        roots.add(authority.clone().into_owned())?;
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider)
-            .build()
-            .map_err(|error| rustls::Error::General(error.to_string()))?
-            .verify_server_cert(leaf, shown, name, ocsp, now)
+        match self {
+            Self::Strict(webpki) => webpki.verify_server_cert(leaf, shown, name, ocsp, now),
+            Self::AtAnyDate(webpki) => {
+                let judged = webpki.verify_server_cert(leaf, shown, name, ocsp, now);
+                let is_about_dates = matches!(
+                    &judged,
+                    Err(rustls::Error::InvalidCertificate(
+                        CertificateError::Expired
+                            | CertificateError::ExpiredContext { .. }
+                            | CertificateError::NotValidYet
+                            | CertificateError::NotValidYetContext { .. }
+                    ))
+                );
+                let facts = LeafFacts::read(leaf).filter(|_| is_about_dates);
+                let Some(LeafFacts { not_before, not_after, .. }) = facts else { return judged };
+                let middle = not_before + not_after.since(not_before) / 2;
+                let middle = UnixTime::since_unix_epoch(Duration::from_millis(middle.as_millis()));
+                webpki.verify_server_cert(leaf, shown, name, ocsp, middle)
+            }
+            Self::Pinned(digests) => {
+                let is_pinned = |der: &&CertificateDer<'_>| {
+                    spki_digest(der).is_some_and(|digest| digests.contains(&digest))
+                };
+                let authority = shown.iter().find(is_pinned).ok_or(CertificateError::UnknownIssuer)?;
+                let mut roots = RootCertStore::empty();
+                roots.add(authority.clone().into_owned())?;
+                webpki(roots)?.verify_server_cert(leaf, shown, name, ocsp, now)
+            }
+        }
     }
 
     fn verify_tls12_signature(
@@ -272,11 +242,11 @@ impl ServerCertVerifier for PinnedAuthority {
         leaf: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = rustls::crypto::ring::default_provider().signature_verification_algorithms;
-        rustls::crypto::verify_tls13_signature(message, leaf, signature, &algorithms)
+        let algorithms = ring::default_provider().signature_verification_algorithms;
+        verify_tls13_signature(message, leaf, signature, &algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        rustls::crypto::ring::default_provider().signature_verification_algorithms.supported_schemes()
+        ring::default_provider().signature_verification_algorithms.supported_schemes()
     }
 }

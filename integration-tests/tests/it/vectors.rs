@@ -2,6 +2,7 @@
 //!
 //! `UPDATE=1` writes them anew; otherwise they must be what stands in the tree.
 
+mod draft;
 mod make;
 
 use std::collections::BTreeMap;

@@ -114,7 +114,7 @@ impl AgentService for Agents {
                 return Err(Failure::invalid("replaces", "names the agent itself").into());
             }
             None if row.held.is_empty() => {
-                let text = "nothing is held of this agent; to let it take over another's name and labels, name that one";
+                let text = "nothing is held of this agent; to let it take over another's name and labels, name that one: --replaces AGENT";
                 return Err(Failure::precondition("nothing_to_approve", text).into());
             }
             _ => {}

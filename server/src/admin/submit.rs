@@ -193,10 +193,12 @@ pub async fn find_agent(server: &Arc<Server>, text: &str) -> Result<AgentRow, Fa
     match (named.pop(), named.is_empty()) {
         (None, _) => Err(unknown()),
         (Some(only), true) => Ok(only),
-        (Some(_), false) => Err(Failure::invalid(
-            "agent",
-            format!("several agents are called `{text}`; use the id: writ agents list"),
-        )),
+        (Some(one), false) => {
+            let ids: Vec<_> = named.iter().chain([&one]).map(|agent| agent.id.to_string()).collect();
+            let text =
+                format!("several agents are called `{text}`, such as {}; use an id", ids.join(" and "));
+            Err(Failure::invalid("agent", text))
+        }
     }
 }
 

@@ -15,8 +15,9 @@ use writ_common::id::CommandId;
 
 use super::StoreError;
 use super::audit::{self, NewAudit};
-use super::commands::{self, NewCommand, NewReceipt, ReceiptFate, RecordedCommand};
+use super::commands::{self, NewCommand, RecordedCommand};
 use super::contacts::{self, Contact, Heard};
+use super::receipts::{self, NewReceipt, ReceiptFate};
 
 /// Writes that may wait. Past it, callers wait their turn: the disk sets the pace, memory stays bounded.
 pub(super) const MAX_WAITING_WRITES: usize = 4096;
@@ -201,7 +202,7 @@ impl Lanes {
             let done = Done {
                 audits: items(connection, &self.audits, audit::append).await?,
                 commands: items(connection, &self.commands, commands::record).await?,
-                receipts: items(connection, &self.receipts, commands::record_receipts).await?,
+                receipts: items(connection, &self.receipts, receipts::record_receipts).await?,
                 contacts: items(connection, &self.contacts, contacts::note_contacts).await?,
                 heard: items(connection, &self.heard, contacts::note_all_heard).await?,
             };
@@ -239,7 +240,7 @@ impl Lanes {
         }
         batch.run_lane(self.audits, audit::append).await;
         batch.run_lane(self.commands, commands::record).await;
-        batch.run_lane(self.receipts, commands::record_receipts).await;
+        batch.run_lane(self.receipts, receipts::record_receipts).await;
         batch.run_lane(self.contacts, contacts::note_contacts).await;
         batch.run_lane(self.heard, contacts::note_all_heard).await;
         let Batch { connection, mut failed, finishes } = batch;
