@@ -21,9 +21,10 @@ use writ_common::admission::{JournalView, Novelty};
 use writ_common::backoff::Backoff;
 use writ_common::command::Delivery;
 use writ_common::envelope::{
-    AgentProofPurpose, EnrolmentPurpose, IdentityRecordPurpose, Sealed, sign, verify,
+    AgentProofPurpose, Candidate, EnrolmentPurpose, IdentityRecordPurpose, Sealed, WelcomePurpose, sign,
+    verify,
 };
-use writ_common::hello::{AgentProof, Expected, JournalStanding, Nonce};
+use writ_common::hello::{AgentProof, Expected, JournalStanding, Nonce, Welcome};
 use writ_common::id::{CommandId, Digest, JournalId, SessionMark, random_bytes};
 use writ_common::identity::{Enrolment, EnrolmentToken};
 use writ_common::keys::{Algorithm, PrivateKey};
@@ -154,7 +155,7 @@ impl SwarmAgent {
             journal: JournalStanding {
                 id: JournalId::from_bytes(random_bytes()),
                 counter: 0,
-                last_mark: None,
+                marks: Vec::new(),
                 next_mark: SessionMark::from_bytes(random_bytes()),
             },
             known: HashMap::new(),
@@ -206,13 +207,15 @@ impl SwarmAgent {
             tls_leaf_spki_digest: connection.leaf_spki_digest,
             agent_version: writ_agent::VERSION.to_owned(),
             bundle: (head.bundle.version, head.digest),
-            journal: self.journal,
+            journal: self.journal.clone(),
         };
         let sealed: Sealed<AgentProofPurpose> = sign(&[&self.identity.key.for_purpose()], &proof);
         say(&outbound, agent_frame::Frame::Proof(sealed.bytes().clone())).await?;
-        let Frame::Welcome(welcome) = next(&mut inbound).await? else { return Err("no welcome".into()) };
+        let Frame::Welcome(envelope) = next(&mut inbound).await? else { return Err("no welcome".into()) };
+        let keys = head.bundle.signing.iter().map(|entry| Candidate::accepted(entry.certificate.key()));
+        let welcome = verify::<WelcomePurpose>(&envelope, &keys.collect::<Vec<_>>(), 1)?.into_document();
         let next_mark = SessionMark::from_bytes(random_bytes());
-        self.journal = JournalStanding { last_mark: Some(self.journal.next_mark), next_mark, ..self.journal };
+        self.journal.marks = vec![std::mem::replace(&mut self.journal.next_mark, next_mark)];
         let offset = (hello.time, asked);
         backoff.reset();
         self.tally.connected.fetch_add(1, Ordering::Relaxed);
@@ -225,10 +228,10 @@ impl SwarmAgent {
         &mut self,
         outbound: &mpsc::Sender<proto::AgentFrame>,
         inbound: &mut Streaming<proto::ServerFrame>,
-        (welcome, (time, asked)): (proto::Welcome, (Timestamp, Duration)),
+        (welcome, (time, asked)): (Welcome, (Timestamp, Duration)),
     ) -> Result<(), Failure> {
         let clock = SystemClock::new();
-        let mut ticks = tokio::time::interval(Duration::from_millis(welcome.heartbeat_ms.into()));
+        let mut ticks = tokio::time::interval(welcome.heartbeat);
         let owed: Vec<_> =
             self.known.iter().filter(|(_, known)| known.receipt.is_some()).map(|(id, _)| *id).collect();
         for id in owed {

@@ -14,9 +14,9 @@ pub use encode::digest;
 pub use purpose::{
     AgentProofPurpose, AgentReportPurpose, ApprovalPurpose, BundlePurpose, CommandPurpose, EnrolmentPurpose,
     HelloPurpose, IdentityRecordPurpose, InvalidDocument, Purpose, ReceiptPurpose, RefusalsAckPurpose,
-    RefusalsPurpose,
+    RefusalsPurpose, WelcomePurpose,
 };
-pub use sign::{Sealed, sign};
+pub use sign::{Sealed, add_signature, sign};
 pub use verify::{Candidate, Verified, claimed_keyid, verify};
 
 #[cfg(test)]

@@ -208,7 +208,7 @@ impl Evidence {
         }
         let ledger = Ledger::of(&chain);
         let verified = ledger.verify::<CommandPurpose>(&self.command, |command| command.window.issued_at);
-        let (verified, signer) = verified.map_err(EvidenceError::Command)?;
+        let (verified, signers) = verified.map_err(EvidenceError::Command)?;
         let digest = verified.digest();
         let command = verified.into_document();
         if command.fleet != chain.head().bundle.fleet {
@@ -219,9 +219,10 @@ impl Evidence {
         let targets = self
             .targets
             .iter()
-            .map(|target| (target.agent, judge(target, &ledger, (&command, digest, signer))))
+            .map(|target| (target.agent, judge(target, &ledger, (&command, digest, &signers))))
             .collect();
-        let is_signer_revoked = ledger.is_revoked(signer);
+        let is_signer_revoked = signers.iter().all(|key| ledger.is_revoked(*key));
+        let signer = signers[0];
         Ok(Judged { chain, command, digest, signer, is_signer_revoked, targets })
     }
 }
@@ -229,21 +230,22 @@ impl Evidence {
 fn judge(
     target: &Target,
     ledger: &Ledger,
-    (command, digest, signer): (&Command, Digest, KeyId),
+    (command, digest, signers): (&Command, Digest, &[KeyId]),
 ) -> Result<Answered, Refusal> {
     let wrong = |what: &'static str| Refusal::new(RefusalCode::WrongAgent, what);
     command.audience.check(target.agent, &target.proof)?;
-    let (record, record_signer) =
+    let (record, record_signers) =
         ledger.verify::<IdentityRecordPurpose>(&target.identity_record, |record| record.recorded_at)?;
     let record = record.into_document();
     if record.agent != target.agent || record.fleet != command.fleet {
         return Err(wrong("the identity record is about another agent"));
     }
-    if !ledger.counted(signer, command.window.issued_at, |entry| entry.realms.contains(&record.realm)) {
+    let is_of_realm = |entry: &SigningEntry| entry.realms.contains(&record.realm);
+    if !signers.iter().any(|key| ledger.counted(*key, command.window.issued_at, is_of_realm)) {
         let detail = format!("no trust bundle let the command's key sign for realm {}", record.realm);
         return Err(Refusal::new(RefusalCode::WrongRealm, detail));
     }
-    let is_record_signer_revoked = ledger.is_revoked(record_signer);
+    let is_record_signer_revoked = record_signers.iter().all(|key| ledger.is_revoked(*key));
     let Some(receipt) = &target.receipt else {
         return Ok(Answered { record, receipt: None, is_record_signer_revoked });
     };
@@ -272,25 +274,24 @@ impl Ledger {
         Self { entries }
     }
 
-    /// A document of the server's, whose signer counted at the time the document says.
+    /// A document of the server's, and those of its signers that counted at the time the document says: at least one.
     fn verify<P: Purpose>(
         &self,
         envelope: &[u8],
         time_of: impl Fn(&P::Document) -> Timestamp,
-    ) -> Result<(Verified<P>, KeyId), Refusal> {
+    ) -> Result<(Verified<P>, Vec<KeyId>), Refusal> {
         let keys: Vec<PublicKey> =
             self.entries.values().filter_map(|said| Some(said.first()?.certificate.key().clone())).collect();
         let candidates: Vec<_> = keys.iter().map(Candidate::accepted).collect();
         let verified = verify::<P>(envelope, &candidates, 1)?;
         let at = time_of(verified.document());
-        let counted = verified.signers().iter().copied().find(|key| self.counted(*key, at, |_| true));
-        match counted {
-            Some(key) => Ok((verified, key)),
-            None => Err(Refusal::new(
-                RefusalCode::CertificateExpired,
-                format!("no trust bundle let its key sign at {at}"),
-            )),
+        let signers = verified.signers().iter().copied();
+        let counted: Vec<_> = signers.filter(|key| self.counted(*key, at, |_| true)).collect();
+        if counted.is_empty() {
+            let detail = format!("no trust bundle let its key sign at {at}");
+            return Err(Refusal::new(RefusalCode::CertificateExpired, detail));
         }
+        Ok((verified, counted))
     }
 
     fn counted(&self, key: KeyId, at: Timestamp, also: impl Fn(&SigningEntry) -> bool) -> bool {

@@ -126,6 +126,23 @@ pub fn lock_folder(folder: &Path) -> Result<File, FileError> {
     }
 }
 
+/// The files of a folder in the order of their names; a missing folder has none.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn list(folder: &Path) -> Result<Vec<PathBuf>, FileError> {
+    let failed = |source| FileError::Io { path: folder.to_owned(), source };
+    let entries = match fs::read_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.map_err(failed)?,
+    };
+    let mut paths = entries
+        .map(|entry| entry.map(|entry| entry.path()).map_err(failed))
+        .collect::<Result<Vec<_>, _>>()?;
+    paths.sort();
+    Ok(paths)
+}
+
 /// Makes a folder, with its parents, that only its owner may enter.
 ///
 /// # Errors

@@ -31,8 +31,27 @@ pub struct ServerHello {
     pub tls_leaf_spki_digests: Vec<Digest>,
     /// The protocol's version.
     pub protocol: u32,
+}
+
+/// That a session begins: the server noted the agent's proof and how its journal stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Welcome {
+    /// The fleet.
+    pub fleet: FleetId,
+    /// Who is welcome.
+    pub agent: AgentId,
+    /// Its nonce.
+    pub agent_nonce: Nonce,
+    /// The server's nonce.
+    pub server_nonce: Nonce,
+    /// The mark the journal keeps from now on.
+    pub mark: SessionMark,
     /// The agent refuses what was issued earlier; zero: no such rule.
     pub commands_from: Timestamp,
+    /// How often the agent should say something.
+    pub heartbeat: Duration,
+    /// Silence longer than this ends the session.
+    pub heartbeat_deadline: Duration,
 }
 
 /// An agent's proof of identity, and what it says of itself to a server that proved itself.
@@ -60,14 +79,15 @@ pub struct AgentProof {
 
 /// How an agent's journal stands when a session begins. A journal that was put back to an earlier state, or lives twice,
 /// does not have the mark of the last session (protocol.md §6.9).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct JournalStanding {
     /// Which journal.
     pub id: JournalId,
     /// Rises with every transaction.
     pub counter: u64,
-    /// What the last session wrote; `None` before the first.
-    pub last_mark: Option<SessionMark>,
+    /// What the latest sessions wrote, newest first. More than one, so that a server that was put back to an earlier state
+    /// is told from a journal that was.
+    pub marks: Vec<SessionMark>,
     /// What this session writes.
     pub next_mark: SessionMark,
 }

@@ -51,5 +51,7 @@ pub const MAX_APPROVALS: usize = 16;
 pub const MAX_COUNTED_DELIVERIES: usize = 16_384;
 /// Actions and facts in one agent report.
 pub const MAX_REPORT_ROWS: usize = 1024;
+/// Marks of sessions an agent's journal keeps: how many sessions a server may have forgotten.
+pub const MAX_MARKS: usize = 64;
 /// The protocol's version, in both hellos.
 pub const PROTOCOL: u32 = 1;

@@ -21,4 +21,6 @@ pub struct AgentReport {
     pub bundle: (u64, Digest),
     /// The settings it keeps.
     pub settings_revision: u64,
+    /// Rises with every report of a session.
+    pub number: u64,
 }

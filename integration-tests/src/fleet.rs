@@ -299,6 +299,19 @@ impl Fleet {
         self.admin_port
     }
 
+    /// The file of the only signing key.
+    ///
+    /// # Panics
+    /// When there is none, or more than one.
+    #[must_use]
+    pub fn signing_key(&self) -> PathBuf {
+        let mut keys: Vec<_> =
+            fs::read_dir(self.path("server/signing")).unwrap().map(|file| file.unwrap().path()).collect();
+        keys.retain(|path| path.extension().is_some_and(|extension| extension == "key"));
+        assert_eq!(keys.len(), 1, "{keys:?}");
+        keys.remove(0)
+    }
+
     /// Makes the operator know the server.
     pub fn add_context(&self) {
         let (ca, token) = (self.path("server/admin-ca.pem"), self.path("server/admin-token"));

@@ -439,7 +439,6 @@ fn false_hello(hello: &proto::AgentHello) -> bytes::Bytes {
         time_ms: 1_790_000_000_000,
         chain_version: 1,
         chain_digest: vec![0; 32].into(),
-        commands_from_ms: 0,
         tls_leaf_spki_digests: Vec::new(),
         protocol: 1,
     };

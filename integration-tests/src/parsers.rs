@@ -8,7 +8,7 @@ use writ_common::command::Delivery;
 use writ_common::envelope::{
     AgentProofPurpose, AgentReportPurpose, ApprovalPurpose, BundlePurpose, Candidate, CommandPurpose,
     EnrolmentPurpose, HelloPurpose, IdentityRecordPurpose, Purpose, ReceiptPurpose, RefusalsAckPurpose,
-    RefusalsPurpose, claimed_keyid, verify,
+    RefusalsPurpose, WelcomePurpose, claimed_keyid, verify,
 };
 use writ_common::evidence::Evidence;
 use writ_common::id::{AgentId, Digest};
@@ -63,6 +63,7 @@ pub fn envelope(data: &[u8]) {
     read::<HelloPurpose>(data, &candidates);
     read::<AgentProofPurpose>(data, &candidates);
     read::<AgentReportPurpose>(data, &candidates);
+    read::<WelcomePurpose>(data, &candidates);
     read::<EnrolmentPurpose>(data, &candidates);
     read::<IdentityRecordPurpose>(data, &candidates);
     read::<ApprovalPurpose>(data, &candidates);

@@ -44,9 +44,10 @@ impl Stolen {
     #[must_use]
     pub fn from(fleet: &Fleet, agent: &str) -> Self {
         let read = |path: &str| std::fs::read(fleet.path(path)).unwrap();
-        let signing =
-            PrivateKey::<Server>::from_pkcs8(&pem::private_key(&read("server/signing.key")).unwrap())
-                .unwrap();
+        let signing = PrivateKey::<Server>::from_pkcs8(
+            &pem::private_key(&std::fs::read(fleet.signing_key()).unwrap()).unwrap(),
+        )
+        .unwrap();
         let passphrase = Passphrase::new("correct horse battery staple").unwrap();
         let authority = open(&read("server/authority.key.age"), &passphrase).unwrap();
         let authority = PrivateKey::<Authority>::from_pkcs8(&pem::private_key(&authority).unwrap()).unwrap();

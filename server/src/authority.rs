@@ -3,10 +3,12 @@
 pub mod backup;
 pub mod channel;
 pub mod create;
+pub mod follow;
 
 use std::path::{Path, PathBuf};
 
 use writ_common::files::{self, FileError};
+use writ_common::id::KeyId;
 use writ_common::keys::pem::{self, InvalidPem};
 use writ_common::keys::private::InvalidPrivateKey;
 use writ_common::keys::{PrivateKey, Server};
@@ -35,10 +37,8 @@ macro_rules! files {
 files! {
     /// The authority's key, sealed by a passphrase. Meant to be moved offline.
     authority = "authority.key.age";
-    /// The signing certificate's key.
-    signing_key = "signing.key";
-    /// The signing certificate, for people; the bundle's copy is what counts.
-    signing_certificate = "signing.pem";
+    /// Keys of signing certificates, and the certificates for people; the bundle's copies are what counts.
+    signing = "signing";
     /// The channel's authority.
     tls_ca_key = "tls-ca.key";
     /// What operators give to grpcurl and `writ context`.
@@ -101,15 +101,39 @@ pub enum KeyFileError {
     },
 }
 
-/// Reads the signing key.
+impl Files {
+    /// Where the key of a signing certificate lies.
+    #[must_use]
+    pub fn signing_key(&self, key: KeyId) -> PathBuf {
+        self.signing().join(format!("{key}.key"))
+    }
+
+    /// Where the certificate lies beside it.
+    #[must_use]
+    pub fn signing_certificate(&self, key: KeyId) -> PathBuf {
+        self.signing().join(format!("{key}.pem"))
+    }
+}
+
+/// Reads every signing key, those no bundle lists too.
 ///
 /// # Errors
-/// When the file is missing, exposed or no key.
-pub fn read_signing_key(files: &Files) -> Result<PrivateKey<Server>, KeyFileError> {
-    let path = files.signing_key();
-    let text = files::read_secret(&path)?;
-    let der = pem::private_key(&text).map_err(|source| KeyFileError::Pem { path: path.clone(), source })?;
-    PrivateKey::from_pkcs8(&der).map_err(|source| KeyFileError::Key { path, source })
+/// When a file is exposed or no key.
+pub fn read_signing_keys(files: &Files) -> Result<Vec<PrivateKey<Server>>, KeyFileError> {
+    let mut keys = Vec::new();
+    for path in files::list(&files.signing())? {
+        if path.extension().is_some_and(|extension| extension == "key") {
+            keys.push(read_signing_key(&path)?);
+        }
+    }
+    Ok(keys)
+}
+
+fn read_signing_key(path: &Path) -> Result<PrivateKey<Server>, KeyFileError> {
+    let text = files::read_secret(path)?;
+    let der =
+        pem::private_key(&text).map_err(|source| KeyFileError::Pem { path: path.to_owned(), source })?;
+    PrivateKey::from_pkcs8(&der).map_err(|source| KeyFileError::Key { path: path.to_owned(), source })
 }
 
 /// Reads the channel's leaf and key.

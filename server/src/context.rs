@@ -1,5 +1,8 @@
 //! What every request and session needs, in one place.
 
+use std::sync::{Arc, PoisonError, RwLock};
+
+use tokio::sync::Semaphore;
 use writ_common::id::{Digest, FleetId};
 use writ_common::shutdown::Shutdown;
 use writ_common::time::SharedClock;
@@ -18,9 +21,9 @@ use crate::throttle::Throttle;
 pub struct Server {
     /// The fleet.
     pub fleet: FleetId,
-    /// Its trust.
-    pub chain: Chain,
-    /// Its signing key.
+    /// Its trust, which grows while it runs.
+    pub trust: RwLock<Arc<Chain>>,
+    /// Its signing keys.
     pub signer: Signer,
     /// What is durable.
     pub store: Store,
@@ -32,6 +35,8 @@ pub struct Server {
     pub proxy_leaves: Vec<Digest>,
     /// Enrolments that failed, by source.
     pub failed_enrolments: Throttle,
+    /// Tokens looked up at a time from where too many were wrong.
+    pub token_checks: Semaphore,
     /// Sessions.
     pub settings: SessionSettings,
     /// Entries the audit log keeps; past it the oldest go.
@@ -43,6 +48,12 @@ pub struct Server {
 }
 
 impl Server {
+    /// The chain of trust bundles as it stands.
+    #[must_use]
+    pub fn chain(&self) -> Arc<Chain> {
+        Arc::clone(&self.trust.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
     /// Runs a change to its end although its caller hangs up: what the store has and what this process knows never part.
     ///
     /// # Errors

@@ -182,6 +182,15 @@ impl Dispatcher {
         Ok(Some(self.keep(Outgoing { id: command, envelope, tree })))
     }
 
+    /// A command's envelope changed in the store: it is read again when it is needed.
+    pub fn forget(&self, command: CommandId) {
+        let mut kept = self.kept();
+        if let Some(gone) = kept.by_id.remove(&command) {
+            kept.bytes -= gone.bytes();
+            kept.oldest_first.retain(|id| *id != command);
+        }
+    }
+
     fn keep(&self, outgoing: Outgoing) -> Arc<Outgoing> {
         self.kept().insert(outgoing, MAX_KEPT_BYTES)
     }

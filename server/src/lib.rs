@@ -15,6 +15,7 @@ pub mod session;
 
 pub mod enroll;
 pub mod receipts;
+pub mod requeue;
 pub mod throttle;
 
 pub mod authority;

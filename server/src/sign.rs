@@ -1,18 +1,20 @@
-//! The server's one signing key: everything it says to agents goes through here, once.
+//! The server's signing keys: everything it says to agents goes through here, once. Which key signs follows from the trust
+//! bundle alone: of those held, the one that counts now and began last.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use writ_common::audience::AudienceTree;
 use writ_common::command::{Action, Command, Window};
 use writ_common::envelope::{
     CommandPurpose, HelloPurpose, IdentityRecordPurpose, InvalidDocument, Purpose, RefusalsAckPurpose,
-    Sealed, sign,
+    Sealed, WelcomePurpose, sign,
 };
-use writ_common::hello::ServerHello;
-use writ_common::id::{AgentId, CommandId, FleetId};
+use writ_common::hello::{ServerHello, Welcome};
+use writ_common::id::{AgentId, CommandId, FleetId, KeyId};
 use writ_common::identity::IdentityRecord;
-use writ_common::keys::{PrivateKey, Server};
+use writ_common::keys::{PrivateKey, Server, SigningKey};
 use writ_common::limits::MAX_COMMAND_BYTES;
 use writ_common::receipt::RefusalAcknowledgement;
 use writ_common::time::{SharedClock, Timestamp};
@@ -73,13 +75,15 @@ pub enum SignError {
         /// What it said before.
         signed: Timestamp,
     },
-    /// The certificate ended or has not begun.
-    #[error("the signing certificate is valid from {from} to {until}; no agent would obey it now: rotate it")]
-    Certificate {
-        /// The first moment.
-        from: Timestamp,
-        /// The first moment past it.
-        until: Timestamp,
+    /// No key is held that counts now.
+    #[error(
+        "this server holds no signing key that agents obey by trust bundle {bundle} at {now}; mend it with the authority: writ-server cert create, or restore the right backup"
+    )]
+    NoKey {
+        /// The version of the newest bundle.
+        bundle: u64,
+        /// When.
+        now: Timestamp,
     },
     /// The audience cannot be built.
     #[error(transparent)]
@@ -101,18 +105,47 @@ impl From<SignError> for Failure {
             SignError::ClockJumped(_) | SignError::ClockBehind { .. } => {
                 Self::precondition("clock_jumped", message)
             }
-            SignError::Certificate { .. } => Self::precondition("signing_certificate", message),
+            SignError::NoKey { .. } => Self::precondition("signing_certificate", message),
             SignError::Audience(_) => Self::invalid("agents", message),
             SignError::Command(_) | SignError::TooLarge(_) => Self::invalid("action", message),
         }
     }
 }
 
-/// The signing key with the dates its bundle gives it.
-#[derive(Debug)]
-pub struct Signer {
+/// A key with the dates the newest bundle gives it.
+#[derive(Debug, Clone)]
+struct Held {
     key: PrivateKey<Server>,
     entry: SigningEntry,
+}
+
+/// The keys of this server that the newest bundle lists.
+#[derive(Debug, Default)]
+struct Ring {
+    held: Vec<Held>,
+    bundle: u64,
+}
+
+impl Ring {
+    fn of(keys: Vec<PrivateKey<Server>>, bundle: &TrustBundle) -> Self {
+        let listed = |key: PrivateKey<Server>| {
+            let mut entries = bundle.signing.iter();
+            let entry = entries.find(|entry| entry.certificate.key() == key.public() && !entry.revoked)?;
+            Some(Held { entry: entry.clone(), key })
+        };
+        Self { held: keys.into_iter().filter_map(listed).collect(), bundle: bundle.version }
+    }
+
+    fn at(&self, now: Timestamp) -> Option<&Held> {
+        let counts = |held: &&Held| held.entry.sign_from <= now && now < held.entry.accept_until;
+        self.held.iter().filter(counts).max_by_key(|held| held.entry.sign_from)
+    }
+}
+
+/// What signs, and when it may.
+#[derive(Debug)]
+pub struct Signer {
+    ring: RwLock<Arc<Ring>>,
     fleet: FleetId,
     clock: SharedClock,
     started: (Timestamp, Duration),
@@ -121,39 +154,45 @@ pub struct Signer {
 }
 
 impl Signer {
-    /// A signer for the entry of this key in the bundle; `None` if the bundle does not list it, or only as revoked.
+    /// A signer with those of these keys that the bundle lists and does not revoke.
     ///
     /// Nothing is signed while the clock stands well before `latest`, the latest time that was signed with earlier.
     #[must_use]
     pub fn new(
-        key: PrivateKey<Server>,
+        keys: Vec<PrivateKey<Server>>,
         bundle: &TrustBundle,
         clock: SharedClock,
         latest: Timestamp,
-    ) -> Option<Self> {
-        let entry =
-            bundle.signing.iter().find(|entry| entry.certificate.key() == key.public() && !entry.revoked)?;
+    ) -> Self {
         let started = (clock.wall(), clock.monotonic());
-        Some(Self {
-            key,
-            entry: entry.clone(),
+        Self {
+            ring: RwLock::new(Arc::new(Ring::of(keys, bundle))),
             fleet: bundle.fleet,
             clock,
             started,
             latest: AtomicU64::new(latest.as_millis()),
-        })
+        }
     }
 
-    /// What agents accept this key by.
+    /// Signs from now on with those of these keys that another bundle lists.
+    pub fn hold(&self, keys: Vec<PrivateKey<Server>>, bundle: &TrustBundle) {
+        *self.ring.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(Ring::of(keys, bundle));
+    }
+
+    /// What agents accept the key by that signs now, if there is one.
     #[must_use]
-    pub const fn entry(&self) -> &SigningEntry {
-        &self.entry
+    pub fn entry(&self) -> Option<SigningEntry> {
+        self.ring().at(self.clock.wall()).map(|held| held.entry.clone())
+    }
+
+    fn ring(&self) -> Arc<Ring> {
+        Arc::clone(&self.ring.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// The time to sign with.
     ///
     /// # Errors
-    /// When the clock jumped or the certificate does not count now.
+    /// When the clock jumped or went back.
     pub fn now(&self) -> Result<Timestamp, SignError> {
         let wall = self.clock.wall();
         let expected = self.started.0 + self.clock.monotonic().saturating_sub(self.started.1);
@@ -165,14 +204,31 @@ impl Signer {
         if wall + CLOCK_TOLERANCE < latest {
             return Err(SignError::ClockBehind { now: wall, signed: latest });
         }
-        if wall < self.entry.sign_from || wall >= self.entry.accept_until {
-            return Err(SignError::Certificate {
-                from: self.entry.sign_from,
-                until: self.entry.accept_until,
-            });
-        }
         self.latest.fetch_max(wall.as_millis(), Ordering::Relaxed);
         Ok(wall)
+    }
+
+    /// The time to sign with and the key that counts then.
+    fn key(&self) -> Result<(Timestamp, PrivateKey<Server>), SignError> {
+        let (now, ring) = (self.now()?, self.ring());
+        let held = ring.at(now).ok_or(SignError::NoKey { bundle: ring.bundle, now })?;
+        Ok((now, held.key.clone()))
+    }
+
+    /// Whether and with what something could be signed now.
+    ///
+    /// # Errors
+    /// When nothing can.
+    pub fn check(&self) -> Result<KeyId, SignError> {
+        Ok(self.key()?.1.public().id())
+    }
+
+    /// The key that signs commands now, for those that wait under an older one.
+    ///
+    /// # Errors
+    /// When nothing can be signed.
+    pub fn command_key(&self) -> Result<SigningKey<CommandPurpose>, SignError> {
+        Ok(self.key()?.1.for_purpose())
     }
 
     /// Signs a command, once for all its targets.
@@ -180,7 +236,7 @@ impl Signer {
     /// # Errors
     /// When the draft or the moment does not allow it.
     pub fn command(&self, draft: CommandDraft) -> Result<SignedCommand, SignError> {
-        let now = self.now()?;
+        let (now, key) = self.key()?;
         let CommandDraft { id, targets, lifetime, requested_by, mut action } = draft;
         if let Action::ApplySettings(settings) = &mut action {
             // Rises with time, also when a database was put back to an earlier state.
@@ -195,7 +251,7 @@ impl Signer {
             requested_by,
             action,
         };
-        let envelope = self.seal(&command);
+        let envelope = seal(&key, &command);
         let bytes = envelope.bytes().len();
         if bytes > MAX_COMMAND_BYTES {
             return Err(SignError::TooLarge(bytes));
@@ -203,15 +259,27 @@ impl Signer {
         Ok(SignedCommand { command, envelope, targets, tree })
     }
 
-    /// Signs a greeting.
+    /// Signs a greeting; says with which key.
     ///
     /// # Errors
     /// When the moment does not allow it.
     pub fn hello(
         &self,
         hello: impl FnOnce(Timestamp) -> ServerHello,
-    ) -> Result<Sealed<HelloPurpose>, SignError> {
-        Ok(self.seal(&hello(self.now()?)))
+    ) -> Result<(Sealed<HelloPurpose>, KeyId), SignError> {
+        let (now, key) = self.key()?;
+        Ok((seal(&key, &hello(now)), key.public().id()))
+    }
+
+    /// Signs that a session begins, with the key of its hello.
+    ///
+    /// # Errors
+    /// When that key signs no more.
+    pub fn welcome(&self, welcome: &Welcome, by: KeyId) -> Result<Sealed<WelcomePurpose>, SignError> {
+        let (now, ring) = (self.now()?, self.ring());
+        let held = ring.held.iter().find(|held| held.key.public().id() == by);
+        let held = held.ok_or(SignError::NoKey { bundle: ring.bundle, now })?;
+        Ok(seal(&held.key, welcome))
     }
 
     /// Signs that a refusal report is stored.
@@ -222,8 +290,7 @@ impl Signer {
         &self,
         ack: &RefusalAcknowledgement,
     ) -> Result<Sealed<RefusalsAckPurpose>, SignError> {
-        self.now()?;
-        Ok(self.seal(ack))
+        Ok(seal(&self.key()?.1, ack))
     }
 
     /// Signs that a key is an agent's.
@@ -234,14 +301,15 @@ impl Signer {
         &self,
         record: impl FnOnce(Timestamp) -> IdentityRecord,
     ) -> Result<(IdentityRecord, Sealed<IdentityRecordPurpose>), SignError> {
-        let record = record(self.now()?);
-        let sealed = self.seal(&record);
+        let (now, key) = self.key()?;
+        let record = record(now);
+        let sealed = seal(&key, &record);
         Ok((record, sealed))
     }
+}
 
-    fn seal<P: Purpose<Signer = Server>>(&self, document: &P::Document) -> Sealed<P> {
-        sign(&[&self.key.for_purpose::<P>()], document)
-    }
+fn seal<P: Purpose<Signer = Server>>(key: &PrivateKey<Server>, document: &P::Document) -> Sealed<P> {
+    sign(&[&key.for_purpose::<P>()], document)
 }
 
 #[cfg(test)]

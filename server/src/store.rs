@@ -13,10 +13,10 @@ pub use agents::{AgentRow, AllowList, Attribute, KnownAgent, Source, Standing};
 pub use alerts::{Alarm, AlertKind, AlertRow};
 pub use audit::{AuditLink, AuditLog, NewAudit};
 pub use commands::{
-    CommandRow, EvidenceRow, NewCommand, Progress, RecordedCommand, StoredEnvelope, TargetRow, TargetState,
-    WaitingCommand,
+    CommandRow, EvidenceRow, NewCommand, Progress, QueuedCommand, RecordedCommand, StoredEnvelope, TargetRow,
+    TargetState, WaitingCommand,
 };
-pub use contacts::{Contact, Heard, Report};
+pub use contacts::{Contact, Heard, Noted, Report};
 pub use receipts::{NewReceipt, ReceiptFate};
 pub use tokens::{AdminRow, Admission, EnrolmentTokenRow, NewToken, Revoked, TokenUse};
 
@@ -160,6 +160,18 @@ impl Store {
         Ok(Pending(result))
     }
 
+    /// Queues a job from within `gate`, which may leave it be.
+    async fn send_through<T>(
+        &self,
+        gate: impl FnOnce(Box<dyn FnOnce() + Send + '_>) -> bool,
+        job: impl FnOnce(Answer<T>) -> Job,
+    ) -> Result<Option<Pending<T>>, StoreError> {
+        let (answer, result) = oneshot::channel();
+        let place = self.writer.reserve().await.map_err(|_| StoreError::Closed)?;
+        let job = job(answer);
+        Ok(gate(Box::new(move || place.send(job))).then_some(Pending(result)))
+    }
+
     /// Returns after everything queued so far is committed.
     ///
     /// # Errors
@@ -236,6 +248,17 @@ impl Store {
             })
         })
         .await
+    }
+
+    /// The digest of the newest bundle.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn head(&self) -> Result<Option<Digest>, StoreError> {
+        let row = sqlx::query("SELECT digest FROM bundles ORDER BY version DESC LIMIT 1")
+            .fetch_optional(&self.reader)
+            .await?;
+        row.map(|row| id(&row, "digest", "bundle digest")).transpose()
     }
 
     /// Every bundle, oldest first.

@@ -8,11 +8,13 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 use tonic::transport::Channel;
 use tracing::info;
-use writ_common::envelope::{AgentProofPurpose, HelloPurpose, Sealed, Verified, sign};
-use writ_common::hello::{AgentProof, Expected, Nonce};
+use writ_common::envelope::{
+    AgentProofPurpose, Candidate, HelloPurpose, Sealed, Verified, WelcomePurpose, sign, verify,
+};
+use writ_common::hello::{AgentProof, Expected, Nonce, Welcome};
 use writ_common::id::{Digest, random_bytes};
 use writ_common::limits::PROTOCOL;
-use writ_common::refusal::RefusalCode;
+use writ_common::refusal::{Refusal, RefusalCode};
 use writ_common::time::Timestamp;
 use writ_common::trust::Chain;
 use writ_proto::v1::agent_gateway_client::AgentGatewayClient;
@@ -34,9 +36,7 @@ const MAX_CHAIN_CALLS: usize = 16;
 pub(super) struct Greeted {
     pub(super) outbound: mpsc::Sender<proto::AgentFrame>,
     pub(super) inbound: Streaming<proto::ServerFrame>,
-    pub(super) welcome: proto::Welcome,
-    /// The server's nonce, which names the session.
-    pub(super) server_nonce: Nonce,
+    pub(super) welcome: Welcome,
     /// For further questions on the same connection.
     pub(super) client: AgentGatewayClient<Channel>,
 }
@@ -123,14 +123,31 @@ pub(super) async fn greet(
         bundle: (chain.head().bundle.version, chain.head().digest),
         journal: obedience.journal.standing()?,
     };
+    let next_mark = proof.journal.next_mark;
     let sealed: Sealed<AgentProofPurpose> = sign(&[&obedience.identity.key.for_purpose()], &proof);
     send(&outbound, agent_frame::Frame::Proof(sealed.bytes().clone())).await?;
-    let Frame::Welcome(welcome) = next(&mut inbound).await? else {
+    let Frame::Welcome(envelope) = next(&mut inbound).await? else {
         return Err(LinkError::Protocol("it does not welcome a proven agent"));
     };
+    // By the key of the hello: whoever cannot sign must not be able to say that the proof was noted.
+    let keys = chain.head().bundle.signing.iter().map(|entry| entry.certificate.key());
+    let keys = keys.filter(|key| verified.signers().contains(&key.id()));
+    let candidates: Vec<_> = keys.map(Candidate::accepted).collect();
+    let not_obeyed = |refusal| LinkError::NotObeyed { refusal, frame: envelope.clone() };
+    let welcome = verify::<WelcomePurpose>(&envelope, &candidates, 1).map_err(not_obeyed)?.into_document();
+    let is_of_this_session = welcome.fleet == hello.fleet
+        && welcome.agent == obedience.identity.record.agent
+        && (welcome.agent_nonce, welcome.server_nonce) == (nonce, hello.server_nonce)
+        && welcome.mark == next_mark;
+    if !is_of_this_session {
+        return Err(not_obeyed(Refusal::new(
+            RefusalCode::HelloMismatch,
+            "the welcome is of another session",
+        )));
+    }
     obedience.time.set(hello.time, asked);
-    obedience.journal.begin_session(hello.time, hello.commands_from)?;
-    Ok(Greeted { outbound, inbound, welcome, server_nonce: hello.server_nonce, client: client.clone() })
+    obedience.journal.begin_session(hello.time, welcome.commands_from)?;
+    Ok(Greeted { outbound, inbound, welcome, client: client.clone() })
 }
 
 const fn may_be_mended_by_a_bundle(code: RefusalCode) -> bool {

@@ -43,10 +43,11 @@ pub(super) async fn hold(
     backoff: &mut Backoff,
     shutdown: &Shutdown,
 ) -> Result<Done, LinkError> {
-    let Greeted { outbound, mut inbound, welcome, server_nonce, client } = greeted;
+    let Greeted { outbound, mut inbound, welcome, client } = greeted;
+    let server_nonce = welcome.server_nonce;
     let millis = |asked: u32| Duration::from_millis(u64::from(asked));
-    let heartbeat = millis(welcome.heartbeat_ms).clamp(SHORTEST_HEARTBEAT, LONGEST_SILENCE);
-    let deadline = millis(welcome.heartbeat_deadline_ms).clamp(heartbeat * 2, LONGEST_SILENCE * 2);
+    let heartbeat = welcome.heartbeat.clamp(SHORTEST_HEARTBEAT, LONGEST_SILENCE);
+    let deadline = welcome.heartbeat_deadline.clamp(heartbeat * 2, LONGEST_SILENCE * 2);
     link.obedience.settings.session_began(deadline);
     let mut settings = link.obedience.settings.watch();
     let pace = |keeper: &Keeper| {
@@ -62,6 +63,7 @@ pub(super) async fn hold(
         deliveries: Deliveries::default(),
         queue: VecDeque::new(),
         server_nonce,
+        reports: 0,
         client,
         has_asked_for_bundles: false,
     };
@@ -127,6 +129,7 @@ struct Session<'a> {
     deliveries: Deliveries,
     queue: VecDeque<Said>,
     server_nonce: Nonce,
+    reports: u64,
     client: AgentGatewayClient<Channel>,
     has_asked_for_bundles: bool,
 }
@@ -154,6 +157,7 @@ impl Session<'_> {
     fn report(&mut self) {
         let obedience = Arc::clone(&self.link.obedience);
         let chain = obedience.trust.chain();
+        self.reports += 1;
         let report = AgentReport {
             fleet: obedience.identity.record.fleet,
             agent: obedience.identity.record.agent,
@@ -162,6 +166,7 @@ impl Session<'_> {
             actions: obedience.table.rows().map(|(name, class)| (name.to_owned(), class)).collect(),
             bundle: (chain.head().bundle.version, chain.head().digest),
             settings_revision: obedience.settings.revision(),
+            number: self.reports,
         };
         let sealed: Sealed<AgentReportPurpose> = sign(&[&obedience.identity.key.for_purpose()], &report);
         self.say(agent_frame::Frame::Report(sealed.bytes().clone()));

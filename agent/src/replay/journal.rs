@@ -19,7 +19,7 @@ use tracing::error;
 use writ_common::files::{self, FileError};
 use writ_common::hello::JournalStanding;
 use writ_common::id::{AgentId, CommandId, Digest, JournalId, SessionMark, random_bytes};
-use writ_common::limits::SKEW;
+use writ_common::limits::{MAX_MARKS, SKEW};
 use writ_common::time::Timestamp;
 
 use entry::known;
@@ -248,13 +248,20 @@ impl Journal {
         }
         let Facts { id, counter, .. } = self.facts()?;
         let next_mark = self.mark("next_mark")?.ok_or(JournalError::Damaged)?;
-        Ok(JournalStanding { id, counter, last_mark: self.mark("last_mark")?, next_mark })
+        Ok(JournalStanding { id, counter, marks: self.marks()?, next_mark })
     }
 
     fn mark(&self, name: &str) -> Result<Option<SessionMark>, JournalError> {
         let stored = self.document(name)?;
         let mark = stored.map(|bytes| SessionMark::try_from(bytes.as_ref()));
         mark.transpose().map_err(|_| JournalError::Damaged)
+    }
+
+    /// What the latest sessions wrote, newest first.
+    fn marks(&self) -> Result<Vec<SessionMark>, JournalError> {
+        let stored = self.document("marks")?.unwrap_or_default();
+        let marks = stored.chunks(16).map(SessionMark::try_from).collect::<Result<_, _>>();
+        marks.map_err(|_| JournalError::Damaged)
     }
 
     /// A session began at this time: a journal without a birth is born, the floor rises, the session's mark is kept.
@@ -269,9 +276,11 @@ impl Journal {
             meta.insert("birth", birth.max(commands_from.min(now).as_millis()))?;
             drop(meta);
             let mut documents = write.open_table(DOCUMENTS)?;
-            let mark = documents.remove("next_mark")?.map(|mark| mark.value().to_vec());
-            if let Some(mark) = mark {
-                documents.insert("last_mark", mark.as_slice())?;
+            let next = documents.remove("next_mark")?.map(|mark| mark.value().to_vec());
+            if let Some(mut marks) = next {
+                marks.extend_from_slice(documents.get("marks")?.as_ref().map_or(&[], |marks| marks.value()));
+                marks.truncate(16 * MAX_MARKS);
+                documents.insert("marks", marks.as_slice())?;
             }
             drop(documents);
             raise_floor(write, now)

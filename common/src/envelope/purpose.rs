@@ -4,7 +4,7 @@
 use writ_proto::v1 as proto;
 
 use crate::command::{Approval, Command};
-use crate::hello::{AgentProof, ServerHello};
+use crate::hello::{AgentProof, ServerHello, Welcome};
 use crate::identity::{Enrolment, IdentityRecord};
 use crate::keys::{Agent, Authority, Holder, Operator, Server};
 use crate::limits;
@@ -68,6 +68,8 @@ purposes! {
     HelloPurpose("server-hello") by Server, proto::ServerHello => ServerHello, limits::MAX_SMALL_BYTES;
     /// An agent's proof of identity for one session.
     AgentProofPurpose("agent-proof") by Agent, proto::AgentProof => AgentProof, limits::MAX_SMALL_BYTES;
+    /// That a session begins.
+    WelcomePurpose("welcome") by Server, proto::Welcome => Welcome, limits::MAX_SMALL_BYTES;
     /// What an agent says of itself.
     AgentReportPurpose("agent-report") by Agent, proto::AgentReport => AgentReport, limits::MAX_REPORT_BYTES;
     /// A new agent's proof of possession.

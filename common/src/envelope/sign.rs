@@ -10,6 +10,7 @@ use writ_proto::v1 as proto;
 
 use super::Purpose;
 use super::encode::pae;
+use super::verify::Verified;
 use crate::id::Digest;
 use crate::keys::SigningKey;
 use crate::keys::private::Pair;
@@ -55,23 +56,31 @@ impl<P: Purpose> fmt::Debug for Sealed<P> {
 pub fn sign<P: Purpose>(keys: &[&SigningKey<P>], document: &P::Document) -> Sealed<P> {
     let payload = P::Proto::from(document).encode_to_vec();
     let signed = pae(P::PAYLOAD_TYPE, &payload);
-    let signatures = keys
-        .iter()
-        .map(|key| {
-            #[expect(clippy::disallowed_methods, reason = "protocol.md §2.1: the home of signing")]
-            let sig = match &*key.pair {
-                Pair::Ed25519(pair) => pair.sign(&signed),
-                Pair::P256(pair) => pair
-                    .sign(&SystemRandom::new(), &signed)
-                    .expect("the operating system's random source never fails once seeded"),
-            };
-            proto::Signature {
-                sig: Bytes::copy_from_slice(sig.as_ref()),
-                keyid: key.public().id().to_string(),
-            }
-        })
-        .collect();
+    let signatures = keys.iter().map(|key| signature(key, &signed)).collect();
     let envelope =
         proto::Envelope { payload: payload.into(), payload_type: P::PAYLOAD_TYPE.to_owned(), signatures };
     Sealed { bytes: envelope.encode_to_vec().into(), digest: Digest::of(&signed), purpose: PhantomData }
+}
+
+/// Adds a signature to an envelope that was verified: over the identical payload, beside those it has. The digest stays.
+///
+/// # Panics
+/// As [`sign`].
+#[must_use]
+pub fn add_signature<P: Purpose>(verified: &Verified<P>, key: &SigningKey<P>) -> Sealed<P> {
+    let mut envelope = verified.envelope().clone();
+    let signed = pae(&envelope.payload_type, &envelope.payload);
+    envelope.signatures.push(signature(key, &signed));
+    Sealed { bytes: envelope.encode_to_vec().into(), digest: verified.digest(), purpose: PhantomData }
+}
+
+fn signature<P: Purpose>(key: &SigningKey<P>, signed: &[u8]) -> proto::Signature {
+    #[expect(clippy::disallowed_methods, reason = "protocol.md §2.1: the home of signing")]
+    let sig = match &*key.pair {
+        Pair::Ed25519(pair) => pair.sign(signed),
+        Pair::P256(pair) => pair
+            .sign(&SystemRandom::new(), signed)
+            .expect("the operating system's random source never fails once seeded"),
+    };
+    proto::Signature { sig: Bytes::copy_from_slice(sig.as_ref()), keyid: key.public().id().to_string() }
 }

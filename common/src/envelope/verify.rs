@@ -37,6 +37,7 @@ pub struct Verified<P: Purpose> {
     document: P::Document,
     digest: Digest,
     signers: BTreeSet<KeyId>,
+    envelope: proto::Envelope,
 }
 
 impl<P: Purpose> Verified<P> {
@@ -53,6 +54,11 @@ impl<P: Purpose> Verified<P> {
     /// SHA-256 over what was signed.
     pub const fn digest(&self) -> Digest {
         self.digest
+    }
+
+    /// The envelope it came in, decoded.
+    pub(super) const fn envelope(&self) -> &proto::Envelope {
+        &self.envelope
     }
 
     /// The distinct accepted keys that signed.
@@ -97,7 +103,7 @@ pub fn verify<P: Purpose>(
     }
     let document = P::Document::try_from(payload)
         .map_err(|error| Refusal::new(RefusalCode::MalformedPayload, error.to_string()))?;
-    Ok(Verified { document, digest: Digest::of(&signed), signers })
+    Ok(Verified { document, digest: Digest::of(&signed), signers, envelope: decoded })
 }
 
 /// What the first signature of an envelope claims to be made with; for records about refused ones only.

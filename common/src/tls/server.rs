@@ -189,7 +189,9 @@ pub struct InSession(Arc<Probation>);
 
 impl Drop for InSession {
     fn drop(&mut self) {
-        self.0.sessions.fetch_sub(1, Ordering::AcqRel);
+        if self.0.sessions.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.0.begin_again();
+        }
     }
 }
 
@@ -232,6 +234,13 @@ impl Probation {
             sessions: AtomicU32::new(0),
             sources: Arc::clone(sources),
         })
+    }
+
+    /// Nothing is proven on it any more: it counts again, over the bound too, so that others of its source wait.
+    fn begin_again(&self) {
+        if !self.is_counted.swap(true, Ordering::AcqRel) {
+            *self.sources.lock().unwrap_or_else(PoisonError::into_inner).entry(self.source).or_default() += 1;
+        }
     }
 
     /// It does not count among its source's any more.
@@ -451,7 +460,9 @@ mod tests {
         let session = connected.peer.in_session();
         let held = tokio::time::timeout(PROBATION * 9, connected.read_to_end(&mut said)).await;
         assert!(held.is_err(), "{said:?}");
+        assert_eq!(connected.peer.probation.sources.lock().unwrap().len(), 0);
         drop(session);
+        assert_eq!(connected.peer.probation.sources.lock().unwrap().len(), 1);
         tokio::time::timeout(PROBATION * 2, connected.read_to_end(&mut said)).await.unwrap().unwrap();
     }
 

@@ -5,10 +5,12 @@ use writ_proto::v1 as proto;
 use super::field;
 use crate::command::ActionClass;
 use crate::envelope::InvalidDocument;
-use crate::hello::{AgentProof, JournalStanding, ServerHello};
+use std::time::Duration;
+
+use crate::hello::{AgentProof, JournalStanding, ServerHello, Welcome};
 use crate::id::KeyId;
 use crate::identity::{Enrolment, IdentityRecord};
-use crate::limits::{MAX_KEYS, MAX_REPORT_ROWS};
+use crate::limits::{MAX_KEYS, MAX_MARKS, MAX_REPORT_ROWS};
 use crate::report::AgentReport;
 use crate::time::Timestamp;
 
@@ -25,7 +27,6 @@ impl TryFrom<proto::ServerHello> for ServerHello {
             chain_digest,
             tls_leaf_spki_digests,
             protocol,
-            commands_from_ms,
         } = message;
         if tls_leaf_spki_digests.len() > MAX_KEYS {
             return Err(field::invalid("tls_leaf_spki_digests", "must be at most 16"));
@@ -42,7 +43,6 @@ impl TryFrom<proto::ServerHello> for ServerHello {
                 .map(|digest| field::digest("tls_leaf_spki_digests", digest))
                 .collect::<Result<_, _>>()?,
             protocol,
-            commands_from: Timestamp::from_millis(commands_from_ms),
         })
     }
 }
@@ -58,7 +58,6 @@ impl From<&ServerHello> for proto::ServerHello {
             chain_digest,
             tls_leaf_spki_digests,
             protocol,
-            commands_from,
         } = hello;
         Self {
             fleet_id: fleet.as_bytes().to_vec().into(),
@@ -72,7 +71,6 @@ impl From<&ServerHello> for proto::ServerHello {
                 .map(|d| d.as_bytes().to_vec().into())
                 .collect(),
             protocol: *protocol,
-            commands_from_ms: commands_from.as_millis(),
         }
     }
 }
@@ -93,10 +91,12 @@ impl TryFrom<proto::AgentProof> for AgentProof {
             bundle_digest,
             journal_id,
             journal_counter,
-            last_mark,
+            marks,
             next_mark,
         } = message;
-        let last_mark = (!last_mark.is_empty()).then(|| field::mark("last_mark", &last_mark)).transpose()?;
+        if marks.len() > MAX_MARKS {
+            return Err(field::invalid("marks", "must be at most 64"));
+        }
         Ok(Self {
             fleet: field::fleet("fleet_id", &fleet_id)?,
             agent: field::agent("agent_id", &agent_id)?,
@@ -111,7 +111,7 @@ impl TryFrom<proto::AgentProof> for AgentProof {
             journal: JournalStanding {
                 id: field::journal("journal_id", &journal_id)?,
                 counter: journal_counter,
-                last_mark,
+                marks: marks.iter().map(|mark| field::mark("marks", mark)).collect::<Result<_, _>>()?,
                 next_mark: field::mark("next_mark", &next_mark)?,
             },
         })
@@ -129,7 +129,7 @@ impl From<&AgentProof> for proto::AgentProof {
             tls_leaf_spki_digest,
             agent_version,
             bundle: (bundle_version, bundle_digest),
-            journal: JournalStanding { id, counter, last_mark, next_mark },
+            journal: JournalStanding { id, counter, marks, next_mark },
         } = proof;
         Self {
             fleet_id: fleet.as_bytes().to_vec().into(),
@@ -143,8 +143,62 @@ impl From<&AgentProof> for proto::AgentProof {
             bundle_digest: bundle_digest.as_bytes().to_vec().into(),
             journal_id: id.as_bytes().to_vec().into(),
             journal_counter: *counter,
-            last_mark: last_mark.map(|mark| mark.as_bytes().to_vec()).unwrap_or_default().into(),
+            marks: marks.iter().map(|mark| mark.as_bytes().to_vec().into()).collect(),
             next_mark: next_mark.as_bytes().to_vec().into(),
+        }
+    }
+}
+
+impl TryFrom<proto::Welcome> for Welcome {
+    type Error = InvalidDocument;
+
+    fn try_from(message: proto::Welcome) -> Result<Self, InvalidDocument> {
+        let proto::Welcome {
+            fleet_id,
+            agent_id,
+            agent_nonce,
+            server_nonce,
+            mark,
+            commands_from_ms,
+            heartbeat_ms,
+            heartbeat_deadline_ms,
+        } = message;
+        let millis = |millis: u32| Duration::from_millis(u64::from(millis));
+        Ok(Self {
+            fleet: field::fleet("fleet_id", &fleet_id)?,
+            agent: field::agent("agent_id", &agent_id)?,
+            agent_nonce: field::nonce("agent_nonce", &agent_nonce)?,
+            server_nonce: field::nonce("server_nonce", &server_nonce)?,
+            mark: field::mark("mark", &mark)?,
+            commands_from: Timestamp::from_millis(commands_from_ms),
+            heartbeat: millis(heartbeat_ms),
+            heartbeat_deadline: millis(heartbeat_deadline_ms),
+        })
+    }
+}
+
+impl From<&Welcome> for proto::Welcome {
+    fn from(welcome: &Welcome) -> Self {
+        let Welcome {
+            fleet,
+            agent,
+            agent_nonce,
+            server_nonce,
+            mark,
+            commands_from,
+            heartbeat,
+            heartbeat_deadline,
+        } = welcome;
+        let millis = |duration: &Duration| u32::try_from(duration.as_millis()).unwrap_or(u32::MAX);
+        Self {
+            fleet_id: fleet.as_bytes().to_vec().into(),
+            agent_id: agent.as_bytes().to_vec().into(),
+            agent_nonce: agent_nonce.to_vec().into(),
+            server_nonce: server_nonce.to_vec().into(),
+            mark: mark.as_bytes().to_vec().into(),
+            commands_from_ms: commands_from.as_millis(),
+            heartbeat_ms: millis(heartbeat),
+            heartbeat_deadline_ms: millis(heartbeat_deadline),
         }
     }
 }
@@ -162,6 +216,7 @@ impl TryFrom<proto::AgentReport> for AgentReport {
             bundle_version,
             bundle_digest,
             settings_revision,
+            number,
         } = message;
         if facts.len() > MAX_REPORT_ROWS || actions.len() > MAX_REPORT_ROWS {
             return Err(field::invalid("actions", "must be at most 1024, as must be facts"));
@@ -179,6 +234,7 @@ impl TryFrom<proto::AgentReport> for AgentReport {
             actions: actions.into_iter().map(action).collect::<Result<_, _>>()?,
             bundle: (bundle_version, field::digest("bundle_digest", &bundle_digest)?),
             settings_revision,
+            number,
         })
     }
 }
@@ -193,6 +249,7 @@ impl From<&AgentReport> for proto::AgentReport {
             actions,
             bundle: (bundle_version, bundle_digest),
             settings_revision,
+            number,
         } = report;
         let fact =
             |(name, value): &(String, String)| proto::Fact { name: name.clone(), value: value.clone() };
@@ -209,6 +266,7 @@ impl From<&AgentReport> for proto::AgentReport {
             bundle_version: *bundle_version,
             bundle_digest: bundle_digest.as_bytes().to_vec().into(),
             settings_revision: *settings_revision,
+            number: *number,
         }
     }
 }

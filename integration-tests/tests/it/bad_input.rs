@@ -121,27 +121,34 @@ fn a_configuration_with_three_mistakes_names_all_three() {
 }
 
 #[test]
-fn an_exposed_missing_or_foreign_key_keeps_the_server_from_starting_and_says_why() {
+fn an_exposed_key_keeps_the_server_from_starting_and_without_its_key_it_signs_nothing_and_says_so() {
     let mut fleet = Fleet::new(Build::Testing);
+    let _rome = fleet.agent("rome");
     fleet.kill_server();
-    let key = fleet.path("server/signing.key");
+    let key = fleet.signing_key();
     let kept = fs::read(&key).unwrap();
 
     fs::set_permissions(&key, fs::Permissions::from_mode(0o640)).unwrap();
     let said = fleet.try_server().wait().1;
     assert!(said.contains("mode 640 lets others read it; run: chmod 600"), "{said}");
 
-    fs::remove_file(&key).unwrap();
-    let said = fleet.try_server().wait().1;
-    assert!(said.contains("signing.key") && said.contains("No such file"), "{said}");
-
     let other = PrivateKey::<Server>::generate(Algorithm::Ed25519);
-    fleet.write_secret("server/signing.key", &pem::encode("PRIVATE KEY", &other.to_pkcs8()));
-    let said = fleet.try_server().wait().1;
-    assert!(said.contains("no agent would obey it; restore the right key from the backup"), "{said}");
-
-    fleet.write_secret("server/signing.key", std::str::from_utf8(&kept).unwrap());
+    for strange in [None, Some(pem::encode("PRIVATE KEY", &other.to_pkcs8()))] {
+        fs::remove_file(&key).unwrap();
+        if let Some(strange) = strange {
+            fleet.write_secret(key.to_str().unwrap(), &strange);
+        }
+        fleet.start_server(None);
+        fleet.add_context();
+        fleet.server().wait_for("nothing can be signed", |_| true);
+        let said = fleet.writ(&["send", "ping", "--all"]).failed(7).stderr;
+        assert!(said.contains("holds no signing key that agents obey by trust bundle 1"), "{said}");
+        fleet.kill_server();
+        fleet.write_secret(key.to_str().unwrap(), std::str::from_utf8(&kept).unwrap());
+    }
     fleet.start_server(None);
+    fleet.add_context();
+    assert_eq!(fleet.json(&["send", "ping", "--all", "--wait"])["done"], 1);
 }
 
 #[test]

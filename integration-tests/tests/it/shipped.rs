@@ -44,7 +44,8 @@ fn no_private_byte_of_the_server_reaches_an_agent_and_no_secret_reaches_a_log() 
 
     let read = |name: &str| fs::read(fleet.path(name)).unwrap();
     let signing =
-        PrivateKey::<Server>::from_pkcs8(&pem::private_key(&read("server/signing.key")).unwrap()).unwrap();
+        PrivateKey::<Server>::from_pkcs8(&pem::private_key(&fs::read(fleet.signing_key()).unwrap()).unwrap())
+            .unwrap();
     let seed = signing.to_pkcs8()[16..].to_vec();
     for (path, content) in files(&fleet.path("rome")) {
         assert!(!contains(&content, &seed), "{path} holds the signing key");
@@ -52,7 +53,7 @@ fn no_private_byte_of_the_server_reaches_an_agent_and_no_secret_reaches_a_log() 
     let logs = fleet.server().said() + &agent.said();
     let token = fs::read_to_string(fleet.path("token")).unwrap();
     let admin = fs::read_to_string(fleet.path("server/admin-token")).unwrap();
-    let pem = String::from_utf8(read("server/signing.key")).unwrap();
+    let pem = fs::read_to_string(fleet.signing_key()).unwrap();
     let base64 = pem.lines().nth(1).unwrap().to_owned();
     for secret in [hex::encode(&seed), base64, token.clone(), admin, "correct horse".to_owned()] {
         assert!(!logs.contains(&secret), "a secret is in a log");
@@ -73,9 +74,10 @@ fn the_backup_holds_every_private_key_sealed() {
     let backup = fs::read(made["backup_file"].as_str().unwrap()).unwrap();
     let passphrase = writ_common::keys::sealed::Passphrase::new("correct horse battery staple").unwrap();
     let plain = writ_common::keys::sealed::open(&backup, &passphrase).unwrap();
-    for name in ["signing.key", "tls-ca.key", "authority.key.age"] {
-        let content = fs::read(fleet.path("server").join(name)).unwrap();
-        assert!(contains(&plain, &content), "{name} is not in the backup");
-        assert!(!contains(&backup, &content), "{name} is in the clear");
+    let folder = fleet.path("server");
+    for path in [fleet.signing_key(), folder.join("tls-ca.key"), folder.join("authority.key.age")] {
+        let content = fs::read(&path).unwrap();
+        assert!(contains(&plain, &content), "{} is not in the backup", path.display());
+        assert!(!contains(&backup, &content), "{} is in the clear", path.display());
     }
 }

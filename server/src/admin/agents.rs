@@ -178,7 +178,7 @@ fn show(server: &Server, row: AgentRow) -> Agent {
         connected: server.dispatcher.registry().is_connected(row.id),
         last_contact_ms,
         bundle_version: row.bundle_version,
-        chain_version: server.chain.head().bundle.version,
+        chain_version: server.chain().head().bundle.version,
         enrolled_at_ms: row.enrolled_at.as_millis(),
         agent_version: row.agent_version,
         journal_counter: row.journal_counter,

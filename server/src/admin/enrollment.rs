@@ -49,7 +49,8 @@ impl EnrollmentService for Enrollment {
             .into());
         }
         let realm = if realm.is_empty() { DEFAULT_REALM.to_owned() } else { realm };
-        let head = self.0.chain.head();
+        let chain = self.0.chain();
+        let head = chain.head();
         let is_known =
             head.bundle.signing.iter().any(|entry| !entry.revoked && entry.realms.contains(&realm));
         if !is_known || realm.len() > MAX_NAME_BYTES {

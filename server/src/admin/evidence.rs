@@ -34,7 +34,7 @@ async fn parts(
     sender: &mpsc::Sender<Result<EvidencePart, Status>>,
 ) -> Result<(), Failure> {
     let StoredEnvelope { envelope, targets, .. } = stored;
-    let bundles = server.chain.links().iter().map(|link| link.envelope.to_vec()).collect();
+    let bundles = server.chain().links().iter().map(|link| link.envelope.to_vec()).collect();
     let command = EvidenceCommand { envelope: envelope.to_vec(), bundles };
     if sender.send(Ok(EvidencePart { part: Some(Part::Command(command)) })).await.is_err() {
         return Ok(());

@@ -17,7 +17,8 @@ pub(super) struct SystemInfo(pub(super) Arc<Server>);
 impl SystemService for SystemInfo {
     async fn get(&self, _: Request<GetSystemRequest>) -> Result<Response<System>, Status> {
         let server = &self.0;
-        let head = server.chain.head();
+        let chain = server.chain();
+        let head = chain.head();
         let entry = server.signer.entry();
         Ok(Response::new(System {
             version: VERSION.to_owned(),
@@ -25,8 +26,10 @@ impl SystemService for SystemInfo {
             fleet_name: head.bundle.fleet_name.clone(),
             chain_version: head.bundle.version,
             chain_digest: head.digest.to_string(),
-            signing_key_id: entry.certificate.key().id().to_string(),
-            signing_accept_until_ms: entry.accept_until.as_millis(),
+            signing_key_id: entry
+                .as_ref()
+                .map_or_else(String::new, |entry| entry.certificate.key().id().to_string()),
+            signing_accept_until_ms: entry.map_or(0, |entry| entry.accept_until.as_millis()),
             agents_enrolled: server.store.count_agents().await.map_err(unavailable)?,
             agents_connected: server.dispatcher.registry().connected(),
             time_ms: server.clock.wall().as_millis(),

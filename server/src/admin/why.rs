@@ -79,8 +79,9 @@ fn liveness(server: &Server, agent: &AgentRow, now: Timestamp) -> Finding {
 }
 
 fn trust(server: &Server, agent: &AgentRow, now: Timestamp) -> Finding {
-    let head = server.chain.head();
-    let held = server.chain.links().iter().find(|link| link.bundle.version == agent.bundle_version);
+    let chain = server.chain();
+    let head = chain.head();
+    let held = chain.links().iter().find(|link| link.bundle.version == agent.bundle_version);
     let said = ago(now, agent.reported_at);
     let Some(held) = held else {
         return match agent.bundle_version {
@@ -95,7 +96,11 @@ fn trust(server: &Server, agent: &AgentRow, now: Timestamp) -> Finding {
             ),
         };
     };
-    let signer = server.signer.entry().certificate.key().id();
+    let Some(entry) = server.signer.entry() else {
+        let detail = "this server holds no key it could obey".to_owned();
+        return finding("trust", FindingLevel::Bad, detail, "writ server");
+    };
+    let signer = entry.certificate.key().id();
     let candidates = Keyring::new(&held.bundle, &agent.realm).candidates(now);
     let candidate = candidates.iter().find(|candidate| candidate.key.id() == signer);
     let obeys = candidate.map_or(Err(RefusalCode::UnknownKey), |candidate| candidate.standing);
@@ -123,7 +128,7 @@ fn trust(server: &Server, agent: &AgentRow, now: Timestamp) -> Finding {
 }
 
 fn signing(server: &Server) -> Finding {
-    match server.signer.now() {
+    match server.signer.check() {
         Ok(_) => finding("signing", FindingLevel::Good, "this server signs", ""),
         Err(error) => finding("signing", FindingLevel::Bad, error.to_string(), "writ server"),
     }

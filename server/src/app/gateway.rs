@@ -35,7 +35,7 @@ impl AgentGateway for Gateway {
     ) -> Result<Response<TrustChainResponse>, Status> {
         // The digest will tell forks apart; a chain without forks is found by version alone.
         let TrustChainRequest { version, digest: _ } = request.into_inner();
-        let (bundles, more) = session::live::bundles_after(&self.0, version);
+        let (bundles, _, more) = session::live::bundles_after(&self.0, version);
         Ok(Response::new(TrustChainResponse { bundles, more }))
     }
 

@@ -1,12 +1,13 @@
 //! `writ-server run`: telemetry, configuration, state, ports, serve, drain.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 use tonic::transport::server::Router;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 use writ_common::daemon::Fatal;
 use writ_common::shutdown::Shutdown;
 use writ_common::telemetry;
@@ -18,7 +19,7 @@ use writ_proto::v1::agent_gateway_server::AgentGatewayServer;
 use super::{Run, gateway};
 use crate::VERSION;
 use crate::admin;
-use crate::authority::{Files, channel, read_signing_key};
+use crate::authority::{Files, channel, follow, read_signing_keys};
 use crate::config::Config;
 use crate::context::Server;
 use crate::dispatch::{Dispatcher, sent};
@@ -32,6 +33,8 @@ const DRAIN_DEADLINE: Duration = Duration::from_secs(10);
 const NOTE_TIME_EVERY: Duration = Duration::from_secs(60);
 /// How long a call may take until its answer begins. Streams begin at once.
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);
+/// Tokens looked up at a time from where too many were wrong; the database has four connections.
+const TOKEN_CHECKS: usize = 2;
 /// Streams one connection may have open.
 const MAX_STREAMS: u32 = 64;
 
@@ -64,7 +67,7 @@ pub(super) async fn run(options: Run, shutdown: Shutdown) -> Result<(), Fatal> {
         fleet.id = %server.fleet,
         agents = %agents.1,
         admin = %operators.1,
-        chain.version = server.chain.head().bundle.version,
+        chain.version = server.chain().head().bundle.version,
         "serving"
     );
     let frame = writ_common::limits::MAX_FRAME_BYTES;
@@ -78,6 +81,7 @@ pub(super) async fn run(options: Run, shutdown: Shutdown) -> Result<(), Fatal> {
     shutdown.spawn(note_time(Arc::clone(&server)));
     shutdown.spawn(sent::note(Arc::clone(&server)));
     shutdown.spawn(channel::keep(Arc::clone(&server), files.clone()));
+    shutdown.spawn(follow::keep(Arc::clone(&server), files.clone()));
     let serving = serve(agent_port, agents.0, &tls, &shutdown);
     let administrating = serve(admin_port, operators.0, &tls, &shutdown);
     let (first, second) = tokio::join!(serving, administrating);
@@ -177,8 +181,7 @@ async fn load(
         chain.extend(envelope).map_err(|refusal| failed(&refusal))?;
     }
     let clock: SharedClock = Arc::new(SystemClock::new());
-    let key = read_signing_key(files).map_err(|error| failed(&error))?;
-    let key_id = key.public().id();
+    let keys = read_signing_keys(files).map_err(|error| failed(&error))?;
     let head = &chain.head().bundle;
     let latest = store.latest_time().await.map_err(|error| failed(&error))?;
     let latest = if accept_clock {
@@ -188,25 +191,23 @@ async fn load(
     } else {
         latest
     };
-    let signer = Signer::new(key, head, Arc::clone(&clock), latest).ok_or_else(|| {
-        Fatal::failure(format!(
-            "{}: key {key_id} is not in trust bundle {}, so no agent would obey it; restore the right key from the backup",
-            files.signing_key().display(),
-            head.version
-        ))
-    })?;
+    let signer = Signer::new(keys, head, Arc::clone(&clock), latest);
+    if let Err(error) = signer.check() {
+        error!(%error, "nothing can be signed");
+    }
     // A clock nobody signs by dates no leaf either.
-    let now = signer.now().inspect_err(|error| warn!(%error, "nothing can be signed")).ok();
+    let now = signer.now().ok();
     let tls = channel::open(files, now).map_err(|error| failed(&error))?;
     Ok(Server {
         fleet,
-        chain,
+        trust: RwLock::new(Arc::new(chain)),
         signer,
         store,
         dispatcher: Dispatcher::new(config.session.outbox),
         tls,
         proxy_leaves: config.proxy_leaves.clone(),
         failed_enrolments: Throttle::new(Arc::clone(&clock)),
+        token_checks: Semaphore::new(TOKEN_CHECKS),
         settings: config.session.clone(),
         audit_max_entries: config.audit_max_entries,
         clock,

@@ -133,9 +133,10 @@ pub async fn create(
     let host_names = host_names(&endpoints, extra_names)?;
     files::private_folder(files.folder())?;
     files::private_folder(&files.backups())?;
+    files::private_folder(&files.signing())?;
     let _lock = files.lock()?;
-    let is_database_lost =
-        !files.database().exists() && (files.authority().exists() || files.signing_key().exists());
+    let is_database_lost = !files.database().exists()
+        && (files.authority().exists() || !files::list(&files.signing())?.is_empty());
     if is_database_lost {
         return Err(CreateError::KeysWithoutDatabase { folder: files.folder().to_owned() });
     }
@@ -184,13 +185,13 @@ pub async fn create(
     let tls_ca_pem = pem::encode("CERTIFICATE", &tls_ca.certificate);
     let tls_pem: String = leaf.chain.iter().map(|der| pem::encode("CERTIFICATE", der).to_string()).collect();
     let public = [
-        (files.signing_certificate(), signing_pem.as_str()),
+        (files.signing_certificate(signing.public().id()), signing_pem.as_str()),
         (files.tls_ca(), tls_ca_pem.as_str()),
         (files.tls_certificate(), tls_pem.as_str()),
     ];
     let secret = [
         (files.authority(), authority_key.as_slice()),
-        (files.signing_key(), signing_key.as_bytes()),
+        (files.signing_key(signing.public().id()), signing_key.as_bytes()),
         (files.tls_ca_key(), tls_ca_key.as_bytes()),
         (files.tls_key(), tls_key.as_bytes()),
         (files.admin_token(), admin_secret.as_bytes()),
@@ -203,10 +204,11 @@ pub async fn create(
     }
     // design: no bundle is in force before a backup of its private keys is on disk.
     let backup_file = files.backups().join(format!("writ-{}.age", now.to_string().replace(':', "")));
-    let contents = [
+    let signing_key_id = signing.public().id();
+    let contents: [(&str, &[u8]); 6] = [
         ("authority.key.age", authority_key.as_slice()),
-        ("signing.key", signing_key.as_bytes()),
-        ("signing.pem", signing_pem.as_bytes()),
+        (&format!("signing/{signing_key_id}.key"), signing_key.as_bytes()),
+        (&format!("signing/{signing_key_id}.pem"), signing_pem.as_bytes()),
         ("tls-ca.key", tls_ca_key.as_bytes()),
         ("admin-ca.pem", tls_ca_pem.as_bytes()),
         ("bundles/1.dsse", sealed_bundle.bytes().as_ref()),

@@ -24,6 +24,8 @@ pub enum Ending {
 pub enum Next {
     /// This command is for the agent at this place of the audience.
     Command(Arc<Outgoing>, u32),
+    /// There is a newer trust bundle.
+    TrustChanged,
     /// Something waits in the store.
     LookIntoStore,
     /// The session must end.
@@ -46,13 +48,14 @@ pub struct Line {
 struct Waiting {
     commands: VecDeque<(Arc<Outgoing>, u32)>,
     is_behind: bool,
+    has_new_trust: bool,
     end: Option<Ending>,
 }
 
 impl Line {
     fn new(number: u64, most: usize) -> Self {
         // Whatever waits in the store is older than this seat: begin by looking there.
-        let waiting = Waiting { commands: VecDeque::new(), is_behind: true, end: None };
+        let waiting = Waiting { commands: VecDeque::new(), is_behind: true, has_new_trust: false, end: None };
         Self { number, most, waiting: Mutex::new(waiting), news: Notify::new(), heard: AtomicU64::new(0) }
     }
 
@@ -70,6 +73,11 @@ impl Line {
     fn end(&self, ending: Ending) {
         self.lock().end.get_or_insert(ending);
         self.news.notify_one();
+    }
+
+    /// Whether the session is told to end.
+    pub fn is_ending(&self) -> bool {
+        self.lock().end.is_some()
     }
 
     /// The agent said something: the store hears of it with the next heartbeat.
@@ -98,6 +106,9 @@ impl Line {
         if let Some(ending) = waiting.end {
             return Some(Next::End(ending));
         }
+        if std::mem::take(&mut waiting.has_new_trust) {
+            return Some(Next::TrustChanged);
+        }
         if !takes_commands {
             return None;
         }
@@ -122,6 +133,8 @@ pub struct Registry {
     outbox: usize,
     next: AtomicU64,
     seats: Seats,
+    /// The latest greeting whose proof was believed, by agent: as many as are enrolled.
+    believed: Mutex<HashMap<AgentId, u64>>,
 }
 
 type Seats = Arc<Mutex<HashMap<AgentId, Arc<Line>>>>;
@@ -137,13 +150,31 @@ pub struct Seat {
 
 impl Registry {
     pub(super) fn new(outbox: usize) -> Self {
-        Self { outbox, next: AtomicU64::new(0), seats: Arc::default() }
+        Self { outbox, next: AtomicU64::new(0), seats: Arc::default(), believed: Mutex::default() }
+    }
+
+    /// A number for a greeting, higher than those of earlier ones.
+    pub fn ticket(&self) -> u64 {
+        self.next.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Whether a greeting is newer than the latest one of this agent that was believed; then it is the latest, and `then`
+    /// happens before anybody else is believed.
+    pub fn believe(&self, agent: AgentId, ticket: u64, then: impl FnOnce()) -> bool {
+        let mut believed = self.believed.lock().unwrap_or_else(PoisonError::into_inner);
+        let latest = believed.entry(agent).or_insert(ticket);
+        let is_newer = ticket >= *latest;
+        *latest = ticket.max(*latest);
+        if is_newer {
+            then();
+        }
+        is_newer
     }
 
     /// Gives an agent's seat to a session; an older session of the same agent is told to end.
     #[must_use]
     pub fn seat(&self, agent: AgentId) -> Seat {
-        let line = Arc::new(Line::new(self.next.fetch_add(1, Ordering::Relaxed), self.outbox));
+        let line = Arc::new(Line::new(self.ticket(), self.outbox));
         if let Some(older) = self.lock().insert(agent, Arc::clone(&line)) {
             older.end(Ending::Replaced);
         }
@@ -164,6 +195,15 @@ impl Registry {
         let line = self.lock().get(&agent).cloned();
         if let Some(line) = line {
             line.end(Ending::Decided);
+        }
+    }
+
+    /// There is a newer trust bundle: every session hands it on.
+    pub fn trust_changed(&self) {
+        let lines: Vec<_> = self.lock().values().cloned().collect();
+        for line in lines {
+            line.lock().has_new_trust = true;
+            line.news.notify_one();
         }
     }
 

@@ -4,10 +4,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tracing::warn;
+use tracing::{debug, warn};
 use writ_common::envelope::{AgentProofPurpose, Candidate, verify};
-use writ_common::hello::{Nonce, ServerHello};
-use writ_common::id::{AgentId, random_bytes};
+use writ_common::hello::{Nonce, ServerHello, Welcome};
+use writ_common::id::{AgentId, SessionMark, random_bytes};
 use writ_common::limits::PROTOCOL;
 use writ_common::time::Timestamp;
 use writ_common::wire::status::Failure;
@@ -28,6 +28,10 @@ pub(super) struct Proven {
     pub(super) bundle_version: u64,
     /// Names the session.
     pub(super) server_nonce: Nonce,
+    /// What it wrote to the agent's journal.
+    pub(super) mark: SessionMark,
+    /// What it was told to refuse from.
+    pub(super) noted_from: Timestamp,
 }
 
 pub(super) async fn greet(
@@ -49,11 +53,12 @@ pub(super) async fn greet(
         nonce.as_ref().try_into().map_err(|_| Failure::invalid("nonce", "must have 32 bytes"))?;
     let malformed = |_| Failure::invalid("agent_id", "has the wrong length");
     let claimed = AgentId::try_from(agent_id.as_ref()).map_err(malformed)?;
-    let known = server.store.known_agent(claimed).await.map_err(unavailable)?;
+    let ticket = server.dispatcher.registry().ticket();
 
     let server_nonce = random_bytes();
-    let head = server.chain.head();
-    let sealed = server
+    let chain = server.chain();
+    let head = chain.head();
+    let (sealed, server_key) = server
         .signer
         .hello(|time| ServerHello {
             fleet: server.fleet,
@@ -64,7 +69,6 @@ pub(super) async fn greet(
             chain_digest: head.digest,
             tls_leaf_spki_digests: server.leaves(),
             protocol: PROTOCOL,
-            commands_from: known.as_ref().map_or(Timestamp::ZERO, |agent| agent.commands_from),
         })
         .map_err(Failure::from)?;
     outbound.send(Frame::Hello(sealed.bytes().clone())).await?;
@@ -80,7 +84,7 @@ pub(super) async fn greet(
             "this agent is not enrolled here, or its key is another one; enrol it with a new token",
         )
     };
-    let Some(agent) = known else {
+    let Some(agent) = server.store.known_agent(claimed).await.map_err(unavailable)? else {
         warn!(agent.id = %claimed, "session refused: unknown agent");
         return Err(refused().into());
     };
@@ -100,7 +104,7 @@ pub(super) async fn greet(
         && proof.agent == agent.id
         && proof.agent_nonce == agent_nonce
         && proof.server_nonce == server_nonce
-        && proof.server_key == server.signer.entry().certificate.key().id();
+        && proof.server_key == server_key;
     if !is_about_this_session {
         warn!(agent.id = %claimed, "session refused: the proof is of another session");
         let detail = "Somebody repeated this agent's proof of another session.".to_owned();
@@ -112,6 +116,12 @@ pub(super) async fn greet(
         let text = "the agent saw a TLS certificate this server does not answer for; list the proxy's in tls.proxy_leaves";
         return Err(Failure::denied("unknown_tls_leaf", text).into());
     }
+    if agent.is_removed {
+        warn!(agent.id = %claimed, "session refused: removed agent");
+        let text = "this agent was removed by an operator; to let the host in again, remove its data directory and enrol it with a new token";
+        return Err(Failure::denied("agent_removed", text).into());
+    }
+    let (bundle_version, mark) = (proof.bundle.0, proof.journal.next_mark);
     let contact = Contact {
         agent: agent.id,
         at: now,
@@ -119,16 +129,35 @@ pub(super) async fn greet(
         bundle: proof.bundle,
         journal: proof.journal,
     };
-    let held = server.store.note_contact(contact).await.map_err(unavailable)?;
-    if agent.is_removed {
-        warn!(agent.id = %claimed, "session refused: removed agent");
-        let text = "this agent was removed by an operator; to let the host in again, remove its data directory and enrol it with a new token";
-        return Err(Failure::denied("agent_removed", text).into());
-    }
-    if let Some(why) = &held {
+    let registry = server.dispatcher.registry();
+    let noted = server.store.note_contact(contact, |queue| registry.believe(claimed, ticket, queue));
+    let Some(noted) = noted.await.map_err(unavailable)? else {
+        // Somebody held it back; it says how the journal stood before a later session.
+        debug!(agent.id = %claimed, "session refused: a proof later than that of a newer session");
+        return Err(Failure::protocol("a newer session of this agent has begun").into());
+    };
+    if let Some(why) = &noted.held {
         warn!(agent.id = %claimed, why, "nothing is sent to this agent until an operator decides");
     }
-    Ok(Proven { agent: KnownAgent { held, ..agent }, bundle_version: proof.bundle.0, server_nonce })
+    let welcome = Welcome {
+        fleet: server.fleet,
+        agent: agent.id,
+        agent_nonce,
+        server_nonce,
+        mark,
+        commands_from: noted.commands_from,
+        heartbeat: server.settings.heartbeat,
+        heartbeat_deadline: server.settings.heartbeat_deadline,
+    };
+    let sealed = server.signer.welcome(&welcome, server_key).map_err(Failure::from)?;
+    outbound.send(Frame::Welcome(sealed.bytes().clone())).await?;
+    Ok(Proven {
+        agent: KnownAgent { held: noted.held, ..agent },
+        noted_from: noted.commands_from,
+        bundle_version,
+        server_nonce,
+        mark,
+    })
 }
 
 async fn next(inbound: &mut tonic::Streaming<proto::AgentFrame>) -> Result<agent_frame::Frame, End> {

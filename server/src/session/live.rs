@@ -7,8 +7,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use tracing::{debug, warn};
 use writ_common::hello::Nonce;
-use writ_common::id::{CommandId, Digest};
-use writ_common::limits::{MAX_BUNDLE_BATCH_BYTES, MAX_COUNTED_DELIVERIES};
+use writ_common::id::{CommandId, Digest, SessionMark};
+use writ_common::limits::{MAX_BUNDLE_BATCH_BYTES, MAX_BUNDLES_PER_CALL, MAX_COUNTED_DELIVERIES};
 use writ_common::wire::status::Failure;
 use writ_proto::v1::{self as proto, agent_frame, server_frame::Frame};
 
@@ -32,6 +32,9 @@ pub(super) struct Live<'a> {
     server: &'a Arc<Server>,
     agent: KnownAgent,
     server_nonce: Nonce,
+    mark: SessionMark,
+    /// The number of its latest report.
+    reports: u64,
     outbound: Outbound,
     seat: Seat,
     /// How often each command was handed to this stream. An agent that saw more deliveries was sent some by
@@ -44,6 +47,8 @@ pub(super) struct Live<'a> {
     reconciled: tokio::time::Instant,
     /// The greatest counter its receipts have shown.
     journal_counter: u64,
+    /// The newest bundle it has or was sent.
+    bundle_version: u64,
 }
 
 impl<'a> Live<'a> {
@@ -52,29 +57,24 @@ impl<'a> Live<'a> {
         proven: Proven,
         outbound: Outbound,
     ) -> Result<Self, End> {
-        let Proven { agent, bundle_version, server_nonce } = proven;
-        let heartbeat = server.settings.heartbeat;
-        let millis = |duration: Duration| u32::try_from(duration.as_millis()).unwrap_or(u32::MAX);
-        let welcome = proto::Welcome {
-            heartbeat_ms: millis(heartbeat),
-            heartbeat_deadline_ms: millis(server.settings.heartbeat_deadline),
-        };
-        outbound.send(Frame::Welcome(welcome)).await?;
-        // Bundles before commands: a command may be signed by a key only a newer bundle lists.
-        let (bundles, _) = bundles_after(server, bundle_version);
-        if !bundles.is_empty() {
-            outbound.send(Frame::Bundles(proto::Bundles { bundles })).await?;
-        }
+        let Proven { agent, bundle_version, server_nonce, mark, noted_from } = proven;
         let seat = server.dispatcher.registry().seat(agent.id);
         // Whatever was decided before there was a seat to be told: from here on the seat hears of it.
         let known = server.store.known_agent(agent.id).await.map_err(unavailable)?;
         let Some(agent) = known.filter(|known| !known.is_removed) else {
             return Err(Failure::denied("agent_removed", "this agent was removed by an operator").into());
         };
-        Ok(Self {
+        if agent.commands_from != noted_from {
+            return Err(
+                Failure::protocol("something was decided about this agent meanwhile; come back").into()
+            );
+        }
+        let mut live = Self {
             server,
             agent,
             server_nonce,
+            mark,
+            reports: 0,
             outbound,
             seat,
             deliveries: HashMap::new(),
@@ -82,7 +82,20 @@ impl<'a> Live<'a> {
             is_held_back: false,
             reconciled: tokio::time::Instant::now(),
             journal_counter: 0,
-        })
+            bundle_version,
+        };
+        live.hand_on_bundles().await?;
+        Ok(live)
+    }
+
+    /// Bundles before commands: a command may be signed by a key only a newer bundle lists.
+    async fn hand_on_bundles(&mut self) -> Result<(), End> {
+        while self.bundle_version < self.server.chain().head().bundle.version {
+            let (bundles, newest, _) = bundles_after(self.server, self.bundle_version);
+            self.bundle_version = newest;
+            self.outbound.send(Frame::Bundles(proto::Bundles { bundles })).await?;
+        }
+        Ok(())
     }
 
     pub(super) async fn run(mut self, inbound: &mut tonic::Streaming<proto::AgentFrame>) -> Result<(), End> {
@@ -124,6 +137,7 @@ impl<'a> Live<'a> {
                 }
                 next = self.seat.line.next(takes_commands) => match next {
                     Next::Command(outgoing, place) => Box::pin(self.deliver(&outgoing, place)).await?,
+                    Next::TrustChanged => Box::pin(self.hand_on_bundles()).await?,
                     Next::LookIntoStore => Box::pin(self.catch_up()).await?,
                     Next::End(Ending::Replaced) => return self.come_back(REPLACED_BACKOFF, "the agent opened another session").await,
                     Next::End(Ending::Decided) => return self.come_back(Duration::ZERO, "an operator decided about this agent").await,
@@ -141,7 +155,8 @@ impl<'a> Live<'a> {
 
     async fn catch_up(&mut self) -> Result<(), End> {
         let mut after = 0;
-        loop {
+        // An end is dealt with before anything more is sent.
+        while !self.seat.line.is_ending() {
             let now = self.server.clock.wall();
             let page = self
                 .server
@@ -166,6 +181,7 @@ impl<'a> Live<'a> {
                 }
             }
         }
+        Ok(())
     }
 
     /// Hands a command to the stream, once a session.
@@ -176,6 +192,7 @@ impl<'a> Live<'a> {
             return Ok(());
         }
         let Some(proof) = outgoing.proof(place) else { return Ok(()) };
+        self.hand_on_bundles().await?;
         self.deliveries.insert(outgoing.id(), 1);
         self.unanswered.insert(outgoing.id(), place);
         let delivery = proto::Delivery {
@@ -249,12 +266,15 @@ impl<'a> Live<'a> {
                 }
             };
             let said = verified.receipt();
-            self.journal_counter = self.journal_counter.max(said.journal_counter);
+            let counter = said.journal_counter;
             if said.command != command || said.command_digest != digest {
                 return Err(Failure::protocol("an answer and its receipt name different commands").into());
             }
             let fate = verified.record(&self.server.store, is_replay, now).await.map_err(unavailable)?;
             writ_common::checkpoint!("receipt_stored");
+            if fate == ReceiptFate::Stored {
+                self.journal_counter = self.journal_counter.max(counter);
+            }
             is_replay &= matches!(fate, ReceiptFate::Stored | ReceiptFate::Known);
         }
         let is_lost = is_tombstone
@@ -281,7 +301,12 @@ impl<'a> Live<'a> {
 
     async fn report(&mut self, envelope: &Bytes) -> Result<(), End> {
         match read_report(envelope, &self.agent, (self.server.fleet, self.server_nonce)) {
-            Ok(report) => self.note_heard(Some(report)).await,
+            // Repeated or out of order: the later one counts.
+            Ok((number, _)) if number <= self.reports => Ok(()),
+            Ok((number, report)) => {
+                self.reports = number;
+                self.note_heard(Some(report)).await
+            }
             Err(refusal) => {
                 warn!(agent.id = %self.agent.id, %refusal, "report not believed");
                 Ok(())
@@ -291,7 +316,8 @@ impl<'a> Live<'a> {
 
     async fn note_heard(&self, report: Option<Report>) -> Result<(), End> {
         let now = self.server.clock.wall();
-        let heard = Heard { agent: self.agent.id, at: now, journal_counter: self.journal_counter, report };
+        let counter = (self.mark, self.journal_counter);
+        let heard = Heard { agent: self.agent.id, at: now, counter, report };
         Ok(self.server.store.note_heard(heard).await.map_err(unavailable)?)
     }
 
@@ -303,19 +329,16 @@ impl<'a> Live<'a> {
     }
 }
 
-/// The bundles after a version, as many as fit one frame, and whether there are more.
-pub(crate) fn bundles_after(server: &Server, version: u64) -> (Vec<Bytes>, bool) {
-    let mut bytes = 0;
-    let mut bundles = Vec::new();
-    let mut rest = server.chain.after(version).map(|link| link.envelope.clone());
-    for envelope in rest.by_ref() {
-        bytes += envelope.len();
-        let is_full =
-            bytes > MAX_BUNDLE_BATCH_BYTES || bundles.len() == writ_common::limits::MAX_BUNDLES_PER_CALL;
-        if is_full {
-            return (bundles, true);
+/// The bundles after a version, as many as fit one frame, the version of the last of them, and whether there are more.
+pub(crate) fn bundles_after(server: &Server, version: u64) -> (Vec<Bytes>, u64, bool) {
+    let (mut bytes, mut newest, mut bundles) = (0, version, Vec::new());
+    for link in server.chain().after(version) {
+        bytes += link.envelope.len();
+        if bytes > MAX_BUNDLE_BATCH_BYTES || bundles.len() == MAX_BUNDLES_PER_CALL {
+            return (bundles, newest, true);
         }
-        bundles.push(envelope);
+        bundles.push(link.envelope.clone());
+        newest = link.bundle.version;
     }
-    (bundles, false)
+    (bundles, newest, false)
 }

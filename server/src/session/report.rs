@@ -11,7 +11,7 @@ use writ_common::report::AgentReport;
 use crate::selector::is_value;
 use crate::store::{KnownAgent, Report};
 
-/// Checks a report of this agent in the session a server's nonce names.
+/// Checks a report of this agent in the session a server's nonce names; returns its number too.
 ///
 /// # Errors
 /// When it is not this agent's, or of another session.
@@ -19,9 +19,9 @@ pub(super) fn read_report(
     envelope: &Bytes,
     known: &KnownAgent,
     session: (FleetId, Nonce),
-) -> Result<Report, Refusal> {
+) -> Result<(u64, Report), Refusal> {
     let verified = verify::<AgentReportPurpose>(envelope, &[Candidate::accepted(&known.public_key)], 1)?;
-    let AgentReport { fleet, agent, server_nonce, mut facts, actions, bundle, settings_revision } =
+    let AgentReport { fleet, agent, server_nonce, mut facts, actions, bundle, settings_revision, number } =
         verified.into_document();
     if agent != known.id {
         return Err(Refusal::new(RefusalCode::WrongAgent, format!("report of agent {agent}")));
@@ -33,5 +33,5 @@ pub(super) fn read_report(
     facts.retain(|(name, value)| FACTS.contains(&name.as_str()) && is_value(value));
     facts.sort();
     facts.dedup_by(|a, b| a.0 == b.0);
-    Ok(Report { bundle, settings_revision, actions, facts })
+    Ok((number, Report { bundle, settings_revision, actions, facts }))
 }

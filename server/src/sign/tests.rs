@@ -46,7 +46,7 @@ fn signer() -> (Signer, Arc<FakeClock>) {
     };
     let clock = Arc::new(FakeClock(Mutex::new((START, Duration::ZERO))));
     let shared: SharedClock = Arc::<FakeClock>::clone(&clock);
-    (Signer::new(key, &bundle, shared, START).unwrap(), clock)
+    (Signer::new(vec![key], &bundle, shared, START), clock)
 }
 
 fn draft() -> CommandDraft {
@@ -73,7 +73,7 @@ fn nothing_is_signed_after_the_wall_clock_jumped_either_way() {
 fn nothing_is_signed_under_an_expired_certificate() {
     let (signer, clock) = signer();
     *clock.0.lock().unwrap() = (START + YEAR * 3, YEAR * 3);
-    assert!(matches!(signer.command(draft()), Err(SignError::Certificate { .. })));
+    assert!(matches!(signer.command(draft()), Err(SignError::NoKey { .. })));
 }
 
 #[test]

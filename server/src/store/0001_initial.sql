@@ -9,6 +9,7 @@ CREATE TABLE bundles (
     digest BLOB PRIMARY KEY,
     envelope BLOB NOT NULL
 ) STRICT;
+CREATE UNIQUE INDEX bundles_by_version ON bundles (version);
 
 CREATE TABLE admin_tokens (
     token_digest BLOB PRIMARY KEY,

@@ -19,14 +19,17 @@ ALTER TABLE agents ADD COLUMN removed_at INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE agents ADD COLUMN journal_mark BLOB;
 -- It is told to refuse what was issued earlier.
 ALTER TABLE agents ADD COLUMN commands_from INTEGER NOT NULL DEFAULT 0;
+-- When an operator last decided about its journals.
+ALTER TABLE agents ADD COLUMN approved_at INTEGER NOT NULL DEFAULT 0;
 
 -- Journals an agent has shown, so that one that comes back to an earlier one is noticed.
 CREATE TABLE journals (
     agent_id BLOB NOT NULL REFERENCES agents (agent_id),
     journal_id BLOB NOT NULL,
+    first_at INTEGER NOT NULL,
     PRIMARY KEY (agent_id, journal_id)
 ) STRICT, WITHOUT ROWID;
-INSERT INTO journals SELECT agent_id, journal_id FROM agents WHERE journal_id IS NOT NULL;
+INSERT INTO journals SELECT agent_id, journal_id, last_contact FROM agents WHERE journal_id IS NOT NULL;
 
 -- target state 5: cancelled before it was sent.
 ALTER TABLE commands ADD COLUMN cancelled_at INTEGER NOT NULL DEFAULT 0;

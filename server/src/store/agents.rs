@@ -330,23 +330,18 @@ impl Store {
     ) -> Result<(), StoreError> {
         self.write(move |connection| {
             Box::pin(async move {
-                sqlx::query("UPDATE agents SET held = '' WHERE agent_id = $1")
+                // Journals it showed before stay known, and those it shows from now on are counted anew.
+                sqlx::query("UPDATE agents SET held = '', approved_at = $2 WHERE agent_id = $1")
                     .bind(agent.as_bytes().to_vec())
+                    .bind(integer(now.as_millis()))
                     .execute(&mut *connection)
                     .await?;
-                // The journal it has now is the only one it ever had, or it could never be approved again.
                 sqlx::query(
-                    "DELETE FROM journals WHERE agent_id = $1
-                     AND journal_id IS NOT (SELECT journal_id FROM agents WHERE agent_id = $1)",
-                )
-                .bind(agent.as_bytes().to_vec())
-                .execute(&mut *connection)
-                .await?;
-                sqlx::query(
-                    "INSERT OR IGNORE INTO journals SELECT agent_id, journal_id FROM agents
+                    "INSERT OR IGNORE INTO journals SELECT agent_id, journal_id, $2 FROM agents
                      WHERE agent_id = $1 AND journal_id IS NOT NULL",
                 )
                 .bind(agent.as_bytes().to_vec())
+                .bind(integer(now.as_millis()))
                 .execute(&mut *connection)
                 .await?;
                 let Some(older) = replaces else { return Ok(()) };

@@ -191,6 +191,21 @@ pub struct EvidenceRow {
     pub receipt: Option<Bytes>,
 }
 
+/// A command some agent still waits for.
+#[derive(Debug)]
+pub struct QueuedCommand {
+    /// Its place in the log.
+    pub sequence: u64,
+    /// Its id.
+    pub id: CommandId,
+    /// Its digest.
+    pub digest: Digest,
+    /// As signed.
+    pub envelope: Bytes,
+    /// When it may not be obeyed any more.
+    pub expires_at: Timestamp,
+}
+
 impl Store {
     /// Makes a command durable; `None` when the id is taken by a different request.
     ///
@@ -397,6 +412,64 @@ impl Store {
         cancelled.await?;
         let _ = self.changes.send(command);
         Ok(())
+    }
+
+    /// A page of commands some agent still waits for, after a sequence.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn queued(
+        &self,
+        after: u64,
+        limit: u32,
+        now: Timestamp,
+    ) -> Result<Vec<QueuedCommand>, StoreError> {
+        let rows = sqlx::query(
+            "SELECT sequence, command_id, digest, envelope, expires_at FROM commands
+             WHERE sequence > $1 AND cancelled_at = 0 AND expires_at > $2
+             AND EXISTS (SELECT 1 FROM targets WHERE command = sequence AND state < 2)
+             ORDER BY sequence LIMIT $3",
+        )
+        .bind(integer(after))
+        .bind(integer(now.as_millis()))
+        .bind(i64::from(limit))
+        .fetch_all(&self.reader)
+        .await?;
+        rows.iter()
+            .map(|row| {
+                Ok(QueuedCommand {
+                    sequence: unsigned(row, "sequence")?,
+                    id: id(row, "command_id", "command id")?,
+                    digest: id(row, "digest", "command digest")?,
+                    envelope: bytes(row, "envelope")?,
+                    expires_at: time(row, "expires_at")?,
+                })
+            })
+            .collect()
+    }
+
+    /// A command has another envelope around the same payload.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn replace_envelope(
+        &self,
+        command: CommandId,
+        digest: Digest,
+        envelope: Bytes,
+    ) -> Result<(), StoreError> {
+        self.write(move |connection| {
+            Box::pin(async move {
+                sqlx::query("UPDATE commands SET envelope = $3 WHERE command_id = $1 AND digest = $2")
+                    .bind(command.as_bytes().to_vec())
+                    .bind(digest.as_bytes().to_vec())
+                    .bind(envelope.to_vec())
+                    .execute(connection)
+                    .await?;
+                Ok(())
+            })
+        })
+        .await
     }
 
     /// A command's envelope and its frozen audience; cancelled ones included.

@@ -13,7 +13,7 @@ use writ_common::time::Timestamp;
 use super::agents::{Source, put_attribute};
 use super::alerts::raise;
 use super::writer::Job;
-use super::{Alarm, AlertKind, Store, StoreError, integer, unsigned};
+use super::{Alarm, AlertKind, Store, StoreError, integer, time, unsigned};
 
 /// Journals of one agent that are told apart; an honest one has a new one after a lost disk.
 const MAX_JOURNALS: i64 = 16;
@@ -33,6 +33,15 @@ pub struct Contact {
     pub journal: JournalStanding,
 }
 
+/// What the store knows of an agent whose session begins.
+#[derive(Debug, Clone)]
+pub struct Noted {
+    /// Why nothing may be sent to it, if its journal went back or forked now or earlier.
+    pub held: Option<String>,
+    /// It must refuse what was issued earlier; zero: no such rule.
+    pub commands_from: Timestamp,
+}
+
 /// That an agent was heard.
 #[derive(Debug, Clone)]
 pub struct Heard {
@@ -40,8 +49,8 @@ pub struct Heard {
     pub agent: AgentId,
     /// When.
     pub at: Timestamp,
-    /// The greatest counter its receipts have shown.
-    pub journal_counter: u64,
+    /// The mark of its session, and the greatest counter its receipts have shown in it.
+    pub counter: (SessionMark, u64),
     /// What it says of itself, if it does.
     pub report: Option<Report>,
 }
@@ -60,13 +69,19 @@ pub struct Report {
 }
 
 impl Store {
-    /// Records that a session began. Returns why nothing may be sent to the agent, if its journal went back or forked
-    /// now or earlier.
+    /// Records that a session begins, if `gate` queues it; `None` if not. Contacts are recorded in the order of their gates.
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn note_contact(&self, contact: Contact) -> Result<Option<String>, StoreError> {
-        self.send(|answer| Job::Contact(contact, answer)).await?.committed().await
+    pub async fn note_contact(
+        &self,
+        contact: Contact,
+        gate: impl FnOnce(Box<dyn FnOnce() + Send + '_>) -> bool,
+    ) -> Result<Option<Noted>, StoreError> {
+        match self.send_through(gate, |answer| Job::Contact(contact, answer)).await? {
+            Some(pending) => Ok(Some(pending.committed().await?)),
+            None => Ok(None),
+        }
     }
 
     /// Records that an agent was heard, how far its journal is, and its report if it made one.
@@ -82,15 +97,15 @@ impl Store {
 pub(super) fn note_contacts(
     connection: &mut SqliteConnection,
     new: Arc<Vec<Contact>>,
-) -> BoxFuture<'_, Result<Vec<Option<String>>, StoreError>> {
+) -> BoxFuture<'_, Result<Vec<Noted>, StoreError>> {
     Box::pin(async move {
         let known = known_journals(connection, &new).await?;
         let (mut usual, mut rest, mut taken) = (Vec::new(), Vec::new(), HashSet::new());
-        let mut held = vec![None; new.len()];
+        let mut noted = vec![Noted { held: None, commands_from: Timestamp::ZERO }; new.len()];
         for (number, (contact, known)) in new.iter().zip(known).enumerate() {
             match known {
                 Some(known) if known.is_continued_by(&contact.journal) && taken.insert(contact.agent) => {
-                    held[number] = Some(known.held).filter(|why| !why.is_empty());
+                    noted[number] = known.noted();
                     usual.push(contact);
                 }
                 _ => rest.push((number, contact)),
@@ -117,9 +132,9 @@ pub(super) fn note_contacts(
             update.build().persistent(false).execute(&mut *connection).await?;
         }
         for (number, contact) in rest {
-            held[number] = note_contact(connection, contact.clone()).await?;
+            noted[number] = note_contact(connection, contact.clone()).await?;
         }
-        Ok(held)
+        Ok(noted)
     })
 }
 
@@ -128,13 +143,23 @@ struct LastShown {
     counter: u64,
     mark: Option<SessionMark>,
     held: String,
+    commands_from: Timestamp,
 }
 
 impl LastShown {
-    /// The same journal, later: it stands no earlier and has the mark of the last session, or of one whose welcome the
-    /// agent never heard (protocol.md §6.9).
+    fn noted(&self) -> Noted {
+        let held = Some(self.held.clone()).filter(|why| !why.is_empty());
+        Noted { held, commands_from: self.commands_from }
+    }
+
+    /// The same journal, later: it stands no earlier and has the mark of the last session this server knows of. (There may
+    /// have been later ones, when the server was put back to an earlier state.) That of a session whose welcome the agent
+    /// never heard is its next one (protocol.md §6.9).
     fn is_continued_by(&self, now: &JournalStanding) -> bool {
-        let has_mark = self.mark == now.last_mark || self.mark == Some(now.next_mark);
+        let has_mark = match self.mark {
+            None => now.marks.is_empty(),
+            Some(mark) => mark == now.next_mark || now.marks.contains(&mark),
+        };
         now.counter >= self.counter && has_mark
     }
 }
@@ -155,18 +180,19 @@ async fn known_journals(
             .push_bind(contact.journal.id.as_bytes().to_vec());
     });
     query.push(
-        ") SELECT json_group_array(json_array(number, journal_counter, hex(journal_mark), held)) FROM new
+        ") SELECT json_group_array(json_array(number, journal_counter, hex(journal_mark), held, commands_from)) FROM new
          CROSS JOIN agents ON agents.agent_id = new.agent_id AND agents.journal_id = new.journal_id",
     );
     let rows: String = query.build().persistent(false).fetch_one(connection).await?.try_get(0)?;
-    let rows: Vec<(usize, u64, String, String)> =
+    let rows: Vec<(usize, u64, String, String, u64)> =
         serde_json::from_str(&rows).map_err(|_| StoreError::Damaged("journal"))?;
     let mut known: Vec<_> = new.iter().map(|_| None).collect();
-    for (number, counter, mark, held) in rows {
+    for (number, counter, mark, held, from) in rows {
         let mark = hex::decode(mark).map_err(|_| StoreError::Damaged("journal mark"))?;
         let mark = (!mark.is_empty()).then(|| mark_of(&mark)).transpose()?;
         if let Some(known) = known.get_mut(number) {
-            *known = Some(LastShown { counter, mark, held });
+            let commands_from = Timestamp::from_millis(from);
+            *known = Some(LastShown { counter, mark, held, commands_from });
         }
     }
     Ok(known)
@@ -179,21 +205,22 @@ pub(super) fn note_all_heard(
 ) -> BoxFuture<'_, Result<Vec<()>, StoreError>> {
     Box::pin(async move {
         // Of several of one agent the greatest count.
-        let mut latest = BTreeMap::<AgentId, (Timestamp, u64)>::new();
+        let mut latest = BTreeMap::<(AgentId, SessionMark), (Timestamp, u64)>::new();
         for heard in new.iter() {
-            let (at, counter) = latest.entry(heard.agent).or_default();
+            let (at, counter) = latest.entry((heard.agent, heard.counter.0)).or_default();
             *at = heard.at.max(*at);
-            *counter = heard.journal_counter.max(*counter);
+            *counter = heard.counter.1.max(*counter);
         }
-        let mut update = QueryBuilder::<Sqlite>::new("WITH new(agent_id, at, counter) AS (");
-        update.push_values(&latest, |mut row, (agent, (at, counter))| {
+        let mut update = QueryBuilder::<Sqlite>::new("WITH new(agent_id, mark, at, counter) AS (");
+        update.push_values(&latest, |mut row, ((agent, mark), (at, counter))| {
             row.push_bind(agent.as_bytes().to_vec())
+                .push_bind(mark.as_bytes().to_vec())
                 .push_bind(integer(at.as_millis()))
                 .push_bind(integer(*counter));
         });
         update.push(
-            ") UPDATE agents SET last_contact = new.at, journal_counter = max(journal_counter, new.counter)
-             FROM new WHERE agents.agent_id = new.agent_id",
+            ") UPDATE agents SET last_contact = max(last_contact, new.at), journal_counter = max(journal_counter, new.counter)
+             FROM new WHERE agents.agent_id = new.agent_id AND journal_mark = new.mark",
         );
         update.build().persistent(false).execute(&mut *connection).await?;
         let reports: Vec<_> =
@@ -257,16 +284,13 @@ impl Report {
     }
 }
 
-async fn note_contact(
-    connection: &mut SqliteConnection,
-    contact: Contact,
-) -> Result<Option<String>, StoreError> {
+async fn note_contact(connection: &mut SqliteConnection, contact: Contact) -> Result<Noted, StoreError> {
     let Contact { agent, at, agent_version, bundle, journal } = contact;
     let key = agent.as_bytes().as_slice();
     let row = sqlx::query(
-        "SELECT journal_id, journal_counter, journal_mark, held,
+        "SELECT journal_id, journal_counter, journal_mark, held, commands_from,
                 EXISTS (SELECT 1 FROM journals WHERE agent_id = $1 AND journal_id = $2) AS is_known,
-                (SELECT count(*) FROM journals WHERE agent_id = $1) AS journals
+                (SELECT count(*) FROM journals WHERE agent_id = $1 AND first_at > approved_at) AS journals
          FROM agents WHERE agent_id = $1",
     )
     .bind(key)
@@ -278,7 +302,8 @@ async fn note_contact(
     let mark: Option<Vec<u8>> = row.try_get("journal_mark")?;
     let mark = mark.as_deref().map(mark_of).transpose()?;
     let counter = unsigned(&row, "journal_counter")?;
-    let last = LastShown { counter, mark, held: row.try_get("held")? };
+    let held = row.try_get("held")?;
+    let last = LastShown { counter, mark, held, commands_from: time(&row, "commands_from")? };
     let is_known: bool = row.try_get("is_known")?;
     let wrong = if is_latest && !last.is_continued_by(&journal) {
         Some(format!(
@@ -294,8 +319,7 @@ async fn note_contact(
     } else {
         None
     };
-    let mut held = last.held;
-    let mut commands_from = None;
+    let mut noted = last.noted();
     if let Some(wrong) = wrong {
         let alarm = Alarm {
             kind: AlertKind::Rewound,
@@ -305,16 +329,17 @@ async fn note_contact(
             detail: format!("Nothing is sent to it until an operator decides: {wrong}."),
         };
         raise(connection, &alarm, at).await?;
-        held = wrong;
         // What it may have obeyed and forgotten was issued before now.
-        commands_from = Some(integer(at.as_millis()));
+        noted = Noted { held: Some(wrong), commands_from: at };
     } else if !is_known {
-        sqlx::query("INSERT INTO journals VALUES ($1, $2)")
+        sqlx::query("INSERT INTO journals VALUES ($1, $2, $3)")
             .bind(key)
             .bind(journal.id.as_bytes().as_slice())
+            .bind(integer(at.as_millis()))
             .execute(&mut *connection)
             .await?;
         if latest.is_some() {
+            noted.commands_from = at;
             let detail =
                 "It began a new journal. Commands issued before that are refused as `too_old`.".to_owned();
             let alarm = Alarm { kind: AlertKind::JournalReplaced, code: "", agent, count: 1, detail };
@@ -324,7 +349,7 @@ async fn note_contact(
     sqlx::query(
         "UPDATE agents SET last_contact = $2, agent_version = $3, bundle_version = $4, bundle_digest = $5,
          journal_id = $6, journal_counter = $7, held = $8, journal_mark = $9,
-         commands_from = coalesce($10, commands_from) WHERE agent_id = $1",
+         commands_from = $10 WHERE agent_id = $1",
     )
     .bind(key)
     .bind(integer(at.as_millis()))
@@ -333,12 +358,12 @@ async fn note_contact(
     .bind(bundle.1.as_bytes().as_slice())
     .bind(journal.id.as_bytes().as_slice())
     .bind(integer(journal.counter))
-    .bind(held.clone())
+    .bind(noted.held.clone().unwrap_or_default())
     .bind(journal.next_mark.as_bytes().as_slice())
-    .bind(commands_from)
+    .bind(integer(noted.commands_from.as_millis()))
     .execute(&mut *connection)
     .await?;
-    Ok(Some(held).filter(|held| !held.is_empty()))
+    Ok(noted)
 }
 
 async fn note_report(
@@ -389,16 +414,18 @@ mod tests {
     #[test]
     fn a_journal_continues_with_the_mark_of_its_last_session_or_of_one_it_never_heard_the_welcome_of() {
         let mark = |byte| SessionMark::from_bytes([byte; 16]);
-        let last = LastShown { counter: 9, mark: Some(mark(2)), held: String::new() };
-        let journal = |counter, last_mark, next_mark| JournalStanding {
+        let (held, commands_from) = (String::new(), Timestamp::ZERO);
+        let last = LastShown { counter: 9, mark: Some(mark(2)), held, commands_from };
+        let journal = |counter, marks: &[u8], next_mark| JournalStanding {
             id: JournalId::from_bytes([0; 16]),
             counter,
-            last_mark: Some(mark(last_mark)),
+            marks: marks.iter().copied().map(mark).collect(),
             next_mark: mark(next_mark),
         };
-        assert!(last.is_continued_by(&journal(9, 2, 3)));
-        assert!(last.is_continued_by(&journal(9, 1, 2)), "its welcome got lost");
-        assert!(!last.is_continued_by(&journal(8, 2, 3)), "the counter went back");
-        assert!(!last.is_continued_by(&journal(99, 1, 3)), "the counter caught up, the mark did not");
+        assert!(last.is_continued_by(&journal(9, &[2, 1], 3)));
+        assert!(last.is_continued_by(&journal(9, &[1], 2)), "its welcome got lost");
+        assert!(last.is_continued_by(&journal(9, &[4, 3, 2, 1], 5)), "the server was put back");
+        assert!(!last.is_continued_by(&journal(8, &[2, 1], 3)), "the counter went back");
+        assert!(!last.is_continued_by(&journal(99, &[1], 3)), "the counter caught up, the mark did not");
     }
 }

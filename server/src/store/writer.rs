@@ -16,7 +16,7 @@ use writ_common::id::CommandId;
 use super::StoreError;
 use super::audit::{self, NewAudit};
 use super::commands::{self, NewCommand, RecordedCommand};
-use super::contacts::{self, Contact, Heard};
+use super::contacts::{self, Contact, Heard, Noted};
 use super::receipts::{self, NewReceipt, ReceiptFate};
 
 /// Writes that may wait. Past it, callers wait their turn: the disk sets the pace, memory stays bounded.
@@ -35,7 +35,7 @@ pub(super) enum Job {
     Command(NewCommand, Answer<Option<RecordedCommand>>),
     Receipt(NewReceipt, Answer<ReceiptFate>),
     Audit(NewAudit, Answer<()>),
-    Contact(Contact, Answer<Option<String>>),
+    Contact(Contact, Answer<Noted>),
     Heard(Heard, Answer<()>),
     Other(Other),
 }
@@ -160,7 +160,7 @@ struct Lanes {
     audits: Lane<NewAudit, ()>,
     commands: Lane<NewCommand, Option<RecordedCommand>>,
     receipts: Lane<NewReceipt, ReceiptFate>,
-    contacts: Lane<Contact, Option<String>>,
+    contacts: Lane<Contact, Noted>,
     heard: Lane<Heard, ()>,
 }
 
@@ -263,7 +263,7 @@ struct Done {
     audits: Vec<()>,
     commands: Vec<Option<RecordedCommand>>,
     receipts: Vec<ReceiptFate>,
-    contacts: Vec<Option<String>>,
+    contacts: Vec<Noted>,
     heard: Vec<()>,
 }
 

@@ -100,8 +100,14 @@ fn a_session_keeps_its_mark_and_an_unanswered_offer_stays_the_same() {
     assert_eq!(journal.standing().unwrap().next_mark, offered.next_mark, "no welcome came");
     journal.begin_session(NOW, Timestamp::ZERO).unwrap();
     let next = journal.standing().unwrap();
-    assert_eq!(next.last_mark, Some(offered.next_mark));
+    assert_eq!(next.marks, [offered.next_mark]);
     assert_ne!(next.next_mark, offered.next_mark);
+    for _ in 0..MAX_MARKS {
+        let _offered = journal.standing().unwrap();
+        journal.begin_session(NOW, Timestamp::ZERO).unwrap();
+    }
+    let latest = journal.standing().unwrap();
+    assert!(latest.marks.len() == MAX_MARKS && !latest.marks.contains(&offered.next_mark));
 }
 
 #[test]

@@ -607,7 +607,6 @@ fn chains(made: &mut Made) {
 fn hellos(made: &mut Made) {
     let leaf = Digest::of(b"a leaf");
     let good = || proto::ServerHello {
-        commands_from_ms: 0,
         fleet_id: FLEET.to_vec().into(),
         agent_nonce: vec![7; 32].into(),
         server_nonce: vec![8; 32].into(),

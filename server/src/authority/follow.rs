@@ -1,0 +1,88 @@
+//! A running server follows its store: a bundle that `writ-server cert` or another process published there is in force at once,
+//! without a restart and without ending a stream.
+
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use tracing::{error, info, warn};
+use writ_common::refusal::Refusal;
+use writ_common::trust::Chain;
+
+use super::{Files, KeyFileError, read_signing_keys};
+use crate::context::Server;
+use crate::requeue::{RequeueError, requeue};
+use crate::store::StoreError;
+
+/// How often the head of the chain in the store is looked at: one row by its index.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// Why the server stays with the trust it has.
+#[derive(Debug, thiserror::Error)]
+pub enum FollowError {
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A bundle in the store does not follow.
+    #[error("the store holds a bundle that does not follow: {0}")]
+    Bundle(Refusal),
+    /// A key cannot be read.
+    #[error(transparent)]
+    Key(#[from] KeyFileError),
+    /// Commands that wait could not be signed anew.
+    #[error(transparent)]
+    Requeue(#[from] RequeueError),
+}
+
+/// Looks until the server ends.
+pub async fn keep(server: Arc<Server>, files: Files) {
+    let mut failing = String::new();
+    loop {
+        match look(&server, &files).await {
+            Ok(_) => failing.clear(),
+            // Said once, not twice a second.
+            Err(error) => {
+                let text = error.to_string();
+                if text != failing {
+                    error!(%error, "the trust bundles stay as they are");
+                    failing = text;
+                }
+            }
+        }
+        if server.shutdown.unless_requested(tokio::time::sleep(LOOK_EVERY)).await.is_none() {
+            return;
+        }
+    }
+}
+
+/// Follows the store once; says whether there was something new.
+///
+/// # Errors
+/// When the store holds something that cannot be followed; then nothing changes.
+pub async fn look(server: &Arc<Server>, files: &Files) -> Result<bool, FollowError> {
+    let before = server.chain();
+    let newest = server.store.head().await?;
+    if newest == Some(before.head().digest) {
+        return Ok(false);
+    }
+    let mut chain = Chain::clone(&before);
+    for (digest, envelope) in server.store.bundles().await? {
+        if !chain.contains(digest) {
+            chain.extend(envelope).map_err(FollowError::Bundle)?;
+        }
+    }
+    let head = chain.head().clone();
+    server.signer.hold(read_signing_keys(files)?, &head.bundle);
+    *server.trust.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(chain);
+    match server.signer.check() {
+        Ok(key) => {
+            info!(bundle.version = head.bundle.version, bundle.digest = %head.digest, %key, "trust bundle in force");
+        }
+        Err(error) => {
+            warn!(bundle.version = head.bundle.version, %error, "trust bundle in force, but nothing can be signed")
+        }
+    }
+    // Sessions hear of it before they hear of commands under its keys.
+    server.dispatcher.registry().trust_changed();
+    requeue(server).await?;
+    Ok(true)
+}
