@@ -14,6 +14,8 @@ use writ_common::keys::Algorithm;
 use writ_common::time::Timestamp;
 
 /// Obeys what carries the server's seal, once, and answers under its own.
+///
+/// Exit codes: 0 ended in good order; 1 it failed; 2 a flag is wrong; 64 a value or the configuration is wrong.
 #[derive(Debug, Parser)]
 #[command(name = "writ-agent", version)]
 struct Arguments {

@@ -159,11 +159,13 @@ pub(crate) enum Agents {
         /// Its id or unique name.
         agent: String,
     },
-    /// Send it commands again after its journal went back, or let it take over another agent's name and labels.
+    /// Send it commands again after its journal went back, or let it take over another agent, which is removed.
+    ///
+    /// What was issued before its journal went back it refuses: it may have obeyed and forgotten it.
     Approve {
         /// Its id or unique name.
         agent: String,
-        /// The agent whose name and labels it takes over; that one is removed.
+        /// The agent whose name and labels it takes over instead of its own; that one is removed, connected or not.
         #[arg(long, value_name = "AGENT", default_value = "")]
         replaces: String,
     },
@@ -309,6 +311,9 @@ pub(crate) enum Send {
         /// What it logs, such as `info,writ_agent=debug`.
         #[arg(long, value_name = "FILTER", default_value = "")]
         log_filter: String,
+        /// Nothing but what was installed.
+        #[arg(long, conflicts_with_all = ["heartbeat", "endpoints", "log_filter"])]
+        as_installed: bool,
         #[command(flatten)]
         delivery: Delivery,
     },

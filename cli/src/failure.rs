@@ -58,6 +58,11 @@ impl Failure {
 fn flag(field: &str) -> &str {
     match field {
         "agents" | "agent" => "AGENT",
+        "name" => "NAME",
+        "remove" => "NAME-",
+        "set" => "NAME=VALUE",
+        "settings" => "a setting",
+        "token_id" => "the token's id",
         "command_id" => "the command's id",
         "expires_in_seconds" => "--expires",
         "page_size" => "--limit",
@@ -91,7 +96,7 @@ impl From<tonic::Status> for Failure {
         };
         let message = match status.code() {
             Code::Unauthenticated => {
-                "the server does not know this token; see which file it is read from: writ context list"
+                "the server does not know this token, or it was revoked; see which file it is read from: writ context list"
             }
             Code::Unimplemented => {
                 "this port does not know the call; is it the server's admin port (7444 unless configured)?"

@@ -26,8 +26,11 @@ fn main() -> ExitCode {
         Err(error) if !error.use_stderr() || !asks_for_json() => error.exit(),
         Err(error) => {
             let text = error.render().to_string();
-            let first = text.trim_start_matches("error: ").lines().next().unwrap_or_default();
-            return failure::Failure::usage(first).report(args::Format::Json);
+            let said = text.trim_start_matches("error: ").lines().map(str::trim);
+            let said: Vec<_> = said
+                .take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more"))
+                .collect();
+            return failure::Failure::usage(said.join(" ").trim_end()).report(args::Format::Json);
         }
     };
     let format = arguments.output;

@@ -12,6 +12,8 @@ use writ_common::daemon;
 use writ_common::keys::Algorithm;
 
 /// Signs commands and pushes them to agents that obey only what carries its seal.
+///
+/// Exit codes: 0 ended in good order; 1 it failed; 2 a flag is wrong; 64 a value or the configuration is wrong.
 #[derive(Debug, Parser)]
 #[command(name = "writ-server", version)]
 struct Arguments {

@@ -4,6 +4,7 @@ use std::io::{Read as _, Write as _};
 
 use serde::Serialize;
 use writ_common::daemon::Fatal;
+use writ_common::facts::is_plain_name;
 use writ_common::files;
 use writ_common::identity::EnrolmentToken;
 use writ_common::keys::public::PublicKey;
@@ -40,6 +41,10 @@ pub(super) async fn enroll(options: Enroll) -> Result<(), Fatal> {
     let token = EnrolmentToken::from_text(&text)
         .map_err(|error| Fatal::usage(format!("the token {}", error.rule)))?;
     let host_name = name.unwrap_or_else(host_name);
+    if !is_plain_name(&host_name) {
+        let rule = "it must have 1 to 128 of A-Z, a-z, 0-9, `.`, `_` and `-`";
+        return Err(Fatal::usage(format!("the name `{host_name}`: {rule}; give one with --name")));
+    }
     let files = Files::new(&config.data_dir);
     let host = NewAgent { name: &host_name, algorithm: key_algorithm };
     let enrolled = link::enroll(&files, &token, host).await;

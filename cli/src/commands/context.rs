@@ -38,7 +38,7 @@ pub(super) async fn run(format: Format, verb: Verb) -> Result<(), Failure> {
     match verb {
         Verb::Add { name, server, ca, token_file, untried } => {
             let local = |error: &dyn std::fmt::Display| Failure::local(error.to_string());
-            server_name(&server).map_err(|error| Failure::local(format!("--server: {error}")))?;
+            server_name(&server).map_err(|error| Failure::usage(format!("--server: {error}")))?;
             let (ca, token_file) = (absolute(&ca)?, absolute(&token_file)?);
             // Said now rather than at the first call.
             let text = files::read(&ca).map_err(|error| local(&error))?;

@@ -29,7 +29,11 @@ pub(super) async fn run(format: Format, client: &Client, verb: Send) -> Result<E
             (delivery, Action::Run(NamedAction { name, parameters }))
         }
         Send::Inventory { delivery } => (delivery, Action::Inventory(InventoryAction {})),
-        Send::Settings { heartbeat, endpoints, log_filter, delivery } => {
+        Send::Settings { heartbeat, endpoints, log_filter, as_installed, delivery } => {
+            if heartbeat.is_none() && endpoints.is_empty() && log_filter.is_empty() && !as_installed {
+                let text = "name a setting; to have all of them as installed again: --as-installed";
+                return Err(Failure::usage(text));
+            }
             let millis = heartbeat.map_or(0, |every| u32::try_from(every.as_millis()).unwrap_or(u32::MAX));
             (delivery, Action::Settings(SettingsAction { heartbeat_ms: millis, endpoints, log_filter }))
         }

@@ -248,7 +248,10 @@ impl Call {
             Some(Rule::Look(needed) | Rule::Change(needed)) if actor.role >= needed => Ok(()),
             Some(Rule::Look(needed) | Rule::Change(needed)) => {
                 let (needed, role) = (needed.as_str(), actor.role.as_str());
-                let text = format!("{method} needs the role {needed}; `{}` is {role}", actor.name);
+                let text = format!(
+                    "{method} needs the role {needed}; `{}` is {role}. An admin gives another token: writ operator create",
+                    actor.name
+                );
                 Err(Failure::denied("role", text))
             }
             None => Err(Failure::denied(

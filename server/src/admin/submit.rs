@@ -118,9 +118,7 @@ async fn record_and_send(
 }
 
 fn taken(id: CommandId) -> Failure {
-    Failure::exists(format!(
-        "command {id} exists and is a different one; leave command_id empty for a new id"
-    ))
+    Failure::exists(format!("command {id} exists and is a different one; leave the id away for a new one"))
 }
 
 /// The agents of a selection as it stands now, strictly ascending.

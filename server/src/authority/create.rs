@@ -7,12 +7,12 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 use writ_common::envelope::{BundlePurpose, sign};
+use writ_common::facts::is_plain_name;
 use writ_common::files::{self, FileError};
 use writ_common::id::{Digest, FleetId};
 use writ_common::keys::certificate::InvalidCertificate;
 use writ_common::keys::sealed::{Passphrase, SealError, seal};
 use writ_common::keys::{Algorithm, Authority, PrivateKey, Server, SigningCertificate, pem};
-use writ_common::limits::MAX_NAME_BYTES;
 use writ_common::shutdown::Shutdown;
 use writ_common::time::Timestamp;
 use writ_common::tls::{IssueError, TlsAuthority, server_name, spki_digest};
@@ -124,10 +124,9 @@ pub async fn create(
     shutdown: &Shutdown,
 ) -> Result<Made, CreateError> {
     let Plan { name, endpoints, extra_names, algorithm, passphrase } = plan;
-    let is_name = (1..=MAX_NAME_BYTES).contains(&name.len()) && !name.contains(char::is_control);
-    if !is_name {
+    if !is_plain_name(&name) {
         return Err(CreateError::Plan(
-            "--name must have 1 to 128 bytes and no control characters".to_owned(),
+            "--name must have 1 to 128 of A-Z, a-z, 0-9, `.`, `_` and `-`".to_owned(),
         ));
     }
     let host_names = host_names(&endpoints, extra_names)?;

@@ -6,7 +6,7 @@ use writ_common::id::AgentId;
 use writ_common::keys::PublicKey;
 use writ_common::time::Timestamp;
 
-use super::{Store, StoreError, id, integer, time, unsigned};
+use super::{AlertKind, Store, StoreError, id, integer, time, unsigned};
 use crate::selector::{Requirement, Selector};
 
 /// What a session needs to know of an agent.
@@ -342,6 +342,14 @@ impl Store {
                 )
                 .bind(agent.as_bytes().to_vec())
                 .bind(integer(now.as_millis()))
+                .execute(&mut *connection)
+                .await?;
+                sqlx::query(
+                    "UPDATE alerts SET detail = 'Its journal went back; an operator has decided since.'
+                     WHERE agent_id = $1 AND kind = $2",
+                )
+                .bind(agent.as_bytes().to_vec())
+                .bind(AlertKind::Rewound.as_str())
                 .execute(&mut *connection)
                 .await?;
                 let Some(older) = replaces else { return Ok(()) };
