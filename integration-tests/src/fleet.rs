@@ -203,6 +203,18 @@ impl Fleet {
         )
     }
 
+    /// Runs `writ-server cert …` or `writ-server authority …` on the server's folder, with the fleet's passphrase.
+    #[must_use]
+    pub fn keys(&self, arguments: &[&str]) -> Said {
+        let (folder, passphrase) = (self.path("server"), self.path("passphrase"));
+        let places = ["--data-dir", folder.to_str().unwrap(), "--output", "json"];
+        let takes_passphrase =
+            !matches!(arguments, ["cert", "list" | "show" | "export", ..] | ["authority", "confirm", ..]);
+        let secret = ["--passphrase-file", passphrase.to_str().unwrap()];
+        let secret = if takes_passphrase { secret.as_slice() } else { &[] };
+        self.run(&format!("writ-server{}", self.build.suffix()), &[arguments, &places, secret].concat())
+    }
+
     fn server_command(&self) -> Command {
         let config = format!(
             "[listen]\nagents = \"127.0.0.1:{}\"\nadmin = \"127.0.0.1:{}\"\n[log]\nformat = \"json\"\nfilter = \"{}\"\n{}",

@@ -1,7 +1,10 @@
 //! `main` of the server.
 
+mod authority;
+mod cert;
 mod gateway;
 mod init;
+mod passphrase;
 mod run;
 
 use std::path::PathBuf;
@@ -27,6 +30,12 @@ enum Command {
     Init(Init),
     /// Serve agents and operators until SIGTERM.
     Run(Run),
+    /// The certificates that sign commands, and backups. Works on the local files, with the server running or stopped.
+    #[command(subcommand)]
+    Cert(cert::Cert),
+    /// The keys that sign trust bundles. Works on the local files, with the server running or stopped.
+    #[command(subcommand)]
+    Authority(authority::Authority),
 }
 
 #[derive(Debug, Args)]
@@ -83,6 +92,8 @@ pub fn main() -> ExitCode {
         match arguments.command {
             Command::Init(options) => init::init(options, shutdown).await,
             Command::Run(options) => run::run(options, shutdown).await,
+            Command::Cert(verb) => cert::run(verb, shutdown).await,
+            Command::Authority(verb) => authority::run(verb, shutdown).await,
         }
     })
 }

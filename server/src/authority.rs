@@ -1,9 +1,12 @@
 //! The fleet's keys on this server: made once by `init`, read at every start.
 
 pub mod backup;
+pub mod certificates;
 pub mod channel;
 pub mod create;
 pub mod follow;
+pub mod mint;
+pub mod restore;
 
 use std::path::{Path, PathBuf};
 

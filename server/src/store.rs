@@ -3,6 +3,7 @@
 mod agents;
 mod alerts;
 mod audit;
+mod bundles;
 mod commands;
 mod contacts;
 mod receipts;
@@ -12,6 +13,7 @@ mod writer;
 pub use agents::{AgentRow, AllowList, Attribute, KnownAgent, Source, Standing};
 pub use alerts::{Alarm, AlertKind, AlertRow};
 pub use audit::{AuditLink, AuditLog, NewAudit};
+pub use bundles::{BackupRow, UnknownHead};
 pub use commands::{
     CommandRow, EvidenceRow, NewCommand, Progress, QueuedCommand, RecordedCommand, StoredEnvelope, TargetRow,
     TargetState, WaitingCommand,
@@ -44,6 +46,7 @@ const MAX_WAITING_CHANGES: usize = 1024;
 const MIGRATIONS: &[(i64, &str, &str)] = &[
     (1, "initial", include_str!("store/0001_initial.sql")),
     (2, "operations", include_str!("store/0002_operations.sql")),
+    (3, "keys", include_str!("store/0003_keys.sql")),
 ];
 
 /// What went wrong with the store.
@@ -197,25 +200,37 @@ impl Store {
         &self,
         fleet: FleetId,
         name: String,
-        bundle: (u64, Digest, Bytes),
+        bundles: Vec<(u64, Digest, Bytes)>,
+        admin_token: Digest,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        self.write(move |connection| {
+            Box::pin(async move { insert_fleet(connection, (fleet, name), bundles, admin_token, now).await })
+        })
+        .await
+    }
+
+    /// Makes a fleet from a backup: as [`Self::create_fleet`], but its head is not confirmed, and agents it enrolled earlier
+    /// may show their identity records.
+    ///
+    /// # Errors
+    /// When the database fails; then nothing is recorded.
+    pub async fn restore_fleet(
+        &self,
+        fleet: FleetId,
+        name: String,
+        bundles: Vec<(u64, Digest, Bytes)>,
         admin_token: Digest,
         now: Timestamp,
     ) -> Result<(), StoreError> {
         self.write(move |connection| {
             Box::pin(async move {
-                sqlx::query("INSERT INTO fleet VALUES (1, $1, $2)")
-                    .bind(fleet.as_bytes().as_slice())
-                    .bind(name)
-                    .execute(&mut *connection)
+                insert_fleet(connection, (fleet, name), bundles, admin_token, now).await?;
+                sqlx::query("UPDATE fleet SET head_unconfirmed = 1, restored_at = $1")
+                    .bind(integer(now.as_millis()))
+                    .execute(connection)
                     .await?;
-                let (version, digest, envelope) = bundle;
-                sqlx::query("INSERT INTO bundles VALUES ($1, $2, $3)")
-                    .bind(integer(version))
-                    .bind(digest.as_bytes().as_slice())
-                    .bind(envelope.as_ref())
-                    .execute(&mut *connection)
-                    .await?;
-                tokens::insert_admin(connection, admin_token, "admin", 4, now).await
+                Ok(())
             })
         })
         .await
@@ -249,28 +264,22 @@ impl Store {
         })
         .await
     }
+}
 
-    /// The digest of the newest bundle.
-    ///
-    /// # Errors
-    /// When the database fails.
-    pub async fn head(&self) -> Result<Option<Digest>, StoreError> {
-        let row = sqlx::query("SELECT digest FROM bundles ORDER BY version DESC LIMIT 1")
-            .fetch_optional(&self.reader)
-            .await?;
-        row.map(|row| id(&row, "digest", "bundle digest")).transpose()
-    }
-
-    /// Every bundle, oldest first.
-    ///
-    /// # Errors
-    /// When the database fails.
-    pub async fn bundles(&self) -> Result<Vec<(Digest, Bytes)>, StoreError> {
-        let rows = sqlx::query("SELECT digest, envelope FROM bundles ORDER BY version")
-            .fetch_all(&self.reader)
-            .await?;
-        rows.iter().map(|row| Ok((id(row, "digest", "bundle digest")?, bytes(row, "envelope")?))).collect()
-    }
+async fn insert_fleet(
+    connection: &mut SqliteConnection,
+    (fleet, name): (FleetId, String),
+    bundles: Vec<(u64, Digest, Bytes)>,
+    admin_token: Digest,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    sqlx::query("INSERT INTO fleet (only_row, fleet_id, name) VALUES (1, $1, $2)")
+        .bind(fleet.as_bytes().as_slice())
+        .bind(name)
+        .execute(&mut *connection)
+        .await?;
+    bundles::insert(connection, bundles).await?;
+    tokens::insert_admin(connection, admin_token, "admin", 4, now).await
 }
 
 /// SQLite's integers are signed; ours never come near 2^63.

@@ -52,6 +52,20 @@ pub fn private_key(text: &[u8]) -> Result<Zeroizing<Vec<u8>>, InvalidPem> {
     Err(InvalidPem::Missing { wanted: "PKCS#8 private key" })
 }
 
+/// The first public key of a PEM text, SubjectPublicKeyInfo DER.
+///
+/// # Errors
+/// When there is none or the text is broken.
+pub fn public_key(text: &[u8]) -> Result<Vec<u8>, InvalidPem> {
+    let mut reader = text;
+    for item in rustls_pemfile::read_all(&mut reader) {
+        if let Item::SubjectPublicKeyInfo(spki) = item.map_err(|_| InvalidPem::Malformed)? {
+            return Ok(spki.as_ref().to_vec());
+        }
+    }
+    Err(InvalidPem::Missing { wanted: "public key" })
+}
+
 /// One PEM block.
 #[must_use]
 pub fn encode(label: &str, der: &[u8]) -> Zeroizing<String> {

@@ -11,6 +11,8 @@ mod grpcurl;
 mod channel;
 mod enrolment;
 
+mod keys;
+
 mod refused;
 mod refused_sessions;
 

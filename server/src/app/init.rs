@@ -1,23 +1,20 @@
 //! `writ-server init`.
 
-use std::io::{IsTerminal as _, Write as _};
+use std::io::Write as _;
 use std::path::Path;
 
 use tracing::debug;
 use writ_common::daemon::Fatal;
-use writ_common::files;
-use writ_common::keys::sealed::Passphrase;
 use writ_common::shutdown::Shutdown;
 use writ_common::time::{Clock as _, SystemClock};
-use zeroize::Zeroizing;
 
-use super::{Init, Output};
+use super::{Init, Output, passphrase};
 use crate::authority::Files;
 use crate::authority::create::{CreateError, Made, Plan, create};
 
 pub(super) async fn init(options: Init, shutdown: Shutdown) -> Result<(), Fatal> {
     let Init { data_dir, name, endpoints, tls_names, key_algorithm, passphrase_file, output } = options;
-    let passphrase = passphrase(passphrase_file.as_deref())?;
+    let passphrase = passphrase::ask(passphrase_file.as_deref(), "the authority key and the backup", true)?;
     let plan = Plan { name, endpoints, extra_names: tls_names, algorithm: key_algorithm, passphrase };
     eprintln!("making keys and sealing the backup; the passphrase hash takes a few seconds …");
     let made =
@@ -42,37 +39,6 @@ fn explain(error: CreateError) -> Fatal {
         | CreateError::Store(_)
         | CreateError::Backup(_) => Fatal::caused("no fleet was made", &error),
     }
-}
-
-/// From the file, from systemd's credential, or from the terminal; never from argv or the environment.
-fn passphrase(file: Option<&Path>) -> Result<Passphrase, Fatal> {
-    let credential = std::env::var_os("CREDENTIALS_DIRECTORY")
-        .map(|folder| Path::new(&folder).join("writ-passphrase"))
-        .filter(|path| path.exists());
-    let text = match file.map(Path::to_owned).or(credential) {
-        Some(path) => {
-            let bytes = files::read_secret(&path).map_err(Fatal::usage)?;
-            let text = std::str::from_utf8(&bytes)
-                .map_err(|_| Fatal::usage(format!("{}: not UTF-8 text", path.display())))?;
-            Zeroizing::new(text.to_owned())
-        }
-        None if std::io::stdin().is_terminal() => {
-            let ask =
-                |prompt: &str| rpassword::prompt_password(prompt).map(Zeroizing::new).map_err(Fatal::failure);
-            let first = ask("Passphrase for the authority key and the backup: ")?;
-            if *first != *ask("Again: ")? {
-                return Err(Fatal::usage("the two passphrases differ; nothing was made"));
-            }
-            first
-        }
-        None => {
-            return Err(Fatal::usage(
-                "a passphrase is needed to seal the authority key and the backup: name a file with --passphrase-file, \
-                 set the systemd credential `writ-passphrase`, or run this on a terminal",
-            ));
-        }
-    };
-    Passphrase::new(&text).map_err(Fatal::usage)
 }
 
 fn describe(made: &Made) -> String {

@@ -1,13 +1,20 @@
 //! One sealed file with everything a lost server needs: a tar archive under a passphrase (age), its manifest first.
 
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
-use serde::Serialize;
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 use writ_common::files::{self, FileError};
 use writ_common::id::{Digest, FleetId};
 use writ_common::keys::sealed::{Passphrase, SealError, open, seal};
 use writ_common::time::Timestamp;
+use writ_common::trust::Chain;
 use zeroize::Zeroizing;
+
+use super::Files;
 
 /// A backup that could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -26,47 +33,205 @@ pub enum BackupError {
     ReadBack(PathBuf),
 }
 
-#[derive(Serialize)]
-struct Manifest<'a> {
-    format: u32,
-    fleet_id: String,
-    fleet_name: &'a str,
-    made_at: String,
-    files: Vec<Entry<'a>>,
+/// What a sealed file must hold to be one of our backups.
+#[derive(Debug, thiserror::Error)]
+pub enum ArchiveError {
+    /// It cannot be read.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// The passphrase is wrong, or the file is not whole.
+    #[error("{}: {source}; nothing was changed", path.display())]
+    Seal {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: SealError,
+    },
+    /// It opens, but is no backup of ours, or not a whole one.
+    #[error("{}: {reason}; nothing was changed", path.display())]
+    Damaged {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
 }
 
-#[derive(Serialize)]
-struct Entry<'a> {
-    name: &'a str,
+#[derive(Serialize, Deserialize)]
+struct Manifest {
+    format: u32,
+    fleet_id: String,
+    fleet_name: String,
+    made_at: String,
+    files: Vec<Entry>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Entry {
+    name: String,
     sha256: String,
 }
 
-/// Seals files into one archive, syncs it to disk, and reads it back once.
+/// A backup that was opened wholly and found whole.
+pub struct Archive {
+    /// The fleet.
+    pub fleet: FleetId,
+    /// Its name.
+    pub fleet_name: String,
+    /// The chain of trust bundles.
+    pub chain: Chain,
+    /// SHA-256 of the sealed file.
+    pub digest: Digest,
+    files: BTreeMap<String, Zeroizing<Vec<u8>>>,
+}
+
+impl fmt::Debug for Archive {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Archive({}, {} files, secret)", self.fleet_name, self.files.len())
+    }
+}
+
+impl Archive {
+    /// Opens a backup; believes nothing of it before all of it was read and checked against its manifest.
+    ///
+    /// # Errors
+    /// When the passphrase is wrong or anything is missing or altered.
+    pub fn open(path: &Path, passphrase: &Passphrase) -> Result<Self, ArchiveError> {
+        let sealed = files::read(path)?;
+        let plain = open(&sealed, passphrase)
+            .map_err(|source| ArchiveError::Seal { path: path.to_owned(), source })?;
+        let damaged = |reason: String| ArchiveError::Damaged { path: path.to_owned(), reason };
+        let mut files = unpack(&plain).map_err(|error| damaged(error.to_string()))?;
+        let manifest = files.remove(MANIFEST).ok_or_else(|| damaged("it has no manifest".to_owned()))?;
+        let manifest: Manifest =
+            serde_json::from_slice(&manifest).map_err(|error| damaged(format!("its manifest: {error}")))?;
+        if manifest.format != FORMAT {
+            return Err(damaged(format!("it has format {}, this server reads {FORMAT}", manifest.format)));
+        }
+        let listed: BTreeMap<_, _> =
+            manifest.files.iter().map(|entry| (entry.name.as_str(), entry.sha256.as_str())).collect();
+        if listed.len() != files.len() {
+            return Err(damaged("its manifest names other files than it holds".to_owned()));
+        }
+        for (name, content) in &files {
+            if listed.get(name.as_str()) != Some(&Digest::of(content).to_string().as_str()) {
+                return Err(damaged(format!("{name} is not what its manifest says")));
+            }
+        }
+        let chain = chain_of(&files).map_err(damaged)?;
+        let fleet =
+            manifest.fleet_id.parse().map_err(|_| damaged("its manifest names no fleet".to_owned()))?;
+        if chain.head().bundle.fleet != fleet {
+            return Err(damaged("its chain is of another fleet".to_owned()));
+        }
+        let fleet_name = manifest.fleet_name;
+        Ok(Self { fleet, fleet_name, chain, digest: Digest::of(&sealed), files })
+    }
+
+    /// The files below the data directory that it holds, the chain's bundles not among them.
+    pub fn files(&self) -> impl Iterator<Item = (&str, &[u8])> {
+        let files = self.files.iter().map(|(name, content)| (name.as_str(), content.as_slice()));
+        files.filter(|(name, _)| !name.starts_with(BUNDLES))
+    }
+}
+
+fn unpack(plain: &[u8]) -> std::io::Result<BTreeMap<String, Zeroizing<Vec<u8>>>> {
+    let mut files = BTreeMap::new();
+    for entry in tar::Archive::new(plain).entries()? {
+        let mut entry = entry?;
+        let name = entry.path()?.to_string_lossy().into_owned();
+        // Names we write: a file, or one in one of two folders. Nothing else is ever made from an archive.
+        let is_ours = match name.split_once('/') {
+            None => true,
+            Some((folder, rest)) => matches!(folder, "signing" | "bundles") && !rest.contains('/'),
+        };
+        if !is_ours || name.contains("..") || !entry.header().entry_type().is_file() {
+            return Err(std::io::Error::other(format!("it holds `{name}`, which no backup of ours does")));
+        }
+        let mut content = Zeroizing::new(Vec::new());
+        entry.read_to_end(&mut content)?;
+        files.insert(name, content);
+    }
+    Ok(files)
+}
+
+fn chain_of(files: &BTreeMap<String, Zeroizing<Vec<u8>>>) -> Result<Chain, String> {
+    let mut bundles: Vec<_> = files
+        .iter()
+        .filter_map(|(name, content)| {
+            let version: u64 = name.strip_prefix(BUNDLES)?.strip_suffix(".dsse")?.parse().ok()?;
+            Some((version, Bytes::copy_from_slice(content)))
+        })
+        .collect();
+    bundles.sort_by_key(|(version, _)| *version);
+    let mut bundles = bundles.into_iter().map(|(_, envelope)| envelope);
+    let first = bundles.next().ok_or("it holds no trust bundle")?;
+    let digest = Chain::digest_of(&first).ok_or("its first trust bundle is none")?;
+    let mut chain = Chain::pinned(first, digest).map_err(|refusal| refusal.to_string())?;
+    for envelope in bundles {
+        chain.extend(envelope).map_err(|refusal| refusal.to_string())?;
+    }
+    Ok(chain)
+}
+
+/// A file by its name below the data directory.
+pub type Held = (String, Zeroizing<Vec<u8>>);
+
+/// What a backup holds: every key there is, public files beside them, and the chain.
+///
+/// # Errors
+/// When a file cannot be read.
+pub fn contents(files: &Files, chain: &Chain) -> Result<Vec<Held>, FileError> {
+    let mut contents = Vec::new();
+    let mut paths = vec![files.authority(), files.tls_ca_key(), files.tls_ca()];
+    paths.extend(files::list(&files.signing())?);
+    for path in paths {
+        let name = path.strip_prefix(files.folder()).unwrap_or(&path).display().to_string();
+        let is_key = path.extension().is_some_and(|extension| extension == "key" || extension == "age");
+        let is_ours = is_key || path.extension().is_some_and(|extension| extension == "pem");
+        match files::read(&path) {
+            // The authority's key is meant to be moved offline, and so may be that of the channel.
+            Err(error) if error.is_missing() => {}
+            read if is_ours => contents.push((name, Zeroizing::new(read?))),
+            _ => {}
+        }
+    }
+    for link in chain.links() {
+        contents
+            .push((format!("{BUNDLES}{}.dsse", link.bundle.version), Zeroizing::new(link.envelope.to_vec())));
+    }
+    Ok(contents)
+}
+
+const FORMAT: u32 = 1;
+const MANIFEST: &str = "manifest.json";
+const BUNDLES: &str = "bundles/";
+
+/// Seals files into one archive, syncs it to disk, and reads it back once. Returns the sealed bytes.
 ///
 /// # Errors
 /// When any step fails; a half-written file never has the final name.
 pub fn write_backup(
     path: &Path,
     fleet: (FleetId, &str),
-    contents: &[(&str, &[u8])],
+    contents: &[Held],
     passphrase: &Passphrase,
     now: Timestamp,
-) -> Result<(), BackupError> {
+) -> Result<Vec<u8>, BackupError> {
     let manifest = Manifest {
-        format: 1,
+        format: FORMAT,
         fleet_id: fleet.0.to_string(),
-        fleet_name: fleet.1,
+        fleet_name: fleet.1.to_owned(),
         made_at: now.to_string(),
         files: contents
             .iter()
-            .map(|(name, content)| Entry { name, sha256: Digest::of(content).to_string() })
+            .map(|(name, content)| Entry { name: name.clone(), sha256: Digest::of(content).to_string() })
             .collect(),
     };
     let manifest = serde_json::to_vec_pretty(&manifest).map_err(std::io::Error::from)?;
     let mut archive = tar::Builder::new(Vec::new());
-    for (name, content) in
-        std::iter::once(("manifest.json", manifest.as_slice())).chain(contents.iter().copied())
-    {
+    let all = contents.iter().map(|(name, content)| (name.as_str(), content.as_slice()));
+    for (name, content) in std::iter::once((MANIFEST, manifest.as_slice())).chain(all) {
         let mut header = tar::Header::new_gnu();
         header.set_size(u64::try_from(content.len()).unwrap_or(u64::MAX));
         header.set_mode(0o600);
@@ -81,5 +246,5 @@ pub fn write_backup(
     if read_back != plain {
         return Err(BackupError::ReadBack(path.to_owned()));
     }
-    Ok(())
+    Ok(sealed)
 }

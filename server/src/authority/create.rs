@@ -16,12 +16,12 @@ use writ_common::keys::{Algorithm, Authority, PrivateKey, Server, SigningCertifi
 use writ_common::shutdown::Shutdown;
 use writ_common::time::Timestamp;
 use writ_common::tls::{IssueError, TlsAuthority, server_name, spki_digest};
-use writ_common::trust::{Role, SigningEntry, TrustBundle};
+use writ_common::trust::{Chain, Role, SigningEntry, TrustBundle};
 
 use super::Files;
-use super::backup::{BackupError, write_backup};
+use super::backup::{BackupError, contents, write_backup};
 use crate::admin::new_token;
-use crate::store::{Store, StoreError};
+use crate::store::{BackupRow, Store, StoreError};
 
 /// The realm of agents whose token names no other.
 pub const DEFAULT_REALM: &str = "default";
@@ -172,7 +172,7 @@ pub async fn create(
     };
     bundle.check().map_err(|error| CreateError::Plan(error.to_string()))?;
     let sealed_bundle = sign::<BundlePurpose>(&[&authority.for_purpose()], &bundle);
-    writ_common::trust::Chain::pinned(sealed_bundle.bytes().clone(), sealed_bundle.digest())
+    let chain = Chain::pinned(sealed_bundle.bytes().clone(), sealed_bundle.digest())
         .map_err(|refusal| CreateError::Plan(refusal.to_string()))?;
     let admin_secret = new_token();
 
@@ -203,20 +203,13 @@ pub async fn create(
     }
     // design: no bundle is in force before a backup of its private keys is on disk.
     let backup_file = files.backups().join(format!("writ-{}.age", now.to_string().replace(':', "")));
-    let signing_key_id = signing.public().id();
-    let contents: [(&str, &[u8]); 6] = [
-        ("authority.key.age", authority_key.as_slice()),
-        (&format!("signing/{signing_key_id}.key"), signing_key.as_bytes()),
-        (&format!("signing/{signing_key_id}.pem"), signing_pem.as_bytes()),
-        ("tls-ca.key", tls_ca_key.as_bytes()),
-        ("admin-ca.pem", tls_ca_pem.as_bytes()),
-        ("bundles/1.dsse", sealed_bundle.bytes().as_ref()),
-    ];
-    write_backup(&backup_file, (fleet, &name), &contents, &passphrase, now)?;
+    let held = contents(files, &chain)?;
+    let sealed = write_backup(&backup_file, (fleet, &name), &held, &passphrase, now)?;
     writ_common::checkpoint!("fleet_made");
     let admin_digest = Digest::of(admin_secret.as_bytes());
-    let first = (1, sealed_bundle.digest(), sealed_bundle.bytes().clone());
+    let first = vec![(1, sealed_bundle.digest(), sealed_bundle.bytes().clone())];
     store.create_fleet(fleet, name.clone(), first, admin_digest, now).await?;
+    store.note_backup(BackupRow::made(&backup_file, &sealed, 1, now)).await?;
 
     Ok(Made {
         fleet_id: fleet.to_string(),

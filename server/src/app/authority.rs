@@ -1,0 +1,191 @@
+//! `writ-server authority …`.
+
+use std::path::PathBuf;
+
+use clap::Subcommand;
+use serde::Serialize;
+use writ_common::daemon::Fatal;
+use writ_common::files;
+use writ_common::id::Digest;
+use writ_common::keys::public::PublicKey;
+use writ_common::keys::sealed::{open, seal};
+use writ_common::keys::{Algorithm, Authority as Holder, PrivateKey, pem};
+use writ_common::shutdown::Shutdown;
+use writ_common::trust::Role;
+
+use super::cert::{Place, Unlock, changed, mint, say};
+use super::{Output, passphrase};
+use crate::authority::mint::{Mint, Unlocked};
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Authority {
+    /// Make a sealed authority key. It signs nothing until `authority rotate` or `authority split` names it.
+    Create {
+        /// Where to; an existing file is not overwritten.
+        file: PathBuf,
+        /// How it signs: ed25519 or ecdsa-p256.
+        #[arg(long, value_name = "ALGORITHM", default_value = Algorithm::default().as_str())]
+        key_algorithm: Algorithm,
+        /// File with the passphrase that seals it.
+        #[arg(long, value_name = "FILE")]
+        passphrase_file: Option<PathBuf>,
+        /// How to print.
+        #[arg(long, value_enum, default_value_t = Output::Text)]
+        output: Output,
+    },
+    /// Let a new key be the fleet's only authority. Signed by the old one and the new one.
+    Rotate {
+        #[command(flatten)]
+        unlock: Unlock,
+        /// The sealed new key (`authority create`); it must be among --authority too.
+        #[arg(long, value_name = "FILE")]
+        to: PathBuf,
+    },
+    /// Let several keys be the authority, of which so many must sign.
+    Split {
+        #[command(flatten)]
+        unlock: Unlock,
+        /// How many of them must sign.
+        #[arg(long, value_name = "M")]
+        threshold: usize,
+        /// The public part of each (`authority create` writes it beside the sealed key); repeat.
+        #[arg(long = "member", value_name = "FILE", required = true)]
+        members: Vec<PathBuf>,
+    },
+    /// Seal an authority's key with another passphrase.
+    Reseal {
+        /// The sealed key.
+        file: PathBuf,
+        /// File with the present passphrase.
+        #[arg(long, value_name = "FILE")]
+        passphrase_file: Option<PathBuf>,
+        /// File with the new one.
+        #[arg(long, value_name = "FILE")]
+        new_passphrase_file: Option<PathBuf>,
+    },
+    /// Say that the head of a restored chain is the newest bundle there is.
+    Confirm {
+        #[command(flatten)]
+        place: Place,
+        /// Its digest, so that you confirm the one you mean.
+        digest: Digest,
+    },
+}
+
+#[derive(Serialize)]
+struct Made {
+    key_id: String,
+    file: PathBuf,
+    public_file: PathBuf,
+}
+
+pub(super) async fn run(verb: Authority, shutdown: Shutdown) -> Result<(), Fatal> {
+    let unchanged = |error: &dyn std::error::Error| Fatal::caused("nothing was changed", error);
+    match verb {
+        Authority::Create { file, key_algorithm, passphrase_file, output } => {
+            create(file, key_algorithm, passphrase_file, output)
+        }
+        Authority::Rotate { unlock, to } => {
+            let mint = mint(&unlock.place, &shutdown).await?;
+            let unlocked = unlock.open(&mint.files)?;
+            let new = public_part(&to)?;
+            publish(
+                &unlock,
+                &mint,
+                &unlocked,
+                "writ-server authority rotate",
+                Role { keys: vec![new], threshold: 1 },
+            )
+            .await
+        }
+        Authority::Split { unlock, threshold, members } => {
+            let mint = mint(&unlock.place, &shutdown).await?;
+            let unlocked = unlock.open(&mint.files)?;
+            let keys = members.iter().map(public_part).collect::<Result<_, _>>()?;
+            publish(&unlock, &mint, &unlocked, "writ-server authority split", Role { keys, threshold }).await
+        }
+        Authority::Reseal { file, passphrase_file, new_passphrase_file } => {
+            let old = passphrase::ask(passphrase_file.as_deref(), "the key as it is", false)?;
+            let sealed = files::read_secret(&file).map_err(Fatal::usage)?;
+            let text =
+                open(&sealed, &old).map_err(|error| Fatal::usage(format!("{}: {error}", file.display())))?;
+            let new = passphrase::ask(new_passphrase_file.as_deref(), "the key from now on", true)?;
+            let sealed = seal(&text, &new).map_err(|error| unchanged(&error))?;
+            files::write_secret(&file, &sealed).map_err(|error| unchanged(&error))
+        }
+        Authority::Confirm { place, digest } => {
+            let mint = mint(&place, &shutdown).await?;
+            let head = mint.chain.head();
+            if head.digest != digest {
+                let text = format!(
+                    "the head is bundle {} ({}); nothing was confirmed",
+                    head.bundle.version, head.digest
+                );
+                return Err(Fatal::usage(text));
+            }
+            mint.store.set_head_unconfirmed(false).await.map_err(|error| unchanged(&error))?;
+            let version = head.bundle.version;
+            say(
+                &place,
+                &version,
+                &format!("Trust bundle {version} is the fleet's head; bundles may be minted."),
+            )
+        }
+    }
+}
+
+async fn publish(
+    unlock: &Unlock,
+    mint: &Mint,
+    unlocked: &Unlocked,
+    command: &'static str,
+    role: Role,
+) -> Result<(), Fatal> {
+    let made = mint.publish(command, &[], unlocked, |next| next.authority = role).await;
+    let made = made.map_err(|error| Fatal::caused("nothing was changed", &error))?;
+    changed(&unlock.place, mint, &made)
+}
+
+fn create(
+    file: PathBuf,
+    algorithm: Algorithm,
+    passphrase_file: Option<PathBuf>,
+    output: Output,
+) -> Result<(), Fatal> {
+    if file.exists() {
+        return Err(Fatal::usage(format!("{}: exists already; name another file", file.display())));
+    }
+    let secret = passphrase::ask(passphrase_file.as_deref(), "the new authority key", true)?;
+    let key = PrivateKey::<Holder>::generate(algorithm);
+    let sealed =
+        seal(pem::encode("PRIVATE KEY", &key.to_pkcs8()).as_bytes(), &secret).map_err(Fatal::failure)?;
+    let public_file = public_path(&file);
+    files::write_secret(&file, &sealed).map_err(Fatal::failure)?;
+    files::write_public(&public_file, pem::encode("PUBLIC KEY", &key.public().spki()).as_bytes())
+        .map_err(Fatal::failure)?;
+    let made = Made { key_id: key.public().id().to_string(), file, public_file };
+    let text = format!(
+        "Authority key {} sealed into {}; its public part is {}.",
+        made.key_id,
+        made.file.display(),
+        made.public_file.display()
+    );
+    let place = Place { data_dir: PathBuf::new(), output };
+    say(&place, &made, &text)
+}
+
+/// The public part lies beside the sealed key.
+fn public_path(file: &std::path::Path) -> PathBuf {
+    let mut path = file.as_os_str().to_owned();
+    path.push(".pub.pem");
+    PathBuf::from(path)
+}
+
+/// Reads a public part, or that of the sealed key it stands for.
+fn public_part(file: &PathBuf) -> Result<PublicKey, Fatal> {
+    let beside = public_path(file);
+    let path = if beside.exists() { &beside } else { file };
+    let text = files::read(path).map_err(Fatal::usage)?;
+    let key = pem::public_key(&text).ok().and_then(|der| PublicKey::from_spki(&der).ok());
+    key.ok_or_else(|| Fatal::usage(format!("{}: not the public part of an authority key", path.display())))
+}

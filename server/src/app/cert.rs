@@ -1,0 +1,374 @@
+//! `writ-server cert …`.
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use serde::Serialize;
+use writ_common::daemon::Fatal;
+use writ_common::files;
+use writ_common::keys::{Algorithm, pem};
+use writ_common::shutdown::Shutdown;
+use writ_common::time::{Clock as _, SystemClock};
+
+use super::{Output, passphrase};
+use crate::authority::Files;
+use crate::authority::backup::Archive;
+use crate::authority::certificates::{self, Plan, Standing};
+use crate::authority::mint::{Mint, MintError, Published, Unlocked};
+use crate::authority::restore::restore;
+use crate::store::BackupRow;
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Cert {
+    /// Make a certificate that signs from now on; those before it are accepted for an overlap.
+    Create {
+        #[command(flatten)]
+        unlock: Unlock,
+        /// How it signs: ed25519 or ecdsa-p256.
+        #[arg(long, value_name = "ALGORITHM", default_value = Algorithm::default().as_str())]
+        key_algorithm: Algorithm,
+        /// How long the one before is still accepted.
+        #[arg(long, value_name = "TIME", default_value = "7d", value_parser = humantime::parse_duration)]
+        overlap: Duration,
+        /// Let it stand by: agents know it, and it signs when `cert rotate` says so or the present one ends.
+        #[arg(long)]
+        standby: bool,
+        /// A realm it commands; repeat for several. Those of the present one unless given.
+        #[arg(long = "realm", value_name = "NAME")]
+        realms: Vec<String>,
+        /// Check everything, publish nothing.
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Every certificate of the newest trust bundle, and how it stands.
+    List {
+        #[command(flatten)]
+        place: Place,
+    },
+    /// One certificate.
+    Show {
+        #[command(flatten)]
+        place: Place,
+        /// The first digits of its key id.
+        key: String,
+    },
+    /// Let the standby certificate sign from now on.
+    Rotate {
+        #[command(flatten)]
+        unlock: Unlock,
+        /// How long the one before is still accepted.
+        #[arg(long, value_name = "TIME", default_value = "7d", value_parser = humantime::parse_duration)]
+        overlap: Duration,
+    },
+    /// A key leaked: agents refuse it from their next contact on. What waits under it is cancelled.
+    Revoke {
+        #[command(flatten)]
+        unlock: Unlock,
+        /// The first digits of its key id.
+        key: String,
+    },
+    /// Seal every key and the chain of trust bundles into one file.
+    Backup {
+        #[command(flatten)]
+        unlock: Unlock,
+        /// Where to; an existing file is not overwritten.
+        file: PathBuf,
+    },
+    /// Put everything a backup holds back: all of it, or nothing.
+    Restore {
+        #[command(flatten)]
+        place: Place,
+        /// The sealed file.
+        file: PathBuf,
+        /// File with its passphrase.
+        #[arg(long, value_name = "FILE")]
+        passphrase_file: Option<PathBuf>,
+    },
+    /// Read a backup back, check every part of it, and note that it was proven.
+    ProveBackup {
+        #[command(flatten)]
+        place: Place,
+        /// The sealed file, best from where it is stored.
+        file: PathBuf,
+        /// File with its passphrase.
+        #[arg(long, value_name = "FILE")]
+        passphrase_file: Option<PathBuf>,
+    },
+    /// Write a certificate, the public part, to a file.
+    Export {
+        #[command(flatten)]
+        place: Place,
+        /// The first digits of its key id; the active one unless given.
+        #[arg(long, value_name = "KEY")]
+        key: Option<String>,
+        /// Where to; an existing file is not overwritten.
+        file: PathBuf,
+    },
+}
+
+/// Which fleet, and how to print.
+#[derive(Debug, Args)]
+pub(super) struct Place {
+    /// Where state and keys live.
+    #[arg(long, value_name = "FOLDER", default_value = crate::config::DEFAULT_DATA_DIR)]
+    pub(super) data_dir: PathBuf,
+    /// How to print.
+    #[arg(long, value_enum, default_value_t = Output::Text)]
+    pub(super) output: Output,
+}
+
+/// Which fleet, and who signs.
+#[derive(Debug, Args)]
+pub(super) struct Unlock {
+    #[command(flatten)]
+    pub(super) place: Place,
+    /// A sealed authority key; repeat until the threshold is reached. The one in the data directory unless given.
+    #[arg(long = "authority", value_name = "FILE")]
+    pub(super) authorities: Vec<PathBuf>,
+    /// File with its passphrase; repeat in the order of the keys, or once for all. The first seals the backup. Without it
+    /// the systemd credential `writ-passphrase` is used, or you are asked.
+    #[arg(long = "passphrase-file", value_name = "FILE")]
+    pub(super) passphrase_files: Vec<PathBuf>,
+}
+
+impl Unlock {
+    /// Opens the keys it names.
+    pub(super) fn open(&self, files: &Files) -> Result<Unlocked, Fatal> {
+        let default = [files.authority()];
+        let named = if self.authorities.is_empty() { default.as_slice() } else { &self.authorities };
+        let mut sealed = Vec::new();
+        for (place, path) in named.iter().enumerate() {
+            let file = self.passphrase_files.get(place).or_else(|| self.passphrase_files.last());
+            let what = path.display().to_string();
+            sealed.push((path.clone(), passphrase::ask(file.map(PathBuf::as_path), &what, false)?));
+        }
+        let authorities = Mint::unlock(&sealed).map_err(|error| match error {
+            MintError::Sealed { .. } | MintError::File(_) | MintError::NotAnAuthority(_) => {
+                Fatal::usage(error)
+            }
+            other => Fatal::caused("nothing was changed", &other),
+        })?;
+        let (_, passphrase) = sealed.remove(0);
+        Ok(Unlocked { authorities, passphrase })
+    }
+}
+
+/// Opens the keys of a data directory.
+pub(super) async fn mint(place: &Place, shutdown: &Shutdown) -> Result<Mint, Fatal> {
+    let opened = Mint::open(&Files::new(&place.data_dir), SystemClock::new().wall(), shutdown).await;
+    opened.map_err(|error| Fatal::caused("nothing was changed", &error))
+}
+
+#[derive(Serialize)]
+struct Row {
+    key_id: String,
+    standing: &'static str,
+    algorithm: &'static str,
+    held_here: bool,
+    sign_from: String,
+    accept_until: String,
+    realms: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct Change {
+    bundle_version: u64,
+    bundle_digest: String,
+    signing_key_id: String,
+    backup: PathBuf,
+}
+
+pub(super) async fn run(verb: Cert, shutdown: Shutdown) -> Result<(), Fatal> {
+    let unchanged = |error: &dyn std::error::Error| Fatal::caused("nothing was changed", error);
+    match verb {
+        Cert::Create { unlock, key_algorithm, overlap, standby, realms, dry_run } => {
+            let mint = mint(&unlock.place, &shutdown).await?;
+            mint.check().await.map_err(|error| unchanged(&error))?;
+            let unlocked = unlock.open(&mint.files)?;
+            if dry_run {
+                return say(
+                    &unlock.place,
+                    &"checked",
+                    "The keys open and a bundle may be minted; nothing was published.",
+                );
+            }
+            let realms = Some(realms).filter(|realms| !realms.is_empty());
+            let plan = Plan { algorithm: key_algorithm, overlap, is_standby: standby, realms };
+            let made =
+                certificates::create(&mint, &unlocked, plan).await.map_err(|error| unchanged(&error))?;
+            changed(&unlock.place, &mint, &made)
+        }
+        Cert::Rotate { unlock, overlap } => {
+            let mint = mint(&unlock.place, &shutdown).await?;
+            let unlocked = unlock.open(&mint.files)?;
+            let made =
+                certificates::rotate(&mint, &unlocked, overlap).await.map_err(|error| unchanged(&error))?;
+            changed(&unlock.place, &mint, &made)
+        }
+        Cert::Revoke { unlock, key } => {
+            let mint = mint(&unlock.place, &shutdown).await?;
+            let unlocked = unlock.open(&mint.files)?;
+            let made =
+                certificates::revoke(&mint, &unlocked, &key).await.map_err(|error| unchanged(&error))?;
+            changed(&unlock.place, &mint, &made)
+        }
+        Cert::List { place } => list(&place, &mint(&place, &shutdown).await?, None),
+        Cert::Show { place, key } => {
+            let mint = mint(&place, &shutdown).await?;
+            let key = certificates::find(&mint, &key).map_err(Fatal::usage)?;
+            list(&place, &mint, Some(&key.to_string()))
+        }
+        Cert::Backup { unlock, file } => {
+            let mint = mint(&unlock.place, &shutdown).await?;
+            if file.exists() {
+                return Err(Fatal::usage(format!("{}: exists already; name another file", file.display())));
+            }
+            let secret =
+                passphrase::ask(unlock.passphrase_files.first().map(PathBuf::as_path), "the backup", true)?;
+            let made = mint.back_up(&mint.chain, &secret, Some(file)).await;
+            let path = made.map_err(|error| Fatal::caused("no backup was made", &error))?;
+            let text = format!(
+                "Sealed into {}.\nNext: store it elsewhere, then from there: writ-server cert prove-backup FILE",
+                path.display()
+            );
+            say(&unlock.place, &path, &text)
+        }
+        Cert::Restore { place, file, passphrase_file } => {
+            let archive = open_archive(&file, passphrase_file.as_deref())?;
+            let files = Files::new(&place.data_dir);
+            let now = SystemClock::new().wall();
+            let restored =
+                restore(&files, &archive, now, &shutdown).await.map_err(|error| unchanged(&error))?;
+            let text = format!(
+                "Restored fleet {} ({}), trust bundle {} ({}).\nNext:\n  1. writ-server run --data-dir {}\n  2. Agents come back by themselves; those that hold newer bundles hand them back.\n  3. When {} is the newest there is: writ-server authority confirm {}",
+                restored.fleet_name,
+                restored.fleet_id,
+                restored.bundle_version,
+                restored.bundle_digest,
+                place.data_dir.display(),
+                restored.bundle_version,
+                restored.bundle_digest
+            );
+            say(&place, &restored, &text)
+        }
+        Cert::ProveBackup { place, file, passphrase_file } => {
+            let mint = mint(&place, &shutdown).await?;
+            let archive = open_archive(&file, passphrase_file.as_deref())?;
+            if archive.fleet != mint.fleet {
+                let text = format!("{}: it is of another fleet, {}", file.display(), archive.fleet_name);
+                return Err(Fatal::failure(text));
+            }
+            let proven = BackupRow {
+                digest: archive.digest,
+                path: file.display().to_string(),
+                bundle_version: archive.chain.head().bundle.version,
+                made_at: mint.now,
+                proven_at: mint.now,
+            };
+            let version = proven.bundle_version;
+            mint.store.note_backup(proven).await.map_err(|error| unchanged(&error))?;
+            let newest = mint.chain.head().bundle.version;
+            let older =
+                if version < newest { format!(", but the newest bundle is {newest}") } else { String::new() };
+            let text = format!(
+                "{}: whole; it holds {} files and the chain up to bundle {version}{older}.",
+                file.display(),
+                archive.files().count()
+            );
+            say(&place, &version, &text)
+        }
+        Cert::Export { place, key, file } => {
+            let mint = mint(&place, &shutdown).await?;
+            let bundle = &mint.chain.head().bundle;
+            let entry = match &key {
+                Some(key) => {
+                    let id = certificates::find(&mint, key).map_err(Fatal::usage)?;
+                    bundle.signing.iter().find(|entry| entry.certificate.key().id() == id)
+                }
+                None => bundle
+                    .signing
+                    .iter()
+                    .find(|entry| Standing::of(entry, bundle, mint.now) == Standing::Active),
+            };
+            let entry =
+                entry.ok_or_else(|| Fatal::failure("no certificate is active; name one with --key"))?;
+            if file.exists() {
+                return Err(Fatal::usage(format!("{}: exists already; name another file", file.display())));
+            }
+            let text = pem::encode("CERTIFICATE", entry.certificate.der());
+            files::write_public(&file, text.as_bytes()).map_err(Fatal::failure)?;
+            let id = entry.certificate.key().id().to_string();
+            say(&place, &id, &format!("Certificate {id} written to {}.", file.display()))
+        }
+    }
+}
+
+fn open_archive(file: &Path, passphrase_file: Option<&Path>) -> Result<Archive, Fatal> {
+    let passphrase = passphrase::ask(passphrase_file, &file.display().to_string(), false)?;
+    Archive::open(file, &passphrase).map_err(Fatal::usage)
+}
+
+fn list(place: &Place, mint: &Mint, only: Option<&str>) -> Result<(), Fatal> {
+    let held = certificates::held(mint).map_err(Fatal::failure)?;
+    let bundle = &mint.chain.head().bundle;
+    let mut rows: Vec<_> = bundle
+        .signing
+        .iter()
+        .map(|entry| Row {
+            key_id: entry.certificate.key().id().to_string(),
+            standing: Standing::of(entry, bundle, mint.now).as_str(),
+            algorithm: entry.certificate.key().algorithm().as_str(),
+            held_here: held.contains(&entry.certificate.key().id()),
+            sign_from: entry.sign_from.to_string(),
+            accept_until: entry.accept_until.to_string(),
+            realms: entry.realms.clone(),
+        })
+        .collect();
+    rows.retain(|row| only.is_none_or(|only| row.key_id == only));
+    let line = |row: &Row| {
+        let here = if row.held_here { "here" } else { "elsewhere" };
+        format!(
+            "{:9} {}  {} to {}  {}  key {here}, realms {}",
+            row.standing,
+            if only.is_some() { &row.key_id } else { row.key_id.get(..16).unwrap_or(&row.key_id) },
+            row.sign_from,
+            row.accept_until,
+            row.algorithm,
+            row.realms.join(", ")
+        )
+    };
+    let text: Vec<_> = rows.iter().map(line).collect();
+    say(place, &rows, &format!("Trust bundle {}\n{}", bundle.version, text.join("\n")))
+}
+
+/// Says what a new bundle is.
+pub(super) fn changed(place: &Place, mint: &Mint, made: &Published) -> Result<(), Fatal> {
+    let bundle = &made.link.bundle;
+    let active =
+        bundle.signing.iter().find(|entry| Standing::of(entry, bundle, mint.now) == Standing::Active);
+    let signing = active.map_or_else(|| "none".to_owned(), |entry| entry.certificate.key().id().to_string());
+    let text = format!(
+        "Trust bundle {} is in force ({}); key {signing} signs. Connected agents have it within a second, others when they connect.\nIts keys are in {}.\nNext: store that backup elsewhere, and see who follows: writ trust",
+        bundle.version,
+        made.link.digest,
+        made.backup.display()
+    );
+    let change = Change {
+        bundle_version: bundle.version,
+        bundle_digest: made.link.digest.to_string(),
+        signing_key_id: signing,
+        backup: made.backup.clone(),
+    };
+    say(place, &change, &text)
+}
+
+/// Prints a result.
+pub(super) fn say(place: &Place, value: &impl Serialize, text: &str) -> Result<(), Fatal> {
+    let text = match place.output {
+        Output::Json => serde_json::to_string_pretty(value).map_err(Fatal::failure)?,
+        Output::Text => text.to_owned(),
+    };
+    writeln!(std::io::stdout(), "{text}").map_err(Fatal::failure)
+}

@@ -1,0 +1,39 @@
+//! Passphrases: from a file, from systemd's credential, or from the terminal; never from argv or the environment.
+
+use std::io::IsTerminal as _;
+use std::path::Path;
+
+use writ_common::daemon::Fatal;
+use writ_common::files;
+use writ_common::keys::sealed::Passphrase;
+use zeroize::Zeroizing;
+
+/// Asks for a passphrase; a new one twice.
+pub(super) fn ask(file: Option<&Path>, what: &str, is_new: bool) -> Result<Passphrase, Fatal> {
+    let credential = std::env::var_os("CREDENTIALS_DIRECTORY")
+        .map(|folder| Path::new(&folder).join("writ-passphrase"))
+        .filter(|path| path.exists());
+    let text = match file.map(Path::to_owned).or(credential) {
+        Some(path) => {
+            let bytes = files::read_secret(&path).map_err(Fatal::usage)?;
+            let text = std::str::from_utf8(&bytes)
+                .map_err(|_| Fatal::usage(format!("{}: not UTF-8 text", path.display())))?;
+            Zeroizing::new(text.to_owned())
+        }
+        None if std::io::stdin().is_terminal() => {
+            let prompt =
+                |prompt: &str| rpassword::prompt_password(prompt).map(Zeroizing::new).map_err(Fatal::failure);
+            let first = prompt(&format!("Passphrase for {what}: "))?;
+            if is_new && *first != *prompt("Again: ")? {
+                return Err(Fatal::usage("the two passphrases differ; nothing was made"));
+            }
+            first
+        }
+        None => {
+            return Err(Fatal::usage(format!(
+                "a passphrase is needed for {what}: name a file with --passphrase-file, set the systemd credential `writ-passphrase`, or run this on a terminal"
+            )));
+        }
+    };
+    Passphrase::new(&text).map_err(Fatal::usage)
+}

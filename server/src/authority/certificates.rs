@@ -1,0 +1,285 @@
+//! What becomes of signing certificates. Standby, active, draining and retired are words for dates: one bundle is one change.
+
+use std::time::Duration;
+
+use writ_common::id::KeyId;
+use writ_common::keys::{Algorithm, PrivateKey, Server, SigningCertificate};
+use writ_common::limits::SKEW;
+use writ_common::time::Timestamp;
+use writ_common::trust::{SigningEntry, TrustBundle};
+
+use super::create::DEFAULT_REALM;
+use super::mint::{Mint, MintError, NewKey, Published, Unlocked};
+use super::read_signing_keys;
+
+/// How an entry stands; derived from its dates.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// It counts later.
+    Standby,
+    /// It counts, and of those that do it began last.
+    Active,
+    /// It counts; a newer one signs.
+    Draining,
+    /// It counts no more.
+    Retired,
+    /// It leaked.
+    Revoked,
+}
+
+impl Standing {
+    /// Of an entry of a bundle at a time.
+    #[must_use]
+    pub fn of(entry: &SigningEntry, bundle: &TrustBundle, now: Timestamp) -> Self {
+        let counts =
+            |entry: &SigningEntry| !entry.revoked && entry.sign_from <= now && now < entry.accept_until;
+        let is_later = |other: &SigningEntry| {
+            counts(other) && other.sign_from > entry.sign_from && shares_realm(other, &entry.realms)
+        };
+        if entry.revoked {
+            Self::Revoked
+        } else if now < entry.sign_from {
+            Self::Standby
+        } else if now >= entry.accept_until {
+            Self::Retired
+        } else if bundle.signing.iter().any(is_later) {
+            Self::Draining
+        } else {
+            Self::Active
+        }
+    }
+
+    /// For people.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Standby => "standby",
+            Self::Active => "active",
+            Self::Draining => "draining",
+            Self::Retired => "retired",
+            Self::Revoked => "revoked",
+        }
+    }
+}
+
+/// Why a certificate was not changed.
+#[derive(Debug, thiserror::Error)]
+pub enum CertificateError {
+    /// No bundle.
+    #[error(transparent)]
+    Mint(#[from] MintError),
+    /// The certificate cannot be made.
+    #[error(transparent)]
+    Make(#[from] writ_common::keys::certificate::InvalidCertificate),
+    /// There is none to rotate to.
+    #[error("no standby certificate is held here; make one: writ-server cert create")]
+    NoStandby,
+    /// There is one already.
+    #[error("certificate {0} stands by already; rotate to it: writ-server cert rotate")]
+    HasStandby(KeyId),
+    /// No such certificate.
+    #[error("no certificate's key id begins with `{0}`; see: writ-server cert list")]
+    Unknown(String),
+    /// More than one.
+    #[error("several certificates' key ids begin with `{0}`; give more of it")]
+    Ambiguous(String),
+}
+
+/// A new certificate and what it replaces.
+#[derive(Debug)]
+pub struct Plan {
+    /// How it signs.
+    pub algorithm: Algorithm,
+    /// How long the ones before are still accepted.
+    pub overlap: Duration,
+    /// Whether it only stands by.
+    pub is_standby: bool,
+    /// The realms it commands; those of the present one unless given.
+    pub realms: Option<Vec<String>>,
+}
+
+/// Makes a certificate that signs from now on, or stands by.
+///
+/// # Errors
+/// When it cannot be made or no bundle may be minted.
+pub async fn create(mint: &Mint, unlocked: &Unlocked, plan: Plan) -> Result<Published, CertificateError> {
+    let Plan { algorithm, overlap, is_standby, realms } = plan;
+    let key = PrivateKey::<Server>::generate(algorithm);
+    let certificate = SigningCertificate::issue(&key, &mint.name, mint.now - SKEW)?;
+    let new = NewKey { key, certificate };
+    let mut realms = realms.unwrap_or_else(|| present_realms(mint));
+    realms.sort();
+    realms.dedup();
+    if let Some(held) = standby(mint)?.filter(|_| is_standby) {
+        return Err(CertificateError::HasStandby(held));
+    }
+    let command = if is_standby { "writ-server cert create --standby" } else { "writ-server cert create" };
+    let entry = SigningEntry {
+        sign_from: Timestamp::ZERO,
+        accept_until: new.certificate.not_after(),
+        certificate: new.certificate.clone(),
+        revoked: false,
+        realms,
+    };
+    let now = mint.now;
+    let new = [new];
+    let published = mint.publish(command, &new, unlocked, |next| {
+        let mut entry = entry;
+        if is_standby {
+            entry.sign_from = takes_over_at(next, &entry, now);
+            next.signing.push(entry);
+        } else {
+            let id = entry.certificate.key().id();
+            next.signing.push(entry);
+            activate(next, id, overlap, now);
+        }
+    });
+    Ok(published.await?)
+}
+
+/// The standby certificate signs from now on; those before it are accepted for a while.
+///
+/// # Errors
+/// When there is none, or no bundle may be minted.
+pub async fn rotate(
+    mint: &Mint,
+    unlocked: &Unlocked,
+    overlap: Duration,
+) -> Result<Published, CertificateError> {
+    let next_key = standby(mint)?.ok_or(CertificateError::NoStandby)?;
+    let now = mint.now;
+    let change = |next: &mut TrustBundle| activate(next, next_key, overlap, now);
+    Ok(mint.publish("writ-server cert rotate", &[], unlocked, change).await?)
+}
+
+/// A certificate counts no more, from the first contact with each agent on. If nothing else would sign, the standby or a new
+/// certificate does, by the same bundle.
+///
+/// # Errors
+/// When there is no such certificate, or no bundle may be minted.
+pub async fn revoke(mint: &Mint, unlocked: &Unlocked, key: &str) -> Result<Published, CertificateError> {
+    let key = find(mint, key)?;
+    let (held, now) = (held(mint)?, mint.now);
+    let bundle = &mint.chain.head().bundle;
+    let signs = |entry: &SigningEntry| {
+        let id = entry.certificate.key().id();
+        id != key
+            && held.contains(&id)
+            && !entry.revoked
+            && entry.sign_from <= now
+            && now < entry.accept_until
+    };
+    let mut new = Vec::new();
+    let mut successor = None;
+    if !bundle.signing.iter().any(signs) {
+        successor = standby(mint)?.filter(|standby| *standby != key);
+        if successor.is_none() {
+            let revoked = bundle.signing.iter().find(|entry| entry.certificate.key().id() == key);
+            let algorithm =
+                revoked.map_or_else(Algorithm::default, |entry| entry.certificate.key().algorithm());
+            let made = PrivateKey::<Server>::generate(algorithm);
+            let certificate = SigningCertificate::issue(&made, &mint.name, now - SKEW)?;
+            successor = Some(made.public().id());
+            new.push(NewKey { key: made, certificate });
+        }
+    }
+    let added: Vec<_> = new.iter().map(|new| new.certificate.clone()).collect();
+    let realms = present_realms(mint);
+    let change = |next: &mut TrustBundle| {
+        for certificate in added {
+            next.signing.push(SigningEntry {
+                sign_from: Timestamp::ZERO,
+                accept_until: certificate.not_after(),
+                certificate,
+                revoked: false,
+                realms: realms.clone(),
+            });
+        }
+        for entry in &mut next.signing {
+            entry.revoked |= entry.certificate.key().id() == key;
+        }
+        if let Some(successor) = successor {
+            activate(next, successor, Duration::ZERO, now);
+        }
+    };
+    Ok(mint.publish("writ-server cert revoke", &new, unlocked, change).await?)
+}
+
+/// The entry whose key id begins so.
+///
+/// # Errors
+/// When there is none, or more than one.
+pub fn find(mint: &Mint, prefix: &str) -> Result<KeyId, CertificateError> {
+    let ids = mint.chain.head().bundle.signing.iter().map(|entry| entry.certificate.key().id());
+    let mut found: Vec<_> =
+        ids.filter(|id| !prefix.is_empty() && id.to_string().starts_with(prefix)).collect();
+    match (found.pop(), found.is_empty()) {
+        (Some(only), true) => Ok(only),
+        (Some(_), false) => Err(CertificateError::Ambiguous(prefix.to_owned())),
+        (None, _) => Err(CertificateError::Unknown(prefix.to_owned())),
+    }
+}
+
+/// Whose private keys are here.
+///
+/// # Errors
+/// When a key cannot be read.
+pub fn held(mint: &Mint) -> Result<Vec<KeyId>, CertificateError> {
+    let keys = read_signing_keys(&mint.files).map_err(MintError::from)?;
+    Ok(keys.iter().map(|key| key.public().id()).collect())
+}
+
+fn standby(mint: &Mint) -> Result<Option<KeyId>, CertificateError> {
+    let held = held(mint)?;
+    let bundle = &mint.chain.head().bundle;
+    let stands_by = |entry: &&SigningEntry| {
+        Standing::of(entry, bundle, mint.now) == Standing::Standby
+            && held.contains(&entry.certificate.key().id())
+    };
+    Ok(bundle.signing.iter().find(stands_by).map(|entry| entry.certificate.key().id()))
+}
+
+/// A key signs from now on, and those of its realms before it are accepted for the overlap. It counts from a little earlier,
+/// for an agent's idea of now may lag; but never from before the one it replaces, or that one would go on signing.
+fn activate(next: &mut TrustBundle, key: KeyId, overlap: Duration, now: Timestamp) {
+    let Some(realms) = next.signing.iter().find(|entry| entry.certificate.key().id() == key) else { return };
+    let realms = realms.realms.clone();
+    let mut from = now - SKEW;
+    for entry in &mut next.signing {
+        let is_before = entry.sign_from <= now && entry.certificate.key().id() != key;
+        if is_before && shares_realm(entry, &realms) {
+            from = from.max(entry.sign_from + Duration::from_millis(1));
+            let until = entry.accept_until.min(now + overlap);
+            entry.accept_until = until.max(entry.sign_from + Duration::from_millis(1));
+        }
+    }
+    for entry in &mut next.signing {
+        if entry.certificate.key().id() == key {
+            entry.sign_from = from;
+        }
+    }
+}
+
+/// When a standby begins by itself: when the last of its realms ends.
+fn takes_over_at(next: &TrustBundle, standby: &SigningEntry, now: Timestamp) -> Timestamp {
+    let counting = next.signing.iter().filter(|entry| !entry.revoked && shares_realm(entry, &standby.realms));
+    let last = counting.map(|entry| entry.accept_until).max().unwrap_or(now);
+    last.min(standby.accept_until - Duration::from_secs(1)).max(now + Duration::from_secs(1))
+}
+
+fn shares_realm(entry: &SigningEntry, realms: &[String]) -> bool {
+    entry.realms.iter().any(|realm| realms.contains(realm))
+}
+
+/// The realms of the keys held here, or the default one.
+fn present_realms(mint: &Mint) -> Vec<String> {
+    let held = held(mint).unwrap_or_default();
+    let entries = mint.chain.head().bundle.signing.iter();
+    let mut realms: Vec<_> = entries
+        .filter(|entry| held.contains(&entry.certificate.key().id()))
+        .flat_map(|entry| entry.realms.clone())
+        .collect();
+    realms.sort();
+    realms.dedup();
+    if realms.is_empty() { vec![DEFAULT_REALM.to_owned()] } else { realms }
+}

@@ -1,0 +1,294 @@
+//! Minting: the only way a fleet's trust changes. New keys on disk, then a backup that holds them, then the bundle: a crash
+//! anywhere leaves the trust as it was, or as it was meant.
+
+use std::fs::File;
+use std::path::PathBuf;
+
+use writ_common::envelope::{BundlePurpose, InvalidDocument, sign};
+use writ_common::files::{self, FileError};
+use writ_common::id::{Digest, FleetId};
+use writ_common::keys::sealed::{Passphrase, SealError, open};
+use writ_common::keys::{Authority, PrivateKey, Server, SigningCertificate, pem};
+use writ_common::limits::MAX_KEYS;
+use writ_common::refusal::Refusal;
+use writ_common::shutdown::Shutdown;
+use writ_common::time::Timestamp;
+use writ_common::trust::{Chain, Link, TrustBundle};
+
+use super::backup::{BackupError, contents, write_backup};
+use super::{Files, KeyFileError};
+use crate::store::{AuditLog, BackupRow, NewAudit, Store, StoreError, UnknownHead};
+
+/// How far the clock may stand before a time this server signed with.
+const CLOCK_TOLERANCE: std::time::Duration = std::time::Duration::from_secs(30);
+
+/// Why no bundle was minted. Nothing is in force that was not before.
+#[derive(Debug, thiserror::Error)]
+pub enum MintError {
+    /// There is no fleet here.
+    #[error("{}: there is no fleet here", .0.display())]
+    NoFleet(PathBuf),
+    /// Another command changes keys at this moment.
+    #[error("another command changes the keys of this fleet at the moment; wait until it has ended")]
+    Busy,
+    /// Agents hold bundles this server has never seen.
+    #[error(
+        "{} agents hold trust bundle {} ({}), which this server does not have: it stands at an earlier state than the fleet. Restore a later backup, or let such an agent connect, which hands it back; if two servers minted at the same time: writ-server authority repair",
+        .0.agents, .0.version, .0.digest
+    )]
+    UnknownHead(UnknownHead),
+    /// The chain came from a backup.
+    #[error(
+        "this chain was restored from a backup and ends at bundle {version} ({digest}). Agents that hold newer ones hand them back when they connect; when that is the newest there is: writ-server authority confirm {digest}"
+    )]
+    Unconfirmed {
+        /// The head's version.
+        version: u64,
+        /// Its digest.
+        digest: Digest,
+    },
+    /// The clock stands before a time this server signed with.
+    #[error("the clock says {now}, but this server signed at {signed}; set the clock right")]
+    Clock {
+        /// What the clock says.
+        now: Timestamp,
+        /// What it said before.
+        signed: Timestamp,
+    },
+    /// A bundle has room for 16 signing certificates.
+    #[error("the trust bundle lists {MAX_KEYS} certificates that still count; let one expire first")]
+    TooManyKeys,
+    /// What was asked for breaks a rule of bundles.
+    #[error(transparent)]
+    Rule(#[from] InvalidDocument),
+    /// The keys given do not reach a threshold.
+    #[error(
+        "the bundle is not signed by enough authorities: {0}. Name the sealed key of each with --authority FILE"
+    )]
+    Threshold(Refusal),
+    /// A file cannot be read or written.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// A key cannot be read.
+    #[error(transparent)]
+    Key(#[from] KeyFileError),
+    /// An authority's key does not open.
+    #[error("{}: {source}", path.display())]
+    Sealed {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: SealError,
+    },
+    /// A sealed file holds no authority's key.
+    #[error("{}: it holds no authority key", .0.display())]
+    NotAnAuthority(PathBuf),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The stored chain does not hold.
+    #[error("the stored chain does not hold: {0}")]
+    Chain(Refusal),
+    /// The backup failed; nothing was published.
+    #[error(transparent)]
+    Backup(#[from] BackupError),
+}
+
+/// A fleet's keys and chain, held by one command at a time.
+#[derive(Debug)]
+pub struct Mint {
+    /// Where everything lies.
+    pub files: Files,
+    /// The database, a running server's too.
+    pub store: Store,
+    /// The fleet.
+    pub fleet: FleetId,
+    /// Its name.
+    pub name: String,
+    /// The chain as stored.
+    pub chain: Chain,
+    /// When this began.
+    pub now: Timestamp,
+    _alone: File,
+}
+
+/// Who signs a bundle, and what seals its backup.
+#[derive(Debug)]
+pub struct Unlocked {
+    /// The authorities' keys.
+    pub authorities: Vec<PrivateKey<Authority>>,
+    /// Seals the backup.
+    pub passphrase: Passphrase,
+}
+
+/// A signing key that is not in force yet.
+#[derive(Debug)]
+pub struct NewKey {
+    /// The key.
+    pub key: PrivateKey<Server>,
+    /// Its certificate.
+    pub certificate: SigningCertificate,
+}
+
+/// A bundle in force.
+#[derive(Debug)]
+pub struct Published {
+    /// The bundle.
+    pub link: Link,
+    /// The backup that holds its keys.
+    pub backup: PathBuf,
+}
+
+impl Mint {
+    /// Takes the keys of a data directory for this command.
+    ///
+    /// # Errors
+    /// When there is no fleet, another command has them, or the stored chain does not hold.
+    pub async fn open(files: &Files, now: Timestamp, shutdown: &Shutdown) -> Result<Self, MintError> {
+        let nobody = || MintError::NoFleet(files.folder().to_owned());
+        if !files.database().exists() {
+            return Err(nobody());
+        }
+        files::private_folder(&files.signing())?;
+        let alone = files::lock_folder(&files.signing()).map_err(|error| match error {
+            FileError::InUse { .. } => MintError::Busy,
+            other => other.into(),
+        })?;
+        let store = Store::open(&files.database(), shutdown).await?;
+        let (fleet, name) = store.fleet().await?.ok_or_else(nobody)?;
+        let mut bundles = store.bundles().await?.into_iter();
+        let (digest, first) = bundles.next().ok_or_else(nobody)?;
+        let mut chain = Chain::pinned(first, digest).map_err(MintError::Chain)?;
+        for (_, envelope) in bundles {
+            chain.extend(envelope).map_err(MintError::Chain)?;
+        }
+        Ok(Self { files: files.clone(), store, fleet, name, chain, now, _alone: alone })
+    }
+
+    /// Opens sealed authority keys.
+    ///
+    /// # Errors
+    /// When a file is missing, damaged, or its passphrase is another one.
+    pub fn unlock(sealed: &[(PathBuf, Passphrase)]) -> Result<Vec<PrivateKey<Authority>>, MintError> {
+        let mut authorities = Vec::new();
+        for (path, passphrase) in sealed {
+            let text = open(&files::read_secret(path)?, passphrase)
+                .map_err(|source| MintError::Sealed { path: path.clone(), source })?;
+            let key = pem::private_key(&text).ok().and_then(|der| PrivateKey::from_pkcs8(&der).ok());
+            authorities.push(key.ok_or_else(|| MintError::NotAnAuthority(path.clone()))?);
+        }
+        Ok(authorities)
+    }
+
+    /// Whether a bundle may be minted now.
+    ///
+    /// # Errors
+    /// Why not.
+    pub async fn check(&self) -> Result<(), MintError> {
+        let signed = self.store.latest_time().await?;
+        if self.now + CLOCK_TOLERANCE < signed {
+            return Err(MintError::Clock { now: self.now, signed });
+        }
+        let head = self.chain.head();
+        if self.store.is_head_unconfirmed().await? {
+            return Err(MintError::Unconfirmed { version: head.bundle.version, digest: head.digest });
+        }
+        match self.store.unknown_heads().await?.into_iter().next() {
+            Some(unknown) => Err(MintError::UnknownHead(unknown)),
+            None => Ok(()),
+        }
+    }
+
+    /// Mints the next bundle: the present one after a change. In force when this returns.
+    ///
+    /// # Errors
+    /// When it may not be minted, is not signed by enough, or cannot be written; then nothing changed but files no bundle
+    /// lists.
+    pub async fn publish(
+        &self,
+        command: &'static str,
+        new: &[NewKey],
+        unlocked: &Unlocked,
+        change: impl FnOnce(&mut TrustBundle),
+    ) -> Result<Published, MintError> {
+        self.check().await?;
+        let head = self.chain.head();
+        let mut next = TrustBundle {
+            version: head.bundle.version + 1,
+            prev: vec![head.digest],
+            floor_reset: None,
+            issued_at: self.now,
+            ..head.bundle.clone()
+        };
+        change(&mut next);
+        self.make_room(&mut next)?;
+        next.check()?;
+        let listed = |key: &&PrivateKey<Authority>| {
+            head.bundle.authority.keys.contains(key.public()) || next.authority.keys.contains(key.public())
+        };
+        let keys: Vec<_> = unlocked.authorities.iter().filter(listed).map(PrivateKey::for_purpose).collect();
+        let sealed = sign::<BundlePurpose>(&keys.iter().collect::<Vec<_>>(), &next);
+        let mut chain = self.chain.clone();
+        let link = chain.extend(sealed.bytes().clone()).map_err(MintError::Threshold)?.clone();
+        for NewKey { key, certificate } in new {
+            let id = key.public().id();
+            let text = pem::encode("CERTIFICATE", certificate.der());
+            files::write_public(&self.files.signing_certificate(id), text.as_bytes())?;
+            let text = pem::encode("PRIVATE KEY", &key.to_pkcs8());
+            files::write_secret(&self.files.signing_key(id), text.as_bytes())?;
+        }
+        writ_common::checkpoint!("keys_written");
+        let backup = self.back_up(&chain, &unlocked.passphrase, None).await?;
+        writ_common::checkpoint!("backup_written");
+        let bundle = (link.bundle.version, link.digest, link.envelope.clone());
+        self.store.publish(vec![bundle], Some(self.call(command))).await?;
+        writ_common::checkpoint!("bundle_published");
+        Ok(Published { link, backup })
+    }
+
+    /// Seals everything into one file, `to` or a new one in the folder of backups, and notes it.
+    ///
+    /// # Errors
+    /// When it cannot be written, or what is read back is something else.
+    pub async fn back_up(
+        &self,
+        chain: &Chain,
+        passphrase: &Passphrase,
+        to: Option<PathBuf>,
+    ) -> Result<PathBuf, MintError> {
+        let version = chain.head().bundle.version;
+        files::private_folder(&self.files.backups())?;
+        let made = self.now.to_string().replace(':', "");
+        let path =
+            to.unwrap_or_else(|| self.files.backups().join(format!("writ-{made}-bundle-{version}.age")));
+        let held = contents(&self.files, chain)?;
+        let sealed = write_backup(&path, (self.fleet, &self.name), &held, passphrase, self.now)?;
+        self.store.note_backup(BackupRow::made(&path, &sealed, version, self.now)).await?;
+        Ok(path)
+    }
+
+    /// Entries that ended go when a bundle has no room; revoked keys stay listed as long as possible.
+    fn make_room(&self, next: &mut TrustBundle) -> Result<(), MintError> {
+        while next.signing.len() > MAX_KEYS {
+            let ended = next.signing.iter().enumerate().filter(|(_, entry)| entry.accept_until <= self.now);
+            let oldest = ended.min_by_key(|(_, entry)| (entry.revoked, entry.accept_until));
+            let (place, _) = oldest.ok_or(MintError::TooManyKeys)?;
+            next.signing.remove(place);
+        }
+        Ok(())
+    }
+
+    fn call(&self, command: &'static str) -> NewAudit {
+        NewAudit {
+            log: AuditLog::Changes,
+            at: self.now,
+            // Who may read the keys is the service user or root; who of them, the host's own log knows.
+            actor: "local".to_owned(),
+            role: "owner of the keys",
+            method: command,
+            request: None,
+            outcome: "ok",
+            max_entries: u64::MAX,
+        }
+    }
+}

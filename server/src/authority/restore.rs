@@ -1,0 +1,198 @@
+//! A server from its backup: all of it, or nothing.
+
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use serde::Serialize;
+use writ_common::files::{self, FileError};
+use writ_common::id::{Digest, FleetId};
+use writ_common::keys::pem;
+use writ_common::refusal::Refusal;
+use writ_common::shutdown::Shutdown;
+use writ_common::time::Timestamp;
+use writ_common::tls::{IssueError, TlsAuthority, server_name};
+use writ_common::trust::Chain;
+
+use super::Files;
+use super::backup::{Archive, ArchiveError};
+use super::mint::{Mint, MintError};
+use crate::admin::new_token;
+use crate::store::{BackupRow, Store, StoreError};
+
+/// Why nothing was restored.
+#[derive(Debug, thiserror::Error)]
+pub enum RestoreError {
+    /// The backup cannot be used.
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
+    /// Another fleet lives here.
+    #[error("{}: fleet `{name}` ({fleet}) lives here, and the backup is of another one; nothing was changed", folder.display())]
+    AnotherFleet {
+        /// Where.
+        folder: PathBuf,
+        /// Its name.
+        name: String,
+        /// Its id.
+        fleet: FleetId,
+    },
+    /// The chain here and the backup's are forks.
+    #[error("the chain here and the backup's are forks of one another ({0}); nothing was changed")]
+    Fork(Refusal),
+    /// A file cannot be written.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// The channel's authority is not in the backup, or not PEM.
+    #[error("the backup holds no key of the channel's authority; make a new one: {0}")]
+    NoChannel(String),
+    /// A leaf cannot be made.
+    #[error(transparent)]
+    Tls(#[from] IssueError),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The keys that are here cannot be used.
+    #[error(transparent)]
+    Mint(#[from] MintError),
+}
+
+/// What was restored.
+#[derive(Debug, Serialize)]
+pub struct Restored {
+    /// The fleet.
+    pub fleet_id: String,
+    /// Its name.
+    pub fleet_name: String,
+    /// The newest bundle of the backup.
+    pub bundle_version: u64,
+    /// Its digest.
+    pub bundle_digest: String,
+    /// Files that were written.
+    pub files: Vec<String>,
+    /// The new administrator's token; empty when the fleet was here already.
+    pub admin_token_file: PathBuf,
+}
+
+/// Puts everything a backup holds back into a data directory. Once or twice is the same.
+///
+/// # Errors
+/// When anything cannot be used or written; then no fleet is here that was not.
+pub async fn restore(
+    files: &Files,
+    archive: &Archive,
+    now: Timestamp,
+    shutdown: &Shutdown,
+) -> Result<Restored, RestoreError> {
+    files::private_folder(files.folder())?;
+    let store = Store::open(&files.database(), shutdown).await?;
+    let here = store.fleet().await?;
+    drop(store);
+    match here {
+        Some((fleet, name)) if fleet != archive.fleet => {
+            Err(RestoreError::AnotherFleet { folder: files.folder().to_owned(), name, fleet })
+        }
+        Some(_) => fill_up(files, archive, now, shutdown).await,
+        None => rebuild(files, archive, now, shutdown).await,
+    }
+}
+
+/// The fleet is here: what it lacks of the backup is added, nothing is replaced.
+async fn fill_up(
+    files: &Files,
+    archive: &Archive,
+    now: Timestamp,
+    shutdown: &Shutdown,
+) -> Result<Restored, RestoreError> {
+    let mint = Mint::open(files, now, shutdown).await?;
+    let mut chain = mint.chain.clone();
+    let mut newer = Vec::new();
+    let is_behind = archive.chain.contains(mint.chain.head().digest);
+    for link in archive.chain.links().iter().filter(|link| is_behind && !mint.chain.contains(link.digest)) {
+        chain.extend(link.envelope.clone()).map_err(RestoreError::Fork)?;
+        newer.push((link.bundle.version, link.digest, link.envelope.clone()));
+    }
+    let written = write_files(files, archive)?;
+    mint.store.publish(newer, None).await?;
+    Ok(shown(archive, &chain, written, PathBuf::new()))
+}
+
+/// No fleet is here: its row in the database is written last.
+async fn rebuild(
+    files: &Files,
+    archive: &Archive,
+    now: Timestamp,
+    shutdown: &Shutdown,
+) -> Result<Restored, RestoreError> {
+    let _lock = files.lock()?;
+    files::private_folder(&files.signing())?;
+    files::private_folder(&files.backups())?;
+    let mut written = write_files(files, archive)?;
+    writ_common::checkpoint!("files_restored");
+    write_leaf(files, archive, now)?;
+    written.push("tls.pem".to_owned());
+    let secret = new_token();
+    files::write_secret(&files.admin_token(), secret.as_bytes())?;
+    let bundle = |link: &writ_common::trust::Link| (link.bundle.version, link.digest, link.envelope.clone());
+    let bundles: Vec<(u64, Digest, Bytes)> = archive.chain.links().iter().map(bundle).collect();
+    let store = Store::open(&files.database(), shutdown).await?;
+    let name = archive.fleet_name.clone();
+    store.restore_fleet(archive.fleet, name, bundles, Digest::of(secret.as_bytes()), now).await?;
+    let head = archive.chain.head().bundle.version;
+    let proven = BackupRow {
+        digest: archive.digest,
+        path: String::new(),
+        bundle_version: head,
+        made_at: now,
+        proven_at: now,
+    };
+    store.note_backup(proven).await?;
+    Ok(shown(archive, &archive.chain, written, files.admin_token()))
+}
+
+fn shown(archive: &Archive, chain: &Chain, files: Vec<String>, admin_token_file: PathBuf) -> Restored {
+    Restored {
+        fleet_id: archive.fleet.to_string(),
+        fleet_name: archive.fleet_name.clone(),
+        bundle_version: chain.head().bundle.version,
+        bundle_digest: chain.head().digest.to_string(),
+        files,
+        admin_token_file,
+    }
+}
+
+/// Writes what is missing; what is here stays.
+fn write_files(files: &Files, archive: &Archive) -> Result<Vec<String>, RestoreError> {
+    let mut written = Vec::new();
+    for (name, content) in archive.files() {
+        let path = files.folder().join(name);
+        if path.exists() {
+            continue;
+        }
+        if Path::new(name).extension().is_some_and(|extension| extension == "pem") {
+            files::write_public(&path, content)?;
+        } else {
+            files::write_secret(&path, content)?;
+        }
+        written.push(name.to_owned());
+    }
+    Ok(written)
+}
+
+/// A leaf for the endpoints the fleet knows, by the channel's authority of the backup.
+fn write_leaf(files: &Files, archive: &Archive, now: Timestamp) -> Result<(), RestoreError> {
+    let none = |error: &dyn std::fmt::Display| RestoreError::NoChannel(error.to_string());
+    let key = files::read_secret(&files.tls_ca_key()).map_err(|error| none(&error))?;
+    let key = pem::private_key(&key).map_err(|error| none(&error))?;
+    let certificate = files::read(&files.tls_ca()).map_err(|error| none(&error))?;
+    let certificate = pem::certificates(&certificate).map_err(|error| none(&error))?.remove(0);
+    let hosts =
+        archive.chain.head().bundle.endpoints.iter().filter_map(|endpoint| server_name(endpoint).ok());
+    let mut names: Vec<_> = hosts.map(|name| name.to_str().into_owned()).collect();
+    names.extend(["localhost", "127.0.0.1", "::1"].map(str::to_owned));
+    names.sort();
+    names.dedup();
+    let leaf = TlsAuthority { certificate, key }.issue(&names, now)?;
+    let chain: String = leaf.chain.iter().map(|der| pem::encode("CERTIFICATE", der).to_string()).collect();
+    files::write_secret(&files.tls_key(), pem::encode("PRIVATE KEY", &leaf.key).as_bytes())?;
+    files::write_public(&files.tls_certificate(), chain.as_bytes())?;
+    Ok(())
+}

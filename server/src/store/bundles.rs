@@ -1,0 +1,205 @@
+//! The chain of trust bundles, and the backups that hold it.
+
+use std::path::Path;
+
+use bytes::Bytes;
+use sqlx::{Row as _, SqliteConnection};
+use writ_common::id::Digest;
+use writ_common::time::Timestamp;
+
+use super::audit::{self, NewAudit};
+use super::{Store, StoreError, bytes, id, integer, time, unsigned};
+
+/// A bundle agents hold and this server does not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnknownHead {
+    /// Its version.
+    pub version: u64,
+    /// Its digest.
+    pub digest: Digest,
+    /// How many agents said so.
+    pub agents: u64,
+}
+
+/// A backup that was made or proven.
+#[derive(Debug, Clone)]
+pub struct BackupRow {
+    /// SHA-256 of the sealed file.
+    pub digest: Digest,
+    /// Where it was written.
+    pub path: String,
+    /// The newest bundle in it.
+    pub bundle_version: u64,
+    /// When it was made.
+    pub made_at: Timestamp,
+    /// When it was read back and found whole; zero: never.
+    pub proven_at: Timestamp,
+}
+
+impl Store {
+    /// The digest of the newest bundle.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn head(&self) -> Result<Option<Digest>, StoreError> {
+        let row = sqlx::query("SELECT digest FROM bundles ORDER BY version DESC LIMIT 1")
+            .fetch_optional(&self.reader)
+            .await?;
+        row.map(|row| id(&row, "digest", "bundle digest")).transpose()
+    }
+
+    /// Every bundle, oldest first.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn bundles(&self) -> Result<Vec<(Digest, Bytes)>, StoreError> {
+        let rows = sqlx::query("SELECT digest, envelope FROM bundles ORDER BY version")
+            .fetch_all(&self.reader)
+            .await?;
+        rows.iter().map(|row| Ok((id(row, "digest", "bundle digest")?, bytes(row, "envelope")?))).collect()
+    }
+
+    /// Adds bundles to the chain, with the call that made them, all or none: from then on they are in force.
+    ///
+    /// # Errors
+    /// When the database fails, or another one has their version.
+    pub async fn publish(
+        &self,
+        bundles: Vec<(u64, Digest, Bytes)>,
+        call: Option<NewAudit>,
+    ) -> Result<(), StoreError> {
+        self.write(move |connection| {
+            Box::pin(async move {
+                insert(connection, bundles).await?;
+                if let Some(call) = call {
+                    audit::append(connection, vec![call].into()).await?;
+                }
+                Ok(())
+            })
+        })
+        .await
+    }
+
+    /// Bundles that present agents hold and this server does not, those of most agents first; at most 8.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn unknown_heads(&self) -> Result<Vec<UnknownHead>, StoreError> {
+        let rows = sqlx::query(
+            "SELECT bundle_version, bundle_digest, count(*) AS agents FROM agents
+             WHERE removed_at = 0 AND bundle_digest IS NOT NULL
+             AND bundle_digest NOT IN (SELECT digest FROM bundles)
+             GROUP BY bundle_version, bundle_digest ORDER BY agents DESC, bundle_version DESC LIMIT 8",
+        )
+        .fetch_all(&self.reader)
+        .await?;
+        rows.iter()
+            .map(|row| {
+                Ok(UnknownHead {
+                    version: unsigned(row, "bundle_version")?,
+                    digest: id(row, "bundle_digest", "bundle digest")?,
+                    agents: unsigned(row, "agents")?,
+                })
+            })
+            .collect()
+    }
+
+    /// Whether the chain came from a backup and nobody said yet that its head is the fleet's.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn is_head_unconfirmed(&self) -> Result<bool, StoreError> {
+        let row = sqlx::query("SELECT head_unconfirmed FROM fleet").fetch_optional(&self.reader).await?;
+        row.map_or(Ok(false), |row| Ok(row.try_get("head_unconfirmed")?))
+    }
+
+    /// An operator says that the head is the fleet's, or a restore that nobody has said so yet.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn set_head_unconfirmed(&self, is_unconfirmed: bool) -> Result<(), StoreError> {
+        self.write(move |connection| {
+            Box::pin(async move {
+                sqlx::query("UPDATE fleet SET head_unconfirmed = $1")
+                    .bind(is_unconfirmed)
+                    .execute(connection)
+                    .await?;
+                Ok(())
+            })
+        })
+        .await
+    }
+
+    /// Notes a backup.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn note_backup(&self, backup: BackupRow) -> Result<(), StoreError> {
+        self.write(move |connection| {
+            Box::pin(async move {
+                let sql = "INSERT INTO backups VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO UPDATE
+                     SET path = excluded.path, proven_at = max(proven_at, excluded.proven_at)";
+                sqlx::query(sql)
+                    .bind(backup.digest.as_bytes().to_vec())
+                    .bind(backup.path)
+                    .bind(integer(backup.bundle_version))
+                    .bind(integer(backup.made_at.as_millis()))
+                    .bind(integer(backup.proven_at.as_millis()))
+                    .execute(connection)
+                    .await?;
+                Ok(())
+            })
+        })
+        .await
+    }
+
+    /// The backups noted, latest first; at most 16.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn backups(&self) -> Result<Vec<BackupRow>, StoreError> {
+        let rows = sqlx::query("SELECT * FROM backups ORDER BY made_at DESC LIMIT 16")
+            .fetch_all(&self.reader)
+            .await?;
+        rows.iter()
+            .map(|row| {
+                Ok(BackupRow {
+                    digest: id(row, "digest", "backup digest")?,
+                    path: row.try_get("path")?,
+                    bundle_version: unsigned(row, "bundle_version")?,
+                    made_at: time(row, "made_at")?,
+                    proven_at: time(row, "proven_at")?,
+                })
+            })
+            .collect()
+    }
+}
+
+pub(super) async fn insert(
+    connection: &mut SqliteConnection,
+    bundles: Vec<(u64, Digest, Bytes)>,
+) -> Result<(), StoreError> {
+    for (version, digest, envelope) in bundles {
+        sqlx::query("INSERT INTO bundles VALUES ($1, $2, $3)")
+            .bind(integer(version))
+            .bind(digest.as_bytes().as_slice())
+            .bind(envelope.as_ref())
+            .execute(&mut *connection)
+            .await?;
+    }
+    Ok(())
+}
+
+impl BackupRow {
+    /// A backup whose sealed bytes were just written and read back.
+    #[must_use]
+    pub fn made(path: &Path, sealed: &[u8], bundle_version: u64, now: Timestamp) -> Self {
+        Self {
+            digest: Digest::of(sealed),
+            path: path.display().to_string(),
+            bundle_version,
+            made_at: now,
+            proven_at: Timestamp::ZERO,
+        }
+    }
+}
