@@ -110,6 +110,8 @@ pub enum IdentityError {
 pub struct Identity {
     /// What the server said.
     pub record: IdentityRecord,
+    /// As it was signed.
+    pub envelope: Bytes,
     /// The key.
     pub key: PrivateKey<Agent>,
 }
@@ -135,7 +137,7 @@ impl Identity {
         if key.public() != &record.public_key {
             return Err(IdentityError::Mismatch { record: path, key: files.key() });
         }
-        Ok(Self { record, key })
+        Ok(Self { record, envelope: envelope.into(), key })
     }
 
     /// Keeps a verified record: from now on the agent is enrolled.

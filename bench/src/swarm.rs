@@ -147,7 +147,7 @@ impl SwarmAgent {
         let record = record.into_document();
         let born = record.recorded_at;
         Ok(Self {
-            identity: Identity { record, key },
+            identity: Identity { record, envelope: answer.identity_record, key },
             chain,
             table,
             endpoint,
@@ -208,6 +208,7 @@ impl SwarmAgent {
             agent_version: writ_agent::VERSION.to_owned(),
             bundle: (head.bundle.version, head.digest),
             journal: self.journal.clone(),
+            identity_record: self.identity.envelope.clone(),
         };
         let sealed: Sealed<AgentProofPurpose> = sign(&[&self.identity.key.for_purpose()], &proof);
         say(&outbound, agent_frame::Frame::Proof(sealed.bytes().clone())).await?;

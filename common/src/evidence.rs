@@ -261,12 +261,15 @@ fn judge(
 }
 
 /// Every signing key the chain ever listed, with what each bundle said of it.
-struct Ledger {
+#[derive(Debug)]
+pub struct Ledger {
     entries: BTreeMap<KeyId, Vec<SigningEntry>>,
 }
 
 impl Ledger {
-    fn of(chain: &Chain) -> Self {
+    /// That of a chain.
+    #[must_use]
+    pub fn of(chain: &Chain) -> Self {
         let mut entries = BTreeMap::<_, Vec<_>>::new();
         for entry in chain.links().iter().flat_map(|link| &link.bundle.signing) {
             entries.entry(entry.certificate.key().id()).or_default().push(entry.clone());
@@ -275,7 +278,10 @@ impl Ledger {
     }
 
     /// A document of the server's, and those of its signers that counted at the time the document says: at least one.
-    fn verify<P: Purpose>(
+    ///
+    /// # Errors
+    /// When no listed key signed it, or none that counted then.
+    pub fn verify<P: Purpose>(
         &self,
         envelope: &[u8],
         time_of: impl Fn(&P::Document) -> Timestamp,
@@ -299,7 +305,9 @@ impl Ledger {
         said.iter().any(|entry| entry.sign_from <= at && at < entry.accept_until && also(entry))
     }
 
-    fn is_revoked(&self, key: KeyId) -> bool {
+    /// Whether any bundle says that the key leaked.
+    #[must_use]
+    pub fn is_revoked(&self, key: KeyId) -> bool {
         self.entries.get(&key).is_some_and(|said| said.iter().any(|entry| entry.revoked))
     }
 }

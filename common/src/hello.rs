@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
+
 use crate::envelope::{HelloPurpose, Verified, verify};
 use crate::id::{AgentId, Digest, FleetId, JournalId, KeyId, SessionMark};
 use crate::limits::{PROTOCOL, SKEW};
@@ -75,6 +77,8 @@ pub struct AgentProof {
     pub bundle: (u64, Digest),
     /// How its journal stands.
     pub journal: JournalStanding,
+    /// Its identity record's envelope, for a server that lost its database.
+    pub identity_record: Bytes,
 }
 
 /// How an agent's journal stands when a session begins. A journal that was put back to an earlier state, or lives twice,

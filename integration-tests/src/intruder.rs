@@ -342,7 +342,7 @@ impl AgentGateway for Gateway {
     ) -> Result<Response<proto::TrustChainResponse>, Status> {
         let offered = self.lines.chain.lock().unwrap().clone();
         if !offered.is_empty() {
-            return Ok(Response::new(proto::TrustChainResponse { bundles: offered, more: false }));
+            return Ok(Response::new(proto::TrustChainResponse { bundles: offered, ..Default::default() }));
         }
         match self.manner {
             Manner::InTheMiddle | Manner::HoldingBack => {
@@ -351,6 +351,13 @@ impl AgentGateway for Gateway {
             // Not answering must not hide that a false greeting was refused.
             Manner::Impostor => Err(Status::unavailable("no")),
         }
+    }
+
+    async fn hand_back(
+        &self,
+        request: Request<proto::HandBackRequest>,
+    ) -> Result<Response<proto::HandBackResponse>, Status> {
+        self.real_server().await?.hand_back(request.into_inner()).await
     }
 
     type ConnectStream = ReceiverStream<Result<proto::ServerFrame, Status>>;

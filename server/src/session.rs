@@ -8,6 +8,7 @@
 
 mod greeting;
 pub(crate) mod live;
+mod readmit;
 mod report;
 
 use std::sync::Arc;

@@ -13,7 +13,7 @@ use writ_common::envelope::{
 };
 use writ_common::hello::{AgentProof, Expected, Nonce, Welcome};
 use writ_common::id::{Digest, random_bytes};
-use writ_common::limits::PROTOCOL;
+use writ_common::limits::{MAX_BUNDLE_BATCH_BYTES, MAX_BUNDLES_PER_CALL, PROTOCOL};
 use writ_common::refusal::{Refusal, RefusalCode};
 use writ_common::time::Timestamp;
 use writ_common::trust::Chain;
@@ -67,8 +67,15 @@ pub(super) async fn hear(
     let asked = obedience.time.monotonic();
     send(&outbound, agent_frame::Frame::Hello(hello)).await?;
     let mut inbound = client.connect(ReceiverStream::new(frames)).await?.into_inner();
-    let Frame::Hello(envelope) = next(&mut inbound).await? else {
-        return Err(LinkError::Protocol("its first frame is not a hello"));
+    let envelope = match next(&mut inbound).await {
+        Ok(Frame::Hello(envelope)) => envelope,
+        Ok(_) => return Err(LinkError::Protocol("its first frame is not a hello")),
+        // It cannot sign: perhaps it was put back to an earlier state, and this agent has what it lacks.
+        Err(LinkError::Refused(status)) => {
+            fetch_chain(obedience, client).await?;
+            return Err(LinkError::Refused(status));
+        }
+        Err(error) => return Err(error),
     };
     let round_trip = obedience.time.monotonic().saturating_sub(asked);
     let not_obeyed = |refusal| LinkError::NotObeyed { refusal, frame: envelope.clone() };
@@ -100,6 +107,9 @@ pub(super) async fn hear(
         judged => judged,
     };
     let verified = verified.map_err(not_obeyed)?;
+    if verified.document().chain_version < obedience.trust.chain().head().bundle.version {
+        fetch_chain(obedience, client).await?;
+    }
     Ok(Heard { outbound, inbound, nonce, asked, verified })
 }
 
@@ -122,6 +132,7 @@ pub(super) async fn greet(
         agent_version: VERSION.to_owned(),
         bundle: (chain.head().bundle.version, chain.head().digest),
         journal: obedience.journal.standing()?,
+        identity_record: obedience.identity.envelope.clone(),
     };
     let next_mark = proof.journal.next_mark;
     let sealed: Sealed<AgentProofPurpose> = sign(&[&obedience.identity.key.for_purpose()], &proof);
@@ -184,10 +195,38 @@ pub(super) async fn fetch_chain(
             .follow(answer.bundles)?
             .map_err(|refusal| LinkError::NotObeyed { refusal, frame: sample })?;
         if added == 0 || !answer.more {
-            return Ok(());
+            return hand_back(obedience, client, answer.head_version, &answer.head_digest).await;
         }
         info!(added, "walking along the chain of trust bundles");
     }
+    Ok(())
+}
+
+/// A server that stands at an earlier state than this agent is given what it lacks.
+async fn hand_back(
+    obedience: &Obedience,
+    client: &mut AgentGatewayClient<Channel>,
+    version: u64,
+    digest: &[u8],
+) -> Result<(), LinkError> {
+    let chain = obedience.trust.chain();
+    let is_behind = Digest::try_from(digest).is_ok_and(|digest| chain.contains(digest));
+    let lacking = chain.after(version).take(MAX_BUNDLES_PER_CALL).map(|link| link.envelope.clone());
+    let mut bytes = 0;
+    let bundles: Vec<_> = lacking
+        .take_while(|envelope| {
+            bytes += envelope.len();
+            bytes <= MAX_BUNDLE_BATCH_BYTES
+        })
+        .collect();
+    if !is_behind || bundles.is_empty() {
+        return Ok(());
+    }
+    info!(bundles = bundles.len(), after = version, "the server lacks trust bundles; handing them back");
+    let request = proto::HandBackRequest { bundles };
+    let handed = tokio::time::timeout(GREETING_TIMEOUT, client.hand_back(request)).await;
+    let head = handed.map_err(|_| LinkError::Silent(GREETING_TIMEOUT))??.into_inner().head_version;
+    info!(head, "handed back");
     Ok(())
 }
 

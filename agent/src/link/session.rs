@@ -220,7 +220,7 @@ impl Session<'_> {
                 return Err(LinkError::Protocol("it greets in the middle of a session"));
             }
             // Nothing of this is asked of this agent yet, and none of it is obeyed.
-            Frame::ComeBack(_) | Frame::BundlesWanted(_) | Frame::IdentityRecord(_) | Frame::Freeze(_) => {}
+            Frame::ComeBack(_) | Frame::IdentityRecord(_) | Frame::Freeze(_) => {}
         }
         Ok(None)
     }

@@ -93,6 +93,7 @@ impl TryFrom<proto::AgentProof> for AgentProof {
             journal_counter,
             marks,
             next_mark,
+            identity_record,
         } = message;
         if marks.len() > MAX_MARKS {
             return Err(field::invalid("marks", "must be at most 64"));
@@ -114,6 +115,7 @@ impl TryFrom<proto::AgentProof> for AgentProof {
                 marks: marks.iter().map(|mark| field::mark("marks", mark)).collect::<Result<_, _>>()?,
                 next_mark: field::mark("next_mark", &next_mark)?,
             },
+            identity_record,
         })
     }
 }
@@ -130,6 +132,7 @@ impl From<&AgentProof> for proto::AgentProof {
             agent_version,
             bundle: (bundle_version, bundle_digest),
             journal: JournalStanding { id, counter, marks, next_mark },
+            identity_record,
         } = proof;
         Self {
             fleet_id: fleet.as_bytes().to_vec().into(),
@@ -145,6 +148,7 @@ impl From<&AgentProof> for proto::AgentProof {
             journal_counter: *counter,
             marks: marks.iter().map(|mark| mark.as_bytes().to_vec().into()).collect(),
             next_mark: next_mark.as_bytes().to_vec().into(),
+            identity_record: identity_record.clone(),
         }
     }
 }

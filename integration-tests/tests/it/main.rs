@@ -12,6 +12,7 @@ mod channel;
 mod enrolment;
 
 mod keys;
+mod keys_lost;
 
 mod refused;
 mod refused_sessions;

@@ -228,7 +228,7 @@ async fn judge_delivery(case: &DeliveryCase) -> String {
     time.set(now, time.monotonic());
     let shutdown = Shutdown::new();
     let (obedience, _answers) = Obedience::new(
-        Identity { record, key },
+        Identity { record, envelope: Bytes::new(), key },
         Trust::load(&files).unwrap(),
         journal(&files, &case.journal, now),
         (ActionTable::load(&actions).unwrap(), Keeper::load(&files.settings(), "info").unwrap()),

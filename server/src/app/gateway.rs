@@ -11,9 +11,11 @@ use tonic::{Request, Response, Status, Streaming};
 use writ_common::tls::Peer;
 use writ_proto::v1::agent_gateway_server::AgentGateway;
 use writ_proto::v1::{
-    AgentFrame, EnrollRequest, EnrollResponse, ServerFrame, TrustChainRequest, TrustChainResponse,
+    AgentFrame, EnrollRequest, EnrollResponse, HandBackRequest, HandBackResponse, ServerFrame,
+    TrustChainRequest, TrustChainResponse,
 };
 
+use crate::authority::follow::take_back;
 use crate::context::Server;
 use crate::{enroll, session};
 
@@ -33,10 +35,25 @@ impl AgentGateway for Gateway {
         &self,
         request: Request<TrustChainRequest>,
     ) -> Result<Response<TrustChainResponse>, Status> {
-        // The digest will tell forks apart; a chain without forks is found by version alone.
+        // A fork's bundles do not follow, which the agent finds out.
         let TrustChainRequest { version, digest: _ } = request.into_inner();
+        let chain = self.0.chain();
+        let head = chain.head();
         let (bundles, _, more) = session::live::bundles_after(&self.0, version);
-        Ok(Response::new(TrustChainResponse { bundles, more }))
+        Ok(Response::new(TrustChainResponse {
+            bundles,
+            more,
+            head_version: head.bundle.version,
+            head_digest: head.digest.as_bytes().to_vec().into(),
+        }))
+    }
+
+    async fn hand_back(
+        &self,
+        request: Request<HandBackRequest>,
+    ) -> Result<Response<HandBackResponse>, Status> {
+        let head_version = take_back(&self.0, request.into_inner().bundles).await?;
+        Ok(Response::new(HandBackResponse { head_version }))
     }
 
     type ConnectStream = Frames;

@@ -4,14 +4,17 @@
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use tracing::{error, info, warn};
+use writ_common::limits::MAX_BUNDLES_PER_CALL;
 use writ_common::refusal::Refusal;
 use writ_common::trust::Chain;
+use writ_common::wire::status::Failure;
 
 use super::{Files, KeyFileError, read_signing_keys};
 use crate::context::Server;
 use crate::requeue::{RequeueError, requeue};
-use crate::store::StoreError;
+use crate::store::{StoreError, unavailable};
 
 /// How often the head of the chain in the store is looked at: one row by its index.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -52,6 +55,35 @@ pub async fn keep(server: Arc<Server>, files: Files) {
             return;
         }
     }
+}
+
+/// Takes bundles this server lacks from whoever has them; returns the version of its newest. What counts is who signed them:
+/// each must follow by the authorities this server knows.
+///
+/// # Errors
+/// When they are too many, do not follow, or cannot be stored.
+pub async fn take_back(server: &Server, bundles: Vec<Bytes>) -> Result<u64, Failure> {
+    if bundles.len() > MAX_BUNDLES_PER_CALL {
+        return Err(Failure::exhausted(format!("at most {MAX_BUNDLES_PER_CALL} bundles a call")));
+    }
+    let mut chain = Chain::clone(&server.chain());
+    let mut newer = Vec::new();
+    for envelope in bundles {
+        if Chain::digest_of(&envelope).is_some_and(|digest| chain.contains(digest)) {
+            continue;
+        }
+        let link = chain.extend(envelope);
+        let link = link.map_err(|refusal| Failure::invalid("bundles", refusal.to_string()))?;
+        newer.push((link.bundle.version, link.digest, link.envelope.clone()));
+    }
+    if !newer.is_empty() {
+        warn!(
+            bundles = newer.len(),
+            "an agent handed back trust bundles: this server stood at an earlier state"
+        );
+        server.store.publish(newer, None).await.map_err(unavailable)?;
+    }
+    Ok(chain.head().bundle.version)
 }
 
 /// Follows the store once; says whether there was something new.

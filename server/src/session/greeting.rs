@@ -13,6 +13,7 @@ use writ_common::time::Timestamp;
 use writ_common::wire::status::Failure;
 use writ_proto::v1::{self as proto, agent_frame, server_frame::Frame};
 
+use super::readmit::readmit;
 use super::{End, Outbound, unreadable};
 use crate::context::Server;
 use crate::store::unavailable;
@@ -84,7 +85,11 @@ pub(super) async fn greet(
             "this agent is not enrolled here, or its key is another one; enrol it with a new token",
         )
     };
-    let Some(agent) = server.store.known_agent(claimed).await.map_err(unavailable)? else {
+    let known = match server.store.known_agent(claimed).await.map_err(unavailable)? {
+        Some(known) => Some(known),
+        None => readmit(server, claimed, &proof).await?,
+    };
+    let Some(agent) = known else {
         warn!(agent.id = %claimed, "session refused: unknown agent");
         return Err(refused().into());
     };

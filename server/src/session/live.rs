@@ -237,8 +237,8 @@ impl<'a> Live<'a> {
             agent_frame::Frame::Hello(_) | agent_frame::Frame::Proof(_) => {
                 Err(Failure::protocol("the session has begun already").into())
             }
-            // Handing bundles back and changing an identity are not offered by this server.
-            agent_frame::Frame::Bundles(_) | agent_frame::Frame::IdentityChange(_) => Ok(()),
+            // Changing an identity is not offered by this server.
+            agent_frame::Frame::IdentityChange(_) => Ok(()),
         }
     }
 

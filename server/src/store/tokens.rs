@@ -7,6 +7,7 @@ use bytes::Bytes;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row as _, SqliteConnection};
 use writ_common::id::{AgentId, Digest};
+use writ_common::identity::IdentityRecord;
 use writ_common::keys::PublicKey;
 use writ_common::time::Timestamp;
 
@@ -341,6 +342,36 @@ impl Store {
         Ok(revoked)
     }
 
+    /// When this fleet was made from a backup; zero: it was not.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn restored_at(&self) -> Result<Timestamp, StoreError> {
+        let row = sqlx::query("SELECT restored_at FROM fleet").fetch_optional(&self.reader).await?;
+        row.map_or(Ok(Timestamp::ZERO), |row| time(&row, "restored_at"))
+    }
+
+    /// Records an agent that an earlier server of the fleet enrolled.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn readmit(
+        &self,
+        record: IdentityRecord,
+        envelope: Bytes,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        self.write(move |connection| {
+            Box::pin(async move {
+                let IdentityRecord { agent, public_key, name, realm, .. } = record;
+                let nobody = Digest::from_bytes([0; 32]);
+                let who = (agent, name, realm);
+                insert_agent(connection, who, (public_key.spki(), nobody, envelope, String::new()), now).await
+            })
+        })
+        .await
+    }
+
     /// Spends one use of a token and records the agent, or finds what the same token and key got before.
     ///
     /// # Errors
@@ -377,23 +408,33 @@ async fn admit(connection: &mut SqliteConnection, admission: Admission) -> Resul
     let Some(row) = spent else { return Ok(TokenUse::Refused) };
     let _uses = unsigned(&row, "uses")?;
     let realm: String = row.try_get("realm")?;
+    let (who, shown) = ((agent, name, realm), (spki, token, identity_record.clone(), agent_version));
+    insert_agent(connection, who, shown, now).await?;
+    Ok(TokenUse::Admitted(identity_record))
+}
+
+async fn insert_agent(
+    connection: &mut SqliteConnection,
+    (agent, name, realm): (AgentId, String, String),
+    (spki, token, identity_record, agent_version): (Vec<u8>, Digest, Bytes, String),
+    now: Timestamp,
+) -> Result<(), StoreError> {
     sqlx::query(
         "INSERT INTO agents (agent_id, name, realm, public_key, token_digest, identity_record, enrolled_at, agent_version)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT DO NOTHING",
     )
-    .bind(agent.as_bytes().as_slice())
+    .bind(agent.as_bytes().to_vec())
     .bind(name.clone())
     .bind(realm.clone())
     .bind(spki)
-    .bind(token.as_bytes().as_slice())
-    .bind(identity_record.as_ref())
+    .bind(token.as_bytes().to_vec())
+    .bind(identity_record.to_vec())
     .bind(integer(now.as_millis()))
     .bind(agent_version)
     .execute(&mut *connection)
     .await?;
     put_attribute(connection, agent, "name".to_owned(), name, Source::Record).await?;
-    put_attribute(connection, agent, "realm".to_owned(), realm, Source::Record).await?;
-    Ok(TokenUse::Admitted(identity_record))
+    put_attribute(connection, agent, "realm".to_owned(), realm, Source::Record).await
 }
 
 pub(super) async fn insert_admin(

@@ -1,0 +1,138 @@
+//! A server that lost its disk comes back from its backup, and no host is visited.
+
+use std::fs;
+
+use integration_tests::fleet::{Build, Fleet, Said};
+
+/// The server's folder is gone; what is left is the sealed backup.
+fn lose_the_server(fleet: &mut Fleet) {
+    fleet.kill_server();
+    fs::rename(fleet.path("server"), fleet.path("lost")).unwrap();
+}
+
+fn backup(fleet: &Fleet) -> String {
+    let file = fleet.path("backup.age").to_str().unwrap().to_owned();
+    let _made = fleet.keys(&["cert", "backup", &file]).ok();
+    file
+}
+
+fn start_again(fleet: &mut Fleet) {
+    fleet.start_server(None);
+    fleet.add_context();
+}
+
+fn confirmed(fleet: &Fleet, restored: &Said) {
+    let head = restored.json()["bundle_digest"].as_str().unwrap().to_owned();
+    let _confirmed = fleet.keys(&["authority", "confirm", &head]).ok();
+}
+
+#[test]
+fn a_server_made_anew_from_its_backup_is_obeyed_by_agents_that_notice_nothing() {
+    let mut fleet = Fleet::new(Build::Testing);
+    let (rome, _oslo) = (fleet.agent("rome"), fleet.agent("oslo"));
+    let file = backup(&fleet);
+    let proven = fleet.keys(&["cert", "prove-backup", &file]).ok();
+    assert_eq!(proven.json(), 1);
+    lose_the_server(&mut fleet);
+    let restored = fleet.keys(&["cert", "restore", &file]).ok();
+    let twice = fleet.keys(&["cert", "restore", &file]).ok();
+    assert_eq!(twice.json()["files"].as_array().unwrap().len(), 0, "{twice:?}");
+    start_again(&mut fleet);
+    fleet.server().wait_for_count("known again by its identity record", 2);
+    rome.wait_for_count("session began", 2);
+    assert_eq!(fleet.json(&["send", "ping", "--all", "--wait"])["done"], 2);
+    assert_eq!(fleet.json(&["agents", "show", "rome"])["held"], "");
+    assert!(fleet.json(&["alerts"]).as_array().unwrap().is_empty());
+    // No bundle before somebody said that this is where the fleet stands.
+    let early = fleet.keys(&["cert", "create"]);
+    assert!(early.code == 1 && early.stderr.contains("writ-server authority confirm"), "{early:?}");
+    confirmed(&fleet, &restored);
+    let _made = fleet.keys(&["cert", "create"]).ok();
+    rome.wait_for("trust bundle accepted", |said| said["bundle.version"] == 2);
+    assert_eq!(fleet.json(&["send", "ping", "--all", "--wait"])["done"], 2);
+}
+
+#[test]
+fn agents_that_are_ahead_of_an_old_backup_hand_back_what_it_lacks() {
+    let mut fleet = Fleet::new(Build::Testing);
+    let rome = fleet.agent("rome");
+    let file = backup(&fleet);
+    // Keys that are only on the disk that will be lost, and agents that obey no others.
+    for version in [2, 3] {
+        let _made = fleet.keys(&["cert", "create", "--overlap", "0s"]).ok();
+        rome.wait_for("trust bundle accepted", |said| said["bundle.version"] == version);
+    }
+    lose_the_server(&mut fleet);
+    let _restored = fleet.keys(&["cert", "restore", &file]).ok();
+    start_again(&mut fleet);
+    fleet
+        .server()
+        .wait_for("trust bundle in force, but nothing can be signed", |said| said["bundle.version"] == 3);
+    let said = fleet.writ(&["send", "ping", "--all"]);
+    assert!(said.code != 0, "{said:?}");
+    let head = fleet.json(&["server"])["chain_digest"].as_str().unwrap().to_owned();
+    let _confirmed = fleet.keys(&["authority", "confirm", &head]).ok();
+    let _mended = fleet.keys(&["cert", "create"]).ok();
+    rome.wait_for("trust bundle accepted", |said| said["bundle.version"] == 4);
+    fleet.server().wait_for("known again by its identity record", |said| said["name"] == "rome");
+    assert_eq!(fleet.json(&["send", "ping", "--all", "--wait"])["done"], 1);
+}
+
+#[test]
+fn a_backup_with_a_wrong_passphrase_cut_short_or_altered_anywhere_restores_nothing() {
+    let mut fleet = Fleet::new(Build::Testing);
+    let file = backup(&fleet);
+    lose_the_server(&mut fleet);
+    let whole = fs::read(&file).unwrap();
+    let refused = |fleet: &Fleet, said: &str| {
+        let answer = fleet.keys(&["cert", "restore", &file]);
+        assert!(answer.code == 64 && answer.stderr.contains(said), "{answer:?}");
+        assert!(!fleet.path("server").exists(), "nothing was made");
+    };
+    fleet.write_secret("passphrase", "correct horse battery stable\n");
+    refused(&fleet, "the passphrase does not open this file");
+    fleet.write_secret("passphrase", "correct horse battery staple\n");
+    for length in [0, 1, whole.len() / 2, whole.len() - 1] {
+        fs::write(&file, &whole[..length]).unwrap();
+        refused(&fleet, "nothing was changed");
+    }
+    // The header that names the passphrase's salt, its end, and regions of the sealed content.
+    for place in [5, 40, 120, 200, whole.len() / 3, whole.len() - 20] {
+        let mut altered = whole.clone();
+        altered[place] ^= 1;
+        fs::write(&file, &altered).unwrap();
+        refused(&fleet, "nothing was changed");
+    }
+    fs::write(&file, &whole).unwrap();
+    let _restored = fleet.keys(&["cert", "restore", &file]).ok();
+}
+
+#[test]
+fn a_restore_killed_in_the_middle_is_run_again_and_backups_of_other_fleets_change_nothing() {
+    let mut fleet = Fleet::new(Build::Testing);
+    let rome = fleet.agent("rome");
+    let file = backup(&fleet);
+    lose_the_server(&mut fleet);
+    let stop = fleet.checkpoint("files_restored");
+    let (folder, secret) = (fleet.path("server"), fleet.path("passphrase"));
+    let places = ["--data-dir", folder.to_str().unwrap(), "--passphrase-file", secret.to_str().unwrap()];
+    let command =
+        fleet.spawn("writ-server-testing", &[&["cert", "restore", &file], places.as_slice()].concat(), &stop);
+    let held = stop.reached();
+    command.kill();
+    drop(held);
+    let unfinished = fleet.try_server().wait().1;
+    assert!(unfinished.contains("did not finish here"), "{unfinished}");
+    let _restored = fleet.keys(&["cert", "restore", &file]).ok();
+    start_again(&mut fleet);
+    rome.wait_for_count("session began", 2);
+    assert_eq!(fleet.json(&["send", "ping", "--all", "--wait"])["done"], 1);
+
+    let other = Fleet::unmade(Build::Testing);
+    let _made = other.init().ok();
+    let foreign = other.keys(&["cert", "restore", &file]);
+    assert!(
+        foreign.code == 1 && foreign.stderr.contains("is of another one; nothing was changed"),
+        "{foreign:?}"
+    );
+}

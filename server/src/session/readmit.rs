@@ -1,0 +1,57 @@
+//! A server that was made anew from its backup does not know the agents. Each brings the record by which an earlier server of
+//! the fleet vouched for its key.
+
+use bytes::Bytes;
+use prost::Message as _;
+use tracing::{info, warn};
+use writ_common::envelope::{AgentProofPurpose, Candidate, IdentityRecordPurpose, verify};
+use writ_common::evidence::Ledger;
+use writ_common::id::AgentId;
+use writ_common::time::Timestamp;
+use writ_common::wire::status::Failure;
+use writ_proto::v1 as proto;
+
+use crate::context::Server;
+use crate::store::{KnownAgent, unavailable};
+
+/// Knows an agent again, if this server was restored since it was enrolled and a key that was never revoked vouched for it.
+///
+/// # Errors
+/// When the store fails.
+pub(super) async fn readmit(
+    server: &Server,
+    claimed: AgentId,
+    proof: &Bytes,
+) -> Result<Option<KnownAgent>, Failure> {
+    let restored_at = server.store.restored_at().await.map_err(unavailable)?;
+    if restored_at == Timestamp::ZERO {
+        return Ok(None);
+    }
+    // The record is in the proof, and the proof's key in the record. Read first, believed after.
+    let offered = proto::Envelope::decode(proof.clone())
+        .ok()
+        .and_then(|envelope| proto::AgentProof::decode(envelope.payload).ok())
+        .map(|proof| proof.identity_record);
+    let Some(envelope) = offered else { return Ok(None) };
+    let ledger = Ledger::of(&server.chain());
+    let (verified, signers) =
+        match ledger.verify::<IdentityRecordPurpose>(&envelope, |record| record.recorded_at) {
+            Ok(verified) => verified,
+            Err(refusal) => {
+                warn!(agent.id = %claimed, %refusal, "identity record not believed");
+                return Ok(None);
+            }
+        };
+    let record = verified.into_document();
+    let is_believed = record.agent == claimed
+        && record.fleet == server.fleet
+        && record.recorded_at <= restored_at
+        && signers.iter().any(|key| !ledger.is_revoked(*key))
+        && verify::<AgentProofPurpose>(proof, &[Candidate::accepted(&record.public_key)], 1).is_ok();
+    if !is_believed {
+        return Ok(None);
+    }
+    info!(agent.id = %claimed, name = record.name, "known again by its identity record");
+    server.store.readmit(record, envelope, server.clock.wall()).await.map_err(unavailable)?;
+    server.store.known_agent(claimed).await.map_err(unavailable)
+}
