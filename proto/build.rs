@@ -16,6 +16,7 @@ const FILES: &[&str] = &[
     "writ/admin/v1/enrollment.proto",
     "writ/admin/v1/operators.proto",
     "writ/admin/v1/system.proto",
+    "writ/admin/v1/trust.proto",
 ];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {

@@ -63,6 +63,9 @@ pub(crate) enum Command {
     /// Who may call the server.
     #[command(subcommand)]
     Operator(Operator),
+    /// Whom the fleet obeys, and how far agents follow.
+    #[command(subcommand)]
+    Trust(Trust),
     /// What somebody should look at.
     Alerts,
     /// The server about itself.
@@ -210,6 +213,30 @@ pub(crate) enum Audit {
         /// A head this command printed earlier: the log must still contain it.
         #[arg(long, value_name = "SEQUENCE:HASH", value_parser = known_head)]
         known: Option<(u64, Digest)>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Trust {
+    /// Who holds which trust bundle, and who would not obey the key that signs now. Exit code 6 while some are behind.
+    Converge {
+        /// Wait until every agent holds the newest one, with live progress.
+        #[arg(long)]
+        watch: bool,
+        /// How long to wait at most.
+        #[arg(long, requires = "watch", value_parser = duration, value_name = "TIME")]
+        timeout: Option<Duration>,
+        /// Write those that are behind to this file too.
+        #[arg(long, value_name = "FILE")]
+        csv: Option<PathBuf>,
+    },
+    /// The certificates of the newest bundle, and how they stand.
+    Certificates,
+    /// The chain of trust bundles, newest first.
+    Bundles {
+        /// How many.
+        #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=1000))]
+        limit: u32,
     },
 }
 

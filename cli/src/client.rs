@@ -15,6 +15,7 @@ use writ_proto::admin::v1::command_service_client::CommandServiceClient;
 use writ_proto::admin::v1::enrollment_service_client::EnrollmentServiceClient;
 use writ_proto::admin::v1::operator_service_client::OperatorServiceClient;
 use writ_proto::admin::v1::system_service_client::SystemServiceClient;
+use writ_proto::admin::v1::trust_service_client::TrustServiceClient;
 
 use crate::context::Context;
 use crate::failure::Failure;
@@ -57,6 +58,7 @@ services! {
     commands -> CommandServiceClient;
     enrollment -> EnrollmentServiceClient;
     system -> SystemServiceClient;
+    trust -> TrustServiceClient;
 }
 
 impl Client {

@@ -11,6 +11,7 @@ mod preview;
 mod send;
 mod server;
 mod track;
+mod trust;
 mod why;
 
 use std::process::ExitCode;
@@ -43,6 +44,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
         Command::Evidence(Evidence::Verify { file, pin }) => return evidence::verify(output, &file, pin),
         Command::Audit(command) => return audit::run(output, &connect().await?, command).await,
         Command::Operator(command) => operators::run(output, &connect().await?, command).await?,
+        Command::Trust(command) => return trust::run(output, &connect().await?, command).await,
         Command::Alerts => alerts::run(output, &connect().await?).await?,
         Command::Server => server::run(output, &connect().await?).await?,
     }

@@ -28,6 +28,7 @@ pub mod wire;
 
 pub mod backoff;
 pub mod config;
+pub mod csv;
 pub mod daemon;
 pub mod evidence;
 pub mod facts;

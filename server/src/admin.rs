@@ -13,6 +13,7 @@ mod operators;
 mod page;
 mod preview;
 mod system;
+mod trust;
 mod why;
 
 use std::sync::Arc;
@@ -22,7 +23,7 @@ use writ_proto::admin::v1::{
     agent_service_server::AgentServiceServer, alert_service_server::AlertServiceServer,
     audit_service_server::AuditServiceServer, command_service_server::CommandServiceServer,
     enrollment_service_server::EnrollmentServiceServer, operator_service_server::OperatorServiceServer,
-    system_service_server::SystemServiceServer,
+    system_service_server::SystemServiceServer, trust_service_server::TrustServiceServer,
 };
 
 pub use operators::new_token;
@@ -55,6 +56,7 @@ pub fn routes(server: &Arc<Server>) -> Result<Routes, tonic_reflection::server::
         .add_service(AuditServiceServer::new(audit::Audit(share())))
         .add_service(OperatorServiceServer::new(operators::Operators(share())))
         .add_service(SystemServiceServer::new(system::SystemInfo(share())))
+        .add_service(TrustServiceServer::new(trust::Trust(share())))
         .add_service(health_service)
         .add_service(reflection.build_v1()?)
         .add_service(reflection_alpha.build_v1alpha()?);

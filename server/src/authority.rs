@@ -6,6 +6,7 @@ pub mod channel;
 pub mod create;
 pub mod follow;
 pub mod mint;
+pub mod mismatch;
 pub mod restore;
 
 use std::path::{Path, PathBuf};

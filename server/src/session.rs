@@ -99,7 +99,7 @@ pub(crate) async fn serve(
     let outbound = Outbound { sender: sender.clone(), deadline: server.settings.heartbeat_deadline };
     let end = async {
         // Boxed: what a greeting needs is not kept for the life of the session.
-        let proven = Box::pin(greeting::greet(&server, &mut inbound, &outbound)).await?;
+        let proven = Box::pin(greeting::greet(&server, peer.as_ref(), &mut inbound, &outbound)).await?;
         let _in_session = peer.as_ref().map(Peer::in_session);
         let agent = proven.agent.id;
         info!(agent.id = %agent, bundle = proven.bundle_version, "session began");

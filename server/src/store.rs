@@ -13,7 +13,7 @@ mod writer;
 pub use agents::{AgentRow, AllowList, Attribute, KnownAgent, Source, Standing};
 pub use alerts::{Alarm, AlertKind, AlertRow};
 pub use audit::{AuditLink, AuditLog, NewAudit};
-pub use bundles::{BackupRow, UnknownHead};
+pub use bundles::{BackupRow, Behind, Holders, UnknownHead};
 pub use commands::{
     CommandRow, EvidenceRow, NewCommand, Progress, QueuedCommand, RecordedCommand, StoredEnvelope, TargetRow,
     TargetState, WaitingCommand,

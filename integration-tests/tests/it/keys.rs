@@ -115,8 +115,28 @@ fn an_agent_away_across_three_rotations_and_a_new_authority_comes_back_and_obeys
     let by_the_old = fleet.keys(&["cert", "create"]);
     assert!(by_the_old.code == 1 && by_the_old.stderr.contains("not signed by enough"), "{by_the_old:?}");
 
+    let behind = fleet.writ(&["--output", "json", "trust", "converge"]).failed(6).json();
+    assert_eq!((&behind["newest"], &behind["obeying"]), (&0.into(), &0.into()), "{behind}");
+    assert_eq!(
+        (&behind["behind"][0]["agent_name"], &behind["behind"][0]["reason"]),
+        (&"rome".into(), &"unknown_key".into())
+    );
+    let csv = fleet.path("mismatched.csv");
+    let listed = fleet.keys(&["cert", "list", "--mismatched", "--csv", csv.to_str().unwrap()]).ok().json();
+    assert_eq!((&listed[0]["agent_name"], &listed[0]["address"]), (&"rome".into(), &"127.0.0.1".into()));
+    let written = std::fs::read_to_string(csv).unwrap();
+    assert!(written.starts_with("\"agent_id\",") && written.contains("\"unknown_key\""), "{written}");
+
     let rome = fleet.start_agent("rome", None);
     rome.wait_for("trust bundle accepted", |said| said["bundle.version"] == 5);
+    let watched = fleet.writ(&["--output", "json", "trust", "converge", "--watch", "--timeout", "1m"]).ok();
+    assert_eq!(
+        (&watched.json()["newest"], &watched.json()["obeying"]),
+        (&1.into(), &1.into()),
+        "{watched:?}"
+    );
+    assert_eq!(fleet.json(&["trust", "bundles"]).as_array().unwrap().len(), 5);
+    assert_eq!(fleet.json(&["trust", "certificates"])[3]["standing"], "active");
     // Signed three times over while it waited, by keys that ended meanwhile, and obeyed by the last.
     let id = waiting["command_id"].as_str().unwrap();
     fleet.server().wait_for("receipt stored", |said| said["command.id"] == id);

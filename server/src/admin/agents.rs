@@ -158,8 +158,8 @@ fn check_label_name(name: &str) -> Result<(), Failure> {
 }
 
 /// Any authenticated contact counts as life, whether the store has heard of it yet or not.
-pub(super) fn last_contact(server: &Server, row: &AgentRow) -> Timestamp {
-    server.dispatcher.registry().last_heard(row.id).unwrap_or_default().max(row.last_contact)
+pub(super) fn last_contact(server: &Server, agent: AgentId, stored: Timestamp) -> Timestamp {
+    server.dispatcher.registry().last_heard(agent).unwrap_or_default().max(stored)
 }
 
 fn show(server: &Server, row: AgentRow) -> Agent {
@@ -167,7 +167,7 @@ fn show(server: &Server, row: AgentRow) -> Agent {
         let said = row.attributes.iter().filter(move |attribute| attribute.source == source);
         said.map(|Attribute { name, value, .. }| Shown { name: name.clone(), value: value.clone() }).collect()
     };
-    let last_contact_ms = last_contact(server, &row).as_millis();
+    let last_contact_ms = last_contact(server, row.id, row.last_contact).as_millis();
     Agent {
         labels: of(Source::Label),
         facts: of(Source::Fact),

@@ -109,6 +109,10 @@ const POLICY: &[(&str, Rule)] = &[
     ("/writ.admin.v1.OperatorService/List", Rule::Look(Role::Admin)),
     ("/writ.admin.v1.OperatorService/Revoke", Rule::Change(Role::Admin)),
     ("/writ.admin.v1.SystemService/Get", Rule::Look(Role::Viewer)),
+    ("/writ.admin.v1.TrustService/GetConvergence", Rule::Look(Role::Viewer)),
+    ("/writ.admin.v1.TrustService/ListBehind", Rule::Look(Role::Viewer)),
+    ("/writ.admin.v1.TrustService/ListBundles", Rule::Look(Role::Viewer)),
+    ("/writ.admin.v1.TrustService/ListCertificates", Rule::Look(Role::Viewer)),
 ];
 
 /// Who is calling. In the extensions of every request that passed the policy.

@@ -6,8 +6,10 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use serde::Serialize;
+use writ_common::csv;
 use writ_common::daemon::Fatal;
 use writ_common::files;
+use writ_common::id::KeyId;
 use writ_common::keys::{Algorithm, pem};
 use writ_common::shutdown::Shutdown;
 use writ_common::time::{Clock as _, SystemClock};
@@ -17,8 +19,12 @@ use crate::authority::Files;
 use crate::authority::backup::Archive;
 use crate::authority::certificates::{self, Plan, Standing};
 use crate::authority::mint::{Mint, MintError, Published, Unlocked};
+use crate::authority::mismatch::Mismatch;
 use crate::authority::restore::restore;
 use crate::store::BackupRow;
+
+/// Agents read at a time.
+const PAGE: u32 = 1000;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Cert {
@@ -42,10 +48,16 @@ pub(super) enum Cert {
         #[arg(long)]
         dry_run: bool,
     },
-    /// Every certificate of the newest trust bundle, and how it stands.
+    /// Every certificate of the newest trust bundle, and how it stands; or the agents that do not hold that bundle.
     List {
         #[command(flatten)]
         place: Place,
+        /// The agents whose trust is another one, instead.
+        #[arg(long)]
+        mismatched: bool,
+        /// Write them to this file.
+        #[arg(long, requires = "mismatched", value_name = "FILE")]
+        csv: Option<PathBuf>,
     },
     /// One certificate.
     Show {
@@ -214,7 +226,10 @@ pub(super) async fn run(verb: Cert, shutdown: Shutdown) -> Result<(), Fatal> {
                 certificates::revoke(&mint, &unlocked, &key).await.map_err(|error| unchanged(&error))?;
             changed(&unlock.place, &mint, &made)
         }
-        Cert::List { place } => list(&place, &mint(&place, &shutdown).await?, None),
+        Cert::List { place, mismatched: false, .. } => list(&place, &mint(&place, &shutdown).await?, None),
+        Cert::List { place, csv, .. } => {
+            mismatched(&place, &mint(&place, &shutdown).await?, csv.as_deref()).await
+        }
         Cert::Show { place, key } => {
             let mint = mint(&place, &shutdown).await?;
             let key = certificates::find(&mint, &key).map_err(Fatal::usage)?;
@@ -343,6 +358,79 @@ fn list(place: &Place, mint: &Mint, only: Option<&str>) -> Result<(), Fatal> {
     say(place, &rows, &format!("Trust bundle {}\n{}", bundle.version, text.join("\n")))
 }
 
+#[derive(Serialize)]
+struct MismatchedRow {
+    agent_id: String,
+    agent_name: String,
+    host_name: String,
+    address: String,
+    bundle_version: String,
+    key_id: String,
+    expected_key_id: String,
+    reason: String,
+    last_contact: String,
+}
+
+impl MismatchedRow {
+    fn cells(&self) -> Vec<&str> {
+        let Self {
+            agent_id,
+            agent_name,
+            host_name,
+            address,
+            bundle_version,
+            key_id,
+            expected_key_id,
+            reason,
+            last_contact,
+        } = self;
+        let who = [agent_id, agent_name, host_name, address];
+        let what = [bundle_version, key_id, expected_key_id, reason, last_contact];
+        who.into_iter().chain(what).map(String::as_str).collect()
+    }
+}
+
+/// The agents that do not hold the newest bundle.
+async fn mismatched(place: &Place, mint: &Mint, file: Option<&Path>) -> Result<(), Fatal> {
+    let (bundle, head) = (&mint.chain.head().bundle, mint.chain.head().digest);
+    let active =
+        bundle.signing.iter().find(|entry| Standing::of(entry, bundle, mint.now) == Standing::Active);
+    let signing = active.map(|entry| entry.certificate.key().id());
+    let key = |key: Option<KeyId>| key.map_or_else(String::new, |key| key.to_string());
+    let (mut rows, mut after) = (Vec::new(), None);
+    loop {
+        let page = mint.store.behind(head, after, PAGE).await.map_err(Fatal::failure)?;
+        let Some(last) = page.last() else { break };
+        after = Some(last.id);
+        rows.extend(page.into_iter().map(|agent| {
+            let judged = Mismatch::of(agent, &mint.chain, signing, mint.now);
+            let reason = judged.reason();
+            let Mismatch { agent, obeys, .. } = judged;
+            MismatchedRow {
+                agent_id: agent.id.to_string(),
+                agent_name: agent.name,
+                host_name: agent.host_name,
+                address: agent.address,
+                bundle_version: agent.version.to_string(),
+                key_id: key(obeys),
+                expected_key_id: key(signing),
+                reason,
+                last_contact: agent.last_contact.to_string(),
+            }
+        }));
+    }
+    if let Some(file) = file {
+        let table = csv::table(&csv::MISMATCHED, rows.iter().map(MismatchedRow::cells));
+        files::write_public(file, table.as_bytes()).map_err(Fatal::failure)?;
+    }
+    let lines: Vec<_> = rows.iter().map(|row| row.cells().join("  ")).collect();
+    let text = match lines.len() {
+        0 => "Every agent holds the newest trust bundle.".to_owned(),
+        some => format!("{some} agents do not hold the newest trust bundle\n{}", lines.join("\n")),
+    };
+    say(place, &rows, &text)
+}
+
 /// Says what a new bundle is.
 pub(super) fn changed(place: &Place, mint: &Mint, made: &Published) -> Result<(), Fatal> {
     let bundle = &made.link.bundle;
@@ -350,7 +438,7 @@ pub(super) fn changed(place: &Place, mint: &Mint, made: &Published) -> Result<()
         bundle.signing.iter().find(|entry| Standing::of(entry, bundle, mint.now) == Standing::Active);
     let signing = active.map_or_else(|| "none".to_owned(), |entry| entry.certificate.key().id().to_string());
     let text = format!(
-        "Trust bundle {} is in force ({}); key {signing} signs. Connected agents have it within a second, others when they connect.\nIts keys are in {}.\nNext: store that backup elsewhere, and see who follows: writ trust",
+        "Trust bundle {} is in force ({}); key {signing} signs. Connected agents have it within a second, others when they connect.\nIts keys are in {}.\nNext: store that backup elsewhere, and see who follows: writ trust converge --watch",
         bundle.version,
         made.link.digest,
         made.backup.display()

@@ -10,6 +10,7 @@ use writ_common::hello::{Nonce, ServerHello, Welcome};
 use writ_common::id::{AgentId, SessionMark, random_bytes};
 use writ_common::limits::PROTOCOL;
 use writ_common::time::Timestamp;
+use writ_common::tls::Peer;
 use writ_common::wire::status::Failure;
 use writ_proto::v1::{self as proto, agent_frame, server_frame::Frame};
 
@@ -37,6 +38,7 @@ pub(super) struct Proven {
 
 pub(super) async fn greet(
     server: &Arc<Server>,
+    from: Option<&Peer>,
     inbound: &mut tonic::Streaming<proto::AgentFrame>,
     outbound: &Outbound,
 ) -> Result<Proven, End> {
@@ -130,6 +132,7 @@ pub(super) async fn greet(
     let contact = Contact {
         agent: agent.id,
         at: now,
+        address: from.map_or_else(String::new, |peer| peer.address().ip().to_canonical().to_string()),
         agent_version: proof.agent_version,
         bundle: proof.bundle,
         journal: proof.journal,

@@ -7,6 +7,9 @@ CREATE TABLE backups (
     proven_at INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 
+-- Where its last session came from.
+ALTER TABLE agents ADD COLUMN address TEXT NOT NULL DEFAULT '';
+
 -- After a restore: agents may hold bundles this server has never seen, until an operator says what the head is.
 ALTER TABLE fleet ADD COLUMN head_unconfirmed INTEGER NOT NULL DEFAULT 0;
 -- When the fleet was made from a backup: agents enrolled earlier may show their identity records. Zero: it was not.

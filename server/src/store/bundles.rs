@@ -3,8 +3,9 @@
 use std::path::Path;
 
 use bytes::Bytes;
+use sqlx::sqlite::SqliteRow;
 use sqlx::{Row as _, SqliteConnection};
-use writ_common::id::Digest;
+use writ_common::id::{AgentId, Digest};
 use writ_common::time::Timestamp;
 
 use super::audit::{self, NewAudit};
@@ -19,6 +20,40 @@ pub struct UnknownHead {
     pub digest: Digest,
     /// How many agents said so.
     pub agents: u64,
+}
+
+/// Agents of one realm that said they hold one bundle.
+#[derive(Debug, Clone)]
+pub struct Holders {
+    /// Its version; 0: they have not said.
+    pub version: u64,
+    /// Its digest.
+    pub digest: Option<Digest>,
+    /// The realm.
+    pub realm: String,
+    /// How many they are.
+    pub agents: u64,
+}
+
+/// An agent that does not hold the newest bundle.
+#[derive(Debug, Clone)]
+pub struct Behind {
+    /// Its id.
+    pub id: AgentId,
+    /// Its name.
+    pub name: String,
+    /// Its realm.
+    pub realm: String,
+    /// The host's own name for itself.
+    pub host_name: String,
+    /// Where its last session came from.
+    pub address: String,
+    /// The bundle it said it holds; 0: it has not said.
+    pub version: u64,
+    /// That bundle's digest.
+    pub digest: Option<Digest>,
+    /// When it was last heard.
+    pub last_contact: Timestamp,
 }
 
 /// A backup that was made or proven.
@@ -104,6 +139,65 @@ impl Store {
             .collect()
     }
 
+    /// How many present agents hold which bundle, newest first.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn bundle_holders(&self) -> Result<Vec<Holders>, StoreError> {
+        let rows = sqlx::query(
+            "SELECT bundle_version, bundle_digest, realm, count(*) AS agents FROM agents WHERE removed_at = 0
+             GROUP BY bundle_version, bundle_digest, realm ORDER BY bundle_version DESC, realm",
+        )
+        .fetch_all(&self.reader)
+        .await?;
+        rows.iter()
+            .map(|row| {
+                Ok(Holders {
+                    version: unsigned(row, "bundle_version")?,
+                    digest: digest_of(row)?,
+                    realm: row.try_get("realm")?,
+                    agents: unsigned(row, "agents")?,
+                })
+            })
+            .collect()
+    }
+
+    /// A page of present agents that do not hold a bundle, by id.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn behind(
+        &self,
+        newest: Digest,
+        after: Option<AgentId>,
+        limit: u32,
+    ) -> Result<Vec<Behind>, StoreError> {
+        let rows = sqlx::query(
+            "SELECT agent_id, name, realm, address, bundle_version, bundle_digest, last_contact,
+                    (SELECT value FROM attributes WHERE attributes.agent_id = agents.agent_id AND name = 'hostname') AS host
+             FROM agents WHERE removed_at = 0 AND agent_id > $1 AND bundle_digest IS NOT $2 ORDER BY agent_id LIMIT $3",
+        )
+        .bind(after.map_or_else(Vec::new, |agent| agent.as_bytes().to_vec()))
+        .bind(newest.as_bytes().to_vec())
+        .bind(i64::from(limit))
+        .fetch_all(&self.reader)
+        .await?;
+        rows.iter()
+            .map(|row| {
+                Ok(Behind {
+                    id: id(row, "agent_id", "agent id")?,
+                    name: row.try_get("name")?,
+                    realm: row.try_get("realm")?,
+                    host_name: row.try_get::<Option<String>, _>("host")?.unwrap_or_default(),
+                    address: row.try_get("address")?,
+                    version: unsigned(row, "bundle_version")?,
+                    digest: digest_of(row)?,
+                    last_contact: time(row, "last_contact")?,
+                })
+            })
+            .collect()
+    }
+
     /// Whether the chain came from a backup and nobody said yet that its head is the fleet's.
     ///
     /// # Errors
@@ -173,6 +267,12 @@ impl Store {
             })
             .collect()
     }
+}
+
+fn digest_of(row: &SqliteRow) -> Result<Option<Digest>, StoreError> {
+    let stored: Option<Vec<u8>> = row.try_get("bundle_digest")?;
+    let digest = stored.map(|stored| Digest::try_from(stored.as_slice()));
+    digest.transpose().map_err(|_| StoreError::Damaged("bundle digest"))
 }
 
 pub(super) async fn insert(

@@ -25,6 +25,8 @@ pub struct Contact {
     pub agent: AgentId,
     /// When.
     pub at: Timestamp,
+    /// Where it came from.
+    pub address: String,
     /// Its version.
     pub agent_version: String,
     /// The bundle it holds.
@@ -113,7 +115,7 @@ pub(super) fn note_contacts(
         }
         if !usual.is_empty() {
             let mut update = QueryBuilder::<Sqlite>::new(
-                "WITH new(agent_id, at, version, bundle_version, bundle_digest, counter, mark) AS (",
+                "WITH new(agent_id, at, version, bundle_version, bundle_digest, counter, mark, address) AS (",
             );
             update.push_values(usual, |mut row, contact| {
                 row.push_bind(contact.agent.as_bytes().to_vec())
@@ -122,12 +124,13 @@ pub(super) fn note_contacts(
                     .push_bind(integer(contact.bundle.0))
                     .push_bind(contact.bundle.1.as_bytes().to_vec())
                     .push_bind(integer(contact.journal.counter))
-                    .push_bind(contact.journal.next_mark.as_bytes().to_vec());
+                    .push_bind(contact.journal.next_mark.as_bytes().to_vec())
+                    .push_bind(contact.address.clone());
             });
             update.push(
                 ") UPDATE agents SET last_contact = new.at, agent_version = new.version,
                  bundle_version = new.bundle_version, bundle_digest = new.bundle_digest, journal_counter = new.counter,
-                 journal_mark = new.mark FROM new WHERE agents.agent_id = new.agent_id",
+                 journal_mark = new.mark, address = new.address FROM new WHERE agents.agent_id = new.agent_id",
             );
             update.build().persistent(false).execute(&mut *connection).await?;
         }
@@ -285,7 +288,7 @@ impl Report {
 }
 
 async fn note_contact(connection: &mut SqliteConnection, contact: Contact) -> Result<Noted, StoreError> {
-    let Contact { agent, at, agent_version, bundle, journal } = contact;
+    let Contact { agent, at, address, agent_version, bundle, journal } = contact;
     let key = agent.as_bytes().as_slice();
     let row = sqlx::query(
         "SELECT journal_id, journal_counter, journal_mark, held, commands_from,
@@ -349,7 +352,7 @@ async fn note_contact(connection: &mut SqliteConnection, contact: Contact) -> Re
     sqlx::query(
         "UPDATE agents SET last_contact = $2, agent_version = $3, bundle_version = $4, bundle_digest = $5,
          journal_id = $6, journal_counter = $7, held = $8, journal_mark = $9,
-         commands_from = $10 WHERE agent_id = $1",
+         commands_from = $10, address = $11 WHERE agent_id = $1",
     )
     .bind(key)
     .bind(integer(at.as_millis()))
@@ -361,6 +364,7 @@ async fn note_contact(connection: &mut SqliteConnection, contact: Contact) -> Re
     .bind(noted.held.clone().unwrap_or_default())
     .bind(journal.next_mark.as_bytes().as_slice())
     .bind(integer(noted.commands_from.as_millis()))
+    .bind(address)
     .execute(&mut *connection)
     .await?;
     Ok(noted)

@@ -1,0 +1,153 @@
+//! `TrustService`.
+
+use std::sync::Arc;
+
+use tonic::{Request, Response, Status};
+use writ_common::id::KeyId;
+use writ_common::time::Timestamp;
+use writ_common::trust::{Chain, Link};
+use writ_proto::admin::v1::trust_service_server::TrustService;
+use writ_proto::admin::v1::{
+    BehindRow, BundleHolders, BundleRow, CertificateRow, CertificateStanding, Convergence,
+    GetConvergenceRequest, ListBehindRequest, ListBehindResponse, ListBundlesRequest, ListBundlesResponse,
+    ListCertificatesRequest, ListCertificatesResponse,
+};
+
+use super::agents::last_contact;
+use super::page;
+use crate::authority::certificates::Standing;
+use crate::authority::mismatch::{Mismatch, refusal};
+use crate::context::Server;
+use crate::store::{Behind, unavailable};
+
+#[derive(Debug)]
+pub(super) struct Trust(pub(super) Arc<Server>);
+
+#[tonic::async_trait]
+impl TrustService for Trust {
+    async fn list_bundles(
+        &self,
+        request: Request<ListBundlesRequest>,
+    ) -> Result<Response<ListBundlesResponse>, Status> {
+        let ListBundlesRequest { page_size, page_token } = request.into_inner();
+        let size = page::size(page_size, 100, page::MAX_PAGE)?;
+        let before = page::token::<u64>(&page_token)?.unwrap_or(u64::MAX);
+        let chain = self.0.chain();
+        let links = chain.links().iter().rev().filter(|link| link.bundle.version < before);
+        let rows: Vec<_> = links.take(usize::try_from(size).unwrap_or(usize::MAX)).map(bundle).collect();
+        let next_page_token = page::next(&rows, size, |row| row.version.to_string());
+        Ok(Response::new(ListBundlesResponse { bundles: rows, next_page_token }))
+    }
+
+    async fn list_certificates(
+        &self,
+        _: Request<ListCertificatesRequest>,
+    ) -> Result<Response<ListCertificatesResponse>, Status> {
+        let (chain, now) = (self.0.chain(), self.0.clock.wall());
+        let bundle = &chain.head().bundle;
+        let row = |entry: &writ_common::trust::SigningEntry| CertificateRow {
+            key_id: entry.certificate.key().id().to_string(),
+            standing: match Standing::of(entry, bundle, now) {
+                Standing::Standby => CertificateStanding::Standby,
+                Standing::Active => CertificateStanding::Active,
+                Standing::Draining => CertificateStanding::Draining,
+                Standing::Retired => CertificateStanding::Retired,
+                Standing::Revoked => CertificateStanding::Revoked,
+            }
+            .into(),
+            algorithm: entry.certificate.key().algorithm().as_str().to_owned(),
+            sign_from_ms: entry.sign_from.as_millis(),
+            accept_until_ms: entry.accept_until.as_millis(),
+            realms: entry.realms.clone(),
+        };
+        let certificates = bundle.signing.iter().map(row).collect();
+        Ok(Response::new(ListCertificatesResponse { certificates }))
+    }
+
+    async fn get_convergence(
+        &self,
+        _: Request<GetConvergenceRequest>,
+    ) -> Result<Response<Convergence>, Status> {
+        let (chain, now) = (self.0.chain(), self.0.clock.wall());
+        let head = chain.head();
+        let signing = signing_key(&self.0);
+        let held = self.0.store.bundle_holders().await.map_err(unavailable)?;
+        let (mut agents, mut newest, mut obeying) = (0, 0, 0);
+        let mut groups = Vec::with_capacity(held.len());
+        for holders in held {
+            let refusal = refusal(&chain, holders.digest, &holders.realm, signing, now);
+            let refusal = refusal.map_or_else(String::new, |code| code.to_string());
+            agents += holders.agents;
+            newest += if holders.digest == Some(head.digest) { holders.agents } else { 0 };
+            obeying += if refusal.is_empty() { holders.agents } else { 0 };
+            groups.push(BundleHolders {
+                version: holders.version,
+                digest: holders.digest.map_or_else(String::new, |digest| digest.to_string()),
+                realm: holders.realm,
+                agents: holders.agents,
+                refusal_code: refusal,
+                known: holders.digest.is_none_or(|digest| chain.contains(digest)),
+            });
+        }
+        Ok(Response::new(Convergence {
+            chain_version: head.bundle.version,
+            chain_digest: head.digest.to_string(),
+            signing_key_id: signing.map_or_else(String::new, |key| key.to_string()),
+            agents,
+            newest,
+            obeying,
+            groups,
+        }))
+    }
+
+    async fn list_behind(
+        &self,
+        request: Request<ListBehindRequest>,
+    ) -> Result<Response<ListBehindResponse>, Status> {
+        let ListBehindRequest { page_size, page_token } = request.into_inner();
+        let size = page::size(page_size, 100, page::MAX_PAGE)?;
+        let after = page::token(&page_token)?;
+        let (chain, now) = (self.0.chain(), self.0.clock.wall());
+        let rows = self.0.store.behind(chain.head().digest, after, size).await.map_err(unavailable)?;
+        let next_page_token = page::next(&rows, size, |row| row.id.to_string());
+        let agents = rows.into_iter().map(|row| behind(&self.0, &chain, row, now)).collect();
+        Ok(Response::new(ListBehindResponse { agents, next_page_token }))
+    }
+}
+
+fn bundle(link: &Link) -> BundleRow {
+    let authority = &link.bundle.authority;
+    BundleRow {
+        version: link.bundle.version,
+        digest: link.digest.to_string(),
+        issued_at_ms: link.bundle.issued_at.as_millis(),
+        authority_threshold: u32::try_from(authority.threshold).unwrap_or(u32::MAX),
+        authority_key_ids: authority.keys.iter().map(|key| key.id().to_string()).collect(),
+        endpoints: link.bundle.endpoints.clone(),
+    }
+}
+
+fn signing_key(server: &Server) -> Option<KeyId> {
+    server.signer.entry().map(|entry| entry.certificate.key().id())
+}
+
+fn behind(server: &Server, chain: &Chain, row: Behind, now: Timestamp) -> BehindRow {
+    let signing = signing_key(server);
+    let judged = Mismatch::of(row, chain, signing, now);
+    let refusal_code = judged.refusal.map_or_else(String::new, |code| code.to_string());
+    let shown = |key: Option<KeyId>| key.map_or_else(String::new, |key| key.to_string());
+    let Mismatch { agent, obeys, .. } = judged;
+    BehindRow {
+        agent_id: agent.id.to_string(),
+        host_name: agent.host_name,
+        address: agent.address,
+        bundle_version: agent.version,
+        bundle_digest: agent.digest.map_or_else(String::new, |digest| digest.to_string()),
+        key_id: shown(obeys),
+        expected_key_id: shown(signing),
+        refusal_code,
+        last_contact_ms: last_contact(server, agent.id, agent.last_contact).as_millis(),
+        connected: server.dispatcher.registry().is_connected(agent.id),
+        agent_name: agent.name,
+    }
+}
