@@ -29,6 +29,8 @@ use crate::replay::JournalError;
 const SESSION_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long an endpoint that is tried may take.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long asking for bundles alone may take.
+const RESCUE_TIMEOUT: Duration = Duration::from_secs(30);
 /// The first bound of the wait after a failure.
 const FIRST_BACKOFF: Duration = Duration::from_millis(500);
 
@@ -140,6 +142,7 @@ impl Link {
         shutdown: &writ_common::shutdown::Shutdown,
     ) -> Option<Done> {
         let chain = self.obedience.trust.chain();
+        let mut unverifiable = Vec::new();
         for endpoint in &self.obedience.settings.endpoints(&chain.head().bundle.endpoints) {
             if shutdown.is_requested() {
                 return Some(Done::ShuttingDown);
@@ -154,6 +157,22 @@ impl Link {
                     warn!(endpoint, %error, "no session");
                     self.note(&error);
                     self.status.disconnected(&format!("{endpoint}: {error}"));
+                    if matches!(error, LinkError::Connect(ConnectError::Tls { .. })) {
+                        unverifiable.push(endpoint.clone());
+                    }
+                }
+            }
+        }
+        // Verified endpoints came first. Whoever answers now proves nothing, and hears nothing but a bundle's number.
+        for endpoint in &unverifiable {
+            let rescued = shutdown.unless_requested(Box::pin(rescue(&self.obedience, endpoint))).await;
+            match rescued {
+                None => return Some(Done::ShuttingDown),
+                Some(Ok(true)) => return Some(Done::ComeBack(Duration::ZERO)),
+                Some(Ok(false)) => {}
+                Some(Err(error)) => {
+                    info!(endpoint, %error, "no trust bundle from an unverified channel");
+                    self.note(&error);
                 }
             }
         }
@@ -195,6 +214,20 @@ impl Link {
         let greeted = greeted.map_err(|_| LinkError::Silent(SESSION_TIMEOUT))??;
         session::hold(self, greeted, endpoint, backoff, shutdown).await
     }
+}
+
+/// Asks whoever answers at an endpoint for successors of the bundle held, and nothing else (protocol.md §6.11). What comes back
+/// is walked along as always, so that a lost TLS key or authority strands nobody. Says whether there were any.
+async fn rescue(obedience: &Obedience, endpoint: &str) -> Result<bool, LinkError> {
+    let before = obedience.trust.chain().head().bundle.version;
+    info!(endpoint, "the channel cannot be verified: asking for trust bundles alone");
+    let work = async {
+        let connection = Box::pin(connect(endpoint, &Anchors::Unverified)).await?;
+        greeting::fetch_successors(obedience, &mut gateway(connection.channel)).await
+    };
+    let asked = tokio::time::timeout(RESCUE_TIMEOUT, work).await;
+    asked.map_err(|_| LinkError::Silent(RESCUE_TIMEOUT))??;
+    Ok(obedience.trust.chain().head().bundle.version > before)
 }
 
 /// Whether a server that is obeyed answers at an endpoint, and is not behind this agent. Nothing is said about the agent

@@ -134,6 +134,7 @@ pub struct Intruder {
 struct Lines {
     /// Said to whoever asks for the chain; empty: the real server is asked.
     chain: Mutex<Vec<bytes::Bytes>>,
+    asked: Mutex<Vec<proto::TrustChainRequest>>,
     agents: Mutex<HashMap<AgentId, Line>>,
     changed: Condvar,
 }
@@ -183,6 +184,32 @@ impl Intruder {
         };
         let leaf = authority.issue(&["localhost".to_owned()], now).unwrap();
         Self::stand_with(road, server_folder, Manner::InTheMiddle, &leaf)
+    }
+
+    /// Has the server's address and nothing else of it: a TLS authority of its own.
+    #[must_use]
+    pub fn stranger(road: &Road, server_folder: &Path, now: Timestamp) -> Self {
+        let leaf =
+            TlsAuthority::create("stranger", now).unwrap().issue(&["localhost".to_owned()], now).unwrap();
+        Self::stand_with(road, server_folder, Manner::Impostor, &leaf)
+    }
+
+    /// What was asked of `TrustChain` so far.
+    ///
+    /// # Panics
+    /// Never in practice.
+    #[must_use]
+    pub fn trust_chain_calls(&self) -> Vec<proto::TrustChainRequest> {
+        self.lines.asked.lock().unwrap().clone()
+    }
+
+    /// Whether an agent said who it is.
+    ///
+    /// # Panics
+    /// Never in practice.
+    #[must_use]
+    pub fn knows(&self, agent: AgentId) -> bool {
+        self.lines.agents.lock().unwrap().contains_key(&agent)
     }
 
     fn stand(road: &Road, server_folder: &Path, manner: Manner) -> Self {
@@ -340,6 +367,7 @@ impl AgentGateway for Gateway {
         &self,
         request: Request<proto::TrustChainRequest>,
     ) -> Result<Response<proto::TrustChainResponse>, Status> {
+        self.lines.asked.lock().unwrap().push(request.get_ref().clone());
         let offered = self.lines.chain.lock().unwrap().clone();
         if !offered.is_empty() {
             return Ok(Response::new(proto::TrustChainResponse { bundles: offered, ..Default::default() }));

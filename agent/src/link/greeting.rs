@@ -174,11 +174,21 @@ const fn may_be_mended_by_a_bundle(code: RefusalCode) -> bool {
     )
 }
 
-/// Asks for the bundles after the one held and walks along them.
+/// Asks for the bundles after the one held and walks along them; a server that stands at an earlier state is given what it
+/// lacks.
 pub(super) async fn fetch_chain(
     obedience: &Obedience,
     client: &mut AgentGatewayClient<Channel>,
 ) -> Result<(), LinkError> {
+    let (version, digest) = fetch_successors(obedience, client).await?;
+    hand_back(obedience, client, version, &digest).await
+}
+
+/// Asks for the bundles after the one held and walks along them; returns version and digest of the other side's newest.
+pub(super) async fn fetch_successors(
+    obedience: &Obedience,
+    client: &mut AgentGatewayClient<Channel>,
+) -> Result<(u64, Bytes), LinkError> {
     for _ in 0..MAX_CHAIN_CALLS {
         let chain = obedience.trust.chain();
         let head = chain.head();
@@ -195,11 +205,11 @@ pub(super) async fn fetch_chain(
             .follow(answer.bundles)?
             .map_err(|refusal| LinkError::NotObeyed { refusal, frame: sample })?;
         if added == 0 || !answer.more {
-            return hand_back(obedience, client, answer.head_version, &answer.head_digest).await;
+            return Ok((answer.head_version, answer.head_digest));
         }
         info!(added, "walking along the chain of trust bundles");
     }
-    Ok(())
+    Ok((0, Bytes::new()))
 }
 
 /// A server that stands at an earlier state than this agent is given what it lacks.

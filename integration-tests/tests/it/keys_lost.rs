@@ -3,6 +3,8 @@
 use std::fs;
 
 use integration_tests::fleet::{Build, Fleet, Said};
+use integration_tests::intruder::Intruder;
+use integration_tests::stolen::now;
 
 /// The server's folder is gone; what is left is the sealed backup.
 fn lose_the_server(fleet: &mut Fleet) {
@@ -76,6 +78,33 @@ fn agents_that_are_ahead_of_an_old_backup_hand_back_what_it_lacks() {
     rome.wait_for("trust bundle accepted", |said| said["bundle.version"] == 4);
     fleet.server().wait_for("known again by its identity record", |said| said["name"] == "rome");
     assert_eq!(fleet.json(&["send", "ping", "--all", "--wait"])["done"], 1);
+}
+
+#[test]
+fn agents_come_back_by_a_bundle_alone_when_the_tls_key_and_its_authority_are_lost() {
+    let mut fleet = Fleet::new(Build::Testing);
+    let rome = fleet.agent("rome");
+    fleet.kill_server();
+    for name in ["tls-ca.key", "tls.key", "tls.pem", "admin-ca.pem"] {
+        fs::remove_file(fleet.path("server").join(name)).unwrap();
+    }
+    let _made = fleet.keys(&["authority", "channel"]).ok();
+    start_again(&mut fleet);
+    rome.wait_for("trust bundle accepted", |said| said["bundle.version"] == 2);
+    rome.wait_for_count("session began", 2);
+    assert!(rome.count("the channel cannot be verified: asking for trust bundles alone") > 0);
+    assert_eq!(fleet.json(&["send", "ping", "--all", "--wait"])["done"], 1);
+}
+
+#[test]
+fn a_stranger_at_the_servers_address_hears_a_bundles_number_and_nothing_else() {
+    let fleet = Fleet::new(Build::Testing);
+    let rome = fleet.agent("rome");
+    let id = fleet.agent_id("rome").parse().unwrap();
+    let stranger = Intruder::stranger(&fleet.road, &fleet.path("server"), now());
+    rome.wait_for("no trust bundle from an unverified channel", |_| true);
+    assert_eq!(stranger.trust_chain_calls()[0].version, 1);
+    assert!(!stranger.knows(id), "no hello was said");
 }
 
 #[test]

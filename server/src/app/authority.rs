@@ -15,7 +15,8 @@ use writ_common::trust::Role;
 
 use super::cert::{Place, Unlock, changed, mint, say};
 use super::{Output, passphrase};
-use crate::authority::mint::{Mint, Unlocked};
+use crate::authority::channel;
+use crate::authority::mint::{Fresh, Mint, Unlocked};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Authority {
@@ -51,6 +52,15 @@ pub(super) enum Authority {
         /// The public part of each (`authority create` writes it beside the sealed key); repeat.
         #[arg(long = "member", value_name = "FILE", required = true)]
         members: Vec<PathBuf>,
+    },
+    /// Make a new authority for the TLS channel, when its key was lost or leaked. Agents learn of it by a bundle alone;
+    /// operators need the new admin-ca.pem, and enrolment tokens made before are void.
+    Channel {
+        #[command(flatten)]
+        unlock: Unlock,
+        /// Let agents accept the old one too.
+        #[arg(long)]
+        keep_old: bool,
     },
     /// Seal an authority's key with another passphrase.
     Reseal {
@@ -104,6 +114,13 @@ pub(super) async fn run(verb: Authority, shutdown: Shutdown) -> Result<(), Fatal
             let keys = members.iter().map(public_part).collect::<Result<_, _>>()?;
             publish(&unlock, &mint, &unlocked, "writ-server authority split", Role { keys, threshold }).await
         }
+        Authority::Channel { unlock, keep_old } => {
+            let mint = mint(&unlock.place, &shutdown).await?;
+            let unlocked = unlock.open(&mint.files)?;
+            let made =
+                channel::replace(&mint, &unlocked, keep_old).await.map_err(|error| unchanged(&error))?;
+            changed(&unlock.place, &mint, &made)
+        }
         Authority::Reseal { file, passphrase_file, new_passphrase_file } => {
             let old = passphrase::ask(passphrase_file.as_deref(), "the key as it is", false)?;
             let sealed = files::read_secret(&file).map_err(Fatal::usage)?;
@@ -141,7 +158,7 @@ async fn publish(
     command: &'static str,
     role: Role,
 ) -> Result<(), Fatal> {
-    let made = mint.publish(command, &[], unlocked, |next| next.authority = role).await;
+    let made = mint.publish(command, &Fresh::default(), unlocked, |next| next.authority = role).await;
     let made = made.map_err(|error| Fatal::caused("nothing was changed", &error))?;
     changed(&unlock.place, mint, &made)
 }

@@ -242,7 +242,7 @@ pub(super) async fn run(verb: Cert, shutdown: Shutdown) -> Result<(), Fatal> {
             }
             let secret =
                 passphrase::ask(unlock.passphrase_files.first().map(PathBuf::as_path), "the backup", true)?;
-            let made = mint.back_up(&mint.chain, &secret, Some(file)).await;
+            let made = mint.back_up(&mint.chain, &secret, &[], Some(file)).await;
             let path = made.map_err(|error| Fatal::caused("no backup was made", &error))?;
             let text = format!(
                 "Sealed into {}.\nNext: store it elsewhere, then from there: writ-server cert prove-backup FILE",

@@ -9,7 +9,7 @@ use writ_common::time::Timestamp;
 use writ_common::trust::{SigningEntry, TrustBundle};
 
 use super::create::DEFAULT_REALM;
-use super::mint::{Mint, MintError, NewKey, Published, Unlocked};
+use super::mint::{Fresh, Mint, MintError, NewKey, Published, Unlocked};
 use super::read_signing_keys;
 
 /// How an entry stands; derived from its dates.
@@ -122,8 +122,8 @@ pub async fn create(mint: &Mint, unlocked: &Unlocked, plan: Plan) -> Result<Publ
         realms,
     };
     let now = mint.now;
-    let new = [new];
-    let published = mint.publish(command, &new, unlocked, |next| {
+    let fresh = Fresh { keys: vec![new], ..Fresh::default() };
+    let published = mint.publish(command, &fresh, unlocked, |next| {
         let mut entry = entry;
         if is_standby {
             entry.sign_from = takes_over_at(next, &entry, now);
@@ -149,7 +149,7 @@ pub async fn rotate(
     let next_key = standby(mint)?.ok_or(CertificateError::NoStandby)?;
     let now = mint.now;
     let change = |next: &mut TrustBundle| activate(next, next_key, overlap, now);
-    Ok(mint.publish("writ-server cert rotate", &[], unlocked, change).await?)
+    Ok(mint.publish("writ-server cert rotate", &Fresh::default(), unlocked, change).await?)
 }
 
 /// A certificate counts no more, from the first contact with each agent on. If nothing else would sign, the standby or a new
@@ -202,7 +202,9 @@ pub async fn revoke(mint: &Mint, unlocked: &Unlocked, key: &str) -> Result<Publi
             activate(next, successor, Duration::ZERO, now);
         }
     };
-    Ok(mint.publish("writ-server cert revoke", &new, unlocked, change).await?)
+    Ok(mint
+        .publish("writ-server cert revoke", &Fresh { keys: new, ..Fresh::default() }, unlocked, change)
+        .await?)
 }
 
 /// The entry whose key id begins so.

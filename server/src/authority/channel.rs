@@ -1,5 +1,6 @@
 //! The channel's leaf: read again when somebody replaced it, renewed by itself before it ends, shown without a restart.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,14 +8,18 @@ use tokio::signal::unix::{SignalKind, signal};
 use tracing::{info, warn};
 use writ_common::files::{self, FileError};
 use writ_common::keys::pem;
+use writ_common::limits::MAX_KEYS;
 use writ_common::time::Timestamp;
-use writ_common::tls::{IssueError, LeafFacts, ServerTls, TlsAuthority, TlsLeaf, TlsSetupError};
+use writ_common::tls::{IssueError, LeafFacts, ServerTls, TlsAuthority, TlsLeaf, TlsSetupError, server_name};
+use writ_common::trust::TrustBundle;
+use zeroize::Zeroizing;
 
+use super::mint::{Fresh, Mint, MintError, Published, Unlocked};
 use super::{Files, KeyFileError, read_tls_leaf};
 use crate::context::Server;
 
 /// How often the files are looked at, beside SIGHUP: mounted secrets change without a signal.
-const LOOK_EVERY: Duration = Duration::from_secs(60);
+const LOOK_EVERY: Duration = Duration::from_secs(5);
 
 /// Why there is no leaf to show.
 #[derive(Debug, thiserror::Error)]
@@ -28,6 +33,9 @@ pub enum ChannelError {
     /// A leaf cannot be issued.
     #[error(transparent)]
     Issue(#[from] IssueError),
+    /// No bundle was minted.
+    #[error(transparent)]
+    Mint(#[from] MintError),
     /// Leaf and key do not belong together, and there is no authority to issue another.
     #[error(transparent)]
     Setup(#[from] TlsSetupError),
@@ -54,6 +62,48 @@ pub fn open(files: &Files, now: Option<Timestamp>) -> Result<ServerTls, ChannelE
         },
         (Err(error), None) => Err(error.into()),
     }
+}
+
+/// Makes a new authority and leaf for the channel, and a bundle that lists it.
+///
+/// # Errors
+/// When they cannot be made, or no bundle may be minted.
+pub async fn replace(mint: &Mint, unlocked: &Unlocked, keeps_old: bool) -> Result<Published, ChannelError> {
+    let authority = TlsAuthority::create(&format!("{} channel", mint.name), mint.now)?;
+    let leaf = authority.issue(&names(mint), mint.now)?;
+    let chain: String = leaf.chain.iter().map(|der| pem::encode("CERTIFICATE", der).to_string()).collect();
+    let text = |label: &str, der: &[u8]| Zeroizing::new(pem::encode(label, der).as_bytes().to_vec());
+    let name = |path: PathBuf| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let files = vec![
+        (name(mint.files.tls_ca_key()), text("PRIVATE KEY", &authority.key)),
+        (name(mint.files.tls_ca()), text("CERTIFICATE", &authority.certificate)),
+        (name(mint.files.tls_key()), text("PRIVATE KEY", &leaf.key)),
+        (name(mint.files.tls_certificate()), Zeroizing::new(chain.into_bytes())),
+    ];
+    let fresh = Fresh { files, ..Fresh::default() };
+    let change = |next: &mut TrustBundle| {
+        next.tls_cas.truncate(if keeps_old { MAX_KEYS - 1 } else { 0 });
+        next.tls_cas.insert(0, authority.certificate.clone());
+    };
+    Ok(mint.publish("writ-server authority channel", &fresh, unlocked, change).await?)
+}
+
+/// The names of the leaf in place, or those of the fleet's endpoints.
+fn names(mint: &Mint) -> Vec<String> {
+    let leaf = read_tls_leaf(&mint.files).ok();
+    let facts = leaf.and_then(|leaf| LeafFacts::read(leaf.chain.first()?));
+    facts.map_or_else(|| endpoint_names(&mint.chain.head().bundle.endpoints), |facts| facts.names)
+}
+
+/// What a leaf must name for these endpoints.
+#[must_use]
+pub fn endpoint_names(endpoints: &[String]) -> Vec<String> {
+    let hosts = endpoints.iter().filter_map(|endpoint| server_name(endpoint).ok());
+    let mut names: Vec<_> = hosts.map(|name| name.to_str().into_owned()).collect();
+    names.extend(["localhost", "127.0.0.1", "::1"].map(str::to_owned));
+    names.sort();
+    names.dedup();
+    names
 }
 
 /// Looks at the files now and then, and at SIGHUP, until the server ends.

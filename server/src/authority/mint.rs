@@ -15,7 +15,7 @@ use writ_common::shutdown::Shutdown;
 use writ_common::time::Timestamp;
 use writ_common::trust::{Chain, Link, TrustBundle};
 
-use super::backup::{BackupError, contents, write_backup};
+use super::backup::{BackupError, Held, contents, write_backup};
 use super::{Files, KeyFileError};
 use crate::store::{AuditLog, BackupRow, NewAudit, Store, StoreError, UnknownHead};
 
@@ -130,6 +130,15 @@ pub struct NewKey {
     pub certificate: SigningCertificate,
 }
 
+/// What is new beside a bundle: in its backup before it is published.
+#[derive(Debug, Default)]
+pub struct Fresh {
+    /// Signing keys; written before it is published, for no bundle lists them until then.
+    pub keys: Vec<NewKey>,
+    /// Files below the data directory that take the place of others once it is published.
+    pub files: Vec<Held>,
+}
+
 /// A bundle in force.
 #[derive(Debug)]
 pub struct Published {
@@ -207,7 +216,7 @@ impl Mint {
     pub async fn publish(
         &self,
         command: &'static str,
-        new: &[NewKey],
+        fresh: &Fresh,
         unlocked: &Unlocked,
         change: impl FnOnce(&mut TrustBundle),
     ) -> Result<Published, MintError> {
@@ -230,7 +239,7 @@ impl Mint {
         let sealed = sign::<BundlePurpose>(&keys.iter().collect::<Vec<_>>(), &next);
         let mut chain = self.chain.clone();
         let link = chain.extend(sealed.bytes().clone()).map_err(MintError::Threshold)?.clone();
-        for NewKey { key, certificate } in new {
+        for NewKey { key, certificate } in &fresh.keys {
             let id = key.public().id();
             let text = pem::encode("CERTIFICATE", certificate.der());
             files::write_public(&self.files.signing_certificate(id), text.as_bytes())?;
@@ -238,11 +247,19 @@ impl Mint {
             files::write_secret(&self.files.signing_key(id), text.as_bytes())?;
         }
         writ_common::checkpoint!("keys_written");
-        let backup = self.back_up(&chain, &unlocked.passphrase, None).await?;
+        let backup = self.back_up(&chain, &unlocked.passphrase, &fresh.files, None).await?;
         writ_common::checkpoint!("backup_written");
         let bundle = (link.bundle.version, link.digest, link.envelope.clone());
         self.store.publish(vec![bundle], Some(self.call(command))).await?;
         writ_common::checkpoint!("bundle_published");
+        // Killed before this ends: run it again. Its new keys take the place of these.
+        for (name, content) in &fresh.files {
+            let path = self.files.folder().join(name);
+            match path.extension() {
+                Some(extension) if extension == "pem" => files::write_public(&path, content)?,
+                _ => files::write_secret(&path, content)?,
+            }
+        }
         Ok(Published { link, backup })
     }
 
@@ -254,6 +271,7 @@ impl Mint {
         &self,
         chain: &Chain,
         passphrase: &Passphrase,
+        instead: &[Held],
         to: Option<PathBuf>,
     ) -> Result<PathBuf, MintError> {
         let version = chain.head().bundle.version;
@@ -261,7 +279,9 @@ impl Mint {
         let made = self.now.to_string().replace(':', "");
         let path =
             to.unwrap_or_else(|| self.files.backups().join(format!("writ-{made}-bundle-{version}.age")));
-        let held = contents(&self.files, chain)?;
+        let mut held = contents(&self.files, chain)?;
+        held.retain(|(name, _)| instead.iter().all(|(other, _)| other != name));
+        held.extend(instead.iter().cloned());
         let sealed = write_backup(&path, (self.fleet, &self.name), &held, passphrase, self.now)?;
         self.store.note_backup(BackupRow::made(&path, &sealed, version, self.now)).await?;
         Ok(path)

@@ -10,11 +10,12 @@ use writ_common::keys::pem;
 use writ_common::refusal::Refusal;
 use writ_common::shutdown::Shutdown;
 use writ_common::time::Timestamp;
-use writ_common::tls::{IssueError, TlsAuthority, server_name};
+use writ_common::tls::{IssueError, TlsAuthority};
 use writ_common::trust::Chain;
 
 use super::Files;
 use super::backup::{Archive, ArchiveError};
+use super::channel::endpoint_names;
 use super::mint::{Mint, MintError};
 use crate::admin::new_token;
 use crate::store::{BackupRow, Store, StoreError};
@@ -184,12 +185,7 @@ fn write_leaf(files: &Files, archive: &Archive, now: Timestamp) -> Result<(), Re
     let key = pem::private_key(&key).map_err(|error| none(&error))?;
     let certificate = files::read(&files.tls_ca()).map_err(|error| none(&error))?;
     let certificate = pem::certificates(&certificate).map_err(|error| none(&error))?.remove(0);
-    let hosts =
-        archive.chain.head().bundle.endpoints.iter().filter_map(|endpoint| server_name(endpoint).ok());
-    let mut names: Vec<_> = hosts.map(|name| name.to_str().into_owned()).collect();
-    names.extend(["localhost", "127.0.0.1", "::1"].map(str::to_owned));
-    names.sort();
-    names.dedup();
+    let names = endpoint_names(&archive.chain.head().bundle.endpoints);
     let leaf = TlsAuthority { certificate, key }.issue(&names, now)?;
     let chain: String = leaf.chain.iter().map(|der| pem::encode("CERTIFICATE", der).to_string()).collect();
     files::write_secret(&files.tls_key(), pem::encode("PRIVATE KEY", &leaf.key).as_bytes())?;
