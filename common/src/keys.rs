@@ -5,6 +5,7 @@ pub mod pem;
 pub mod private;
 pub mod public;
 pub mod sealed;
+pub mod transfer;
 
 pub use certificate::SigningCertificate;
 pub use private::{PrivateKey, SigningKey};

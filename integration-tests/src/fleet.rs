@@ -136,6 +136,20 @@ impl Fleet {
         self.run_with_input(program, arguments, "")
     }
 
+    /// Runs a program of the system, such as openssl.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    #[must_use]
+    pub fn run_tool(&self, program: &str, arguments: &[&str]) -> Said {
+        let output = command(Path::new(program)).args(arguments).stdin(Stdio::null()).output().unwrap();
+        Said {
+            code: output.status.code().unwrap_or(-1),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+
     /// The same with something on standard input.
     ///
     /// # Panics

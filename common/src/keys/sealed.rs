@@ -2,7 +2,7 @@
 
 use std::io::{Read as _, Write as _};
 
-use age::secrecy::SecretString;
+use age::secrecy::{ExposeSecret as _, SecretString};
 use zeroize::Zeroizing;
 
 /// scrypt's N as a power of two: 128 MiB and about half a second. Fixed, because age would otherwise measure
@@ -45,6 +45,11 @@ impl Passphrase {
             return Err(SealError::WeakPassphrase(length));
         }
         Ok(Self(SecretString::from(text.to_owned())))
+    }
+
+    /// The text, for formats that are not age's.
+    pub(super) fn expose(&self) -> &str {
+        self.0.expose_secret()
     }
 }
 

@@ -13,6 +13,7 @@ mod enrolment;
 
 mod keys;
 mod keys_lost;
+mod keys_moved;
 
 mod refused;
 mod refused_sessions;

@@ -10,17 +10,19 @@ use writ_common::csv;
 use writ_common::daemon::Fatal;
 use writ_common::files;
 use writ_common::id::KeyId;
-use writ_common::keys::{Algorithm, pem};
+use writ_common::keys::transfer::{self, Pair};
+use writ_common::keys::{Algorithm, SigningCertificate, pem};
 use writ_common::shutdown::Shutdown;
 use writ_common::time::{Clock as _, SystemClock};
+use zeroize::Zeroizing;
 
 use super::{Output, passphrase};
-use crate::authority::Files;
 use crate::authority::backup::Archive;
 use crate::authority::certificates::{self, Plan, Standing};
 use crate::authority::mint::{Mint, MintError, Published, Unlocked};
 use crate::authority::mismatch::Mismatch;
 use crate::authority::restore::restore;
+use crate::authority::{Files, read_signing_keys};
 use crate::store::BackupRow;
 
 /// Agents read at a time.
@@ -108,13 +110,30 @@ pub(super) enum Cert {
         #[arg(long, value_name = "FILE")]
         passphrase_file: Option<PathBuf>,
     },
-    /// Write a certificate, the public part, to a file.
+    /// Take a certificate with its key from a PEM or PKCS#12 file: it signs from now on. If the newest bundle lists it already
+    /// (servers that share one), its key is put in place and nothing else changes.
+    Import {
+        #[command(flatten)]
+        unlock: Unlock,
+        /// The file; `-----BEGIN` certificates and key, or PKCS#12.
+        file: PathBuf,
+        /// File with the passphrase of a PKCS#12 file.
+        #[arg(long, value_name = "FILE")]
+        file_passphrase_file: Option<PathBuf>,
+        /// How long the one before is still accepted.
+        #[arg(long, value_name = "TIME", default_value = "7d", value_parser = humantime::parse_duration)]
+        overlap: Duration,
+    },
+    /// Write a certificate, the public part, to a file; or with its key, as PKCS#12.
     Export {
         #[command(flatten)]
         place: Place,
         /// The first digits of its key id; the active one unless given.
         #[arg(long, value_name = "KEY")]
         key: Option<String>,
+        /// Write its key too, as PKCS#12 under this file's passphrase, for a server that shares it.
+        #[arg(long, value_name = "PASSPHRASE_FILE")]
+        with_key: Option<PathBuf>,
         /// Where to; an existing file is not overwritten.
         file: PathBuf,
     },
@@ -294,7 +313,27 @@ pub(super) async fn run(verb: Cert, shutdown: Shutdown) -> Result<(), Fatal> {
             );
             say(&place, &version, &text)
         }
-        Cert::Export { place, key, file } => {
+        Cert::Import { unlock, file, file_passphrase_file, overlap } => {
+            let mint = mint(&unlock.place, &shutdown).await?;
+            let pair = read_pair(&file, file_passphrase_file.as_deref())?;
+            let id = pair.key.public().id().to_string();
+            if !certificates::held(&mint)
+                .map_err(|error| unchanged(&error))?
+                .contains(&pair.key.public().id())
+                && certificates::share(&mint, &pair).map_err(|error| unchanged(&error))?
+            {
+                let text = format!(
+                    "Certificate {id} is in the newest trust bundle; its key is here now.\nNext: restart the server, or mint a bundle"
+                );
+                return say(&unlock.place, &id, &text);
+            }
+            let unlocked = unlock.open(&mint.files)?;
+            let made = certificates::import(&mint, &unlocked, pair, overlap)
+                .await
+                .map_err(|error| unchanged(&error))?;
+            changed(&unlock.place, &mint, &made)
+        }
+        Cert::Export { place, key, with_key, file } => {
             let mint = mint(&place, &shutdown).await?;
             let bundle = &mint.chain.head().bundle;
             let entry = match &key {
@@ -312,12 +351,41 @@ pub(super) async fn run(verb: Cert, shutdown: Shutdown) -> Result<(), Fatal> {
             if file.exists() {
                 return Err(Fatal::usage(format!("{}: exists already; name another file", file.display())));
             }
-            let text = pem::encode("CERTIFICATE", entry.certificate.der());
-            files::write_public(&file, text.as_bytes()).map_err(Fatal::failure)?;
+            match with_key {
+                Some(secret) => export_pair(&mint, &entry.certificate, &secret, &file)?,
+                None => {
+                    let text = pem::encode("CERTIFICATE", entry.certificate.der());
+                    files::write_public(&file, text.as_bytes()).map_err(Fatal::failure)?;
+                }
+            }
             let id = entry.certificate.key().id().to_string();
             say(&place, &id, &format!("Certificate {id} written to {}.", file.display()))
         }
     }
+}
+
+/// A certificate with its key from a file of another program.
+fn read_pair(file: &Path, passphrase_file: Option<&Path>) -> Result<Pair, Fatal> {
+    let content = files::read(file).map_err(Fatal::usage)?;
+    let secret = passphrase_file.map(files::read_secret).transpose().map_err(Fatal::usage)?;
+    let secret = secret.as_deref().map(|secret| String::from_utf8_lossy(secret).trim_end().to_owned());
+    let pair = transfer::read(&content, secret.map(Zeroizing::new).as_deref().map(String::as_str));
+    pair.map_err(|error| Fatal::usage(format!("{}: {error}; nothing was imported", file.display())))
+}
+
+fn export_pair(
+    mint: &Mint,
+    certificate: &SigningCertificate,
+    secret: &Path,
+    file: &Path,
+) -> Result<(), Fatal> {
+    let keys = read_signing_keys(&mint.files).map_err(Fatal::failure)?;
+    let key = keys.into_iter().find(|key| key.public() == certificate.key());
+    let key = key.ok_or_else(|| Fatal::failure("its key is not here; export it where it is"))?;
+    let passphrase = passphrase::ask(Some(secret), "the exported key", true)?;
+    let pair = Pair { key, certificate: certificate.clone() };
+    let content = transfer::write_pkcs12(&pair, &mint.name, &passphrase).map_err(Fatal::failure)?;
+    files::write_secret(file, &content).map_err(Fatal::failure)
 }
 
 fn open_archive(file: &Path, passphrase_file: Option<&Path>) -> Result<Archive, Fatal> {

@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+use writ_common::files;
 use writ_common::id::KeyId;
-use writ_common::keys::{Algorithm, PrivateKey, Server, SigningCertificate};
+use writ_common::keys::transfer::Pair;
+use writ_common::keys::{Algorithm, PrivateKey, Server, SigningCertificate, pem};
 use writ_common::limits::SKEW;
 use writ_common::time::Timestamp;
 use writ_common::trust::{SigningEntry, TrustBundle};
@@ -80,6 +82,17 @@ pub enum CertificateError {
     /// No such certificate.
     #[error("no certificate's key id begins with `{0}`; see: writ-server cert list")]
     Unknown(String),
+    /// It does not count at the moment.
+    #[error("the certificate is valid from {from} to {until}, not now; nothing was imported")]
+    NotNow {
+        /// The first moment.
+        from: Timestamp,
+        /// The first moment past it.
+        until: Timestamp,
+    },
+    /// It is in the bundle.
+    #[error("certificate {0} is listed already, and its key is here")]
+    Listed(KeyId),
     /// More than one.
     #[error("several certificates' key ids begin with `{0}`; give more of it")]
     Ambiguous(String),
@@ -135,6 +148,57 @@ pub async fn create(mint: &Mint, unlocked: &Unlocked, plan: Plan) -> Result<Publ
         }
     });
     Ok(published.await?)
+}
+
+/// A certificate made elsewhere signs from now on, or stands by: one for several servers, or an organisation's own.
+///
+/// # Errors
+/// When it does not count now, is listed already, or no bundle may be minted.
+pub async fn import(
+    mint: &Mint,
+    unlocked: &Unlocked,
+    pair: Pair,
+    overlap: Duration,
+) -> Result<Published, CertificateError> {
+    let Pair { key, certificate } = pair;
+    let id = key.public().id();
+    let (from, until, now) = (certificate.not_before(), certificate.not_after(), mint.now);
+    if now < from || until <= now {
+        return Err(CertificateError::NotNow { from, until });
+    }
+    if mint.chain.head().bundle.signing.iter().any(|entry| entry.certificate.key().id() == id) {
+        return Err(CertificateError::Listed(id));
+    }
+    let entry = SigningEntry {
+        sign_from: from,
+        accept_until: until,
+        certificate: certificate.clone(),
+        revoked: false,
+        realms: present_realms(mint),
+    };
+    let fresh = Fresh { keys: vec![NewKey { key, certificate }], ..Fresh::default() };
+    let change = |next: &mut TrustBundle| {
+        next.signing.push(entry);
+        activate(next, id, overlap, now);
+    };
+    Ok(mint.publish("writ-server cert import", &fresh, unlocked, change).await?)
+}
+
+/// The key of a listed certificate, put in place on a further server that shares it: no bundle is needed.
+///
+/// # Errors
+/// When no bundle lists it, or it cannot be written.
+pub fn share(mint: &Mint, pair: &Pair) -> Result<bool, CertificateError> {
+    let id = pair.key.public().id();
+    let entries = &mint.chain.head().bundle.signing;
+    if !entries.iter().any(|entry| entry.certificate.key().id() == id && !entry.revoked) {
+        return Ok(false);
+    }
+    let text = pem::encode("PRIVATE KEY", &pair.key.to_pkcs8());
+    files::write_secret(&mint.files.signing_key(id), text.as_bytes()).map_err(MintError::from)?;
+    let text = pem::encode("CERTIFICATE", pair.certificate.der());
+    files::write_public(&mint.files.signing_certificate(id), text.as_bytes()).map_err(MintError::from)?;
+    Ok(true)
 }
 
 /// The standby certificate signs from now on; those before it are accepted for a while.

@@ -1,0 +1,121 @@
+//! Certificates come from and go to other programs: judged by the real OpenSSL.
+
+use std::fs;
+
+use integration_tests::fleet::{Build, Fleet, Said};
+
+fn openssl(fleet: &Fleet, arguments: &[&str]) {
+    let said = fleet.run_tool("openssl", arguments);
+    assert_eq!(said.code, 0, "{said:?}");
+}
+
+/// A self-signed certificate with its key, made by OpenSSL, in a PEM file.
+fn made(fleet: &Fleet, name: &str, algorithm: &[&str]) -> String {
+    let (key, cert) = (fleet.path(&format!("{name}.key")), fleet.path(&format!("{name}.crt")));
+    let (key, cert) = (key.to_str().unwrap(), cert.to_str().unwrap());
+    openssl(fleet, &[&["genpkey", "-out", key], algorithm].concat());
+    openssl(fleet, &["req", "-new", "-x509", "-key", key, "-out", cert, "-days", "365", "-subj", "/CN=acme"]);
+    let both = fleet.path(&format!("{name}.pem"));
+    fs::write(&both, [fs::read(key).unwrap(), fs::read(cert).unwrap()].concat()).unwrap();
+    both.to_str().unwrap().to_owned()
+}
+
+const ED25519: [&str; 2] = ["-algorithm", "ed25519"];
+const P256: [&str; 4] = ["-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256"];
+
+fn import(fleet: &Fleet, file: &str, more: &[&str]) -> Said {
+    fleet.keys(&[["cert", "import", file].as_slice(), more].concat())
+}
+
+#[test]
+fn certificates_of_openssl_sign_commands_and_ours_are_read_by_openssl() {
+    let fleet = Fleet::new(Build::Testing);
+    let rome = fleet.agent("rome");
+    let secret = fleet.write_secret("p12-passphrase", "a passphrase for files\n");
+    let secret = secret.to_str().unwrap();
+    for (version, (name, algorithm)) in [(2, ("ed", ED25519.as_slice())), (4, ("ec", P256.as_slice()))] {
+        let pem = made(&fleet, name, algorithm);
+        let by_pem = import(&fleet, &pem, &[]).ok().json();
+        rome.wait_for("trust bundle accepted", |said| said["bundle.version"] == version);
+        assert_eq!(fleet.json(&["send", "ping", "--all", "--wait"])["done"], 1);
+        // The same algorithm once more, as PKCS#12.
+        let again = made(&fleet, &format!("{name}-p12"), algorithm);
+        let p12 = fleet.path(&format!("{name}.p12"));
+        let p12 = p12.to_str().unwrap();
+        let pass = format!("file:{secret}");
+        openssl(
+            &fleet,
+            &["pkcs12", "-export", "-in", &again, "-out", p12, "-passout", &pass, "-name", "acme"],
+        );
+        let by_p12 = import(&fleet, p12, &["--file-passphrase-file", secret]).ok().json();
+        assert_ne!(by_pem["signing_key_id"], by_p12["signing_key_id"]);
+        rome.wait_for("trust bundle accepted", |said| said["bundle.version"] == version + 1);
+        assert_eq!(fleet.json(&["send", "ping", "--all", "--wait"])["done"], 1);
+
+        let (public, exported) =
+            (fleet.path(&format!("{name}.out.pem")), fleet.path(&format!("{name}.out.p12")));
+        let (public, exported) = (public.to_str().unwrap(), exported.to_str().unwrap());
+        let _written = fleet.keys(&["cert", "export", public]).ok();
+        openssl(&fleet, &["x509", "-in", public, "-noout", "-text"]);
+        let _written = fleet.keys(&["cert", "export", exported, "--with-key", secret]).ok();
+        let back = fleet.path(&format!("{name}.back.pem"));
+        let back = back.to_str().unwrap();
+        openssl(&fleet, &["pkcs12", "-in", exported, "-passin", &pass, "-nodes", "-out", back]);
+        // A further server that shares the certificate: nothing but its key is missing there.
+        let key = by_p12["signing_key_id"].as_str().unwrap();
+        fs::remove_file(fleet.path(&format!("server/signing/{key}.key"))).unwrap();
+        let shared = import(&fleet, back, &[]).ok();
+        assert!(shared.stdout.contains(key) && fleet.path(&format!("server/signing/{key}.key")).exists());
+    }
+}
+
+#[test]
+fn what_is_no_certificate_with_its_key_is_refused_by_what_it_is() {
+    let fleet = Fleet::new(Build::Testing);
+    let good = made(&fleet, "good", &ED25519);
+    let other = made(&fleet, "other", &ED25519);
+    let rsa = made(&fleet, "rsa", &["-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048"]);
+    let path = |name: &str| fleet.path(name).to_str().unwrap().to_owned();
+    let (secret, wrong) = (
+        fleet.write_secret("right", "the right passphrase\n"),
+        fleet.write_secret("wrong", "another passphrase\n"),
+    );
+    let pass = format!("file:{}", secret.display());
+    openssl(&fleet, &["pkcs12", "-export", "-in", &good, "-out", &path("good.p12"), "-passout", &pass]);
+    openssl(
+        &fleet,
+        &["pkey", "-in", &path("good.key"), "-aes256", "-passout", &pass, "-out", &path("locked.key")],
+    );
+    let mixed = [fs::read(path("good.key")).unwrap(), fs::read(path("other.crt")).unwrap()].concat();
+    fs::write(path("mixed.pem"), mixed).unwrap();
+    let whole = fs::read(path("good.p12")).unwrap();
+    fs::write(path("cut.p12"), &whole[..whole.len() / 2]).unwrap();
+    fs::write(path("garbage"), "no").unwrap();
+    let cases: [(&str, &[&str], &str); 9] = [
+        (&path("garbage"), &[], "neither PEM nor a whole PKCS#12 file"),
+        (&path("good.crt"), &[], "no private key in it"),
+        (&path("good.key"), &[], "no certificate of its key"),
+        (&path("mixed.pem"), &[], "no certificate of its key"),
+        (&path("locked.key"), &[], "is encrypted; decrypt it first"),
+        (&rsa, &[], "not an Ed25519 or P-256 key"),
+        (&path("good.p12"), &[], "which a passphrase opens"),
+        (
+            &path("good.p12"),
+            &["--file-passphrase-file", wrong.to_str().unwrap()],
+            "the passphrase does not open it",
+        ),
+        (
+            &path("cut.p12"),
+            &["--file-passphrase-file", secret.to_str().unwrap()],
+            "neither PEM nor a whole PKCS#12 file",
+        ),
+    ];
+    for (file, more, says) in cases {
+        let said = import(&fleet, file, more);
+        assert!(said.code == 64 && said.stderr.contains(says), "{file}: {says}: {said:?}");
+    }
+    let _imported = import(&fleet, &other, &[]).ok();
+    let twice = import(&fleet, &other, &[]);
+    assert!(twice.code == 1 && twice.stderr.contains("is listed already"), "{twice:?}");
+    assert_eq!(fleet.json(&["server"])["chain_version"], 2);
+}
