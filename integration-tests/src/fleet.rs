@@ -142,12 +142,7 @@ impl Fleet {
     /// When it cannot be started.
     #[must_use]
     pub fn run_tool(&self, program: &str, arguments: &[&str]) -> Said {
-        let output = command(Path::new(program)).args(arguments).stdin(Stdio::null()).output().unwrap();
-        Said {
-            code: output.status.code().unwrap_or(-1),
-            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-        }
+        said(command(Path::new(program)).args(arguments))
     }
 
     /// The same with something on standard input.
@@ -222,11 +217,16 @@ impl Fleet {
     pub fn keys(&self, arguments: &[&str]) -> Said {
         let (folder, passphrase) = (self.path("server"), self.path("passphrase"));
         let places = ["--data-dir", folder.to_str().unwrap(), "--output", "json"];
-        let takes_passphrase =
-            !matches!(arguments, ["cert", "list" | "show" | "export", ..] | ["authority", "confirm", ..]);
+        let takes_passphrase = !matches!(
+            arguments,
+            ["doctor"] | ["cert", "list" | "show" | "export", ..] | ["authority", "confirm", ..]
+        );
         let secret = ["--passphrase-file", passphrase.to_str().unwrap()];
         let secret = if takes_passphrase { secret.as_slice() } else { &[] };
-        self.run(&format!("writ-server{}", self.build.suffix()), &[arguments, &places, secret].concat())
+        let program = binary(&format!("writ-server{}", self.build.suffix()));
+        let mut command = command(&program);
+        command.args([arguments, &places, secret].concat()).env("WRITTEST_CLOCK", self.path("server-clock"));
+        said(&mut command)
     }
 
     fn server_command(&self) -> Command {
@@ -522,6 +522,15 @@ impl Fleet {
         let matching =
             all.as_array().unwrap().iter().filter(|alert| alert["kind"] == kind && alert["code"] == code);
         matching.cloned().collect()
+    }
+}
+
+fn said(command: &mut Command) -> Said {
+    let output = command.stdin(Stdio::null()).output().unwrap();
+    Said {
+        code: output.status.code().unwrap_or(-1),
+        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod authority;
 mod cert;
+mod doctor;
 mod gateway;
 mod init;
 mod passphrase;
@@ -33,6 +34,8 @@ enum Command {
     /// The certificates that sign commands, and backups. Works on the local files, with the server running or stopped.
     #[command(subcommand)]
     Cert(cert::Cert),
+    /// What is wrong with this server's keys, clock, channel and backups, and what to do. Exit code 1 when something is.
+    Doctor(cert::Place),
     /// The keys that sign trust bundles. Works on the local files, with the server running or stopped.
     #[command(subcommand)]
     Authority(authority::Authority),
@@ -93,6 +96,7 @@ pub fn main() -> ExitCode {
             Command::Init(options) => init::init(options, shutdown).await,
             Command::Run(options) => run::run(options, shutdown).await,
             Command::Cert(verb) => cert::run(verb, shutdown).await,
+            Command::Doctor(place) => doctor::run(place, shutdown).await,
             Command::Authority(verb) => authority::run(verb, shutdown).await,
         }
     })

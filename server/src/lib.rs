@@ -13,6 +13,7 @@ pub mod context;
 pub mod dispatch;
 pub mod session;
 
+pub mod doctor;
 pub mod enroll;
 pub mod receipts;
 pub mod requeue;

@@ -1,10 +1,12 @@
 //! A server that lost its disk comes back from its backup, and no host is visited.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 
 use integration_tests::fleet::{Build, Fleet, Said};
 use integration_tests::intruder::Intruder;
 use integration_tests::stolen::now;
+use writ_common::keys::{Algorithm, PrivateKey, Server, pem};
 
 /// The server's folder is gone; what is left is the sealed backup.
 fn lose_the_server(fleet: &mut Fleet) {
@@ -164,4 +166,56 @@ fn a_restore_killed_in_the_middle_is_run_again_and_backups_of_other_fleets_chang
         foreign.code == 1 && foreign.stderr.contains("is of another one; nothing was changed"),
         "{foreign:?}"
     );
+}
+
+#[test]
+fn the_doctor_names_one_primary_cause_for_each_fault() {
+    let mut fleet = Fleet::new(Build::Testing);
+    let verdict = |fleet: &Fleet, code: i32| {
+        let said = fleet.keys(&["doctor"]).failed(code);
+        said.json()["verdict"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(verdict(&fleet, 0), "nothing is wrong");
+    let backup_row = fleet.keys(&["doctor"]).json()["findings"][5].clone();
+    assert_eq!(
+        (&backup_row["level"], &backup_row["detail"]),
+        (&"notice".into(), &"no backup was ever proven readable".into())
+    );
+    let file = backup(&fleet);
+    let _proven = fleet.keys(&["cert", "prove-backup", &file]).ok();
+    assert_eq!(fleet.keys(&["doctor"]).json()["findings"][5]["level"], "good");
+
+    fleet.kill_server();
+    let key = fleet.signing_key();
+    let aside = fleet.path("aside");
+    fs::rename(&key, &aside).unwrap();
+    assert!(verdict(&fleet, 1).contains("holds no signing key"), "missing");
+    fs::copy(&aside, &key).unwrap();
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o644)).unwrap();
+    assert!(verdict(&fleet, 1).contains("lets others read it"), "permissions");
+    fs::remove_file(&key).unwrap();
+    let other = PrivateKey::<Server>::generate(Algorithm::Ed25519);
+    fleet.write_secret(key.to_str().unwrap(), &pem::encode("PRIVATE KEY", &other.to_pkcs8()));
+    assert!(verdict(&fleet, 1).contains("agents refuse it as `unknown_key`"), "mismatched");
+    fs::rename(&aside, &key).unwrap();
+
+    const DAY: i64 = 86_400;
+    let at = |days: i64| fs::write(fleet.path("server-clock"), (days * DAY).to_string()).unwrap();
+    at(3 * 365 - 20);
+    let soon = fleet.keys(&["doctor"]).ok().json()["findings"][2].clone();
+    assert!(
+        soon["level"] == "notice" && soon["detail"].as_str().unwrap().contains("in less than 30 days"),
+        "{soon}"
+    );
+    at(3 * 365 + 1);
+    assert!(verdict(&fleet, 1).contains("is retired since"), "expired");
+    at(-2);
+    assert!(verdict(&fleet, 1).starts_with("clock: the clock says"), "clock");
+    at(0);
+
+    let leaf = fs::read(fleet.path("server/tls.pem")).unwrap();
+    fs::write(fleet.path("server/tls.pem"), "no").unwrap();
+    assert!(verdict(&fleet, 1).starts_with("channel:"), "channel");
+    fs::write(fleet.path("server/tls.pem"), leaf).unwrap();
+    assert_eq!(verdict(&fleet, 0), "nothing is wrong");
 }

@@ -23,6 +23,7 @@ use crate::authority::{Files, channel, follow, read_signing_keys};
 use crate::config::Config;
 use crate::context::Server;
 use crate::dispatch::{Dispatcher, sent};
+use crate::doctor;
 use crate::sign::Signer;
 use crate::store::Store;
 use crate::throttle::Throttle;
@@ -98,7 +99,17 @@ pub(super) async fn run(options: Run, shutdown: Shutdown) -> Result<(), Fatal> {
 
 /// Notes the time that is signed with, now and then: precise enough to notice a clock that went back.
 async fn note_time(server: Arc<Server>) {
+    let mut warned = None;
     loop {
+        // Said once at each of 90, 30, 7 and 1 days.
+        if let Some(entry) = server.signer.entry() {
+            let left = doctor::days_left(entry.accept_until, server.clock.wall());
+            let about = left.map(|days| (entry.certificate.key().id(), days));
+            if let Some((key, days)) = about.filter(|_| about != warned) {
+                warn!(%key, days, ends = %entry.accept_until, "the signing certificate ends soon; make the next one: writ-server cert create");
+            }
+            warned = about;
+        }
         if let Ok(now) = server.signer.now()
             && let Err(error) = server.store.note_time(now, false).await
         {

@@ -1,0 +1,244 @@
+//! What is wrong with this server, by cause: the first bad finding is the one to mend, the others may follow from it.
+
+use std::time::Duration;
+
+use writ_common::time::Timestamp;
+use writ_common::tls::{LeafFacts, ServerTls, server_name};
+
+use crate::authority::certificates::{Standing, held};
+use crate::authority::mint::{Mint, MintError};
+use crate::authority::{read_signing_keys, read_tls_leaf};
+use crate::store::StoreError;
+
+/// Before the end of a certificate somebody is told, so many days ahead.
+const WARN_DAYS: [u64; 4] = [90, 30, 7, 1];
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
+/// How serious a finding is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Level {
+    /// As it should be.
+    Good,
+    /// Somebody should look soon.
+    Notice,
+    /// It keeps the fleet from being commanded, or its keys from being safe.
+    Bad,
+}
+
+impl Level {
+    /// For people.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Good => "good",
+            Self::Notice => "notice",
+            Self::Bad => "bad",
+        }
+    }
+}
+
+/// One thing that was looked at.
+#[derive(Debug, Clone)]
+pub struct Finding {
+    /// What.
+    pub check: &'static str,
+    /// How it stands.
+    pub level: Level,
+    /// In words.
+    pub detail: String,
+    /// What to do; empty when nothing.
+    pub next: String,
+}
+
+fn finding(check: &'static str, level: Level, detail: impl Into<String>, next: &str) -> Finding {
+    Finding { check, level, detail: detail.into(), next: next.to_owned() }
+}
+
+/// The tightest of 90, 30, 7 and 1 days that a moment is within, if any.
+#[must_use]
+pub fn days_left(until: Timestamp, now: Timestamp) -> Option<u64> {
+    WARN_DAYS.into_iter().rev().find(|days| until < now + DAY * u32::try_from(*days).unwrap_or(u32::MAX))
+}
+
+/// Looks at everything, in the order of causes.
+///
+/// # Errors
+/// When the database cannot be read.
+pub async fn examine(mint: &Mint) -> Result<Vec<Finding>, StoreError> {
+    let mut findings = vec![clock(mint).await?, keys(mint), signing(mint), channel(mint), chain(mint).await?];
+    findings.push(backup(mint).await?);
+    Ok(findings)
+}
+
+async fn clock(mint: &Mint) -> Result<Finding, StoreError> {
+    let signed = mint.store.latest_time().await?;
+    let tolerance = Duration::from_secs(30);
+    Ok(if mint.now + tolerance < signed {
+        let detail =
+            format!("the clock says {}, but this server signed at {signed}: nothing is signed", mint.now);
+        finding(
+            "clock",
+            Level::Bad,
+            detail,
+            "set the clock right; if that later time was wrong: writ-server run --accept-clock",
+        )
+    } else {
+        finding("clock", Level::Good, format!("{}", mint.now), "")
+    })
+}
+
+fn keys(mint: &Mint) -> Finding {
+    match read_signing_keys(&mint.files) {
+        Err(error) => finding(
+            "keys",
+            Level::Bad,
+            error.to_string(),
+            "mend the file, or restore it: writ-server cert restore FILE",
+        ),
+        Ok(keys) if keys.is_empty() => {
+            let detail = format!("{} holds no signing key", mint.files.signing().display());
+            finding(
+                "keys",
+                Level::Bad,
+                detail,
+                "writ-server cert restore FILE, or with the authority: writ-server cert create",
+            )
+        }
+        Ok(keys) => finding("keys", Level::Good, format!("{} signing keys are here", keys.len()), ""),
+    }
+}
+
+fn signing(mint: &Mint) -> Finding {
+    let bundle = &mint.chain.head().bundle;
+    let here = held(mint).unwrap_or_default();
+    let ours = || bundle.signing.iter().filter(|entry| here.contains(&entry.certificate.key().id()));
+    let cure = "with the authority: writ-server cert create";
+    let mut counting = ours().filter(|entry| {
+        matches!(Standing::of(entry, bundle, mint.now), Standing::Active | Standing::Draining)
+    });
+    let Some(active) = counting.next() else {
+        let detail = match ours().next() {
+            None => "no key that is here is in the newest trust bundle: agents refuse it as `unknown_key`"
+                .to_owned(),
+            Some(entry) => {
+                let standing = Standing::of(entry, bundle, mint.now).as_str();
+                format!(
+                    "certificate {} is {standing} since {}: agents refuse it",
+                    entry.certificate.key().id(),
+                    entry.accept_until
+                )
+            }
+        };
+        return finding("signing", Level::Bad, detail, cure);
+    };
+    let last = counting.map(|entry| entry.accept_until).fold(active.accept_until, Timestamp::max);
+    match days_left(last, mint.now) {
+        None => finding("signing", Level::Good, format!("agents accept this server's key until {last}"), ""),
+        Some(days) => {
+            let level = if days <= 7 { Level::Bad } else { Level::Notice };
+            let detail = format!("the certificate ends at {last}, in less than {days} days");
+            finding("signing", level, detail, cure)
+        }
+    }
+}
+
+fn channel(mint: &Mint) -> Finding {
+    let cure = "writ-server authority channel";
+    let leaf = match read_tls_leaf(&mint.files) {
+        Ok(leaf) => leaf,
+        Err(error) => return finding("channel", Level::Bad, error.to_string(), cure),
+    };
+    if let Err(error) = ServerTls::new(&leaf) {
+        return finding("channel", Level::Bad, error.to_string(), cure);
+    }
+    let bundle = &mint.chain.head().bundle;
+    if !leaf.chain.iter().any(|shown| bundle.tls_cas.contains(shown)) {
+        let detail =
+            "the TLS leaf is by no authority the newest trust bundle lists: agents cannot verify the channel";
+        return finding("channel", Level::Bad, detail, cure);
+    }
+    let Some(facts) = leaf.chain.first().and_then(|leaf| LeafFacts::read(leaf)) else {
+        return finding("channel", Level::Bad, "the TLS leaf cannot be read", cure);
+    };
+    let hosts = bundle.endpoints.iter().filter_map(|endpoint| server_name(endpoint).ok());
+    let missing: Vec<_> =
+        hosts.map(|host| host.to_str().into_owned()).filter(|host| !facts.names.contains(host)).collect();
+    if !missing.is_empty() {
+        let detail =
+            format!("the TLS leaf does not name {}, where agents look for this server", missing.join(", "));
+        return finding(
+            "channel",
+            Level::Bad,
+            detail,
+            "put a leaf with these names in place (tls.pem, tls.key), or: writ-server authority channel",
+        );
+    }
+    if facts.not_after <= mint.now {
+        let detail = format!(
+            "the TLS leaf ended at {}; agents go by the signed greeting, operators cannot connect",
+            facts.not_after
+        );
+        return finding(
+            "channel",
+            Level::Notice,
+            detail,
+            "start the server: it renews its leaf; or put a new one in place",
+        );
+    }
+    finding("channel", Level::Good, format!("the TLS leaf is good until {}", facts.not_after), "")
+}
+
+async fn chain(mint: &Mint) -> Result<Finding, StoreError> {
+    let head = mint.chain.head();
+    match mint.check().await {
+        Ok(()) => Ok(finding(
+            "chain",
+            Level::Good,
+            format!("trust bundle {} is the newest", head.bundle.version),
+            "",
+        )),
+        Err(MintError::Store(error)) => Err(error),
+        Err(MintError::Clock { .. }) => {
+            Ok(finding("chain", Level::Notice, "not judged: the clock is wrong", ""))
+        }
+        Err(error) => Ok(finding("chain", Level::Bad, error.to_string(), "writ trust converge")),
+    }
+}
+
+async fn backup(mint: &Mint) -> Result<Finding, StoreError> {
+    let newest = mint.chain.head().bundle.version;
+    let backups = mint.store.backups().await?;
+    let proven = backups.iter().filter(|backup| backup.proven_at > Timestamp::ZERO);
+    let cure = "copy the latest of backups/ elsewhere, then from there: writ-server cert prove-backup FILE";
+    Ok(match proven.max_by_key(|backup| backup.bundle_version) {
+        None => finding("backup", Level::Notice, "no backup was ever proven readable", cure),
+        Some(backup) if backup.bundle_version < newest => {
+            let detail = format!(
+                "the latest proven backup holds bundle {} of {newest}: keys made since are not in it",
+                backup.bundle_version
+            );
+            finding("backup", Level::Notice, detail, cure)
+        }
+        Some(backup) => {
+            let detail = format!("{} was proven at {}", backup.path, backup.proven_at);
+            finding("backup", Level::Good, detail, "")
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn somebody_is_told_at_90_30_7_and_1_days() {
+        let end = Timestamp::from_millis(1_790_000_000_000);
+        let told =
+            |days: u32, hours: u32| days_left(end, end - DAY * days - Duration::from_secs(3600) * hours);
+        assert_eq!(
+            [told(90, 1), told(89, 23), told(30, 1), told(29, 23)],
+            [None, Some(90), Some(90), Some(30)]
+        );
+        assert_eq!([told(6, 23), told(1, 1), told(0, 23), told(0, 0)], [Some(7), Some(7), Some(1), Some(1)]);
+    }
+}
