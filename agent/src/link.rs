@@ -216,14 +216,15 @@ impl Link {
     }
 }
 
-/// Asks whoever answers at an endpoint for successors of the bundle held, and nothing else (protocol.md §6.11). What comes back
-/// is walked along as always, so that a lost TLS key or authority strands nobody. Says whether there were any.
+/// Asks whoever answers at an endpoint for successors of the bundle held, and hands bundles back to who has only earlier ones;
+/// says nothing else (protocol.md §6.11). What comes back is walked along as always, so that a lost TLS key or authority
+/// strands nobody. Says whether there were any.
 async fn rescue(obedience: &Obedience, endpoint: &str) -> Result<bool, LinkError> {
     let before = obedience.trust.chain().head().bundle.version;
     info!(endpoint, "the channel cannot be verified: asking for trust bundles alone");
     let work = async {
         let connection = Box::pin(connect(endpoint, &Anchors::Unverified)).await?;
-        greeting::fetch_successors(obedience, &mut gateway(connection.channel)).await
+        greeting::fetch_chain(obedience, &mut gateway(connection.channel)).await
     };
     let asked = tokio::time::timeout(RESCUE_TIMEOUT, work).await;
     asked.map_err(|_| LinkError::Silent(RESCUE_TIMEOUT))??;

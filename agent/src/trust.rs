@@ -7,7 +7,7 @@ use bytes::Bytes;
 use prost::Message as _;
 use tracing::info;
 use writ_common::files::{self, FileError};
-use writ_common::refusal::Refusal;
+use writ_common::refusal::{Refusal, RefusalCode};
 use writ_common::trust::Chain;
 use writ_proto::v1 as proto;
 
@@ -83,7 +83,14 @@ impl Trust {
                 continue;
             }
             match walked.chain.extend(bundle) {
-                Ok(_) => walked.added += 1,
+                Ok(_) => {
+                    walked.added += 1;
+                    walked.refused = None;
+                }
+                // Of another fork, perhaps; a later one may join them again.
+                Err(refusal) if refusal.code == RefusalCode::BundleWrongPrev => {
+                    walked.refused = Some(refusal)
+                }
                 Err(refusal) => {
                     walked.refused = Some(refusal);
                     break;

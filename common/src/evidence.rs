@@ -300,7 +300,8 @@ impl Ledger {
         Ok((verified, counted))
     }
 
-    fn counted(&self, key: KeyId, at: Timestamp, also: impl Fn(&SigningEntry) -> bool) -> bool {
+    /// Whether some bundle let a key sign at a time, and says this of it too.
+    pub fn counted(&self, key: KeyId, at: Timestamp, also: impl Fn(&SigningEntry) -> bool) -> bool {
         let said = self.entries.get(&key).map_or(&[][..], Vec::as_slice);
         said.iter().any(|entry| entry.sign_from <= at && at < entry.accept_until && also(entry))
     }

@@ -4,6 +4,7 @@
 use tracing::{info, warn};
 use writ_common::envelope::{Candidate, CommandPurpose, add_signature, verify};
 use writ_common::id::KeyId;
+use writ_common::limits::{MAX_COMMAND_BYTES, MAX_SIGNATURES};
 
 use crate::context::Server;
 use crate::store::{QueuedCommand, StoreError};
@@ -86,7 +87,10 @@ fn judge(server: &Server, queued: &QueuedCommand) -> Fate {
     }
     match server.signer.command_key() {
         Ok(key) if !verified.signers().contains(&key.public().id()) => {
-            Fate::SignedAnew(add_signature(&verified, &key).bytes().clone())
+            let sealed = add_signature(&verified, &key);
+            let is_bounded =
+                sealed.bytes().len() <= MAX_COMMAND_BYTES && verified.signatures() < MAX_SIGNATURES;
+            if is_bounded { Fate::SignedAnew(sealed.bytes().clone()) } else { Fate::Stays }
         }
         Ok(_) | Err(_) => Fate::Stays,
     }

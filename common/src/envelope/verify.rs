@@ -61,6 +61,11 @@ impl<P: Purpose> Verified<P> {
         &self.envelope
     }
 
+    /// How many signatures it has, good or not.
+    pub fn signatures(&self) -> usize {
+        self.envelope.signatures.len()
+    }
+
     /// The distinct accepted keys that signed.
     pub const fn signers(&self) -> &BTreeSet<KeyId> {
         &self.signers

@@ -183,6 +183,40 @@ fn one_of_three_authorities_is_lost_and_the_other_two_replace_it() {
 }
 
 #[test]
+fn two_servers_that_minted_at_the_same_time_are_joined_by_one_bundle_their_agents_follow() {
+    let mut fleet = Fleet::new(Build::Testing);
+    let (rome, oslo) = (fleet.agent("rome"), fleet.agent("oslo"));
+    // The state both begin with; then each mints a bundle 2 of its own. oslo follows the one, rome the other.
+    fleet.kill_server();
+    let copied = fleet.run_tool(
+        "cp",
+        &["-a", fleet.path("server").to_str().unwrap(), fleet.path("fork").to_str().unwrap()],
+    );
+    assert_eq!(copied.code, 0, "{copied:?}");
+    assert!(rome.stop().success());
+    let _theirs = fleet.keys(&["cert", "create", "--overlap", "0s"]).ok();
+    fleet.start_server(None);
+    oslo.wait_for("trust bundle accepted", |said| said["bundle.version"] == 2);
+    assert!(oslo.stop().success());
+    fleet.kill_server();
+    std::fs::rename(fleet.path("server"), fleet.path("other")).unwrap();
+    std::fs::rename(fleet.path("fork"), fleet.path("server")).unwrap();
+    let _ours = fleet.keys(&["cert", "create", "--overlap", "0s"]).ok();
+    fleet.start_server(None);
+    fleet.add_context();
+    let rome = fleet.start_agent("rome", None);
+    rome.wait_for("trust bundle accepted", |said| said["bundle.version"] == 2);
+
+    let chain = fleet.path("oslo/trust.chain");
+    let _joined = fleet.keys(&["authority", "repair", "--fork", chain.to_str().unwrap()]).ok();
+    in_force(&fleet, 3);
+    let oslo = fleet.start_agent("oslo", None);
+    oslo.wait_for("trust bundle accepted", |said| said["bundle.version"] == 3);
+    rome.wait_for("trust bundle accepted", |said| said["bundle.version"] == 3);
+    assert_eq!(fleet.json(&["send", "ping", "--all", "--wait"])["done"], 2);
+}
+
+#[test]
 fn a_change_of_keys_killed_at_any_step_is_done_or_not_begun() {
     for step in ["keys_written", "backup_written", "bundle_published"] {
         let fleet = Fleet::new(Build::Testing);

@@ -153,7 +153,9 @@ fn a_restore_killed_in_the_middle_is_run_again_and_backups_of_other_fleets_chang
     command.kill();
     drop(held);
     let unfinished = fleet.try_server().wait().1;
-    assert!(unfinished.contains("did not finish here"), "{unfinished}");
+    assert!(unfinished.contains("there is no fleet here"), "{unfinished}");
+    let init = fleet.init();
+    assert!(init.code == 1 && init.stderr.contains("keys of a fleet lie here"), "{init:?}");
     let _restored = fleet.keys(&["cert", "restore", &file]).ok();
     start_again(&mut fleet);
     rome.wait_for_count("session began", 2);

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Subcommand;
+use prost::Message as _;
 use serde::Serialize;
 use writ_common::daemon::Fatal;
 use writ_common::files;
@@ -11,9 +12,9 @@ use writ_common::keys::public::PublicKey;
 use writ_common::keys::sealed::{open, seal};
 use writ_common::keys::{Algorithm, Authority as Holder, PrivateKey, pem};
 use writ_common::shutdown::Shutdown;
-use writ_common::trust::Role;
+use writ_common::trust::{Role, SigningEntry};
 
-use super::cert::{Place, Unlock, changed, mint, say};
+use super::cert::{Place, Unlock, changed, mint, mint_with, say};
 use super::{Output, passphrase};
 use crate::authority::channel;
 use crate::authority::mint::{Fresh, Mint, Unlocked};
@@ -62,6 +63,14 @@ pub(super) enum Authority {
         #[arg(long)]
         keep_old: bool,
     },
+    /// Join two chains again, when two servers minted at the same time: one bundle that follows both.
+    Repair {
+        #[command(flatten)]
+        unlock: Unlock,
+        /// The other chain: `trust.chain` from the data directory of an agent that follows it; repeat for several.
+        #[arg(long = "fork", value_name = "FILE", required = true)]
+        forks: Vec<PathBuf>,
+    },
     /// Seal an authority's key with another passphrase.
     Reseal {
         /// The sealed key.
@@ -96,7 +105,7 @@ pub(super) async fn run(verb: Authority, shutdown: Shutdown) -> Result<(), Fatal
             create(file, key_algorithm, passphrase_file, output)
         }
         Authority::Rotate { unlock, to } => {
-            let mint = mint(&unlock.place, &shutdown).await?;
+            let mint = mint_with(&unlock, &shutdown).await?;
             let unlocked = unlock.open(&mint.files)?;
             let new = public_part(&to)?;
             publish(
@@ -109,17 +118,38 @@ pub(super) async fn run(verb: Authority, shutdown: Shutdown) -> Result<(), Fatal
             .await
         }
         Authority::Split { unlock, threshold, members } => {
-            let mint = mint(&unlock.place, &shutdown).await?;
+            let mint = mint_with(&unlock, &shutdown).await?;
             let unlocked = unlock.open(&mint.files)?;
             let keys = members.iter().map(public_part).collect::<Result<_, _>>()?;
             publish(&unlock, &mint, &unlocked, "writ-server authority split", Role { keys, threshold }).await
         }
         Authority::Channel { unlock, keep_old } => {
-            let mint = mint(&unlock.place, &shutdown).await?;
+            let mint = mint_with(&unlock, &shutdown).await?;
             let unlocked = unlock.open(&mint.files)?;
             let made =
                 channel::replace(&mint, &unlocked, keep_old).await.map_err(|error| unchanged(&error))?;
             changed(&unlock.place, &mint, &made)
+        }
+        Authority::Repair { unlock, forks } => {
+            let mut mint = mint_with(&unlock, &shutdown).await?;
+            let mut heads = Vec::new();
+            for file in &forks {
+                let stored = files::read(file).map_err(Fatal::usage)?;
+                let bundles = writ_proto::v1::Bundles::decode(stored.as_slice())
+                    .map_err(|_| Fatal::usage(format!("{}: not a chain of trust bundles", file.display())))?;
+                heads.push(mint.fork(bundles.bundles).map_err(|error| unchanged(&error))?);
+            }
+            mint.despite.extend(heads.iter().map(|head| head.digest));
+            let unlocked = unlock.open(&mint.files)?;
+            let fresh = Fresh::default();
+            let made = mint.publish("writ-server authority repair", &fresh, &unlocked, |next| {
+                for head in &heads {
+                    next.version = next.version.max(head.bundle.version + 1);
+                    next.prev.push(head.digest);
+                    head.bundle.signing.iter().for_each(|entry| join(&mut next.signing, entry));
+                }
+            });
+            changed(&unlock.place, &mint, &made.await.map_err(|error| unchanged(&error))?)
         }
         Authority::Reseal { file, passphrase_file, new_passphrase_file } => {
             let old = passphrase::ask(passphrase_file.as_deref(), "the key as it is", false)?;
@@ -151,6 +181,15 @@ pub(super) async fn run(verb: Authority, shutdown: Shutdown) -> Result<(), Fatal
     }
 }
 
+/// A key that leaked in one of the chains leaked.
+fn join(entries: &mut Vec<SigningEntry>, theirs: &SigningEntry) {
+    let mut ours = entries.iter_mut();
+    match ours.find(|ours| ours.certificate.key() == theirs.certificate.key()) {
+        Some(ours) => ours.revoked |= theirs.revoked,
+        None => entries.push(theirs.clone()),
+    }
+}
+
 async fn publish(
     unlock: &Unlock,
     mint: &Mint,
@@ -158,7 +197,14 @@ async fn publish(
     command: &'static str,
     role: Role,
 ) -> Result<(), Fatal> {
-    let made = mint.publish(command, &Fresh::default(), unlocked, |next| next.authority = role).await;
+    // The keys of before are of no use any more; those of from now on must not be in one place alone.
+    let mut kept = Vec::new();
+    for (number, path) in unlock.authorities.iter().enumerate() {
+        let sealed = files::read_secret(path).map_err(Fatal::usage)?;
+        kept.push((format!("authority-{}.key.age", number + 1), sealed));
+    }
+    let fresh = Fresh { kept, ..Fresh::default() };
+    let made = mint.publish(command, &fresh, unlocked, |next| next.authority = role).await;
     let made = made.map_err(|error| Fatal::caused("nothing was changed", &error))?;
     changed(&unlock.place, mint, &made)
 }

@@ -9,7 +9,7 @@ use serde::Serialize;
 use writ_common::csv;
 use writ_common::daemon::Fatal;
 use writ_common::files;
-use writ_common::id::KeyId;
+use writ_common::id::{Digest, KeyId};
 use writ_common::keys::transfer::{self, Pair};
 use writ_common::keys::{Algorithm, SigningCertificate, pem};
 use writ_common::shutdown::Shutdown;
@@ -162,6 +162,9 @@ pub(super) struct Unlock {
     /// the systemd credential `writ-passphrase` is used, or you are asked.
     #[arg(long = "passphrase-file", value_name = "FILE")]
     pub(super) passphrase_files: Vec<PathBuf>,
+    /// Mint although agents say they hold this bundle, which the server does not have: they are not to be believed.
+    #[arg(long, value_name = "DIGEST")]
+    pub(super) despite: Vec<Digest>,
 }
 
 impl Unlock {
@@ -184,6 +187,13 @@ impl Unlock {
         let (_, passphrase) = sealed.remove(0);
         Ok(Unlocked { authorities, passphrase })
     }
+}
+
+/// Opens the keys of a data directory, to change them.
+pub(super) async fn mint_with(unlock: &Unlock, shutdown: &Shutdown) -> Result<Mint, Fatal> {
+    let mut mint = mint(&unlock.place, shutdown).await?;
+    mint.despite.clone_from(&unlock.despite);
+    Ok(mint)
 }
 
 /// Opens the keys of a data directory.
@@ -215,7 +225,7 @@ pub(super) async fn run(verb: Cert, shutdown: Shutdown) -> Result<(), Fatal> {
     let unchanged = |error: &dyn std::error::Error| Fatal::caused("nothing was changed", error);
     match verb {
         Cert::Create { unlock, key_algorithm, overlap, standby, realms, dry_run } => {
-            let mint = mint(&unlock.place, &shutdown).await?;
+            let mint = mint_with(&unlock, &shutdown).await?;
             mint.check().await.map_err(|error| unchanged(&error))?;
             let unlocked = unlock.open(&mint.files)?;
             if dry_run {
@@ -232,14 +242,14 @@ pub(super) async fn run(verb: Cert, shutdown: Shutdown) -> Result<(), Fatal> {
             changed(&unlock.place, &mint, &made)
         }
         Cert::Rotate { unlock, overlap } => {
-            let mint = mint(&unlock.place, &shutdown).await?;
+            let mint = mint_with(&unlock, &shutdown).await?;
             let unlocked = unlock.open(&mint.files)?;
             let made =
                 certificates::rotate(&mint, &unlocked, overlap).await.map_err(|error| unchanged(&error))?;
             changed(&unlock.place, &mint, &made)
         }
         Cert::Revoke { unlock, key } => {
-            let mint = mint(&unlock.place, &shutdown).await?;
+            let mint = mint_with(&unlock, &shutdown).await?;
             let unlocked = unlock.open(&mint.files)?;
             let made =
                 certificates::revoke(&mint, &unlocked, &key).await.map_err(|error| unchanged(&error))?;
@@ -255,7 +265,7 @@ pub(super) async fn run(verb: Cert, shutdown: Shutdown) -> Result<(), Fatal> {
             list(&place, &mint, Some(&key.to_string()))
         }
         Cert::Backup { unlock, file } => {
-            let mint = mint(&unlock.place, &shutdown).await?;
+            let mint = mint_with(&unlock, &shutdown).await?;
             if file.exists() {
                 return Err(Fatal::usage(format!("{}: exists already; name another file", file.display())));
             }
@@ -314,7 +324,7 @@ pub(super) async fn run(verb: Cert, shutdown: Shutdown) -> Result<(), Fatal> {
             say(&place, &version, &text)
         }
         Cert::Import { unlock, file, file_passphrase_file, overlap } => {
-            let mint = mint(&unlock.place, &shutdown).await?;
+            let mint = mint_with(&unlock, &shutdown).await?;
             let pair = read_pair(&file, file_passphrase_file.as_deref())?;
             let id = pair.key.public().id().to_string();
             if !certificates::held(&mint)

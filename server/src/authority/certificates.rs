@@ -73,6 +73,16 @@ pub enum CertificateError {
     /// The certificate cannot be made.
     #[error(transparent)]
     Make(#[from] writ_common::keys::certificate::InvalidCertificate),
+    /// A server signs all it says with one key.
+    #[error(
+        "this server commands {present}; a certificate for {asked} alone would leave the agents of the others without a greeting they believe. Give it a server of its own, or name all realms"
+    )]
+    Realms {
+        /// What it commands.
+        present: String,
+        /// What was asked for.
+        asked: String,
+    },
     /// There is none to rotate to.
     #[error("no standby certificate is held here; make one: writ-server cert create")]
     NoStandby,
@@ -123,6 +133,10 @@ pub async fn create(mint: &Mint, unlocked: &Unlocked, plan: Plan) -> Result<Publ
     let mut realms = realms.unwrap_or_else(|| present_realms(mint));
     realms.sort();
     realms.dedup();
+    let present = present_realms(mint);
+    if !present.iter().all(|realm| realms.contains(realm)) {
+        return Err(CertificateError::Realms { present: present.join(", "), asked: realms.join(", ") });
+    }
     if let Some(held) = standby(mint)?.filter(|_| is_standby) {
         return Err(CertificateError::HasStandby(held));
     }
@@ -225,13 +239,13 @@ pub async fn revoke(mint: &Mint, unlocked: &Unlocked, key: &str) -> Result<Publi
     let key = find(mint, key)?;
     let (held, now) = (held(mint)?, mint.now);
     let bundle = &mint.chain.head().bundle;
+    let listed = bundle.signing.iter().find(|entry| entry.certificate.key().id() == key);
+    let realms = listed.map_or_else(Vec::new, |entry| entry.realms.clone());
+    // One that drains ends soon: it is no successor.
     let signs = |entry: &SigningEntry| {
         let id = entry.certificate.key().id();
-        id != key
-            && held.contains(&id)
-            && !entry.revoked
-            && entry.sign_from <= now
-            && now < entry.accept_until
+        let standing = Standing::of(entry, bundle, now);
+        id != key && held.contains(&id) && standing == Standing::Active && shares_realm(entry, &realms)
     };
     let mut new = Vec::new();
     let mut successor = None;
@@ -248,7 +262,6 @@ pub async fn revoke(mint: &Mint, unlocked: &Unlocked, key: &str) -> Result<Publi
         }
     }
     let added: Vec<_> = new.iter().map(|new| new.certificate.clone()).collect();
-    let realms = present_realms(mint);
     let change = |next: &mut TrustBundle| {
         for certificate in added {
             next.signing.push(SigningEntry {
@@ -343,6 +356,7 @@ fn present_realms(mint: &Mint) -> Vec<String> {
     let entries = mint.chain.head().bundle.signing.iter();
     let mut realms: Vec<_> = entries
         .filter(|entry| held.contains(&entry.certificate.key().id()))
+        .filter(|entry| !entry.revoked && mint.now < entry.accept_until)
         .flat_map(|entry| entry.realms.clone())
         .collect();
     realms.sort();

@@ -38,10 +38,20 @@ pub enum FollowError {
 
 /// Looks until the server ends.
 pub async fn keep(server: Arc<Server>, files: Files) {
-    let mut failing = String::new();
+    let (mut failing, mut requeued) = (String::new(), None);
     loop {
-        match look(&server, &files).await {
-            Ok(_) => failing.clear(),
+        let work = async {
+            look(&server, &files).await?;
+            // At the start, after a bundle, and when a standby takes over by its date. Again until it succeeds.
+            let now = (server.chain().head().digest, server.signer.check().ok());
+            if requeued != Some(now) {
+                requeue(&server).await?;
+                requeued = Some(now);
+            }
+            Ok::<_, FollowError>(())
+        };
+        match work.await {
+            Ok(()) => failing.clear(),
             // Said once, not twice a second.
             Err(error) => {
                 let text = error.to_string();
@@ -115,6 +125,5 @@ pub async fn look(server: &Arc<Server>, files: &Files) -> Result<bool, FollowErr
     }
     // Sessions hear of it before they hear of commands under its keys.
     server.dispatcher.registry().trust_changed();
-    requeue(server).await?;
     Ok(true)
 }

@@ -4,6 +4,7 @@
 use std::fs::File;
 use std::path::PathBuf;
 
+use bytes::Bytes;
 use writ_common::envelope::{BundlePurpose, InvalidDocument, sign};
 use writ_common::files::{self, FileError};
 use writ_common::id::{Digest, FleetId};
@@ -33,8 +34,8 @@ pub enum MintError {
     Busy,
     /// Agents hold bundles this server has never seen.
     #[error(
-        "{} agents hold trust bundle {} ({}), which this server does not have: it stands at an earlier state than the fleet. Restore a later backup, or let such an agent connect, which hands it back; if two servers minted at the same time: writ-server authority repair",
-        .0.agents, .0.version, .0.digest
+        "{} agents ({} and others) say they hold trust bundle {} ({}), which this server does not have: it stands at an earlier state than the fleet. Restore a later backup, or let such an agent connect, which hands it back. If two servers minted at the same time: writ-server authority repair. If that agent is not to be believed: --despite {}",
+        .0.agents, .0.agent, .0.version, .0.digest, .0.digest
     )]
     UnknownHead(UnknownHead),
     /// The chain came from a backup.
@@ -89,6 +90,9 @@ pub enum MintError {
     /// The stored chain does not hold.
     #[error("the stored chain does not hold: {0}")]
     Chain(Refusal),
+    /// What was given is no fork of this chain.
+    #[error("the bundles given share none with this chain: they are of another fleet")]
+    NoFork,
     /// The backup failed; nothing was published.
     #[error(transparent)]
     Backup(#[from] BackupError),
@@ -109,6 +113,8 @@ pub struct Mint {
     pub chain: Chain,
     /// When this began.
     pub now: Timestamp,
+    /// Heads an operator says are nobody's, or about to be repaired.
+    pub despite: Vec<Digest>,
     _alone: File,
 }
 
@@ -137,6 +143,8 @@ pub struct Fresh {
     pub keys: Vec<NewKey>,
     /// Files below the data directory that take the place of others once it is published.
     pub files: Vec<Held>,
+    /// Sealed files that are only kept in the backup: authorities that live elsewhere.
+    pub kept: Vec<Held>,
 }
 
 /// A bundle in force.
@@ -171,7 +179,7 @@ impl Mint {
         for (_, envelope) in bundles {
             chain.extend(envelope).map_err(MintError::Chain)?;
         }
-        Ok(Self { files: files.clone(), store, fleet, name, chain, now, _alone: alone })
+        Ok(Self { files: files.clone(), store, fleet, name, chain, now, despite: Vec::new(), _alone: alone })
     }
 
     /// Opens sealed authority keys.
@@ -189,6 +197,28 @@ impl Mint {
         Ok(authorities)
     }
 
+    /// The head of another chain of this fleet that forked from this one: two servers minted at the same time.
+    ///
+    /// # Errors
+    /// When the bundles do not follow any of this chain.
+    pub fn fork(&self, bundles: Vec<Bytes>) -> Result<Link, MintError> {
+        let digest = |envelope: &Bytes| Chain::digest_of(envelope);
+        let shared = bundles.iter().filter_map(digest).filter(|digest| self.chain.contains(*digest)).last();
+        let mut other: Option<Chain> = None;
+        for envelope in bundles {
+            match (&mut other, shared) {
+                (Some(other), _) => {
+                    other.extend(envelope).map_err(MintError::Chain)?;
+                }
+                (None, Some(shared)) if digest(&envelope) == Some(shared) => {
+                    other = Some(Chain::pinned(envelope, shared).map_err(MintError::Chain)?);
+                }
+                (None, _) => {}
+            }
+        }
+        other.map(|other| other.head().clone()).ok_or(MintError::NoFork)
+    }
+
     /// Whether a bundle may be minted now.
     ///
     /// # Errors
@@ -202,7 +232,8 @@ impl Mint {
         if self.store.is_head_unconfirmed().await? {
             return Err(MintError::Unconfirmed { version: head.bundle.version, digest: head.digest });
         }
-        match self.store.unknown_heads().await?.into_iter().next() {
+        let mut unknown = self.store.unknown_heads().await?.into_iter();
+        match unknown.find(|unknown| !self.despite.contains(&unknown.digest)) {
             Some(unknown) => Err(MintError::UnknownHead(unknown)),
             None => Ok(()),
         }
@@ -247,7 +278,8 @@ impl Mint {
             files::write_secret(&self.files.signing_key(id), text.as_bytes())?;
         }
         writ_common::checkpoint!("keys_written");
-        let backup = self.back_up(&chain, &unlocked.passphrase, &fresh.files, None).await?;
+        let instead = [fresh.files.as_slice(), &fresh.kept].concat();
+        let backup = self.back_up(&chain, &unlocked.passphrase, &instead, None).await?;
         writ_common::checkpoint!("backup_written");
         let bundle = (link.bundle.version, link.digest, link.envelope.clone());
         self.store.publish(vec![bundle], Some(self.call(command))).await?;

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use serde::Serialize;
+use tracing::warn;
 use writ_common::files::{self, FileError};
 use writ_common::id::{Digest, FleetId};
 use writ_common::keys::pem;
@@ -37,8 +38,13 @@ pub enum RestoreError {
         fleet: FleetId,
     },
     /// The chain here and the backup's are forks.
-    #[error("the chain here and the backup's are forks of one another ({0}); nothing was changed")]
-    Fork(Refusal),
+    #[error(
+        "the backup ends at bundle {0}, which the chain here does not have: they are forks of one another; nothing was changed"
+    )]
+    Fork(Digest),
+    /// A bundle of the backup does not follow.
+    #[error("a bundle of the backup does not follow the chain here: {0}; nothing was changed")]
+    Chain(Refusal),
     /// A file cannot be written.
     #[error(transparent)]
     File(#[from] FileError),
@@ -84,9 +90,11 @@ pub async fn restore(
     shutdown: &Shutdown,
 ) -> Result<Restored, RestoreError> {
     files::private_folder(files.folder())?;
-    let store = Store::open(&files.database(), shutdown).await?;
-    let here = store.fleet().await?;
-    drop(store);
+    // Not made here if it is not there: until the end nothing must look like a fleet.
+    let here = match files.database().exists() {
+        true => Store::open(&files.database(), shutdown).await?.fleet().await?,
+        false => None,
+    };
     match here {
         Some((fleet, name)) if fleet != archive.fleet => {
             Err(RestoreError::AnotherFleet { folder: files.folder().to_owned(), name, fleet })
@@ -107,12 +115,18 @@ async fn fill_up(
     let mut chain = mint.chain.clone();
     let mut newer = Vec::new();
     let is_behind = archive.chain.contains(mint.chain.head().digest);
+    if !is_behind && !mint.chain.contains(archive.chain.head().digest) {
+        return Err(RestoreError::Fork(archive.chain.head().digest));
+    }
     for link in archive.chain.links().iter().filter(|link| is_behind && !mint.chain.contains(link.digest)) {
-        chain.extend(link.envelope.clone()).map_err(RestoreError::Fork)?;
+        chain.extend(link.envelope.clone()).map_err(RestoreError::Chain)?;
         newer.push((link.bundle.version, link.digest, link.envelope.clone()));
     }
     let written = write_files(files, archive)?;
-    mint.store.publish(newer, None).await?;
+    if !newer.is_empty() || !written.is_empty() {
+        mint.store.publish(newer, None).await?;
+        mint.store.mark_restored(now).await?;
+    }
     Ok(shown(archive, &chain, written, PathBuf::new()))
 }
 
@@ -128,8 +142,15 @@ async fn rebuild(
     files::private_folder(&files.backups())?;
     let mut written = write_files(files, archive)?;
     writ_common::checkpoint!("files_restored");
-    write_leaf(files, archive, now)?;
-    written.push("tls.pem".to_owned());
+    // Whoever keeps the channel's authority elsewhere puts a leaf in place; `writ-server doctor` says so.
+    match write_leaf(files, archive, now) {
+        Ok(()) => written.push("tls.pem".to_owned()),
+        Err(RestoreError::NoChannel(why)) => warn!(
+            why,
+            "no TLS leaf: put tls.pem and tls.key in place, or make a new authority: writ-server authority channel"
+        ),
+        Err(error) => return Err(error),
+    }
     let secret = new_token();
     files::write_secret(&files.admin_token(), secret.as_bytes())?;
     let bundle = |link: &writ_common::trust::Link| (link.bundle.version, link.digest, link.envelope.clone());

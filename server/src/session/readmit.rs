@@ -46,7 +46,10 @@ pub(super) async fn readmit(
     let is_believed = record.agent == claimed
         && record.fleet == server.fleet
         && record.recorded_at <= restored_at
-        && signers.iter().any(|key| !ledger.is_revoked(*key))
+        && signers.iter().any(|key| {
+            !ledger.is_revoked(*key)
+                && ledger.counted(*key, record.recorded_at, |entry| entry.realms.contains(&record.realm))
+        })
         && verify::<AgentProofPurpose>(proof, &[Candidate::accepted(&record.public_key)], 1).is_ok();
     if !is_believed {
         return Ok(None);

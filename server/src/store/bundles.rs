@@ -20,6 +20,8 @@ pub struct UnknownHead {
     pub digest: Digest,
     /// How many agents said so.
     pub agents: u64,
+    /// One of them.
+    pub agent: AgentId,
 }
 
 /// Agents of one realm that said they hold one bundle.
@@ -121,7 +123,7 @@ impl Store {
     /// When the database fails.
     pub async fn unknown_heads(&self) -> Result<Vec<UnknownHead>, StoreError> {
         let rows = sqlx::query(
-            "SELECT bundle_version, bundle_digest, count(*) AS agents FROM agents
+            "SELECT bundle_version, bundle_digest, count(*) AS agents, min(agent_id) AS agent_id FROM agents
              WHERE removed_at = 0 AND bundle_digest IS NOT NULL
              AND bundle_digest NOT IN (SELECT digest FROM bundles)
              GROUP BY bundle_version, bundle_digest ORDER BY agents DESC, bundle_version DESC LIMIT 8",
@@ -134,6 +136,7 @@ impl Store {
                     version: unsigned(row, "bundle_version")?,
                     digest: id(row, "bundle_digest", "bundle digest")?,
                     agents: unsigned(row, "agents")?,
+                    agent: id(row, "agent_id", "agent id")?,
                 })
             })
             .collect()
@@ -205,6 +208,23 @@ impl Store {
     pub async fn is_head_unconfirmed(&self) -> Result<bool, StoreError> {
         let row = sqlx::query("SELECT head_unconfirmed FROM fleet").fetch_optional(&self.reader).await?;
         row.map_or(Ok(false), |row| Ok(row.try_get("head_unconfirmed")?))
+    }
+
+    /// A backup was put back into a fleet that is here.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn mark_restored(&self, now: Timestamp) -> Result<(), StoreError> {
+        self.write(move |connection| {
+            Box::pin(async move {
+                sqlx::query("UPDATE fleet SET head_unconfirmed = 1, restored_at = $1")
+                    .bind(integer(now.as_millis()))
+                    .execute(connection)
+                    .await?;
+                Ok(())
+            })
+        })
+        .await
     }
 
     /// An operator says that the head is the fleet's, or a restore that nobody has said so yet.
