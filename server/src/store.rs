@@ -34,7 +34,7 @@ use sqlx::{Connection as _, Row as _, SqlSafeStr as _, SqliteConnection, SqliteP
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tracing::error;
 use writ_common::files::{self, FileError};
-use writ_common::id::{CommandId, Digest, FleetId};
+use writ_common::id::{AgentId, CommandId, Digest, FleetId};
 use writ_common::shutdown::Shutdown;
 use writ_common::time::Timestamp;
 use writ_common::wire::status::Failure;
@@ -217,15 +217,21 @@ impl Store {
     /// When the database fails; then nothing is recorded.
     pub async fn restore_fleet(
         &self,
-        fleet: FleetId,
-        name: String,
+        fleet: (FleetId, String),
         bundles: Vec<(u64, Digest, Bytes)>,
+        removed: Vec<AgentId>,
         admin_token: Digest,
         now: Timestamp,
     ) -> Result<(), StoreError> {
         self.write(move |connection| {
             Box::pin(async move {
-                insert_fleet(connection, (fleet, name), bundles, admin_token, now).await?;
+                insert_fleet(connection, fleet, bundles, admin_token, now).await?;
+                for agent in removed {
+                    sqlx::query("INSERT OR IGNORE INTO removed_before VALUES ($1)")
+                        .bind(agent.as_bytes().to_vec())
+                        .execute(&mut *connection)
+                        .await?;
+                }
                 sqlx::query("UPDATE fleet SET head_unconfirmed = 1, restored_at = $1")
                     .bind(integer(now.as_millis()))
                     .execute(connection)

@@ -34,6 +34,8 @@ fn confirmed(fleet: &Fleet, restored: &Said) {
 fn a_server_made_anew_from_its_backup_is_obeyed_by_agents_that_notice_nothing() {
     let mut fleet = Fleet::new(Build::Testing);
     let (rome, _oslo) = (fleet.agent("rome"), fleet.agent("oslo"));
+    let _removed = fleet.agent("lima");
+    let _ = fleet.writ(&["agents", "remove", "lima"]).ok();
     let file = backup(&fleet);
     let proven = fleet.keys(&["cert", "prove-backup", &file]).ok();
     assert_eq!(proven.json(), 1);
@@ -45,6 +47,7 @@ fn a_server_made_anew_from_its_backup_is_obeyed_by_agents_that_notice_nothing() 
     fleet.server().wait_for_count("known again by its identity record", 2);
     rome.wait_for_count("session began", 2);
     assert_eq!(fleet.json(&["send", "ping", "--all", "--wait"])["done"], 2);
+    fleet.server().wait_for("removed before the backup was made", |_| true);
     assert_eq!(fleet.json(&["agents", "show", "rome"])["held"], "");
     assert!(fleet.json(&["alerts"]).as_array().unwrap().is_empty());
     // No bundle before somebody said that this is where the fleet stands.

@@ -117,5 +117,6 @@ fn what_is_no_certificate_with_its_key_is_refused_by_what_it_is() {
     let _imported = import(&fleet, &other, &[]).ok();
     let twice = import(&fleet, &other, &[]);
     assert!(twice.code == 1 && twice.stderr.contains("is listed already"), "{twice:?}");
+    fleet.server().wait_for("trust bundle in force", |said| said["bundle.version"] == 2);
     assert_eq!(fleet.json(&["server"])["chain_version"], 2);
 }

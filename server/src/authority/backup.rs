@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use writ_common::files::{self, FileError};
-use writ_common::id::{Digest, FleetId};
+use writ_common::id::{AgentId, Digest, FleetId};
 use writ_common::keys::sealed::{Passphrase, SealError, open, seal};
 use writ_common::time::Timestamp;
 use writ_common::trust::Chain;
@@ -131,7 +131,14 @@ impl Archive {
     /// The files below the data directory that it holds, the chain's bundles not among them.
     pub fn files(&self) -> impl Iterator<Item = (&str, &[u8])> {
         let files = self.files.iter().map(|(name, content)| (name.as_str(), content.as_slice()));
-        files.filter(|(name, _)| !name.starts_with(BUNDLES))
+        files.filter(|(name, _)| !name.starts_with(BUNDLES) && *name != REMOVED)
+    }
+
+    /// Agents that were removed when it was made.
+    #[must_use]
+    pub fn removed(&self) -> Vec<AgentId> {
+        let text = self.files.get(REMOVED).map(|content| String::from_utf8_lossy(content));
+        text.iter().flat_map(|text| text.lines()).filter_map(|line| line.parse().ok()).collect()
     }
 }
 
@@ -204,6 +211,8 @@ pub fn contents(files: &Files, chain: &Chain) -> Result<Vec<Held>, FileError> {
 }
 
 const FORMAT: u32 = 1;
+/// Ids of agents that were removed, one a line.
+pub const REMOVED: &str = "removed-agents.txt";
 const MANIFEST: &str = "manifest.json";
 const BUNDLES: &str = "bundles/";
 

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use bytes::Bytes;
 use writ_common::envelope::{BundlePurpose, InvalidDocument, sign};
 use writ_common::files::{self, FileError};
-use writ_common::id::{Digest, FleetId};
+use writ_common::id::{AgentId, Digest, FleetId};
 use writ_common::keys::sealed::{Passphrase, SealError, open};
 use writ_common::keys::{Authority, PrivateKey, Server, SigningCertificate, pem};
 use writ_common::limits::MAX_KEYS;
@@ -15,8 +15,9 @@ use writ_common::refusal::Refusal;
 use writ_common::shutdown::Shutdown;
 use writ_common::time::Timestamp;
 use writ_common::trust::{Chain, Link, TrustBundle};
+use zeroize::Zeroizing;
 
-use super::backup::{BackupError, Held, contents, write_backup};
+use super::backup::{BackupError, Held, REMOVED, contents, write_backup};
 use super::{Files, KeyFileError};
 use crate::store::{AuditLog, BackupRow, NewAudit, Store, StoreError, UnknownHead};
 
@@ -314,6 +315,9 @@ impl Mint {
         let mut held = contents(&self.files, chain)?;
         held.retain(|(name, _)| instead.iter().all(|(other, _)| other != name));
         held.extend(instead.iter().cloned());
+        // Whoever was removed must not come back by its record when the server is made anew.
+        let removed: Vec<_> = self.store.removed_agents().await?.iter().map(AgentId::to_string).collect();
+        held.push((REMOVED.to_owned(), Zeroizing::new(removed.join("\n").into_bytes())));
         let sealed = write_backup(&path, (self.fleet, &self.name), &held, passphrase, self.now)?;
         self.store.note_backup(BackupRow::made(&path, &sealed, version, self.now)).await?;
         Ok(path)

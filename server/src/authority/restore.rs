@@ -157,7 +157,8 @@ async fn rebuild(
     let bundles: Vec<(u64, Digest, Bytes)> = archive.chain.links().iter().map(bundle).collect();
     let store = Store::open(&files.database(), shutdown).await?;
     let name = archive.fleet_name.clone();
-    store.restore_fleet(archive.fleet, name, bundles, Digest::of(secret.as_bytes()), now).await?;
+    let token = Digest::of(secret.as_bytes());
+    store.restore_fleet((archive.fleet, name), bundles, archive.removed(), token, now).await?;
     let head = archive.chain.head().bundle.version;
     let proven = BackupRow {
         digest: archive.digest,

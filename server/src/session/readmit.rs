@@ -27,6 +27,10 @@ pub(super) async fn readmit(
     if restored_at == Timestamp::ZERO {
         return Ok(None);
     }
+    if server.store.was_removed_before(claimed).await.map_err(unavailable)? {
+        warn!(agent.id = %claimed, "removed before the backup was made");
+        return Ok(None);
+    }
     // The record is in the proof, and the proof's key in the record. Read first, believed after.
     let offered = proto::Envelope::decode(proof.clone())
         .ok()

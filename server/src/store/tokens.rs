@@ -351,6 +351,29 @@ impl Store {
         row.map_or(Ok(Timestamp::ZERO), |row| time(&row, "restored_at"))
     }
 
+    /// Agents that were removed, here or on an earlier server.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn removed_agents(&self) -> Result<Vec<AgentId>, StoreError> {
+        let sql =
+            "SELECT agent_id FROM agents WHERE removed_at > 0 UNION SELECT agent_id FROM removed_before";
+        let rows = sqlx::query(sql).fetch_all(&self.reader).await?;
+        rows.iter().map(|row| id(row, "agent_id", "agent id")).collect()
+    }
+
+    /// Whether an agent was removed on an earlier server.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn was_removed_before(&self, agent: AgentId) -> Result<bool, StoreError> {
+        let row = sqlx::query("SELECT 1 FROM removed_before WHERE agent_id = $1")
+            .bind(agent.as_bytes().to_vec())
+            .fetch_optional(&self.reader)
+            .await?;
+        Ok(row.is_some())
+    }
+
     /// Records an agent that an earlier server of the fleet enrolled.
     ///
     /// # Errors
