@@ -157,7 +157,7 @@ impl Link {
                     warn!(endpoint, %error, "no session");
                     self.note(&error);
                     self.status.disconnected(&format!("{endpoint}: {error}"));
-                    if matches!(error, LinkError::Connect(ConnectError::Tls { .. })) {
+                    if matches!(&error, LinkError::Connect(error) if error.is_unverifiable()) {
                         unverifiable.push(endpoint.clone());
                     }
                 }

@@ -86,6 +86,14 @@ pub enum ConnectError {
     },
 }
 
+impl ConnectError {
+    /// Whether somebody may be there whom the anchors do not vouch for.
+    #[must_use]
+    pub const fn is_unverifiable(&self) -> bool {
+        matches!(self, Self::Tls { .. } | Self::Anchors(_))
+    }
+}
+
 /// Connects to "host:port" over TLS 1.3.
 ///
 /// # Errors

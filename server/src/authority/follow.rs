@@ -38,15 +38,17 @@ pub enum FollowError {
 
 /// Looks until the server ends.
 pub async fn keep(server: Arc<Server>, files: Files) {
-    let (mut failing, mut requeued) = (String::new(), None);
+    let (mut failing, mut requeued) = (String::new(), (None, false));
     loop {
         let work = async {
             look(&server, &files).await?;
             // At the start, after a bundle, and when a standby takes over by its date. Again until it succeeds.
             let now = (server.chain().head().digest, server.signer.check().ok());
-            if requeued != Some(now) {
+            let is_new = requeued.0 != Some(now);
+            if is_new || !requeued.1 {
                 requeue(&server).await?;
-                requeued = Some(now);
+                // And once more with the next look: a command may have been signed just before, and recorded just after.
+                requeued = (Some(now), !is_new);
             }
             Ok::<_, FollowError>(())
         };
