@@ -226,17 +226,7 @@ impl Store {
         self.write(move |connection| {
             Box::pin(async move {
                 insert_fleet(connection, fleet, bundles, admin_token, now).await?;
-                for agent in removed {
-                    sqlx::query("INSERT OR IGNORE INTO removed_before VALUES ($1)")
-                        .bind(agent.as_bytes().to_vec())
-                        .execute(&mut *connection)
-                        .await?;
-                }
-                sqlx::query("UPDATE fleet SET head_unconfirmed = 1, restored_at = $1")
-                    .bind(integer(now.as_millis()))
-                    .execute(connection)
-                    .await?;
-                Ok(())
+                bundles::mark_restored(connection, removed, now).await
             })
         })
         .await

@@ -170,7 +170,7 @@ pub(super) async fn run(verb: Authority, shutdown: Shutdown) -> Result<(), Fatal
                 );
                 return Err(Fatal::usage(text));
             }
-            mint.store.set_head_unconfirmed(false).await.map_err(|error| unchanged(&error))?;
+            mint.store.confirm_head().await.map_err(|error| unchanged(&error))?;
             let version = head.bundle.version;
             say(
                 &place,

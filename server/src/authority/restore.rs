@@ -124,8 +124,7 @@ async fn fill_up(
     }
     let written = write_files(files, archive)?;
     if !newer.is_empty() || !written.is_empty() {
-        mint.store.publish(newer, None).await?;
-        mint.store.mark_restored(now).await?;
+        mint.store.put_back(newer, archive.removed(), now).await?;
     }
     Ok(shown(archive, &chain, written, PathBuf::new()))
 }

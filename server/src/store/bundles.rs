@@ -210,34 +210,33 @@ impl Store {
         row.map_or(Ok(false), |row| Ok(row.try_get("head_unconfirmed")?))
     }
 
-    /// A backup was put back into a fleet that is here.
+    /// A backup was put back into a fleet that is here: the bundles it lacked, and who was removed, all or nothing.
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn mark_restored(&self, now: Timestamp) -> Result<(), StoreError> {
+    pub async fn put_back(
+        &self,
+        bundles: Vec<(u64, Digest, Bytes)>,
+        removed: Vec<AgentId>,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
         self.write(move |connection| {
             Box::pin(async move {
-                sqlx::query("UPDATE fleet SET head_unconfirmed = 1, restored_at = $1")
-                    .bind(integer(now.as_millis()))
-                    .execute(connection)
-                    .await?;
-                Ok(())
+                insert(connection, bundles).await?;
+                mark_restored(connection, removed, now).await
             })
         })
         .await
     }
 
-    /// An operator says that the head is the fleet's, or a restore that nobody has said so yet.
+    /// An operator says that the head is the fleet's.
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn set_head_unconfirmed(&self, is_unconfirmed: bool) -> Result<(), StoreError> {
-        self.write(move |connection| {
+    pub async fn confirm_head(&self) -> Result<(), StoreError> {
+        self.write(|connection| {
             Box::pin(async move {
-                sqlx::query("UPDATE fleet SET head_unconfirmed = $1")
-                    .bind(is_unconfirmed)
-                    .execute(connection)
-                    .await?;
+                sqlx::query("UPDATE fleet SET head_unconfirmed = 0").execute(connection).await?;
                 Ok(())
             })
         })
@@ -293,6 +292,25 @@ fn digest_of(row: &SqliteRow) -> Result<Option<Digest>, StoreError> {
     let stored: Option<Vec<u8>> = row.try_get("bundle_digest")?;
     let digest = stored.map(|stored| Digest::try_from(stored.as_slice()));
     digest.transpose().map_err(|_| StoreError::Damaged("bundle digest"))
+}
+
+/// The chain is a backup's from now on: its head is to be confirmed, and agents may show their records.
+pub(super) async fn mark_restored(
+    connection: &mut SqliteConnection,
+    removed: Vec<AgentId>,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    for agent in removed {
+        sqlx::query("INSERT OR IGNORE INTO removed_before VALUES ($1)")
+            .bind(agent.as_bytes().to_vec())
+            .execute(&mut *connection)
+            .await?;
+    }
+    sqlx::query("UPDATE fleet SET head_unconfirmed = 1, restored_at = $1")
+        .bind(integer(now.as_millis()))
+        .execute(connection)
+        .await?;
+    Ok(())
 }
 
 pub(super) async fn insert(
