@@ -10,7 +10,10 @@ use writ_common::keys::pem;
 use writ_common::tls::{Anchors, connect};
 use writ_proto::admin::v1::command_service_client::CommandServiceClient;
 use writ_proto::admin::v1::submit_request::Action;
-use writ_proto::admin::v1::{Command, GetCommandRequest, PingAction, SubmitRequest};
+use writ_proto::admin::v1::trust_service_client::TrustServiceClient;
+use writ_proto::admin::v1::{
+    Command, Convergence, GetCommandRequest, GetConvergenceRequest, PingAction, SubmitRequest,
+};
 
 #[derive(Clone)]
 pub(crate) struct Bearer(MetadataValue<Ascii>);
@@ -22,8 +25,13 @@ impl Interceptor for Bearer {
     }
 }
 
+type Caller = InterceptedService<Channel, Bearer>;
+
 #[derive(Clone)]
-pub(crate) struct Admin(CommandServiceClient<InterceptedService<Channel, Bearer>>);
+pub(crate) struct Admin {
+    commands: CommandServiceClient<Caller>,
+    trust: TrustServiceClient<Caller>,
+}
 
 impl Admin {
     pub(crate) async fn connect(fleet: &Fleet) -> Self {
@@ -33,7 +41,8 @@ impl Admin {
         let endpoint = format!("localhost:{}", fleet.admin_port());
         let connection = connect(&endpoint, &Anchors::Authorities(authorities)).await.unwrap();
         let bearer = Bearer(format!("Bearer {}", token.trim()).parse().unwrap());
-        Self(CommandServiceClient::new(InterceptedService::new(connection.channel, bearer)))
+        let caller = InterceptedService::new(connection.channel, bearer);
+        Self { commands: CommandServiceClient::new(caller.clone()), trust: TrustServiceClient::new(caller) }
     }
 
     /// Sends a ping to all agents, or to some.
@@ -44,13 +53,18 @@ impl Admin {
             action: Some(Action::Ping(PingAction {})),
             ..SubmitRequest::default()
         };
-        self.0.clone().submit(request).await.unwrap().into_inner()
+        self.commands.clone().submit(request).await.unwrap().into_inner()
+    }
+
+    /// Who holds which bundle.
+    pub(crate) async fn convergence(&self) -> Convergence {
+        self.trust.clone().get_convergence(GetConvergenceRequest {}).await.unwrap().into_inner()
     }
 
     /// Waits until every target has answered, durably; returns how many were done.
     pub(crate) async fn finish(&self, command: &Command) -> u64 {
         let request = GetCommandRequest { command_id: command.command_id.clone() };
-        let mut changes = self.0.clone().watch(request).await.unwrap().into_inner();
+        let mut changes = self.commands.clone().watch(request).await.unwrap().into_inner();
         let mut done = 0;
         while let Some(shown) = changes.message().await.unwrap() {
             done = shown.progress.unwrap().done;

@@ -75,6 +75,9 @@ pub(crate) async fn all(agents: usize, reconnecting: usize, only: &str) -> Vec<F
     if wants("fanout") {
         fan_out(&mut figures, agents).await;
     }
+    if wants("rotation") {
+        rotation(&mut figures, agents).await;
+    }
     if wants("reconnect") {
         reconnect(&mut figures, reconnecting).await;
     }
@@ -255,6 +258,77 @@ async fn fan_out(figures: &mut Vec<Figure>, agents: usize) {
             how: "the server when all of that is done".to_owned(),
         });
     }
+}
+
+/// A new signing certificate, then a new authority, while commands flow.
+async fn rotation(figures: &mut Vec<Figure>, agents: usize) {
+    progress(&format!("{agents} agents enrol and connect"));
+    let fleet = Arc::new(fleet());
+    let token = fleet.token(u32::try_from(agents).unwrap());
+    let mut swarm = Swarm::start(agents, &token);
+    swarm.connected(agents).await;
+    let admin = Admin::connect(&fleet).await;
+    let listed = fleet.json(&["agents", "list"]);
+    let ids: Vec<_> =
+        listed.as_array().unwrap().iter().map(|row| row["agent_id"].as_str().unwrap().to_owned()).collect();
+    let path = |name: &str| fleet.path(name).to_str().unwrap().to_owned();
+    let (old, new, secret) = (path("server/authority.key.age"), path("new.key.age"), path("passphrase"));
+    let _made = fleet.run("writ-server", &["authority", "create", &new, "--passphrase-file", &secret]).ok();
+    let by_both = ["authority", "rotate", "--to", &new, "--authority", &old, "--authority", &new];
+    for (name, change) in
+        [("rotation_10000_s", ["cert", "create"].as_slice()), ("authority_rotation_10000_s", &by_both)]
+    {
+        progress(&change[..2].join(" "));
+        let is_over = Arc::new(AtomicBool::new(false));
+        let flow = {
+            let (admin, is_over, ids) = (admin.clone(), Arc::clone(&is_over), ids.clone());
+            async move {
+                let mut sent = 0_usize;
+                while !is_over.load(Ordering::Relaxed) {
+                    let command = admin.ping(vec![ids[sent % ids.len()].clone()]).await;
+                    assert_eq!(admin.finish(&command).await, 1);
+                    sent += 1;
+                }
+                let command = admin.ping(Vec::new()).await;
+                assert_eq!(admin.finish(&command).await, u64::try_from(agents).unwrap());
+                sent
+            }
+        };
+        let mut flow = tokio::task::JoinSet::from_iter([flow]);
+        let whole = now();
+        let before = admin.convergence().await.chain_version;
+        let (keys, change) = (Arc::clone(&fleet), change.iter().map(|&word| word.to_owned()));
+        let change: Vec<String> = change.collect();
+        let command = tokio::task::spawn_blocking(move || {
+            keys.keys(&change.iter().map(String::as_str).collect::<Vec<_>>()).ok()
+        });
+        let mut in_force = None;
+        loop {
+            let held = admin.convergence().await;
+            if held.chain_version > before {
+                in_force.get_or_insert_with(now);
+                if held.newest == u64::try_from(agents).unwrap() {
+                    break;
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        let seconds = in_force.map_or(0.0, |start| start.elapsed().as_secs_f64());
+        let whole = whole.elapsed().as_secs_f64();
+        let _made = command.await.unwrap();
+        is_over.store(true, Ordering::Relaxed);
+        let sent = flow.join_next().await.unwrap().unwrap();
+        figures.push(Figure {
+            name,
+            value: seconds,
+            unit: "s",
+            goal: Some(Goal::AtMost(5.0)),
+            how: format!(
+                "{agents} connected agents, from when the server has the new bundle until each of them said that it holds it; {whole:.1} s with the command, which hashes passphrases; {sent} commands one after the other meanwhile and one to all afterwards, none refused"
+            ),
+        });
+    }
+    assert_eq!(swarm.ask()["enrolled"], agents, "nobody had to enrol again");
 }
 
 /// Many commands, each for another agent.

@@ -15,14 +15,15 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 use tonic::transport::Channel;
 use writ_agent::execute::{self, ActionTable};
+use writ_agent::host;
 use writ_agent::identity::Identity;
 use writ_agent::reply::{About, frame, sign_receipt};
 use writ_common::admission::{JournalView, Novelty};
 use writ_common::backoff::Backoff;
 use writ_common::command::Delivery;
 use writ_common::envelope::{
-    AgentProofPurpose, Candidate, EnrolmentPurpose, IdentityRecordPurpose, Sealed, WelcomePurpose, sign,
-    verify,
+    AgentProofPurpose, AgentReportPurpose, Candidate, EnrolmentPurpose, IdentityRecordPurpose, Sealed,
+    WelcomePurpose, sign, verify,
 };
 use writ_common::hello::{AgentProof, Expected, JournalStanding, Nonce, Welcome};
 use writ_common::id::{CommandId, Digest, JournalId, SessionMark, random_bytes};
@@ -30,6 +31,7 @@ use writ_common::identity::{Enrolment, EnrolmentToken};
 use writ_common::keys::{Algorithm, PrivateKey};
 use writ_common::limits::{MAX_FRAME_BYTES, PROTOCOL};
 use writ_common::receipt::Decision;
+use writ_common::report::AgentReport;
 use writ_common::time::{Clock as _, SystemClock, Timestamp};
 use writ_common::tls::{Anchors, connect};
 use writ_common::trust::{Chain, Keyring};
@@ -220,7 +222,7 @@ impl SwarmAgent {
         let offset = (hello.time, asked);
         backoff.reset();
         self.tally.connected.fetch_add(1, Ordering::Relaxed);
-        let ended = self.obey(&outbound, &mut inbound, (welcome, offset)).await;
+        let ended = self.obey(&outbound, &mut inbound, welcome, offset).await;
         self.tally.connected.fetch_sub(1, Ordering::Relaxed);
         ended
     }
@@ -229,9 +231,12 @@ impl SwarmAgent {
         &mut self,
         outbound: &mpsc::Sender<proto::AgentFrame>,
         inbound: &mut Streaming<proto::ServerFrame>,
-        (welcome, (time, asked)): (Welcome, (Timestamp, Duration)),
+        welcome: Welcome,
+        (time, asked): (Timestamp, Duration),
     ) -> Result<(), Failure> {
         let clock = SystemClock::new();
+        let mut reports = 1;
+        say(outbound, self.report(welcome.server_nonce, reports)).await?;
         let mut ticks = tokio::time::interval(welcome.heartbeat);
         let owed: Vec<_> =
             self.known.iter().filter(|(_, known)| known.receipt.is_some()).map(|(id, _)| *id).collect();
@@ -254,6 +259,13 @@ impl SwarmAgent {
                             known.receipt = None;
                         }
                     }
+                    Some(Frame::Bundles(proto::Bundles { bundles })) => {
+                        for bundle in bundles {
+                            self.chain.extend(bundle)?;
+                        }
+                        reports += 1;
+                        say(outbound, self.report(welcome.server_nonce, reports)).await?;
+                    }
                     Some(Frame::ComeBack(_)) | None => return Ok(()),
                     Some(_) => {}
                 },
@@ -262,6 +274,23 @@ impl SwarmAgent {
                 }
             }
         }
+    }
+
+    /// Which bundle it holds now.
+    fn report(&self, server_nonce: Nonce, number: u64) -> agent_frame::Frame {
+        let head = self.chain.head();
+        let report = AgentReport {
+            fleet: self.identity.record.fleet,
+            agent: self.identity.record.agent,
+            server_nonce,
+            facts: host::facts(),
+            actions: Vec::new(),
+            bundle: (head.bundle.version, head.digest),
+            settings_revision: 0,
+            number,
+        };
+        let sealed: Sealed<AgentReportPurpose> = sign(&[&self.identity.key.for_purpose()], &report);
+        agent_frame::Frame::Report(sealed.bytes().clone())
     }
 
     /// Checks 1 to 12 as the agent makes them, but for the disk.

@@ -201,7 +201,7 @@ async fn known_journals(
     Ok(known)
 }
 
-/// Records that agents were heard: reports that say something new one by one, everything else all together.
+/// Records that agents were heard: facts that changed one by one, everything else all together.
 pub(super) fn note_all_heard(
     connection: &mut SqliteConnection,
     new: Arc<Vec<Heard>>,
@@ -226,8 +226,10 @@ pub(super) fn note_all_heard(
              FROM new WHERE agents.agent_id = new.agent_id AND journal_mark = new.mark",
         );
         update.build().persistent(false).execute(&mut *connection).await?;
-        let reports: Vec<_> =
-            new.iter().filter_map(|heard| Some((heard.agent, heard.at, heard.report.as_ref()?))).collect();
+        // Of several of one agent the last.
+        let reports: BTreeMap<_, _> =
+            new.iter().filter_map(|heard| Some((heard.agent, (heard.at, heard.report.as_ref()?)))).collect();
+        let reports: Vec<_> = reports.into_iter().map(|(agent, (at, report))| (agent, at, report)).collect();
         if !reports.is_empty() {
             note_reports(connection, &reports).await?;
         }
@@ -253,19 +255,38 @@ async fn note_reports(
     // Number, bundle version and digest, settings, actions, facts.
     type Stored = (usize, u64, Option<String>, u64, String, Vec<(String, String)>);
     let rows: Vec<Stored> = serde_json::from_str(&rows).map_err(|_| StoreError::Damaged("report"))?;
-    let mut unchanged = Vec::new();
+    let (mut unchanged, mut changed) = (Vec::new(), Vec::new());
     for (number, version, digest, revision, actions, facts) in rows {
         let Some((agent, at, report)) = reports.get(number) else { continue };
         let is_known = version == report.bundle.0
             && digest.is_some_and(|digest| digest.eq_ignore_ascii_case(&report.bundle.1.to_string()))
             && revision == report.settings_revision
-            && actions == report.action_lines()
-            && facts == report.facts;
+            && actions == report.action_lines();
         if is_known {
             unchanged.push((agent, at));
         } else {
-            note_report(connection, *agent, *at, Report::clone(report)).await?;
+            changed.push((agent, at, report));
         }
+        if facts != report.facts {
+            note_facts(connection, *agent, &report.facts).await?;
+        }
+    }
+    if !changed.is_empty() {
+        let mut update =
+            QueryBuilder::<Sqlite>::new("WITH new(agent_id, at, version, digest, revision, actions) AS (");
+        update.push_values(changed, |mut row, (agent, at, report)| {
+            row.push_bind(agent.as_bytes().to_vec())
+                .push_bind(integer(at.as_millis()))
+                .push_bind(integer(report.bundle.0))
+                .push_bind(report.bundle.1.as_bytes().to_vec())
+                .push_bind(integer(report.settings_revision))
+                .push_bind(report.action_lines());
+        });
+        update.push(
+            ") UPDATE agents SET reported_at = new.at, bundle_version = new.version, bundle_digest = new.digest,
+             settings_revision = new.revision, actions = new.actions FROM new WHERE agents.agent_id = new.agent_id",
+        );
+        update.build().persistent(false).execute(&mut *connection).await?;
     }
     if unchanged.is_empty() {
         return Ok(());
@@ -370,42 +391,17 @@ async fn note_contact(connection: &mut SqliteConnection, contact: Contact) -> Re
     Ok(noted)
 }
 
-async fn note_report(
+async fn note_facts(
     connection: &mut SqliteConnection,
     agent: AgentId,
-    at: Timestamp,
-    report: Report,
+    facts: &[(String, String)],
 ) -> Result<(), StoreError> {
-    let lines = report.action_lines();
-    let Report { bundle, settings_revision, facts, .. } = report;
-    sqlx::query(
-        "UPDATE agents SET reported_at = $2, bundle_version = $3, bundle_digest = $4, settings_revision = $5,
-         actions = $6 WHERE agent_id = $1",
-    )
-    .bind(agent.as_bytes().to_vec())
-    .bind(integer(at.as_millis()))
-    .bind(integer(bundle.0))
-    .bind(bundle.1.as_bytes().to_vec())
-    .bind(integer(settings_revision))
-    .bind(lines)
-    .execute(&mut *connection)
-    .await?;
-    let known =
-        sqlx::query("SELECT name, value FROM attributes WHERE agent_id = $1 AND source = 2 ORDER BY name")
-            .bind(agent.as_bytes().to_vec())
-            .fetch_all(&mut *connection)
-            .await?;
-    let known: Vec<(String, String)> =
-        known.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect::<Result<_, sqlx::Error>>()?;
-    if known == facts {
-        return Ok(());
-    }
     sqlx::query("DELETE FROM attributes WHERE agent_id = $1 AND source = 2")
         .bind(agent.as_bytes().to_vec())
         .execute(&mut *connection)
         .await?;
     for (name, value) in facts {
-        put_attribute(connection, agent, name, value, Source::Fact).await?;
+        put_attribute(connection, agent, name.clone(), value.clone(), Source::Fact).await?;
     }
     Ok(())
 }
