@@ -1,5 +1,6 @@
 //! `main` of the agent.
 
+mod doctor;
 mod enroll;
 mod explain;
 mod run;
@@ -33,6 +34,9 @@ enum Command {
     Explain(Explain),
     /// Show who this agent is, whom it obeys and how it stands.
     Status(StatusOptions),
+    /// What keeps this agent from obeying, by cause, and what to do. Looks at its files and asks the servers it knows. Exit
+    /// code 1 when something is wrong.
+    Doctor(StatusOptions),
 }
 
 /// Where configuration and state are.
@@ -104,6 +108,7 @@ pub fn main() -> ExitCode {
             Command::Run(place) => run::run(place, shutdown).await,
             Command::Explain(options) => explain::explain(options),
             Command::Status(options) => status::status(options),
+            Command::Doctor(options) => doctor::doctor(options).await,
         }
     })
 }

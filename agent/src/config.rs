@@ -24,6 +24,8 @@ pub struct Config {
     pub max_entries: u64,
     /// The longest wait between two attempts to connect.
     pub max_backoff: Duration,
+    /// How often the trust bundle's own endpoints are asked for a successor, whatever settings say.
+    pub rendezvous_every: Duration,
     /// The least time between two reports of refusals of one code.
     pub refusals_interval: Duration,
     /// What is logged.
@@ -47,6 +49,11 @@ impl Config {
             max_running: usize::try_from(reader.number("actions.max_running", 8, 1..=256)).unwrap_or(8),
             max_entries: reader.number("journal.max_entries", 100_000, 16..=10_000_000),
             max_backoff: reader.duration("link.max_backoff", second * 300, second / 10..=second * 3600),
+            rendezvous_every: reader.duration(
+                "link.rendezvous_every",
+                second * 86_400,
+                second..=second * 86_400,
+            ),
             refusals_interval: reader.duration("refusals.interval", second * 3600, second..=second * 86_400),
             log_filter: reader.string(
                 "log.filter",

@@ -48,6 +48,12 @@ impl Files {
         self.folder.join("trust.chain")
     }
 
+    /// The same chain once more, for when that file is damaged.
+    #[must_use]
+    pub fn trust_copy(&self) -> PathBuf {
+        self.folder.join("trust.chain.last-good")
+    }
+
     /// The journal.
     #[must_use]
     pub fn journal(&self) -> PathBuf {

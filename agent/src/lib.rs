@@ -4,7 +4,7 @@
 //! admits it once, [`execute`] carries it out, [`reply`] answers; [`obey`] is that journey in
 //! one place. [`identity`] and [`trust`] say who the agent is and
 //! whom it obeys; [`refusals`] counts what it did not obey; [`settings`] is what it was told
-//! to change about itself, [`host`] what it stands on.
+//! to change about itself, [`host`] what it stands on, [`doctor`] what is wrong with it.
 
 pub mod link;
 pub mod verify;
@@ -17,6 +17,7 @@ pub mod reply;
 
 pub mod obey;
 
+pub mod doctor;
 pub mod host;
 pub mod identity;
 pub mod refusals;

@@ -2,6 +2,7 @@
 
 mod enroll;
 mod greeting;
+mod rendezvous;
 mod session;
 
 pub use enroll::{EnrollError, Enrolled, NewAgent, enroll};
@@ -10,20 +11,25 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tonic::transport::Channel;
 use tracing::{info, warn};
 use writ_common::backoff::{Backoff, jitter};
+use writ_common::hello::Expected;
 use writ_common::id::CommandId;
+use writ_common::identity::IdentityRecord;
 use writ_common::limits::MAX_FRAME_BYTES;
 use writ_common::refusal::Refusal;
+use writ_common::time::{SystemClock, Timestamp};
 use writ_common::tls::{Anchors, ConnectError, connect};
+use writ_common::trust::TrustBundle;
 use writ_proto::v1::agent_gateway_client::AgentGatewayClient;
 
 use crate::app::status::Status;
 use crate::obey::{FollowError, Obedience};
 use crate::refusals::Refusals;
 use crate::replay::JournalError;
+use crate::session_time::SessionTime;
 
 /// How long all first words together may take, whatever of them is missing.
 const SESSION_TIMEOUT: Duration = Duration::from_secs(60);
@@ -101,6 +107,10 @@ pub struct Link {
     pub status: Status,
     /// The longest wait between two attempts.
     pub max_backoff: Duration,
+    /// How often the trust bundle's own endpoints are asked for a successor.
+    pub rendezvous_every: Duration,
+    /// One of them had one.
+    pub learnt: Arc<Notify>,
     /// Whether commands of before the start have been settled.
     pub is_recovered: bool,
 }
@@ -111,8 +121,10 @@ impl Link {
     /// # Errors
     /// When the journal failed in a way only a restart can mend.
     pub async fn run(mut self, shutdown: writ_common::shutdown::Shutdown) -> Result<(), BrokenJournal> {
-        let obedience = Arc::clone(&self.obedience);
+        let (obedience, learnt) = (Arc::clone(&self.obedience), Arc::clone(&self.learnt));
+        let every = self.rendezvous_every;
         tokio::select! {
+            () = rendezvous::keep(&obedience, every, &learnt) => Ok(()),
             () = self.hold_sessions(&shutdown) => {
                 self.status.disconnected("the agent is shutting down");
                 Ok(())
@@ -165,8 +177,9 @@ impl Link {
         }
         // Verified endpoints came first. Whoever answers now proves nothing, and hears nothing but a bundle's number.
         for endpoint in &unverifiable {
-            let rescued = shutdown.unless_requested(Box::pin(rescue(&self.obedience, endpoint))).await;
-            match rescued {
+            info!(endpoint, "the channel cannot be verified: asking for trust bundles alone");
+            let asked = Box::pin(ask_for_bundles(&self.obedience, endpoint));
+            match shutdown.unless_requested(asked).await {
                 None => return Some(Done::ShuttingDown),
                 Some(Ok(true)) => return Some(Done::ComeBack(Duration::ZERO)),
                 Some(Ok(false)) => {}
@@ -219,9 +232,8 @@ impl Link {
 /// Asks whoever answers at an endpoint for successors of the bundle held, and hands bundles back to who has only earlier ones;
 /// says nothing else (protocol.md §6.11). What comes back is walked along as always, so that a lost TLS key or authority
 /// strands nobody. Says whether there were any.
-async fn rescue(obedience: &Obedience, endpoint: &str) -> Result<bool, LinkError> {
+async fn ask_for_bundles(obedience: &Obedience, endpoint: &str) -> Result<bool, LinkError> {
     let before = obedience.trust.chain().head().bundle.version;
-    info!(endpoint, "the channel cannot be verified: asking for trust bundles alone");
     let work = async {
         let connection = Box::pin(connect(endpoint, &Anchors::Unverified)).await?;
         greeting::fetch_chain(obedience, &mut gateway(connection.channel)).await
@@ -250,6 +262,47 @@ pub(crate) async fn probe(obedience: &Obedience, endpoint: &str) -> Result<(), L
         return Err(LinkError::Protocol("its trust chain is behind this agent's"));
     }
     Ok(())
+}
+
+/// What a server that is obeyed says of itself.
+#[derive(Debug)]
+pub struct Heard {
+    /// What time it is there.
+    pub time: Timestamp,
+    /// The newest bundle there.
+    pub chain_version: u64,
+}
+
+/// Whether an agent with this identity and chain would obey who answers at an endpoint. Nothing is kept, and no session begins.
+///
+/// # Errors
+/// What is wrong.
+pub async fn try_out(
+    record: &IdentityRecord,
+    bundle: &TrustBundle,
+    floor: Timestamp,
+    endpoint: &str,
+) -> Result<Heard, LinkError> {
+    let anchors = Anchors::AuthoritiesAtAnyDate(bundle.tls_cas.clone());
+    let time = SessionTime::new(Arc::new(SystemClock::new()));
+    let work = async {
+        let connection = Box::pin(connect(endpoint, &anchors)).await?;
+        let mut client = gateway(connection.channel);
+        let hailed = greeting::hail(record.agent, &time, &mut client).await?;
+        let expected = Expected {
+            bundle,
+            realm: &record.realm,
+            nonce: hailed.nonce,
+            tls_leaf: connection.leaf_spki_digest,
+            floor,
+            round_trip: hailed.round_trip,
+        };
+        let frame = hailed.envelope.clone();
+        let verified = expected.verify(&hailed.envelope);
+        let hello = verified.map_err(|refusal| LinkError::NotObeyed { refusal, frame })?.into_document();
+        Ok(Heard { time: hello.time, chain_version: hello.chain_version })
+    };
+    tokio::time::timeout(PROBE_TIMEOUT, work).await.map_err(|_| LinkError::Silent(PROBE_TIMEOUT))?
 }
 
 fn gateway(channel: Channel) -> AgentGatewayClient<Channel> {

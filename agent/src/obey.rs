@@ -1,8 +1,8 @@
 //! The journey of one delivery through the agent: verified, judged, planned, journalled, run, answered.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use prost::Message as _;
@@ -103,6 +103,8 @@ pub struct Obedience {
     running: Arc<Semaphore>,
     answers: mpsc::Sender<CommandId>,
     is_behind: AtomicBool,
+    /// One at a time walks along the chain: a shorter walk must not take the place of a longer one.
+    following: Mutex<()>,
     broken: Shutdown,
     shutdown: Shutdown,
 }
@@ -131,6 +133,7 @@ impl Obedience {
             running,
             answers,
             is_behind,
+            following: Mutex::default(),
             broken,
             shutdown,
         };
@@ -142,6 +145,7 @@ impl Obedience {
     /// # Errors
     /// The outer error is the disk's, the inner one says why a bundle does not follow; those before it are kept.
     pub fn follow(&self, bundles: Vec<Bytes>) -> Result<Result<usize, Refusal>, FollowError> {
+        let _following = self.following.lock().unwrap_or_else(PoisonError::into_inner);
         let before = self.trust.chain().head().bundle.version;
         let Walked { chain, added, refused } = self.trust.walk(bundles);
         if added > 0 {

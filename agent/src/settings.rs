@@ -80,14 +80,7 @@ impl Keeper {
     /// Endpoints to try, those of the settings first; the trust bundle's are always among them.
     #[must_use]
     pub fn endpoints(&self, bundle: &[String]) -> Vec<String> {
-        let mut endpoints =
-            self.held.borrow().as_ref().map_or_else(Vec::new, |settings| settings.endpoints.clone());
-        for endpoint in bundle {
-            if !endpoints.contains(endpoint) {
-                endpoints.push(endpoint.clone());
-            }
-        }
-        endpoints
+        endpoints(self.held.borrow().as_ref(), bundle)
     }
 
     /// Hears of changes.
@@ -114,6 +107,18 @@ impl Keeper {
         self.held.send_replace(Some(settings));
         Ok(())
     }
+}
+
+/// Endpoints to try, those of the settings first; the trust bundle's are always among them.
+#[must_use]
+pub fn endpoints(held: Option<&Settings>, bundle: &[String]) -> Vec<String> {
+    let mut endpoints = held.map_or_else(Vec::new, |settings| settings.endpoints.clone());
+    for endpoint in bundle {
+        if !endpoints.contains(endpoint) {
+            endpoints.push(endpoint.clone());
+        }
+    }
+    endpoints
 }
 
 /// What a file of settings holds; `None` when there is none.

@@ -1,11 +1,11 @@
 //! Whom the agent obeys: its chain of trust bundles, on disk and in memory.
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use bytes::Bytes;
 use prost::Message as _;
-use tracing::info;
+use tracing::{info, warn};
 use writ_common::files::{self, FileError};
 use writ_common::refusal::{Refusal, RefusalCode};
 use writ_common::trust::Chain;
@@ -16,16 +16,15 @@ use crate::identity::Files;
 /// Why the agent does not know whom to obey.
 #[derive(Debug, thiserror::Error)]
 pub enum TrustError {
-    /// The file is missing, unreadable or cannot be written.
-    #[error("trust lost: {0}; this agent obeys nobody until it is enrolled again")]
-    File(#[from] FileError),
-    /// The file does not hold a chain.
-    #[error("trust lost: {}: {reason}; this agent obeys nobody until it is enrolled again", path.display())]
-    Damaged {
-        /// Which file.
-        path: PathBuf,
-        /// What does not hold.
-        reason: String,
+    /// Neither the file nor its copy holds a chain.
+    #[error(
+        "trust lost: {file}, and {copy}; this agent obeys nobody. Put either file back from a backup of this host, or remove its data directory and enrol it again"
+    )]
+    Lost {
+        /// What is wrong with the file.
+        file: String,
+        /// What is wrong with the copy.
+        copy: String,
     },
 }
 
@@ -37,34 +36,38 @@ pub struct Trust {
 }
 
 impl Trust {
-    /// Reads the chain. An empty or damaged file is "trust lost", never a reason to believe the first key seen.
+    /// Reads the chain, or its last good copy. Two damaged files are "trust lost", never a reason to believe the first key seen.
     ///
     /// # Errors
-    /// When there is no whole chain.
+    /// When neither holds a whole chain.
     pub fn load(files: &Files) -> Result<Self, TrustError> {
-        let path = files.trust();
-        let damaged = |reason: String| TrustError::Damaged { path: path.clone(), reason };
-        let stored = files::read(&path)?;
-        let bundles =
-            proto::Bundles::decode(stored.as_slice()).map_err(|error| damaged(error.to_string()))?.bundles;
-        let mut bundles = bundles.into_iter();
-        let first = bundles.next().ok_or_else(|| damaged("it is empty".to_owned()))?;
-        let digest =
-            Chain::digest_of(&first).ok_or_else(|| damaged("its first bundle is no envelope".to_owned()))?;
-        let mut chain = Chain::pinned(first, digest).map_err(|refusal| damaged(refusal.to_string()))?;
-        for bundle in bundles {
-            chain.extend(bundle).map_err(|refusal| damaged(refusal.to_string()))?;
-        }
+        let chain = match read(&files.trust()) {
+            Ok(chain) => chain,
+            Err(file) => {
+                let chain = read(&files.trust_copy())
+                    .map_err(|copy| TrustError::Lost { file: file.clone(), copy })?;
+                warn!(
+                    error = file,
+                    bundle.version = chain.head().bundle.version,
+                    "the trust chain is damaged; its last good copy counts"
+                );
+                chain
+            }
+        };
         Ok(Self { files: files.clone(), chain: Arc::new(RwLock::new(Arc::new(chain))) })
     }
 
-    /// Keeps a chain that was verified from a pinned bundle.
+    /// Keeps a chain that was verified from a pinned bundle, twice: whatever happens to one file, the other is whole.
     ///
     /// # Errors
     /// When it cannot be written.
     pub fn keep(files: &Files, chain: &Chain) -> Result<(), FileError> {
         let bundles = chain.links().iter().map(|link| link.envelope.clone()).collect();
-        files::write_public(&files.trust(), &proto::Bundles { bundles }.encode_to_vec())
+        let encoded = proto::Bundles { bundles }.encode_to_vec();
+        writ_common::checkpoint!("trust_accepted");
+        files::write_public(&files.trust(), &encoded)?;
+        writ_common::checkpoint!("trust_written");
+        files::write_public(&files.trust_copy(), &encoded)
     }
 
     /// The chain as it stands.
@@ -113,6 +116,24 @@ impl Trust {
         *self.chain.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(chain);
         Ok(())
     }
+}
+
+/// What a file of bundles holds, or what is wrong with it.
+///
+/// # Errors
+/// In words, the path first.
+pub fn read(path: &Path) -> Result<Chain, String> {
+    let damaged = |reason: &dyn std::fmt::Display| format!("{}: {reason}", path.display());
+    let stored = files::read(path).map_err(|error| error.to_string())?;
+    let bundles = proto::Bundles::decode(stored.as_slice()).map_err(|error| damaged(&error))?.bundles;
+    let mut bundles = bundles.into_iter();
+    let first = bundles.next().ok_or_else(|| damaged(&"it is empty"))?;
+    let digest = Chain::digest_of(&first).ok_or_else(|| damaged(&"its first bundle is no envelope"))?;
+    let mut chain = Chain::pinned(first, digest).map_err(|refusal| damaged(&refusal))?;
+    for bundle in bundles {
+        chain.extend(bundle).map_err(|refusal| damaged(&refusal))?;
+    }
+    Ok(chain)
 }
 
 /// How far some bundles lead.

@@ -30,6 +30,7 @@ pub mod backoff;
 pub mod config;
 pub mod csv;
 pub mod daemon;
+pub mod doctor;
 pub mod evidence;
 pub mod facts;
 pub mod files;

@@ -1,7 +1,9 @@
 //! What is wrong with this server, by cause: the first bad finding is the one to mend, the others may follow from it.
 
+use std::path::Path;
 use std::time::Duration;
 
+use writ_common::doctor::{Finding, Level};
 use writ_common::time::Timestamp;
 use writ_common::tls::{LeafFacts, ServerTls, server_name};
 
@@ -13,46 +15,6 @@ use crate::store::StoreError;
 /// Before the end of a certificate somebody is told, so many days ahead.
 const WARN_DAYS: [u64; 4] = [90, 30, 7, 1];
 const DAY: Duration = Duration::from_secs(24 * 3600);
-
-/// How serious a finding is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Level {
-    /// As it should be.
-    Good,
-    /// Somebody should look soon.
-    Notice,
-    /// It keeps the fleet from being commanded, or its keys from being safe.
-    Bad,
-}
-
-impl Level {
-    /// For people.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Good => "good",
-            Self::Notice => "notice",
-            Self::Bad => "bad",
-        }
-    }
-}
-
-/// One thing that was looked at.
-#[derive(Debug, Clone)]
-pub struct Finding {
-    /// What.
-    pub check: &'static str,
-    /// How it stands.
-    pub level: Level,
-    /// In words.
-    pub detail: String,
-    /// What to do; empty when nothing.
-    pub next: String,
-}
-
-fn finding(check: &'static str, level: Level, detail: impl Into<String>, next: &str) -> Finding {
-    Finding { check, level, detail: detail.into(), next: next.to_owned() }
-}
 
 /// The tightest of 90, 30, 7 and 1 days that a moment is within, if any.
 #[must_use]
@@ -76,35 +38,32 @@ async fn clock(mint: &Mint) -> Result<Finding, StoreError> {
     Ok(if mint.now + tolerance < signed {
         let detail =
             format!("the clock says {}, but this server signed at {signed}: nothing is signed", mint.now);
-        finding(
+        Finding::bad(
             "clock",
-            Level::Bad,
             detail,
             "set the clock right; if that later time was wrong: writ-server run --accept-clock",
         )
     } else {
-        finding("clock", Level::Good, format!("{}", mint.now), "")
+        Finding::good("clock", format!("{}", mint.now))
     })
 }
 
 fn keys(mint: &Mint) -> Finding {
     match read_signing_keys(&mint.files) {
-        Err(error) => finding(
+        Err(error) => Finding::bad(
             "keys",
-            Level::Bad,
             error.to_string(),
             "mend the file, or restore it: writ-server cert restore FILE",
         ),
         Ok(keys) if keys.is_empty() => {
             let detail = format!("{} holds no signing key", mint.files.signing().display());
-            finding(
+            Finding::bad(
                 "keys",
-                Level::Bad,
                 detail,
                 "writ-server cert restore FILE, or with the authority: writ-server cert create",
             )
         }
-        Ok(keys) => finding("keys", Level::Good, format!("{} signing keys are here", keys.len()), ""),
+        Ok(keys) => Finding::good("keys", format!("{} signing keys are here", keys.len())),
     }
 }
 
@@ -129,15 +88,15 @@ fn signing(mint: &Mint) -> Finding {
                 )
             }
         };
-        return finding("signing", Level::Bad, detail, cure);
+        return Finding::bad("signing", detail, cure);
     };
     let last = counting.map(|entry| entry.accept_until).fold(active.accept_until, Timestamp::max);
     match days_left(last, mint.now) {
-        None => finding("signing", Level::Good, format!("agents accept this server's key until {last}"), ""),
+        None => Finding::good("signing", format!("agents accept this server's key until {last}")),
         Some(days) => {
             let level = if days <= 7 { Level::Bad } else { Level::Notice };
             let detail = format!("the certificate ends at {last}, in less than {days} days");
-            finding("signing", level, detail, cure)
+            Finding { level, ..Finding::bad("signing", detail, cure) }
         }
     }
 }
@@ -146,19 +105,19 @@ fn channel(mint: &Mint) -> Finding {
     let cure = "writ-server authority channel";
     let leaf = match read_tls_leaf(&mint.files) {
         Ok(leaf) => leaf,
-        Err(error) => return finding("channel", Level::Bad, error.to_string(), cure),
+        Err(error) => return Finding::bad("channel", error.to_string(), cure),
     };
     if let Err(error) = ServerTls::new(&leaf) {
-        return finding("channel", Level::Bad, error.to_string(), cure);
+        return Finding::bad("channel", error.to_string(), cure);
     }
     let bundle = &mint.chain.head().bundle;
     if !leaf.chain.iter().any(|shown| bundle.tls_cas.contains(shown)) {
         let detail =
             "the TLS leaf is by no authority the newest trust bundle lists: agents cannot verify the channel";
-        return finding("channel", Level::Bad, detail, cure);
+        return Finding::bad("channel", detail, cure);
     }
     let Some(facts) = leaf.chain.first().and_then(|leaf| LeafFacts::read(leaf)) else {
-        return finding("channel", Level::Bad, "the TLS leaf cannot be read", cure);
+        return Finding::bad("channel", "the TLS leaf cannot be read", cure);
     };
     let hosts = bundle.endpoints.iter().filter_map(|endpoint| server_name(endpoint).ok());
     let missing: Vec<_> =
@@ -166,9 +125,8 @@ fn channel(mint: &Mint) -> Finding {
     if !missing.is_empty() {
         let detail =
             format!("the TLS leaf does not name {}, where agents look for this server", missing.join(", "));
-        return finding(
+        return Finding::bad(
             "channel",
-            Level::Bad,
             detail,
             "put a leaf with these names in place (tls.pem, tls.key), or: writ-server authority channel",
         );
@@ -178,30 +136,22 @@ fn channel(mint: &Mint) -> Finding {
             "the TLS leaf ended at {}; agents go by the signed greeting, operators cannot connect",
             facts.not_after
         );
-        return finding(
+        return Finding::notice(
             "channel",
-            Level::Notice,
             detail,
             "start the server: it renews its leaf; or put a new one in place",
         );
     }
-    finding("channel", Level::Good, format!("the TLS leaf is good until {}", facts.not_after), "")
+    Finding::good("channel", format!("the TLS leaf is good until {}", facts.not_after))
 }
 
 async fn chain(mint: &Mint) -> Result<Finding, StoreError> {
     let head = mint.chain.head();
     match mint.check().await {
-        Ok(()) => Ok(finding(
-            "chain",
-            Level::Good,
-            format!("trust bundle {} is the newest", head.bundle.version),
-            "",
-        )),
+        Ok(()) => Ok(Finding::good("chain", format!("trust bundle {} is the newest", head.bundle.version))),
         Err(MintError::Store(error)) => Err(error),
-        Err(MintError::Clock { .. }) => {
-            Ok(finding("chain", Level::Notice, "not judged: the clock is wrong", ""))
-        }
-        Err(error) => Ok(finding("chain", Level::Bad, error.to_string(), "writ trust converge")),
+        Err(MintError::Clock { .. }) => Ok(Finding::notice("chain", "not judged: the clock is wrong", "")),
+        Err(error) => Ok(Finding::bad("chain", error.to_string(), "writ trust converge")),
     }
 }
 
@@ -211,17 +161,24 @@ async fn backup(mint: &Mint) -> Result<Finding, StoreError> {
     let proven = backups.iter().filter(|backup| backup.proven_at > Timestamp::ZERO);
     let cure = "copy the latest of backups/ elsewhere, then from there: writ-server cert prove-backup FILE";
     Ok(match proven.max_by_key(|backup| backup.bundle_version) {
-        None => finding("backup", Level::Notice, "no backup was ever proven readable", cure),
+        None => Finding::notice("backup", "no backup was ever proven readable", cure),
         Some(backup) if backup.bundle_version < newest => {
             let detail = format!(
                 "the latest proven backup holds bundle {} of {newest}: keys made since are not in it",
                 backup.bundle_version
             );
-            finding("backup", Level::Notice, detail, cure)
+            Finding::notice("backup", detail, cure)
+        }
+        Some(backup) if Path::new(&backup.path).starts_with(mint.files.folder()) => {
+            let detail = format!(
+                "{} was proven at {}, but lies on the disk whose loss it is for",
+                backup.path, backup.proven_at
+            );
+            Finding::notice("backup", detail, cure)
         }
         Some(backup) => {
             let detail = format!("{} was proven at {}", backup.path, backup.proven_at);
-            finding("backup", Level::Good, detail, "")
+            Finding::good("backup", detail)
         }
     })
 }

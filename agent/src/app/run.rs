@@ -58,8 +58,16 @@ pub(super) async fn run(place: Where, shutdown: Shutdown) -> Result<(), Fatal> {
     let status = Status::new(&files, &table);
     let settings = Keeper::load(&files.settings(), &config.log_filter).map_err(|error| failed(&error))?;
     let (obedience, answers) = Obedience::new(identity, trust, journal, (table, settings), parts);
-    let link =
-        Link { obedience, answers, refusals, status, max_backoff: config.max_backoff, is_recovered: false };
+    let link = Link {
+        obedience,
+        answers,
+        refusals,
+        status,
+        max_backoff: config.max_backoff,
+        rendezvous_every: config.rendezvous_every,
+        learnt: Arc::default(),
+        is_recovered: false,
+    };
     let ran = link.run(shutdown).await;
     if !actions_shutdown.drain(DRAIN_DEADLINE).await {
         warn!("some actions did not end in time; they are killed and will be reported as indeterminate");

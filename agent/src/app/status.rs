@@ -19,12 +19,26 @@ use crate::trust::Trust;
 
 /// How the link stands, as the running agent last wrote it.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
-struct LinkState {
+pub(crate) struct LinkState {
     pid: u32,
-    connected: bool,
-    endpoint: String,
-    reason: String,
+    pub(crate) connected: bool,
+    pub(crate) endpoint: String,
+    pub(crate) reason: String,
     actions: Vec<String>,
+}
+
+impl LinkState {
+    /// As the running agent wrote it last; nothing if there is none.
+    pub(crate) fn read(files: &Files) -> Self {
+        let stored = files::read(&files.status()).ok();
+        stored.and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default()
+    }
+
+    /// Whether a process of that number is an agent.
+    pub(crate) fn is_running(&self) -> bool {
+        let name = std::fs::read_to_string(format!("/proc/{}/comm", self.pid)).unwrap_or_default();
+        self.pid != 0 && name.starts_with("writ-agent")
+    }
 }
 
 /// Writes the link's state for `status`.
@@ -113,12 +127,9 @@ pub(super) fn status(options: StatusOptions) -> Result<(), Fatal> {
     let identity = Identity::load(&files).map_err(Fatal::failure)?;
     let chain = Trust::load(&files).map_err(Fatal::failure)?.chain();
     let head = chain.head();
-    let link: LinkState = files::read(&files.status())
-        .ok()
-        .and_then(|text| serde_json::from_slice(&text).ok())
-        .unwrap_or_default();
+    let link = LinkState::read(&files);
     let facts = Journal::peek(&files.journal()).ok();
-    let running = is_running(link.pid);
+    let running = link.is_running();
     // What the running agent has loaded, not what somebody has written since.
     let actions = if running {
         link.actions
@@ -172,12 +183,6 @@ pub(super) fn status(options: StatusOptions) -> Result<(), Fatal> {
 
 fn action_rows(table: &ActionTable) -> Vec<String> {
     table.rows().map(|(name, class)| format!("{name} ({})", class.as_str())).collect()
-}
-
-/// A process of that number that is an agent.
-fn is_running(pid: u32) -> bool {
-    let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-    pid != 0 && name.starts_with("writ-agent")
 }
 
 fn describe(shown: &Shown) -> String {

@@ -12,7 +12,7 @@ use writ_common::envelope::{
     AgentProofPurpose, Candidate, HelloPurpose, Sealed, Verified, WelcomePurpose, sign, verify,
 };
 use writ_common::hello::{AgentProof, Expected, Nonce, Welcome};
-use writ_common::id::{Digest, random_bytes};
+use writ_common::id::{AgentId, Digest, random_bytes};
 use writ_common::limits::{MAX_BUNDLE_BATCH_BYTES, MAX_BUNDLES_PER_CALL, PROTOCOL};
 use writ_common::refusal::{Refusal, RefusalCode};
 use writ_common::time::Timestamp;
@@ -23,6 +23,7 @@ use writ_proto::v1::{self as proto, agent_frame, server_frame::Frame};
 use super::LinkError;
 use crate::VERSION;
 use crate::obey::Obedience;
+use crate::session_time::SessionTime;
 
 /// How long the server may take for each of its first words.
 const GREETING_TIMEOUT: Duration = Duration::from_secs(10);
@@ -51,33 +52,55 @@ pub(super) struct Heard {
     pub(super) verified: Verified<HelloPurpose>,
 }
 
+/// A hello that nobody has judged yet.
+pub(super) struct Hailed {
+    outbound: mpsc::Sender<proto::AgentFrame>,
+    inbound: Streaming<proto::ServerFrame>,
+    pub(super) nonce: Nonce,
+    asked: Duration,
+    pub(super) round_trip: Duration,
+    pub(super) envelope: Bytes,
+}
+
+/// Says an agent's id, and takes the hello that comes.
+pub(super) async fn hail(
+    agent: AgentId,
+    time: &SessionTime,
+    client: &mut AgentGatewayClient<Channel>,
+) -> Result<Hailed, LinkError> {
+    let (outbound, frames) = mpsc::channel(MAX_FRAMES_UNDER_WAY);
+    let nonce: Nonce = random_bytes();
+    let hello = proto::AgentHello {
+        nonce: nonce.to_vec().into(),
+        agent_id: agent.as_bytes().to_vec().into(),
+        protocol: PROTOCOL,
+    };
+    let asked = time.monotonic();
+    send(&outbound, agent_frame::Frame::Hello(hello)).await?;
+    let mut inbound = client.connect(ReceiverStream::new(frames)).await?.into_inner();
+    let Frame::Hello(envelope) = next(&mut inbound).await? else {
+        return Err(LinkError::Protocol("its first frame is not a hello"));
+    };
+    let round_trip = time.monotonic().saturating_sub(asked);
+    Ok(Hailed { outbound, inbound, nonce, asked, round_trip, envelope })
+}
+
 /// Greets, and believes the server or not.
 pub(super) async fn hear(
     obedience: &Obedience,
     client: &mut AgentGatewayClient<Channel>,
     leaf: Digest,
 ) -> Result<Heard, LinkError> {
-    let (outbound, frames) = mpsc::channel(MAX_FRAMES_UNDER_WAY);
-    let nonce: Nonce = random_bytes();
-    let hello = proto::AgentHello {
-        nonce: nonce.to_vec().into(),
-        agent_id: obedience.identity.record.agent.as_bytes().to_vec().into(),
-        protocol: PROTOCOL,
-    };
-    let asked = obedience.time.monotonic();
-    send(&outbound, agent_frame::Frame::Hello(hello)).await?;
-    let mut inbound = client.connect(ReceiverStream::new(frames)).await?.into_inner();
-    let envelope = match next(&mut inbound).await {
-        Ok(Frame::Hello(envelope)) => envelope,
-        Ok(_) => return Err(LinkError::Protocol("its first frame is not a hello")),
-        // It cannot sign: perhaps it was put back to an earlier state, and this agent has what it lacks.
-        Err(LinkError::Refused(status)) => {
-            fetch_chain(obedience, client).await?;
-            return Err(LinkError::Refused(status));
-        }
-        Err(error) => return Err(error),
-    };
-    let round_trip = obedience.time.monotonic().saturating_sub(asked);
+    let agent = obedience.identity.record.agent;
+    let Hailed { outbound, inbound, nonce, asked, round_trip, envelope } =
+        match hail(agent, &obedience.time, client).await {
+            // It cannot sign: perhaps it was put back to an earlier state, and this agent has what it lacks.
+            Err(LinkError::Refused(status)) => {
+                fetch_chain(obedience, client).await?;
+                return Err(LinkError::Refused(status));
+            }
+            hailed => hailed?,
+        };
     let not_obeyed = |refusal| LinkError::NotObeyed { refusal, frame: envelope.clone() };
     let judge = || {
         let chain = obedience.trust.chain();

@@ -50,6 +50,7 @@ pub(super) async fn hold(
     let deadline = welcome.heartbeat_deadline.clamp(heartbeat * 2, LONGEST_SILENCE * 2);
     link.obedience.settings.session_began(deadline);
     let mut settings = link.obedience.settings.watch();
+    let learnt = Arc::clone(&link.learnt);
     let pace = |keeper: &Keeper| {
         let mut ticks = interval(keeper.heartbeat().unwrap_or(heartbeat));
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -106,6 +107,8 @@ pub(super) async fn hold(
                 session.queue.push_back(Said::Stored(command));
             }
             _ = ticks.tick() => session.tick()?,
+            // Perhaps one that revokes this server's key.
+            () = learnt.notified() => return Ok(Done::ComeBack(Duration::ZERO)),
             changed = settings.changed() => {
                 changed.map_err(|_| LinkError::Ended)?;
                 ticks = pace(&session.link.obedience.settings);

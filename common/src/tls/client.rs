@@ -11,7 +11,8 @@ use rustls::crypto::{ring, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::time_provider::TimeProvider;
 use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme, version,
+    AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
+    version,
 };
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -91,6 +92,46 @@ impl ConnectError {
     #[must_use]
     pub const fn is_unverifiable(&self) -> bool {
         matches!(self, Self::Tls { .. } | Self::Anchors(_))
+    }
+
+    /// What the person who reads this should do.
+    #[must_use]
+    pub fn advice(&self) -> &'static str {
+        match self {
+            Self::Address(_) => "correct the address",
+            Self::Tcp { source, .. } => match source.kind() {
+                io::ErrorKind::ConnectionRefused => "start the server there, or correct the port",
+                io::ErrorKind::TimedOut
+                | io::ErrorKind::NetworkUnreachable
+                | io::ErrorKind::HostUnreachable => "look at the route and the firewalls in between",
+                _ => "look at the name and at this host's DNS",
+            },
+            Self::Timeout(_) => "look at the firewalls in between: something swallows what is sent",
+            Self::Tls { source, .. } => {
+                match source.get_ref().and_then(|error| error.downcast_ref::<rustls::Error>()) {
+                    Some(rustls::Error::InvalidCertificate(
+                        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
+                    )) => "the certificate there does not carry this name: give the server a leaf that does",
+                    Some(rustls::Error::InvalidCertificate(
+                        CertificateError::Expired
+                        | CertificateError::ExpiredContext { .. }
+                        | CertificateError::NotValidYet
+                        | CertificateError::NotValidYetContext { .. },
+                    )) => "look at the clocks on both ends; then renew the certificate there",
+                    Some(rustls::Error::InvalidCertificate(_)) => {
+                        "somebody else answers there, or its authority was replaced: see that the address is right"
+                    }
+                    Some(rustls::Error::AlertReceived(AlertDescription::ProtocolVersion)) => {
+                        "what answers there does not speak TLS 1.3: a proxy in between, or another program"
+                    }
+                    _ => {
+                        "what answers there does not speak TLS as we do: a proxy in between, or another program"
+                    }
+                }
+            }
+            Self::Anchors(_) => "mend the certificates that were given",
+            Self::Http { .. } => "what answers there is no server of ours",
+        }
     }
 }
 

@@ -1,0 +1,24 @@
+//! `writ-agent doctor`.
+
+use std::io::Write as _;
+
+use writ_common::daemon::Fatal;
+use writ_common::doctor::Report;
+use writ_common::time::{Clock as _, SystemClock};
+
+use super::{Output, StatusOptions};
+use crate::config::Config;
+use crate::doctor::examine;
+
+/// Exit code 1 when something is bad.
+pub(super) async fn doctor(options: StatusOptions) -> Result<(), Fatal> {
+    let StatusOptions { place, output } = options;
+    let config = Config::load(place.config.as_deref(), place.data_dir.as_deref()).map_err(Fatal::usage)?;
+    let report = Report::of(examine(&config, SystemClock::new().wall()).await);
+    let text = match output {
+        Output::Json => serde_json::to_string_pretty(&report).map_err(Fatal::failure)?,
+        Output::Text => report.text(),
+    };
+    writeln!(std::io::stdout(), "{text}").map_err(Fatal::failure)?;
+    if report.is_bad() { Err(Fatal::failure(report.verdict)) } else { Ok(()) }
+}

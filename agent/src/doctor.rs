@@ -1,0 +1,187 @@
+//! What keeps this agent from obeying, by cause. Looks at its files and asks the servers it knows; changes nothing, and may run
+//! beside the agent.
+
+use std::time::Duration;
+
+use writ_common::doctor::{Finding, Level};
+use writ_common::identity::IdentityRecord;
+use writ_common::time::Timestamp;
+use writ_common::trust::Chain;
+
+use crate::app::status::LinkState;
+use crate::config::Config;
+use crate::execute::ActionTable;
+use crate::identity::{Files, Identity};
+use crate::link::{LinkError, try_out};
+use crate::replay::{Journal, JournalError};
+use crate::settings::{self, endpoints};
+use crate::trust::{self, Trust};
+
+/// A clock that is off by more is worth a word, although nothing depends on it.
+const CLOCK_TOLERANCE: Duration = Duration::from_secs(60);
+
+/// Looks at everything, in the order of causes.
+pub async fn examine(config: &Config, now: Timestamp) -> Vec<Finding> {
+    let files = Files::new(&config.data_dir);
+    let mut findings = Vec::new();
+    let identity = match Identity::load(&files) {
+        Ok(identity) => {
+            findings.push(Finding::good("identity", format!("agent {}", identity.record.agent)));
+            Some(identity.record)
+        }
+        // Each of these errors names its cure.
+        Err(error) => {
+            findings.push(Finding::bad("identity", error.to_string(), ""));
+            None
+        }
+    };
+    // Nobody is enrolled: what else is not there follows from it.
+    let Some(record) = identity else { return findings };
+    let chain = trust(&files, &mut findings);
+    let floor = journal(&files, config.max_entries, now, &mut findings);
+    let held = match settings::read(&files.settings()) {
+        Ok(held) => held,
+        Err(error) => {
+            findings.push(Finding::bad("settings", error.to_string(), ""));
+            None
+        }
+    };
+    actions(config, &mut findings);
+    if let Some(chain) = chain {
+        let asked = endpoints(held.as_ref(), &chain.head().bundle.endpoints);
+        servers(&record, &chain, floor, &asked, now, &mut findings).await;
+    }
+    findings.push(link(&files));
+    findings
+}
+
+fn trust(files: &Files, findings: &mut Vec<Finding>) -> Option<Chain> {
+    match (trust::read(&files.trust()), trust::read(&files.trust_copy())) {
+        (Ok(chain), _) => {
+            let version = chain.head().bundle.version;
+            findings.push(Finding::good("trust", format!("trust bundle {version}")));
+            Some(chain)
+        }
+        (Err(error), Ok(chain)) => {
+            let detail = format!("{error}; the last good copy counts");
+            let next = "look at the disk; the file is written anew with the next trust bundle";
+            findings.push(Finding::notice("trust", detail, next));
+            Some(chain)
+        }
+        (Err(_), Err(_)) => {
+            let error = Trust::load(files).err().map_or_else(String::new, |error| error.to_string());
+            findings.push(Finding::bad("trust", error, ""));
+            None
+        }
+    }
+}
+
+/// The time floor it holds.
+fn journal(files: &Files, most: u64, now: Timestamp, findings: &mut Vec<Finding>) -> Timestamp {
+    let path = files.journal();
+    match Journal::peek(&path) {
+        Ok(facts) => {
+            let detail = format!("{} commands remembered", facts.entries);
+            let is_full = Journal::peek_is_full(&path, most, now).unwrap_or(false);
+            findings.push(if is_full {
+                let next = "wait until some expire, or raise journal.max_entries";
+                Finding::bad(
+                    "journal",
+                    format!("{detail}, as many as it may: commands are refused as `journal_full`"),
+                    next,
+                )
+            } else {
+                Finding::good("journal", detail)
+            });
+            facts.floor
+        }
+        Err(error) => {
+            let next = match &error {
+                JournalError::File(_) => "see that the file is there and belongs to the agent's user",
+                _ => {
+                    "look at the disk; if the file is damaged, move it away: the agent begins a new journal, and refuses what was issued before"
+                }
+            };
+            findings.push(Finding::bad("journal", format!("{}: {error}", path.display()), next));
+            Timestamp::ZERO
+        }
+    }
+}
+
+fn actions(config: &Config, findings: &mut Vec<Finding>) {
+    findings.push(match ActionTable::load(&config.actions_dir) {
+        Ok(table) => Finding::good("actions", format!("{} allowed", table.rows().count())),
+        Err(problems) => {
+            let all: Vec<_> = problems.iter().map(ToString::to_string).collect();
+            Finding::bad("actions", all.join("; "), "mend these files; the agent does not start with them")
+        }
+    });
+}
+
+/// Each endpoint, as the agent would meet it. While one of them is obeyed, the others only deserve a look.
+async fn servers(
+    record: &IdentityRecord,
+    chain: &Chain,
+    floor: Timestamp,
+    asked: &[String],
+    now: Timestamp,
+    findings: &mut Vec<Finding>,
+) {
+    let (first, mut is_obeyed) = (findings.len(), false);
+    for endpoint in asked {
+        findings.push(match try_out(record, &chain.head().bundle, floor, endpoint).await {
+            Ok(heard) => {
+                is_obeyed = true;
+                let drift = heard.time.since(now).max(now.since(heard.time));
+                let newest = chain.head().bundle.version;
+                if heard.chain_version < newest {
+                    let detail =
+                        format!("{endpoint} is obeyed, but has bundle {} of {newest}", heard.chain_version);
+                    Finding::notice("server", detail, "the agent hands back what it lacks when it connects")
+                } else if drift > CLOCK_TOLERANCE {
+                    let detail = format!("{endpoint} is obeyed; this host's clock is {drift:.0?} off");
+                    Finding::notice(
+                        "server",
+                        detail,
+                        "set it right; the agent goes by the server's time, its log does not",
+                    )
+                } else {
+                    Finding::good("server", format!("{endpoint} is obeyed"))
+                }
+            }
+            Err(error) => server(endpoint, &error),
+        });
+    }
+    if is_obeyed {
+        for finding in findings.iter_mut().skip(first).filter(|finding| finding.level == Level::Bad) {
+            finding.level = Level::Notice;
+        }
+    }
+}
+
+fn server(endpoint: &str, error: &LinkError) -> Finding {
+    match error {
+        LinkError::Connect(error) => Finding::bad("server", error.to_string(), error.advice()),
+        LinkError::NotObeyed { refusal, .. } => {
+            let detail = format!("{endpoint} is not obeyed, `{}`: {}", refusal.code, refusal.detail);
+            Finding::bad("server", detail, refusal.code.cure())
+        }
+        error => Finding::bad("server", format!("{endpoint}: {error}"), "on the server: writ-server doctor"),
+    }
+}
+
+/// What the running agent says of its line.
+fn link(files: &Files) -> Finding {
+    let state = LinkState::read(files);
+    match (state.is_running(), state.connected) {
+        (false, _) => {
+            Finding::bad("agent", "it is not running", "writ-agent run, or: systemctl start writ-agent")
+        }
+        (true, true) => Finding::good("agent", format!("connected to {}", state.endpoint)),
+        (true, false) => Finding::bad(
+            "agent",
+            format!("not connected: {}", state.reason),
+            "mend what is said above; on the server: writ why AGENT",
+        ),
+    }
+}

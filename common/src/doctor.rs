@@ -1,0 +1,120 @@
+//! What a `doctor` command says: every thing it looked at, in the order of causes. The first bad one is the one to mend; the
+//! others may follow from it.
+
+use serde::Serialize;
+
+/// How serious a finding is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Level {
+    /// As it should be.
+    Good,
+    /// Somebody should look soon.
+    Notice,
+    /// It keeps the fleet or this host from being commanded, or keys from being safe.
+    Bad,
+}
+
+impl Level {
+    /// For people.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Good => "good",
+            Self::Notice => "notice",
+            Self::Bad => "bad",
+        }
+    }
+}
+
+/// One thing that was looked at.
+#[derive(Debug, Clone, Serialize)]
+pub struct Finding {
+    /// How it stands.
+    pub level: Level,
+    /// What.
+    pub check: &'static str,
+    /// In words.
+    pub detail: String,
+    /// What to do; empty when nothing.
+    pub next: String,
+}
+
+impl Finding {
+    /// As it should be.
+    #[must_use]
+    pub fn good(check: &'static str, detail: impl Into<String>) -> Self {
+        Self { level: Level::Good, check, detail: detail.into(), next: String::new() }
+    }
+
+    /// Somebody should look soon, and do this.
+    #[must_use]
+    pub fn notice(check: &'static str, detail: impl Into<String>, next: impl Into<String>) -> Self {
+        Self { level: Level::Notice, check, detail: detail.into(), next: next.into() }
+    }
+
+    /// It is wrong, and this mends it.
+    #[must_use]
+    pub fn bad(check: &'static str, detail: impl Into<String>, next: impl Into<String>) -> Self {
+        Self { level: Level::Bad, check, detail: detail.into(), next: next.into() }
+    }
+}
+
+/// Everything that was looked at, and the one cause.
+#[derive(Debug, Serialize)]
+pub struct Report {
+    /// The first bad finding in one line, or that nothing is wrong.
+    pub verdict: String,
+    /// All of them, in the order of causes.
+    pub findings: Vec<Finding>,
+}
+
+impl Report {
+    /// Finds the cause.
+    #[must_use]
+    pub fn of(findings: Vec<Finding>) -> Self {
+        let worst = findings.iter().find(|finding| finding.level == Level::Bad);
+        let verdict = worst
+            .map_or_else(|| "nothing is wrong".to_owned(), |bad| format!("{}: {}", bad.check, bad.detail));
+        Self { verdict, findings }
+    }
+
+    /// Whether something must be mended.
+    #[must_use]
+    pub fn is_bad(&self) -> bool {
+        self.findings.iter().any(|finding| finding.level == Level::Bad)
+    }
+
+    /// For people.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let mut text = self.verdict.clone();
+        for Finding { level, check, detail, next } in &self.findings {
+            text.push_str(&format!("\n  {:6} {check:8} {detail}", level.as_str()));
+            if !next.is_empty() {
+                text.push_str(&format!("\n                  Next: {next}"));
+            }
+        }
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_bad_finding_is_the_cause() {
+        let findings = vec![
+            Finding::good("clock", "now"),
+            Finding::notice("backup", "never proven", "prove it"),
+            Finding::bad("keys", "gone", "restore them"),
+            Finding::bad("signing", "nothing signs", "mend the keys"),
+        ];
+        let report = Report::of(findings);
+        assert!(report.is_bad());
+        assert_eq!(report.verdict, "keys: gone");
+        assert!(report.text().contains("bad    keys     gone\n                  Next: restore them"));
+        assert_eq!(Report::of(Vec::new()).verdict, "nothing is wrong");
+    }
+}
