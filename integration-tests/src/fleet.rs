@@ -58,6 +58,8 @@ pub struct Fleet {
     pub log_filter: String,
     /// Lines added to the table `actions` of every agent's configuration.
     pub actions_config: String,
+    /// Lines added to the table `link` of every agent's configuration.
+    pub link_config: String,
     /// Lines added to every agent's configuration.
     pub agent_config: String,
     actions: BTreeMap<String, String>,
@@ -92,6 +94,7 @@ impl Fleet {
             server_config: String::new(),
             log_filter: "info".to_owned(),
             actions_config: String::new(),
+            link_config: String::new(),
             agent_config: String::new(),
             actions: BTreeMap::new(),
         };
@@ -191,6 +194,22 @@ impl Fleet {
         self.writ(&all).ok().json()
     }
 
+    /// A further server of the same fleet, made from a sealed file; its own road, its own folder, its own operator.
+    #[must_use]
+    pub fn further_server(&self, sealed: &str) -> Self {
+        let mut further = Self::unmade(self.build);
+        let _made = further.keys(&["cert", "restore", sealed]).ok();
+        further.start_server(None);
+        further.add_context();
+        further
+    }
+
+    /// How agents that leave the road of this fleet find this server.
+    #[must_use]
+    pub fn endpoint(&self) -> String {
+        format!("localhost:{}", self.road.port())
+    }
+
     /// Runs `writ-server init`.
     #[must_use]
     pub fn init(&self) -> Said {
@@ -219,7 +238,7 @@ impl Fleet {
         let places = ["--data-dir", folder.to_str().unwrap(), "--output", "json"];
         let takes_passphrase = !matches!(
             arguments,
-            ["doctor"] | ["cert", "list" | "show" | "export", ..] | ["authority", "confirm", ..]
+            ["doctor"] | ["cert", "list" | "show" | "export", ..] | ["authority", "confirm" | "rebuild", ..]
         );
         let secret = ["--passphrase-file", passphrase.to_str().unwrap()];
         let secret = if takes_passphrase { secret.as_slice() } else { &[] };
@@ -391,10 +410,11 @@ impl Fleet {
     pub fn agent_config(&self, name: &str) -> PathBuf {
         let path = self.path(&format!("{name}.toml"));
         let config = format!(
-            "data_dir = \"{}\"\n[actions]\ndir = \"{}\"\n{}[link]\nmax_backoff = \"200ms\"\n[log]\nformat = \"json\"\n{}",
+            "data_dir = \"{}\"\n[actions]\ndir = \"{}\"\n{}[link]\nmax_backoff = \"200ms\"\n{}[log]\nformat = \"json\"\n{}",
             self.path(name).display(),
             self.path("actions.d").display(),
             self.actions_config,
+            self.link_config,
             self.agent_config
         );
         fs::write(&path, config).unwrap();

@@ -5,6 +5,7 @@ mod cert;
 mod doctor;
 mod gateway;
 mod init;
+mod local;
 mod passphrase;
 mod run;
 
@@ -13,7 +14,6 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use writ_common::daemon;
-use writ_common::keys::Algorithm;
 
 /// Signs commands and pushes them to agents that obey only what carries its seal.
 ///
@@ -35,7 +35,7 @@ enum Command {
     #[command(subcommand)]
     Cert(cert::Cert),
     /// What is wrong with this server's keys, clock, channel and backups, and what to do. Exit code 1 when something is.
-    Doctor(cert::Place),
+    Doctor(local::Place),
     /// The keys that sign trust bundles. Works on the local files, with the server running or stopped.
     #[command(subcommand)]
     Authority(authority::Authority),
@@ -55,16 +55,18 @@ struct Init {
     /// A further host name or address of the TLS certificate, for example of the admin port.
     #[arg(long = "tls-name", value_name = "NAME")]
     tls_names: Vec<String>,
-    /// How authority and server sign: ed25519 or ecdsa-p256.
-    #[arg(long, value_name = "ALGORITHM", default_value = Algorithm::default().as_str())]
-    key_algorithm: Algorithm,
+    #[command(flatten)]
+    kind: local::Kind,
     /// File with the passphrase that seals the authority key and the backup. Without it the systemd
     /// credential `writ-passphrase` is used, or you are asked.
     #[arg(long, value_name = "FILE")]
     passphrase_file: Option<PathBuf>,
-    /// How to print what was made.
-    #[arg(long, value_enum, default_value_t = Output::Text)]
-    output: Output,
+    /// Give up the fleet that lives here: its state is moved aside, and none of its agents will obey the new one. Its name, so
+    /// that you give up the one you mean.
+    #[arg(long, value_name = "NAME")]
+    replace_fleet: Option<String>,
+    #[command(flatten)]
+    print: local::Print,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

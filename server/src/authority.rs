@@ -5,6 +5,7 @@ pub mod certificates;
 pub mod channel;
 pub mod create;
 pub mod follow;
+pub mod last_head;
 pub mod mint;
 pub mod mismatch;
 pub mod restore;
@@ -57,6 +58,8 @@ files! {
     database = "writ.db";
     /// Sealed backups.
     backups = "backups";
+    /// The newest bundle that was ever in force here.
+    last_head = "last-head";
 }
 
 impl Files {
@@ -116,6 +119,26 @@ impl Files {
     #[must_use]
     pub fn signing_certificate(&self, key: KeyId) -> PathBuf {
         self.signing().join(format!("{key}.pem"))
+    }
+}
+
+impl Files {
+    /// Marks a signing key as one that neither leaves this server by an export nor goes into its backups.
+    ///
+    /// # Errors
+    /// When the mark cannot be written.
+    pub fn keep_here(&self, key: KeyId) -> Result<(), FileError> {
+        files::write_public(&self.stays_here_mark(key), b"")
+    }
+
+    /// Whether it is one.
+    #[must_use]
+    pub fn stays_here(&self, key: KeyId) -> bool {
+        self.stays_here_mark(key).exists()
+    }
+
+    fn stays_here_mark(&self, key: KeyId) -> PathBuf {
+        self.signing().join(format!("{key}.not-exportable"))
     }
 }
 

@@ -35,6 +35,8 @@ pub struct Server {
     pub proxy_leaves: Vec<Digest>,
     /// Enrolments that failed, by source.
     pub failed_enrolments: Throttle,
+    /// Chains handed back at a time.
+    pub hand_backs: Semaphore,
     /// Tokens looked up at a time from where too many were wrong.
     pub token_checks: Semaphore,
     /// Sessions.

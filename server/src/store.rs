@@ -67,6 +67,9 @@ pub enum StoreError {
     /// The batch this write was part of could not be committed; nothing of it is stored.
     #[error("the write was not committed: {0}")]
     NotCommitted(String),
+    /// Another bundle was published meanwhile.
+    #[error("another trust bundle was published at the same moment; try again")]
+    HeadMoved,
     /// The writer has ended.
     #[error("the server is shutting down")]
     Closed,

@@ -85,6 +85,14 @@ impl SigningCertificate {
         &self.der
     }
 
+    /// The common name of its subject, for people.
+    #[must_use]
+    pub fn name(&self) -> Option<String> {
+        let (_, parsed) = X509Certificate::from_der(&self.der).ok()?;
+        let name = parsed.subject().iter_common_name().next()?.as_str().ok()?;
+        Some(name.to_owned())
+    }
+
     /// The key it names.
     #[must_use]
     pub const fn key(&self) -> &PublicKey {
@@ -125,6 +133,7 @@ mod tests {
             let certificate = SigningCertificate::issue(&key, "acme", now).unwrap();
             assert_eq!(certificate.key(), key.public());
             assert_eq!(certificate.not_before(), now);
+            assert_eq!(certificate.name().as_deref(), Some("acme"));
             assert_eq!(certificate.not_after(), now + SIGNING_LIFETIME);
             let trailing = [certificate.der(), b"x"].concat();
             assert_eq!(SigningCertificate::from_der(&trailing), Err(InvalidCertificate::Der));

@@ -158,8 +158,9 @@ fn an_agent_without_identity_trust_or_a_private_key_obeys_nobody_and_says_why() 
     assert!(said.contains("this agent is not enrolled"), "{said}");
 
     fleet.agent("rome").kill();
-    let trust = fleet.path("rome/trust.chain");
+    let (trust, copy) = (fleet.path("rome/trust.chain"), fleet.path("rome/trust.chain.last-good"));
     let kept = fs::read(&trust).unwrap();
+    fs::remove_file(&copy).unwrap();
     for damaged in [&[][..], &kept[..kept.len() / 2], b"garbage"] {
         fs::write(&trust, damaged).unwrap();
         let said = fleet.try_agent("rome", None).wait().1;

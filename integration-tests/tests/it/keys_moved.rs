@@ -15,9 +15,8 @@ fn made(fleet: &Fleet, name: &str, algorithm: &[&str]) -> String {
     let (key, cert) = (key.to_str().unwrap(), cert.to_str().unwrap());
     openssl(fleet, &[&["genpkey", "-out", key], algorithm].concat());
     openssl(fleet, &["req", "-new", "-x509", "-key", key, "-out", cert, "-days", "365", "-subj", "/CN=acme"]);
-    let both = fleet.path(&format!("{name}.pem"));
-    fs::write(&both, [fs::read(key).unwrap(), fs::read(cert).unwrap()].concat()).unwrap();
-    both.to_str().unwrap().to_owned()
+    let both = [fs::read_to_string(key).unwrap(), fs::read_to_string(cert).unwrap()].concat();
+    fleet.write_secret(&format!("{name}.pem"), &both).to_str().unwrap().to_owned()
 }
 
 const ED25519: [&str; 2] = ["-algorithm", "ed25519"];
@@ -86,12 +85,14 @@ fn what_is_no_certificate_with_its_key_is_refused_by_what_it_is() {
         &fleet,
         &["pkey", "-in", &path("good.key"), "-aes256", "-passout", &pass, "-out", &path("locked.key")],
     );
-    let mixed = [fs::read(path("good.key")).unwrap(), fs::read(path("other.crt")).unwrap()].concat();
-    fs::write(path("mixed.pem"), mixed).unwrap();
+    let read = |name: &str| fs::read_to_string(path(name)).unwrap();
+    let _mixed = fleet.write_secret("mixed.pem", &[read("good.key"), read("other.crt")].concat());
+    fs::write(path("exposed.pem"), fs::read(&good).unwrap()).unwrap();
     let whole = fs::read(path("good.p12")).unwrap();
     fs::write(path("cut.p12"), &whole[..whole.len() / 2]).unwrap();
     fs::write(path("garbage"), "no").unwrap();
-    let cases: [(&str, &[&str], &str); 9] = [
+    let cases: [(&str, &[&str], &str); 10] = [
+        (&path("exposed.pem"), &[], "lets others read it"),
         (&path("garbage"), &[], "neither PEM nor a whole PKCS#12 file"),
         (&path("good.crt"), &[], "no private key in it"),
         (&path("good.key"), &[], "no certificate of its key"),

@@ -14,6 +14,7 @@ mod enrolment;
 mod keys;
 mod keys_lost;
 mod keys_moved;
+mod keys_two_servers;
 
 mod refused;
 mod refused_sessions;

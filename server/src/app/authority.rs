@@ -1,7 +1,8 @@
 //! `writ-server authority …`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use bytes::Bytes;
 use clap::Subcommand;
 use prost::Message as _;
 use serde::Serialize;
@@ -12,12 +13,14 @@ use writ_common::keys::public::PublicKey;
 use writ_common::keys::sealed::{open, seal};
 use writ_common::keys::{Algorithm, Authority as Holder, PrivateKey, pem};
 use writ_common::shutdown::Shutdown;
-use writ_common::trust::{Role, SigningEntry};
+use writ_common::time::{Clock as _, SystemClock};
+use writ_common::tls::server_name;
+use writ_common::trust::{Role, SigningEntry, TrustBundle};
 
-use super::cert::{Place, Unlock, changed, mint, mint_with, say};
-use super::{Output, passphrase};
-use crate::authority::channel;
+use super::local::{Kind, Place, Print, Unlock, is_free, unchanged};
+use super::passphrase;
 use crate::authority::mint::{Fresh, Mint, Unlocked};
+use crate::authority::{Files, channel, restore};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Authority {
@@ -25,15 +28,13 @@ pub(super) enum Authority {
     Create {
         /// Where to; an existing file is not overwritten.
         file: PathBuf,
-        /// How it signs: ed25519 or ecdsa-p256.
-        #[arg(long, value_name = "ALGORITHM", default_value = Algorithm::default().as_str())]
-        key_algorithm: Algorithm,
+        #[command(flatten)]
+        kind: Kind,
         /// File with the passphrase that seals it.
         #[arg(long, value_name = "FILE")]
         passphrase_file: Option<PathBuf>,
-        /// How to print.
-        #[arg(long, value_enum, default_value_t = Output::Text)]
-        output: Output,
+        #[command(flatten)]
+        print: Print,
     },
     /// Let a new key be the fleet's only authority. Signed by the old one and the new one.
     Rotate {
@@ -62,6 +63,22 @@ pub(super) enum Authority {
         /// Let agents accept the old one too.
         #[arg(long)]
         keep_old: bool,
+    },
+    /// Set where agents look for the fleet's servers, whatever their settings say: when a server moved, or a further one came.
+    Endpoints {
+        #[command(flatten)]
+        unlock: Unlock,
+        /// All of them, 1 to 8; repeat for several.
+        #[arg(long = "endpoint", value_name = "HOST:PORT", required = true)]
+        endpoints: Vec<String>,
+    },
+    /// Make a server anew when every backup is gone: from the chain that any agent holds. It signs nothing until the authority
+    /// minted new keys for it.
+    Rebuild {
+        #[command(flatten)]
+        place: Place,
+        /// `trust.chain` from the data directory of an agent.
+        chain: PathBuf,
     },
     /// Join two chains again, when two servers minted at the same time: one bundle that follows both.
     Repair {
@@ -99,13 +116,12 @@ struct Made {
 }
 
 pub(super) async fn run(verb: Authority, shutdown: Shutdown) -> Result<(), Fatal> {
-    let unchanged = |error: &dyn std::error::Error| Fatal::caused("nothing was changed", error);
     match verb {
-        Authority::Create { file, key_algorithm, passphrase_file, output } => {
-            create(file, key_algorithm, passphrase_file, output)
+        Authority::Create { file, kind, passphrase_file, print } => {
+            create(file, kind.key_algorithm, passphrase_file, &print)
         }
         Authority::Rotate { unlock, to } => {
-            let mint = mint_with(&unlock, &shutdown).await?;
+            let mint = unlock.mint(&shutdown).await?;
             let unlocked = unlock.open(&mint.files)?;
             let new = public_part(&to)?;
             publish(
@@ -118,26 +134,35 @@ pub(super) async fn run(verb: Authority, shutdown: Shutdown) -> Result<(), Fatal
             .await
         }
         Authority::Split { unlock, threshold, members } => {
-            let mint = mint_with(&unlock, &shutdown).await?;
+            let mint = unlock.mint(&shutdown).await?;
             let unlocked = unlock.open(&mint.files)?;
             let keys = members.iter().map(public_part).collect::<Result<_, _>>()?;
             publish(&unlock, &mint, &unlocked, "writ-server authority split", Role { keys, threshold }).await
         }
         Authority::Channel { unlock, keep_old } => {
-            let mint = mint_with(&unlock, &shutdown).await?;
+            let mint = unlock.mint(&shutdown).await?;
             let unlocked = unlock.open(&mint.files)?;
             let made =
                 channel::replace(&mint, &unlocked, keep_old).await.map_err(|error| unchanged(&error))?;
-            changed(&unlock.place, &mint, &made)
+            unlock.place.changed(&mint, &made)
         }
+        Authority::Endpoints { unlock, endpoints } => {
+            for endpoint in &endpoints {
+                server_name(endpoint).map_err(Fatal::usage)?;
+            }
+            let mint = unlock.mint(&shutdown).await?;
+            let unlocked = unlock.open(&mint.files)?;
+            let command = "writ-server authority endpoints";
+            let change = |next: &mut TrustBundle| next.endpoints = endpoints;
+            let made = mint.publish(command, &Fresh::default(), &unlocked, change).await;
+            unlock.place.changed(&mint, &made.map_err(|error| unchanged(&error))?)
+        }
+        Authority::Rebuild { place, chain } => rebuild(&place, &chain, &shutdown).await,
         Authority::Repair { unlock, forks } => {
-            let mut mint = mint_with(&unlock, &shutdown).await?;
+            let mut mint = unlock.mint(&shutdown).await?;
             let mut heads = Vec::new();
             for file in &forks {
-                let stored = files::read(file).map_err(Fatal::usage)?;
-                let bundles = writ_proto::v1::Bundles::decode(stored.as_slice())
-                    .map_err(|_| Fatal::usage(format!("{}: not a chain of trust bundles", file.display())))?;
-                heads.push(mint.fork(bundles.bundles).map_err(|error| unchanged(&error))?);
+                heads.push(mint.fork(read_chain(file)?).map_err(|error| unchanged(&error))?);
             }
             mint.despite.extend(heads.iter().map(|head| head.digest));
             let unlocked = unlock.open(&mint.files)?;
@@ -149,7 +174,7 @@ pub(super) async fn run(verb: Authority, shutdown: Shutdown) -> Result<(), Fatal
                     head.bundle.signing.iter().for_each(|entry| join(&mut next.signing, entry));
                 }
             });
-            changed(&unlock.place, &mint, &made.await.map_err(|error| unchanged(&error))?)
+            unlock.place.changed(&mint, &made.await.map_err(|error| unchanged(&error))?)
         }
         Authority::Reseal { file, passphrase_file, new_passphrase_file } => {
             let old = passphrase::ask(passphrase_file.as_deref(), "the key as it is", false)?;
@@ -161,7 +186,7 @@ pub(super) async fn run(verb: Authority, shutdown: Shutdown) -> Result<(), Fatal
             files::write_secret(&file, &sealed).map_err(|error| unchanged(&error))
         }
         Authority::Confirm { place, digest } => {
-            let mint = mint(&place, &shutdown).await?;
+            let mint = place.mint(&shutdown).await?;
             let head = mint.chain.head();
             if head.digest != digest {
                 let text = format!(
@@ -171,14 +196,20 @@ pub(super) async fn run(verb: Authority, shutdown: Shutdown) -> Result<(), Fatal
                 return Err(Fatal::usage(text));
             }
             mint.store.confirm_head().await.map_err(|error| unchanged(&error))?;
+            mint.note("writ-server authority confirm").await.map_err(|error| unchanged(&error))?;
             let version = head.bundle.version;
-            say(
-                &place,
-                &version,
-                &format!("Trust bundle {version} is the fleet's head; bundles may be minted."),
-            )
+            let text = format!("Trust bundle {version} is the fleet's head; bundles may be minted.");
+            place.say(&version, &text)
         }
     }
+}
+
+/// The bundles in an agent's `trust.chain`, oldest first; nothing of them is believed yet.
+pub(super) fn read_chain(file: &Path) -> Result<Vec<Bytes>, Fatal> {
+    let stored = files::read(file).map_err(Fatal::usage)?;
+    let bundles = writ_proto::v1::Bundles::decode(stored.as_slice())
+        .map_err(|_| Fatal::usage(format!("{}: not a chain of trust bundles", file.display())))?;
+    Ok(bundles.bundles)
 }
 
 /// A key that leaked in one of the chains leaked.
@@ -188,6 +219,23 @@ fn join(entries: &mut Vec<SigningEntry>, theirs: &SigningEntry) {
         Some(ours) => ours.revoked |= theirs.revoked,
         None => entries.push(theirs.clone()),
     }
+}
+
+async fn rebuild(place: &Place, chain: &Path, shutdown: &Shutdown) -> Result<(), Fatal> {
+    let (files, now) = (Files::new(&place.data_dir), SystemClock::new().wall());
+    let rebuilt = restore::rebuild_from_chain(&files, read_chain(chain)?, now, shutdown).await;
+    let rebuilt = rebuilt.map_err(|error| unchanged(&error))?;
+    let text = format!(
+        "Fleet {} ({}) has a server again, with trust bundle {} ({}) and without a key to sign with. Agents that were removed are not known any more: remove them again.\nNext:\n  1. writ-server run --data-dir {folder}; agents that hold newer bundles hand them back.\n  2. When {} is the newest there is: writ-server authority confirm {}\n  3. With the authority's key: writ-server authority channel --authority FILE, then writ-server cert create --authority FILE",
+        rebuilt.fleet_name,
+        rebuilt.fleet_id,
+        rebuilt.bundle_version,
+        rebuilt.bundle_digest,
+        rebuilt.bundle_version,
+        rebuilt.bundle_digest,
+        folder = place.data_dir.display()
+    );
+    place.say(&rebuilt, &text)
 }
 
 async fn publish(
@@ -205,19 +253,17 @@ async fn publish(
     }
     let fresh = Fresh { kept, ..Fresh::default() };
     let made = mint.publish(command, &fresh, unlocked, |next| next.authority = role).await;
-    let made = made.map_err(|error| Fatal::caused("nothing was changed", &error))?;
-    changed(&unlock.place, mint, &made)
+    let made = made.map_err(|error| unchanged(&error))?;
+    unlock.place.changed(mint, &made)
 }
 
 fn create(
     file: PathBuf,
     algorithm: Algorithm,
     passphrase_file: Option<PathBuf>,
-    output: Output,
+    print: &Print,
 ) -> Result<(), Fatal> {
-    if file.exists() {
-        return Err(Fatal::usage(format!("{}: exists already; name another file", file.display())));
-    }
+    is_free(&file)?;
     let secret = passphrase::ask(passphrase_file.as_deref(), "the new authority key", true)?;
     let key = PrivateKey::<Holder>::generate(algorithm);
     let sealed =
@@ -233,12 +279,11 @@ fn create(
         made.file.display(),
         made.public_file.display()
     );
-    let place = Place { data_dir: PathBuf::new(), output };
-    say(&place, &made, &text)
+    print.say(&made, &text)
 }
 
 /// The public part lies beside the sealed key.
-fn public_path(file: &std::path::Path) -> PathBuf {
+fn public_path(file: &Path) -> PathBuf {
     let mut path = file.as_os_str().to_owned();
     path.push(".pub.pem");
     PathBuf::from(path)

@@ -1,6 +1,5 @@
 //! `writ-server init`.
 
-use std::io::Write as _;
 use std::path::Path;
 
 use tracing::debug;
@@ -8,24 +7,27 @@ use writ_common::daemon::Fatal;
 use writ_common::shutdown::Shutdown;
 use writ_common::time::{Clock as _, SystemClock};
 
-use super::{Init, Output, passphrase};
+use super::{Init, passphrase};
 use crate::authority::Files;
 use crate::authority::create::{CreateError, Made, Plan, create};
 
 pub(super) async fn init(options: Init, shutdown: Shutdown) -> Result<(), Fatal> {
-    let Init { data_dir, name, endpoints, tls_names, key_algorithm, passphrase_file, output } = options;
+    let Init { data_dir, name, endpoints, tls_names, kind, passphrase_file, replace_fleet, print } = options;
     let passphrase = passphrase::ask(passphrase_file.as_deref(), "the authority key and the backup", true)?;
-    let plan = Plan { name, endpoints, extra_names: tls_names, algorithm: key_algorithm, passphrase };
-    eprintln!("making keys and sealing the backup; the passphrase hash takes a few seconds …");
-    let made =
-        create(&Files::new(&data_dir), plan, SystemClock::new().wall(), &shutdown).await.map_err(explain)?;
+    let plan = Plan {
+        name,
+        endpoints,
+        extra_names: tls_names,
+        algorithm: kind.key_algorithm,
+        passphrase,
+        replaces: replace_fleet,
+    };
+    let begin = || eprintln!("making keys and sealing the backup; the passphrase hash takes a few seconds …");
+    let made = create(&Files::new(&data_dir), plan, begin, SystemClock::new().wall(), &shutdown).await;
+    let made = made.map_err(explain)?;
     let is_drained = shutdown.drain(std::time::Duration::from_secs(5)).await;
     debug!(is_drained, "store closed");
-    let text = match output {
-        Output::Json => serde_json::to_string_pretty(&made).map_err(Fatal::failure)?,
-        Output::Text => describe(&made),
-    };
-    writeln!(std::io::stdout(), "{text}").map_err(Fatal::failure)
+    print.say(&made, &describe(&made))
 }
 
 fn explain(error: CreateError) -> Fatal {
@@ -35,6 +37,7 @@ fn explain(error: CreateError) -> Fatal {
         }
         CreateError::Exists { .. }
         | CreateError::KeysWithoutDatabase { .. }
+        | CreateError::Aside(_)
         | CreateError::File(_)
         | CreateError::Store(_)
         | CreateError::Backup(_) => Fatal::caused("no fleet was made", &error),

@@ -19,7 +19,7 @@ use writ_proto::v1::agent_gateway_server::AgentGatewayServer;
 use super::{Run, gateway};
 use crate::VERSION;
 use crate::admin;
-use crate::authority::{Files, channel, follow, read_signing_keys};
+use crate::authority::{Files, channel, follow, last_head, read_signing_keys};
 use crate::config::Config;
 use crate::context::Server;
 use crate::dispatch::{Dispatcher, sent};
@@ -36,6 +36,8 @@ const NOTE_TIME_EVERY: Duration = Duration::from_secs(60);
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 /// Tokens looked up at a time from where too many were wrong; the database has four connections.
 const TOKEN_CHECKS: usize = 2;
+/// Chains handed back at a time; each costs a copy of the chain and a signature's check.
+const HAND_BACKS: usize = 2;
 /// Streams one connection may have open.
 const MAX_STREAMS: u32 = 64;
 
@@ -192,6 +194,7 @@ async fn load(
         chain.extend(envelope).map_err(|refusal| failed(&refusal))?;
     }
     let clock: SharedClock = Arc::new(SystemClock::new());
+    last_head::check(files, &chain, &store, clock.wall()).await.map_err(|error| failed(&error))?;
     let keys = read_signing_keys(files).map_err(|error| failed(&error))?;
     let head = &chain.head().bundle;
     let latest = store.latest_time().await.map_err(|error| failed(&error))?;
@@ -218,6 +221,7 @@ async fn load(
         tls,
         proxy_leaves: config.proxy_leaves.clone(),
         failed_enrolments: Throttle::new(Arc::clone(&clock)),
+        hand_backs: Semaphore::new(HAND_BACKS),
         token_checks: Semaphore::new(TOKEN_CHECKS),
         settings: config.session.clone(),
         audit_max_entries: config.audit_max_entries,

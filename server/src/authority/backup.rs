@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use writ_common::files::{self, FileError};
 use writ_common::id::{AgentId, Digest, FleetId};
 use writ_common::keys::sealed::{Passphrase, SealError, open, seal};
+use writ_common::refusal::Refusal;
 use writ_common::time::Timestamp;
 use writ_common::trust::Chain;
 use zeroize::Zeroizing;
@@ -134,6 +135,19 @@ impl Archive {
         files.filter(|(name, _)| !name.starts_with(BUNDLES) && *name != REMOVED)
     }
 
+    /// Goes on along bundles that follow it, such as those of an agent that is ahead.
+    ///
+    /// # Errors
+    /// When they do not follow.
+    pub fn extend(&mut self, bundles: Vec<Bytes>) -> Result<(), Refusal> {
+        for envelope in bundles {
+            if Chain::digest_of(&envelope).is_none_or(|digest| !self.chain.contains(digest)) {
+                self.chain.extend(envelope)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Agents that were removed when it was made.
     #[must_use]
     pub fn removed(&self) -> Vec<AgentId> {
@@ -193,6 +207,10 @@ pub fn contents(files: &Files, chain: &Chain) -> Result<Vec<Held>, FileError> {
     let mut paths = vec![files.authority(), files.tls_ca_key(), files.tls_ca()];
     paths.extend(files::list(&files.signing())?);
     for path in paths {
+        let key = path.file_stem().and_then(|stem| stem.to_str()?.parse().ok());
+        if key.is_some_and(|key| files.stays_here(key)) {
+            continue;
+        }
         let name = path.strip_prefix(files.folder()).unwrap_or(&path).display().to_string();
         let is_key = path.extension().is_some_and(|extension| extension == "key" || extension == "age");
         let is_ours = is_key || path.extension().is_some_and(|extension| extension == "pem");

@@ -1,5 +1,6 @@
 //! What becomes of signing certificates. Standby, active, draining and retired are words for dates: one bundle is one change.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use writ_common::files;
@@ -75,13 +76,21 @@ pub enum CertificateError {
     Make(#[from] writ_common::keys::certificate::InvalidCertificate),
     /// A server signs all it says with one key.
     #[error(
-        "this server commands {present}; a certificate for {asked} alone would leave the agents of the others without a greeting they believe. Give it a server of its own, or name all realms"
+        "this server commands {present}; a certificate for {asked} alone would leave the agents of the others without a greeting they believe. Give it a server of its own (--for FILE), or name all realms"
     )]
     Realms {
         /// What it commands.
         present: String,
         /// What was asked for.
         asked: String,
+    },
+    /// Two servers would sign for one agent, each with a key of its own.
+    #[error(
+        "this server commands {present} itself; a certificate for a further server needs realms of its own, or share this one: writ-server cert export --with-key"
+    )]
+    OurRealms {
+        /// What it commands.
+        present: String,
     },
     /// There is none to rotate to.
     #[error("no standby certificate is held here; make one: writ-server cert create")]
@@ -90,7 +99,9 @@ pub enum CertificateError {
     #[error("certificate {0} stands by already; rotate to it: writ-server cert rotate")]
     HasStandby(KeyId),
     /// No such certificate.
-    #[error("no certificate's key id begins with `{0}`; see: writ-server cert list")]
+    #[error(
+        "no certificate's key id begins with `{0}`; see: writ-server cert list, or writ trust bundles for earlier ones"
+    )]
     Unknown(String),
     /// It does not count at the moment.
     #[error("the certificate is valid from {from} to {until}, not now; nothing was imported")]
@@ -119,6 +130,8 @@ pub struct Plan {
     pub is_standby: bool,
     /// The realms it commands; those of the present one unless given.
     pub realms: Option<Vec<String>>,
+    /// The file of a further server that holds its key, instead of this one.
+    pub elsewhere: Option<PathBuf>,
 }
 
 /// Makes a certificate that signs from now on, or stands by.
@@ -126,7 +139,7 @@ pub struct Plan {
 /// # Errors
 /// When it cannot be made or no bundle may be minted.
 pub async fn create(mint: &Mint, unlocked: &Unlocked, plan: Plan) -> Result<Published, CertificateError> {
-    let Plan { algorithm, overlap, is_standby, realms } = plan;
+    let Plan { algorithm, overlap, is_standby, realms, elsewhere } = plan;
     let key = PrivateKey::<Server>::generate(algorithm);
     let certificate = SigningCertificate::issue(&key, &mint.name, mint.now - SKEW)?;
     let new = NewKey { key, certificate };
@@ -134,8 +147,12 @@ pub async fn create(mint: &Mint, unlocked: &Unlocked, plan: Plan) -> Result<Publ
     realms.sort();
     realms.dedup();
     let present = present_realms(mint);
-    if !present.iter().all(|realm| realms.contains(realm)) {
+    let is_ours = |realm: &String| realms.contains(realm);
+    if elsewhere.is_none() && !present.iter().all(is_ours) {
         return Err(CertificateError::Realms { present: present.join(", "), asked: realms.join(", ") });
+    }
+    if elsewhere.is_some() && present.iter().any(is_ours) {
+        return Err(CertificateError::OurRealms { present: present.join(", ") });
     }
     if let Some(held) = standby(mint)?.filter(|_| is_standby) {
         return Err(CertificateError::HasStandby(held));
@@ -149,7 +166,10 @@ pub async fn create(mint: &Mint, unlocked: &Unlocked, plan: Plan) -> Result<Publ
         realms,
     };
     let now = mint.now;
-    let fresh = Fresh { keys: vec![new], ..Fresh::default() };
+    let fresh = match elsewhere {
+        Some(file) => Fresh { elsewhere: Some((new, file)), ..Fresh::default() },
+        None => Fresh { keys: vec![new], ..Fresh::default() },
+    };
     let published = mint.publish(command, &fresh, unlocked, |next| {
         let mut entry = entry;
         if is_standby {
@@ -202,16 +222,20 @@ pub async fn import(
 ///
 /// # Errors
 /// When no bundle lists it, or it cannot be written.
-pub fn share(mint: &Mint, pair: &Pair) -> Result<bool, CertificateError> {
+pub async fn share(mint: &Mint, pair: &Pair) -> Result<bool, CertificateError> {
     let id = pair.key.public().id();
     let entries = &mint.chain.head().bundle.signing;
     if !entries.iter().any(|entry| entry.certificate.key().id() == id && !entry.revoked) {
         return Ok(false);
     }
+    if mint.is_dry_run {
+        return Ok(true);
+    }
     let text = pem::encode("PRIVATE KEY", &pair.key.to_pkcs8());
     files::write_secret(&mint.files.signing_key(id), text.as_bytes()).map_err(MintError::from)?;
     let text = pem::encode("CERTIFICATE", pair.certificate.der());
     files::write_public(&mint.files.signing_certificate(id), text.as_bytes()).map_err(MintError::from)?;
+    mint.note("writ-server cert import").await.map_err(MintError::from)?;
     Ok(true)
 }
 
@@ -236,7 +260,9 @@ pub async fn rotate(
 /// # Errors
 /// When there is no such certificate, or no bundle may be minted.
 pub async fn revoke(mint: &Mint, unlocked: &Unlocked, key: &str) -> Result<Published, CertificateError> {
-    let key = find(mint, key)?;
+    // One that made room for others comes back, revoked: nothing it signed is believed any more, whatever date that bears.
+    let (key, left) = find_ever(mint, key)?;
+    let returns = left.is_some();
     let (held, now) = (held(mint)?, mint.now);
     let bundle = &mint.chain.head().bundle;
     let listed = bundle.signing.iter().find(|entry| entry.certificate.key().id() == key);
@@ -249,7 +275,7 @@ pub async fn revoke(mint: &Mint, unlocked: &Unlocked, key: &str) -> Result<Publi
     };
     let mut new = Vec::new();
     let mut successor = None;
-    if !bundle.signing.iter().any(signs) {
+    if !returns && !bundle.signing.iter().any(signs) {
         successor = standby(mint)?.filter(|standby| *standby != key);
         if successor.is_none() {
             let revoked = bundle.signing.iter().find(|entry| entry.certificate.key().id() == key);
@@ -272,6 +298,7 @@ pub async fn revoke(mint: &Mint, unlocked: &Unlocked, key: &str) -> Result<Publi
                 realms: realms.clone(),
             });
         }
+        next.signing.extend(left);
         for entry in &mut next.signing {
             entry.revoked |= entry.certificate.key().id() == key;
         }
@@ -294,6 +321,26 @@ pub fn find(mint: &Mint, prefix: &str) -> Result<KeyId, CertificateError> {
         ids.filter(|id| !prefix.is_empty() && id.to_string().starts_with(prefix)).collect();
     match (found.pop(), found.is_empty()) {
         (Some(only), true) => Ok(only),
+        (Some(_), false) => Err(CertificateError::Ambiguous(prefix.to_owned())),
+        (None, _) => Err(CertificateError::Unknown(prefix.to_owned())),
+    }
+}
+
+/// The same among all bundles there ever were; the entry, if the newest one lists it no more.
+fn find_ever(mint: &Mint, prefix: &str) -> Result<(KeyId, Option<SigningEntry>), CertificateError> {
+    match find(mint, prefix) {
+        Err(CertificateError::Unknown(_)) => {}
+        found => return Ok((found?, None)),
+    }
+    let entries = mint.chain.links().iter().rev().flat_map(|link| &link.bundle.signing);
+    let mut found: Vec<_> = entries
+        .filter(|entry| entry.certificate.key().id().to_string().starts_with(prefix))
+        .cloned()
+        .collect();
+    found.sort_by_key(|entry| entry.certificate.key().id());
+    found.dedup_by_key(|entry| entry.certificate.key().id());
+    match (found.pop(), found.is_empty()) {
+        (Some(only), true) => Ok((only.certificate.key().id(), Some(only))),
         (Some(_), false) => Err(CertificateError::Ambiguous(prefix.to_owned())),
         (None, _) => Err(CertificateError::Unknown(prefix.to_owned())),
     }

@@ -3,9 +3,11 @@
 //! The fleet's row in the database is written last. Until then the directory holds keys nobody has heard of, and
 //! `init` may be run again; afterwards it refuses.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::Serialize;
+use tracing::{debug, warn};
 use writ_common::envelope::{BundlePurpose, sign};
 use writ_common::facts::is_plain_name;
 use writ_common::files::{self, FileError};
@@ -39,6 +41,8 @@ pub struct Plan {
     pub algorithm: Algorithm,
     /// Seals the authority's key and the backup.
     pub passphrase: Passphrase,
+    /// The name of the fleet that is given up for it.
+    pub replaces: Option<String>,
 }
 
 /// What was made: public facts and where things lie, no secret.
@@ -72,7 +76,10 @@ pub struct Made {
 #[derive(Debug, thiserror::Error)]
 pub enum CreateError {
     /// There is one.
-    #[error("{}: fleet `{name}` ({fleet}) lives here already; a second one needs another --data-dir", folder.display())]
+    #[error(
+        "{}: fleet `{name}` ({fleet}) lives here already. A second one needs another --data-dir. If its keys are lost: writ-server cert restore, or writ-server authority rebuild. To give it up, so that none of its agents obeys this server any more: --replace-fleet {name}",
+        folder.display()
+    )]
     Exists {
         /// Where.
         folder: PathBuf,
@@ -83,13 +90,18 @@ pub enum CreateError {
     },
     /// The keys of a fleet are there, its database is not.
     #[error(
-        "{}: keys of a fleet lie here, but its database writ.db is gone; put the database back, or move the keys away to make a new fleet that no present agent will obey",
+        "{}: keys of a fleet lie here (`{name}`), but its database writ.db is gone. Put the database back, or restore a backup: writ-server cert restore. To give that fleet up, so that none of its agents obeys this server any more: --replace-fleet {name}",
         folder.display()
     )]
     KeysWithoutDatabase {
         /// Where.
         folder: PathBuf,
+        /// Its name, as its certificate says.
+        name: String,
     },
+    /// The old state cannot be moved.
+    #[error("the state of the fleet that is given up cannot be moved aside: {0}")]
+    Aside(std::io::Error),
     /// A host name or the fleet's name cannot stand in a certificate or bundle.
     #[error("{0}")]
     Plan(String),
@@ -120,10 +132,11 @@ pub enum CreateError {
 pub async fn create(
     files: &Files,
     plan: Plan,
+    begin: impl FnOnce(),
     now: Timestamp,
     shutdown: &Shutdown,
 ) -> Result<Made, CreateError> {
-    let Plan { name, endpoints, extra_names, algorithm, passphrase } = plan;
+    let Plan { name, endpoints, extra_names, algorithm, passphrase, replaces } = plan;
     if !is_plain_name(&name) {
         return Err(CreateError::Plan(
             "--name must have 1 to 128 of A-Z, a-z, 0-9, `.`, `_` and `-`".to_owned(),
@@ -131,18 +144,17 @@ pub async fn create(
     }
     let host_names = host_names(&endpoints, extra_names)?;
     files::private_folder(files.folder())?;
+    let _lock = files.lock()?;
+    if let Some((error, name)) = present(files).await? {
+        if replaces.as_ref() != Some(&name) {
+            return Err(error);
+        }
+        move_aside(files.folder(), now).map_err(CreateError::Aside)?;
+    }
     files::private_folder(&files.backups())?;
     files::private_folder(&files.signing())?;
-    let _lock = files.lock()?;
-    let is_database_lost = !files.database().exists()
-        && (files.authority().exists() || !files::list(&files.signing())?.is_empty());
-    if is_database_lost {
-        return Err(CreateError::KeysWithoutDatabase { folder: files.folder().to_owned() });
-    }
     let store = Store::open(&files.database(), shutdown).await?;
-    if let Some((fleet, name)) = store.fleet().await? {
-        return Err(CreateError::Exists { folder: files.folder().to_owned(), name, fleet });
-    }
+    begin();
 
     let fleet = FleetId::generate(now);
     let authority = PrivateKey::<Authority>::generate(algorithm);
@@ -225,6 +237,41 @@ pub async fn create(
         admin_ca_file: files.tls_ca(),
         backup_file,
     })
+}
+
+/// The fleet that lives here, as the reason not to make another one, and its name.
+async fn present(files: &Files) -> Result<Option<(CreateError, String)>, CreateError> {
+    let folder = files.folder().to_owned();
+    if !files.database().exists() {
+        let keys = files::list(&files.signing())?;
+        if keys.is_empty() && !files.authority().exists() {
+            return Ok(None);
+        }
+        let certificates = keys.iter().filter_map(|path| pem::certificates(&files::read(path).ok()?).ok());
+        let name = certificates.flatten().find_map(|der| SigningCertificate::from_der(&der).ok()?.name());
+        let name = name.unwrap_or_else(|| "unknown".to_owned());
+        return Ok(Some((CreateError::KeysWithoutDatabase { folder, name: name.clone() }, name)));
+    }
+    let reading = Shutdown::new();
+    let fleet = Store::open(&files.database(), &reading).await?.fleet().await?;
+    let is_closed = reading.drain(Duration::from_secs(5)).await;
+    debug!(is_closed, "looked for a fleet");
+    Ok(fleet.map(|(fleet, name)| (CreateError::Exists { folder, name: name.clone(), fleet }, name)))
+}
+
+/// Nothing is lost: what was here lies in a folder beside.
+fn move_aside(folder: &Path, now: Timestamp) -> std::io::Result<()> {
+    let aside = folder.join(format!("replaced-{}", now.to_string().replace(':', "")));
+    std::fs::create_dir(&aside)?;
+    for entry in std::fs::read_dir(folder)? {
+        let name = entry?.file_name();
+        let stays = name == "lock" || name.to_string_lossy().starts_with("replaced-");
+        if !stays {
+            std::fs::rename(folder.join(&name), aside.join(&name))?;
+        }
+    }
+    warn!(folder = %aside.display(), "the state of the fleet that is given up was moved aside");
+    Ok(())
 }
 
 fn host_names(endpoints: &[String], extra: Vec<String>) -> Result<Vec<String>, CreateError> {

@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tracing::{error, info, warn};
+use writ_common::files::FileError;
 use writ_common::limits::MAX_BUNDLES_PER_CALL;
 use writ_common::refusal::Refusal;
 use writ_common::trust::Chain;
 use writ_common::wire::status::Failure;
 
-use super::{Files, KeyFileError, read_signing_keys};
+use super::{Files, KeyFileError, last_head, read_signing_keys};
 use crate::context::Server;
 use crate::requeue::{RequeueError, requeue};
 use crate::store::{StoreError, unavailable};
@@ -31,6 +32,9 @@ pub enum FollowError {
     /// A key cannot be read.
     #[error(transparent)]
     Key(#[from] KeyFileError),
+    /// The newest bundle cannot be noted.
+    #[error(transparent)]
+    File(#[from] FileError),
     /// Commands that wait could not be signed anew.
     #[error(transparent)]
     Requeue(#[from] RequeueError),
@@ -78,12 +82,18 @@ pub async fn take_back(server: &Server, bundles: Vec<Bytes>) -> Result<u64, Fail
     if bundles.len() > MAX_BUNDLES_PER_CALL {
         return Err(Failure::exhausted(format!("at most {MAX_BUNDLES_PER_CALL} bundles a call")));
     }
-    let mut chain = Chain::clone(&server.chain());
+    let held = server.chain();
+    let is_new = |envelope: &Bytes| Chain::digest_of(envelope).is_none_or(|digest| !held.contains(digest));
+    let bundles: Vec<_> = bundles.into_iter().filter(is_new).collect();
+    if bundles.is_empty() {
+        return Ok(held.head().bundle.version);
+    }
+    // Anybody may call: a few at a time, and each ends at the first bundle that does not follow.
+    let _place =
+        server.hand_backs.acquire().await.map_err(|_| Failure::unavailable("the server is shutting down"))?;
+    let mut chain = Chain::clone(&held);
     let mut newer = Vec::new();
     for envelope in bundles {
-        if Chain::digest_of(&envelope).is_some_and(|digest| chain.contains(digest)) {
-            continue;
-        }
         let link = chain.extend(envelope);
         let link = link.map_err(|refusal| Failure::invalid("bundles", refusal.to_string()))?;
         newer.push((link.bundle.version, link.digest, link.envelope.clone()));
@@ -93,7 +103,11 @@ pub async fn take_back(server: &Server, bundles: Vec<Bytes>) -> Result<u64, Fail
             bundles = newer.len(),
             "an agent handed back trust bundles: this server stood at an earlier state"
         );
-        server.store.publish(newer, None).await.map_err(unavailable)?;
+        match server.store.publish(newer, held.head().digest, None).await {
+            // Another agent was quicker, most likely with the same.
+            Err(StoreError::HeadMoved) => {}
+            done => done.map_err(unavailable)?,
+        }
     }
     Ok(chain.head().bundle.version)
 }
@@ -115,6 +129,7 @@ pub async fn look(server: &Arc<Server>, files: &Files) -> Result<bool, FollowErr
         }
     }
     let head = chain.head().clone();
+    last_head::note(files, &head)?;
     server.signer.hold(read_signing_keys(files)?, &head.bundle);
     *server.trust.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(chain);
     match server.signer.check() {

@@ -2,7 +2,7 @@
 //! anywhere leaves the trust as it was, or as it was meant.
 
 use std::fs::File;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use writ_common::envelope::{BundlePurpose, InvalidDocument, sign};
@@ -18,7 +18,8 @@ use writ_common::trust::{Chain, Link, TrustBundle};
 use zeroize::Zeroizing;
 
 use super::backup::{BackupError, Held, REMOVED, contents, write_backup};
-use super::{Files, KeyFileError};
+use super::last_head::LastHeadError;
+use super::{Files, KeyFileError, last_head};
 use crate::store::{AuditLog, BackupRow, NewAudit, Store, StoreError, UnknownHead};
 
 /// How far the clock may stand before a time this server signed with.
@@ -39,9 +40,9 @@ pub enum MintError {
         .0.agents, .0.agent, .0.version, .0.digest, .0.digest
     )]
     UnknownHead(UnknownHead),
-    /// The chain came from a backup.
+    /// The chain came from a backup or an earlier database.
     #[error(
-        "this chain was restored from a backup and ends at bundle {version} ({digest}). Agents that hold newer ones hand them back when they connect; when that is the newest there is: writ-server authority confirm {digest}"
+        "this chain was put back from a backup or an earlier database, and ends at bundle {version} ({digest}). Agents that hold newer ones hand them back when they connect; when that is the newest there is: writ-server authority confirm {digest}"
     )]
     Unconfirmed {
         /// The head's version.
@@ -94,6 +95,9 @@ pub enum MintError {
     /// What was given is no fork of this chain.
     #[error("the bundles given share none with this chain: they are of another fleet")]
     NoFork,
+    /// The newest bundle of before cannot be read.
+    #[error(transparent)]
+    LastHead(#[from] LastHeadError),
     /// The backup failed; nothing was published.
     #[error(transparent)]
     Backup(#[from] BackupError),
@@ -116,6 +120,8 @@ pub struct Mint {
     pub now: Timestamp,
     /// Heads an operator says are nobody's, or about to be repaired.
     pub despite: Vec<Digest>,
+    /// Whether to write and publish nothing.
+    pub is_dry_run: bool,
     _alone: File,
 }
 
@@ -146,6 +152,8 @@ pub struct Fresh {
     pub files: Vec<Held>,
     /// Sealed files that are only kept in the backup: authorities that live elsewhere.
     pub kept: Vec<Held>,
+    /// A key that goes to a further server, in a file from which that server is made.
+    pub elsewhere: Option<(NewKey, PathBuf)>,
 }
 
 /// A bundle in force.
@@ -153,8 +161,8 @@ pub struct Fresh {
 pub struct Published {
     /// The bundle.
     pub link: Link,
-    /// The backup that holds its keys.
-    pub backup: PathBuf,
+    /// The backup that holds its keys; `None`: nothing was published.
+    pub backup: Option<PathBuf>,
 }
 
 impl Mint {
@@ -180,7 +188,9 @@ impl Mint {
         for (_, envelope) in bundles {
             chain.extend(envelope).map_err(MintError::Chain)?;
         }
-        Ok(Self { files: files.clone(), store, fleet, name, chain, now, despite: Vec::new(), _alone: alone })
+        last_head::check(files, &chain, &store, now).await?;
+        let (files, despite) = (files.clone(), Vec::new());
+        Ok(Self { files, store, fleet, name, chain, now, despite, is_dry_run: false, _alone: alone })
     }
 
     /// Opens sealed authority keys.
@@ -271,6 +281,12 @@ impl Mint {
         let sealed = sign::<BundlePurpose>(&keys.iter().collect::<Vec<_>>(), &next);
         let mut chain = self.chain.clone();
         let link = chain.extend(sealed.bytes().clone()).map_err(MintError::Threshold)?.clone();
+        if self.is_dry_run {
+            return Ok(Published { link, backup: None });
+        }
+        if let Some((new, file)) = &fresh.elsewhere {
+            self.seal_for_a_further_server(&chain, new, file, &unlocked.passphrase)?;
+        }
         for NewKey { key, certificate } in &fresh.keys {
             let id = key.public().id();
             let text = pem::encode("CERTIFICATE", certificate.der());
@@ -282,9 +298,12 @@ impl Mint {
         let instead = [fresh.files.as_slice(), &fresh.kept].concat();
         let backup = self.back_up(&chain, &unlocked.passphrase, &instead, None).await?;
         writ_common::checkpoint!("backup_written");
+        // Once more: sealing took a second or two, in which agents may have said something.
+        self.check().await?;
         let bundle = (link.bundle.version, link.digest, link.envelope.clone());
-        self.store.publish(vec![bundle], Some(self.call(command))).await?;
+        self.store.publish(vec![bundle], head.digest, Some(self.call(command))).await?;
         writ_common::checkpoint!("bundle_published");
+        last_head::note(&self.files, &link)?;
         // Killed before this ends: run it again. Its new keys take the place of these.
         for (name, content) in &fresh.files {
             let path = self.files.folder().join(name);
@@ -293,7 +312,7 @@ impl Mint {
                 _ => files::write_secret(&path, content)?,
             }
         }
-        Ok(Published { link, backup })
+        Ok(Published { link, backup: Some(backup) })
     }
 
     /// Seals everything into one file, `to` or a new one in the folder of backups, and notes it.
@@ -321,6 +340,38 @@ impl Mint {
         let sealed = write_backup(&path, (self.fleet, &self.name), &held, passphrase, self.now)?;
         self.store.note_backup(BackupRow::made(&path, &sealed, version, self.now)).await?;
         Ok(path)
+    }
+
+    /// What a further server needs: its key, the chain, the channel's authority; nothing of this server's.
+    fn seal_for_a_further_server(
+        &self,
+        chain: &Chain,
+        new: &NewKey,
+        file: &Path,
+        passphrase: &Passphrase,
+    ) -> Result<(), MintError> {
+        let mut held = contents(&self.files, chain)?;
+        let is_shared = |name: &str| !name.starts_with("signing/") && !name.starts_with("authority");
+        held.retain(|(name, _)| is_shared(name));
+        let id = new.key.public().id();
+        let parts = [
+            ("key", "PRIVATE KEY", new.key.to_pkcs8()),
+            ("pem", "CERTIFICATE", new.certificate.der().to_vec().into()),
+        ];
+        for (extension, label, der) in parts {
+            let text = Zeroizing::new(pem::encode(label, &der).as_bytes().to_vec());
+            held.push((format!("signing/{id}.{extension}"), text));
+        }
+        let _sealed = write_backup(file, (self.fleet, &self.name), &held, passphrase, self.now)?;
+        Ok(())
+    }
+
+    /// Notes a local change that publishes no bundle.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn note(&self, command: &'static str) -> Result<(), StoreError> {
+        self.store.audit(self.call(command)).await?.committed().await
     }
 
     /// Entries that ended go when a bundle has no room; revoked keys stay listed as long as possible.

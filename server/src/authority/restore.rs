@@ -42,6 +42,12 @@ pub enum RestoreError {
         "the backup ends at bundle {0}, which the chain here does not have: they are forks of one another; nothing was changed"
     )]
     Fork(Digest),
+    /// There is no bundle.
+    #[error("the file holds no trust bundle; nothing was changed")]
+    Empty,
+    /// Something is here already.
+    #[error("{}: a database or signing keys lie here; take another --data-dir, or move them away", .0.display())]
+    NotEmpty(PathBuf),
     /// A bundle of the backup does not follow.
     #[error("a bundle of the backup does not follow the chain here: {0}; nothing was changed")]
     Chain(Refusal),
@@ -86,10 +92,20 @@ pub struct Restored {
 pub async fn restore(
     files: &Files,
     archive: &Archive,
+    stay_here: bool,
     now: Timestamp,
     shutdown: &Shutdown,
 ) -> Result<Restored, RestoreError> {
     files::private_folder(files.folder())?;
+    // Before the keys: a key that must not leave is never here without its mark.
+    if stay_here {
+        files::private_folder(&files.signing())?;
+        let keys =
+            archive.files().filter_map(|(name, _)| name.strip_prefix("signing/")?.strip_suffix(".key"));
+        for key in keys.filter_map(|key| key.parse().ok()) {
+            files.keep_here(key)?;
+        }
+    }
     // Not made here if it is not there: until the end nothing must look like a fleet.
     let here = match files.database().exists() {
         true => Store::open(&files.database(), shutdown).await?.fleet().await?,
@@ -152,8 +168,7 @@ async fn rebuild(
     }
     let secret = new_token();
     files::write_secret(&files.admin_token(), secret.as_bytes())?;
-    let bundle = |link: &writ_common::trust::Link| (link.bundle.version, link.digest, link.envelope.clone());
-    let bundles: Vec<(u64, Digest, Bytes)> = archive.chain.links().iter().map(bundle).collect();
+    let bundles = rows(&archive.chain);
     let store = Store::open(&files.database(), shutdown).await?;
     let name = archive.fleet_name.clone();
     let token = Digest::of(secret.as_bytes());
@@ -168,6 +183,57 @@ async fn rebuild(
     };
     store.note_backup(proven).await?;
     Ok(shown(archive, &archive.chain, written, files.admin_token()))
+}
+
+/// A server from the chain of an agent, when there is no backup: it listens, hands nothing on but bundles, and signs nothing until
+/// the authority minted new keys for it. The channel gets an authority no bundle lists yet; agents come by what is theirs alone.
+///
+/// # Errors
+/// When a fleet or keys are here, or the bundles make no chain.
+pub async fn rebuild_from_chain(
+    files: &Files,
+    bundles: Vec<Bytes>,
+    now: Timestamp,
+    shutdown: &Shutdown,
+) -> Result<Restored, RestoreError> {
+    let mut bundles = bundles.into_iter();
+    let first = bundles.next().ok_or(RestoreError::Empty)?;
+    let digest = Chain::digest_of(&first).ok_or(RestoreError::Empty)?;
+    let mut chain = Chain::pinned(first, digest).map_err(RestoreError::Chain)?;
+    for envelope in bundles {
+        chain.extend(envelope).map_err(RestoreError::Chain)?;
+    }
+    files::private_folder(files.folder())?;
+    let _lock = files.lock()?;
+    if files.database().exists() || !files::list(&files.signing())?.is_empty() {
+        return Err(RestoreError::NotEmpty(files.folder().to_owned()));
+    }
+    files::private_folder(&files.signing())?;
+    files::private_folder(&files.backups())?;
+    let bundle = chain.head().bundle.clone();
+    let authority = TlsAuthority::create(&format!("{} channel", bundle.fleet_name), now)?;
+    files::write_secret(&files.tls_ca_key(), pem::encode("PRIVATE KEY", &authority.key).as_bytes())?;
+    files::write_public(&files.tls_ca(), pem::encode("CERTIFICATE", &authority.certificate).as_bytes())?;
+    issue_leaf(files, &authority, &endpoint_names(&bundle.endpoints), now)?;
+    let secret = new_token();
+    files::write_secret(&files.admin_token(), secret.as_bytes())?;
+    writ_common::checkpoint!("chain_rebuilt");
+    let rows = rows(&chain);
+    let store = Store::open(&files.database(), shutdown).await?;
+    let token = Digest::of(secret.as_bytes());
+    store.restore_fleet((bundle.fleet, bundle.fleet_name.clone()), rows, Vec::new(), token, now).await?;
+    Ok(Restored {
+        fleet_id: bundle.fleet.to_string(),
+        fleet_name: bundle.fleet_name,
+        bundle_version: bundle.version,
+        bundle_digest: chain.head().digest.to_string(),
+        files: ["tls-ca.key", "admin-ca.pem", "tls.key", "tls.pem"].map(str::to_owned).into(),
+        admin_token_file: files.admin_token(),
+    })
+}
+
+fn rows(chain: &Chain) -> Vec<(u64, Digest, Bytes)> {
+    chain.links().iter().map(|link| (link.bundle.version, link.digest, link.envelope.clone())).collect()
 }
 
 fn shown(archive: &Archive, chain: &Chain, files: Vec<String>, admin_token_file: PathBuf) -> Restored {
@@ -207,7 +273,16 @@ fn write_leaf(files: &Files, archive: &Archive, now: Timestamp) -> Result<(), Re
     let certificate = files::read(&files.tls_ca()).map_err(|error| none(&error))?;
     let certificate = pem::certificates(&certificate).map_err(|error| none(&error))?.remove(0);
     let names = endpoint_names(&archive.chain.head().bundle.endpoints);
-    let leaf = TlsAuthority { certificate, key }.issue(&names, now)?;
+    issue_leaf(files, &TlsAuthority { certificate, key }, &names, now)
+}
+
+fn issue_leaf(
+    files: &Files,
+    authority: &TlsAuthority,
+    names: &[String],
+    now: Timestamp,
+) -> Result<(), RestoreError> {
+    let leaf = authority.issue(names, now)?;
     let chain: String = leaf.chain.iter().map(|der| pem::encode("CERTIFICATE", der).to_string()).collect();
     files::write_secret(&files.tls_key(), pem::encode("PRIVATE KEY", &leaf.key).as_bytes())?;
     files::write_public(&files.tls_certificate(), chain.as_bytes())?;

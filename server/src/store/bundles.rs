@@ -96,17 +96,23 @@ impl Store {
         rows.iter().map(|row| Ok((id(row, "digest", "bundle digest")?, bytes(row, "envelope")?))).collect()
     }
 
-    /// Adds bundles to the chain, with the call that made them, all or none: from then on they are in force.
+    /// Adds bundles to the chain that follow this head, with the call that made them, all or none: from then on they are in force.
     ///
     /// # Errors
-    /// When the database fails, or another one has their version.
+    /// When the database fails, or the head is another one by now.
     pub async fn publish(
         &self,
         bundles: Vec<(u64, Digest, Bytes)>,
+        head: Digest,
         call: Option<NewAudit>,
     ) -> Result<(), StoreError> {
         self.write(move |connection| {
             Box::pin(async move {
+                let newest = sqlx::query("SELECT digest FROM bundles ORDER BY version DESC LIMIT 1");
+                let newest = newest.fetch_one(&mut *connection).await?;
+                if id::<Digest>(&newest, "digest", "bundle digest")? != head {
+                    return Err(StoreError::HeadMoved);
+                }
                 insert(connection, bundles).await?;
                 if let Some(call) = call {
                     audit::append(connection, vec![call].into()).await?;

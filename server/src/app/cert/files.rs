@@ -1,0 +1,259 @@
+//! `cert backup|restore|prove-backup|import|export`: keys that come and go in files.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::Serialize;
+use writ_common::daemon::Fatal;
+use writ_common::files;
+use writ_common::keys::transfer::{self, Pair};
+use writ_common::keys::{SigningCertificate, pem};
+use writ_common::shutdown::Shutdown;
+use writ_common::time::{Clock as _, SystemClock};
+use zeroize::Zeroizing;
+
+use super::super::local::{Place, Unlock, is_free, unchanged};
+use super::super::passphrase;
+use crate::authority::backup::Archive;
+use crate::authority::certificates::{self, Standing};
+use crate::authority::mint::Mint;
+use crate::authority::restore::restore;
+use crate::authority::{Files, read_signing_keys};
+use crate::store::BackupRow;
+
+/// Seals every key and the chain of trust bundles into one file.
+pub(super) async fn back_up(unlock: &Unlock, file: PathBuf, shutdown: &Shutdown) -> Result<(), Fatal> {
+    let mint = unlock.mint(shutdown).await?;
+    is_free(&file)?;
+    let secret = passphrase::ask(unlock.passphrase_files.first().map(PathBuf::as_path), "the backup", true)?;
+    if mint.is_dry_run {
+        return unlock.place.say(&file, "The backup could be made; nothing was written.");
+    }
+    let made = mint.back_up(&mint.chain, &secret, &[], Some(file)).await;
+    let path = made.map_err(|error| Fatal::caused("no backup was made", &error))?;
+    mint.note("writ-server cert backup").await.map_err(|error| unchanged(&error))?;
+    let text = format!(
+        "Sealed into {}.\nNext: store it elsewhere, then from there: writ-server cert prove-backup FILE",
+        path.display()
+    );
+    unlock.place.say(&path, &text)
+}
+
+/// Where a server comes from.
+#[derive(Debug)]
+pub(super) struct From {
+    /// The sealed file.
+    pub(super) file: PathBuf,
+    /// Its passphrase.
+    pub(super) passphrase_file: Option<PathBuf>,
+    /// The chain of an agent that is ahead of it.
+    pub(super) chain: Option<PathBuf>,
+    /// Keep the keys from being exported or backed up again here.
+    pub(super) non_exportable: bool,
+    /// Look only.
+    pub(super) dry_run: bool,
+}
+
+/// Puts everything a backup holds back.
+pub(super) async fn put_back(place: &Place, from: From, shutdown: &Shutdown) -> Result<(), Fatal> {
+    let From { file, passphrase_file, chain, non_exportable, dry_run } = from;
+    let mut archive = open_archive(&file, passphrase_file.as_deref())?;
+    if let Some(chain) = chain {
+        let bundles = super::super::authority::read_chain(&chain)?;
+        archive.extend(bundles).map_err(|refusal| {
+            Fatal::usage(format!("{}: it does not follow the backup: {refusal}", chain.display()))
+        })?;
+    }
+    if dry_run {
+        let held: Vec<_> = archive.files().map(|(name, _)| name).collect();
+        let text = format!(
+            "{}: whole; it holds {} and the chain up to bundle {}. Nothing was written.",
+            file.display(),
+            held.join(", "),
+            archive.chain.head().bundle.version
+        );
+        return place.say(&held, &text);
+    }
+    let files = Files::new(&place.data_dir);
+    let now = SystemClock::new().wall();
+    let restored =
+        restore(&files, &archive, non_exportable, now, shutdown).await.map_err(|error| unchanged(&error))?;
+    let text = format!(
+        "Restored fleet {} ({}), trust bundle {} ({}).\nNext:\n  1. writ-server run --data-dir {}\n  2. Agents come back by themselves; those that hold newer bundles hand them back.\n  3. When {} is the newest there is: writ-server authority confirm {}",
+        restored.fleet_name,
+        restored.fleet_id,
+        restored.bundle_version,
+        restored.bundle_digest,
+        place.data_dir.display(),
+        restored.bundle_version,
+        restored.bundle_digest
+    );
+    place.say(&restored, &text)
+}
+
+#[derive(Serialize)]
+struct Proven {
+    bundle_version: u64,
+    newest_bundle_version: u64,
+    files: usize,
+    holds_signing_key: bool,
+    holds_authority: bool,
+}
+
+/// Reads a backup back, and notes that it was.
+pub(super) async fn prove(
+    place: &Place,
+    file: &Path,
+    passphrase_file: Option<&Path>,
+    shutdown: &Shutdown,
+) -> Result<(), Fatal> {
+    let mint = place.mint(shutdown).await?;
+    let archive = open_archive(file, passphrase_file)?;
+    if archive.fleet != mint.fleet {
+        let text = format!("{}: it is of another fleet, {}", file.display(), archive.fleet_name);
+        return Err(Fatal::failure(text));
+    }
+    let names: Vec<_> = archive.files().map(|(name, _)| name).collect();
+    let bundle = &mint.chain.head().bundle;
+    let counts =
+        bundle.signing.iter().filter(|entry| Standing::of(entry, bundle, mint.now) == Standing::Active);
+    let held: Vec<_> = counts.map(|entry| format!("signing/{}.key", entry.certificate.key().id())).collect();
+    let proven = Proven {
+        bundle_version: archive.chain.head().bundle.version,
+        newest_bundle_version: bundle.version,
+        files: names.len(),
+        holds_signing_key: held.iter().any(|key| names.contains(&key.as_str())),
+        holds_authority: names.iter().any(|name| name.starts_with("authority")),
+    };
+    let row = BackupRow {
+        digest: archive.digest,
+        path: file.display().to_string(),
+        bundle_version: proven.bundle_version,
+        made_at: mint.now,
+        proven_at: mint.now,
+    };
+    mint.store.note_backup(row).await.map_err(|error| unchanged(&error))?;
+    mint.note("writ-server cert prove-backup").await.map_err(|error| unchanged(&error))?;
+    let or_not = |holds: bool, without: &'static str| if holds { "" } else { without };
+    let text = format!(
+        "{}: whole; it holds {} files and the chain up to bundle {} of {}.{}{}",
+        file.display(),
+        proven.files,
+        proven.bundle_version,
+        proven.newest_bundle_version,
+        or_not(proven.holds_signing_key, " It does not hold the key that signs now: make a new backup."),
+        or_not(
+            proven.holds_authority,
+            " It does not hold an authority: keep yours apart, and prove it there."
+        ),
+    );
+    place.say(&proven, &text)
+}
+
+/// Where a certificate comes from.
+#[derive(Debug)]
+pub(super) struct Import {
+    /// The file.
+    pub(super) file: PathBuf,
+    /// Its passphrase.
+    pub(super) passphrase_file: Option<PathBuf>,
+    /// How long the one before is still accepted.
+    pub(super) overlap: Duration,
+    /// Keep the key from being exported or backed up again here.
+    pub(super) non_exportable: bool,
+}
+
+/// Takes a certificate with its key.
+pub(super) async fn import(unlock: &Unlock, from: Import, shutdown: &Shutdown) -> Result<(), Fatal> {
+    let Import { file, passphrase_file, overlap, non_exportable } = from;
+    let mint = unlock.mint(shutdown).await?;
+    let pair = read_pair(&file, passphrase_file.as_deref())?;
+    let id = pair.key.public().id();
+    let is_held = certificates::held(&mint).map_err(|error| unchanged(&error))?.contains(&id);
+    let stay = |mint: &Mint| match non_exportable && !mint.is_dry_run {
+        true => mint.files.keep_here(id).map_err(|error| unchanged(&error)),
+        false => Ok(()),
+    };
+    if !is_held && certificates::share(&mint, &pair).await.map_err(|error| unchanged(&error))? {
+        stay(&mint)?;
+        let id = id.to_string();
+        let text = format!(
+            "Certificate {id} is in the newest trust bundle; its key is here now.\nNext: restart the server, or mint a bundle"
+        );
+        return unlock.place.say(&id, &text);
+    }
+    let unlocked = unlock.open(&mint.files)?;
+    let made =
+        certificates::import(&mint, &unlocked, pair, overlap).await.map_err(|error| unchanged(&error))?;
+    stay(&mint)?;
+    unlock.place.changed(&mint, &made)
+}
+
+/// Writes a certificate to a file, or with its key.
+pub(super) async fn export(
+    place: &Place,
+    key: Option<&str>,
+    with_key: Option<&Path>,
+    file: &Path,
+    shutdown: &Shutdown,
+) -> Result<(), Fatal> {
+    let mint = place.mint(shutdown).await?;
+    let bundle = &mint.chain.head().bundle;
+    let wanted = key.map(|key| certificates::find(&mint, key)).transpose().map_err(Fatal::usage)?;
+    let entry = bundle.signing.iter().find(|entry| match wanted {
+        Some(key) => entry.certificate.key().id() == key,
+        None => Standing::of(entry, bundle, mint.now) == Standing::Active,
+    });
+    let entry = entry.ok_or_else(|| Fatal::failure("no certificate is active; name one with --key"))?;
+    is_free(file)?;
+    match with_key {
+        Some(secret) => {
+            export_pair(&mint, &entry.certificate, secret, file)?;
+            mint.note("writ-server cert export --with-key").await.map_err(|error| unchanged(&error))?;
+        }
+        None => {
+            let text = pem::encode("CERTIFICATE", entry.certificate.der());
+            files::write_public(file, text.as_bytes()).map_err(Fatal::failure)?;
+        }
+    }
+    let id = entry.certificate.key().id().to_string();
+    place.say(&id, &format!("Certificate {id} written to {}.", file.display()))
+}
+
+fn export_pair(
+    mint: &Mint,
+    certificate: &SigningCertificate,
+    secret: &Path,
+    file: &Path,
+) -> Result<(), Fatal> {
+    let id = certificate.key().id();
+    if mint.files.stays_here(id) {
+        return Err(Fatal::failure(format!(
+            "key {id} was put here as not exportable; export it where it came from, or let this server have one of its own: writ-server cert create"
+        )));
+    }
+    let keys = read_signing_keys(&mint.files).map_err(Fatal::failure)?;
+    let key = keys.into_iter().find(|key| key.public() == certificate.key());
+    let key = key.ok_or_else(|| Fatal::failure("its key is not here; export it where it is"))?;
+    let passphrase = passphrase::ask(Some(secret), "the exported key", true)?;
+    let pair = Pair { key, certificate: certificate.clone() };
+    let content = transfer::write_pkcs12(&pair, &mint.name, &passphrase).map_err(Fatal::failure)?;
+    files::write_secret(file, &content).map_err(Fatal::failure)
+}
+
+/// A certificate with its key from a file of another program. PKCS#12 protects itself; PEM is protected by its mode alone.
+fn read_pair(file: &Path, passphrase_file: Option<&Path>) -> Result<Pair, Fatal> {
+    let mut content = Zeroizing::new(files::read(file).map_err(Fatal::usage)?);
+    if content.windows(11).any(|part| part == b"PRIVATE KEY") {
+        content = files::read_secret(file).map_err(Fatal::usage)?;
+    }
+    let secret = passphrase_file.map(files::read_secret).transpose().map_err(Fatal::usage)?;
+    let secret = secret.as_deref().map(|secret| String::from_utf8_lossy(secret).trim_end().to_owned());
+    let pair = transfer::read(&content, secret.map(Zeroizing::new).as_deref().map(String::as_str));
+    pair.map_err(|error| Fatal::usage(format!("{}: {error}; nothing was imported", file.display())))
+}
+
+fn open_archive(file: &Path, passphrase_file: Option<&Path>) -> Result<Archive, Fatal> {
+    let passphrase = passphrase::ask(passphrase_file, &file.display().to_string(), false)?;
+    Archive::open(file, &passphrase).map_err(Fatal::usage)
+}

@@ -1,0 +1,168 @@
+//! What the commands that work on the local files share: which fleet, who signs, how to print.
+
+use std::io::Write as _;
+use std::path::PathBuf;
+
+use clap::Args;
+use serde::Serialize;
+use writ_common::daemon::Fatal;
+use writ_common::id::Digest;
+use writ_common::keys::Algorithm;
+use writ_common::shutdown::Shutdown;
+use writ_common::time::{Clock as _, SystemClock};
+
+use super::{Output, passphrase};
+use crate::authority::Files;
+use crate::authority::certificates::Standing;
+use crate::authority::mint::{Mint, MintError, Published, Unlocked};
+
+/// Which fleet, and how to print.
+#[derive(Debug, Args)]
+pub(super) struct Place {
+    /// Where state and keys live.
+    #[arg(long, value_name = "FOLDER", default_value = crate::config::DEFAULT_DATA_DIR)]
+    pub(super) data_dir: PathBuf,
+    #[command(flatten)]
+    pub(super) print: Print,
+}
+
+/// How to print.
+#[derive(Debug, Args)]
+pub(super) struct Print {
+    /// How to print.
+    #[arg(long, value_enum, default_value_t = Output::Text)]
+    output: Output,
+}
+
+/// How a key that is made signs.
+#[derive(Debug, Args)]
+pub(super) struct Kind {
+    /// How it signs: ed25519 or ecdsa-p256.
+    #[arg(long, value_name = "ALGORITHM", default_value = Algorithm::default().as_str())]
+    pub(super) key_algorithm: Algorithm,
+}
+
+/// Which fleet, and who signs.
+#[derive(Debug, Args)]
+pub(super) struct Unlock {
+    #[command(flatten)]
+    pub(super) place: Place,
+    /// A sealed authority key; repeat until the threshold is reached. The one in the data directory unless given.
+    #[arg(long = "authority", value_name = "FILE")]
+    pub(super) authorities: Vec<PathBuf>,
+    /// File with its passphrase; repeat in the order of the keys, or once for all. The first seals the backup. Without it
+    /// the systemd credential `writ-passphrase` is used, or you are asked.
+    #[arg(long = "passphrase-file", value_name = "FILE")]
+    pub(super) passphrase_files: Vec<PathBuf>,
+    /// Mint although agents say they hold this bundle, which the server does not have: they are not to be believed.
+    #[arg(long, value_name = "DIGEST")]
+    despite: Vec<Digest>,
+    /// Open the keys and check everything; write and publish nothing.
+    #[arg(long)]
+    dry_run: bool,
+}
+
+impl Unlock {
+    /// Opens the fleet, to change its keys.
+    pub(super) async fn mint(&self, shutdown: &Shutdown) -> Result<Mint, Fatal> {
+        let mut mint = self.place.mint(shutdown).await?;
+        mint.despite.clone_from(&self.despite);
+        mint.is_dry_run = self.dry_run;
+        Ok(mint)
+    }
+
+    /// Opens the keys it names.
+    pub(super) fn open(&self, files: &Files) -> Result<Unlocked, Fatal> {
+        let default = [files.authority()];
+        let named = if self.authorities.is_empty() { default.as_slice() } else { &self.authorities };
+        let mut sealed = Vec::new();
+        for (place, path) in named.iter().enumerate() {
+            let file = self.passphrase_files.get(place).or_else(|| self.passphrase_files.last());
+            let what = path.display().to_string();
+            sealed.push((path.clone(), passphrase::ask(file.map(PathBuf::as_path), &what, false)?));
+        }
+        let authorities = Mint::unlock(&sealed).map_err(|error| match error {
+            MintError::Sealed { .. } | MintError::File(_) | MintError::NotAnAuthority(_) => {
+                Fatal::usage(error)
+            }
+            other => unchanged(&other),
+        })?;
+        let (_, passphrase) = sealed.remove(0);
+        Ok(Unlocked { authorities, passphrase })
+    }
+}
+
+impl Place {
+    /// Opens the keys of a data directory.
+    pub(super) async fn mint(&self, shutdown: &Shutdown) -> Result<Mint, Fatal> {
+        let opened = Mint::open(&Files::new(&self.data_dir), SystemClock::new().wall(), shutdown).await;
+        opened.map_err(|error| unchanged(&error))
+    }
+
+    /// Prints a result.
+    pub(super) fn say(&self, value: &impl Serialize, text: &str) -> Result<(), Fatal> {
+        self.print.say(value, text)
+    }
+
+    /// Says what a new bundle is, or would be.
+    pub(super) fn changed(&self, mint: &Mint, made: &Published) -> Result<(), Fatal> {
+        let bundle = &made.link.bundle;
+        let active =
+            bundle.signing.iter().find(|entry| Standing::of(entry, bundle, mint.now) == Standing::Active);
+        let signing =
+            active.map_or_else(|| "none".to_owned(), |entry| entry.certificate.key().id().to_string());
+        let text = match &made.backup {
+            Some(backup) => format!(
+                "Trust bundle {} is in force ({}); key {signing} signs. Connected agents have it within a second, others when they connect.\nIts keys are in {}.\nNext: store that backup elsewhere, and see who follows: writ trust converge --watch",
+                bundle.version,
+                made.link.digest,
+                backup.display()
+            ),
+            None => format!(
+                "Trust bundle {} could be published, signed by enough authorities; nothing was written.",
+                bundle.version
+            ),
+        };
+        let change = Change {
+            bundle_version: bundle.version,
+            bundle_digest: made.link.digest.to_string(),
+            signing_key_id: signing,
+            published: made.backup.is_some(),
+            backup: made.backup.clone(),
+        };
+        self.say(&change, &text)
+    }
+}
+
+impl Print {
+    /// Prints a result.
+    pub(super) fn say(&self, value: &impl Serialize, text: &str) -> Result<(), Fatal> {
+        let text = match self.output {
+            Output::Json => serde_json::to_string_pretty(value).map_err(Fatal::failure)?,
+            Output::Text => text.to_owned(),
+        };
+        writeln!(std::io::stdout(), "{text}").map_err(Fatal::failure)
+    }
+}
+
+#[derive(Serialize)]
+struct Change {
+    bundle_version: u64,
+    bundle_digest: String,
+    signing_key_id: String,
+    published: bool,
+    backup: Option<PathBuf>,
+}
+
+/// A change that failed before anything was in force.
+pub(super) fn unchanged(error: &dyn std::error::Error) -> Fatal {
+    Fatal::caused("nothing was changed", error)
+}
+
+/// A file that is to be made must not be there.
+pub(super) fn is_free(file: &std::path::Path) -> Result<(), Fatal> {
+    if file.exists() {
+        return Err(Fatal::usage(format!("{}: exists already; name another file", file.display())));
+    }
+    Ok(())
+}
