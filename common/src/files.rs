@@ -95,6 +95,7 @@ fn write(path: &Path, content: &[u8], mode: u32) -> Result<(), FileError> {
         .open(&beside)
         .map_err(FileError::io(&beside))?;
     file.write_all(content).and_then(|()| file.sync_all()).map_err(FileError::io(&beside))?;
+    crate::checkpoint!("file_beside");
     fs::rename(&beside, path).map_err(FileError::io(path))?;
     sync_folder(path)
 }

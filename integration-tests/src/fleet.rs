@@ -3,6 +3,8 @@
 //! Nothing here sleeps: a story waits for a line of a log or for a process to end, and gives up with the logs when it
 //! waited too long. `KEEP=1` keeps the folder; a panic prints its path.
 
+mod keys;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write as _;
@@ -148,6 +150,17 @@ impl Fleet {
         said(command(Path::new(program)).args(arguments))
     }
 
+    /// Runs something on a host whose wall clock is so many seconds off.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    #[must_use]
+    pub fn run_with_clock(&self, program: &str, arguments: &[&str], seconds_off: i64) -> Said {
+        let clock = self.path("moved-clock");
+        fs::write(&clock, seconds_off.to_string()).unwrap();
+        said(command(&binary(program)).args(arguments).env("WRITTEST_CLOCK", clock))
+    }
+
     /// The same with something on standard input.
     ///
     /// # Panics
@@ -194,22 +207,6 @@ impl Fleet {
         self.writ(&all).ok().json()
     }
 
-    /// A further server of the same fleet, made from a sealed file; its own road, its own folder, its own operator.
-    #[must_use]
-    pub fn further_server(&self, sealed: &str) -> Self {
-        let mut further = Self::unmade(self.build);
-        let _made = further.keys(&["cert", "restore", sealed]).ok();
-        further.start_server(None);
-        further.add_context();
-        further
-    }
-
-    /// How agents that leave the road of this fleet find this server.
-    #[must_use]
-    pub fn endpoint(&self) -> String {
-        format!("localhost:{}", self.road.port())
-    }
-
     /// Runs `writ-server init`.
     #[must_use]
     pub fn init(&self) -> Said {
@@ -229,23 +226,6 @@ impl Fleet {
             &format!("writ-server{}", self.build.suffix()),
             &[arguments.as_slice(), &places, more].concat(),
         )
-    }
-
-    /// Runs `writ-server cert …` or `writ-server authority …` on the server's folder, with the fleet's passphrase.
-    #[must_use]
-    pub fn keys(&self, arguments: &[&str]) -> Said {
-        let (folder, passphrase) = (self.path("server"), self.path("passphrase"));
-        let places = ["--data-dir", folder.to_str().unwrap(), "--output", "json"];
-        let takes_passphrase = !matches!(
-            arguments,
-            ["doctor"] | ["cert", "list" | "show" | "export", ..] | ["authority", "confirm" | "rebuild", ..]
-        );
-        let secret = ["--passphrase-file", passphrase.to_str().unwrap()];
-        let secret = if takes_passphrase { secret.as_slice() } else { &[] };
-        let program = binary(&format!("writ-server{}", self.build.suffix()));
-        let mut command = command(&program);
-        command.args([arguments, &places, secret].concat()).env("WRITTEST_CLOCK", self.path("server-clock"));
-        said(&mut command)
     }
 
     fn server_command(&self) -> Command {
@@ -342,19 +322,6 @@ impl Fleet {
     #[must_use]
     pub const fn admin_port(&self) -> u16 {
         self.admin_port
-    }
-
-    /// The file of the only signing key.
-    ///
-    /// # Panics
-    /// When there is none, or more than one.
-    #[must_use]
-    pub fn signing_key(&self) -> PathBuf {
-        let mut keys: Vec<_> =
-            fs::read_dir(self.path("server/signing")).unwrap().map(|file| file.unwrap().path()).collect();
-        keys.retain(|path| path.extension().is_some_and(|extension| extension == "key"));
-        assert_eq!(keys.len(), 1, "{keys:?}");
-        keys.remove(0)
     }
 
     /// Makes the operator know the server.

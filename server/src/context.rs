@@ -14,6 +14,7 @@ use crate::config::SessionSettings;
 use crate::dispatch::Dispatcher;
 use crate::sign::Signer;
 use crate::store::Store;
+use crate::strangers::Strangers;
 use crate::throttle::Throttle;
 
 /// A running server.
@@ -35,6 +36,8 @@ pub struct Server {
     pub proxy_leaves: Vec<Digest>,
     /// Enrolments that failed, by source.
     pub failed_enrolments: Throttle,
+    /// Agents of other chains.
+    pub strangers: Strangers,
     /// Chains handed back at a time.
     pub hand_backs: Semaphore,
     /// Tokens looked up at a time from where too many were wrong.

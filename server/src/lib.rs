@@ -17,6 +17,7 @@ pub mod doctor;
 pub mod enroll;
 pub mod receipts;
 pub mod requeue;
+pub mod strangers;
 pub mod throttle;
 
 pub mod authority;

@@ -34,6 +34,7 @@ struct Shown {
     obeying: u64,
     groups: Vec<Group>,
     behind: Vec<Behind>,
+    strangers: Vec<Stranger>,
 }
 
 #[derive(Serialize)]
@@ -89,6 +90,35 @@ impl Rows for Behind {
             self.last_contact.clone(),
         ]
     }
+}
+
+#[derive(Serialize)]
+struct Stranger {
+    address: String,
+    bundle_version: u64,
+    bundle_digest: String,
+    asked: u64,
+    last_at: String,
+}
+
+impl Rows for Stranger {
+    const HEAD: &'static [&'static str] = &["ADDRESS", "BUNDLE", "DIGEST", "ASKED", "LAST"];
+
+    fn cells(&self) -> Vec<String> {
+        let digest = self.bundle_digest.get(..16).unwrap_or(&self.bundle_digest).to_owned();
+        vec![
+            self.address.clone(),
+            self.bundle_version.to_string(),
+            digest,
+            self.asked.to_string(),
+            self.last_at.clone(),
+        ]
+    }
+}
+
+fn stranger(of: writ_proto::admin::v1::Stranger) -> Stranger {
+    let writ_proto::admin::v1::Stranger { address, bundle_version, bundle_digest, asked, last_at_ms } = of;
+    Stranger { address, bundle_version, bundle_digest, asked, last_at: output::time(last_at_ms) }
 }
 
 #[derive(Serialize)]
@@ -231,15 +261,39 @@ fn row(row: BehindRow) -> Behind {
 }
 
 fn show(format: Format, now: Convergence, behind: Vec<Behind>) -> Result<ExitCode, Failure> {
-    let Convergence { chain_version, chain_digest, signing_key_id, agents, newest, obeying, groups } = now;
+    let Convergence {
+        chain_version,
+        chain_digest,
+        signing_key_id,
+        agents,
+        newest,
+        obeying,
+        groups,
+        strangers,
+        strangers_total,
+    } = now;
+    let strangers: Vec<_> = strangers.into_iter().map(stranger).collect();
     let group = |holders: BundleHolders| {
         let BundleHolders { version, digest, realm, agents, refusal_code, known } = holders;
         Group { version, digest, realm, agents, refusal_code, known }
     };
     let groups = groups.into_iter().map(group).collect();
-    let shown =
-        Shown { chain_version, chain_digest, signing_key_id, agents, newest, obeying, groups, behind };
-    let code = if newest < agents { ExitCode::from(EXIT_BEHIND) } else { ExitCode::SUCCESS };
+    let shown = Shown {
+        chain_version,
+        chain_digest,
+        signing_key_id,
+        agents,
+        newest,
+        obeying,
+        groups,
+        behind,
+        strangers,
+    };
+    let code = if newest < agents || !shown.strangers.is_empty() {
+        ExitCode::from(EXIT_BEHIND)
+    } else {
+        ExitCode::SUCCESS
+    };
     if format == Format::Json {
         output::one(format, &shown, &[])?;
         return Ok(code);
@@ -251,6 +305,12 @@ fn show(format: Format, now: Convergence, behind: Vec<Behind>) -> Result<ExitCod
     if !shown.behind.is_empty() {
         output::text("")?;
         output::list(format, &shown.behind, "")?;
+    }
+    if !shown.strangers.is_empty() {
+        output::text(&format!(
+            "\n{strangers_total} addresses ask for the chain of another fleet, or of a later state of this one; the agents there obey nobody on this server. Put that fleet's backup back (writ-server cert restore), or its chain and authority (writ-server authority rebuild); with neither, enrol these hosts again.\n",
+        ))?;
+        output::list(format, &shown.strangers, "")?;
     }
     Ok(code)
 }

@@ -215,31 +215,3 @@ fn two_servers_that_minted_at_the_same_time_are_joined_by_one_bundle_their_agent
     rome.wait_for("trust bundle accepted", |said| said["bundle.version"] == 3);
     assert_eq!(fleet.json(&["send", "ping", "--all", "--wait"])["done"], 2);
 }
-
-#[test]
-fn a_change_of_keys_killed_at_any_step_is_done_or_not_begun() {
-    for step in ["keys_written", "backup_written", "bundle_published"] {
-        let fleet = Fleet::new(Build::Testing);
-        let rome = fleet.agent("rome");
-        let stop = fleet.checkpoint(step);
-        let (folder, secret) = (fleet.path("server"), fleet.path("passphrase"));
-        let arguments = [
-            "cert",
-            "create",
-            "--data-dir",
-            folder.to_str().unwrap(),
-            "--passphrase-file",
-            secret.to_str().unwrap(),
-        ];
-        let command = fleet.spawn("writ-server-testing", &arguments, &stop);
-        let held = stop.reached();
-        command.kill();
-        drop(held);
-        let published = u64::from(step == "bundle_published");
-        assert_eq!(fleet.json(&["send", "ping", "--all", "--wait"])["done"], 1, "{step}");
-        let _again = fleet.keys(&["cert", "create"]).ok();
-        in_force(&fleet, 2 + published);
-        rome.wait_for("trust bundle accepted", |said| said["bundle.version"] == 2 + published);
-        assert_eq!(fleet.json(&["send", "ping", "--all", "--wait"])["done"], 1, "{step}");
-    }
-}

@@ -1,29 +1,10 @@
 //! A server that lost its disk comes back from its backup, and no host is visited.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
 
 use integration_tests::fleet::{Build, Fleet, Said};
 use integration_tests::intruder::Intruder;
 use integration_tests::stolen::now;
-use writ_common::keys::{Algorithm, PrivateKey, Server, pem};
-
-/// The server's folder is gone; what is left is the sealed backup.
-fn lose_the_server(fleet: &mut Fleet) {
-    fleet.kill_server();
-    fs::rename(fleet.path("server"), fleet.path("lost")).unwrap();
-}
-
-fn backup(fleet: &Fleet) -> String {
-    let file = fleet.path("backup.age").to_str().unwrap().to_owned();
-    let _made = fleet.keys(&["cert", "backup", &file]).ok();
-    file
-}
-
-fn start_again(fleet: &mut Fleet) {
-    fleet.start_server(None);
-    fleet.add_context();
-}
 
 fn confirmed(fleet: &Fleet, restored: &Said) {
     let head = restored.json()["bundle_digest"].as_str().unwrap().to_owned();
@@ -36,7 +17,7 @@ fn a_server_made_anew_from_its_backup_is_obeyed_by_agents_that_notice_nothing() 
     let (rome, _oslo) = (fleet.agent("rome"), fleet.agent("oslo"));
     let _removed = fleet.agent("lima");
     let _ = fleet.writ(&["agents", "remove", "lima"]).ok();
-    let file = backup(&fleet);
+    let file = fleet.backup();
     let proven = fleet.keys(&["cert", "prove-backup", &file]).ok();
     assert_eq!(
         (
@@ -46,11 +27,11 @@ fn a_server_made_anew_from_its_backup_is_obeyed_by_agents_that_notice_nothing() 
         ),
         (&1.into(), &true.into(), &true.into())
     );
-    lose_the_server(&mut fleet);
+    fleet.lose_the_server();
     let restored = fleet.keys(&["cert", "restore", &file]).ok();
     let twice = fleet.keys(&["cert", "restore", &file]).ok();
     assert_eq!(twice.json()["files"].as_array().unwrap().len(), 0, "{twice:?}");
-    start_again(&mut fleet);
+    fleet.start_again();
     fleet.server().wait_for_count("known again by its identity record", 2);
     rome.wait_for_count("session began", 2);
     assert_eq!(fleet.json(&["send", "ping", "--all", "--wait"])["done"], 2);
@@ -70,15 +51,15 @@ fn a_server_made_anew_from_its_backup_is_obeyed_by_agents_that_notice_nothing() 
 fn agents_that_are_ahead_of_an_old_backup_hand_back_what_it_lacks() {
     let mut fleet = Fleet::new(Build::Testing);
     let rome = fleet.agent("rome");
-    let file = backup(&fleet);
+    let file = fleet.backup();
     // Keys that are only on the disk that will be lost, and agents that obey no others.
     for version in [2, 3] {
         let _made = fleet.keys(&["cert", "create", "--overlap", "0s"]).ok();
         rome.wait_for("trust bundle accepted", |said| said["bundle.version"] == version);
     }
-    lose_the_server(&mut fleet);
+    fleet.lose_the_server();
     let _restored = fleet.keys(&["cert", "restore", &file]).ok();
-    start_again(&mut fleet);
+    fleet.start_again();
     fleet
         .server()
         .wait_for("trust bundle in force, but nothing can be signed", |said| said["bundle.version"] == 3);
@@ -101,7 +82,7 @@ fn agents_come_back_by_a_bundle_alone_when_the_tls_key_and_its_authority_are_los
         fs::remove_file(fleet.path("server").join(name)).unwrap();
     }
     let _made = fleet.keys(&["authority", "channel"]).ok();
-    start_again(&mut fleet);
+    fleet.start_again();
     rome.wait_for("trust bundle accepted", |said| said["bundle.version"] == 2);
     rome.wait_for_count("session began", 2);
     assert!(rome.count("the channel cannot be verified: asking for trust bundles alone") > 0);
@@ -122,8 +103,8 @@ fn a_stranger_at_the_servers_address_hears_a_bundles_number_and_nothing_else() {
 #[test]
 fn a_backup_with_a_wrong_passphrase_cut_short_or_altered_anywhere_restores_nothing() {
     let mut fleet = Fleet::new(Build::Testing);
-    let file = backup(&fleet);
-    lose_the_server(&mut fleet);
+    let file = fleet.backup();
+    fleet.lose_the_server();
     let whole = fs::read(&file).unwrap();
     let refused = |fleet: &Fleet, said: &str| {
         let answer = fleet.keys(&["cert", "restore", &file]);
@@ -146,88 +127,4 @@ fn a_backup_with_a_wrong_passphrase_cut_short_or_altered_anywhere_restores_nothi
     }
     fs::write(&file, &whole).unwrap();
     let _restored = fleet.keys(&["cert", "restore", &file]).ok();
-}
-
-#[test]
-fn a_restore_killed_in_the_middle_is_run_again_and_backups_of_other_fleets_change_nothing() {
-    let mut fleet = Fleet::new(Build::Testing);
-    let rome = fleet.agent("rome");
-    let file = backup(&fleet);
-    lose_the_server(&mut fleet);
-    let stop = fleet.checkpoint("files_restored");
-    let (folder, secret) = (fleet.path("server"), fleet.path("passphrase"));
-    let places = ["--data-dir", folder.to_str().unwrap(), "--passphrase-file", secret.to_str().unwrap()];
-    let command =
-        fleet.spawn("writ-server-testing", &[&["cert", "restore", &file], places.as_slice()].concat(), &stop);
-    let held = stop.reached();
-    command.kill();
-    drop(held);
-    let unfinished = fleet.try_server().wait().1;
-    assert!(unfinished.contains("there is no fleet here"), "{unfinished}");
-    let init = fleet.init();
-    assert!(init.code == 1 && init.stderr.contains("keys of a fleet lie here"), "{init:?}");
-    let _restored = fleet.keys(&["cert", "restore", &file]).ok();
-    start_again(&mut fleet);
-    rome.wait_for_count("session began", 2);
-    assert_eq!(fleet.json(&["send", "ping", "--all", "--wait"])["done"], 1);
-
-    let other = Fleet::unmade(Build::Testing);
-    let _made = other.init().ok();
-    let foreign = other.keys(&["cert", "restore", &file]);
-    assert!(
-        foreign.code == 1 && foreign.stderr.contains("is of another one; nothing was changed"),
-        "{foreign:?}"
-    );
-}
-
-#[test]
-fn the_doctor_names_one_primary_cause_for_each_fault() {
-    let mut fleet = Fleet::new(Build::Testing);
-    let verdict = |fleet: &Fleet, code: i32| {
-        let said = fleet.keys(&["doctor"]).failed(code);
-        said.json()["verdict"].as_str().unwrap().to_owned()
-    };
-    assert_eq!(verdict(&fleet, 0), "nothing is wrong");
-    let backup_row = fleet.keys(&["doctor"]).json()["findings"][5].clone();
-    assert_eq!(
-        (&backup_row["level"], &backup_row["detail"]),
-        (&"notice".into(), &"no backup was ever proven readable".into())
-    );
-    let file = backup(&fleet);
-    let _proven = fleet.keys(&["cert", "prove-backup", &file]).ok();
-    assert_eq!(fleet.keys(&["doctor"]).json()["findings"][5]["level"], "good");
-
-    fleet.kill_server();
-    let key = fleet.signing_key();
-    let aside = fleet.path("aside");
-    fs::rename(&key, &aside).unwrap();
-    assert!(verdict(&fleet, 1).contains("holds no signing key"), "missing");
-    fs::copy(&aside, &key).unwrap();
-    fs::set_permissions(&key, fs::Permissions::from_mode(0o644)).unwrap();
-    assert!(verdict(&fleet, 1).contains("lets others read it"), "permissions");
-    fs::remove_file(&key).unwrap();
-    let other = PrivateKey::<Server>::generate(Algorithm::Ed25519);
-    fleet.write_secret(key.to_str().unwrap(), &pem::encode("PRIVATE KEY", &other.to_pkcs8()));
-    assert!(verdict(&fleet, 1).contains("agents refuse it as `unknown_key`"), "mismatched");
-    fs::rename(&aside, &key).unwrap();
-
-    const DAY: i64 = 86_400;
-    let at = |days: i64| fs::write(fleet.path("server-clock"), (days * DAY).to_string()).unwrap();
-    at(3 * 365 - 20);
-    let soon = fleet.keys(&["doctor"]).ok().json()["findings"][2].clone();
-    assert!(
-        soon["level"] == "notice" && soon["detail"].as_str().unwrap().contains("in less than 30 days"),
-        "{soon}"
-    );
-    at(3 * 365 + 1);
-    assert!(verdict(&fleet, 1).contains("is retired since"), "expired");
-    at(-2);
-    assert!(verdict(&fleet, 1).starts_with("clock: the clock says"), "clock");
-    at(0);
-
-    let leaf = fs::read(fleet.path("server/tls.pem")).unwrap();
-    fs::write(fleet.path("server/tls.pem"), "no").unwrap();
-    assert!(verdict(&fleet, 1).starts_with("channel:"), "channel");
-    fs::write(fleet.path("server/tls.pem"), leaf).unwrap();
-    assert_eq!(verdict(&fleet, 0), "nothing is wrong");
 }

@@ -7,17 +7,11 @@ use integration_tests::stolen::{Stolen, now};
 use writ_common::id::AgentId;
 use writ_proto::v1::{self as proto, command::Action};
 
-fn backup(fleet: &Fleet) -> String {
-    let file = fleet.path("backup.age").to_str().unwrap().to_owned();
-    let _made = fleet.keys(&["cert", "backup", &file]).ok();
-    file
-}
-
 #[test]
 fn agents_obey_two_servers_that_share_a_certificate_and_go_from_one_to_the_other_and_back() {
     let mut first = Fleet::new(Build::Testing);
     let rome = first.agent("rome");
-    let second = first.further_server(&backup(&first));
+    let second = first.further_server(&first.backup());
 
     // A server that does not answer is not kept; one that does is, and is gone to when the session ends.
     let nobody = first.writ(&["send", "settings", "--endpoint", "localhost:1", "--all", "--wait"]);
@@ -102,7 +96,7 @@ fn a_thief_of_the_signing_key_who_sends_agents_elsewhere_does_not_keep_them() {
     let rome = fleet.agent("rome");
     let id: AgentId = fleet.agent_id("rome").parse().unwrap();
     // The thief has a copy of everything on the server's disk, and a server of that.
-    let thief = fleet.further_server(&backup(&fleet));
+    let thief = fleet.further_server(&fleet.backup());
     let villain = Intruder::in_the_middle(&fleet.road, &fleet.path("server"));
     villain.wait_for_session(id);
     let stolen = Stolen::from(&fleet, "rome");

@@ -11,7 +11,10 @@ mod grpcurl;
 mod channel;
 mod enrolment;
 
+mod doctors;
 mod keys;
+mod keys_gone;
+mod keys_killed;
 mod keys_lost;
 mod keys_moved;
 mod keys_two_servers;

@@ -10,7 +10,7 @@ use writ_proto::admin::v1::trust_service_server::TrustService;
 use writ_proto::admin::v1::{
     BehindRow, BundleHolders, BundleRow, CertificateRow, CertificateStanding, Convergence,
     GetConvergenceRequest, ListBehindRequest, ListBehindResponse, ListBundlesRequest, ListBundlesResponse,
-    ListCertificatesRequest, ListCertificatesResponse,
+    ListCertificatesRequest, ListCertificatesResponse, Stranger,
 };
 
 use super::agents::last_contact;
@@ -19,6 +19,10 @@ use crate::authority::certificates::Standing;
 use crate::authority::mismatch::{Mismatch, refusal};
 use crate::context::Server;
 use crate::store::{Behind, unavailable};
+use crate::strangers;
+
+/// As `trust.proto` says.
+const MAX_STRANGERS: usize = 100;
 
 #[derive(Debug)]
 pub(super) struct Trust(pub(super) Arc<Server>);
@@ -89,7 +93,10 @@ impl TrustService for Trust {
                 known: holders.digest.is_none_or(|digest| chain.contains(digest)),
             });
         }
+        let strangers = self.0.strangers.list();
         Ok(Response::new(Convergence {
+            strangers_total: u64::try_from(strangers.len()).unwrap_or(u64::MAX),
+            strangers: strangers.into_iter().take(MAX_STRANGERS).map(stranger).collect(),
             chain_version: head.bundle.version,
             chain_digest: head.digest.to_string(),
             signing_key_id: signing.map_or_else(String::new, |key| key.to_string()),
@@ -112,6 +119,16 @@ impl TrustService for Trust {
         let next_page_token = page::next(&rows, size, |row| row.id.to_string());
         let agents = rows.into_iter().map(|row| behind(&self.0, &chain, row, now)).collect();
         Ok(Response::new(ListBehindResponse { agents, next_page_token }))
+    }
+}
+
+fn stranger(of: strangers::Stranger) -> Stranger {
+    Stranger {
+        address: of.address.to_string(),
+        bundle_version: of.version,
+        bundle_digest: of.digest.to_string(),
+        asked: of.asked,
+        last_at_ms: of.last_at.as_millis(),
     }
 }
 

@@ -8,6 +8,7 @@ use std::task::{Context, Poll};
 use tokio::sync::mpsc;
 use tokio_stream::Stream;
 use tonic::{Request, Response, Status, Streaming};
+use writ_common::id::Digest;
 use writ_common::tls::Peer;
 use writ_proto::v1::agent_gateway_server::AgentGateway;
 use writ_proto::v1::{
@@ -35,9 +36,15 @@ impl AgentGateway for Gateway {
         &self,
         request: Request<TrustChainRequest>,
     ) -> Result<Response<TrustChainResponse>, Status> {
+        let from = peer(&request).map(|peer| peer.address().ip().to_canonical());
         // A fork's bundles do not follow, which the agent finds out.
-        let TrustChainRequest { version, digest: _ } = request.into_inner();
+        let TrustChainRequest { version, digest } = request.into_inner();
         let chain = self.0.chain();
+        if let (Some(from), Ok(digest)) = (from, Digest::try_from(digest.as_ref()))
+            && !chain.contains(digest)
+        {
+            self.0.strangers.note(from, version, digest, self.0.clock.wall());
+        }
         let head = chain.head();
         let (bundles, _, more) = session::live::bundles_after(&self.0, version);
         Ok(Response::new(TrustChainResponse {

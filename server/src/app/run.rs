@@ -26,6 +26,7 @@ use crate::dispatch::{Dispatcher, sent};
 use crate::doctor;
 use crate::sign::Signer;
 use crate::store::Store;
+use crate::strangers::Strangers;
 use crate::throttle::Throttle;
 
 /// How long open requests and sessions may take to end.
@@ -221,6 +222,7 @@ async fn load(
         tls,
         proxy_leaves: config.proxy_leaves.clone(),
         failed_enrolments: Throttle::new(Arc::clone(&clock)),
+        strangers: Strangers::default(),
         hand_backs: Semaphore::new(HAND_BACKS),
         token_checks: Semaphore::new(TOKEN_CHECKS),
         settings: config.session.clone(),

@@ -1,0 +1,188 @@
+//! `writ-server doctor` and `writ-agent doctor`: one primary cause for each fault.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+
+use integration_tests::fleet::{Build, Fleet};
+use integration_tests::intruder::Intruder;
+use integration_tests::old_tls::OldTls;
+use integration_tests::stolen::now;
+use writ_common::keys::{Agent, Algorithm, PrivateKey, Server, pem};
+use writ_common::tls::TlsAuthority;
+
+#[test]
+fn the_doctor_names_one_primary_cause_for_each_fault() {
+    let mut fleet = Fleet::new(Build::Testing);
+    let verdict = |fleet: &Fleet, code: i32| {
+        let said = fleet.keys(&["doctor"]).failed(code);
+        said.json()["verdict"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(verdict(&fleet, 0), "nothing is wrong");
+    let backup_row = fleet.keys(&["doctor"]).json()["findings"][5].clone();
+    assert_eq!(
+        (&backup_row["level"], &backup_row["detail"]),
+        (&"notice".into(), &"no backup was ever proven readable".into())
+    );
+    let file = fleet.backup();
+    let _proven = fleet.keys(&["cert", "prove-backup", &file]).ok();
+    assert_eq!(fleet.keys(&["doctor"]).json()["findings"][5]["level"], "good");
+
+    fleet.kill_server();
+    let key = fleet.signing_key();
+    let aside = fleet.path("aside");
+    fs::rename(&key, &aside).unwrap();
+    assert!(verdict(&fleet, 1).contains("holds no signing key"), "missing");
+    fs::copy(&aside, &key).unwrap();
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o644)).unwrap();
+    assert!(verdict(&fleet, 1).contains("lets others read it"), "permissions");
+    fs::remove_file(&key).unwrap();
+    let other = PrivateKey::<Server>::generate(Algorithm::Ed25519);
+    fleet.write_secret(key.to_str().unwrap(), &pem::encode("PRIVATE KEY", &other.to_pkcs8()));
+    assert!(verdict(&fleet, 1).contains("agents refuse it as `unknown_key`"), "mismatched");
+    fs::rename(&aside, &key).unwrap();
+
+    const DAY: i64 = 86_400;
+    let at = |days: i64| fs::write(fleet.path("server-clock"), (days * DAY).to_string()).unwrap();
+    at(3 * 365 - 20);
+    let soon = fleet.keys(&["doctor"]).ok().json()["findings"][2].clone();
+    assert!(
+        soon["level"] == "notice" && soon["detail"].as_str().unwrap().contains("in less than 30 days"),
+        "{soon}"
+    );
+    at(3 * 365 + 1);
+    assert!(verdict(&fleet, 1).contains("is retired since"), "expired");
+    at(-2);
+    assert!(verdict(&fleet, 1).starts_with("clock: the clock says"), "clock");
+    at(0);
+
+    let leaf = fs::read(fleet.path("server/tls.pem")).unwrap();
+    fs::write(fleet.path("server/tls.pem"), "no").unwrap();
+    assert!(verdict(&fleet, 1).starts_with("channel:"), "channel");
+    fs::write(fleet.path("server/tls.pem"), leaf).unwrap();
+    assert_eq!(verdict(&fleet, 0), "nothing is wrong");
+}
+
+/// What the agent's doctor says first, and its exit code.
+fn verdict(fleet: &Fleet, code: i32) -> String {
+    let config = fleet.agent_config("rome");
+    let arguments = ["doctor", "--config", config.to_str().unwrap(), "--output", "json"];
+    let said = fleet.run("writ-agent-testing", &arguments).failed(code);
+    said.json()["verdict"].as_str().unwrap().to_owned()
+}
+
+fn says(fleet: &Fleet, start: &str, part: &str) {
+    let said = verdict(fleet, 1);
+    assert!(said.starts_with(start) && said.contains(part), "{start} … {part}: {said}");
+}
+
+#[test]
+fn the_agents_doctor_names_what_is_wrong_with_its_files() {
+    let fleet = Fleet::new(Build::Testing);
+    says(&fleet, "identity:", "this agent is not enrolled");
+    let agent = fleet.agent("rome");
+    assert_eq!(verdict(&fleet, 0), "nothing is wrong");
+    drop(agent);
+    says(&fleet, "agent:", "it is not running");
+
+    let key = fleet.path("rome/identity.key");
+    let kept = fs::read(&key).unwrap();
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o644)).unwrap();
+    says(&fleet, "identity:", "lets others read it");
+    fs::remove_file(&key).unwrap();
+    says(&fleet, "identity:", "identity.key");
+    let other = PrivateKey::<Agent>::generate(Algorithm::Ed25519);
+    fleet.write_secret("rome/identity.key", &pem::encode("PRIVATE KEY", &other.to_pkcs8()));
+    says(&fleet, "identity:", "both belong together");
+    fs::write(&key, &kept).unwrap();
+
+    let (chain, copy) = (fleet.path("rome/trust.chain"), fleet.path("rome/trust.chain.last-good"));
+    let (whole, damaged) = (fs::read(&chain).unwrap(), b"garbage");
+    fs::write(&chain, damaged).unwrap();
+    says(&fleet, "agent:", "it is not running");
+    fs::write(&copy, damaged).unwrap();
+    says(&fleet, "trust:", "trust lost");
+    fs::write(&chain, &whole).unwrap();
+    fs::write(&copy, &whole).unwrap();
+
+    let journal = fleet.path("rome/journal.redb");
+    fs::rename(&journal, fleet.path("aside")).unwrap();
+    says(&fleet, "journal:", "journal.redb");
+    fs::rename(fleet.path("aside"), &journal).unwrap();
+    fs::write(fleet.path("rome/settings"), damaged).unwrap();
+    says(&fleet, "settings:", "damaged");
+    fs::remove_file(fleet.path("rome/settings")).unwrap();
+    fs::write(fleet.path("actions.d/bad.toml"), "program = \"ls\"\n").unwrap();
+    says(&fleet, "actions:", "absolute path");
+    fs::remove_file(fleet.path("actions.d/bad.toml")).unwrap();
+}
+
+#[test]
+fn the_agents_doctor_names_what_is_wrong_with_the_server_it_finds() {
+    let mut fleet = Fleet::new(Build::Testing);
+    let _agent = fleet.agent("rome");
+    let real = fleet.road.destination();
+    fleet.road.cut();
+    says(&fleet, "server:", "cannot");
+
+    // A program that speaks TLS 1.2 at most.
+    let authority = TlsAuthority::create("other", now()).unwrap();
+    let leaf = authority.issue(&["localhost".to_owned()], now()).unwrap();
+    let (cert, key) = (fleet.path("other.crt"), fleet.path("other.key"));
+    fs::write(&cert, pem::encode("CERTIFICATE", &leaf.chain[0]).as_bytes()).unwrap();
+    fs::write(&key, pem::encode("PRIVATE KEY", &leaf.key).as_bytes()).unwrap();
+    let old = OldTls::serve(&cert, &key);
+    fleet.road.lead_to(old.port);
+    says(&fleet, "server:", "ProtocolVersion");
+    drop(old);
+
+    // Somebody else's certificate; then ours without the name.
+    let stranger = Intruder::stranger(&fleet.road, &fleet.path("server"), now());
+    says(&fleet, "server:", "UnknownIssuer");
+    drop(stranger);
+    fleet.kill_server();
+    let read = |name: &str| fs::read(fleet.path("server").join(name)).unwrap();
+    let ours = TlsAuthority {
+        certificate: pem::certificates(&read("admin-ca.pem")).unwrap().remove(0),
+        key: pem::private_key(&read("tls-ca.key")).unwrap(),
+    };
+    let wrong = ours.issue(&["elsewhere.example".to_owned()], now()).unwrap();
+    let kept = (read("tls.pem"), read("tls.key"));
+    let chain: String = wrong.chain.iter().map(|der| pem::encode("CERTIFICATE", der).to_string()).collect();
+    fs::write(fleet.path("server/tls.pem"), chain).unwrap();
+    fs::write(fleet.path("server/tls.key"), pem::encode("PRIVATE KEY", &wrong.key).as_bytes()).unwrap();
+    fleet.start_server(None);
+    says(&fleet, "server:", "NotValidForName");
+    fleet.kill_server();
+    fs::write(fleet.path("server/tls.pem"), kept.0).unwrap();
+    fs::write(fleet.path("server/tls.key"), kept.1).unwrap();
+
+    // A key no bundle lists, as of a server made anew without the authority.
+    let signing = fleet.signing_key();
+    let kept = fs::read(&signing).unwrap();
+    let other = PrivateKey::<Server>::generate(Algorithm::Ed25519);
+    fleet.write_secret(signing.to_str().unwrap(), &pem::encode("PRIVATE KEY", &other.to_pkcs8()));
+    fleet.start_server(None);
+    says(&fleet, "server:", "holds no signing key that agents obey");
+    fleet.kill_server();
+    fs::write(&signing, kept).unwrap();
+
+    // A clock on this host that is an hour off is worth a word, and nothing more.
+    fleet.start_server(None);
+    assert_ne!(fleet.road.destination(), real);
+    let config = fleet.agent_config("rome");
+    let skewed = fleet.run_with_clock(
+        "writ-agent-testing",
+        &["doctor", "--config", config.to_str().unwrap(), "--output", "json"],
+        3600,
+    );
+    let findings = skewed.json()["findings"].clone();
+    let server = findings.as_array().unwrap().iter().find(|finding| finding["check"] == "server").unwrap();
+    assert!(
+        server["level"] == "notice" && server["detail"].as_str().unwrap().contains("clock"),
+        "{findings}"
+    );
+
+    // Expired: the server says so itself, and the agent's doctor hears it.
+    fleet.restart_server_at(3 * 365 * 86_400 + 86_400);
+    says(&fleet, "server:", "holds no signing key that agents obey");
+}

@@ -1,0 +1,79 @@
+//! Hosts that ask for the successors of a bundle this server's chain does not have: agents of a fleet whose server was made anew
+//! without its keys. They say nothing of who they are (protocol.md §6.11), so what is known of them is where they call from.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::{Mutex, PoisonError};
+
+use tracing::warn;
+use writ_common::id::Digest;
+use writ_common::time::Timestamp;
+
+/// Addresses remembered; past it the one that was silent for longest goes.
+const MAX_STRANGERS: usize = 1024;
+
+/// A host that obeys another chain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stranger {
+    /// Where it calls from; several hosts may share it.
+    pub address: IpAddr,
+    /// The bundle it holds.
+    pub version: u64,
+    /// That bundle's digest.
+    pub digest: Digest,
+    /// How often it asked.
+    pub asked: u64,
+    /// When it did last.
+    pub last_at: Timestamp,
+}
+
+/// Those that called since this server started.
+#[derive(Debug, Default)]
+pub struct Strangers(Mutex<HashMap<IpAddr, Stranger>>);
+
+impl Strangers {
+    /// One asked.
+    pub fn note(&self, address: IpAddr, version: u64, digest: Digest, now: Timestamp) {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if !known.contains_key(&address) {
+            warn!(%address, bundle.version = version, bundle.digest = %digest, "an agent of another chain asks here; it obeys nobody on this server");
+            if known.len() >= MAX_STRANGERS {
+                let silent =
+                    known.values().min_by_key(|stranger| stranger.last_at).map(|stranger| stranger.address);
+                silent.map(|silent| known.remove(&silent));
+            }
+        }
+        let stranger =
+            known.entry(address).or_insert(Stranger { address, version, digest, asked: 0, last_at: now });
+        *stranger = Stranger { version, digest, asked: stranger.asked + 1, last_at: now, address };
+    }
+
+    /// All of them, the latest first.
+    #[must_use]
+    pub fn list(&self) -> Vec<Stranger> {
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all: Vec<_> = known.values().cloned().collect();
+        all.sort_by_key(|stranger| std::cmp::Reverse(stranger.last_at));
+        all
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn strangers_are_counted_by_address_and_the_longest_silent_goes_first() {
+        let strangers = Strangers::default();
+        let address = |number: usize| IpAddr::from(u128::try_from(number).unwrap().to_be_bytes());
+        let at = |number: usize| Timestamp::from_millis(u64::try_from(number).unwrap());
+        for number in 0..=MAX_STRANGERS {
+            strangers.note(address(number), 1, Digest::of(b"one"), at(number));
+        }
+        strangers.note(address(MAX_STRANGERS), 2, Digest::of(b"two"), at(MAX_STRANGERS + 1));
+        let all = strangers.list();
+        assert_eq!(all.len(), MAX_STRANGERS);
+        assert_eq!((all[0].asked, all[0].version, all[0].digest), (2, 2, Digest::of(b"two")));
+        assert!(all.iter().all(|stranger| stranger.address != address(0)));
+    }
+}
