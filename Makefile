@@ -42,6 +42,7 @@ check: target/node/.installed ## formatting, lints of code and schema, links of 
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --workspace --no-deps --quiet
 
 deny: target/python/.installed ## licences, banned crates and sources of every dependency
+	$(CARGO) fetch --locked --quiet
 	PATH="$$PWD/target/python/bin:$$PATH" $(CARGO) deny --offline check licenses bans sources
 
 update: testing-build target/python/.installed ## write anew what tests pin: vectors, schema, generated pages

@@ -95,6 +95,11 @@ fn journal(files: &Files, most: u64, now: Timestamp, findings: &mut Vec<Finding>
             });
             facts.floor
         }
+        Err(JournalError::Redb(redb::Error::RepairAborted)) => {
+            let detail = "it was not closed in good order (a kill, a power failure)";
+            findings.push(Finding::notice("journal", detail, "nothing: the agent mends it when it starts"));
+            Timestamp::ZERO
+        }
         Err(error) => {
             let next = match &error {
                 JournalError::File(_) => "see that the file is there and belongs to the agent's user",

@@ -23,6 +23,8 @@ pub struct Config {
     pub listen_agents: SocketAddr,
     /// Where operators come in.
     pub listen_admin: SocketAddr,
+    /// Where metrics are read; no secret is among them, but they are nobody else's business.
+    pub listen_metrics: SocketAddr,
     /// Sessions.
     pub session: SessionSettings,
     /// SHA-256 of the SubjectPublicKeyInfo of the leaves of TLS-terminating proxies in front of the server.
@@ -60,6 +62,7 @@ impl Config {
             data_dir: reader.path("data_dir", Path::new(DEFAULT_DATA_DIR)),
             listen_agents: reader.socket("listen.agents", SocketAddr::from(([0; 16], 7443))),
             listen_admin: reader.socket("listen.admin", SocketAddr::from(([0; 16], 7444))),
+            listen_metrics: reader.socket("listen.metrics", SocketAddr::from(([127, 0, 0, 1], 9464))),
             session: SessionSettings {
                 heartbeat,
                 heartbeat_deadline: reader.duration(

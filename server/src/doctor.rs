@@ -10,17 +10,8 @@ use writ_common::tls::{LeafFacts, ServerTls, server_name};
 use crate::authority::certificates::{Standing, held};
 use crate::authority::mint::{Mint, MintError};
 use crate::authority::{read_signing_keys, read_tls_leaf};
+use crate::expiry::days_left;
 use crate::store::StoreError;
-
-/// Before the end of a certificate somebody is told, so many days ahead.
-const WARN_DAYS: [u64; 4] = [90, 30, 7, 1];
-const DAY: Duration = Duration::from_secs(24 * 3600);
-
-/// The tightest of 90, 30, 7 and 1 days that a moment is within, if any.
-#[must_use]
-pub fn days_left(until: Timestamp, now: Timestamp) -> Option<u64> {
-    WARN_DAYS.into_iter().rev().find(|days| until < now + DAY * u32::try_from(*days).unwrap_or(u32::MAX))
-}
 
 /// Looks at everything, in the order of causes.
 ///
@@ -181,21 +172,4 @@ async fn backup(mint: &Mint) -> Result<Finding, StoreError> {
             Finding::good("backup", detail)
         }
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn somebody_is_told_at_90_30_7_and_1_days() {
-        let end = Timestamp::from_millis(1_790_000_000_000);
-        let told =
-            |days: u32, hours: u32| days_left(end, end - DAY * days - Duration::from_secs(3600) * hours);
-        assert_eq!(
-            [told(90, 1), told(89, 23), told(30, 1), told(29, 23)],
-            [None, Some(90), Some(90), Some(30)]
-        );
-        assert_eq!([told(6, 23), told(1, 1), told(0, 23), told(0, 0)], [Some(7), Some(7), Some(1), Some(1)]);
-    }
 }

@@ -15,6 +15,8 @@ pub mod session;
 
 pub mod doctor;
 pub mod enroll;
+pub mod expiry;
+pub mod metrics;
 pub mod receipts;
 pub mod requeue;
 pub mod strangers;

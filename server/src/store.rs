@@ -11,7 +11,7 @@ mod tokens;
 mod writer;
 
 pub use agents::{AgentRow, AllowList, Attribute, KnownAgent, Source, Standing};
-pub use alerts::{Alarm, AlertKind, AlertRow};
+pub use alerts::{Alarm, AlertKind, AlertRow, SERVER};
 pub use audit::{AuditLink, AuditLog, NewAudit};
 pub use bundles::{BackupRow, Behind, Holders, UnknownHead};
 pub use commands::{

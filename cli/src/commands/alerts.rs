@@ -28,8 +28,12 @@ impl Rows for Row {
     fn cells(&self) -> Vec<String> {
         let what =
             if self.code.is_empty() { self.kind.clone() } else { format!("{} {}", self.kind, self.code) };
-        let agent = if self.agent_name.is_empty() { self.agent_id.clone() } else { self.agent_name.clone() };
-        vec![self.last_at.clone(), what, agent, self.count.to_string(), self.detail.clone()]
+        let agent = match (self.agent_name.as_str(), self.agent_id.as_str()) {
+            ("", "") => "the server",
+            ("", id) => id,
+            (name, _) => name,
+        };
+        vec![self.last_at.clone(), what, agent.to_owned(), self.count.to_string(), self.detail.clone()]
     }
 }
 

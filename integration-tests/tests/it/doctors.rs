@@ -151,7 +151,7 @@ fn the_agents_doctor_names_what_is_wrong_with_the_server_it_finds() {
     fs::write(fleet.path("server/tls.pem"), chain).unwrap();
     fs::write(fleet.path("server/tls.key"), pem::encode("PRIVATE KEY", &wrong.key).as_bytes()).unwrap();
     fleet.start_server(None);
-    says(&fleet, "server:", "NotValidForName");
+    says(&fleet, "server:", "not valid for name");
     fleet.kill_server();
     fs::write(fleet.path("server/tls.pem"), kept.0).unwrap();
     fs::write(fleet.path("server/tls.key"), kept.1).unwrap();

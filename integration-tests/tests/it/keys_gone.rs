@@ -47,11 +47,11 @@ fn with_neither_backup_nor_authority_the_agents_that_obey_nobody_are_counted_lis
     let mut fleet = Fleet::new(Build::Testing);
     let rome = fleet.agent("rome");
     // Whoever makes a fleet where one lives gives that one up, and says so by its name.
-    let refused = fleet.init();
-    assert!(refused.code == 1 && refused.stderr.contains("--replace-fleet acme"), "{refused:?}");
     let in_use = fleet.init_with(&["--replace-fleet", "acme"]);
     assert!(in_use.code == 1 && in_use.stderr.contains("another process"), "{in_use:?}");
     fleet.kill_server();
+    let refused = fleet.init();
+    assert!(refused.code == 1 && refused.stderr.contains("--replace-fleet acme"), "{refused:?}");
     let other = fleet.init_with(&["--replace-fleet", "acne"]);
     assert!(other.code == 1 && other.stderr.contains("--replace-fleet acme"), "{other:?}");
     let _made = fleet.init_with(&["--replace-fleet", "acme"]).ok();
@@ -91,17 +91,18 @@ fn a_database_put_back_to_an_earlier_state_mints_nothing_over_what_agents_hold()
     let mut fleet = Fleet::new(Build::Testing);
     let rome = fleet.agent("rome");
     fleet.kill_server();
-    let (database, old) = (fleet.path("server/writ.db"), fleet.path("old.db"));
-    fs::copy(&database, &old).unwrap();
+    let parts = ["writ.db", "writ.db-wal", "writ.db-shm"];
+    for part in parts {
+        fs::copy(fleet.path("server").join(part), fleet.path(part)).unwrap();
+    }
     fleet.start_again();
     let _made = fleet.keys(&["cert", "create"]).ok();
     rome.wait_for("trust bundle accepted", |said| said["bundle.version"] == 2);
     let _late = fleet.agent("oslo");
     fleet.kill_server();
-    for name in ["writ.db-wal", "writ.db-shm"] {
-        let _ = fs::remove_file(fleet.path("server").join(name));
+    for part in parts {
+        fs::copy(fleet.path(part), fleet.path("server").join(part)).unwrap();
     }
-    fs::copy(&old, &database).unwrap();
     drop(rome);
     let refused = fleet.keys(&["cert", "create"]);
     assert!(refused.code == 1 && refused.stderr.contains("an earlier database"), "{refused:?}");

@@ -24,6 +24,7 @@ mod refused_sessions;
 
 mod operations;
 mod own_actions;
+mod telemetry;
 
 mod away;
 mod clocks_and_disks;

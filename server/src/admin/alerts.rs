@@ -8,8 +8,7 @@ use writ_proto::admin::v1::{Alert, ListAlertsRequest, ListAlertsResponse};
 
 use super::page;
 use crate::context::Server;
-use crate::store::AlertRow;
-use crate::store::unavailable;
+use crate::store::{AlertRow, SERVER, unavailable};
 
 #[derive(Debug)]
 pub(super) struct Alerts(pub(super) Arc<Server>);
@@ -38,7 +37,8 @@ fn show(row: AlertRow) -> Alert {
         alert_id: id,
         kind,
         code,
-        agent_id: agent.to_string(),
+        // Empty: it is about the server itself.
+        agent_id: if agent == SERVER { String::new() } else { agent.to_string() },
         agent_name,
         count,
         first_at_ms: first_at.as_millis(),

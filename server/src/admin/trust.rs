@@ -16,7 +16,7 @@ use writ_proto::admin::v1::{
 use super::agents::last_contact;
 use super::page;
 use crate::authority::certificates::Standing;
-use crate::authority::mismatch::{Mismatch, refusal};
+use crate::authority::mismatch::{Holding, Mismatch, holdings};
 use crate::context::Server;
 use crate::store::{Behind, unavailable};
 use crate::strangers;
@@ -72,27 +72,15 @@ impl TrustService for Trust {
         &self,
         _: Request<GetConvergenceRequest>,
     ) -> Result<Response<Convergence>, Status> {
-        let (chain, now) = (self.0.chain(), self.0.clock.wall());
-        let head = chain.head();
-        let signing = signing_key(&self.0);
-        let held = self.0.store.bundle_holders().await.map_err(unavailable)?;
-        let (mut agents, mut newest, mut obeying) = (0, 0, 0);
-        let mut groups = Vec::with_capacity(held.len());
-        for holders in held {
-            let refusal = refusal(&chain, holders.digest, &holders.realm, signing, now);
-            let refusal = refusal.map_or_else(String::new, |code| code.to_string());
-            agents += holders.agents;
-            newest += if holders.digest == Some(head.digest) { holders.agents } else { 0 };
-            obeying += if refusal.is_empty() { holders.agents } else { 0 };
-            groups.push(BundleHolders {
-                version: holders.version,
-                digest: holders.digest.map_or_else(String::new, |digest| digest.to_string()),
-                realm: holders.realm,
-                agents: holders.agents,
-                refusal_code: refusal,
-                known: holders.digest.is_none_or(|digest| chain.contains(digest)),
-            });
-        }
+        let chain = self.0.chain();
+        let (head, signing) = (chain.head(), signing_key(&self.0));
+        let holdings = holdings(&self.0).await.map_err(unavailable)?;
+        let count = |counts: fn(&Holding) -> bool| {
+            holdings.iter().filter(|holding| counts(holding)).map(|holding| holding.holders.agents).sum()
+        };
+        let (agents, newest) = (count(|_| true), count(|holding| holding.is_newest));
+        let obeying = count(|holding| holding.refusal.is_none());
+        let groups = holdings.into_iter().map(group).collect();
         let strangers = self.0.strangers.list();
         Ok(Response::new(Convergence {
             strangers_total: u64::try_from(strangers.len()).unwrap_or(u64::MAX),
@@ -119,6 +107,18 @@ impl TrustService for Trust {
         let next_page_token = page::next(&rows, size, |row| row.id.to_string());
         let agents = rows.into_iter().map(|row| behind(&self.0, &chain, row, now)).collect();
         Ok(Response::new(ListBehindResponse { agents, next_page_token }))
+    }
+}
+
+fn group(holding: Holding) -> BundleHolders {
+    let Holding { holders, is_newest: _, is_known, refusal } = holding;
+    BundleHolders {
+        version: holders.version,
+        digest: holders.digest.map_or_else(String::new, |digest| digest.to_string()),
+        realm: holders.realm,
+        agents: holders.agents,
+        refusal_code: refusal.map_or_else(String::new, |code| code.to_string()),
+        known: is_known,
     }
 }
 

@@ -23,7 +23,8 @@ use crate::authority::{Files, channel, follow, last_head, read_signing_keys};
 use crate::config::Config;
 use crate::context::Server;
 use crate::dispatch::{Dispatcher, sent};
-use crate::doctor;
+use crate::expiry;
+use crate::metrics;
 use crate::sign::Signer;
 use crate::store::Store;
 use crate::strangers::Strangers;
@@ -66,11 +67,14 @@ pub(super) async fn run(options: Run, shutdown: Shutdown) -> Result<(), Fatal> {
 
     let agents = bind(config.listen_agents, "listen.agents").await?;
     let operators = bind(config.listen_admin, "listen.admin").await?;
+    let measured = bind(config.listen_metrics, "listen.metrics").await?;
+    let recorder = metrics::install().map_err(|error| Fatal::failure(format!("cannot count: {error}")))?;
     info!(
         version = VERSION,
         fleet.id = %server.fleet,
         agents = %agents.1,
         admin = %operators.1,
+        metrics = %measured.1,
         chain.version = server.chain().head().bundle.version,
         "serving"
     );
@@ -83,6 +87,8 @@ pub(super) async fn run(options: Run, shutdown: Shutdown) -> Result<(), Fatal> {
     let admin_port = settings().layer(admin::policy::PolicyLayer(Arc::clone(&server))).add_routes(routes);
 
     shutdown.spawn(note_time(Arc::clone(&server)));
+    shutdown.spawn(expiry::watch(Arc::clone(&server)));
+    shutdown.spawn(metrics::serve(Arc::clone(&server), measured.0, recorder));
     shutdown.spawn(sent::note(Arc::clone(&server)));
     shutdown.spawn(channel::keep(Arc::clone(&server), files.clone()));
     shutdown.spawn(follow::keep(Arc::clone(&server), files.clone()));
@@ -102,17 +108,7 @@ pub(super) async fn run(options: Run, shutdown: Shutdown) -> Result<(), Fatal> {
 
 /// Notes the time that is signed with, now and then: precise enough to notice a clock that went back.
 async fn note_time(server: Arc<Server>) {
-    let mut warned = None;
     loop {
-        // Said once at each of 90, 30, 7 and 1 days.
-        if let Some(entry) = server.signer.entry() {
-            let left = doctor::days_left(entry.accept_until, server.clock.wall());
-            let about = left.map(|days| (entry.certificate.key().id(), days));
-            if let Some((key, days)) = about.filter(|_| about != warned) {
-                warn!(%key, days, ends = %entry.accept_until, "the signing certificate ends soon; make the next one: writ-server cert create");
-            }
-            warned = about;
-        }
         if let Ok(now) = server.signer.now()
             && let Err(error) = server.store.note_time(now, false).await
         {

@@ -5,7 +5,37 @@ use writ_common::refusal::RefusalCode;
 use writ_common::time::Timestamp;
 use writ_common::trust::{Chain, Keyring};
 
-use crate::store::Behind;
+use crate::context::Server;
+use crate::store::{Behind, Holders, StoreError};
+
+/// Agents of one realm that hold one bundle, judged.
+#[derive(Debug)]
+pub struct Holding {
+    /// Who.
+    pub holders: Holders,
+    /// Whether it is the newest bundle.
+    pub is_newest: bool,
+    /// Whether this server has that bundle; true for those who have not said.
+    pub is_known: bool,
+    /// Why they refuse the key that signs now; `None`: they obey.
+    pub refusal: Option<RefusalCode>,
+}
+
+/// How far the fleet has followed.
+///
+/// # Errors
+/// When the store fails.
+pub async fn holdings(server: &Server) -> Result<Vec<Holding>, StoreError> {
+    let (chain, now) = (server.chain(), server.clock.wall());
+    let signing = server.signer.entry().map(|entry| entry.certificate.key().id());
+    let judge = |holders: Holders| Holding {
+        is_newest: holders.digest == Some(chain.head().digest),
+        is_known: holders.digest.is_none_or(|digest| chain.contains(digest)),
+        refusal: refusal(&chain, holders.digest, &holders.realm, signing, now),
+        holders,
+    };
+    Ok(server.store.bundle_holders().await?.into_iter().map(judge).collect())
+}
 
 /// What an agent that does not hold the newest bundle obeys.
 #[derive(Debug)]

@@ -28,6 +28,8 @@ pub enum AlertKind {
     Rewound,
     /// An agent began a new journal.
     JournalReplaced,
+    /// A certificate of this server ends soon.
+    CertificateEnds,
 }
 
 impl AlertKind {
@@ -43,9 +45,13 @@ impl AlertKind {
             Self::Impostor => "impostor",
             Self::Rewound => "rewound",
             Self::JournalReplaced => "journal_replaced",
+            Self::CertificateEnds => "certificate_ends",
         }
     }
 }
+
+/// In an alert's place for an agent: the server itself.
+pub const SERVER: AgentId = AgentId::from_bytes([0; 16]);
 
 /// A new occurrence.
 #[derive(Debug, Clone)]

@@ -1,0 +1,91 @@
+//! What people watch over months: metrics, and the end of certificates.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+
+use integration_tests::fleet::{Build, Fleet};
+
+const DAY: i64 = 86_400;
+
+/// What `GET /metrics` answers.
+fn metrics(fleet: &Fleet) -> String {
+    let serving = fleet.server().wait_for("serving", |_| true);
+    let mut stream = TcpStream::connect(serving["metrics"].as_str().unwrap()).unwrap();
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    answer
+}
+
+fn value(metrics: &str, name: &str) -> i64 {
+    let line = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    line.unwrap_or_else(|| panic!("{name}: {metrics}")).parse().unwrap()
+}
+
+#[test]
+fn every_metric_is_documented_and_says_what_is_true() {
+    let fleet = Fleet::new(Build::Shipped);
+    let _rome = fleet.agent("rome");
+    let away = fleet.agent("oslo");
+    assert!(away.stop().success());
+    let _made = fleet.keys(&["cert", "create", "--overlap", "0s"]).ok();
+    fleet.server().wait_for("trust bundle in force", |said| said["bundle.version"] == 2);
+    let file = fleet.backup();
+    let _proven = fleet.keys(&["cert", "prove-backup", &file]).ok();
+    let _done = fleet.writ(&["trust", "converge", "--watch", "--timeout", "1s"]);
+
+    let answer = metrics(&fleet);
+    let served: BTreeSet<_> = answer
+        .lines()
+        .filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next())
+        .map(str::to_owned)
+        .collect();
+    let page = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/telemetry.md")).unwrap();
+    let documented: BTreeSet<_> = page
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `writ_")?.split('`').next())
+        .filter(|name| !name.contains(' '))
+        .map(|name| format!("writ_{name}"))
+        .collect();
+    assert_eq!(served, documented);
+    let counts = ["enrolled", "connected", "with_newest_bundle", "obeying"];
+    let counts = counts.map(|name| value(&answer, &format!("writ_agents_{name}")));
+    assert_eq!(counts, [2, 1, 1, 1], "{answer}");
+    assert_eq!(value(&answer, "writ_trust_bundle_version"), 2);
+    assert_eq!(value(&answer, "writ_backup_proven_bundle_version"), 2);
+    assert_eq!(value(&answer, "writ_stranger_addresses"), 0);
+}
+
+#[test]
+fn the_end_of_a_certificate_is_said_in_the_log_by_an_alert_by_a_metric_and_by_the_doctor() {
+    let mut fleet = Fleet::new(Build::Testing);
+    let ends = value(&metrics(&fleet), "writ_signing_certificate_accept_until_timestamp_seconds");
+    assert!(!metrics(&fleet).contains("nan"));
+    let leaf = ["tls.pem", "tls.key"].map(|name| (fleet.path("server").join(name), name));
+    let kept = leaf.clone().map(|(path, _)| fs::read(path).unwrap());
+    fleet.restart_server_at(3 * 365 * DAY - 20 * DAY);
+    let said = fleet
+        .server()
+        .wait_for("the signing certificate ends soon; make the next one: writ-server cert create", |_| true);
+    assert_eq!(said["days"], 30);
+    assert_eq!(value(&metrics(&fleet), "writ_signing_certificate_accept_until_timestamp_seconds"), ends);
+    let finding = fleet.keys(&["doctor"]).ok().json()["findings"][2].clone();
+    assert_eq!((&finding["check"], &finding["level"]), (&"signing".into(), &"notice".into()));
+
+    // Back in the present, where the operator is; the leaf was renewed in that future.
+    fleet.kill_server();
+    for ((path, _), content) in leaf.into_iter().zip(kept) {
+        fs::write(path, content).unwrap();
+    }
+    fs::write(fleet.path("server-clock"), "0").unwrap();
+    fleet.server_flags = vec!["--accept-clock".to_owned()];
+    fleet.start_again();
+    let alerts = fleet.alerts("certificate_ends", "");
+    assert_eq!((&alerts[0]["agent_id"], &alerts[0]["count"]), (&"".into(), &1.into()));
+    assert!(alerts[0]["detail"].as_str().unwrap().contains("in less than 30 days"), "{alerts:?}");
+    let table = fleet.writ(&["alerts"]).ok().stdout;
+    assert!(table.contains("the server"), "{table}");
+}

@@ -1,0 +1,69 @@
+//! Before a certificate ends somebody is told, 90, 30, 7 and 1 days ahead: in the log, by an alert, by `writ-server doctor`, and at
+//! any time by the metric of its end.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tracing::{error, warn};
+use writ_common::id::KeyId;
+use writ_common::time::Timestamp;
+
+use crate::context::Server;
+use crate::store::{Alarm, AlertKind, SERVER};
+
+/// So many days ahead.
+const WARN_DAYS: [u64; 4] = [90, 30, 7, 1];
+const DAY: Duration = Duration::from_secs(24 * 3600);
+/// How often dates are looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(60);
+
+/// The tightest of 90, 30, 7 and 1 days that a moment is within, if any.
+#[must_use]
+pub fn days_left(until: Timestamp, now: Timestamp) -> Option<u64> {
+    WARN_DAYS.into_iter().rev().find(|days| until < now + DAY * u32::try_from(*days).unwrap_or(u32::MAX))
+}
+
+/// Looks at the certificate that signs until the server ends; says each of the steps once.
+pub async fn watch(server: Arc<Server>) {
+    let mut said = BTreeMap::<KeyId, u64>::new();
+    loop {
+        if let Some(entry) = server.signer.entry() {
+            let (key, now) = (entry.certificate.key().id(), server.clock.wall());
+            let left = days_left(entry.accept_until, now);
+            if let Some(days) = left.filter(|days| said.insert(key, *days) != Some(*days)) {
+                warn!(%key, days, ends = %entry.accept_until, "the signing certificate ends soon; make the next one: writ-server cert create");
+                let detail = format!(
+                    "Certificate {key}, which signs now, ends at {}, in less than {days} days; from then on no agent obeys. Make the next one: writ-server cert create.",
+                    entry.accept_until
+                );
+                let alarm =
+                    Alarm { kind: AlertKind::CertificateEnds, code: "", agent: SERVER, count: 1, detail };
+                if let Err(error) = server.store.raise(alarm, None, now).await {
+                    error!(%error, "the alert could not be raised");
+                    said.remove(&key);
+                }
+            }
+        }
+        if server.shutdown.unless_requested(tokio::time::sleep(LOOK_EVERY)).await.is_none() {
+            return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn somebody_is_told_at_90_30_7_and_1_days() {
+        let end = Timestamp::from_millis(1_790_000_000_000);
+        let told =
+            |days: u32, hours: u32| days_left(end, end - DAY * days - Duration::from_secs(3600) * hours);
+        assert_eq!(
+            [told(90, 1), told(89, 23), told(30, 1), told(29, 23)],
+            [None, Some(90), Some(90), Some(30)]
+        );
+        assert_eq!([told(6, 23), told(1, 1), told(0, 23), told(0, 0)], [Some(7), Some(7), Some(1), Some(1)]);
+    }
+}

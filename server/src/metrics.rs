@@ -1,0 +1,100 @@
+//! What can be watched over months, for Prometheus: on a port of its own, without secrets. docs/telemetry.md lists every one.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::routing::get;
+use metrics::{Unit, describe_gauge, gauge};
+use metrics_exporter_prometheus::{BuildError, PrometheusBuilder, PrometheusHandle};
+use tokio::net::TcpListener;
+use tracing::{error, warn};
+use writ_common::time::Timestamp;
+
+use crate::authority::mismatch::holdings;
+use crate::context::Server;
+use crate::store::StoreError;
+
+const SIGNING_ENDS: &str = "writ_signing_certificate_accept_until_timestamp_seconds";
+const BUNDLE: &str = "writ_trust_bundle_version";
+const BACKUP: &str = "writ_backup_proven_bundle_version";
+const ENROLLED: &str = "writ_agents_enrolled";
+const CONNECTED: &str = "writ_agents_connected";
+const NEWEST: &str = "writ_agents_with_newest_bundle";
+const OBEYING: &str = "writ_agents_obeying";
+const STRANGERS: &str = "writ_stranger_addresses";
+
+/// Counts from now on; once a process.
+///
+/// # Errors
+/// When something counts already.
+pub fn install() -> Result<PrometheusHandle, BuildError> {
+    let handle = PrometheusBuilder::new().install_recorder()?;
+    let seconds = "when the certificate that signs now ends, Unix time; 0: nothing can be signed";
+    describe_gauge!(SIGNING_ENDS, Unit::Seconds, seconds);
+    describe_gauge!(BUNDLE, Unit::Count, "version of the newest trust bundle");
+    describe_gauge!(
+        BACKUP,
+        Unit::Count,
+        "version of the newest trust bundle in a backup that was proven readable; 0: none was"
+    );
+    describe_gauge!(ENROLLED, Unit::Count, "agents that are enrolled and not removed");
+    describe_gauge!(CONNECTED, Unit::Count, "agents with a proven session");
+    describe_gauge!(NEWEST, Unit::Count, "agents that hold the newest trust bundle");
+    describe_gauge!(OBEYING, Unit::Count, "agents that accept the key that signs now");
+    describe_gauge!(
+        STRANGERS,
+        Unit::Count,
+        "addresses from which agents of another chain have asked since the start"
+    );
+    Ok(handle)
+}
+
+/// Answers `GET /metrics` until the server ends.
+pub async fn serve(server: Arc<Server>, listener: TcpListener, handle: PrometheusHandle) {
+    let shutdown = server.shutdown.clone();
+    let routes = Router::new().route("/metrics", get(render)).with_state((server, handle));
+    let ended = async move { shutdown.requested().await };
+    if let Err(error) = axum::serve(listener, routes).with_graceful_shutdown(ended).await {
+        warn!(%error, "metrics cannot be read any more");
+    }
+}
+
+async fn render(
+    State((server, handle)): State<(Arc<Server>, PrometheusHandle)>,
+) -> Result<String, StatusCode> {
+    match look(&server).await {
+        Ok(()) => Ok(handle.render()),
+        Err(error) => {
+            error!(%error, "metrics could not be gathered");
+            Err(StatusCode::SERVICE_UNAVAILABLE)
+        }
+    }
+}
+
+/// Sets every gauge to what is true now.
+async fn look(server: &Server) -> Result<(), StoreError> {
+    let entry = server.signer.entry();
+    gauge!(SIGNING_ENDS).set(number(entry.map_or(0, |entry| entry.accept_until.as_millis() / 1000)));
+    gauge!(BUNDLE).set(number(server.chain().head().bundle.version));
+    let backups = server.store.backups().await?;
+    let proven = backups.iter().filter(|backup| backup.proven_at > Timestamp::ZERO);
+    gauge!(BACKUP).set(number(proven.map(|backup| backup.bundle_version).max().unwrap_or(0)));
+    let holdings = holdings(server).await?;
+    let all = || holdings.iter();
+    gauge!(ENROLLED).set(number(all().map(|holding| holding.holders.agents).sum()));
+    let newest = all().filter(|holding| holding.is_newest);
+    gauge!(NEWEST).set(number(newest.map(|holding| holding.holders.agents).sum()));
+    let obeying = all().filter(|holding| holding.refusal.is_none());
+    gauge!(OBEYING).set(number(obeying.map(|holding| holding.holders.agents).sum()));
+    gauge!(CONNECTED).set(number(server.dispatcher.registry().connected()));
+    let strangers = u64::try_from(server.strangers.list().len()).unwrap_or(u64::MAX);
+    gauge!(STRANGERS).set(number(strangers));
+    Ok(())
+}
+
+#[expect(clippy::as_conversions, reason = "counts and seconds are far below 2^53")]
+const fn number(value: u64) -> f64 {
+    value as f64
+}
