@@ -130,6 +130,21 @@ fn a_server_whose_certificate_expired_while_it_was_off_is_mended_by_one_bundle()
 }
 
 #[test]
+fn a_fleet_whose_server_ran_ahead_of_time_is_brought_back_by_one_bundle() {
+    let mut fleet = Fleet::new(Build::Testing);
+    let rome = fleet.agent("rome");
+    fleet.restart_server_at(2 * 3600);
+    rome.wait_for_count("session began", 2);
+    fleet.server_flags = vec!["--accept-clock".to_owned()];
+    fleet.restart_server_at(0);
+    rome.wait_for("refused in silence", |said| said["code"] == "time_went_back");
+    let _reset = fleet.keys(&["authority", "reset-floor"]).ok();
+    rome.wait_for_count("session began", 3);
+    fleet.add_context();
+    assert_eq!(fleet.json(&["send", "ping", "--all", "--wait"])["done"], 1);
+}
+
+#[test]
 fn the_thief_of_a_retired_key_who_turns_time_back_is_not_believed() {
     let mut fleet = Fleet::new(Build::Testing);
     let rome = fleet.agent("rome");

@@ -121,3 +121,79 @@ fn what_is_no_certificate_with_its_key_is_refused_by_what_it_is() {
     fleet.server().wait_for("trust bundle in force", |said| said["bundle.version"] == 2);
     assert_eq!(fleet.json(&["server"])["chain_version"], 2);
 }
+
+#[test]
+fn keys_that_stay_here_are_neither_exported_nor_backed_up_again() {
+    let mut fleet = Fleet::new(Build::Testing);
+    let rome = fleet.agent("rome");
+    let pem = made(&fleet, "stays", &ED25519);
+    let imported = import(&fleet, &pem, &["--non-exportable"]).ok().json();
+    let key = imported["signing_key_id"].as_str().unwrap().to_owned();
+    rome.wait_for("trust bundle accepted", |said| said["bundle.version"] == 2);
+    let listed = fleet.keys(&["cert", "list"]).ok().json();
+    assert_eq!((&listed[0]["exportable"], &listed[1]["exportable"]), (&true.into(), &false.into()));
+    let secret = fleet.write_secret("p12-passphrase", "a passphrase for files\n");
+    let out = fleet.path("out.p12").to_str().unwrap().to_owned();
+    let export = |key: &[&str]| {
+        let with = ["cert", "export", &out, "--with-key", secret.to_str().unwrap()];
+        fleet.keys(&[with.as_slice(), key].concat())
+    };
+    let refused = export(&[]);
+    assert!(refused.code == 1 && refused.stderr.contains("was put here as not exportable"), "{refused:?}");
+    let _public = fleet.keys(&["cert", "export", &out]).ok();
+
+    // A backup of this server does not hold it; a server restored so keeps none of its keys from leaving but by its own files.
+    let backup = fleet.backup();
+    let proven = fleet.keys(&["cert", "prove-backup", &backup]).ok().json();
+    assert_eq!(proven["holds_signing_key"], false);
+    fleet.lose_the_server();
+    let _restored = fleet.keys(&["cert", "restore", &backup, "--non-exportable"]).ok();
+    let listed = fleet.keys(&["cert", "list"]).ok().json();
+    assert_eq!((&listed[0]["held_here"], &listed[0]["exportable"]), (&true.into(), &false.into()));
+    assert_eq!((&listed[1]["key_id"], &listed[1]["held_here"]), (&key.as_str().into(), &false.into()));
+}
+
+#[test]
+fn a_dry_run_changes_nothing_and_what_changes_is_in_the_audit_log() {
+    let fleet = Fleet::new(Build::Testing);
+    let _rome = fleet.agent("rome");
+    let pem = made(&fleet, "new", &ED25519);
+    let backup = fleet.path("dry.age").to_str().unwrap().to_owned();
+    let leaked = fleet.json(&["server"])["signing_key_id"].as_str().unwrap()[..16].to_owned();
+    let endpoint = fleet.endpoint();
+    let changes: [&[&str]; 8] = [
+        &["cert", "create"],
+        &["cert", "create", "--standby"],
+        &["cert", "revoke", &leaked],
+        &["cert", "import", &pem],
+        &["cert", "backup", &backup],
+        &["authority", "channel"],
+        &["authority", "reset-floor"],
+        &["authority", "endpoints", "--endpoint", &endpoint],
+    ];
+    let before = fleet.run_tool(
+        "find",
+        &[fleet.path("server").to_str().unwrap(), "-name", "*.key", "-o", "-name", "*.age"],
+    );
+    for change in changes {
+        let said = fleet.keys(&[change, &["--dry-run"]].concat()).ok();
+        assert!(!said.stdout.contains("\"published\": true"), "{said:?}");
+    }
+    let after = fleet.run_tool(
+        "find",
+        &[fleet.path("server").to_str().unwrap(), "-name", "*.key", "-o", "-name", "*.age"],
+    );
+    assert_eq!(before.stdout, after.stdout);
+    assert_eq!(fleet.json(&["server"])["chain_version"], 1);
+    assert!(!fleet.path("dry.age").exists());
+
+    let _made = fleet.keys(&["cert", "create"]).ok();
+    let file = fleet.backup();
+    let _proven = fleet.keys(&["cert", "prove-backup", &file]).ok();
+    let looked = fleet.keys(&["cert", "restore", &file, "--dry-run"]).ok().json();
+    assert!(looked.as_array().unwrap().iter().any(|name| name == "authority.key.age"), "{looked}");
+    let audited = fleet.json(&["audit", "list"]).to_string();
+    for command in ["cert create", "cert backup", "cert prove-backup"] {
+        assert!(audited.contains(&format!("writ-server {command}")), "{command}: {audited}");
+    }
+}

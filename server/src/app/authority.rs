@@ -12,6 +12,7 @@ use writ_common::id::Digest;
 use writ_common::keys::public::PublicKey;
 use writ_common::keys::sealed::{open, seal};
 use writ_common::keys::{Algorithm, Authority as Holder, PrivateKey, pem};
+use writ_common::limits::SKEW;
 use writ_common::shutdown::Shutdown;
 use writ_common::time::{Clock as _, SystemClock};
 use writ_common::tls::server_name;
@@ -71,6 +72,11 @@ pub(super) enum Authority {
         /// All of them, 1 to 8; repeat for several.
         #[arg(long = "endpoint", value_name = "HOST:PORT", required = true)]
         endpoints: Vec<String>,
+    },
+    /// Let agents believe the present time although they heard a later one, when a server's clock was wrong.
+    ResetFloor {
+        #[command(flatten)]
+        unlock: Unlock,
     },
     /// Make a server anew when every backup is gone: from the chain that any agent holds. It signs nothing until the authority
     /// minted new keys for it.
@@ -154,6 +160,15 @@ pub(super) async fn run(verb: Authority, shutdown: Shutdown) -> Result<(), Fatal
             let unlocked = unlock.open(&mint.files)?;
             let command = "writ-server authority endpoints";
             let change = |next: &mut TrustBundle| next.endpoints = endpoints;
+            let made = mint.publish(command, &Fresh::default(), &unlocked, change).await;
+            unlock.place.changed(&mint, &made.map_err(|error| unchanged(&error))?)
+        }
+        Authority::ResetFloor { unlock } => {
+            let mint = unlock.mint(&shutdown).await?;
+            let unlocked = unlock.open(&mint.files)?;
+            let command = "writ-server authority reset-floor";
+            // Agents allow for a floor this much later.
+            let change = |next: &mut TrustBundle| next.floor_reset = Some(mint.now - SKEW);
             let made = mint.publish(command, &Fresh::default(), &unlocked, change).await;
             unlock.place.changed(&mint, &made.map_err(|error| unchanged(&error))?)
         }
