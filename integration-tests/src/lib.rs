@@ -8,4 +8,5 @@ pub mod intruder;
 pub mod old_tls;
 pub mod parsers;
 pub mod python;
+pub mod road;
 pub mod stolen;

@@ -6,6 +6,7 @@ mod audit;
 mod bundles;
 mod commands;
 mod contacts;
+mod queue;
 mod receipts;
 mod tokens;
 mod writer;
@@ -14,11 +15,9 @@ pub use agents::{AgentRow, AllowList, Attribute, KnownAgent, Source, Standing};
 pub use alerts::{Alarm, AlertKind, AlertRow, SERVER};
 pub use audit::{AuditLink, AuditLog, NewAudit};
 pub use bundles::{BackupRow, Behind, Holders, UnknownHead};
-pub use commands::{
-    CommandRow, EvidenceRow, NewCommand, Progress, QueuedCommand, RecordedCommand, StoredEnvelope, TargetRow,
-    TargetState, WaitingCommand,
-};
+pub use commands::{CommandRow, EvidenceRow, NewCommand, Progress, RecordedCommand, TargetRow, TargetState};
 pub use contacts::{Contact, Heard, Noted, Report};
+pub use queue::{QueuedCommand, StoredEnvelope, WaitingCommand};
 pub use receipts::{NewReceipt, ReceiptFate};
 pub use tokens::{AdminRow, Admission, EnrolmentTokenRow, NewToken, Revoked, TokenUse};
 

@@ -1,7 +1,7 @@
 //! What every agent can do by itself: tell what its host is, and change how it runs.
 
 use integration_tests::fleet::{Build, Fleet};
-use integration_tests::intruder::Road;
+use integration_tests::road::Road;
 use serde_json::Value;
 
 #[test]
