@@ -57,7 +57,16 @@ pub async fn examine(config: &Config, now: Timestamp) -> Vec<Finding> {
 
 fn trust(files: &Files, findings: &mut Vec<Finding>) -> Option<Chain> {
     match (trust::read(&files.trust()), trust::read(&files.trust_copy())) {
-        (Ok(chain), _) => {
+        (Ok(chain), Err(error)) => {
+            let detail = format!("trust bundle {}, but its copy: {error}", chain.head().bundle.version);
+            findings.push(Finding::notice(
+                "trust",
+                detail,
+                "look at the disk; the agent writes the copy anew when it starts",
+            ));
+            Some(chain)
+        }
+        (Ok(chain), Ok(_)) => {
             let version = chain.head().bundle.version;
             findings.push(Finding::good("trust", format!("trust bundle {version}")));
             Some(chain)
@@ -134,7 +143,7 @@ async fn servers(
 ) {
     let (first, mut is_obeyed) = (findings.len(), false);
     for endpoint in asked {
-        findings.push(match try_out(record, &chain.head().bundle, floor, endpoint).await {
+        findings.push(match try_out(record, chain, floor, endpoint).await {
             Ok(heard) => {
                 is_obeyed = true;
                 let drift = heard.time.since(now).max(now.since(heard.time));

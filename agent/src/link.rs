@@ -22,7 +22,7 @@ use writ_common::limits::MAX_FRAME_BYTES;
 use writ_common::refusal::Refusal;
 use writ_common::time::{SystemClock, Timestamp};
 use writ_common::tls::{Anchors, ConnectError, connect};
-use writ_common::trust::TrustBundle;
+use writ_common::trust::{Chain, TrustBundle};
 use writ_proto::v1::agent_gateway_client::AgentGatewayClient;
 
 use crate::app::status::Status;
@@ -273,11 +273,43 @@ pub struct Heard {
     pub chain_version: u64,
 }
 
-/// Whether an agent with this identity and chain would obey who answers at an endpoint. Nothing is kept, and no session begins.
+/// Whether an agent with this identity and chain would obey who answers at an endpoint, with the bundles it would learn of there.
+/// Nothing is kept, and no session begins.
 ///
 /// # Errors
 /// What is wrong.
 pub async fn try_out(
+    record: &IdentityRecord,
+    chain: &Chain,
+    floor: Timestamp,
+    endpoint: &str,
+) -> Result<Heard, LinkError> {
+    let tried = try_once(record, &chain.head().bundle, floor, endpoint).await;
+    let may_learn = match &tried {
+        Err(LinkError::NotObeyed { refusal, .. }) => greeting::may_be_mended_by_a_bundle(refusal.code),
+        Err(LinkError::Connect(error)) => error.is_unverifiable(),
+        _ => false,
+    };
+    if !may_learn {
+        return tried;
+    }
+    let (mut chain, before) = (chain.clone(), chain.head().bundle.version);
+    let work = async {
+        let connection = Box::pin(connect(endpoint, &Anchors::Unverified)).await?;
+        let mut client = gateway(connection.channel);
+        greeting::learn(&mut chain, &mut client).await
+    };
+    let _learnt = tokio::time::timeout(PROBE_TIMEOUT, work).await;
+    let head = &chain.head().bundle;
+    if head.version == before {
+        return tried;
+    }
+    // A bundle may say that an earlier time is right.
+    let reset = chain.after(before).filter_map(|link| link.bundle.floor_reset).last();
+    try_once(record, head, reset.unwrap_or(floor), endpoint).await
+}
+
+async fn try_once(
     record: &IdentityRecord,
     bundle: &TrustBundle,
     floor: Timestamp,

@@ -252,7 +252,7 @@ impl Obedience {
         let chain = self.trust.chain();
         check_approvals(&chain.head().bundle, self.table.class_of(action), command)?;
         if let Action::ApplySettings(settings) = action {
-            self.settings.check(settings)?;
+            self.settings.check(settings, command.command().window.issued_at)?;
         }
         self.table.plan(action)
     }

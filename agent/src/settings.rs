@@ -12,6 +12,7 @@ use writ_common::files::{self, FileError};
 use writ_common::receipt::Ending;
 use writ_common::refusal::{Refusal, RefusalCode};
 use writ_common::telemetry;
+use writ_common::time::Timestamp;
 use writ_proto::v1 as proto;
 
 use crate::execute::Ended;
@@ -97,9 +98,9 @@ impl Keeper {
     /// Whether settings may be applied at all: check 11 for them.
     ///
     /// # Errors
-    /// `invalid_parameters` for a revision that is not newer; the very same settings once more are not refused.
-    pub fn check(&self, settings: &Settings) -> Result<(), Refusal> {
-        check(self.held.borrow().as_ref(), settings)
+    /// As [`check`].
+    pub fn check(&self, settings: &Settings, issued_at: Timestamp) -> Result<(), Refusal> {
+        check(self.held.borrow().as_ref(), settings, issued_at)
     }
 
     fn keep(&self, settings: Settings) -> Result<(), FileError> {
@@ -135,11 +136,22 @@ pub fn read(path: &Path) -> Result<Option<Settings>, SettingsError> {
     settings.map(Some).ok_or_else(|| SettingsError::Damaged(path.to_owned()))
 }
 
-/// Whether settings may follow those held.
+/// Whether settings of a command may follow those held. A revision from the future would outlive the key that signed it: nothing sent
+/// later would be newer.
 ///
 /// # Errors
-/// `invalid_parameters` for a revision that is not newer; the very same settings once more are not refused.
-pub fn check(held: Option<&Settings>, settings: &Settings) -> Result<(), Refusal> {
+/// `invalid_parameters` for a revision that is not newer, or later than its command; the very same settings once more are not
+/// refused.
+pub fn check(held: Option<&Settings>, settings: &Settings, issued_at: Timestamp) -> Result<(), Refusal> {
+    if settings.revision > issued_at.as_millis() {
+        let detail =
+            format!("settings revision {} is later than its command, {issued_at}", settings.revision);
+        return Err(Refusal::new(RefusalCode::InvalidParameters, detail));
+    }
+    follows(held, settings)
+}
+
+fn follows(held: Option<&Settings>, settings: &Settings) -> Result<(), Refusal> {
     match held {
         Some(held) if held.revision >= settings.revision && held != settings => {
             let detail =
@@ -167,7 +179,7 @@ pub async fn apply(obedience: &Obedience, settings: &Settings) -> Ended {
 async fn try_and_keep(obedience: &Obedience, settings: &Settings) -> Result<(), String> {
     let keeper = &obedience.settings;
     let _trying = keeper.trying.lock().await;
-    keeper.check(settings).map_err(|refusal| refusal.detail.to_string())?;
+    follows(keeper.held.borrow().as_ref(), settings).map_err(|refusal| refusal.detail.to_string())?;
     let deadline = *keeper.deadline.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(every) = settings.heartbeat.filter(|every| *every > deadline / 2) {
         return Err(format!(

@@ -26,6 +26,9 @@ pub enum TrustError {
         /// What is wrong with the copy.
         copy: String,
     },
+    /// A missing copy cannot be made.
+    #[error(transparent)]
+    Write(#[from] FileError),
 }
 
 /// The chain; clones share it.
@@ -42,7 +45,12 @@ impl Trust {
     /// When neither holds a whole chain.
     pub fn load(files: &Files) -> Result<Self, TrustError> {
         let chain = match read(&files.trust()) {
-            Ok(chain) => chain,
+            Ok(chain) => {
+                if read(&files.trust_copy()).is_err() {
+                    Self::keep(files, &chain)?;
+                }
+                chain
+            }
             Err(file) => {
                 let chain = read(&files.trust_copy())
                     .map_err(|copy| TrustError::Lost { file: file.clone(), copy })?;

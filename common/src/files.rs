@@ -4,6 +4,7 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::process;
 
 use zeroize::Zeroizing;
 
@@ -46,6 +47,15 @@ impl FileError {
     }
 }
 
+/// Gives a file its final name, durably.
+///
+/// # Errors
+/// When it cannot be renamed.
+pub fn rename(from: &Path, to: &Path) -> Result<(), FileError> {
+    fs::rename(from, to).map_err(FileError::io(to))?;
+    sync_folder(to)
+}
+
 /// Reads a secret file, and refuses one whose mode lets group or others in.
 ///
 /// # Errors
@@ -83,11 +93,9 @@ pub fn write_public(path: &Path, content: &[u8]) -> Result<(), FileError> {
 }
 
 fn write(path: &Path, content: &[u8], mode: u32) -> Result<(), FileError> {
-    let mut beside = path.as_os_str().to_owned();
-    beside.push(".new");
-    let beside = PathBuf::from(beside);
-    // Left behind by a crash; it was never in force.
-    let _ = fs::remove_file(&beside);
+    // A name of this process's own: another may write the same file at the same moment.
+    let beside = beside(path, process::id());
+    forget_the_dead(path);
     let mut file = OpenOptions::new()
         .write(true)
         .create_new(true)
@@ -96,8 +104,32 @@ fn write(path: &Path, content: &[u8], mode: u32) -> Result<(), FileError> {
         .map_err(FileError::io(&beside))?;
     file.write_all(content).and_then(|()| file.sync_all()).map_err(FileError::io(&beside))?;
     crate::checkpoint!("file_beside");
-    fs::rename(&beside, path).map_err(FileError::io(path))?;
-    sync_folder(path)
+    rename(&beside, path)
+}
+
+fn beside(path: &Path, process: u32) -> PathBuf {
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(format!(".{process}.new"));
+    PathBuf::from(beside)
+}
+
+/// Removes what crashes left beside a file; it was never in force.
+fn forget_the_dead(path: &Path) {
+    let (Some(folder), Some(name)) = (path.parent(), path.file_name().and_then(|name| name.to_str())) else {
+        return;
+    };
+    let left = fs::read_dir(if folder.as_os_str().is_empty() { Path::new(".") } else { folder });
+    for entry in left.into_iter().flatten().flatten() {
+        let found = entry.file_name();
+        let process = found
+            .to_str()
+            .and_then(|found| found.strip_prefix(name)?.strip_prefix('.')?.strip_suffix(".new"));
+        let process = process.and_then(|process| process.parse::<u32>().ok());
+        let is_ours = process == Some(process::id());
+        if process.is_some_and(|process| is_ours || !Path::new(&format!("/proc/{process}")).exists()) {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
 }
 
 /// Makes an empty file only its owner may read, if there is none: for databases, which would make it readable to all.
@@ -171,6 +203,18 @@ mod tests {
         assert_eq!(read_secret(&path).unwrap().as_slice(), b"two");
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn what_a_crash_left_beside_a_file_is_removed_by_the_next_writer() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("key");
+        // No process has the largest number there is.
+        fs::write(beside(&path, u32::MAX), "half").unwrap();
+        fs::write(beside(&path, 1), "another is writing").unwrap();
+        write_secret(&path, b"whole").unwrap();
+        let left: Vec<_> = list(folder.path()).unwrap();
+        assert_eq!(left, [path.clone(), beside(&path, 1)]);
     }
 
     #[test]

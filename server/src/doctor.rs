@@ -7,10 +7,11 @@ use writ_common::doctor::{Finding, Level};
 use writ_common::time::Timestamp;
 use writ_common::tls::{LeafFacts, ServerTls, server_name};
 
-use crate::authority::certificates::{Standing, held};
+use crate::authority::certificates::{Standing, held_entries, signing_here};
 use crate::authority::mint::{Mint, MintError};
 use crate::authority::{read_signing_keys, read_tls_leaf};
 use crate::expiry::days_left;
+use crate::sign::signs_until;
 use crate::store::StoreError;
 
 /// Looks at everything, in the order of causes.
@@ -18,7 +19,8 @@ use crate::store::StoreError;
 /// # Errors
 /// When the database cannot be read.
 pub async fn examine(mint: &Mint) -> Result<Vec<Finding>, StoreError> {
-    let mut findings = vec![clock(mint).await?, keys(mint), signing(mint), channel(mint), chain(mint).await?];
+    let mut findings =
+        vec![clock(mint).await?, keys(mint), signing(mint).await?, channel(mint), chain(mint).await?];
     findings.push(backup(mint).await?);
     Ok(findings)
 }
@@ -58,16 +60,11 @@ fn keys(mint: &Mint) -> Finding {
     }
 }
 
-fn signing(mint: &Mint) -> Finding {
+async fn signing(mint: &Mint) -> Result<Finding, StoreError> {
     let bundle = &mint.chain.head().bundle;
-    let here = held(mint).unwrap_or_default();
-    let ours = || bundle.signing.iter().filter(|entry| here.contains(&entry.certificate.key().id()));
     let cure = "with the authority: writ-server cert create";
-    let mut counting = ours().filter(|entry| {
-        matches!(Standing::of(entry, bundle, mint.now), Standing::Active | Standing::Draining)
-    });
-    let Some(active) = counting.next() else {
-        let detail = match ours().next() {
+    let Some(signing) = signing_here(mint) else {
+        let detail = match held_entries(mint).last() {
             None => "no key that is here is in the newest trust bundle: agents refuse it as `unknown_key`"
                 .to_owned(),
             Some(entry) => {
@@ -79,17 +76,37 @@ fn signing(mint: &Mint) -> Finding {
                 )
             }
         };
-        return Finding::bad("signing", detail, cure);
+        return Ok(Finding::bad("signing", detail, cure));
     };
-    let last = counting.map(|entry| entry.accept_until).fold(active.accept_until, Timestamp::max);
-    match days_left(last, mint.now) {
-        None => Finding::good("signing", format!("agents accept this server's key until {last}")),
+    // Those whom the newest bundle would not make obey the key that signs here.
+    let holders = mint.store.bundle_holders().await?;
+    let stranded = holders.iter().filter(|holders| !signing.realms.contains(&holders.realm));
+    let (agents, realms) = stranded.fold((0, Vec::new()), |(agents, mut realms), holders| {
+        realms.push(holders.realm.as_str());
+        (agents + holders.agents, realms)
+    });
+    if agents > 0 {
+        let detail = format!(
+            "{agents} agents of realm {} do not obey key {}, which signs here for {}",
+            realms.join(", "),
+            signing.certificate.key().id(),
+            signing.realms.join(", ")
+        );
+        let next = format!(
+            "with the authority: writ-server cert create --realm {}, and --realm for each other one",
+            realms.join(" --realm ")
+        );
+        return Ok(Finding::bad("signing", detail, next));
+    }
+    let last = signs_until(held_entries(mint), mint.now).unwrap_or(signing.accept_until);
+    Ok(match days_left(last, mint.now) {
+        None => Finding::good("signing", format!("agents accept what this server signs until {last}")),
         Some(days) => {
             let level = if days <= 7 { Level::Bad } else { Level::Notice };
             let detail = format!("the certificate ends at {last}, in less than {days} days");
             Finding { level, ..Finding::bad("signing", detail, cure) }
         }
-    }
+    })
 }
 
 fn channel(mint: &Mint) -> Finding {
@@ -119,7 +136,7 @@ fn channel(mint: &Mint) -> Finding {
         return Finding::bad(
             "channel",
             detail,
-            "put a leaf with these names in place (tls.pem, tls.key), or: writ-server authority channel",
+            "start the server: it issues a leaf with these names if the channel's authority is here; else put one in place (tls.pem, tls.key)",
         );
     }
     if facts.not_after <= mint.now {

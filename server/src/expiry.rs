@@ -30,12 +30,12 @@ pub async fn watch(server: Arc<Server>) {
     loop {
         if let Some(entry) = server.signer.entry() {
             let (key, now) = (entry.certificate.key().id(), server.clock.wall());
-            let left = days_left(entry.accept_until, now);
+            let ends = server.signer.until().unwrap_or(entry.accept_until);
+            let left = days_left(ends, now);
             if let Some(days) = left.filter(|days| said.insert(key, *days) != Some(*days)) {
-                warn!(%key, days, ends = %entry.accept_until, "the signing certificate ends soon; make the next one: writ-server cert create");
+                warn!(%key, days, %ends, "the signing certificate ends soon; make the next one: writ-server cert create");
                 let detail = format!(
-                    "Certificate {key}, which signs now, ends at {}, in less than {days} days; from then on no agent obeys. Make the next one: writ-server cert create.",
-                    entry.accept_until
+                    "Certificate {key}, which signs now, ends at {ends}, in less than {days} days; from then on no agent obeys. Make the next one: writ-server cert create."
                 );
                 let alarm =
                     Alarm { kind: AlertKind::CertificateEnds, code: "", agent: SERVER, count: 1, detail };

@@ -31,7 +31,7 @@ const STRANGERS: &str = "writ_stranger_addresses";
 /// When something counts already.
 pub fn install() -> Result<PrometheusHandle, BuildError> {
     let handle = PrometheusBuilder::new().install_recorder()?;
-    let seconds = "when the certificate that signs now ends, Unix time; 0: nothing can be signed";
+    let seconds = "until when this server can sign with the certificates it holds, Unix time; 0: it cannot";
     describe_gauge!(SIGNING_ENDS, Unit::Seconds, seconds);
     describe_gauge!(BUNDLE, Unit::Count, "version of the newest trust bundle");
     describe_gauge!(
@@ -75,8 +75,7 @@ async fn render(
 
 /// Sets every gauge to what is true now.
 async fn look(server: &Server) -> Result<(), StoreError> {
-    let entry = server.signer.entry();
-    gauge!(SIGNING_ENDS).set(number(entry.map_or(0, |entry| entry.accept_until.as_millis() / 1000)));
+    gauge!(SIGNING_ENDS).set(number(server.signer.until().map_or(0, |ends| ends.as_millis() / 1000)));
     gauge!(BUNDLE).set(number(server.chain().head().bundle.version));
     let backups = server.store.backups().await?;
     let proven = backups.iter().filter(|backup| backup.proven_at > Timestamp::ZERO);

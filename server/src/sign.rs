@@ -137,9 +137,36 @@ impl Ring {
     }
 
     fn at(&self, now: Timestamp) -> Option<&Held> {
-        let counts = |held: &&Held| held.entry.sign_from <= now && now < held.entry.accept_until;
-        self.held.iter().filter(counts).max_by_key(|held| held.entry.sign_from)
+        let entry = signs_at(self.held.iter().map(|held| &held.entry), now)?;
+        self.held.iter().find(|held| held.entry.certificate.key() == entry.certificate.key())
     }
+}
+
+/// Of the entries whose keys are held, the one that signs: it counts, and began last.
+pub fn signs_at<'a>(
+    held: impl IntoIterator<Item = &'a SigningEntry>,
+    now: Timestamp,
+) -> Option<&'a SigningEntry> {
+    let counts = |entry: &&SigningEntry| !entry.revoked && entry.sign_from <= now && now < entry.accept_until;
+    held.into_iter().filter(counts).max_by_key(|entry| entry.sign_from)
+}
+
+/// Until when the keys held follow one another without a gap, for all realms of the one that signs now; `None` when none does.
+pub fn signs_until<'a>(
+    held: impl IntoIterator<Item = &'a SigningEntry>,
+    now: Timestamp,
+) -> Option<Timestamp> {
+    let held: Vec<_> = held.into_iter().filter(|entry| !entry.revoked).collect();
+    let signing = signs_at(held.iter().copied(), now)?;
+    let mut until = signing.accept_until;
+    let follows = |entry: &SigningEntry, until| {
+        let has_realms = signing.realms.iter().all(|realm| entry.realms.contains(realm));
+        has_realms && entry.sign_from <= until && until < entry.accept_until
+    };
+    while let Some(next) = held.iter().find(|entry| follows(entry, until)) {
+        until = next.accept_until;
+    }
+    Some(until)
 }
 
 /// What signs, and when it may.
@@ -183,6 +210,12 @@ impl Signer {
     #[must_use]
     pub fn entry(&self) -> Option<SigningEntry> {
         self.ring().at(self.clock.wall()).map(|held| held.entry.clone())
+    }
+
+    /// Until when something can be signed with what is held, standby certificates included.
+    #[must_use]
+    pub fn until(&self) -> Option<Timestamp> {
+        signs_until(self.ring().held.iter().map(|held| &held.entry), self.clock.wall())
     }
 
     fn ring(&self) -> Arc<Ring> {

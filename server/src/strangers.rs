@@ -8,9 +8,12 @@ use std::sync::{Mutex, PoisonError};
 use tracing::warn;
 use writ_common::id::Digest;
 use writ_common::time::Timestamp;
+use writ_common::tls::source;
 
 /// Addresses remembered; past it the one that was silent for longest goes.
 const MAX_STRANGERS: usize = 1024;
+/// Addresses remembered of one source: whoever has a whole network must not push all others out.
+const MAX_OF_A_SOURCE: usize = 16;
 
 /// A host that obeys another chain.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,6 +39,11 @@ impl Strangers {
     pub fn note(&self, address: IpAddr, version: u64, digest: Digest, now: Timestamp) {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if !known.contains_key(&address) {
+            let from = source(address);
+            let of_it = known.keys().filter(|other| source(**other) == from).count();
+            if of_it >= MAX_OF_A_SOURCE {
+                return;
+            }
             warn!(%address, bundle.version = version, bundle.digest = %digest, "an agent of another chain asks here; it obeys nobody on this server");
             if known.len() >= MAX_STRANGERS {
                 let silent =
@@ -65,7 +73,7 @@ mod tests {
     #[test]
     fn strangers_are_counted_by_address_and_the_longest_silent_goes_first() {
         let strangers = Strangers::default();
-        let address = |number: usize| IpAddr::from(u128::try_from(number).unwrap().to_be_bytes());
+        let address = |number: usize| IpAddr::from((u128::try_from(number).unwrap() << 64).to_be_bytes());
         let at = |number: usize| Timestamp::from_millis(u64::try_from(number).unwrap());
         for number in 0..=MAX_STRANGERS {
             strangers.note(address(number), 1, Digest::of(b"one"), at(number));
@@ -75,5 +83,15 @@ mod tests {
         assert_eq!(all.len(), MAX_STRANGERS);
         assert_eq!((all[0].asked, all[0].version, all[0].digest), (2, 2, Digest::of(b"two")));
         assert!(all.iter().all(|stranger| stranger.address != address(0)));
+    }
+
+    #[test]
+    fn one_network_does_not_push_the_others_out() {
+        let strangers = Strangers::default();
+        for number in 0..10_000_u128 {
+            let address = IpAddr::from(number.to_be_bytes());
+            strangers.note(address, 1, Digest::of(b"one"), Timestamp::from_millis(1));
+        }
+        assert_eq!(strangers.list().len(), MAX_OF_A_SOURCE);
     }
 }

@@ -200,8 +200,9 @@ fn judge(
         let held = settings::read(&files.settings());
         let unreadable =
             |error: SettingsError| Refusal::new(RefusalCode::InvalidParameters, error.to_string());
-        if let Err(refusal) =
-            held.map_err(unreadable).and_then(|held| settings::check(held.as_ref(), settings))
+        if let Err(refusal) = held
+            .map_err(unreadable)
+            .and_then(|held| settings::check(held.as_ref(), settings, command.window.issued_at))
         {
             return (found, Some((11, refusal)));
         }

@@ -184,7 +184,7 @@ pub(super) async fn greet(
     Ok(Greeted { outbound, inbound, welcome, client: client.clone() })
 }
 
-const fn may_be_mended_by_a_bundle(code: RefusalCode) -> bool {
+pub(super) const fn may_be_mended_by_a_bundle(code: RefusalCode) -> bool {
     matches!(
         code,
         RefusalCode::UnknownKey
@@ -233,6 +233,29 @@ pub(super) async fn fetch_successors(
         info!(added, "walking along the chain of trust bundles");
     }
     Ok((0, Bytes::new()))
+}
+
+/// Walks along the bundles there are after a chain's head, as far as they lead.
+pub(super) async fn learn(
+    chain: &mut Chain,
+    client: &mut AgentGatewayClient<Channel>,
+) -> Result<(), LinkError> {
+    for _ in 0..MAX_CHAIN_CALLS {
+        let head = chain.head();
+        let request = proto::TrustChainRequest {
+            version: head.bundle.version,
+            digest: head.digest.as_bytes().to_vec().into(),
+        };
+        let answer = client.trust_chain(request).await?.into_inner();
+        for bundle in answer.bundles {
+            let frame = bundle.clone();
+            chain.extend(bundle).map_err(|refusal| LinkError::NotObeyed { refusal, frame })?;
+        }
+        if !answer.more {
+            break;
+        }
+    }
+    Ok(())
 }
 
 /// A server that stands at an earlier state than this agent is given what it lacks.

@@ -217,7 +217,7 @@ async fn follow(client: &Client, timeout: Option<Duration>) -> Result<(), Failur
                 );
                 shown = Some(now.newest);
             }
-            if now.newest >= now.agents {
+            if now.newest >= now.agents && now.obeying >= now.agents {
                 return Ok::<_, Failure>(());
             }
             tokio::time::sleep(LOOK_EVERY).await;
@@ -289,7 +289,7 @@ fn show(format: Format, now: Convergence, behind: Vec<Behind>) -> Result<ExitCod
         behind,
         strangers,
     };
-    let code = if newest < agents || !shown.strangers.is_empty() {
+    let code = if newest < agents || obeying < agents || !shown.strangers.is_empty() {
         ExitCode::from(EXIT_BEHIND)
     } else {
         ExitCode::SUCCESS

@@ -150,9 +150,13 @@ fn the_agents_doctor_names_what_is_wrong_with_the_server_it_finds() {
     let chain: String = wrong.chain.iter().map(|der| pem::encode("CERTIFICATE", der).to_string()).collect();
     fs::write(fleet.path("server/tls.pem"), chain).unwrap();
     fs::write(fleet.path("server/tls.key"), pem::encode("PRIVATE KEY", &wrong.key).as_bytes()).unwrap();
+    // With its authority's key the server would issue a right one.
+    let (authority, aside) = (fleet.path("server/tls-ca.key"), fleet.path("tls-ca.key"));
+    fs::rename(&authority, &aside).unwrap();
     fleet.start_server(None);
     says(&fleet, "server:", "not valid for name");
     fleet.kill_server();
+    fs::rename(&aside, &authority).unwrap();
     fs::write(fleet.path("server/tls.pem"), kept.0).unwrap();
     fs::write(fleet.path("server/tls.key"), kept.1).unwrap();
 

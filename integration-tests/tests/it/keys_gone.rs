@@ -54,6 +54,13 @@ fn with_neither_backup_nor_authority_the_agents_that_obey_nobody_are_counted_lis
     assert!(refused.code == 1 && refused.stderr.contains("--replace-fleet acme"), "{refused:?}");
     let other = fleet.init_with(&["--replace-fleet", "acne"]);
     assert!(other.code == 1 && other.stderr.contains("--replace-fleet acme"), "{other:?}");
+    let many: Vec<_> =
+        (0..9).flat_map(|number| ["--endpoint".to_owned(), format!("h{number}.example:1")]).collect();
+    let many: Vec<_> =
+        ["--replace-fleet", "acme"].into_iter().chain(many.iter().map(String::as_str)).collect();
+    let impossible = fleet.init_with(&many);
+    assert!(impossible.code == 64 && impossible.stderr.contains("must hold 1 to 8"), "{impossible:?}");
+    assert!(fleet.path("server/writ.db").exists(), "nothing was moved for what cannot be made");
     let _made = fleet.init_with(&["--replace-fleet", "acme"]).ok();
     let aside = fs::read_dir(fleet.path("server")).unwrap().map(|entry| entry.unwrap().path());
     let aside = aside.filter(|path| path.to_str().unwrap().contains("replaced-")).last().unwrap();

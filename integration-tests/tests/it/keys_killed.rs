@@ -72,6 +72,58 @@ fn a_restore_killed_at_any_step_is_run_again() {
 }
 
 #[test]
+fn the_file_of_a_further_server_is_not_there_before_its_bundle_is_in_force() {
+    let fleet = Fleet::new(Build::Testing);
+    let file = fleet.path("paris.age");
+    let create = ["cert", "create", "--realm", "paris", "--for", file.to_str().unwrap()];
+    fleet.keys_killed_at("backup_written", &create);
+    assert!(!file.exists(), "it would make a fork");
+    let _made = fleet.keys(&create).ok();
+    assert!(file.exists());
+    assert!(!fleet.path("paris.age.unfinished").exists());
+}
+
+#[test]
+fn a_backup_of_another_fleet_is_not_mixed_with_what_is_here() {
+    let mut fleet = Fleet::new(Build::Testing);
+    let file = fleet.backup();
+    let other = Fleet::unmade(Build::Testing);
+    let _made = other.init().ok();
+    let foreign = other.keys(&["cert", "restore", &file]);
+    assert!(
+        foreign.code == 1 && foreign.stderr.contains("is of another one; nothing was changed"),
+        "{foreign:?}"
+    );
+    fs::remove_file(other.path("server/writ.db")).unwrap();
+    let mixed = other.keys(&["cert", "restore", &file]);
+    assert!(mixed.code == 1 && mixed.stderr.contains("another one than in the backup"), "{mixed:?}");
+    assert!(!other.path("server/writ.db").exists());
+    // A host that was put back to an earlier state has the channel of before; the backup brings the present one.
+    fleet.kill_server();
+    let earlier = fleet.run_tool(
+        "cp",
+        &["-a", fleet.path("server").to_str().unwrap(), fleet.path("earlier").to_str().unwrap()],
+    );
+    assert_eq!(earlier.code, 0);
+    fleet.start_again();
+    let rome = fleet.agent("rome");
+    let _channel = fleet.keys(&["authority", "channel"]).ok();
+    rome.wait_for("trust bundle accepted", |said| said["bundle.version"] == 2);
+    fs::remove_file(&file).unwrap();
+    let later = fleet.backup();
+    fleet.lose_the_server();
+    fs::rename(fleet.path("earlier"), fleet.path("server")).unwrap();
+    let restored = fleet.keys(&["cert", "restore", &later]).ok();
+    assert!(
+        restored.json()["files"].as_array().unwrap().iter().any(|name| name == "tls.pem"),
+        "{restored:?}"
+    );
+    fleet.start_again();
+    fleet.server().wait_for("known again by its identity record", |said| said["name"] == "rome");
+    assert_eq!(fleet.json(&["send", "ping", "--all", "--wait"])["done"], 1);
+}
+
+#[test]
 fn an_agent_killed_at_any_step_of_taking_a_trust_bundle_has_the_old_one_or_the_new_one() {
     for step in ["trust_accepted", "file_beside", "trust_written"] {
         let fleet = Fleet::new(Build::Testing);

@@ -83,6 +83,47 @@ fn servers_with_a_certificate_each_command_their_own_realm_and_are_refused_by_th
     assert!(refused["error"].as_str().unwrap().contains("wrong_realm"), "{refused}");
 }
 
+#[test]
+fn the_leaked_key_of_a_further_server_is_revoked_without_harm_to_this_one() {
+    let rome = Fleet::new(Build::Testing);
+    let sealed = rome.path("paris.age").to_str().unwrap().to_owned();
+    let made = rome.keys(&["cert", "create", "--realm", "paris", "--for", &sealed]).ok().json();
+    let listed = rome.keys(&["cert", "list"]).ok().json();
+    let (ours, theirs) = (listed[0]["key_id"].as_str().unwrap(), listed[1]["key_id"].as_str().unwrap());
+    assert_eq!((&made["signing_key_id"], &made["backup"]), (&ours.into(), &sealed.as_str().into()));
+    let _roman = rome.agent("roman");
+    let revoked = rome.keys(&["cert", "revoke", theirs]).ok().json();
+    assert_eq!(revoked["signing_key_id"], ours);
+    rome.server().wait_for("trust bundle in force", |said| said["bundle.version"] == 3);
+    assert_eq!(rome.json(&["send", "ping", "--all", "--wait"])["done"], 1);
+    assert_eq!(
+        rome.keys(&["cert", "list"]).ok().json().as_array().unwrap().len(),
+        2,
+        "none was made for it here"
+    );
+    assert_eq!(rome.keys(&["doctor"]).ok().json()["verdict"], "nothing is wrong");
+    // Its agents get another server of theirs.
+    let again = rome.path("again.age").to_str().unwrap().to_owned();
+    let _made = rome.keys(&["cert", "create", "--realm", "paris", "--for", &again]).ok();
+    // The file proves nothing about this server.
+    let not_ours = rome.keys(&["cert", "prove-backup", &again]);
+    assert!(not_ours.code == 1 && not_ours.stderr.contains("by which this server signs"), "{not_ours:?}");
+}
+
+#[test]
+fn a_server_that_moves_carries_its_new_name_before_agents_look_there() {
+    let fleet = Fleet::new(Build::Testing);
+    let rome = fleet.agent("rome");
+    let here = fleet.endpoint();
+    let moved = ["authority", "endpoints", "--endpoint", &here, "--endpoint", "new.example:7443"];
+    let _made = fleet.keys(&moved).ok();
+    rome.wait_for("trust bundle accepted", |said| said["bundle.version"] == 2);
+    fleet.server().wait_for("TLS leaf replaced", |_| true);
+    assert_eq!(fleet.keys(&["doctor"]).ok().json()["verdict"], "nothing is wrong");
+    let nonsense = fleet.keys(&["authority", "endpoints", "--endpoint", "https://new.example"]);
+    assert!(nonsense.code == 64 && nonsense.stderr.contains("is not host:port"), "{nonsense:?}");
+}
+
 /// The port of the server itself.
 fn rome_port(fleet: &Fleet) -> u16 {
     let serving = fleet.server().wait_for("serving", |_| true);
@@ -100,14 +141,20 @@ fn a_thief_of_the_signing_key_who_sends_agents_elsewhere_does_not_keep_them() {
     let villain = Intruder::in_the_middle(&fleet.road, &fleet.path("server"));
     villain.wait_for_session(id);
     let stolen = Stolen::from(&fleet, "rome");
-    let settings = proto::ApplySettings {
-        revision: now().as_millis() + 1_000_000,
-        endpoints: vec![thief.endpoint()],
-        ..proto::ApplySettings::default()
+    let send = |revision: u64| {
+        let settings = proto::ApplySettings {
+            revision,
+            endpoints: vec![thief.endpoint()],
+            ..proto::ApplySettings::default()
+        };
+        let (command, tree) = stolen.order(&[id], Action::ApplySettings(settings));
+        let envelope = integration_tests::forge::sealed("command", &command, &stolen.signing);
+        villain.deliver(id, integration_tests::stolen::delivery(envelope, &tree, 0));
     };
-    let (command, tree) = stolen.order(&[id], Action::ApplySettings(settings));
-    let envelope = integration_tests::forge::sealed("command", &command, &stolen.signing);
-    villain.deliver(id, integration_tests::stolen::delivery(envelope, &tree, 0));
+    // Settings that nothing sent later could replace are refused.
+    send(u64::MAX);
+    rome.wait_for("command refused", |said| said["code"] == "invalid_parameters");
+    send(now().as_millis());
     rome.wait_for("settings kept", |_| true);
     drop(villain);
     fleet.kill_server();
@@ -119,7 +166,7 @@ fn a_thief_of_the_signing_key_who_sends_agents_elsewhere_does_not_keep_them() {
     let _revoked = fleet.keys(&["cert", "revoke", &leaked[..16]]).ok();
     rome.wait_for("a rendezvous endpoint has a newer trust bundle", |_| true);
     rome.wait_for("session began", |said| said["endpoint"] == fleet.endpoint());
-    assert_eq!(fleet.json(&["send", "ping", "--all", "--wait"])["done"], 1);
+    assert_eq!(fleet.json(&["send", "settings", "--as-installed", "--all", "--wait"])["done"], 1);
     let refused = rome.lines("no session");
     assert!(
         refused.iter().any(|said| said["error"].as_str().unwrap().contains("certificate_revoked")),

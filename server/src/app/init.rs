@@ -57,9 +57,16 @@ fn describe(made: &Made) -> String {
         admin_token_file,
         admin_ca_file,
         backup_file,
+        replaced_folder,
     } = made;
+    let replaced = replaced_folder.as_ref().map_or_else(String::new, |folder| {
+        format!(
+            "\nThe state of the fleet that was given up lies in {}; its agents obey nobody here.",
+            folder.display()
+        )
+    });
     format!(
-        "Fleet `{fleet_name}` is made.
+        "Fleet `{fleet_name}` is made.{replaced}
 
   fleet id            {fleet_id}
   authority key       {authority_key_id}

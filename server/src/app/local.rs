@@ -13,8 +13,10 @@ use writ_common::time::{Clock as _, SystemClock};
 
 use super::{Output, passphrase};
 use crate::authority::Files;
-use crate::authority::certificates::Standing;
+use crate::authority::certificates::{self, CertificateError};
+use crate::authority::channel::ChannelError;
 use crate::authority::mint::{Mint, MintError, Published, Unlocked};
+use crate::sign::signs_at;
 
 /// Which fleet, and how to print.
 #[derive(Debug, Args)]
@@ -107,13 +109,14 @@ impl Place {
     /// Says what a new bundle is, or would be.
     pub(super) fn changed(&self, mint: &Mint, made: &Published) -> Result<(), Fatal> {
         let bundle = &made.link.bundle;
-        let active =
-            bundle.signing.iter().find(|entry| Standing::of(entry, bundle, mint.now) == Standing::Active);
+        let held = certificates::held(mint).map_err(Fatal::failure)?;
+        let ours = bundle.signing.iter().filter(|entry| held.contains(&entry.certificate.key().id()));
+        let signing = signs_at(ours, mint.now);
         let signing =
-            active.map_or_else(|| "none".to_owned(), |entry| entry.certificate.key().id().to_string());
+            signing.map_or_else(|| "none".to_owned(), |entry| entry.certificate.key().id().to_string());
         let text = match &made.backup {
             Some(backup) => format!(
-                "Trust bundle {} is in force ({}); key {signing} signs. Connected agents have it within a second, others when they connect.\nIts keys are in {}.\nNext: store that backup elsewhere, and see who follows: writ trust converge --watch",
+                "Trust bundle {} is in force ({}); key {signing} signs here. Connected agents have it within a second, others when they connect.\nIts keys are in {}.\nNext: store that backup elsewhere, and see who follows: writ trust converge --watch",
                 bundle.version,
                 made.link.digest,
                 backup.display()
@@ -154,9 +157,20 @@ struct Change {
     backup: Option<PathBuf>,
 }
 
-/// A change that failed before anything was in force.
-pub(super) fn unchanged(error: &dyn std::error::Error) -> Fatal {
-    Fatal::caused("nothing was changed", error)
+/// A change that failed: before anything was in force, unless the error says otherwise.
+pub(super) fn unchanged(error: &(dyn std::error::Error + 'static)) -> Fatal {
+    let mint = error.downcast_ref::<MintError>().or_else(|| match error.downcast_ref() {
+        Some(CertificateError::Mint(error)) => Some(error),
+        _ => None,
+    });
+    let mint = mint.or_else(|| match error.downcast_ref() {
+        Some(ChannelError::Mint(error)) => Some(error),
+        _ => None,
+    });
+    match mint {
+        Some(error @ MintError::InForce { .. }) => Fatal::failure(error),
+        _ => Fatal::caused("nothing was changed", error),
+    }
 }
 
 /// A file that is to be made must not be there.

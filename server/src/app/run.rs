@@ -183,6 +183,7 @@ async fn load(
     let (fleet, _name) = store.fleet().await.map_err(|error| failed(&error))?.ok_or_else(|| {
         Fatal::failure(format!("{}: init did not finish here; run it again", files.folder().display()))
     })?;
+    let noted = last_head::noted(files).map_err(|error| failed(&error))?;
     let mut bundles = store.bundles().await.map_err(|error| failed(&error))?.into_iter();
     let (digest, first) =
         bundles.next().ok_or_else(|| Fatal::failure("the database holds no trust bundle"))?;
@@ -191,7 +192,8 @@ async fn load(
         chain.extend(envelope).map_err(|refusal| failed(&refusal))?;
     }
     let clock: SharedClock = Arc::new(SystemClock::new());
-    last_head::check(files, &chain, &store, clock.wall()).await.map_err(|error| failed(&error))?;
+    last_head::check(noted, &chain, &store, clock.wall()).await.map_err(|error| failed(&error))?;
+    last_head::note(files, chain.head()).map_err(|error| failed(&error))?;
     let keys = read_signing_keys(files).map_err(|error| failed(&error))?;
     let head = &chain.head().bundle;
     let latest = store.latest_time().await.map_err(|error| failed(&error))?;
@@ -208,7 +210,7 @@ async fn load(
     }
     // A clock nobody signs by dates no leaf either.
     let now = signer.now().ok();
-    let tls = channel::open(files, now).map_err(|error| failed(&error))?;
+    let tls = channel::open(files, now, &chain.head().bundle.endpoints).map_err(|error| failed(&error))?;
     Ok(Server {
         fleet,
         trust: RwLock::new(Arc::new(chain)),

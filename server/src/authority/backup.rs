@@ -8,8 +8,9 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use writ_common::files::{self, FileError};
-use writ_common::id::{AgentId, Digest, FleetId};
+use writ_common::id::{AgentId, Digest, FleetId, KeyId};
 use writ_common::keys::sealed::{Passphrase, SealError, open, seal};
+use writ_common::keys::{Authority, PrivateKey, PublicKey, pem};
 use writ_common::refusal::Refusal;
 use writ_common::time::Timestamp;
 use writ_common::trust::Chain;
@@ -146,6 +147,23 @@ impl Archive {
             }
         }
         Ok(())
+    }
+
+    /// Whether it holds the private key of a signing certificate.
+    #[must_use]
+    pub fn holds(&self, key: KeyId) -> bool {
+        self.files.contains_key(&format!("signing/{key}.key"))
+    }
+
+    /// The authorities whose sealed keys are in it and open with this passphrase.
+    #[must_use]
+    pub fn authorities(&self, passphrase: &Passphrase) -> Vec<PublicKey> {
+        let sealed = self.files.iter().filter(|(name, _)| name.starts_with("authority"));
+        let key = |content: &[u8]| {
+            let der = pem::private_key(&open(content, passphrase).ok()?).ok()?;
+            Some(PrivateKey::<Authority>::from_pkcs8(&der).ok()?.public().clone())
+        };
+        sealed.filter_map(|(_, content)| key(content)).collect()
     }
 
     /// Agents that were removed when it was made.

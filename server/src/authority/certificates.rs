@@ -1,5 +1,6 @@
 //! What becomes of signing certificates. Standby, active, draining and retired are words for dates: one bundle is one change.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use writ_common::trust::{SigningEntry, TrustBundle};
 use super::create::DEFAULT_REALM;
 use super::mint::{Fresh, Mint, MintError, NewKey, Published, Unlocked};
 use super::read_signing_keys;
+use crate::sign::signs_at;
 
 /// How an entry stands; derived from its dates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,6 +94,11 @@ pub enum CertificateError {
         /// What it commands.
         present: String,
     },
+    /// Nothing says which realms are this server's.
+    #[error(
+        "no key of this server was ever in a trust bundle, and the fleet has several sets of realms ({0}); say which this server commands: --realm"
+    )]
+    WhichRealms(String),
     /// There is none to rotate to.
     #[error("no standby certificate is held here; make one: writ-server cert create")]
     NoStandby,
@@ -143,10 +150,14 @@ pub async fn create(mint: &Mint, unlocked: &Unlocked, plan: Plan) -> Result<Publ
     let key = PrivateKey::<Server>::generate(algorithm);
     let certificate = SigningCertificate::issue(&key, &mint.name, mint.now - SKEW)?;
     let new = NewKey { key, certificate };
-    let mut realms = realms.unwrap_or_else(|| present_realms(mint));
+    // Whoever names realms may have none yet: a server that was rebuilt.
+    let present = match (&realms, signing_here(mint)) {
+        (Some(_), None) => Vec::new(),
+        _ => present_realms(mint)?,
+    };
+    let mut realms = realms.unwrap_or_else(|| present.clone());
     realms.sort();
     realms.dedup();
-    let present = present_realms(mint);
     let is_ours = |realm: &String| realms.contains(realm);
     if elsewhere.is_none() && !present.iter().all(is_ours) {
         return Err(CertificateError::Realms { present: present.join(", "), asked: realms.join(", ") });
@@ -154,7 +165,7 @@ pub async fn create(mint: &Mint, unlocked: &Unlocked, plan: Plan) -> Result<Publ
     if elsewhere.is_some() && present.iter().any(is_ours) {
         return Err(CertificateError::OurRealms { present: present.join(", ") });
     }
-    if let Some(held) = standby(mint)?.filter(|_| is_standby) {
+    if let Some(held) = standby(mint, &realms)?.filter(|_| is_standby) {
         return Err(CertificateError::HasStandby(held));
     }
     let command = if is_standby { "writ-server cert create --standby" } else { "writ-server cert create" };
@@ -208,7 +219,7 @@ pub async fn import(
         accept_until: until,
         certificate: certificate.clone(),
         revoked: false,
-        realms: present_realms(mint),
+        realms: present_realms(mint)?,
     };
     let fresh = Fresh { keys: vec![NewKey { key, certificate }], ..Fresh::default() };
     let change = |next: &mut TrustBundle| {
@@ -248,7 +259,7 @@ pub async fn rotate(
     unlocked: &Unlocked,
     overlap: Duration,
 ) -> Result<Published, CertificateError> {
-    let next_key = standby(mint)?.ok_or(CertificateError::NoStandby)?;
+    let next_key = standby(mint, &present_realms(mint)?)?.ok_or(CertificateError::NoStandby)?;
     let now = mint.now;
     let change = |next: &mut TrustBundle| activate(next, next_key, overlap, now);
     Ok(mint.publish("writ-server cert rotate", &Fresh::default(), unlocked, change).await?)
@@ -275,8 +286,11 @@ pub async fn revoke(mint: &Mint, unlocked: &Unlocked, key: &str) -> Result<Publi
     };
     let mut new = Vec::new();
     let mut successor = None;
-    if !returns && !bundle.signing.iter().any(signs) {
-        successor = standby(mint)?.filter(|standby| *standby != key);
+    // The key of a further server is replaced there: one made here would have this server sign for realms it does not command.
+    let was_ours = held.contains(&key)
+        || realms.iter().any(|realm| signing_here(mint).is_some_and(|entry| entry.realms.contains(realm)));
+    if !returns && was_ours && !bundle.signing.iter().any(signs) {
+        successor = standby(mint, &realms)?.filter(|standby| *standby != key);
         if successor.is_none() {
             let revoked = bundle.signing.iter().find(|entry| entry.certificate.key().id() == key);
             let algorithm =
@@ -355,11 +369,12 @@ pub fn held(mint: &Mint) -> Result<Vec<KeyId>, CertificateError> {
     Ok(keys.iter().map(|key| key.public().id()).collect())
 }
 
-fn standby(mint: &Mint) -> Result<Option<KeyId>, CertificateError> {
+fn standby(mint: &Mint, realms: &[String]) -> Result<Option<KeyId>, CertificateError> {
     let held = held(mint)?;
     let bundle = &mint.chain.head().bundle;
     let stands_by = |entry: &&SigningEntry| {
         Standing::of(entry, bundle, mint.now) == Standing::Standby
+            && shares_realm(entry, realms)
             && held.contains(&entry.certificate.key().id())
     };
     Ok(bundle.signing.iter().find(stands_by).map(|entry| entry.certificate.key().id()))
@@ -397,16 +412,34 @@ fn shares_realm(entry: &SigningEntry, realms: &[String]) -> bool {
     entry.realms.iter().any(|realm| realms.contains(realm))
 }
 
-/// The realms of the keys held here, or the default one.
-fn present_realms(mint: &Mint) -> Vec<String> {
+/// The realms this server commands: those of its key that signs now; if none does, of the last it held; if it never held one, the
+/// only ones there are.
+fn present_realms(mint: &Mint) -> Result<Vec<String>, CertificateError> {
+    let here = held(mint)?;
+    let entries = &mint.chain.head().bundle.signing;
+    let ours = entries.iter().filter(|entry| here.contains(&entry.certificate.key().id()));
+    let last = signing_here(mint).or_else(|| ours.max_by_key(|entry| entry.sign_from));
+    if let Some(entry) = last {
+        return Ok(entry.realms.clone());
+    }
+    let all: BTreeSet<_> = entries.iter().map(|entry| &entry.realms).collect();
+    match all.into_iter().collect::<Vec<_>>().as_slice() {
+        [] => Ok(vec![DEFAULT_REALM.to_owned()]),
+        [only] => Ok((*only).clone()),
+        several => Err(CertificateError::WhichRealms(
+            several.iter().map(|realms| realms.join(", ")).collect::<Vec<_>>().join("; "),
+        )),
+    }
+}
+
+/// The entry of the newest bundle by whose key this server signs now.
+#[must_use]
+pub fn signing_here(mint: &Mint) -> Option<&SigningEntry> {
+    signs_at(held_entries(mint), mint.now)
+}
+
+/// The entries of the newest bundle whose keys are here.
+pub fn held_entries(mint: &Mint) -> impl Iterator<Item = &SigningEntry> {
     let held = held(mint).unwrap_or_default();
-    let entries = mint.chain.head().bundle.signing.iter();
-    let mut realms: Vec<_> = entries
-        .filter(|entry| held.contains(&entry.certificate.key().id()))
-        .filter(|entry| !entry.revoked && mint.now < entry.accept_until)
-        .flat_map(|entry| entry.realms.clone())
-        .collect();
-    realms.sort();
-    realms.dedup();
-    if realms.is_empty() { vec![DEFAULT_REALM.to_owned()] } else { realms }
+    mint.chain.head().bundle.signing.iter().filter(move |entry| held.contains(&entry.certificate.key().id()))
 }

@@ -21,6 +21,9 @@ use crate::context::Server;
 /// How often the files are looked at, beside SIGHUP: mounted secrets change without a signal.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
+/// How often a leaf that cannot be renewed here is complained about.
+const WARN_EVERY: Duration = Duration::from_secs(3600);
+
 /// Why there is no leaf to show.
 #[derive(Debug, thiserror::Error)]
 pub enum ChannelError {
@@ -45,18 +48,18 @@ pub enum ChannelError {
 ///
 /// # Errors
 /// When there is none that can be shown.
-pub fn open(files: &Files, now: Option<Timestamp>) -> Result<ServerTls, ChannelError> {
+pub fn open(files: &Files, now: Option<Timestamp>, endpoints: &[String]) -> Result<ServerTls, ChannelError> {
     let leaf = read_tls_leaf(files)?;
     match (ServerTls::new(&leaf), now) {
         (Ok(tls), Some(now)) => {
-            if let Some(renewed) = renew_if_due(files, &leaf, now)? {
+            if let Some(renewed) = renew_if_due(files, &leaf, now, endpoints)? {
                 tls.show(&renewed)?;
             }
             Ok(tls)
         }
         (Ok(tls), None) => Ok(tls),
         // A crash between the two files of a renewal leaves a leaf beside another's key: issue once more.
-        (Err(error), Some(now)) => match renew(files, &leaf, now)? {
+        (Err(error), Some(now)) => match renew(files, &leaf, now, endpoints)? {
             Some(renewed) => Ok(ServerTls::new(&renewed)?),
             None => Err(error.into()),
         },
@@ -88,18 +91,31 @@ pub async fn replace(mint: &Mint, unlocked: &Unlocked, keeps_old: bool) -> Resul
     Ok(mint.publish("writ-server authority channel", &fresh, unlocked, change).await?)
 }
 
-/// The names of the leaf in place, or those of the fleet's endpoints.
+/// The names of the leaf in place, and those of the fleet's endpoints.
 fn names(mint: &Mint) -> Vec<String> {
     let leaf = read_tls_leaf(&mint.files).ok();
     let facts = leaf.and_then(|leaf| LeafFacts::read(leaf.chain.first()?));
-    facts.map_or_else(|| endpoint_names(&mint.chain.head().bundle.endpoints), |facts| facts.names)
+    names_with(facts.map_or_else(Vec::new, |facts| facts.names), &mint.chain.head().bundle.endpoints)
+}
+
+fn names_with(mut names: Vec<String>, endpoints: &[String]) -> Vec<String> {
+    for name in hosts(endpoints) {
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    names
+}
+
+fn hosts(endpoints: &[String]) -> impl Iterator<Item = String> {
+    let hosts = endpoints.iter().filter_map(|endpoint| server_name(endpoint).ok());
+    hosts.map(|name| name.to_str().into_owned())
 }
 
 /// What a leaf must name for these endpoints.
 #[must_use]
 pub fn endpoint_names(endpoints: &[String]) -> Vec<String> {
-    let hosts = endpoints.iter().filter_map(|endpoint| server_name(endpoint).ok());
-    let mut names: Vec<_> = hosts.map(|name| name.to_str().into_owned()).collect();
+    let mut names: Vec<_> = hosts(endpoints).collect();
     names.extend(["localhost", "127.0.0.1", "::1"].map(str::to_owned));
     names.sort();
     names.dedup();
@@ -113,6 +129,7 @@ pub async fn keep(server: Arc<Server>, files: Files) {
         return;
     };
     let mut ticks = tokio::time::interval(LOOK_EVERY);
+    let mut warned = Timestamp::ZERO;
     loop {
         let look = async {
             tokio::select! {
@@ -125,39 +142,61 @@ pub async fn keep(server: Arc<Server>, files: Files) {
         }
         // A clock nobody signs by dates no leaf either.
         let Ok(now) = server.signer.now() else { continue };
-        match look_again(&files, &server.tls, now) {
+        let chain = server.chain();
+        match look_again(&files, &server.tls, now, &chain.head().bundle.endpoints) {
             Ok(true) => info!(leaves = ?server.tls.leaf_spki_digests(), "TLS leaf replaced"),
             Ok(false) => {}
             Err(error) => warn!(%error, "the TLS leaf stays as it is"),
         }
+        let facts = read_tls_leaf(&files).ok().and_then(|leaf| LeafFacts::read(leaf.chain.first()?));
+        if let Some(facts) = facts.filter(|facts| facts.is_due(now) && warned + WARN_EVERY < now) {
+            warned = now;
+            warn!(
+                ends = %facts.not_after,
+                "the TLS leaf should be renewed, but its authority's key is not here; put a new tls.pem and tls.key in place"
+            );
+        }
     }
 }
 
-fn look_again(files: &Files, tls: &ServerTls, now: Timestamp) -> Result<bool, ChannelError> {
+fn look_again(
+    files: &Files,
+    tls: &ServerTls,
+    now: Timestamp,
+    endpoints: &[String],
+) -> Result<bool, ChannelError> {
     let leaf = read_tls_leaf(files)?;
     let is_replaced = tls.show(&leaf)?;
-    Ok(match renew_if_due(files, &leaf, now)? {
+    Ok(match renew_if_due(files, &leaf, now, endpoints)? {
         Some(renewed) => tls.show(&renewed)?,
         None => is_replaced,
     })
 }
 
-fn renew_if_due(files: &Files, leaf: &TlsLeaf, now: Timestamp) -> Result<Option<TlsLeaf>, ChannelError> {
+/// A new leaf at two thirds of the life of this one, or when the fleet's endpoints have a name it does not carry.
+fn renew_if_due(
+    files: &Files,
+    leaf: &TlsLeaf,
+    now: Timestamp,
+    endpoints: &[String],
+) -> Result<Option<TlsLeaf>, ChannelError> {
     let facts = leaf.chain.first().and_then(|first| LeafFacts::read(first));
-    let Some(facts) = facts.filter(|facts| facts.is_due(now)) else { return Ok(None) };
-    let renewed = renew(files, leaf, now)?;
-    match &renewed {
-        Some(_) => info!(ended = %facts.not_after, "TLS leaf renewed"),
-        None => warn!(
-            ends = %facts.not_after,
-            "the TLS leaf should be renewed, but its authority's key is not here; put a new tls.pem and tls.key in place"
-        ),
+    let has_names = |facts: &LeafFacts| names_with(facts.names.clone(), endpoints).len() == facts.names.len();
+    let Some(facts) = facts.filter(|facts| facts.is_due(now) || !has_names(facts)) else { return Ok(None) };
+    let renewed = renew(files, leaf, now, endpoints)?;
+    if renewed.is_some() {
+        info!(ended = %facts.not_after, "TLS leaf renewed");
     }
     Ok(renewed)
 }
 
-/// A new leaf for the same names; `None` when the authority is not here, or did not issue the old one.
-fn renew(files: &Files, leaf: &TlsLeaf, now: Timestamp) -> Result<Option<TlsLeaf>, ChannelError> {
+/// A new leaf for the same names and those of the endpoints; `None` when the authority is not here, or did not issue the old one.
+fn renew(
+    files: &Files,
+    leaf: &TlsLeaf,
+    now: Timestamp,
+    endpoints: &[String],
+) -> Result<Option<TlsLeaf>, ChannelError> {
     let facts = leaf.chain.first().and_then(|first| LeafFacts::read(first));
     let text = match files::read_secret(&files.tls_ca_key()) {
         Err(error) if error.is_missing() => return Ok(None),
@@ -173,7 +212,7 @@ fn renew(files: &Files, leaf: &TlsLeaf, now: Timestamp) -> Result<Option<TlsLeaf
     if leaf.chain.get(1) != Some(&certificate) {
         return Ok(None);
     }
-    let renewed = TlsAuthority { certificate, key }.issue(&facts.names, now)?;
+    let renewed = TlsAuthority { certificate, key }.issue(&names_with(facts.names, endpoints), now)?;
     let chain: String = renewed.chain.iter().map(|der| pem::encode("CERTIFICATE", der).to_string()).collect();
     files::write_secret(&files.tls_key(), pem::encode("PRIVATE KEY", &renewed.key).as_bytes())?;
     writ_common::checkpoint!("tls_key_renewed");

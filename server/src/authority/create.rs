@@ -3,11 +3,11 @@
 //! The fleet's row in the database is written last. Until then the directory holds keys nobody has heard of, and
 //! `init` may be run again; afterwards it refuses.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::Serialize;
-use tracing::{debug, warn};
+use tracing::debug;
 use writ_common::envelope::{BundlePurpose, sign};
 use writ_common::facts::is_plain_name;
 use writ_common::files::{self, FileError};
@@ -70,6 +70,9 @@ pub struct Made {
     pub admin_ca_file: PathBuf,
     /// The sealed backup.
     pub backup_file: PathBuf,
+    /// Where the state of the fleet that was given up lies.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub replaced_folder: Option<PathBuf>,
 }
 
 /// Why no fleet was made.
@@ -145,16 +148,10 @@ pub async fn create(
     let host_names = host_names(&endpoints, extra_names)?;
     files::private_folder(files.folder())?;
     let _lock = files.lock()?;
-    if let Some((error, name)) = present(files).await? {
-        if replaces.as_ref() != Some(&name) {
-            return Err(error);
-        }
-        move_aside(files.folder(), now).map_err(CreateError::Aside)?;
-    }
-    files::private_folder(&files.backups())?;
-    files::private_folder(&files.signing())?;
-    let store = Store::open(&files.database(), shutdown).await?;
-    begin();
+    let replaced = match present(files).await? {
+        Some((error, name)) if replaces.as_ref() != Some(&name) => return Err(error),
+        present => present.is_some(),
+    };
 
     let fleet = FleetId::generate(now);
     let authority = PrivateKey::<Authority>::generate(algorithm);
@@ -186,6 +183,15 @@ pub async fn create(
     let sealed_bundle = sign::<BundlePurpose>(&[&authority.for_purpose()], &bundle);
     let chain = Chain::pinned(sealed_bundle.bytes().clone(), sealed_bundle.digest())
         .map_err(|refusal| CreateError::Plan(refusal.to_string()))?;
+    // Whatever was asked for can be made: only now what is here goes.
+    let replaced_folder = match replaced {
+        true => Some(move_aside(files, now)?),
+        false => None,
+    };
+    files::private_folder(&files.backups())?;
+    files::private_folder(&files.signing())?;
+    let store = Store::open(&files.database(), shutdown).await?;
+    begin();
     let admin_secret = new_token();
 
     let authority_key = seal(pem::encode("PRIVATE KEY", &authority.to_pkcs8()).as_bytes(), &passphrase)?;
@@ -236,6 +242,7 @@ pub async fn create(
         admin_token_file: files.admin_token(),
         admin_ca_file: files.tls_ca(),
         backup_file,
+        replaced_folder,
     })
 }
 
@@ -259,19 +266,28 @@ async fn present(files: &Files) -> Result<Option<(CreateError, String)>, CreateE
     Ok(fleet.map(|(fleet, name)| (CreateError::Exists { folder, name: name.clone(), fleet }, name)))
 }
 
-/// Nothing is lost: what was here lies in a folder beside.
-fn move_aside(folder: &Path, now: Timestamp) -> std::io::Result<()> {
+/// Nothing is lost: what was here lies in a folder beside. The database goes first and the signing keys last: whoever is killed in
+/// between is told that keys without a database lie here, and gives them up once more.
+fn move_aside(files: &Files, now: Timestamp) -> Result<PathBuf, CreateError> {
+    files::private_folder(&files.signing())?;
+    // A local command that changes keys holds this, and goes on by path.
+    let _alone = files::lock_folder(&files.signing())?;
+    let folder = files.folder();
     let aside = folder.join(format!("replaced-{}", now.to_string().replace(':', "")));
-    std::fs::create_dir(&aside)?;
-    for entry in std::fs::read_dir(folder)? {
-        let name = entry?.file_name();
-        let stays = name == "lock" || name.to_string_lossy().starts_with("replaced-");
-        if !stays {
-            std::fs::rename(folder.join(&name), aside.join(&name))?;
+    files::private_folder(&aside)?;
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(CreateError::Aside)? {
+        let name = entry.map_err(CreateError::Aside)?.file_name().to_string_lossy().into_owned();
+        if name != "lock" && !name.starts_with("replaced-") {
+            names.push(name);
         }
     }
-    warn!(folder = %aside.display(), "the state of the fleet that is given up was moved aside");
-    Ok(())
+    let turn = |name: &String| (name == "signing", !name.starts_with("writ.db"), name.clone());
+    names.sort_by_key(turn);
+    for name in names {
+        files::rename(&folder.join(&name), &aside.join(&name))?;
+    }
+    Ok(aside)
 }
 
 fn host_names(endpoints: &[String], extra: Vec<String>) -> Result<Vec<String>, CreateError> {

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tracing::{error, info, warn};
-use writ_common::files::FileError;
 use writ_common::limits::MAX_BUNDLES_PER_CALL;
 use writ_common::refusal::Refusal;
 use writ_common::trust::Chain;
@@ -32,9 +31,6 @@ pub enum FollowError {
     /// A key cannot be read.
     #[error(transparent)]
     Key(#[from] KeyFileError),
-    /// The newest bundle cannot be noted.
-    #[error(transparent)]
-    File(#[from] FileError),
     /// Commands that wait could not be signed anew.
     #[error(transparent)]
     Requeue(#[from] RequeueError),
@@ -129,7 +125,6 @@ pub async fn look(server: &Arc<Server>, files: &Files) -> Result<bool, FollowErr
         }
     }
     let head = chain.head().clone();
-    last_head::note(files, &head)?;
     server.signer.hold(read_signing_keys(files)?, &head.bundle);
     *server.trust.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(chain);
     match server.signer.check() {
@@ -139,6 +134,9 @@ pub async fn look(server: &Arc<Server>, files: &Files) -> Result<bool, FollowErr
         Err(error) => {
             warn!(bundle.version = head.bundle.version, %error, "trust bundle in force, but nothing can be signed")
         }
+    }
+    if let Err(error) = last_head::note(files, &head) {
+        warn!(%error, "the newest bundle could not be noted");
     }
     // Sessions hear of it before they hear of commands under its keys.
     server.dispatcher.registry().trust_changed();

@@ -10,17 +10,6 @@ use writ_common::trust::{Chain, Link};
 use super::Files;
 use crate::store::{Store, StoreError};
 
-/// Why it cannot be judged.
-#[derive(Debug, thiserror::Error)]
-pub enum LastHeadError {
-    /// The file cannot be read or written.
-    #[error(transparent)]
-    File(#[from] FileError),
-    /// The store failed.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-}
-
 /// Notes the newest bundle.
 ///
 /// # Errors
@@ -32,16 +21,28 @@ pub fn note(files: &Files, head: &Link) -> Result<(), FileError> {
     if is_noted { Ok(()) } else { files::write_public(&path, text.as_bytes()) }
 }
 
-/// Compares the chain of the database with what was noted. If it lacks that bundle, its head is to be confirmed, and agents that
-/// it does not know may show their records, as after a restore.
+/// What was noted. To be read before the chain: whatever is noted is in the database already.
 ///
 /// # Errors
-/// When either cannot be read or written.
-pub async fn check(files: &Files, chain: &Chain, store: &Store, now: Timestamp) -> Result<(), LastHeadError> {
-    let noted = match files::read(&files.last_head()) {
-        Err(error) if error.is_missing() => None,
-        read => String::from_utf8_lossy(&read?).trim().parse::<Digest>().ok(),
-    };
+/// When it cannot be read.
+pub fn noted(files: &Files) -> Result<Option<Digest>, FileError> {
+    match files::read(&files.last_head()) {
+        Err(error) if error.is_missing() => Ok(None),
+        read => Ok(String::from_utf8_lossy(&read?).trim().parse().ok()),
+    }
+}
+
+/// Compares the chain of the database with what was noted before it was read. If it lacks that bundle, its head is to be confirmed,
+/// and agents that it does not know may show their records, as after a restore.
+///
+/// # Errors
+/// When the store fails.
+pub async fn check(
+    noted: Option<Digest>,
+    chain: &Chain,
+    store: &Store,
+    now: Timestamp,
+) -> Result<(), StoreError> {
     if let Some(noted) = noted.filter(|noted| !chain.contains(*noted)) {
         error!(
             bundle.digest = %noted,
@@ -50,5 +51,5 @@ pub async fn check(files: &Files, chain: &Chain, store: &Store, now: Timestamp) 
         );
         store.put_back(Vec::new(), Vec::new(), now).await?;
     }
-    Ok(note(files, chain.head())?)
+    Ok(())
 }

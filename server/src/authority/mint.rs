@@ -5,6 +5,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
+use tracing::warn;
 use writ_common::envelope::{BundlePurpose, InvalidDocument, sign};
 use writ_common::files::{self, FileError};
 use writ_common::id::{AgentId, Digest, FleetId};
@@ -18,7 +19,6 @@ use writ_common::trust::{Chain, Link, TrustBundle};
 use zeroize::Zeroizing;
 
 use super::backup::{BackupError, Held, REMOVED, contents, write_backup};
-use super::last_head::LastHeadError;
 use super::{Files, KeyFileError, last_head};
 use crate::store::{AuditLog, BackupRow, NewAudit, Store, StoreError, UnknownHead};
 
@@ -95,9 +95,16 @@ pub enum MintError {
     /// What was given is no fork of this chain.
     #[error("the bundles given share none with this chain: they are of another fleet")]
     NoFork,
-    /// The newest bundle of before cannot be read.
-    #[error(transparent)]
-    LastHead(#[from] LastHeadError),
+    /// The bundle is out, and something that belongs to it is not in place.
+    #[error(
+        "trust bundle {version} is in force, but a file that belongs to it could not be written ({source}); mend that, and run the command again"
+    )]
+    InForce {
+        /// The bundle.
+        version: u64,
+        /// Why.
+        source: FileError,
+    },
     /// The backup failed; nothing was published.
     #[error(transparent)]
     Backup(#[from] BackupError),
@@ -161,8 +168,15 @@ pub struct Fresh {
 pub struct Published {
     /// The bundle.
     pub link: Link,
-    /// The backup that holds its keys; `None`: nothing was published.
+    /// The file that holds its keys, a backup or that of a further server; `None`: nothing was published.
     pub backup: Option<PathBuf>,
+}
+
+/// Until its bundle is in force, the file of a further server has another name: it would make a fork.
+fn unfinished(file: &Path) -> PathBuf {
+    let mut name = file.as_os_str().to_owned();
+    name.push(".unfinished");
+    PathBuf::from(name)
 }
 
 impl Mint {
@@ -181,6 +195,7 @@ impl Mint {
             other => other.into(),
         })?;
         let store = Store::open(&files.database(), shutdown).await?;
+        let noted = last_head::noted(files)?;
         let (fleet, name) = store.fleet().await?.ok_or_else(nobody)?;
         let mut bundles = store.bundles().await?.into_iter();
         let (digest, first) = bundles.next().ok_or_else(nobody)?;
@@ -188,7 +203,7 @@ impl Mint {
         for (_, envelope) in bundles {
             chain.extend(envelope).map_err(MintError::Chain)?;
         }
-        last_head::check(files, &chain, &store, now).await?;
+        last_head::check(noted, &chain, &store, now).await?;
         let (files, despite) = (files.clone(), Vec::new());
         Ok(Self { files, store, fleet, name, chain, now, despite, is_dry_run: false, _alone: alone })
     }
@@ -285,7 +300,7 @@ impl Mint {
             return Ok(Published { link, backup: None });
         }
         if let Some((new, file)) = &fresh.elsewhere {
-            self.seal_for_a_further_server(&chain, new, file, &unlocked.passphrase)?;
+            self.seal_for_a_further_server(&chain, new, &unfinished(file), &unlocked.passphrase).await?;
         }
         for NewKey { key, certificate } in &fresh.keys {
             let id = key.public().id();
@@ -303,16 +318,14 @@ impl Mint {
         let bundle = (link.bundle.version, link.digest, link.envelope.clone());
         self.store.publish(vec![bundle], head.digest, Some(self.call(command))).await?;
         writ_common::checkpoint!("bundle_published");
-        last_head::note(&self.files, &link)?;
         // Killed before this ends: run it again. Its new keys take the place of these.
-        for (name, content) in &fresh.files {
-            let path = self.files.folder().join(name);
-            match path.extension() {
-                Some(extension) if extension == "pem" => files::write_public(&path, content)?,
-                _ => files::write_secret(&path, content)?,
-            }
+        let version = link.bundle.version;
+        self.put_in_place(fresh).map_err(|source| MintError::InForce { version, source })?;
+        if let Err(error) = last_head::note(&self.files, &link) {
+            warn!(%error, "the newest bundle could not be noted");
         }
-        Ok(Published { link, backup: Some(backup) })
+        let elsewhere = fresh.elsewhere.as_ref().map(|(_, file)| file.clone());
+        Ok(Published { link, backup: Some(elsewhere.unwrap_or(backup)) })
     }
 
     /// Seals everything into one file, `to` or a new one in the folder of backups, and notes it.
@@ -334,16 +347,35 @@ impl Mint {
         let mut held = contents(&self.files, chain)?;
         held.retain(|(name, _)| instead.iter().all(|(other, _)| other != name));
         held.extend(instead.iter().cloned());
-        // Whoever was removed must not come back by its record when the server is made anew.
-        let removed: Vec<_> = self.store.removed_agents().await?.iter().map(AgentId::to_string).collect();
-        held.push((REMOVED.to_owned(), Zeroizing::new(removed.join("\n").into_bytes())));
+        held.push(self.removed().await?);
         let sealed = write_backup(&path, (self.fleet, &self.name), &held, passphrase, self.now)?;
         self.store.note_backup(BackupRow::made(&path, &sealed, version, self.now)).await?;
         Ok(path)
     }
 
+    /// Whoever was removed must not come back by its record when a server is made anew.
+    async fn removed(&self) -> Result<Held, StoreError> {
+        let removed: Vec<_> = self.store.removed_agents().await?.iter().map(AgentId::to_string).collect();
+        Ok((REMOVED.to_owned(), Zeroizing::new(removed.join("\n").into_bytes())))
+    }
+
+    /// Files that only count once their bundle is in force.
+    fn put_in_place(&self, fresh: &Fresh) -> Result<(), FileError> {
+        for (name, content) in &fresh.files {
+            let path = self.files.folder().join(name);
+            match path.extension() {
+                Some(extension) if extension == "pem" => files::write_public(&path, content)?,
+                _ => files::write_secret(&path, content)?,
+            }
+        }
+        match &fresh.elsewhere {
+            Some((_, file)) => files::rename(&unfinished(file), file),
+            None => Ok(()),
+        }
+    }
+
     /// What a further server needs: its key, the chain, the channel's authority; nothing of this server's.
-    fn seal_for_a_further_server(
+    async fn seal_for_a_further_server(
         &self,
         chain: &Chain,
         new: &NewKey,
@@ -362,6 +394,7 @@ impl Mint {
             let text = Zeroizing::new(pem::encode(label, &der).as_bytes().to_vec());
             held.push((format!("signing/{id}.{extension}"), text));
         }
+        held.push(self.removed().await?);
         let _sealed = write_backup(file, (self.fleet, &self.name), &held, passphrase, self.now)?;
         Ok(())
     }

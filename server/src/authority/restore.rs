@@ -45,6 +45,9 @@ pub enum RestoreError {
     /// There is no bundle.
     #[error("the file holds no trust bundle; nothing was changed")]
     Empty,
+    /// A file of something else is here.
+    #[error("{}: it is here already, and another one than in the backup; take another --data-dir, or move what is here away. Nothing was changed", .0.display())]
+    Differs(PathBuf),
     /// Something is here already.
     #[error("{}: a database or signing keys lie here; take another --data-dir, or move them away", .0.display())]
     NotEmpty(PathBuf),
@@ -97,15 +100,6 @@ pub async fn restore(
     shutdown: &Shutdown,
 ) -> Result<Restored, RestoreError> {
     files::private_folder(files.folder())?;
-    // Before the keys: a key that must not leave is never here without its mark.
-    if stay_here {
-        files::private_folder(&files.signing())?;
-        let keys =
-            archive.files().filter_map(|(name, _)| name.strip_prefix("signing/")?.strip_suffix(".key"));
-        for key in keys.filter_map(|key| key.parse().ok()) {
-            files.keep_here(key)?;
-        }
-    }
     // Not made here if it is not there: until the end nothing must look like a fleet.
     let here = match files.database().exists() {
         true => Store::open(&files.database(), shutdown).await?.fleet().await?,
@@ -115,8 +109,8 @@ pub async fn restore(
         Some((fleet, name)) if fleet != archive.fleet => {
             Err(RestoreError::AnotherFleet { folder: files.folder().to_owned(), name, fleet })
         }
-        Some(_) => fill_up(files, archive, now, shutdown).await,
-        None => rebuild(files, archive, now, shutdown).await,
+        Some(_) => fill_up(files, archive, stay_here, now, shutdown).await,
+        None => rebuild(files, archive, stay_here, now, shutdown).await,
     }
 }
 
@@ -124,6 +118,7 @@ pub async fn restore(
 async fn fill_up(
     files: &Files,
     archive: &Archive,
+    stay_here: bool,
     now: Timestamp,
     shutdown: &Shutdown,
 ) -> Result<Restored, RestoreError> {
@@ -138,7 +133,10 @@ async fn fill_up(
         chain.extend(link.envelope.clone()).map_err(RestoreError::Chain)?;
         newer.push((link.bundle.version, link.digest, link.envelope.clone()));
     }
-    let written = write_files(files, archive)?;
+    let mut written = write_files(files, archive, stay_here)?;
+    if bring_channel_back(files, archive, &chain, now)? {
+        written.push("tls.pem".to_owned());
+    }
     if !newer.is_empty() || !written.is_empty() {
         mint.store.put_back(newer, archive.removed(), now).await?;
     }
@@ -149,13 +147,21 @@ async fn fill_up(
 async fn rebuild(
     files: &Files,
     archive: &Archive,
+    stay_here: bool,
     now: Timestamp,
     shutdown: &Shutdown,
 ) -> Result<Restored, RestoreError> {
     let _lock = files.lock()?;
     files::private_folder(&files.signing())?;
     files::private_folder(&files.backups())?;
-    let mut written = write_files(files, archive)?;
+    // Keys of one fleet under the chain of another would be the worst of all states.
+    for (name, content) in archive.files() {
+        let path = files.folder().join(name);
+        if files::read(&path).is_ok_and(|present| present != content) {
+            return Err(RestoreError::Differs(path));
+        }
+    }
+    let mut written = write_files(files, archive, stay_here)?;
     writ_common::checkpoint!("files_restored");
     // Whoever keeps the channel's authority elsewhere puts a leaf in place; `writ-server doctor` says so.
     match write_leaf(files, archive, now) {
@@ -248,12 +254,17 @@ fn shown(archive: &Archive, chain: &Chain, files: Vec<String>, admin_token_file:
 }
 
 /// Writes what is missing; what is here stays.
-fn write_files(files: &Files, archive: &Archive) -> Result<Vec<String>, RestoreError> {
+fn write_files(files: &Files, archive: &Archive, stay_here: bool) -> Result<Vec<String>, RestoreError> {
     let mut written = Vec::new();
     for (name, content) in archive.files() {
         let path = files.folder().join(name);
         if path.exists() {
             continue;
+        }
+        // Before the key: one that must not leave is never here without its mark.
+        let key = name.strip_prefix("signing/").and_then(|name| name.strip_suffix(".key")?.parse().ok());
+        if let Some(key) = key.filter(|_| stay_here) {
+            files.keep_here(key)?;
         }
         if Path::new(name).extension().is_some_and(|extension| extension == "pem") {
             files::write_public(&path, content)?;
@@ -263,6 +274,30 @@ fn write_files(files: &Files, archive: &Archive) -> Result<Vec<String>, RestoreE
         written.push(name.to_owned());
     }
     Ok(written)
+}
+
+/// A host that was put back to an earlier state shows an authority that the chain, which goes on further, lists no more.
+fn bring_channel_back(
+    files: &Files,
+    archive: &Archive,
+    chain: &Chain,
+    now: Timestamp,
+) -> Result<bool, RestoreError> {
+    let listed = |text: &[u8]| {
+        let certificates = pem::certificates(text).unwrap_or_default();
+        certificates.iter().any(|certificate| chain.head().bundle.tls_cas.contains(certificate))
+    };
+    let name = |path: PathBuf| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let held = |wanted: String| archive.files().find(|(name, _)| *name == wanted).map(|(_, content)| content);
+    let parts = (held(name(files.tls_ca())), held(name(files.tls_ca_key())));
+    let (Some(certificate), Some(key)) = parts else { return Ok(false) };
+    if files::read(&files.tls_ca()).is_ok_and(|present| listed(&present)) || !listed(certificate) {
+        return Ok(false);
+    }
+    files::write_secret(&files.tls_ca_key(), key)?;
+    files::write_public(&files.tls_ca(), certificate)?;
+    write_leaf(files, archive, now)?;
+    Ok(true)
 }
 
 /// A leaf for the endpoints the fleet knows, by the channel's authority of the backup.

@@ -47,7 +47,10 @@ pub(super) async fn readmit(
             }
         };
     let record = verified.into_document();
-    let is_believed = record.agent == claimed
+    // Agents of another realm obey another server, and are none of this one's.
+    let is_ours = server.signer.entry().is_some_and(|entry| entry.realms.contains(&record.realm));
+    let is_believed = is_ours
+        && record.agent == claimed
         && record.fleet == server.fleet
         && record.recorded_at <= restored_at
         && signers.iter().any(|key| {

@@ -15,7 +15,7 @@ use zeroize::Zeroizing;
 use super::super::local::{Place, Unlock, is_free, unchanged};
 use super::super::passphrase;
 use crate::authority::backup::Archive;
-use crate::authority::certificates::{self, Standing};
+use crate::authority::certificates;
 use crate::authority::mint::Mint;
 use crate::authority::restore::restore;
 use crate::authority::{Files, read_signing_keys};
@@ -96,11 +96,10 @@ struct Proven {
     bundle_version: u64,
     newest_bundle_version: u64,
     files: usize,
-    holds_signing_key: bool,
     holds_authority: bool,
 }
 
-/// Reads a backup back, and notes that it was.
+/// Reads a backup back, and notes that it was, if this server could be made anew from it.
 pub(super) async fn prove(
     place: &Place,
     file: &Path,
@@ -108,44 +107,56 @@ pub(super) async fn prove(
     shutdown: &Shutdown,
 ) -> Result<(), Fatal> {
     let mint = place.mint(shutdown).await?;
-    let archive = open_archive(file, passphrase_file)?;
+    let secret = passphrase::ask(passphrase_file, &file.display().to_string(), false)?;
+    let archive = Archive::open(file, &secret).map_err(Fatal::usage)?;
+    let not_proven = |why: String| Fatal::failure(format!("{}: {why}; nothing was noted", file.display()));
     if archive.fleet != mint.fleet {
-        let text = format!("{}: it is of another fleet, {}", file.display(), archive.fleet_name);
-        return Err(Fatal::failure(text));
+        return Err(not_proven(format!("it is of another fleet, {}", archive.fleet_name)));
     }
-    let names: Vec<_> = archive.files().map(|(name, _)| name).collect();
-    let bundle = &mint.chain.head().bundle;
-    let counts =
-        bundle.signing.iter().filter(|entry| Standing::of(entry, bundle, mint.now) == Standing::Active);
-    let held: Vec<_> = counts.map(|entry| format!("signing/{}.key", entry.certificate.key().id())).collect();
+    let (head, bundle) = (archive.chain.head(), &mint.chain.head().bundle);
+    if !mint.chain.contains(head.digest) {
+        return Err(not_proven(format!(
+            "it ends at bundle {} ({}), which the chain here does not have",
+            head.bundle.version, head.digest
+        )));
+    }
+    if let Some(signing) = certificates::signing_here(&mint)
+        && !archive.holds(signing.certificate.key().id())
+        && !mint.files.stays_here(signing.certificate.key().id())
+    {
+        return Err(not_proven(format!(
+            "it does not hold key {}, by which this server signs; make a new one: writ-server cert backup",
+            signing.certificate.key().id()
+        )));
+    }
     let proven = Proven {
-        bundle_version: archive.chain.head().bundle.version,
+        bundle_version: head.bundle.version,
         newest_bundle_version: bundle.version,
-        files: names.len(),
-        holds_signing_key: held.iter().any(|key| names.contains(&key.as_str())),
-        holds_authority: names.iter().any(|name| name.starts_with("authority")),
+        files: archive.files().count(),
+        holds_authority: archive.authorities(&secret).iter().any(|key| bundle.authority.keys.contains(key)),
     };
+    let path = file.canonicalize().unwrap_or_else(|_| file.to_owned());
     let row = BackupRow {
         digest: archive.digest,
-        path: file.display().to_string(),
+        path: path.display().to_string(),
         bundle_version: proven.bundle_version,
         made_at: mint.now,
         proven_at: mint.now,
     };
     mint.store.note_backup(row).await.map_err(|error| unchanged(&error))?;
     mint.note("writ-server cert prove-backup").await.map_err(|error| unchanged(&error))?;
-    let or_not = |holds: bool, without: &'static str| if holds { "" } else { without };
+    let without = match proven.holds_authority {
+        true => "",
+        false => {
+            " No present authority's key in it opens with this passphrase: keep yours apart, and prove it there."
+        }
+    };
     let text = format!(
-        "{}: whole; it holds {} files and the chain up to bundle {} of {}.{}{}",
+        "{}: whole; it holds {} files and the chain up to bundle {} of {}.{without}",
         file.display(),
         proven.files,
         proven.bundle_version,
         proven.newest_bundle_version,
-        or_not(proven.holds_signing_key, " It does not hold the key that signs now: make a new backup."),
-        or_not(
-            proven.holds_authority,
-            " It does not hold an authority: keep yours apart, and prove it there."
-        ),
     );
     place.say(&proven, &text)
 }
@@ -170,22 +181,22 @@ pub(super) async fn import(unlock: &Unlock, from: Import, shutdown: &Shutdown) -
     let pair = read_pair(&file, passphrase_file.as_deref())?;
     let id = pair.key.public().id();
     let is_held = certificates::held(&mint).map_err(|error| unchanged(&error))?.contains(&id);
-    let stay = |mint: &Mint| match non_exportable && !mint.is_dry_run {
-        true => mint.files.keep_here(id).map_err(|error| unchanged(&error)),
-        false => Ok(()),
-    };
+    // Before the key: one that must not leave is never here, nor in a backup, without its mark.
+    if non_exportable && !is_held && !mint.is_dry_run {
+        mint.files.keep_here(id).map_err(|error| unchanged(&error))?;
+    }
     if !is_held && certificates::share(&mint, &pair).await.map_err(|error| unchanged(&error))? {
-        stay(&mint)?;
-        let id = id.to_string();
-        let text = format!(
-            "Certificate {id} is in the newest trust bundle; its key is here now.\nNext: restart the server, or mint a bundle"
-        );
-        return unlock.place.say(&id, &text);
+        let text = match mint.is_dry_run {
+            true => format!("Certificate {id} is in the newest trust bundle; its key would be put here."),
+            false => format!(
+                "Certificate {id} is in the newest trust bundle; its key is here now.\nNext: restart the server, or mint a bundle"
+            ),
+        };
+        return unlock.place.say(&id.to_string(), &text);
     }
     let unlocked = unlock.open(&mint.files)?;
     let made =
         certificates::import(&mint, &unlocked, pair, overlap).await.map_err(|error| unchanged(&error))?;
-    stay(&mint)?;
     unlock.place.changed(&mint, &made)
 }
 
@@ -200,11 +211,12 @@ pub(super) async fn export(
     let mint = place.mint(shutdown).await?;
     let bundle = &mint.chain.head().bundle;
     let wanted = key.map(|key| certificates::find(&mint, key)).transpose().map_err(Fatal::usage)?;
-    let entry = bundle.signing.iter().find(|entry| match wanted {
-        Some(key) => entry.certificate.key().id() == key,
-        None => Standing::of(entry, bundle, mint.now) == Standing::Active,
-    });
-    let entry = entry.ok_or_else(|| Fatal::failure("no certificate is active; name one with --key"))?;
+    let entry = match wanted {
+        Some(key) => bundle.signing.iter().find(|entry| entry.certificate.key().id() == key),
+        None => certificates::signing_here(&mint),
+    };
+    let entry = entry
+        .ok_or_else(|| Fatal::failure("no certificate of this server signs now; name one with --key"))?;
     is_free(file)?;
     match with_key {
         Some(secret) => {

@@ -120,10 +120,8 @@ impl MismatchedRow {
 
 /// The agents that do not hold the newest bundle.
 pub(super) async fn mismatched(place: &Place, mint: &Mint, file: Option<&Path>) -> Result<(), Fatal> {
-    let (bundle, head) = (&mint.chain.head().bundle, mint.chain.head().digest);
-    let active =
-        bundle.signing.iter().find(|entry| Standing::of(entry, bundle, mint.now) == Standing::Active);
-    let signing = active.map(|entry| entry.certificate.key().id());
+    let head = mint.chain.head().digest;
+    let signing = certificates::signing_here(mint).map(|entry| entry.certificate.key().id());
     let (mut rows, mut after) = (Vec::new(), None);
     loop {
         let page = mint.store.behind(head, after, PAGE).await.map_err(Fatal::failure)?;
