@@ -17,6 +17,10 @@ const FILES: &[&str] = &[
     "writ/admin/v1/operators.proto",
     "writ/admin/v1/system.proto",
     "writ/admin/v1/trust.proto",
+    "writ/manager/v1/registry.proto",
+    "writ/manager/v1/link.proto",
+    "writ/manager/v1/notify.proto",
+    "writ/manager/v1/instruction.proto",
 ];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -28,6 +32,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     tonic_prost_build::configure()
         .build_transport(false)
         .bytes(".writ.v1")
+        .bytes(".writ.manager.v1")
         .codec_path("crate::codec::SmallBuffers")
         .compile_fds(descriptors)?;
     Ok(())

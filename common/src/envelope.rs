@@ -13,8 +13,8 @@ mod verify;
 pub use encode::digest;
 pub use purpose::{
     AgentProofPurpose, AgentReportPurpose, ApprovalPurpose, BundlePurpose, CommandPurpose, EnrolmentPurpose,
-    HelloPurpose, IdentityRecordPurpose, InvalidDocument, Purpose, ReceiptPurpose, RefusalsAckPurpose,
-    RefusalsPurpose, WelcomePurpose,
+    EntityCallPurpose, HelloPurpose, IdentityRecordPurpose, InstructionPurpose, InvalidDocument,
+    ManagerReplyPurpose, Purpose, ReceiptPurpose, RefusalsAckPurpose, RefusalsPurpose, WelcomePurpose,
 };
 pub use sign::{Sealed, add_signature, sign};
 pub use verify::{Candidate, Verified, claimed_keyid, verify};

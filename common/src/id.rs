@@ -109,6 +109,16 @@ uuid_type!(
     "journal id"
 );
 uuid_type!(
+    /// One Control Manager.
+    ManagerId,
+    "manager id"
+);
+uuid_type!(
+    /// One server as its Control Manager lists it.
+    EntityId,
+    "entity id"
+);
+uuid_type!(
     /// What one session writes into an agent's journal: 16 random bytes, made by the agent.
     SessionMark,
     "session mark"

@@ -6,6 +6,7 @@ pub mod private;
 pub mod public;
 pub mod sealed;
 pub mod transfer;
+pub mod vouched;
 
 pub use certificate::SigningCertificate;
 pub use private::{PrivateKey, SigningKey};
@@ -43,7 +44,7 @@ impl std::str::FromStr for Algorithm {
     }
 }
 
-/// Who holds a key. Closed: the four holders of design and protocol.md §1.3.
+/// Who holds a key. Closed: the four holders of protocol.md §1.3, and the two of docs/control-manager.md.
 pub trait Holder: private::Sealed + Send + Sync + 'static {
     /// For messages.
     const NAME: &'static str;
@@ -70,4 +71,8 @@ holders! {
     Agent = "agent identity";
     /// An operator's, for approvals.
     Operator = "operator";
+    /// A server's, towards its Control Manager.
+    Entity = "entity";
+    /// A Control Manager's, under its CA.
+    Manager = "manager";
 }

@@ -18,6 +18,7 @@ pub mod id;
 pub mod identity;
 pub mod keys;
 pub mod limits;
+pub mod manager;
 pub mod receipt;
 pub mod refusal;
 pub mod report;

@@ -15,6 +15,14 @@ pub const MAX_BUNDLE_BYTES: usize = 64 << 10;
 pub const MAX_SMALL_BYTES: usize = 32 << 10;
 /// One envelope of an agent's report: [`MAX_REPORT_ROWS`] rows of the longest names.
 pub const MAX_REPORT_BYTES: usize = 256 << 10;
+/// One envelope of an entity's call to its manager: 64 outcomes of the longest details.
+pub const MAX_ENTITY_CALL_BYTES: usize = 256 << 10;
+/// Outcomes in one poll.
+pub const MAX_OUTCOMES: usize = 64;
+/// Instructions in one answer to a poll.
+pub const MAX_INSTRUCTIONS: usize = 16;
+/// Addresses an entity lists of itself.
+pub const MAX_ADDRESSES: usize = 16;
 /// Signatures on one envelope. Each may cost a verification.
 pub const MAX_SIGNATURES: usize = 16;
 /// Keys of one role and entries of one bundle. With [`MAX_SIGNATURES`] it bounds verifications per envelope.

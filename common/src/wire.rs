@@ -6,6 +6,7 @@
 mod command;
 mod field;
 mod gateway;
+mod manager;
 mod receipt;
 pub mod status;
 pub mod token;

@@ -23,5 +23,13 @@ pub mod admin {
     }
 }
 
+/// What a server and the Control Manager above it speak.
+pub mod manager {
+    /// Version 1 of the line between them.
+    pub mod v1 {
+        tonic::include_proto!("writ.manager.v1");
+    }
+}
+
 /// The encoded `FileDescriptorSet` of every file, for server reflection and the schema snapshot.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));

@@ -1,13 +1,15 @@
 //! What a signature is for. The purpose is a type here and a payload type in the signed bytes, so a
 //! signature made for one can be neither made nor taken for another.
 
+use writ_proto::manager::v1 as manager;
 use writ_proto::v1 as proto;
 
 use crate::command::{Approval, Command};
 use crate::hello::{AgentProof, ServerHello, Welcome};
 use crate::identity::{Enrolment, IdentityRecord};
-use crate::keys::{Agent, Authority, Holder, Operator, Server};
+use crate::keys::{Agent, Authority, Entity, Holder, Manager, Operator, Server};
 use crate::limits;
+use crate::manager::{EntityCall, Instruction, Reply};
 use crate::receipt::{Receipt, RefusalAcknowledgement, RefusalReport};
 use crate::report::AgentReport;
 use crate::trust::TrustBundle;
@@ -78,4 +80,10 @@ purposes! {
     IdentityRecordPurpose("identity-record") by Server, proto::IdentityRecord => IdentityRecord, limits::MAX_SMALL_BYTES;
     /// An operator's consent to one command.
     ApprovalPurpose("approval") by Operator, proto::Approval => Approval, limits::MAX_SMALL_BYTES;
+    /// What a server asks of its Control Manager.
+    EntityCallPurpose("entity-call") by Entity, manager::EntityCall => EntityCall, limits::MAX_ENTITY_CALL_BYTES;
+    /// What the manager answers.
+    ManagerReplyPurpose("manager-reply") by Manager, manager::Reply => Reply, limits::MAX_FRAME_BYTES;
+    /// What the manager tells a server to do.
+    InstructionPurpose("manager-instruction") by Manager, manager::Instruction => Instruction, limits::MAX_SMALL_BYTES;
 }

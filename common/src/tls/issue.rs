@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
-    KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SanType,
+    KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PKCS_ED25519, SanType,
 };
 use zeroize::Zeroizing;
 
 use crate::keys::certificate::offset;
+use crate::keys::{Algorithm, Holder, PrivateKey};
 use crate::time::Timestamp;
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -56,14 +57,41 @@ impl TlsAuthority {
         Ok(Self { certificate, key: Zeroizing::new(pair.serialize_der()) })
     }
 
+    /// A certificate for a key that signs documents, valid for three years: what an entity that was given this authority believes.
+    ///
+    /// # Errors
+    /// When the library refuses the name.
+    pub fn certify<H: Holder>(
+        &self,
+        key: &PrivateKey<H>,
+        name: &str,
+        now: Timestamp,
+    ) -> Result<Vec<u8>, IssueError> {
+        let algorithm = match key.public().algorithm() {
+            Algorithm::Ed25519 => &PKCS_ED25519,
+            Algorithm::P256 => &PKCS_ECDSA_P256_SHA256,
+        };
+        let pair = KeyPair::from_pkcs8_der_and_sign_algo(&key.to_pkcs8().as_slice().into(), algorithm)?;
+        let mut params = CertificateParams::default();
+        params.distinguished_name = DistinguishedName::new();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.not_before = offset(now - Duration::from_secs(3600));
+        params.not_after = offset(now + DAY * 1095);
+        Ok(params.signed_by(&pair, &self.issuer()?)?.der().to_vec())
+    }
+
+    fn issuer(&self) -> Result<Issuer<'static, KeyPair>, IssueError> {
+        let signing =
+            KeyPair::from_pkcs8_der_and_sign_algo(&self.key.as_slice().into(), &PKCS_ECDSA_P256_SHA256)?;
+        Ok(Issuer::from_ca_cert_der(&self.certificate.as_slice().into(), signing)?)
+    }
+
     /// A leaf for these host names and addresses, valid for a year.
     ///
     /// # Errors
     /// When a name is not one a certificate can carry.
     pub fn issue(&self, names: &[String], now: Timestamp) -> Result<TlsLeaf, IssueError> {
-        let signing =
-            KeyPair::from_pkcs8_der_and_sign_algo(&self.key.as_slice().into(), &PKCS_ECDSA_P256_SHA256)?;
-        let issuer = Issuer::from_ca_cert_der(&self.certificate.as_slice().into(), signing)?;
         let pair = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
         let mut params = CertificateParams::default();
         params.distinguished_name = DistinguishedName::new();
@@ -79,7 +107,7 @@ impl TlsAuthority {
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         params.not_before = offset(now - Duration::from_secs(3600));
         params.not_after = offset(now + DAY * 365);
-        let leaf = params.signed_by(&pair, &issuer)?.der().to_vec();
+        let leaf = params.signed_by(&pair, &self.issuer()?)?.der().to_vec();
         Ok(TlsLeaf { chain: vec![leaf, self.certificate.clone()], key: Zeroizing::new(pair.serialize_der()) })
     }
 }

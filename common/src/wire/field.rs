@@ -1,9 +1,9 @@
 //! Fields with their names, for errors.
 
 use crate::envelope::InvalidDocument;
-use crate::id::{AgentId, CommandId, Digest, FleetId, JournalId, SessionMark};
+use crate::id::{AgentId, CommandId, Digest, EntityId, FleetId, JournalId, ManagerId, SessionMark};
 use crate::keys::PublicKey;
-use crate::limits::MAX_NAME_BYTES;
+use crate::limits::{MAX_DETAIL_BYTES, MAX_NAME_BYTES};
 use crate::time::Timestamp;
 
 pub(super) fn invalid(field: &'static str, rule: impl Into<String>) -> InvalidDocument {
@@ -29,6 +29,8 @@ from_bytes! {
     digest -> Digest;
     journal -> JournalId;
     mark -> SessionMark;
+    manager -> ManagerId;
+    entity -> EntityId;
 }
 
 pub(super) fn nonce(field: &'static str, bytes: &[u8]) -> Result<[u8; 32], InvalidDocument> {
@@ -42,6 +44,14 @@ pub(super) fn public_key(field: &'static str, der: &[u8]) -> Result<PublicKey, I
 /// A time that must be set.
 pub(super) fn time(field: &'static str, millis: u64) -> Result<Timestamp, InvalidDocument> {
     if millis == 0 { Err(missing(field)) } else { Ok(Timestamp::from_millis(millis)) }
+}
+
+/// A text for people that may be empty.
+pub(super) fn text(field: &'static str, text: String) -> Result<String, InvalidDocument> {
+    if text.len() > MAX_DETAIL_BYTES || text.chars().any(char::is_control) {
+        return Err(invalid(field, "must have at most 1024 bytes and no control characters"));
+    }
+    Ok(text)
 }
 
 /// A name for people: 1 to 128 bytes, no control characters, so that it cannot forge a line of a log.
