@@ -10,6 +10,7 @@ use tokio::sync::{Semaphore, mpsc};
 use tracing::{error, info, warn};
 use writ_common::admission::check_approvals;
 use writ_common::command::Action;
+use writ_common::envelope::{self, IdentityRecordPurpose};
 use writ_common::files::FileError;
 use writ_common::id::{CommandId, Digest};
 use writ_common::limits::MAX_COUNTED_DELIVERIES;
@@ -17,6 +18,7 @@ use writ_common::receipt::{Decision, Ending};
 use writ_common::refusal::{Refusal, RefusalCode};
 use writ_common::shutdown::Shutdown;
 use writ_common::time::Timestamp;
+use writ_common::trust::Keyring;
 use writ_common::verify::VerifiedCommand;
 use writ_proto::v1 as proto;
 
@@ -103,6 +105,8 @@ pub struct Obedience {
     running: Arc<Semaphore>,
     answers: mpsc::Sender<CommandId>,
     is_behind: AtomicBool,
+    /// The server's word about this agent's identity, as it was given last.
+    record: Mutex<Bytes>,
     /// One at a time walks along the chain: a shorter walk must not take the place of a longer one.
     following: Mutex<()>,
     broken: Shutdown,
@@ -123,6 +127,7 @@ impl Obedience {
         let running = Arc::new(Semaphore::new(max_running));
         let is_behind = AtomicBool::new(false);
         let broken = Shutdown::new();
+        let record = identity.envelope.clone();
         let this = Self {
             identity,
             trust,
@@ -134,10 +139,52 @@ impl Obedience {
             answers,
             is_behind,
             following: Mutex::default(),
+            record: Mutex::new(record),
             broken,
             shutdown,
         };
         (Arc::new(this), receiver)
+    }
+
+    /// The identity record to show.
+    #[must_use]
+    pub fn record(&self) -> Bytes {
+        self.record.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// A server gives its word about this agent again, because the key it was given under was revoked. Kept if it is about this agent,
+    /// its key and its realm, by a key that counts at the record's own time.
+    ///
+    /// # Errors
+    /// The outer error is the disk's, the inner one says why it is not believed.
+    pub fn renew_record(&self, envelope: Bytes) -> Result<Result<(), Refusal>, FileError> {
+        let (chain, held) = (self.trust.chain(), &self.identity.record);
+        let keyring = Keyring::new(&chain.head().bundle, &held.realm);
+        let judge = || {
+            let verified =
+                envelope::verify::<IdentityRecordPurpose>(&envelope, &keyring.undated_candidates(), 1)?;
+            for key in verified.signers() {
+                let dated = keyring.check_dates(*key, verified.document().recorded_at);
+                dated.map_err(|code| Refusal::new(code, format!("key {key}")))?;
+            }
+            let record = verified.into_document();
+            let is_mine = record.agent == held.agent
+                && record.fleet == held.fleet
+                && record.public_key == held.public_key
+                && record.realm == held.realm;
+            if is_mine {
+                Ok(())
+            } else {
+                Err(Refusal::new(RefusalCode::WrongAgent, "the record is about another"))
+            }
+        };
+        if let Err(refusal) = judge() {
+            return Ok(Err(refusal));
+        }
+        Identity::keep_record(self.trust.files(), &envelope)?;
+        *self.record.lock().unwrap_or_else(PoisonError::into_inner) = envelope;
+        info!("identity record renewed");
+        Ok(Ok(()))
     }
 
     /// Walks on along these bundles as far as they lead; a bundle may set the time floor anew. Returns how many were new.

@@ -78,6 +78,12 @@ impl Trust {
         files::write_public(&files.trust_copy(), &encoded)
     }
 
+    /// Where it lies.
+    #[must_use]
+    pub const fn files(&self) -> &Files {
+        &self.files
+    }
+
     /// The chain as it stands.
     #[must_use]
     pub fn chain(&self) -> Arc<Chain> {

@@ -44,7 +44,7 @@ enum Command {
 #[derive(Debug, Args)]
 struct Init {
     /// Where state and keys will live.
-    #[arg(long, value_name = "FOLDER", default_value = crate::config::DEFAULT_DATA_DIR)]
+    #[arg(long, env = "WRIT_DATA_DIR", value_name = "FOLDER", default_value = crate::config::DEFAULT_DATA_DIR)]
     data_dir: PathBuf,
     /// The fleet's name.
     #[arg(long, value_name = "NAME")]

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, PoisonError, RwLock};
 
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 use writ_common::id::{Digest, FleetId};
 use writ_common::shutdown::Shutdown;
 use writ_common::time::SharedClock;
@@ -36,6 +36,8 @@ pub struct Server {
     pub proxy_leaves: Vec<Digest>,
     /// Enrolments that failed, by source.
     pub failed_enrolments: Throttle,
+    /// A bundle was published, or may have been: look at once.
+    pub published: Notify,
     /// Agents of other chains.
     pub strangers: Strangers,
     /// Chains handed back at a time.

@@ -12,7 +12,7 @@ use crate::authority::mint::{Mint, MintError};
 use crate::authority::{read_signing_keys, read_tls_leaf};
 use crate::expiry::days_left;
 use crate::sign::signs_until;
-use crate::store::StoreError;
+use crate::store::{BackupRow, StoreError};
 
 /// Looks at everything, in the order of causes.
 ///
@@ -68,12 +68,16 @@ async fn signing(mint: &Mint) -> Result<Finding, StoreError> {
             None => "no key that is here is in the newest trust bundle: agents refuse it as `unknown_key`"
                 .to_owned(),
             Some(entry) => {
-                let standing = Standing::of(entry, bundle, mint.now).as_str();
-                format!(
-                    "certificate {} is {standing} since {}: agents refuse it",
-                    entry.certificate.key().id(),
-                    entry.accept_until
-                )
+                let key = entry.certificate.key().id();
+                match Standing::of(entry, bundle, mint.now) {
+                    Standing::Standby => format!("certificate {key} stands by until {}", entry.sign_from),
+                    Standing::Revoked => format!("certificate {key} is revoked: agents refuse it"),
+                    other => format!(
+                        "certificate {key} is {} since {}: agents refuse it",
+                        other.as_str(),
+                        entry.accept_until
+                    ),
+                }
             }
         };
         return Ok(Finding::bad("signing", detail, cure));
@@ -164,11 +168,14 @@ async fn chain(mint: &Mint) -> Result<Finding, StoreError> {
 }
 
 async fn backup(mint: &Mint) -> Result<Finding, StoreError> {
+    let folder = mint.files.folder().canonicalize().unwrap_or_else(|_| mint.files.folder().to_owned());
     let newest = mint.chain.head().bundle.version;
     let backups = mint.store.backups().await?;
     let proven = backups.iter().filter(|backup| backup.proven_at > Timestamp::ZERO);
     let cure = "copy the latest of backups/ elsewhere, then from there: writ-server cert prove-backup FILE";
-    Ok(match proven.max_by_key(|backup| backup.bundle_version) {
+    let is_elsewhere = |backup: &&BackupRow| !Path::new(&backup.path).starts_with(&folder);
+    let best = proven.max_by_key(|backup| (backup.bundle_version, is_elsewhere(backup), backup.proven_at));
+    Ok(match best {
         None => Finding::notice("backup", "no backup was ever proven readable", cure),
         Some(backup) if backup.bundle_version < newest => {
             let detail = format!(
@@ -177,7 +184,7 @@ async fn backup(mint: &Mint) -> Result<Finding, StoreError> {
             );
             Finding::notice("backup", detail, cure)
         }
-        Some(backup) if Path::new(&backup.path).starts_with(mint.files.folder()) => {
+        Some(backup) if !is_elsewhere(&backup) => {
             let detail = format!(
                 "{} was proven at {}, but lies on the disk whose loss it is for",
                 backup.path, backup.proven_at

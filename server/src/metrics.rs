@@ -46,7 +46,7 @@ pub fn install() -> Result<PrometheusHandle, BuildError> {
     describe_gauge!(
         STRANGERS,
         Unit::Count,
-        "addresses from which agents of another chain have asked since the start"
+        "addresses from which agents have asked whose bundle this chain does not have"
     );
     Ok(handle)
 }
@@ -88,7 +88,7 @@ async fn look(server: &Server) -> Result<(), StoreError> {
     let obeying = all().filter(|holding| holding.refusal.is_none());
     gauge!(OBEYING).set(number(obeying.map(|holding| holding.holders.agents).sum()));
     gauge!(CONNECTED).set(number(server.dispatcher.registry().connected()));
-    let strangers = u64::try_from(server.strangers.list().len()).unwrap_or(u64::MAX);
+    let strangers = u64::try_from(server.strangers.list(&server.chain()).len()).unwrap_or(u64::MAX);
     gauge!(STRANGERS).set(number(strangers));
     Ok(())
 }

@@ -10,6 +10,7 @@ mod greeting;
 pub(crate) mod live;
 mod readmit;
 mod report;
+mod vouch;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -9,6 +9,7 @@ use tracing::warn;
 use writ_common::id::Digest;
 use writ_common::time::Timestamp;
 use writ_common::tls::source;
+use writ_common::trust::Chain;
 
 /// Addresses remembered; past it the one that was silent for longest goes.
 const MAX_STRANGERS: usize = 1024;
@@ -56,10 +57,15 @@ impl Strangers {
         *stranger = Stranger { version, digest, asked: stranger.asked + 1, last_at: now, address };
     }
 
-    /// All of them, the latest first.
+    /// Those whose bundle this chain still does not have, the latest first: whoever handed its bundles back is no stranger any more.
     #[must_use]
-    pub fn list(&self) -> Vec<Stranger> {
-        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+    pub fn list(&self, chain: &Chain) -> Vec<Stranger> {
+        self.list_if(|stranger| !chain.contains(stranger.digest))
+    }
+
+    fn list_if(&self, is_strange: impl Fn(&Stranger) -> bool) -> Vec<Stranger> {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.retain(|_, stranger| is_strange(stranger));
         let mut all: Vec<_> = known.values().cloned().collect();
         all.sort_by_key(|stranger| std::cmp::Reverse(stranger.last_at));
         all
@@ -79,7 +85,7 @@ mod tests {
             strangers.note(address(number), 1, Digest::of(b"one"), at(number));
         }
         strangers.note(address(MAX_STRANGERS), 2, Digest::of(b"two"), at(MAX_STRANGERS + 1));
-        let all = strangers.list();
+        let all = strangers.list_if(|_| true);
         assert_eq!(all.len(), MAX_STRANGERS);
         assert_eq!((all[0].asked, all[0].version, all[0].digest), (2, 2, Digest::of(b"two")));
         assert!(all.iter().all(|stranger| stranger.address != address(0)));
@@ -92,6 +98,6 @@ mod tests {
             let address = IpAddr::from(number.to_be_bytes());
             strangers.note(address, 1, Digest::of(b"one"), Timestamp::from_millis(1));
         }
-        assert_eq!(strangers.list().len(), MAX_OF_A_SOURCE);
+        assert_eq!(strangers.list_if(|_| true).len(), MAX_OF_A_SOURCE);
     }
 }

@@ -155,7 +155,7 @@ pub(super) async fn greet(
         agent_version: VERSION.to_owned(),
         bundle: (chain.head().bundle.version, chain.head().digest),
         journal: obedience.journal.standing()?,
-        identity_record: obedience.identity.envelope.clone(),
+        identity_record: obedience.record(),
     };
     let next_mark = proof.journal.next_mark;
     let sealed: Sealed<AgentProofPurpose> = sign(&[&obedience.identity.key.for_purpose()], &proof);

@@ -24,7 +24,7 @@ use writ_proto::v1::{self as proto, agent_frame, server_frame::Frame};
 use super::greeting::{Greeted, fetch_chain};
 use super::{Done, Link, LinkError};
 use crate::host;
-use crate::obey::{Deliveries, Reaction};
+use crate::obey::{Deliveries, FollowError, Reaction};
 use crate::settings::Keeper;
 
 /// What a server's unsigned frames may ask for: whoever forges them must not be able to mute the agent.
@@ -222,8 +222,16 @@ impl Session<'_> {
             Frame::Hello(_) | Frame::Welcome(_) => {
                 return Err(LinkError::Protocol("it greets in the middle of a session"));
             }
+            Frame::IdentityRecord(envelope) => {
+                if let Err(refusal) =
+                    self.link.obedience.renew_record(envelope.clone()).map_err(FollowError::from)?
+                {
+                    let now = self.now()?;
+                    self.refused(&refusal, &envelope, now)?;
+                }
+            }
             // Nothing of this is asked of this agent yet, and none of it is obeyed.
-            Frame::ComeBack(_) | Frame::IdentityRecord(_) | Frame::Freeze(_) => {}
+            Frame::ComeBack(_) | Frame::Freeze(_) => {}
         }
         Ok(None)
     }

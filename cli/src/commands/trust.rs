@@ -308,7 +308,7 @@ fn show(format: Format, now: Convergence, behind: Vec<Behind>) -> Result<ExitCod
     }
     if !shown.strangers.is_empty() {
         output::text(&format!(
-            "\n{strangers_total} addresses ask for the chain of another fleet, or of a later state of this one; the agents there obey nobody on this server. Put that fleet's backup back (writ-server cert restore), or its chain and authority (writ-server authority rebuild); with neither, enrol these hosts again.\n",
+            "\n{strangers_total} addresses ask for the chain of another fleet, or of a later state of this one; the agents there obey nobody on this server. If two servers minted at the same time: writ-server authority repair. If this server was made anew: put that fleet's backup back (writ-server cert restore), or its chain and authority (writ-server authority rebuild); with neither, enrol these hosts again.\n",
         ))?;
         output::list(format, &shown.strangers, "")?;
     }

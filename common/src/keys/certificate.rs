@@ -62,6 +62,19 @@ impl SigningCertificate {
     /// # Errors
     /// When the certificate library refuses the name.
     pub fn issue(key: &PrivateKey<Server>, name: &str, now: Timestamp) -> Result<Self, InvalidCertificate> {
+        Self::issue_until(key, name, now, now + SIGNING_LIFETIME)
+    }
+
+    /// The same with an end of its own.
+    ///
+    /// # Errors
+    /// When the certificate library refuses the name.
+    pub fn issue_until(
+        key: &PrivateKey<Server>,
+        name: &str,
+        now: Timestamp,
+        until: Timestamp,
+    ) -> Result<Self, InvalidCertificate> {
         let make = |error: rcgen::Error| InvalidCertificate::Make(error.to_string());
         let pkcs8 = key.to_pkcs8();
         let algorithm = match key.public().algorithm() {
@@ -75,7 +88,7 @@ impl SigningCertificate {
         params.distinguished_name.push(DnType::CommonName, name);
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.not_before = offset(now);
-        params.not_after = offset(now + SIGNING_LIFETIME);
+        params.not_after = offset(until);
         Self::from_der(params.self_signed(&pair).map_err(make)?.der())
     }
 

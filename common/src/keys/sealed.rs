@@ -1,5 +1,6 @@
 //! Secrets at rest under a passphrase: the age format (v1, scrypt recipient).
 
+use std::collections::BTreeSet;
 use std::io::{Read as _, Write as _};
 
 use age::secrecy::{ExposeSecret as _, SecretString};
@@ -13,6 +14,9 @@ const MAX_WORK_FACTOR: u8 = 20;
 /// A passphrase shorter than this is refused.
 pub const MIN_PASSPHRASE_CHARS: usize = 12;
 
+/// A passphrase of fewer different characters is refused.
+pub const MIN_DISTINCT_CHARS: usize = 5;
+
 /// Why sealing or opening failed.
 #[derive(Debug, thiserror::Error)]
 pub enum SealError {
@@ -21,6 +25,11 @@ pub enum SealError {
         "the passphrase has {0} characters; use at least {MIN_PASSPHRASE_CHARS}, for example four random words"
     )]
     WeakPassphrase(usize),
+    /// Long, and guessed at once.
+    #[error(
+        "the passphrase has {0} different characters; use at least {MIN_DISTINCT_CHARS}, for example four random words"
+    )]
+    Monotonous(usize),
     /// The passphrase is wrong, or the file was altered in its header.
     #[error("the passphrase does not open this file")]
     WrongPassphrase,
@@ -43,6 +52,10 @@ impl Passphrase {
         let length = text.chars().count();
         if length < MIN_PASSPHRASE_CHARS {
             return Err(SealError::WeakPassphrase(length));
+        }
+        let distinct = text.chars().collect::<BTreeSet<_>>().len();
+        if distinct < MIN_DISTINCT_CHARS {
+            return Err(SealError::Monotonous(distinct));
         }
         Ok(Self(SecretString::from(text.to_owned())))
     }

@@ -20,7 +20,7 @@ fn keys(fleet: &Fleet, arguments: &[&str]) -> Said {
     println!("   $ writ-server {}", arguments.join(" "));
     let said = fleet.keys(arguments).ok();
     let version = said.json()["bundle_version"].clone();
-    if fleet.server.is_some() && version.is_u64() {
+    if fleet.server.is_some() && said.json()["published"] == true {
         fleet.server().wait_for("trust bundle in force", |said| said["bundle.version"] == version);
     }
     said

@@ -44,6 +44,33 @@ fn a_server_made_anew_from_its_backup_is_obeyed_by_agents_that_notice_nothing() 
 }
 
 #[test]
+fn agents_enrolled_under_a_key_that_was_revoked_are_known_to_a_server_made_anew_all_the_same() {
+    let mut fleet = Fleet::new(Build::Testing);
+    let rome = fleet.agent("rome");
+    let away = fleet.agent("oslo");
+    assert!(away.stop().success());
+    let leaked = fleet.json(&["server"])["signing_key_id"].as_str().unwrap().to_owned();
+    let _revoked = fleet.keys(&["cert", "revoke", &leaked[..16]]).ok();
+    rome.wait_for("identity record renewed", |_| true);
+    let oslo = fleet.start_agent("oslo", None);
+    oslo.wait_for("identity record renewed", |_| true);
+    let file = fleet.backup();
+    fleet.lose_the_server();
+    let _restored = fleet.keys(&["cert", "restore", &file]).ok();
+    fleet.start_again();
+    fleet.server().wait_for_count("known again by its identity record", 2);
+    let done = fleet.json(&["send", "ping", "--all", "--wait"]);
+    assert_eq!(done["done"], 2);
+    // What they sign now is time-proven.
+    let (evidence, id) = (fleet.path("evidence.json"), done["command_id"].as_str().unwrap());
+    let _exported = fleet.writ(&["evidence", "export", id, "--file", evidence.to_str().unwrap()]).ok();
+    let pin = fleet.json(&["trust", "bundles"]).as_array().unwrap().last().unwrap()["digest"].clone();
+    let verified =
+        fleet.writ(&["evidence", "verify", evidence.to_str().unwrap(), "--pin", pin.as_str().unwrap()]).ok();
+    assert!(!verified.stdout.contains("not time-proven"), "{verified:?}");
+}
+
+#[test]
 fn agents_that_are_ahead_of_an_old_backup_hand_back_what_it_lacks() {
     let mut fleet = Fleet::new(Build::Testing);
     let rome = fleet.agent("rome");

@@ -23,7 +23,7 @@ fn refusals_page_is_current() {
         "# Refusals\n\nGenerated from `common/src/refusal.rs`; `make update` writes it.\n\n\
          Codes are stable: programs may rely on them. Each has vectors under `proto/vectors/refuse/`, \
          but for `journal_failed`, which needs a broken disk.\n\n\
-         Minting bundles (rotation, revocation, repair, floor reset, approvals by operators) has no command yet: \
+         Rules that ask operators to approve have no command yet: \
          agents follow such bundles, this version's programs do not make them.\n",
     );
     for (audible, title, text) in [

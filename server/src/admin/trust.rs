@@ -16,6 +16,7 @@ use writ_proto::admin::v1::{
 use super::agents::last_contact;
 use super::page;
 use crate::authority::certificates::Standing;
+use crate::authority::follow::caught_up;
 use crate::authority::mismatch::{Holding, Mismatch, holdings};
 use crate::context::Server;
 use crate::store::{Behind, unavailable};
@@ -72,6 +73,7 @@ impl TrustService for Trust {
         &self,
         _: Request<GetConvergenceRequest>,
     ) -> Result<Response<Convergence>, Status> {
+        caught_up(&self.0).await.map_err(unavailable)?;
         let chain = self.0.chain();
         let (head, signing) = (chain.head(), signing_key(&self.0));
         let holdings = holdings(&self.0).await.map_err(unavailable)?;
@@ -81,7 +83,7 @@ impl TrustService for Trust {
         let (agents, newest) = (count(|_| true), count(|holding| holding.is_newest));
         let obeying = count(|holding| holding.refusal.is_none());
         let groups = holdings.into_iter().map(group).collect();
-        let strangers = self.0.strangers.list();
+        let strangers = self.0.strangers.list(&chain);
         Ok(Response::new(Convergence {
             strangers_total: u64::try_from(strangers.len()).unwrap_or(u64::MAX),
             strangers: strangers.into_iter().take(MAX_STRANGERS).map(stranger).collect(),
@@ -102,6 +104,7 @@ impl TrustService for Trust {
         let ListBehindRequest { page_size, page_token } = request.into_inner();
         let size = page::size(page_size, 100, page::MAX_PAGE)?;
         let after = page::token(&page_token)?;
+        caught_up(&self.0).await.map_err(unavailable)?;
         let (chain, now) = (self.0.chain(), self.0.clock.wall());
         let rows = self.0.store.behind(chain.head().digest, after, size).await.map_err(unavailable)?;
         let next_page_token = page::next(&rows, size, |row| row.id.to_string());

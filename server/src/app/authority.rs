@@ -20,6 +20,7 @@ use writ_common::trust::{Role, SigningEntry, TrustBundle};
 
 use super::local::{Kind, Place, Print, Unlock, is_free, unchanged};
 use super::passphrase;
+use crate::authority::backup::Held;
 use crate::authority::mint::{Fresh, Mint, Unlocked};
 use crate::authority::{Files, channel, restore};
 
@@ -104,6 +105,8 @@ pub(super) enum Authority {
         /// File with the new one.
         #[arg(long, value_name = "FILE")]
         new_passphrase_file: Option<PathBuf>,
+        #[command(flatten)]
+        print: Print,
     },
     /// Say that the head of a restored chain is the newest bundle there is.
     Confirm {
@@ -136,6 +139,8 @@ pub(super) async fn run(verb: Authority, shutdown: Shutdown) -> Result<(), Fatal
                 &unlocked,
                 "writ-server authority rotate",
                 Role { keys: vec![new], threshold: 1 },
+                // The one key there is from now on must not be in one place alone; those of several belong to several people.
+                vec![("authority-new.key.age".to_owned(), files::read_secret(&to).map_err(Fatal::usage)?)],
             )
             .await
         }
@@ -143,7 +148,15 @@ pub(super) async fn run(verb: Authority, shutdown: Shutdown) -> Result<(), Fatal
             let mint = unlock.mint(&shutdown).await?;
             let unlocked = unlock.open(&mint.files)?;
             let keys = members.iter().map(public_part).collect::<Result<_, _>>()?;
-            publish(&unlock, &mint, &unlocked, "writ-server authority split", Role { keys, threshold }).await
+            publish(
+                &unlock,
+                &mint,
+                &unlocked,
+                "writ-server authority split",
+                Role { keys, threshold },
+                Vec::new(),
+            )
+            .await
         }
         Authority::Channel { unlock, keep_old } => {
             let mint = unlock.mint(&shutdown).await?;
@@ -153,8 +166,11 @@ pub(super) async fn run(verb: Authority, shutdown: Shutdown) -> Result<(), Fatal
             unlock.place.changed(&mint, &made)
         }
         Authority::Endpoints { unlock, endpoints } => {
-            for endpoint in &endpoints {
+            for (place, endpoint) in endpoints.iter().enumerate() {
                 server_name(endpoint).map_err(Fatal::usage)?;
+                if endpoints[..place].contains(endpoint) {
+                    return Err(Fatal::usage(format!("--endpoint {endpoint} is given twice")));
+                }
             }
             let mint = unlock.mint(&shutdown).await?;
             let unlocked = unlock.open(&mint.files)?;
@@ -191,14 +207,18 @@ pub(super) async fn run(verb: Authority, shutdown: Shutdown) -> Result<(), Fatal
             });
             unlock.place.changed(&mint, &made.await.map_err(|error| unchanged(&error))?)
         }
-        Authority::Reseal { file, passphrase_file, new_passphrase_file } => {
+        Authority::Reseal { file, passphrase_file, new_passphrase_file, print } => {
             let old = passphrase::ask(passphrase_file.as_deref(), "the key as it is", false)?;
             let sealed = files::read_secret(&file).map_err(Fatal::usage)?;
             let text =
                 open(&sealed, &old).map_err(|error| Fatal::usage(format!("{}: {error}", file.display())))?;
+            if pem::private_key(&text).is_err() {
+                return Err(Fatal::usage(format!("{}: it holds no authority key", file.display())));
+            }
             let new = passphrase::ask(new_passphrase_file.as_deref(), "the key from now on", true)?;
             let sealed = seal(&text, &new).map_err(|error| unchanged(&error))?;
-            files::write_secret(&file, &sealed).map_err(|error| unchanged(&error))
+            files::write_secret(&file, &sealed).map_err(|error| unchanged(&error))?;
+            print.say(&file, &format!("{} opens with the new passphrase.", file.display()))
         }
         Authority::Confirm { place, digest } => {
             let mint = place.mint(&shutdown).await?;
@@ -259,13 +279,8 @@ async fn publish(
     unlocked: &Unlocked,
     command: &'static str,
     role: Role,
+    kept: Vec<Held>,
 ) -> Result<(), Fatal> {
-    // The keys of before are of no use any more; those of from now on must not be in one place alone.
-    let mut kept = Vec::new();
-    for (number, path) in unlock.authorities.iter().enumerate() {
-        let sealed = files::read_secret(path).map_err(Fatal::usage)?;
-        kept.push((format!("authority-{}.key.age", number + 1), sealed));
-    }
     let fresh = Fresh { kept, ..Fresh::default() };
     let made = mint.publish(command, &fresh, unlocked, |next| next.authority = role).await;
     let made = made.map_err(|error| unchanged(&error))?;

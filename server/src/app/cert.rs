@@ -25,7 +25,7 @@ pub(super) enum Cert {
         #[arg(long, value_name = "TIME", default_value = "7d", value_parser = humantime::parse_duration)]
         overlap: Duration,
         /// Let it stand by: agents know it, and it signs when `cert rotate` says so or the present one ends.
-        #[arg(long)]
+        #[arg(long, conflicts_with = "overlap")]
         standby: bool,
         /// A realm it commands; repeat for several. Those of the present one unless given.
         #[arg(long = "realm", value_name = "NAME")]

@@ -22,7 +22,7 @@ use crate::sign::signs_at;
 #[derive(Debug, Args)]
 pub(super) struct Place {
     /// Where state and keys live.
-    #[arg(long, value_name = "FOLDER", default_value = crate::config::DEFAULT_DATA_DIR)]
+    #[arg(long, env = "WRIT_DATA_DIR", value_name = "FOLDER", default_value = crate::config::DEFAULT_DATA_DIR)]
     pub(super) data_dir: PathBuf,
     #[command(flatten)]
     pub(super) print: Print,

@@ -5,7 +5,7 @@ use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 use tonic::transport::server::Router;
 use tracing::{error, info, warn};
 use writ_common::daemon::Fatal;
@@ -52,6 +52,13 @@ pub(super) async fn run(options: Run, shutdown: Shutdown) -> Result<(), Fatal> {
     // The store ends last: requests and sessions that are drained still write to it.
     let store_shutdown = Shutdown::new();
     if !files.database().exists() {
+        if files.signing().exists() {
+            return Err(Fatal::failure(format!(
+                "{}: keys of a fleet lie here, but its database writ.db is gone. Put the database back, or restore a backup: writ-server cert restore FILE --data-dir {}",
+                files.folder().display(),
+                files.folder().display()
+            )));
+        }
         return Err(Fatal::failure(format!(
             "{}: there is no fleet here; make one: writ-server init --data-dir {} --name NAME --endpoint HOST:7443",
             files.folder().display(),
@@ -220,6 +227,7 @@ async fn load(
         tls,
         proxy_leaves: config.proxy_leaves.clone(),
         failed_enrolments: Throttle::new(Arc::clone(&clock)),
+        published: Notify::new(),
         strangers: Strangers::default(),
         hand_backs: Semaphore::new(HAND_BACKS),
         token_checks: Semaphore::new(TOKEN_CHECKS),

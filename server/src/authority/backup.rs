@@ -84,6 +84,8 @@ pub struct Archive {
     pub chain: Chain,
     /// SHA-256 of the sealed file.
     pub digest: Digest,
+    /// The sealed file.
+    pub path: PathBuf,
     files: BTreeMap<String, Zeroizing<Vec<u8>>>,
 }
 
@@ -127,7 +129,8 @@ impl Archive {
             return Err(damaged("its chain is of another fleet".to_owned()));
         }
         let fleet_name = manifest.fleet_name;
-        Ok(Self { fleet, fleet_name, chain, digest: Digest::of(&sealed), files })
+        let whole = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+        Ok(Self { fleet, fleet_name, chain, digest: Digest::of(&sealed), path: whole, files })
     }
 
     /// The files below the data directory that it holds, the chain's bundles not among them.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use writ_common::files;
 use writ_common::id::KeyId;
+use writ_common::keys::certificate::SIGNING_LIFETIME;
 use writ_common::keys::transfer::Pair;
 use writ_common::keys::{Algorithm, PrivateKey, Server, SigningCertificate, pem};
 use writ_common::limits::SKEW;
@@ -67,6 +68,9 @@ impl Standing {
     }
 }
 
+/// Digits of a key id that name it.
+const MIN_PREFIX: usize = 8;
+
 /// Why a certificate was not changed.
 #[derive(Debug, thiserror::Error)]
 pub enum CertificateError {
@@ -100,7 +104,9 @@ pub enum CertificateError {
     )]
     WhichRealms(String),
     /// There is none to rotate to.
-    #[error("no standby certificate is held here; make one: writ-server cert create")]
+    #[error(
+        "no standby certificate is held here; make one: writ-server cert create --standby. To rotate at once: writ-server cert create"
+    )]
     NoStandby,
     /// There is one already.
     #[error("certificate {0} stands by already; rotate to it: writ-server cert rotate")]
@@ -121,6 +127,12 @@ pub enum CertificateError {
     /// It is in the bundle.
     #[error("certificate {0} is listed already, and its key is here")]
     Listed(KeyId),
+    /// Too little of it.
+    #[error("give at least the first {MIN_PREFIX} digits of the key id; see: writ-server cert list")]
+    Short,
+    /// It was revoked before.
+    #[error("certificate {0} is revoked already")]
+    Revoked(KeyId),
     /// More than one.
     #[error("several certificates' key ids begin with `{0}`; give more of it")]
     Ambiguous(String),
@@ -147,9 +159,6 @@ pub struct Plan {
 /// When it cannot be made or no bundle may be minted.
 pub async fn create(mint: &Mint, unlocked: &Unlocked, plan: Plan) -> Result<Published, CertificateError> {
     let Plan { algorithm, overlap, is_standby, realms, elsewhere } = plan;
-    let key = PrivateKey::<Server>::generate(algorithm);
-    let certificate = SigningCertificate::issue(&key, &mint.name, mint.now - SKEW)?;
-    let new = NewKey { key, certificate };
     // Whoever names realms may have none yet: a server that was rebuilt.
     let present = match (&realms, signing_here(mint)) {
         (Some(_), None) => Vec::new(),
@@ -168,6 +177,12 @@ pub async fn create(mint: &Mint, unlocked: &Unlocked, plan: Plan) -> Result<Publ
     if let Some(held) = standby(mint, &realms)?.filter(|_| is_standby) {
         return Err(CertificateError::HasStandby(held));
     }
+    let key = PrivateKey::<Server>::generate(algorithm);
+    // A standby lives as long as others, counted from when it takes over.
+    let begins = if is_standby { ends(mint, &realms).max(mint.now) } else { mint.now };
+    let certificate =
+        SigningCertificate::issue_until(&key, &mint.name, mint.now - SKEW, begins + SIGNING_LIFETIME)?;
+    let new = NewKey { key, certificate };
     let command = if is_standby { "writ-server cert create --standby" } else { "writ-server cert create" };
     let entry = SigningEntry {
         sign_from: Timestamp::ZERO,
@@ -176,7 +191,7 @@ pub async fn create(mint: &Mint, unlocked: &Unlocked, plan: Plan) -> Result<Publ
         revoked: false,
         realms,
     };
-    let now = mint.now;
+    let (now, last) = (mint.now, ends(mint, &entry.realms));
     let fresh = match elsewhere {
         Some(file) => Fresh { elsewhere: Some((new, file)), ..Fresh::default() },
         None => Fresh { keys: vec![new], ..Fresh::default() },
@@ -184,7 +199,7 @@ pub async fn create(mint: &Mint, unlocked: &Unlocked, plan: Plan) -> Result<Publ
     let published = mint.publish(command, &fresh, unlocked, |next| {
         let mut entry = entry;
         if is_standby {
-            entry.sign_from = takes_over_at(next, &entry, now);
+            entry.sign_from = takes_over_at(last, &entry, now);
             next.signing.push(entry);
         } else {
             let id = entry.certificate.key().id();
@@ -274,6 +289,10 @@ pub async fn revoke(mint: &Mint, unlocked: &Unlocked, key: &str) -> Result<Publi
     // One that made room for others comes back, revoked: nothing it signed is believed any more, whatever date that bears.
     let (key, left) = find_ever(mint, key)?;
     let returns = left.is_some();
+    let is_revoked = |entry: &SigningEntry| entry.revoked && entry.certificate.key().id() == key;
+    if mint.chain.head().bundle.signing.iter().any(is_revoked) {
+        return Err(CertificateError::Revoked(key));
+    }
     let (held, now) = (held(mint)?, mint.now);
     let bundle = &mint.chain.head().bundle;
     let listed = bundle.signing.iter().find(|entry| entry.certificate.key().id() == key);
@@ -330,9 +349,11 @@ pub async fn revoke(mint: &Mint, unlocked: &Unlocked, key: &str) -> Result<Publi
 /// # Errors
 /// When there is none, or more than one.
 pub fn find(mint: &Mint, prefix: &str) -> Result<KeyId, CertificateError> {
+    if prefix.len() < MIN_PREFIX {
+        return Err(CertificateError::Short);
+    }
     let ids = mint.chain.head().bundle.signing.iter().map(|entry| entry.certificate.key().id());
-    let mut found: Vec<_> =
-        ids.filter(|id| !prefix.is_empty() && id.to_string().starts_with(prefix)).collect();
+    let mut found: Vec<_> = ids.filter(|id| id.to_string().starts_with(prefix)).collect();
     match (found.pop(), found.is_empty()) {
         (Some(only), true) => Ok(only),
         (Some(_), false) => Err(CertificateError::Ambiguous(prefix.to_owned())),
@@ -401,10 +422,15 @@ fn activate(next: &mut TrustBundle, key: KeyId, overlap: Duration, now: Timestam
     }
 }
 
+/// When the last certificate of these realms ends.
+fn ends(mint: &Mint, realms: &[String]) -> Timestamp {
+    let entries = mint.chain.head().bundle.signing.iter();
+    let counting = entries.filter(|entry| !entry.revoked && shares_realm(entry, realms));
+    counting.map(|entry| entry.accept_until).max().unwrap_or(mint.now)
+}
+
 /// When a standby begins by itself: when the last of its realms ends.
-fn takes_over_at(next: &TrustBundle, standby: &SigningEntry, now: Timestamp) -> Timestamp {
-    let counting = next.signing.iter().filter(|entry| !entry.revoked && shares_realm(entry, &standby.realms));
-    let last = counting.map(|entry| entry.accept_until).max().unwrap_or(now);
+fn takes_over_at(last: Timestamp, standby: &SigningEntry, now: Timestamp) -> Timestamp {
     last.min(standby.accept_until - Duration::from_secs(1)).max(now + Duration::from_secs(1))
 }
 
@@ -430,6 +456,12 @@ fn present_realms(mint: &Mint) -> Result<Vec<String>, CertificateError> {
             several.iter().map(|realms| realms.join(", ")).collect::<Vec<_>>().join("; "),
         )),
     }
+}
+
+/// The realms this server commands with what it holds; none if it holds nothing that counts.
+#[must_use]
+pub fn realms_here(mint: &Mint) -> Vec<String> {
+    signing_here(mint).map_or_else(Vec::new, |entry| entry.realms.clone())
 }
 
 /// The entry of the newest bundle by whose key this server signs now.

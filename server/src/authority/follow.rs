@@ -63,7 +63,13 @@ pub async fn keep(server: Arc<Server>, files: Files) {
                 }
             }
         }
-        if server.shutdown.unless_requested(tokio::time::sleep(LOOK_EVERY)).await.is_none() {
+        let pause = async {
+            tokio::select! {
+                () = tokio::time::sleep(LOOK_EVERY) => {}
+                () = server.published.notified() => {}
+            }
+        };
+        if server.shutdown.unless_requested(pause).await.is_none() {
             return;
         }
     }
@@ -104,8 +110,26 @@ pub async fn take_back(server: &Server, bundles: Vec<Bytes>) -> Result<u64, Fail
             Err(StoreError::HeadMoved) => {}
             done => done.map_err(unavailable)?,
         }
+        caught_up(server).await.map_err(unavailable)?;
     }
     Ok(chain.head().bundle.version)
+}
+
+/// Waits until this server follows what is published, at most two seconds: whoever has just minted asks about that.
+///
+/// # Errors
+/// When the store fails.
+pub async fn caught_up(server: &Server) -> Result<(), StoreError> {
+    let published = server.store.head().await?;
+    server.published.notify_one();
+    let waiting = async {
+        while published.is_some_and(|digest| !server.chain().contains(digest)) {
+            tokio::time::sleep(LOOK_EVERY / 20).await;
+        }
+    };
+    // Whatever keeps it from following is in its log; what it has is answered.
+    let _ = tokio::time::timeout(LOOK_EVERY * 4, waiting).await;
+    Ok(())
 }
 
 /// Follows the store once; says whether there was something new.

@@ -29,7 +29,7 @@ const CLOCK_TOLERANCE: std::time::Duration = std::time::Duration::from_secs(30);
 #[derive(Debug, thiserror::Error)]
 pub enum MintError {
     /// There is no fleet here.
-    #[error("{}: there is no fleet here", .0.display())]
+    #[error("{}: there is no fleet here; name another folder with --data-dir, make a fleet (writ-server init), or restore one (writ-server cert restore FILE)", .0.display())]
     NoFleet(PathBuf),
     /// Another command changes keys at this moment.
     #[error("another command changes the keys of this fleet at the moment; wait until it has ended")]
@@ -105,6 +105,11 @@ pub enum MintError {
         /// Why.
         source: FileError,
     },
+    /// One chain goes on from the other.
+    #[error(
+        "the chain given is no fork: one of the two goes on from the other. Let an agent that is ahead connect, which hands its bundles back"
+    )]
+    NotForked,
     /// The backup failed; nothing was published.
     #[error(transparent)]
     Backup(#[from] BackupError),
@@ -242,7 +247,11 @@ impl Mint {
                 (None, _) => {}
             }
         }
-        other.map(|other| other.head().clone()).ok_or(MintError::NoFork)
+        let other = other.ok_or(MintError::NoFork)?;
+        if self.chain.contains(other.head().digest) || other.contains(self.chain.head().digest) {
+            return Err(MintError::NotForked);
+        }
+        Ok(other.head().clone())
     }
 
     /// Whether a bundle may be minted now.

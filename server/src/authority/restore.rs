@@ -16,6 +16,7 @@ use writ_common::trust::Chain;
 
 use super::Files;
 use super::backup::{Archive, ArchiveError};
+use super::certificates;
 use super::channel::endpoint_names;
 use super::mint::{Mint, MintError};
 use crate::admin::new_token;
@@ -45,6 +46,16 @@ pub enum RestoreError {
     /// There is no bundle.
     #[error("the file holds no trust bundle; nothing was changed")]
     Empty,
+    /// The file of a further server.
+    #[error(
+        "the backup is of a further server, which commands {theirs}; this one commands {ours}. Restore it in a folder of its own; nothing was changed"
+    )]
+    OtherRealms {
+        /// Whose it is.
+        theirs: String,
+        /// What this server commands.
+        ours: String,
+    },
     /// A file of something else is here.
     #[error("{}: it is here already, and another one than in the backup; take another --data-dir, or move what is here away. Nothing was changed", .0.display())]
     Differs(PathBuf),
@@ -133,12 +144,22 @@ async fn fill_up(
         chain.extend(link.envelope.clone()).map_err(RestoreError::Chain)?;
         newer.push((link.bundle.version, link.digest, link.envelope.clone()));
     }
+    // The file of a further server: its keys would have this one sign for realms that are not its own.
+    let ours = certificates::realms_here(&mint);
+    for entry in &chain.head().bundle.signing {
+        let key = entry.certificate.key().id();
+        let is_new = archive.holds(key) && !files.signing_key(key).exists();
+        if is_new && !ours.is_empty() && !entry.realms.iter().any(|realm| ours.contains(realm)) {
+            return Err(RestoreError::OtherRealms { theirs: entry.realms.join(", "), ours: ours.join(", ") });
+        }
+    }
     let mut written = write_files(files, archive, stay_here)?;
     if bring_channel_back(files, archive, &chain, now)? {
         written.push("tls.pem".to_owned());
     }
     if !newer.is_empty() || !written.is_empty() {
         mint.store.put_back(newer, archive.removed(), now).await?;
+        mint.note("writ-server cert restore").await?;
     }
     Ok(shown(archive, &chain, written, PathBuf::new()))
 }
@@ -182,7 +203,7 @@ async fn rebuild(
     let head = archive.chain.head().bundle.version;
     let proven = BackupRow {
         digest: archive.digest,
-        path: String::new(),
+        path: archive.path.display().to_string(),
         bundle_version: head,
         made_at: now,
         proven_at: now,
@@ -291,7 +312,9 @@ fn bring_channel_back(
     let held = |wanted: String| archive.files().find(|(name, _)| *name == wanted).map(|(_, content)| content);
     let parts = (held(name(files.tls_ca())), held(name(files.tls_ca_key())));
     let (Some(certificate), Some(key)) = parts else { return Ok(false) };
-    if files::read(&files.tls_ca()).is_ok_and(|present| listed(&present)) || !listed(certificate) {
+    let is_here = files.tls_certificate().exists() && files.tls_key().exists();
+    if (is_here && files::read(&files.tls_ca()).is_ok_and(|present| listed(&present))) || !listed(certificate)
+    {
         return Ok(false);
     }
     files::write_secret(&files.tls_ca_key(), key)?;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tracing::{debug, warn};
 use writ_common::envelope::{AgentProofPurpose, Candidate, verify};
 use writ_common::hello::{Nonce, ServerHello, Welcome};
-use writ_common::id::{AgentId, SessionMark, random_bytes};
+use writ_common::id::{AgentId, KeyId, SessionMark, random_bytes};
 use writ_common::limits::PROTOCOL;
 use writ_common::time::Timestamp;
 use writ_common::tls::Peer;
@@ -15,7 +15,7 @@ use writ_common::wire::status::Failure;
 use writ_proto::v1::{self as proto, agent_frame, server_frame::Frame};
 
 use super::readmit::readmit;
-use super::{End, Outbound, unreadable};
+use super::{End, Outbound, unreadable, vouch};
 use crate::context::Server;
 use crate::store::unavailable;
 use crate::store::{Alarm, AlertKind, Contact, KnownAgent};
@@ -34,6 +34,8 @@ pub(super) struct Proven {
     pub(super) mark: SessionMark,
     /// What it was told to refuse from.
     pub(super) noted_from: Timestamp,
+    /// The key its identity record claims to be signed by.
+    pub(super) vouched_by: Option<KeyId>,
 }
 
 pub(super) async fn greet(
@@ -129,6 +131,7 @@ pub(super) async fn greet(
         return Err(Failure::denied("agent_removed", text).into());
     }
     let (bundle_version, mark) = (proof.bundle.0, proof.journal.next_mark);
+    let vouched_by = vouch::claimed(&proof.identity_record);
     let contact = Contact {
         agent: agent.id,
         at: now,
@@ -165,6 +168,7 @@ pub(super) async fn greet(
         bundle_version,
         server_nonce,
         mark,
+        vouched_by,
     })
 }
 

@@ -7,14 +7,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use tracing::{debug, warn};
 use writ_common::hello::Nonce;
-use writ_common::id::{CommandId, Digest, SessionMark};
+use writ_common::id::{CommandId, Digest, KeyId, SessionMark};
 use writ_common::limits::{MAX_BUNDLE_BATCH_BYTES, MAX_BUNDLES_PER_CALL, MAX_COUNTED_DELIVERIES};
 use writ_common::wire::status::Failure;
 use writ_proto::v1::{self as proto, agent_frame, server_frame::Frame};
 
 use super::greeting::Proven;
 use super::report::read_report;
-use super::{End, Outbound, unreadable};
+use super::{End, Outbound, unreadable, vouch};
 use crate::context::Server;
 use crate::dispatch::{Ending, Next, Outgoing, Seat};
 use crate::receipts::{VerifiedReceipt, record_refusals};
@@ -49,6 +49,8 @@ pub(super) struct Live<'a> {
     journal_counter: u64,
     /// The newest bundle it has or was sent.
     bundle_version: u64,
+    /// The key its identity record claims to be signed by.
+    vouched_by: Option<KeyId>,
 }
 
 impl<'a> Live<'a> {
@@ -57,7 +59,7 @@ impl<'a> Live<'a> {
         proven: Proven,
         outbound: Outbound,
     ) -> Result<Self, End> {
-        let Proven { agent, bundle_version, server_nonce, mark, noted_from } = proven;
+        let Proven { agent, bundle_version, server_nonce, mark, noted_from, vouched_by } = proven;
         let seat = server.dispatcher.registry().seat(agent.id);
         // Whatever was decided before there was a seat to be told: from here on the seat hears of it.
         let known = server.store.known_agent(agent.id).await.map_err(unavailable)?;
@@ -83,8 +85,10 @@ impl<'a> Live<'a> {
             reconciled: tokio::time::Instant::now(),
             journal_counter: 0,
             bundle_version,
+            vouched_by,
         };
         live.hand_on_bundles().await?;
+        live.vouch_again().await?;
         Ok(live)
     }
 
@@ -96,6 +100,25 @@ impl<'a> Live<'a> {
             self.outbound.send(Frame::Bundles(proto::Bundles { bundles })).await?;
         }
         Ok(())
+    }
+
+    /// After the bundles: a record by a key that was revoked is worth nothing to a server made anew.
+    async fn vouch_again(&mut self) -> Result<(), End> {
+        if !vouch::is_void(self.server, self.vouched_by) {
+            return Ok(());
+        }
+        // Whatever cannot be signed now is tried again with the next session or bundle.
+        match vouch::renew(self.server, self.agent.id).await {
+            Ok(Some(record)) => {
+                self.vouched_by = vouch::claimed(&record);
+                Ok(self.outbound.send(Frame::IdentityRecord(record)).await?)
+            }
+            Ok(None) => Ok(()),
+            Err(error) => {
+                warn!(agent.id = %self.agent.id, ?error, "the identity record could not be renewed");
+                Ok(())
+            }
+        }
     }
 
     pub(super) async fn run(mut self, inbound: &mut tonic::Streaming<proto::AgentFrame>) -> Result<(), End> {
@@ -137,7 +160,10 @@ impl<'a> Live<'a> {
                 }
                 next = self.seat.line.next(takes_commands) => match next {
                     Next::Command(outgoing, place) => Box::pin(self.deliver(&outgoing, place)).await?,
-                    Next::TrustChanged => Box::pin(self.hand_on_bundles()).await?,
+                    Next::TrustChanged => {
+                        Box::pin(self.hand_on_bundles()).await?;
+                        Box::pin(self.vouch_again()).await?;
+                    }
                     Next::LookIntoStore => Box::pin(self.catch_up()).await?,
                     Next::End(Ending::Replaced) => return self.come_back(REPLACED_BACKOFF, "the agent opened another session").await,
                     Next::End(Ending::Decided) => return self.come_back(Duration::ZERO, "an operator decided about this agent").await,

@@ -1,5 +1,6 @@
 //! The agents.
 
+use bytes::Bytes;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{AssertSqlSafe, QueryBuilder, Row as _, Sqlite, SqliteConnection};
 use writ_common::id::AgentId;
@@ -387,6 +388,26 @@ pub(super) async fn put_attribute(
         .execute(connection)
         .await?;
     Ok(())
+}
+
+impl Store {
+    /// Replaces an agent's identity record by one about the same agent and key.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn renew_record(&self, agent: AgentId, envelope: Bytes) -> Result<(), StoreError> {
+        self.write(move |connection| {
+            Box::pin(async move {
+                sqlx::query("UPDATE agents SET identity_record = $2 WHERE agent_id = $1")
+                    .bind(agent.as_bytes().to_vec())
+                    .bind(envelope.to_vec())
+                    .execute(connection)
+                    .await?;
+                Ok(())
+            })
+        })
+        .await
+    }
 }
 
 async fn remove(connection: &mut SqliteConnection, agent: AgentId, now: Timestamp) -> Result<(), StoreError> {

@@ -135,10 +135,9 @@ pub(super) async fn prove(
         files: archive.files().count(),
         holds_authority: archive.authorities(&secret).iter().any(|key| bundle.authority.keys.contains(key)),
     };
-    let path = file.canonicalize().unwrap_or_else(|_| file.to_owned());
     let row = BackupRow {
         digest: archive.digest,
-        path: path.display().to_string(),
+        path: archive.path.display().to_string(),
         bundle_version: proven.bundle_version,
         made_at: mint.now,
         proven_at: mint.now,
