@@ -81,3 +81,12 @@ fn the_backup_holds_every_private_key_sealed() {
         assert!(!contains(&backup, &content), "{} is in the clear", path.display());
     }
 }
+
+#[test]
+fn both_demonstrations_come_out_as_they_should() {
+    let fleet = Fleet::unmade(Build::Shipped);
+    for demo in ["demo", "demo-keys"] {
+        let said = fleet.run(demo, &[]).ok();
+        assert!(!said.stdout.is_empty(), "{demo} says nothing");
+    }
+}
