@@ -17,6 +17,11 @@ pub enum InvalidPem {
     /// A private key protected by a passphrase.
     #[error("the private key is encrypted; decrypt it first: openssl pkey -in FILE -out PLAIN")]
     Encrypted,
+    /// A key in OpenSSL's older form.
+    #[error(
+        "the private key is in the SEC1 form; write it as PKCS#8: openssl pkcs8 -topk8 -nocrypt -in FILE -out NEW"
+    )]
+    Sec1,
     /// Broken base64 or a missing end line.
     #[error("it is not valid PEM")]
     Malformed,
@@ -39,6 +44,10 @@ pub fn certificates(text: &[u8]) -> Result<Vec<Vec<u8>>, InvalidPem> {
 /// # Errors
 /// When there is none, it is encrypted, or the text is broken.
 pub fn private_key(text: &[u8]) -> Result<Zeroizing<Vec<u8>>, InvalidPem> {
+    let sec1 = b"-----BEGIN EC PRIVATE KEY-----";
+    if text.windows(sec1.len()).any(|window| window == sec1) {
+        return Err(InvalidPem::Sec1);
+    }
     let encrypted = b"-----BEGIN ENCRYPTED PRIVATE KEY-----";
     if text.windows(encrypted.len()).any(|window| window == encrypted) {
         return Err(InvalidPem::Encrypted);
@@ -89,6 +98,8 @@ mod tests {
         let key = encode("PRIVATE KEY", &[1; 48]);
         assert_eq!(private_key(key.as_bytes()).unwrap().as_slice(), &[1; 48]);
         assert_eq!(certificates(key.as_bytes()), Err(InvalidPem::Missing { wanted: "certificate" }));
+        let older = encode("EC PRIVATE KEY", &[1; 48]);
+        assert_eq!(private_key(older.as_bytes()), Err(InvalidPem::Sec1));
         let locked = encode("ENCRYPTED PRIVATE KEY", &[1; 48]);
         assert_eq!(private_key(locked.as_bytes()), Err(InvalidPem::Encrypted));
         assert_eq!(private_key(b""), Err(InvalidPem::Missing { wanted: "PKCS#8 private key" }));

@@ -60,6 +60,12 @@ impl Passphrase {
         Ok(Self(SecretString::from(text.to_owned())))
     }
 
+    /// One that something is sealed with already, however weak: it opens that, or it does not.
+    #[must_use]
+    pub fn existing(text: &str) -> Self {
+        Self(SecretString::from(text.trim_end_matches(['\r', '\n']).to_owned()))
+    }
+
     /// The text, for formats that are not age's.
     pub(super) fn expose(&self) -> &str {
         self.0.expose_secret()

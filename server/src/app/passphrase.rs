@@ -35,5 +35,5 @@ pub(super) fn ask(file: Option<&Path>, what: &str, is_new: bool) -> Result<Passp
             )));
         }
     };
-    Passphrase::new(&text).map_err(Fatal::usage)
+    if is_new { Passphrase::new(&text).map_err(Fatal::usage) } else { Ok(Passphrase::existing(&text)) }
 }
