@@ -10,7 +10,7 @@ use tokio::sync::{Semaphore, mpsc};
 use tracing::{error, info, warn};
 use writ_common::admission::check_approvals;
 use writ_common::command::Action;
-use writ_common::envelope::{self, IdentityRecordPurpose};
+use writ_common::envelope::IdentityRecordPurpose;
 use writ_common::files::FileError;
 use writ_common::id::{CommandId, Digest};
 use writ_common::limits::MAX_COUNTED_DELIVERIES;
@@ -160,26 +160,17 @@ impl Obedience {
     pub fn renew_record(&self, envelope: Bytes) -> Result<Result<(), Refusal>, FileError> {
         let (chain, held) = (self.trust.chain(), &self.identity.record);
         let keyring = Keyring::new(&chain.head().bundle, &held.realm);
-        let judge = || {
-            let verified =
-                envelope::verify::<IdentityRecordPurpose>(&envelope, &keyring.undated_candidates(), 1)?;
-            for key in verified.signers() {
-                let dated = keyring.check_dates(*key, verified.document().recorded_at);
-                dated.map_err(|code| Refusal::new(code, format!("key {key}")))?;
-            }
-            let record = verified.into_document();
-            let is_mine = record.agent == held.agent
-                && record.fleet == held.fleet
-                && record.public_key == held.public_key
-                && record.realm == held.realm;
-            if is_mine {
-                Ok(())
-            } else {
-                Err(Refusal::new(RefusalCode::WrongAgent, "the record is about another"))
-            }
+        let record = match keyring.verify_at::<IdentityRecordPurpose>(&envelope, |record| record.recorded_at)
+        {
+            Ok(verified) => verified.into_document(),
+            Err(refusal) => return Ok(Err(refusal)),
         };
-        if let Err(refusal) = judge() {
-            return Ok(Err(refusal));
+        let is_mine = record.agent == held.agent
+            && record.fleet == held.fleet
+            && record.public_key == held.public_key
+            && record.realm == held.realm;
+        if !is_mine {
+            return Ok(Err(Refusal::new(RefusalCode::WrongAgent, "the record is about another")));
         }
         Identity::keep_record(self.trust.files(), &envelope)?;
         *self.record.lock().unwrap_or_else(PoisonError::into_inner) = envelope;

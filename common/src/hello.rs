@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::envelope::{HelloPurpose, Verified, verify};
+use crate::envelope::{HelloPurpose, Verified};
 use crate::id::{AgentId, Digest, FleetId, JournalId, KeyId, SessionMark};
 use crate::limits::{PROTOCOL, SKEW};
 use crate::refusal::{Refusal, RefusalCode};
@@ -122,12 +122,8 @@ impl Expected<'_> {
     /// The first check that failed.
     pub fn verify(&self, envelope: &[u8]) -> Result<Verified<HelloPurpose>, Refusal> {
         let keyring = Keyring::new(self.bundle, self.realm);
-        let verified = verify::<HelloPurpose>(envelope, &keyring.undated_candidates(), 1)?;
+        let verified = keyring.verify_at::<HelloPurpose>(envelope, |hello| hello.time)?;
         let hello = verified.document();
-        for key in verified.signers() {
-            let dated = keyring.check_dates(*key, hello.time);
-            dated.map_err(|code| Refusal::new(code, format!("the hello is of {}, key {key}", hello.time)))?;
-        }
         if hello.fleet != self.bundle.fleet {
             return Err(Refusal::new(
                 RefusalCode::WrongFleet,

@@ -1,7 +1,6 @@
 //! What is wrong with this server, by cause: the first bad finding is the one to mend, the others may follow from it.
 
 use std::path::Path;
-use std::time::Duration;
 
 use writ_common::doctor::{Finding, Level};
 use writ_common::time::Timestamp;
@@ -11,7 +10,7 @@ use crate::authority::certificates::{Standing, held_entries, signing_here};
 use crate::authority::mint::{Mint, MintError};
 use crate::authority::{read_signing_keys, read_tls_leaf};
 use crate::expiry::days_left;
-use crate::sign::signs_until;
+use crate::sign::{CLOCK_TOLERANCE, signs_until};
 use crate::store::{BackupRow, StoreError};
 
 /// Looks at everything, in the order of causes.
@@ -27,8 +26,7 @@ pub async fn examine(mint: &Mint) -> Result<Vec<Finding>, StoreError> {
 
 async fn clock(mint: &Mint) -> Result<Finding, StoreError> {
     let signed = mint.store.latest_time().await?;
-    let tolerance = Duration::from_secs(30);
-    Ok(if mint.now + tolerance < signed {
+    Ok(if mint.now + CLOCK_TOLERANCE < signed {
         let detail =
             format!("the clock says {}, but this server signed at {signed}: nothing is signed", mint.now);
         Finding::bad(

@@ -26,7 +26,7 @@ use writ_common::wire::status::Failure;
 const MAX_CLOCK_DRIFT: Duration = Duration::from_secs(3600);
 
 /// How far the clock may go back, as time servers make it do. Below the skew that agents allow for their floor.
-const CLOCK_TOLERANCE: Duration = Duration::from_secs(30);
+pub(crate) const CLOCK_TOLERANCE: Duration = Duration::from_secs(30);
 
 /// A well-formed request, not yet signed. Made by [`crate::admin::submit`].
 #[derive(Debug)]

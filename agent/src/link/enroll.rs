@@ -1,6 +1,6 @@
 //! Enrolment: a token in, an identity out. It goes on where an interrupted one stopped, and never trusts first use.
 
-use writ_common::envelope::{EnrolmentPurpose, IdentityRecordPurpose, Sealed, sign, verify};
+use writ_common::envelope::{EnrolmentPurpose, IdentityRecordPurpose, Sealed, sign};
 use writ_common::files::{self, FileError};
 use writ_common::identity::{Enrolment, EnrolmentToken, IdentityRecord};
 use writ_common::keys::Algorithm;
@@ -140,18 +140,9 @@ async fn enroll_at(
 
     // The record brings its own time, as a hello does.
     let keyring = Keyring::new(&chain.head().bundle, &token.realm);
-    let believe = || {
-        let verified =
-            verify::<IdentityRecordPurpose>(&answer.identity_record, &keyring.undated_candidates(), 1)?;
-        let recorded_at = verified.document().recorded_at;
-        for key in verified.signers() {
-            keyring
-                .check_dates(*key, recorded_at)
-                .map_err(|code| Refusal::new(code, format!("key {key}")))?;
-        }
-        Ok::<_, Refusal>(verified.into_document())
-    };
-    let record = believe().map_err(|refusal| Attempt::Final(refusal.into()))?;
+    let record =
+        keyring.verify_at::<IdentityRecordPurpose>(&answer.identity_record, |record| record.recorded_at);
+    let record = record.map_err(|refusal| Attempt::Final(refusal.into()))?.into_document();
     let is_about_us =
         record.public_key == *key.public() && record.fleet == token.fleet && record.realm == token.realm;
     if !is_about_us {

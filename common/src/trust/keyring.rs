@@ -1,9 +1,9 @@
 //! Which keys count now, for agents of one realm.
 
 use super::{SigningEntry, TrustBundle};
-use crate::envelope::Candidate;
+use crate::envelope::{Candidate, Purpose, Verified, verify};
 use crate::id::KeyId;
-use crate::refusal::RefusalCode;
+use crate::refusal::{Refusal, RefusalCode};
 use crate::time::Timestamp;
 
 /// The signing keys of a bundle as seen by one realm at one time.
@@ -30,7 +30,7 @@ impl<'a> Keyring<'a> {
         self.bundle.signing.iter().map(judge).collect()
     }
 
-    /// The same without dates, for a document that brings its own time; judge its signer by [`Self::check_dates`] next.
+    /// The same without dates, for a document that brings its own time; see [`Self::verify_at`].
     #[must_use]
     pub fn undated_candidates(&self) -> Vec<Candidate<'a>> {
         let judge = |entry: &'a SigningEntry| Candidate {
@@ -40,11 +40,26 @@ impl<'a> Keyring<'a> {
         self.bundle.signing.iter().map(judge).collect()
     }
 
-    /// Whether a listed key counts at a time.
+    /// Verifies a document that brings its own time, such as a hello or an identity record: each signer must count then.
     ///
     /// # Errors
-    /// `certificate_not_yet_valid`, `certificate_expired`, or `unknown_key` if it is not listed.
-    pub fn check_dates(&self, key: KeyId, now: Timestamp) -> Result<(), RefusalCode> {
+    /// Why it is not believed.
+    pub fn verify_at<P: Purpose>(
+        &self,
+        envelope: &[u8],
+        time: impl FnOnce(&P::Document) -> Timestamp,
+    ) -> Result<Verified<P>, Refusal> {
+        let verified = verify::<P>(envelope, &self.undated_candidates(), 1)?;
+        let time = time(verified.document());
+        for key in verified.signers() {
+            let dated = self.check_dates(*key, time);
+            dated.map_err(|code| Refusal::new(code, format!("the document is of {time}, key {key}")))?;
+        }
+        Ok(verified)
+    }
+
+    /// Whether a listed key counts at a time.
+    fn check_dates(&self, key: KeyId, now: Timestamp) -> Result<(), RefusalCode> {
         let entry = self.bundle.signing.iter().find(|entry| entry.certificate.key().id() == key);
         entry.ok_or(RefusalCode::UnknownKey).and_then(|entry| dated(entry, now))
     }

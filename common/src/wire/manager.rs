@@ -1,20 +1,18 @@
-//! `writ.manager.v1`: the line between a server and its Control Manager.
+//! `writ.manager.v1`: the line between a server and its Control Manager. Here what a server asks.
+
+mod instruction;
+mod reply;
 
 use std::time::Duration;
 
 use bytes::Bytes;
 use writ_proto::manager::v1 as proto;
 use writ_proto::manager::v1::entity_call::Body as Call;
-use writ_proto::manager::v1::instruction::Task as ProtoTask;
-use writ_proto::manager::v1::reply::Body as Answer;
 
 use super::field::{self, invalid, missing};
 use crate::envelope::InvalidDocument;
-use crate::limits::{MAX_ADDRESSES, MAX_INSTRUCTIONS, MAX_OUTCOMES, MAX_PARAMETER_BYTES, MAX_PARAMETERS};
-use crate::manager::{
-    CallBody, EntityCall, Instruction, Mode, Order, Outcome, Poll, ProbeAnswer, Registration, Rejection,
-    RejectionCode, Reply, ReplyBody, Standing, Task, TaskState, Work,
-};
+use crate::limits::{MAX_ADDRESSES, MAX_OUTCOMES};
+use crate::manager::{CallBody, EntityCall, Mode, Outcome, Poll, Registration, TaskState};
 
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
@@ -224,285 +222,137 @@ impl From<&Outcome> for proto::Outcome {
     }
 }
 
-impl TryFrom<proto::Reply> for Reply {
-    type Error = InvalidDocument;
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::envelope::{
+        Candidate, EntityCallPurpose, InstructionPurpose, ManagerReplyPurpose, Purpose, sign, verify,
+    };
+    use crate::id::{CommandId, Digest, EntityId, ManagerId};
+    use crate::keys::{Algorithm, PrivateKey};
+    use crate::manager::{
+        Instruction, Order, ProbeAnswer, Rejection, RejectionCode, Reply, ReplyBody, Standing, Task, Work,
+    };
+    use crate::time::Timestamp;
 
-    fn try_from(message: proto::Reply) -> Result<Self, InvalidDocument> {
-        let proto::Reply { request_digest, time_ms, body } = message;
-        Ok(Self {
-            request: field::digest("request_digest", &request_digest)?,
-            time: field::time("time_ms", time_ms)?,
-            body: match body.ok_or_else(|| missing("body"))? {
-                Answer::Probe(probe) => ReplyBody::Probe(probe.try_into()?),
-                Answer::Registered(standing) => ReplyBody::Registered(standing.try_into()?),
-                Answer::Left(proto::Left {}) => ReplyBody::Left,
-                Answer::Work(work) => ReplyBody::Work(work.try_into()?),
-                Answer::Rejected(rejection) => ReplyBody::Rejected(rejection.try_into()?),
-            },
-        })
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    fn now() -> Timestamp {
+        Timestamp::from_millis(1_790_000_000_000)
     }
-}
 
-impl From<&Reply> for proto::Reply {
-    fn from(reply: &Reply) -> Self {
-        let Reply { request, time, body } = reply;
-        Self {
-            request_digest: request.as_bytes().to_vec().into(),
-            time_ms: time.as_millis(),
-            body: Some(match body {
-                ReplyBody::Probe(probe) => Answer::Probe(probe.into()),
-                ReplyBody::Registered(standing) => Answer::Registered(standing.into()),
-                ReplyBody::Left => Answer::Left(proto::Left {}),
-                ReplyBody::Work(work) => Answer::Work(work.into()),
-                ReplyBody::Rejected(rejection) => Answer::Rejected(rejection.into()),
-            }),
+    /// Signed, verified and compared byte for byte on the way.
+    fn survives<P: Purpose>(document: &P::Document)
+    where
+        P::Document: PartialEq,
+    {
+        let key = PrivateKey::<P::Signer>::generate(Algorithm::Ed25519);
+        let sealed = sign::<P>(&[&key.for_purpose()], document);
+        let verified = verify::<P>(sealed.bytes(), &[Candidate::accepted(key.public())], 1).unwrap();
+        assert_eq!(verified.document(), document);
+    }
+
+    fn registration(mode: Mode) -> Registration {
+        Registration {
+            display_name: "rome_WRIT".to_owned(),
+            host_name: "rome".to_owned(),
+            product: "writ-server".to_owned(),
+            version: "0.1.0".to_owned(),
+            addresses: vec!["192.0.2.1".to_owned()],
+            mode,
+            entity: Some(EntityId::from_bytes([1; 16])),
+            token: None,
+            heartbeat: HOUR,
+            abnormal_after: HOUR * 3,
         }
     }
-}
 
-impl TryFrom<proto::ProbeAnswer> for ProbeAnswer {
-    type Error = InvalidDocument;
-
-    fn try_from(message: proto::ProbeAnswer) -> Result<Self, InvalidDocument> {
-        let proto::ProbeAnswer {
-            manager_id,
-            version,
-            protocol,
-            sandbox_connected,
-            callback,
-            callback_detail,
-        } = message;
-        let detail = field::text("callback_detail", callback_detail)?;
-        let callback = match proto::CallbackOutcome::try_from(callback) {
-            Ok(proto::CallbackOutcome::NotAsked) if detail.is_empty() => None,
-            Ok(proto::CallbackOutcome::Delivered) if detail.is_empty() => Some(Ok(())),
-            Ok(proto::CallbackOutcome::Failed) => Some(Err(detail)),
-            Ok(_) | Err(_) => return Err(invalid("callback", "is not one we know")),
+    #[test]
+    fn what_an_entity_asks_survives_the_wire() {
+        let two_way = Mode::TwoWay {
+            forwarding: "[2001:db8::1]:7445".to_owned(),
+            leaf_spki_digest: Digest::from_bytes([2; 32]),
         };
-        Ok(Self {
-            manager: field::manager("manager_id", &manager_id)?,
-            version: version.parse().map_err(|error: String| invalid("version", error))?,
-            protocol,
-            sandbox_connected,
-            callback,
-        })
-    }
-}
-
-impl From<&ProbeAnswer> for proto::ProbeAnswer {
-    fn from(answer: &ProbeAnswer) -> Self {
-        let ProbeAnswer { manager, version, protocol, sandbox_connected, callback } = answer;
-        let (outcome, detail) = match callback {
-            None => (proto::CallbackOutcome::NotAsked, String::new()),
-            Some(Ok(())) => (proto::CallbackOutcome::Delivered, String::new()),
-            Some(Err(detail)) => (proto::CallbackOutcome::Failed, detail.clone()),
+        let outcome = Outcome {
+            sequence: 7,
+            state: TaskState::Unsuccessful,
+            detail: String::new(),
+            command: Some(CommandId::from_bytes([3; 16])),
+            total: 3,
+            done: 1,
+            failed: 2,
         };
-        Self {
-            manager_id: manager.as_bytes().to_vec().into(),
-            version: version.to_string(),
-            protocol: *protocol,
-            sandbox_connected: *sandbox_connected,
-            callback: outcome.into(),
-            callback_detail: detail,
+        for body in [
+            CallBody::Register(registration(Mode::OneWay)),
+            CallBody::Update(registration(two_way)),
+            CallBody::Unregister,
+            CallBody::Poll(Poll { after: 6, outcomes: vec![outcome] }),
+        ] {
+            let key = PrivateKey::<crate::keys::Entity>::generate(Algorithm::Ed25519).public().clone();
+            survives::<EntityCallPurpose>(&EntityCall { key, epoch: 1, counter: 2, sent_at: now(), body });
         }
     }
-}
 
-impl TryFrom<proto::Standing> for Standing {
-    type Error = InvalidDocument;
-
-    fn try_from(message: proto::Standing) -> Result<Self, InvalidDocument> {
-        let proto::Standing { entity_id, epoch, approved, manager_id, version, sandbox_connected } = message;
-        Ok(Self {
-            entity: field::entity("entity_id", &entity_id)?,
-            epoch,
-            is_approved: approved,
-            manager: field::manager("manager_id", &manager_id)?,
-            version: version.parse().map_err(|error: String| invalid("version", error))?,
-            sandbox_connected,
-        })
-    }
-}
-
-impl From<&Standing> for proto::Standing {
-    fn from(standing: &Standing) -> Self {
-        let Standing { entity, epoch, is_approved, manager, version, sandbox_connected } = standing;
-        Self {
-            entity_id: entity.as_bytes().to_vec().into(),
-            epoch: *epoch,
-            approved: *is_approved,
-            manager_id: manager.as_bytes().to_vec().into(),
-            version: version.to_string(),
-            sandbox_connected: *sandbox_connected,
-        }
-    }
-}
-
-impl TryFrom<proto::Work> for Work {
-    type Error = InvalidDocument;
-
-    fn try_from(message: proto::Work) -> Result<Self, InvalidDocument> {
-        let proto::Work { instructions, more, sandbox_connected } = message;
-        if instructions.len() > MAX_INSTRUCTIONS {
-            return Err(invalid("instructions", "must be at most 16"));
-        }
-        Ok(Self { instructions, has_more: more, sandbox_connected })
-    }
-}
-
-impl From<&Work> for proto::Work {
-    fn from(work: &Work) -> Self {
-        let Work { instructions, has_more, sandbox_connected } = work;
-        Self { instructions: instructions.clone(), more: *has_more, sandbox_connected: *sandbox_connected }
-    }
-}
-
-const CODES: [(RejectionCode, proto::RejectionCode); 7] = [
-    (RejectionCode::UnknownEntity, proto::RejectionCode::UnknownEntity),
-    (RejectionCode::RejectedEntity, proto::RejectionCode::RejectedEntity),
-    (RejectionCode::NotApproved, proto::RejectionCode::NotApproved),
-    (RejectionCode::Replayed, proto::RejectionCode::Replayed),
-    (RejectionCode::ClockSkew, proto::RejectionCode::ClockSkew),
-    (RejectionCode::TokenRefused, proto::RejectionCode::TokenRefused),
-    (RejectionCode::InvalidRegistration, proto::RejectionCode::InvalidRegistration),
-];
-
-impl TryFrom<proto::Rejection> for Rejection {
-    type Error = InvalidDocument;
-
-    fn try_from(message: proto::Rejection) -> Result<Self, InvalidDocument> {
-        let proto::Rejection { code, detail } = message;
-        let known = CODES.into_iter().find(|(_, known)| i32::from(*known) == code);
-        let (code, _) = known.ok_or_else(|| invalid("code", "is not one we know"))?;
-        Ok(Self { code, detail: field::text("detail", detail)? })
-    }
-}
-
-impl From<&Rejection> for proto::Rejection {
-    fn from(rejection: &Rejection) -> Self {
-        let Rejection { code, detail } = rejection;
-        let known = CODES.into_iter().find(|(ours, _)| ours == code);
-        let (_, code) = known.expect("CODES names every code");
-        Self { code: code.into(), detail: detail.clone() }
-    }
-}
-
-impl TryFrom<proto::Instruction> for Instruction {
-    type Error = InvalidDocument;
-
-    fn try_from(message: proto::Instruction) -> Result<Self, InvalidDocument> {
-        let proto::Instruction {
-            manager_id,
-            entity_id,
-            epoch,
-            sequence,
-            issued_at_ms,
-            expires_at_ms,
-            requested_by,
-            task,
-        } = message;
-        let issued_at = field::time("issued_at_ms", issued_at_ms)?;
-        let expires_at = field::time("expires_at_ms", expires_at_ms)?;
-        if expires_at <= issued_at || sequence == 0 || epoch == 0 {
-            return Err(invalid(
-                "expires_at_ms",
-                "must be later than issued_at_ms, sequence and epoch from 1",
-            ));
-        }
-        Ok(Self {
-            manager: field::manager("manager_id", &manager_id)?,
-            entity: field::entity("entity_id", &entity_id)?,
-            epoch,
-            sequence,
-            issued_at,
-            expires_at,
-            requested_by: field::name("requested_by", requested_by)?,
-            task: match task.ok_or_else(|| missing("task"))? {
-                ProtoTask::Dispatch(dispatch) => dispatch.try_into()?,
-                ProtoTask::AskStatus(proto::AskStatus {}) => Task::AskStatus,
-                ProtoTask::ChangeCommunication(change) => {
-                    let proto::ChangeCommunication { heartbeat_ms, abnormal_after_ms } = change;
-                    Task::ChangeCommunication {
-                        heartbeat: Duration::from_millis(heartbeat_ms),
-                        abnormal_after: Duration::from_millis(abnormal_after_ms),
-                    }
-                }
-            },
-        })
-    }
-}
-
-impl From<&Instruction> for proto::Instruction {
-    fn from(instruction: &Instruction) -> Self {
-        let Instruction { manager, entity, epoch, sequence, issued_at, expires_at, requested_by, task } =
-            instruction;
-        Self {
-            manager_id: manager.as_bytes().to_vec().into(),
-            entity_id: entity.as_bytes().to_vec().into(),
-            epoch: *epoch,
-            sequence: *sequence,
-            issued_at_ms: issued_at.as_millis(),
-            expires_at_ms: expires_at.as_millis(),
-            requested_by: requested_by.clone(),
-            task: Some(match task {
-                Task::Dispatch { selector, order, lifetime } => ProtoTask::Dispatch(proto::Dispatch {
-                    selector: selector.clone(),
-                    action: Some(order.into()),
-                    lifetime_ms: millis(*lifetime),
-                }),
-                Task::AskStatus => ProtoTask::AskStatus(proto::AskStatus {}),
-                Task::ChangeCommunication { heartbeat, abnormal_after } => {
-                    ProtoTask::ChangeCommunication(proto::ChangeCommunication {
-                        heartbeat_ms: millis(*heartbeat),
-                        abnormal_after_ms: millis(*abnormal_after),
-                    })
-                }
-            }),
-        }
-    }
-}
-
-impl TryFrom<proto::Dispatch> for Task {
-    type Error = InvalidDocument;
-
-    fn try_from(message: proto::Dispatch) -> Result<Self, InvalidDocument> {
-        use proto::dispatch::Action;
-        let proto::Dispatch { selector, action, lifetime_ms } = message;
-        let order = match action.ok_or_else(|| missing("action"))? {
-            Action::Ping(proto::PingTask {}) => Order::Ping,
-            Action::Run(proto::ActionTask { name, arguments }) => {
-                if arguments.len() > MAX_PARAMETERS {
-                    return Err(invalid("arguments", "must be at most 64"));
-                }
-                let argument = |proto::Argument { name, value }| {
-                    if value.len() > MAX_PARAMETER_BYTES {
-                        return Err(invalid("arguments", "must have values of at most 4096 bytes"));
-                    }
-                    Ok((field::name("arguments", name)?, value))
-                };
-                Order::Run {
-                    name: field::name("name", name)?,
-                    parameters: arguments.into_iter().map(argument).collect::<Result<_, _>>()?,
-                }
-            }
+    #[test]
+    fn what_a_manager_answers_and_orders_survives_the_wire() {
+        let (manager, entity) = (ManagerId::from_bytes([4; 16]), EntityId::from_bytes([5; 16]));
+        let version = "6.0 SP1".parse().unwrap();
+        let probe = |callback| {
+            ReplyBody::Probe(ProbeAnswer { manager, version, protocol: 1, sandbox_connected: true, callback })
         };
-        let lifetime = Duration::from_millis(lifetime_ms);
-        Ok(Self::Dispatch { selector: field::text("selector", selector)?, order, lifetime })
-    }
-}
-
-impl From<&Order> for proto::dispatch::Action {
-    fn from(order: &Order) -> Self {
-        match order {
-            Order::Ping => Self::Ping(proto::PingTask {}),
-            Order::Run { name, parameters } => {
-                let argument = |(name, value): &(String, String)| proto::Argument {
-                    name: name.clone(),
-                    value: value.clone(),
-                };
-                let arguments = parameters.iter().map(argument).collect();
-                Self::Run(proto::ActionTask { name: name.clone(), arguments })
-            }
+        let standing =
+            Standing { entity, epoch: 1, is_approved: false, manager, version, sandbox_connected: false };
+        let work = Work { instructions: vec![vec![1].into()], has_more: true, sandbox_connected: false };
+        let mut bodies = vec![
+            probe(None),
+            probe(Some(Ok(()))),
+            probe(Some(Err("refused".to_owned()))),
+            ReplyBody::Registered(standing),
+            ReplyBody::Left,
+            ReplyBody::Work(work),
+        ];
+        let rejected = |code| ReplyBody::Rejected(Rejection { code, detail: "no".to_owned() });
+        bodies.extend(RejectionCode::ALL.map(rejected));
+        for body in bodies {
+            let request = Digest::from_bytes([6; 32]);
+            survives::<ManagerReplyPurpose>(&Reply { request, time: now(), body });
         }
+        let run = Order::Run {
+            name: "restart".to_owned(),
+            parameters: vec![("unit".to_owned(), "nginx".to_owned())],
+        };
+        for task in [
+            Task::Dispatch { selector: String::new(), order: Order::Ping, lifetime: HOUR },
+            Task::Dispatch { selector: "os=linux".to_owned(), order: run, lifetime: HOUR },
+            Task::AskStatus,
+            Task::ChangeCommunication { heartbeat: HOUR, abnormal_after: HOUR * 3 },
+        ] {
+            survives::<InstructionPurpose>(&Instruction {
+                manager,
+                entity,
+                epoch: 1,
+                sequence: 1,
+                issued_at: now(),
+                expires_at: now() + HOUR,
+                requested_by: "vera".to_owned(),
+                task,
+            });
+        }
+    }
+
+    #[test]
+    fn a_registration_that_breaks_a_rule_names_its_field() {
+        let refused = |change: fn(&mut proto::Registration)| {
+            let mut message = proto::Registration::from(&registration(Mode::OneWay));
+            change(&mut message);
+            Registration::try_from(message).unwrap_err().field
+        };
+        assert_eq!(refused(|it| it.display_name.clear()), "display_name");
+        assert_eq!(refused(|it| it.mode = 0), "mode");
+        assert_eq!(refused(|it| it.forwarding_address = "rome:7445".to_owned()), "forwarding_address");
+        assert_eq!(refused(|it| it.abnormal_after_ms = it.heartbeat_ms * 2), "abnormal_after_ms");
+        assert_eq!(refused(|it| it.heartbeat_ms = 0), "abnormal_after_ms");
+        assert_eq!(refused(|it| it.token = vec![1; 31].into()), "token");
+        assert_eq!(refused(|it| it.addresses = vec!["a".to_owned(); 17]), "addresses");
     }
 }

@@ -306,8 +306,8 @@ pub async fn revoke(mint: &Mint, unlocked: &Unlocked, key: &str) -> Result<Publi
     let mut new = Vec::new();
     let mut successor = None;
     // The key of a further server is replaced there: one made here would have this server sign for realms it does not command.
-    let was_ours = held.contains(&key)
-        || realms.iter().any(|realm| signing_here(mint).is_some_and(|entry| entry.realms.contains(realm)));
+    let was_ours =
+        held.contains(&key) || signing_here(mint).is_some_and(|entry| shares_realm(entry, &realms));
     if !returns && was_ours && !bundle.signing.iter().any(signs) {
         successor = standby(mint, &realms)?.filter(|standby| *standby != key);
         if successor.is_none() {

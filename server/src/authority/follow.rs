@@ -112,7 +112,7 @@ pub async fn take_back(server: &Server, bundles: Vec<Bytes>) -> Result<u64, Fail
         }
         caught_up(server).await.map_err(unavailable)?;
     }
-    Ok(chain.head().bundle.version)
+    Ok(server.chain().head().bundle.version)
 }
 
 /// Waits until this server follows what is published, at most two seconds: whoever has just minted asks about that.

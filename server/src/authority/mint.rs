@@ -20,10 +20,8 @@ use zeroize::Zeroizing;
 
 use super::backup::{BackupError, Held, REMOVED, contents, write_backup};
 use super::{Files, KeyFileError, last_head};
+use crate::sign::CLOCK_TOLERANCE;
 use crate::store::{AuditLog, BackupRow, NewAudit, Store, StoreError, UnknownHead};
-
-/// How far the clock may stand before a time this server signed with.
-const CLOCK_TOLERANCE: std::time::Duration = std::time::Duration::from_secs(30);
 
 /// Why no bundle was minted. Nothing is in force that was not before.
 #[derive(Debug, thiserror::Error)]
