@@ -140,14 +140,7 @@ pub fn read(path: &Path) -> Result<Chain, String> {
     let damaged = |reason: &dyn std::fmt::Display| format!("{}: {reason}", path.display());
     let stored = files::read(path).map_err(|error| error.to_string())?;
     let bundles = proto::Bundles::decode(stored.as_slice()).map_err(|error| damaged(&error))?.bundles;
-    let mut bundles = bundles.into_iter();
-    let first = bundles.next().ok_or_else(|| damaged(&"it is empty"))?;
-    let digest = Chain::digest_of(&first).ok_or_else(|| damaged(&"its first bundle is no envelope"))?;
-    let mut chain = Chain::pinned(first, digest).map_err(|refusal| damaged(&refusal))?;
-    for bundle in bundles {
-        chain.extend(bundle).map_err(|refusal| damaged(&refusal))?;
-    }
-    Ok(chain)
+    Chain::stored(bundles).map_err(|refusal| damaged(&refusal))
 }
 
 /// How far some bundles lead.

@@ -163,6 +163,17 @@ fn read_signing_key(path: &Path) -> Result<PrivateKey<Server>, KeyFileError> {
     PrivateKey::from_pkcs8(&der).map_err(|source| KeyFileError::Key { path: path.to_owned(), source })
 }
 
+/// Puts a leaf and its key in place. A crash between the two leaves a leaf beside another's key, which [`channel::open`] mends.
+///
+/// # Errors
+/// When a file cannot be written.
+pub fn write_tls_leaf(files: &Files, leaf: &TlsLeaf) -> Result<(), FileError> {
+    let chain: String = leaf.chain.iter().map(|der| pem::encode("CERTIFICATE", der).to_string()).collect();
+    files::write_secret(&files.tls_key(), pem::encode("PRIVATE KEY", &leaf.key).as_bytes())?;
+    writ_common::checkpoint!("tls_key_renewed");
+    files::write_public(&files.tls_certificate(), chain.as_bytes())
+}
+
 /// Reads the channel's leaf and key.
 ///
 /// # Errors

@@ -43,6 +43,22 @@ impl Chain {
         Ok(Self { links: vec![link] })
     }
 
+    /// A chain from one's own disk, where every bundle was verified before it was kept: it begins at whatever is first.
+    ///
+    /// # Errors
+    /// When there is none, or one does not follow.
+    pub fn stored(bundles: impl IntoIterator<Item = Bytes>) -> Result<Self, Refusal> {
+        let mut bundles = bundles.into_iter();
+        let void = |detail: &'static str| Refusal::new(RefusalCode::BundleInvalid, detail);
+        let first = bundles.next().ok_or_else(|| void("there is no trust bundle"))?;
+        let digest = Self::digest_of(&first).ok_or_else(|| void("the first trust bundle is no envelope"))?;
+        let mut chain = Self::pinned(first, digest)?;
+        for envelope in bundles {
+            chain.extend(envelope)?;
+        }
+        Ok(chain)
+    }
+
     /// The digest a bundle would be known by, before anything of it is believed.
     #[must_use]
     pub fn digest_of(envelope: &[u8]) -> Option<Digest> {

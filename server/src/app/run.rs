@@ -191,13 +191,9 @@ async fn load(
         Fatal::failure(format!("{}: init did not finish here; run it again", files.folder().display()))
     })?;
     let noted = last_head::noted(files).map_err(|error| failed(&error))?;
-    let mut bundles = store.bundles().await.map_err(|error| failed(&error))?.into_iter();
-    let (digest, first) =
-        bundles.next().ok_or_else(|| Fatal::failure("the database holds no trust bundle"))?;
-    let mut chain = Chain::pinned(first, digest).map_err(|refusal| failed(&refusal))?;
-    for (_, envelope) in bundles {
-        chain.extend(envelope).map_err(|refusal| failed(&refusal))?;
-    }
+    let bundles = store.bundles().await.map_err(|error| failed(&error))?;
+    let chain = Chain::stored(bundles.into_iter().map(|(_, envelope)| envelope));
+    let chain = chain.map_err(|refusal| failed(&refusal))?;
     let clock: SharedClock = Arc::new(SystemClock::new());
     last_head::check(noted, &chain, &store, clock.wall()).await.map_err(|error| failed(&error))?;
     last_head::note(files, chain.head()).map_err(|error| failed(&error))?;

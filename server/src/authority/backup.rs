@@ -206,14 +206,8 @@ fn chain_of(files: &BTreeMap<String, Zeroizing<Vec<u8>>>) -> Result<Chain, Strin
         })
         .collect();
     bundles.sort_by_key(|(version, _)| *version);
-    let mut bundles = bundles.into_iter().map(|(_, envelope)| envelope);
-    let first = bundles.next().ok_or("it holds no trust bundle")?;
-    let digest = Chain::digest_of(&first).ok_or("its first trust bundle is none")?;
-    let mut chain = Chain::pinned(first, digest).map_err(|refusal| refusal.to_string())?;
-    for envelope in bundles {
-        chain.extend(envelope).map_err(|refusal| refusal.to_string())?;
-    }
-    Ok(chain)
+    let bundles = bundles.into_iter().map(|(_, envelope)| envelope);
+    Chain::stored(bundles).map_err(|refusal| refusal.to_string())
 }
 
 /// A file by its name below the data directory.

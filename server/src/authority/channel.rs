@@ -15,7 +15,7 @@ use writ_common::trust::TrustBundle;
 use zeroize::Zeroizing;
 
 use super::mint::{Fresh, Mint, MintError, Published, Unlocked};
-use super::{Files, KeyFileError, read_tls_leaf};
+use super::{Files, KeyFileError, read_tls_leaf, write_tls_leaf};
 use crate::context::Server;
 
 /// How often the files are looked at, beside SIGHUP: mounted secrets change without a signal.
@@ -213,9 +213,6 @@ fn renew(
         return Ok(None);
     }
     let renewed = TlsAuthority { certificate, key }.issue(&names_with(facts.names, endpoints), now)?;
-    let chain: String = renewed.chain.iter().map(|der| pem::encode("CERTIFICATE", der).to_string()).collect();
-    files::write_secret(&files.tls_key(), pem::encode("PRIVATE KEY", &renewed.key).as_bytes())?;
-    writ_common::checkpoint!("tls_key_renewed");
-    files::write_public(&files.tls_certificate(), chain.as_bytes())?;
+    write_tls_leaf(files, &renewed)?;
     Ok(Some(renewed))
 }

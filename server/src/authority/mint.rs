@@ -200,12 +200,8 @@ impl Mint {
         let store = Store::open(&files.database(), shutdown).await?;
         let noted = last_head::noted(files)?;
         let (fleet, name) = store.fleet().await?.ok_or_else(nobody)?;
-        let mut bundles = store.bundles().await?.into_iter();
-        let (digest, first) = bundles.next().ok_or_else(nobody)?;
-        let mut chain = Chain::pinned(first, digest).map_err(MintError::Chain)?;
-        for (_, envelope) in bundles {
-            chain.extend(envelope).map_err(MintError::Chain)?;
-        }
+        let bundles = store.bundles().await?.into_iter().map(|(_, envelope)| envelope);
+        let chain = Chain::stored(bundles).map_err(MintError::Chain)?;
         last_head::check(noted, &chain, &store, now).await?;
         let (files, despite) = (files.clone(), Vec::new());
         Ok(Self { files, store, fleet, name, chain, now, despite, is_dry_run: false, _alone: alone })

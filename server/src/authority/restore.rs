@@ -14,11 +14,11 @@ use writ_common::time::Timestamp;
 use writ_common::tls::{IssueError, TlsAuthority};
 use writ_common::trust::Chain;
 
-use super::Files;
 use super::backup::{Archive, ArchiveError};
 use super::certificates;
 use super::channel::endpoint_names;
 use super::mint::{Mint, MintError};
+use super::{Files, write_tls_leaf};
 use crate::admin::new_token;
 use crate::store::{BackupRow, Store, StoreError};
 
@@ -43,9 +43,6 @@ pub enum RestoreError {
         "the backup ends at bundle {0}, which the chain here does not have: they are forks of one another; nothing was changed"
     )]
     Fork(Digest),
-    /// There is no bundle.
-    #[error("the file holds no trust bundle; nothing was changed")]
-    Empty,
     /// The file of a further server.
     #[error(
         "the backup is of a further server, which commands {theirs}; this one commands {ours}. Restore it in a folder of its own; nothing was changed"
@@ -223,13 +220,7 @@ pub async fn rebuild_from_chain(
     now: Timestamp,
     shutdown: &Shutdown,
 ) -> Result<Restored, RestoreError> {
-    let mut bundles = bundles.into_iter();
-    let first = bundles.next().ok_or(RestoreError::Empty)?;
-    let digest = Chain::digest_of(&first).ok_or(RestoreError::Empty)?;
-    let mut chain = Chain::pinned(first, digest).map_err(RestoreError::Chain)?;
-    for envelope in bundles {
-        chain.extend(envelope).map_err(RestoreError::Chain)?;
-    }
+    let chain = Chain::stored(bundles).map_err(RestoreError::Chain)?;
     files::private_folder(files.folder())?;
     let _lock = files.lock()?;
     if files.database().exists() || !files::list(&files.signing())?.is_empty() {
@@ -341,8 +332,6 @@ fn issue_leaf(
     now: Timestamp,
 ) -> Result<(), RestoreError> {
     let leaf = authority.issue(names, now)?;
-    let chain: String = leaf.chain.iter().map(|der| pem::encode("CERTIFICATE", der).to_string()).collect();
-    files::write_secret(&files.tls_key(), pem::encode("PRIVATE KEY", &leaf.key).as_bytes())?;
-    files::write_public(&files.tls_certificate(), chain.as_bytes())?;
+    write_tls_leaf(files, &leaf)?;
     Ok(())
 }
