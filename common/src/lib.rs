@@ -27,6 +27,7 @@ pub mod trust;
 pub mod verify;
 pub mod wire;
 
+pub mod admin;
 pub mod backoff;
 pub mod config;
 pub mod csv;
@@ -35,6 +36,7 @@ pub mod doctor;
 pub mod evidence;
 pub mod facts;
 pub mod files;
+pub mod port;
 pub mod shutdown;
 pub mod telemetry;
 #[cfg(feature = "testing")]

@@ -1,6 +1,6 @@
 //! The operators' door. Every call passes [`policy`] first; the services only convert, call and convert.
 
-pub mod policy;
+mod policy;
 pub mod submit;
 
 mod agents;
@@ -26,12 +26,7 @@ use writ_proto::admin::v1::{
     system_service_server::SystemServiceServer, trust_service_server::TrustServiceServer,
 };
 
-pub use operators::new_token;
-
 use crate::context::Server;
-
-/// A request is never larger: the names of a thousand agents.
-pub(crate) const MAX_REQUEST_BYTES: usize = 256 << 10;
 
 /// All services of the admin port.
 ///

@@ -13,7 +13,7 @@ mod writer;
 
 pub use agents::{AgentRow, AllowList, Attribute, KnownAgent, Source, Standing};
 pub use alerts::{Alarm, AlertKind, AlertRow, SERVER};
-pub use audit::{AuditLink, AuditLog, NewAudit};
+pub use audit::{AuditLink, NewAudit};
 pub use bundles::{BackupRow, Behind, Holders, UnknownHead};
 pub use commands::{CommandRow, EvidenceRow, NewCommand, Progress, RecordedCommand, TargetRow, TargetState};
 pub use contacts::{Contact, Heard, Noted, Report};
@@ -133,6 +133,11 @@ impl Store {
         let (changes, _) = broadcast::channel(MAX_WAITING_CHANGES);
         shutdown.spawn(write_batches(connection, jobs, changes.clone()));
         Ok(Self { reader, writer, admins: Arc::default(), changes })
+    }
+
+    /// Closes what reads, for all clones; what writes ends with the shutdown it was opened under.
+    pub async fn close(self) {
+        self.reader.close().await;
     }
 
     /// Hears of every command whose progress changed, once for each commit.

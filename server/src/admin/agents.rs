@@ -15,7 +15,7 @@ use writ_proto::admin::v1::{
 };
 
 use super::submit::{self, find_agent};
-use super::{page, policy, why};
+use super::{page, why};
 use crate::context::Server;
 use crate::selector::{is_name, is_value};
 use crate::store::{AgentRow, Attribute, Source, Standing, unavailable};
@@ -56,7 +56,7 @@ impl AgentService for Agents {
     }
 
     async fn label(&self, request: Request<LabelAgentRequest>) -> Result<Response<Agent>, Status> {
-        let actor = policy::actor(&request)?;
+        let actor = writ_common::admin::actor(&request)?;
         let LabelAgentRequest { agent, set, remove } = request.into_inner();
         for name in set.iter().map(|label| &label.name).chain(&remove) {
             check_label_name(name)?;
@@ -87,7 +87,7 @@ impl AgentService for Agents {
     }
 
     async fn remove(&self, request: Request<GetAgentRequest>) -> Result<Response<Agent>, Status> {
-        let actor = policy::actor(&request)?;
+        let actor = writ_common::admin::actor(&request)?;
         let row = find_agent(&self.0, &request.into_inner().agent).await?;
         let (server, id, now) = (Arc::clone(&self.0), row.id, self.0.clock.wall());
         let change = async move {
@@ -101,7 +101,7 @@ impl AgentService for Agents {
     }
 
     async fn approve(&self, request: Request<ApproveAgentRequest>) -> Result<Response<Agent>, Status> {
-        let actor = policy::actor(&request)?;
+        let actor = writ_common::admin::actor(&request)?;
         let ApproveAgentRequest { agent, replaces } = request.into_inner();
         let row = find_agent(&self.0, &agent).await?;
         if row.removed_at.as_millis() > 0 {

@@ -4,13 +4,14 @@ use std::sync::Arc;
 
 use prost::Message as _;
 use tonic::{Request, Response, Status};
+use writ_common::admin::AuditLog;
 use writ_common::wire::status::Failure;
 use writ_proto::admin::v1::audit_service_server::AuditService;
 use writ_proto::admin::v1::{AuditEntry, AuditLink as Shown, ListAuditRequest, ListAuditResponse};
 
 use super::page;
 use crate::context::Server;
-use crate::store::{AuditLink, AuditLog, StoreError, unavailable};
+use crate::store::{AuditLink, StoreError, unavailable};
 
 #[derive(Debug)]
 pub(super) struct Audit(pub(super) Arc<Server>);

@@ -26,7 +26,7 @@ use writ_proto::admin::v1::{
 use writ_proto::v1::ApplySettings;
 
 use super::submit::{self, Selection, Submitted};
-use super::{evidence, page, policy, preview};
+use super::{evidence, page, preview};
 use crate::context::Server;
 use crate::store::unavailable;
 use crate::store::{CommandRow, Progress as Counted, TargetRow, TargetState};
@@ -49,7 +49,7 @@ pub(super) struct Commands(pub(super) Arc<Server>);
 #[tonic::async_trait]
 impl CommandService for Commands {
     async fn submit(&self, request: Request<SubmitRequest>) -> Result<Response<Command>, Status> {
-        let actor = policy::actor(&request)?;
+        let actor = writ_common::admin::actor(&request)?;
         match submit::submit(&self.0, &actor, parse(request.into_inner())?).await? {
             Submitted::Known(id) => Ok(Response::new(find(&self.0, id).await?)),
             // What has become of it meanwhile is for `Get` and `Watch`.
@@ -71,7 +71,7 @@ impl CommandService for Commands {
     }
 
     async fn cancel(&self, request: Request<GetCommandRequest>) -> Result<Response<Command>, Status> {
-        let actor = policy::actor(&request)?;
+        let actor = writ_common::admin::actor(&request)?;
         let id = command_id(&request.into_inner().command_id)?;
         let expires_at = Timestamp::from_millis(find(&self.0, id).await?.expires_at_ms);
         let (server, now) = (Arc::clone(&self.0), self.0.clock.wall());

@@ -17,7 +17,7 @@ use writ_proto::admin::v1::{
     RevokeTokenRequest,
 };
 
-use super::{page, policy};
+use super::page;
 use crate::authority::create::DEFAULT_REALM;
 use crate::context::Server;
 use crate::store::{EnrolmentTokenRow, NewToken, unavailable};
@@ -34,7 +34,7 @@ impl EnrollmentService for Enrollment {
         &self,
         request: Request<CreateTokenRequest>,
     ) -> Result<Response<CreateTokenResponse>, Status> {
-        let actor = policy::actor(&request)?;
+        let actor = writ_common::admin::actor(&request)?;
         let CreateTokenRequest { uses, expires_in_seconds, realm } = request.into_inner();
         let uses = if uses == 0 { 1 } else { uses };
         if uses > MAX_USES {
@@ -101,7 +101,7 @@ impl EnrollmentService for Enrollment {
         &self,
         request: Request<RevokeTokenRequest>,
     ) -> Result<Response<EnrollmentToken>, Status> {
-        let actor = policy::actor(&request)?;
+        let actor = writ_common::admin::actor(&request)?;
         let RevokeTokenRequest { token_id } = request.into_inner();
         let is_prefix = (8..=64).contains(&token_id.len()) && token_id.chars().all(|c| c.is_ascii_hexdigit());
         if !is_prefix {

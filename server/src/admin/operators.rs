@@ -2,30 +2,20 @@
 
 use std::sync::Arc;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use tonic::{Request, Response, Status};
 use tracing::info;
-use writ_common::id::{Digest, random_bytes};
-use writ_common::limits::MAX_NAME_BYTES;
+use writ_common::id::Digest;
 use writ_common::wire::status::Failure;
 use writ_proto::admin::v1::operator_service_server::OperatorService;
 use writ_proto::admin::v1::{
     CreateOperatorRequest, CreateOperatorResponse, ListOperatorsRequest, ListOperatorsResponse, Operator,
     OperatorRole, RevokeOperatorRequest,
 };
-use zeroize::Zeroizing;
 
 use super::page;
-use super::policy::{self, Role};
 use crate::context::Server;
 use crate::store::{AdminRow, Revoked, unavailable};
-
-/// A bearer token: 32 random bytes in a form that scanners of secrets can find.
-#[must_use]
-pub fn new_token() -> Zeroizing<String> {
-    Zeroizing::new(format!("writ-admin.{}", URL_SAFE_NO_PAD.encode(random_bytes::<32>())))
-}
+use writ_common::admin::{self, Role, check_operator_name, new_token};
 
 #[derive(Debug)]
 pub(super) struct Operators(pub(super) Arc<Server>);
@@ -36,13 +26,9 @@ impl OperatorService for Operators {
         &self,
         request: Request<CreateOperatorRequest>,
     ) -> Result<Response<CreateOperatorResponse>, Status> {
-        let actor = policy::actor(&request)?;
+        let actor = admin::actor(&request)?;
         let CreateOperatorRequest { name, role } = request.into_inner();
-        let is_allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '@');
-        if name.is_empty() || name.len() > MAX_NAME_BYTES || !name.chars().all(is_allowed) {
-            let text = "must have 1 to 128 letters, digits, `-`, `_`, `.` and `@`";
-            return Err(Failure::invalid("name", text).into());
-        }
+        check_operator_name(&name)?;
         let role = OperatorRole::try_from(role)
             .ok()
             .and_then(role_of)
@@ -74,7 +60,7 @@ impl OperatorService for Operators {
     }
 
     async fn revoke(&self, request: Request<RevokeOperatorRequest>) -> Result<Response<Operator>, Status> {
-        let actor = policy::actor(&request)?;
+        let actor = admin::actor(&request)?;
         let RevokeOperatorRequest { name } = request.into_inner();
         let (server, revoking, now) = (Arc::clone(&self.0), name.clone(), self.0.clock.wall());
         let change = async move { server.store.revoke_admin(revoking, Role::Admin.stored(), now).await };

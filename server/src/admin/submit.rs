@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tracing::info;
+use writ_common::admin::Actor;
 use writ_common::command::Action;
 use writ_common::id::{AgentId, CommandId, Digest};
 use writ_common::time::Timestamp;
 use writ_common::wire::status::Failure;
 
-use super::policy::Actor;
 use crate::context::Server;
 use crate::selector::{InvalidSelector, Selector};
 use crate::sign::{CommandDraft, SignedCommand};

@@ -1,18 +1,16 @@
 //! `writ-server run`: telemetry, configuration, state, ports, serve, drain.
 
-use std::net::SocketAddr;
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
-use tokio::net::TcpListener;
 use tokio::sync::{Notify, Semaphore};
-use tonic::transport::server::Router;
 use tracing::{error, info, warn};
+use writ_common::admin::PolicyLayer;
 use writ_common::daemon::Fatal;
+use writ_common::port::{self, DRAIN_DEADLINE};
 use writ_common::shutdown::Shutdown;
 use writ_common::telemetry;
 use writ_common::time::{SharedClock, SystemClock};
-use writ_common::tls::{ServerTls, incoming};
 use writ_common::trust::Chain;
 use writ_proto::v1::agent_gateway_server::AgentGatewayServer;
 
@@ -30,19 +28,12 @@ use crate::store::Store;
 use crate::strangers::Strangers;
 use crate::throttle::Throttle;
 
-/// How long open requests and sessions may take to end.
-const DRAIN_DEADLINE: Duration = Duration::from_secs(10);
 /// How often the time that is signed with is noted.
 const NOTE_TIME_EVERY: Duration = Duration::from_secs(60);
-/// How long a call may take until its answer begins. Streams begin at once.
-const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 /// Tokens looked up at a time from where too many were wrong; the database has four connections.
 const TOKEN_CHECKS: usize = 2;
 /// Chains handed back at a time; each costs a copy of the chain and a signature's check.
 const HAND_BACKS: usize = 2;
-/// Streams one connection may have open.
-const MAX_STREAMS: u32 = 64;
-
 pub(super) async fn run(options: Run, shutdown: Shutdown) -> Result<(), Fatal> {
     let config =
         Config::load(options.config.as_deref(), options.data_dir.as_deref()).map_err(Fatal::usage)?;
@@ -72,9 +63,9 @@ pub(super) async fn run(options: Run, shutdown: Shutdown) -> Result<(), Fatal> {
     let server = Arc::new(load(&config, &files, store, options.accept_clock, shutdown.clone()).await?);
     let tls = server.tls.clone();
 
-    let agents = bind(config.listen_agents, "listen.agents").await?;
-    let operators = bind(config.listen_admin, "listen.admin").await?;
-    let measured = bind(config.listen_metrics, "listen.metrics").await?;
+    let agents = port::bind(config.listen_agents, "listen.agents").await?;
+    let operators = port::bind(config.listen_admin, "listen.admin").await?;
+    let measured = port::bind(config.listen_metrics, "listen.metrics").await?;
     let recorder = metrics::install().map_err(|error| Fatal::failure(format!("cannot count: {error}")))?;
     info!(
         version = VERSION,
@@ -89,9 +80,9 @@ pub(super) async fn run(options: Run, shutdown: Shutdown) -> Result<(), Fatal> {
     let gateway = AgentGatewayServer::new(gateway::Gateway(Arc::clone(&server)))
         .max_decoding_message_size(frame)
         .max_encoding_message_size(frame);
-    let agent_port = settings().add_service(gateway);
+    let agent_port = port::settings().add_service(gateway);
     let routes = admin::routes(&server).map_err(|error| Fatal::failure(error.to_string()))?;
-    let admin_port = settings().layer(admin::policy::PolicyLayer(Arc::clone(&server))).add_routes(routes);
+    let admin_port = port::settings().layer(PolicyLayer(Arc::clone(&server))).add_routes(routes);
 
     shutdown.spawn(note_time(Arc::clone(&server)));
     shutdown.spawn(expiry::watch(Arc::clone(&server)));
@@ -99,8 +90,8 @@ pub(super) async fn run(options: Run, shutdown: Shutdown) -> Result<(), Fatal> {
     shutdown.spawn(sent::note(Arc::clone(&server)));
     shutdown.spawn(channel::keep(Arc::clone(&server), files.clone()));
     shutdown.spawn(follow::keep(Arc::clone(&server), files.clone()));
-    let serving = serve(agent_port, agents.0, &tls, &shutdown);
-    let administrating = serve(admin_port, operators.0, &tls, &shutdown);
+    let serving = port::serve(agent_port, agents.0, &tls, &shutdown);
+    let administrating = port::serve(admin_port, operators.0, &tls, &shutdown);
     let (first, second) = tokio::join!(serving, administrating);
     if !shutdown.drain(DRAIN_DEADLINE).await {
         warn!("some sessions did not end in time");
@@ -125,58 +116,6 @@ async fn note_time(server: Arc<Server>) {
             return;
         }
     }
-}
-
-fn settings() -> tonic::transport::Server {
-    tonic::transport::Server::builder()
-        .max_concurrent_streams(MAX_STREAMS)
-        .timeout(CALL_TIMEOUT)
-        .http2_keepalive_interval(Some(Duration::from_secs(60)))
-        .http2_keepalive_timeout(Some(Duration::from_secs(20)))
-}
-
-async fn serve<L>(
-    router: Router<L>,
-    listener: TcpListener,
-    tls: &ServerTls,
-    shutdown: &Shutdown,
-) -> Result<(), Fatal>
-where
-    L: tower::Layer<tonic::service::Routes> + Clone,
-    L::Service: tower::Service<
-            http::Request<tonic::body::Body>,
-            Response = http::Response<tonic::body::Body>,
-            Future: Send,
-            Error: Into<Box<dyn std::error::Error + Send + Sync>> + Send,
-        > + Clone
-        + Send
-        + 'static,
-{
-    let asked = shutdown.clone();
-    let served = router.serve_with_incoming_shutdown(incoming(listener, tls, shutdown), async move {
-        asked.requested().await;
-    });
-    // A connection that does not end must not keep the server from ending.
-    let overtime = async {
-        shutdown.requested().await;
-        tokio::time::sleep(DRAIN_DEADLINE).await;
-    };
-    tokio::select! {
-        result = served => {
-            shutdown.trigger();
-            result.map_err(|error| Fatal::caused("a port failed", &error))
-        }
-        () = overtime => Ok(()),
-    }
-}
-
-async fn bind(address: SocketAddr, key: &str) -> Result<(TcpListener, SocketAddr), Fatal> {
-    let explain = |error: std::io::Error| {
-        Fatal::failure(format!("`{key}` = {address}: {error}; is another server running?"))
-    };
-    let listener = TcpListener::bind(address).await.map_err(explain)?;
-    let bound = listener.local_addr().map_err(explain)?;
-    Ok((listener, bound))
 }
 
 async fn load(

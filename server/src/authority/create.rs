@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 use tracing::debug;
+use writ_common::admin::new_token;
 use writ_common::envelope::{BundlePurpose, sign};
 use writ_common::facts::is_plain_name;
 use writ_common::files::{self, FileError};
@@ -22,7 +23,6 @@ use writ_common::trust::{Chain, Role, SigningEntry, TrustBundle};
 
 use super::Files;
 use super::backup::{BackupError, contents, write_backup};
-use crate::admin::new_token;
 use crate::store::{BackupRow, Store, StoreError};
 
 /// The realm of agents whose token names no other.
@@ -260,10 +260,13 @@ async fn present(files: &Files) -> Result<Option<(CreateError, String)>, CreateE
         return Ok(Some((CreateError::KeysWithoutDatabase { folder, name: name.clone() }, name)));
     }
     let reading = Shutdown::new();
-    let fleet = Store::open(&files.database(), &reading).await?.fleet().await?;
+    let store = Store::open(&files.database(), &reading).await?;
+    let fleet = store.fleet().await;
+    // SQLite removes files of its own when the last connection closes, and they must not go while they are moved.
+    store.close().await;
     let is_closed = reading.drain(Duration::from_secs(5)).await;
     debug!(is_closed, "looked for a fleet");
-    Ok(fleet.map(|(fleet, name)| (CreateError::Exists { folder, name: name.clone(), fleet }, name)))
+    Ok(fleet?.map(|(fleet, name)| (CreateError::Exists { folder, name: name.clone(), fleet }, name)))
 }
 
 /// Nothing is lost: what was here lies in a folder beside. The database goes first and the signing keys last: whoever is killed in

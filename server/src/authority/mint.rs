@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use tracing::warn;
+use writ_common::admin::AuditLog;
 use writ_common::envelope::{BundlePurpose, InvalidDocument, sign};
 use writ_common::files::{self, FileError};
 use writ_common::id::{AgentId, Digest, FleetId};
@@ -21,7 +22,7 @@ use zeroize::Zeroizing;
 use super::backup::{BackupError, Held, REMOVED, contents, write_backup};
 use super::{Files, KeyFileError, last_head};
 use crate::sign::CLOCK_TOLERANCE;
-use crate::store::{AuditLog, BackupRow, NewAudit, Store, StoreError, UnknownHead};
+use crate::store::{BackupRow, NewAudit, Store, StoreError, UnknownHead};
 
 /// Why no bundle was minted. Nothing is in force that was not before.
 #[derive(Debug, thiserror::Error)]

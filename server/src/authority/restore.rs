@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use serde::Serialize;
 use tracing::warn;
+use writ_common::admin::new_token;
 use writ_common::files::{self, FileError};
 use writ_common::id::{Digest, FleetId};
 use writ_common::keys::pem;
@@ -19,7 +20,6 @@ use super::certificates;
 use super::channel::endpoint_names;
 use super::mint::{Mint, MintError};
 use super::{Files, write_tls_leaf};
-use crate::admin::new_token;
 use crate::store::{BackupRow, Store, StoreError};
 
 /// Why nothing was restored.

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use prost::Message as _;
 use sqlx::{QueryBuilder, Sqlite, SqliteConnection};
+use writ_common::admin::AuditLog;
 use writ_common::id::Digest;
 use writ_common::time::Timestamp;
 use writ_proto::admin::v1::AuditEntry;
@@ -13,21 +14,10 @@ use writ_proto::admin::v1::AuditEntry;
 use super::writer::Job;
 use super::{Pending, Store, StoreError, bytes, id, integer, unsigned};
 
-/// Which log. Each has its own bound, so that nobody who may only look can look until changes are forgotten.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum AuditLog {
-    /// Calls that may have changed something.
-    Changes,
-    /// Calls that looked, and those that were denied.
-    Looks,
-}
-
-impl AuditLog {
-    const fn stored(self) -> i64 {
-        match self {
-            Self::Changes => 0,
-            Self::Looks => 1,
-        }
+const fn stored(log: AuditLog) -> i64 {
+    match log {
+        AuditLog::Changes => 0,
+        AuditLog::Looks => 1,
     }
 }
 
@@ -91,7 +81,7 @@ impl Store {
         let rows = sqlx::query(sql)
             .bind(integer(place))
             .bind(i64::from(limit))
-            .bind(log.stored())
+            .bind(stored(log))
             .fetch_all(&self.reader)
             .await?;
         rows.iter()
@@ -128,7 +118,7 @@ async fn append_to(
     calls: &[&NewAudit],
 ) -> Result<(), StoreError> {
     let last = sqlx::query("SELECT sequence, hash FROM audit WHERE log = $1 ORDER BY sequence DESC LIMIT 1")
-        .bind(log.stored())
+        .bind(stored(log))
         .fetch_optional(&mut *connection)
         .await?;
     let (mut sequence, mut hash) = match last {
@@ -140,7 +130,7 @@ async fn append_to(
         sequence += 1;
         let entry = call.entry(sequence).encode_to_vec();
         hash = Digest::of(&[hash.as_bytes().as_slice(), &entry].concat());
-        row.push_bind(log.stored())
+        row.push_bind(stored(log))
             .push_bind(integer(sequence))
             .push_bind(entry)
             .push_bind(hash.as_bytes().to_vec());
@@ -150,7 +140,7 @@ async fn append_to(
     let most = calls.iter().map(|call| call.max_entries).min().unwrap_or(u64::MAX);
     if sequence > most {
         sqlx::query("DELETE FROM audit WHERE log = $1 AND sequence <= $2")
-            .bind(log.stored())
+            .bind(stored(log))
             .bind(integer(sequence - most))
             .execute(connection)
             .await?;

@@ -1,0 +1,349 @@
+//! The operators' door of a program: one table of who may call what, and a method that is not in it is refused. Every call that
+//! passes is recorded.
+
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use futures_util::future::BoxFuture;
+use http::{Request, Response};
+use http_body_util::{BodyExt as _, Full, Limited};
+use tonic::body::Body;
+use tonic::{Code, Status};
+use tower::{Layer, Service};
+use tracing::{info, warn};
+use zeroize::Zeroizing;
+
+use crate::id::{Digest, random_bytes};
+use crate::limits::MAX_NAME_BYTES;
+use crate::tls::Peer;
+use crate::wire::status::Failure;
+
+/// A request is never larger: the names of a thousand agents.
+pub const MAX_REQUEST_BYTES: usize = 256 << 10;
+
+/// What somebody may do; each role may do all that the ones before it may.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Role {
+    /// Look.
+    Viewer,
+    /// Command agents.
+    Operator,
+    /// Change keys.
+    KeyAdmin,
+    /// Everything.
+    Admin,
+}
+
+impl Role {
+    /// As stored.
+    #[must_use]
+    pub const fn stored(self) -> u8 {
+        match self {
+            Self::Viewer => 1,
+            Self::Operator => 2,
+            Self::KeyAdmin => 3,
+            Self::Admin => 4,
+        }
+    }
+
+    /// From the store; `None` for what no version ever stored.
+    #[must_use]
+    pub const fn from_stored(role: u8) -> Option<Self> {
+        match role {
+            1 => Some(Self::Viewer),
+            2 => Some(Self::Operator),
+            3 => Some(Self::KeyAdmin),
+            4 => Some(Self::Admin),
+            _ => None,
+        }
+    }
+
+    /// Its name in outputs.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Viewer => "viewer",
+            Self::Operator => "operator",
+            Self::KeyAdmin => "key-admin",
+            Self::Admin => "admin",
+        }
+    }
+}
+
+/// What a method asks of its caller, and how it is audited.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rule {
+    /// Anybody, unaudited: probes have no token.
+    Open,
+    /// A token of at least this role; audited with its outcome.
+    Look(Role),
+    /// The same, audited before it begins too: nothing takes effect without a line in the log.
+    Change(Role),
+}
+
+/// Who is calling. In the extensions of every request that passed the policy.
+#[derive(Debug, Clone)]
+pub struct Actor {
+    /// The name of the token.
+    pub name: String,
+    /// Its role.
+    pub role: Role,
+}
+
+/// The caller of a request.
+///
+/// # Errors
+/// When the request did not pass the policy, which cannot happen behind [`PolicyLayer`].
+pub fn actor<T>(request: &tonic::Request<T>) -> Result<Actor, Failure> {
+    request.extensions().get::<Actor>().cloned().ok_or_else(Failure::unauthenticated)
+}
+
+/// A program with an operators' door: its table, its tokens and its records.
+pub trait House: Send + Sync + 'static {
+    /// Every method of the admin port.
+    const POLICY: &'static [(&'static str, Rule)];
+
+    /// The name and stored role of a token, by its digest.
+    fn known(&self, token: Digest) -> impl Future<Output = Result<Option<(String, u8)>, Failure>> + Send;
+
+    /// Records a call; returns after the record is durable.
+    fn write(&self, entry: Entry) -> impl Future<Output = Result<(), Failure>> + Send;
+
+    /// Records a call without waiting for the disk: one that is full must not keep operators from looking. The program's log
+    /// has the line already.
+    fn note(&self, entry: Entry) -> impl Future<Output = ()> + Send;
+}
+
+/// Which of two bounded records: looks must never push changes out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AuditLog {
+    /// Calls that change something.
+    Changes,
+    /// Calls that look, and calls that were refused.
+    Looks,
+}
+
+/// A call, for the record.
+#[derive(Debug, Clone)]
+pub struct Entry {
+    /// Where it belongs.
+    pub log: AuditLog,
+    /// Who called.
+    pub actor: Actor,
+    /// What.
+    pub method: &'static str,
+    /// SHA-256 of the request; a stream has none.
+    pub request: Option<Digest>,
+    /// `asked`, `ok`, or the status it ended with.
+    pub outcome: &'static str,
+}
+
+/// Puts the policy before every service of a port.
+#[derive(Debug)]
+pub struct PolicyLayer<H>(pub Arc<H>);
+
+impl<H> Clone for PolicyLayer<H> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+/// A service behind the policy.
+#[derive(Debug)]
+pub struct Guarded<H, S> {
+    house: Arc<H>,
+    inner: S,
+}
+
+impl<H, S: Clone> Clone for Guarded<H, S> {
+    fn clone(&self) -> Self {
+        Self { house: Arc::clone(&self.house), inner: self.inner.clone() }
+    }
+}
+
+impl<H, S> Layer<S> for PolicyLayer<H> {
+    type Service = Guarded<H, S>;
+
+    fn layer(&self, inner: S) -> Guarded<H, S> {
+        Guarded { house: Arc::clone(&self.0), inner }
+    }
+}
+
+impl<H, S> Service<Request<Body>> for Guarded<H, S>
+where
+    H: House,
+    S: Service<Request<Body>, Response = Response<Body>> + Clone + Send + 'static,
+    S::Future: Send,
+{
+    type Response = Response<Body>;
+    type Error = S::Error;
+    type Future = BoxFuture<'static, Result<Self::Response, S::Error>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let house = Arc::clone(&self.house);
+        // The clone was never polled ready; the ready one must serve this call.
+        let spare = self.inner.clone();
+        let mut inner = std::mem::replace(&mut self.inner, spare);
+        Box::pin(async move {
+            let method = request.uri().path().to_owned();
+            let listed = H::POLICY.iter().find(|(listed, _)| *listed == method).copied();
+            let rule = listed.map(|(_, rule)| rule);
+            if rule == Some(Rule::Open) {
+                return inner.call(request).await;
+            }
+            let method = listed.map_or(UNLISTED, |(method, _)| method);
+            let called = match Call::identify(&*house, method, request).await {
+                Ok(called) => called,
+                Err(failure) => return Ok(Status::from(failure).into_http()),
+            };
+            let (call, mut request) = called;
+            if let Err(failure) = call.check(rule) {
+                house.note(call.entry(AuditLog::Looks, "PERMISSION_DENIED")).await;
+                return Ok(Status::from(failure).into_http());
+            }
+            request.extensions_mut().insert(call.actor.clone());
+            // On disk before it begins: nothing takes effect that the log does not have.
+            let log = match rule {
+                Some(Rule::Change(_)) => AuditLog::Changes,
+                _ => AuditLog::Looks,
+            };
+            if log == AuditLog::Changes
+                && let Err(failure) = house.write(call.entry(log, "asked")).await
+            {
+                return Ok(Status::from(failure).into_http());
+            }
+            let response = inner.call(request).await?;
+            house.note(call.entry(log, outcome(&response))).await;
+            Ok(response)
+        })
+    }
+}
+
+/// A call of somebody known.
+#[derive(Debug)]
+struct Call {
+    actor: Actor,
+    method: &'static str,
+    request: Option<Digest>,
+}
+
+impl Call {
+    /// Who calls, and with what. Strangers are logged, not audited: they could fill the disk.
+    async fn identify<H: House>(
+        house: &H,
+        method: &'static str,
+        request: Request<Body>,
+    ) -> Result<(Self, Request<Body>), Failure> {
+        let token = bearer_token(&request).ok_or_else(Failure::unauthenticated)?;
+        let known = house.known(Digest::of(token.as_bytes())).await?;
+        let actor = known.and_then(|(name, role)| Some(Actor { name, role: Role::from_stored(role)? }));
+        let Some(actor) = actor else {
+            warn!(target: "audit", method, "unknown token");
+            return Err(Failure::unauthenticated());
+        };
+        if let Some(peer) = request.extensions().get::<Peer>() {
+            peer.proven();
+        }
+        if method.starts_with("/grpc.reflection.") {
+            return Ok((Self { actor, method, request: None }, request));
+        }
+        let (head, body) = request.into_parts();
+        let body = Limited::new(body, FRAME_HEAD + MAX_REQUEST_BYTES).collect().await;
+        let body = body.map_err(|_| {
+            Failure::exhausted(format!("the request is cut short, or larger than {MAX_REQUEST_BYTES} bytes"))
+        })?;
+        let bytes = body.to_bytes();
+        let digest = Digest::of(bytes.get(FRAME_HEAD..).unwrap_or_default());
+        Ok((
+            Self { actor, method, request: Some(digest) },
+            Request::from_parts(head, Body::new(Full::new(bytes))),
+        ))
+    }
+
+    fn check(&self, rule: Option<Rule>) -> Result<(), Failure> {
+        let Self { actor, method, .. } = self;
+        match rule {
+            Some(Rule::Open) => Ok(()),
+            Some(Rule::Look(needed) | Rule::Change(needed)) if actor.role >= needed => Ok(()),
+            Some(Rule::Look(needed) | Rule::Change(needed)) => {
+                let (needed, role) = (needed.as_str(), actor.role.as_str());
+                let text = format!(
+                    "{method} needs the role {needed}; `{}` is {role}. An admin gives another token: writ operator create",
+                    actor.name
+                );
+                Err(Failure::denied("role", text))
+            }
+            None => Err(Failure::denied(
+                "no_policy",
+                "this method is not in the policy table, so nobody may call it",
+            )),
+        }
+    }
+
+    fn entry(&self, log: AuditLog, outcome: &'static str) -> Entry {
+        let Self { actor, method, request } = self;
+        info!(target: "audit", method, actor = actor.name, outcome, "call");
+        Entry { log, actor: actor.clone(), method, request: *request, outcome }
+    }
+}
+
+/// Stands in the log for a method that is not in the table: whatever a caller made up.
+const UNLISTED: &str = "(unlisted)";
+
+/// gRPC's five bytes before a message: whether it is compressed, and its length.
+const FRAME_HEAD: usize = 5;
+
+/// `ok`, or the status the call ended with; of a stream, the one it began with.
+fn outcome(response: &Response<Body>) -> &'static str {
+    let status = response.headers().get("grpc-status").map(|value| Code::from_bytes(value.as_bytes()));
+    match status {
+        None | Some(Code::Ok) => "ok",
+        Some(Code::Cancelled) => "CANCELLED",
+        Some(Code::Unknown) => "UNKNOWN",
+        Some(Code::InvalidArgument) => "INVALID_ARGUMENT",
+        Some(Code::DeadlineExceeded) => "DEADLINE_EXCEEDED",
+        Some(Code::NotFound) => "NOT_FOUND",
+        Some(Code::AlreadyExists) => "ALREADY_EXISTS",
+        Some(Code::PermissionDenied) => "PERMISSION_DENIED",
+        Some(Code::ResourceExhausted) => "RESOURCE_EXHAUSTED",
+        Some(Code::FailedPrecondition) => "FAILED_PRECONDITION",
+        Some(Code::Aborted) => "ABORTED",
+        Some(Code::OutOfRange) => "OUT_OF_RANGE",
+        Some(Code::Unimplemented) => "UNIMPLEMENTED",
+        Some(Code::Internal) => "INTERNAL",
+        Some(Code::Unavailable) => "UNAVAILABLE",
+        Some(Code::DataLoss) => "DATA_LOSS",
+        Some(Code::Unauthenticated) => "UNAUTHENTICATED",
+    }
+}
+
+fn bearer_token(request: &Request<Body>) -> Option<Zeroizing<String>> {
+    let value = request.headers().get(http::header::AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, token) = value.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| Zeroizing::new(token.trim().to_owned()))
+}
+
+/// A bearer token: 32 random bytes in a form that scanners of secrets can find.
+#[must_use]
+pub fn new_token() -> Zeroizing<String> {
+    Zeroizing::new(format!("writ-admin.{}", URL_SAFE_NO_PAD.encode(random_bytes::<32>())))
+}
+
+/// Whether somebody can be called this.
+///
+/// # Errors
+/// When a character or the length is not allowed.
+pub fn check_operator_name(name: &str) -> Result<(), Failure> {
+    let is_allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '@');
+    if name.is_empty() || name.len() > MAX_NAME_BYTES || !name.chars().all(is_allowed) {
+        let text = "must have 1 to 128 letters, digits, `-`, `_`, `.` and `@`";
+        return Err(Failure::invalid("name", text));
+    }
+    Ok(())
+}
