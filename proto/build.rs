@@ -14,6 +14,7 @@ const FILES: &[&str] = &[
     "writ/admin/v1/audit.proto",
     "writ/admin/v1/commands.proto",
     "writ/admin/v1/enrollment.proto",
+    "writ/admin/v1/manager.proto",
     "writ/admin/v1/operators.proto",
     "writ/admin/v1/system.proto",
     "writ/admin/v1/trust.proto",
@@ -21,6 +22,8 @@ const FILES: &[&str] = &[
     "writ/manager/v1/link.proto",
     "writ/manager/v1/notify.proto",
     "writ/manager/v1/instruction.proto",
+    "writ/manager/v1/entities.proto",
+    "writ/manager/v1/tracking.proto",
 ];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {

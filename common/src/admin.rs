@@ -1,6 +1,8 @@
 //! The operators' door of a program: one table of who may call what, and a method that is not in it is refused. Every call that
 //! passes is recorded.
 
+pub mod page;
+
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
@@ -13,6 +15,7 @@ use tonic::body::Body;
 use tonic::{Code, Status};
 use tower::{Layer, Service};
 use tracing::{info, warn};
+use writ_proto::admin::v1::OperatorRole;
 use zeroize::Zeroizing;
 
 use crate::id::{Digest, random_bytes};
@@ -58,6 +61,35 @@ impl Role {
             4 => Some(Self::Admin),
             _ => None,
         }
+    }
+
+    /// As a caller names it.
+    ///
+    /// # Errors
+    /// When it is none.
+    pub fn from_wire(role: i32) -> Result<Self, Failure> {
+        match OperatorRole::try_from(role) {
+            Ok(OperatorRole::Viewer) => Ok(Self::Viewer),
+            Ok(OperatorRole::Operator) => Ok(Self::Operator),
+            Ok(OperatorRole::KeyAdmin) => Ok(Self::KeyAdmin),
+            Ok(OperatorRole::Admin) => Ok(Self::Admin),
+            Ok(OperatorRole::Unspecified) | Err(_) => {
+                Err(Failure::invalid("role", "must be VIEWER, OPERATOR, KEY_ADMIN or ADMIN"))
+            }
+        }
+    }
+
+    /// A stored role as callers see it.
+    #[must_use]
+    pub fn wire(stored: u8) -> i32 {
+        let role = match Self::from_stored(stored) {
+            None => OperatorRole::Unspecified,
+            Some(Self::Viewer) => OperatorRole::Viewer,
+            Some(Self::Operator) => OperatorRole::Operator,
+            Some(Self::KeyAdmin) => OperatorRole::KeyAdmin,
+            Some(Self::Admin) => OperatorRole::Admin,
+        };
+        role.into()
     }
 
     /// Its name in outputs.

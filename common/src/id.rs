@@ -119,6 +119,11 @@ uuid_type!(
     "entity id"
 );
 uuid_type!(
+    /// One instruction of a Control Manager, however many entities it is for.
+    InstructionId,
+    "instruction id"
+);
+uuid_type!(
     /// What one session writes into an agent's journal: 16 random bytes, made by the agent.
     SessionMark,
     "session mark"

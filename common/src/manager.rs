@@ -7,7 +7,10 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
+use zeroize::Zeroizing;
 
 use crate::id::{CommandId, Digest, EntityId, ManagerId};
 use crate::keys::PublicKey;
@@ -360,6 +363,76 @@ pub enum Order {
         /// Its parameters, in the order given.
         parameters: Vec<(String, String)>,
     },
+}
+
+/// How often an entity may poll.
+pub const HEARTBEATS: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3600);
+/// The longest silence it may announce.
+const MAX_SILENCE: Duration = Duration::from_secs(24 * 3600);
+
+/// Checks how an entity says it will be heard of.
+///
+/// # Errors
+/// Which rule is broken.
+pub fn check_communication(heartbeat: Duration, abnormal_after: Duration) -> Result<(), &'static str> {
+    if !HEARTBEATS.contains(&heartbeat) {
+        return Err("the heartbeat must be 1 s to 1 h");
+    }
+    if abnormal_after < heartbeat * 3 {
+        return Err("abnormal_after must be at least three heartbeats");
+    }
+    if abnormal_after > MAX_SILENCE {
+        return Err("abnormal_after must be at most a day");
+    }
+    Ok(())
+}
+
+const TOKEN_PREFIX: &str = "writ-manager1.";
+
+/// Lets an entity in without approval. A secret.
+#[derive(Clone, PartialEq, Eq)]
+pub struct RegistrationToken([u8; 32]);
+
+impl RegistrationToken {
+    /// Of these random bytes.
+    #[must_use]
+    pub const fn from_secret(secret: [u8; 32]) -> Self {
+        Self(secret)
+    }
+
+    /// What travels.
+    #[must_use]
+    pub const fn secret(&self) -> [u8; 32] {
+        self.0
+    }
+
+    /// What it is known by.
+    #[must_use]
+    pub fn digest(&self) -> Digest {
+        Digest::of(&self.0)
+    }
+
+    /// As handed to an operator, in a form that scanners of secrets can find.
+    #[must_use]
+    pub fn to_text(&self) -> Zeroizing<String> {
+        Zeroizing::new(format!("{TOKEN_PREFIX}{}", URL_SAFE_NO_PAD.encode(self.0)))
+    }
+}
+
+impl FromStr for RegistrationToken {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let body = text.trim().strip_prefix(TOKEN_PREFIX).ok_or("must begin with `writ-manager1.`")?;
+        let bytes = URL_SAFE_NO_PAD.decode(body).ok().and_then(|bytes| bytes.try_into().ok());
+        bytes.map(Self).ok_or("is damaged or incomplete; copy it again, whole")
+    }
+}
+
+impl fmt::Debug for RegistrationToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("RegistrationToken(secret)")
+    }
 }
 
 #[cfg(test)]

@@ -10,7 +10,6 @@ mod commands;
 mod enrollment;
 mod evidence;
 mod operators;
-mod page;
 mod preview;
 mod system;
 mod trust;

@@ -36,6 +36,27 @@ impl Failure {
         Self { code: Code::AlreadyExists, reason: "already_exists", message: message.into(), field: None }
     }
 
+    /// An operator's name is given a second time.
+    #[must_use]
+    pub fn name_given(name: &str) -> Self {
+        Self::exists(format!("`{name}` exists or existed; names are never given twice, choose another"))
+    }
+
+    /// No operator is called so.
+    #[must_use]
+    pub fn no_operator(name: &str) -> Self {
+        Self::not_found(format!("there is no operator `{name}`; see: writ operator list"))
+    }
+
+    /// Nobody could let anybody in any more.
+    #[must_use]
+    pub fn last_admin(name: &str) -> Self {
+        let text = format!(
+            "`{name}` is the last admin; nobody could let anybody in any more. Create another one first"
+        );
+        Self::precondition("last_admin", text)
+    }
+
     /// The caller is nobody we know.
     #[must_use]
     pub fn unauthenticated() -> Self {

@@ -15,10 +15,11 @@ use writ_proto::admin::v1::{
 };
 
 use super::submit::{self, find_agent};
-use super::{page, why};
+use super::why;
 use crate::context::Server;
 use crate::selector::{is_name, is_value};
 use crate::store::{AgentRow, Attribute, Source, Standing, unavailable};
+use writ_common::admin::page;
 
 /// Labels of one agent.
 const MAX_LABELS: usize = 64;

@@ -6,9 +6,9 @@ use tonic::{Request, Response, Status};
 use writ_proto::admin::v1::alert_service_server::AlertService;
 use writ_proto::admin::v1::{Alert, ListAlertsRequest, ListAlertsResponse};
 
-use super::page;
 use crate::context::Server;
 use crate::store::{AlertRow, SERVER, unavailable};
+use writ_common::admin::page;
 
 #[derive(Debug)]
 pub(super) struct Alerts(pub(super) Arc<Server>);

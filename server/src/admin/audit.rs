@@ -9,9 +9,9 @@ use writ_common::wire::status::Failure;
 use writ_proto::admin::v1::audit_service_server::AuditService;
 use writ_proto::admin::v1::{AuditEntry, AuditLink as Shown, ListAuditRequest, ListAuditResponse};
 
-use super::page;
 use crate::context::Server;
 use crate::store::{AuditLink, StoreError, unavailable};
+use writ_common::admin::page;
 
 #[derive(Debug)]
 pub(super) struct Audit(pub(super) Arc<Server>);

@@ -26,10 +26,11 @@ use writ_proto::admin::v1::{
 use writ_proto::v1::ApplySettings;
 
 use super::submit::{self, Selection, Submitted};
-use super::{evidence, page, preview};
+use super::{evidence, preview};
 use crate::context::Server;
 use crate::store::unavailable;
 use crate::store::{CommandRow, Progress as Counted, TargetRow, TargetState};
+use writ_common::admin::page;
 
 const DEFAULT_LIFETIME: Duration = Duration::from_secs(3600);
 /// Agents named one by one in one request; larger sets are selected.

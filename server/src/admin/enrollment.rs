@@ -17,10 +17,10 @@ use writ_proto::admin::v1::{
     RevokeTokenRequest,
 };
 
-use super::page;
 use crate::authority::create::DEFAULT_REALM;
 use crate::context::Server;
 use crate::store::{EnrolmentTokenRow, NewToken, unavailable};
+use writ_common::admin::page;
 
 const MAX_USES: u32 = 100_000;
 const DAY: u64 = 86_400;

@@ -9,12 +9,12 @@ use writ_common::wire::status::Failure;
 use writ_proto::admin::v1::operator_service_server::OperatorService;
 use writ_proto::admin::v1::{
     CreateOperatorRequest, CreateOperatorResponse, ListOperatorsRequest, ListOperatorsResponse, Operator,
-    OperatorRole, RevokeOperatorRequest,
+    RevokeOperatorRequest,
 };
 
-use super::page;
 use crate::context::Server;
 use crate::store::{AdminRow, Revoked, unavailable};
+use writ_common::admin::page;
 use writ_common::admin::{self, Role, check_operator_name, new_token};
 
 #[derive(Debug)]
@@ -29,21 +29,21 @@ impl OperatorService for Operators {
         let actor = admin::actor(&request)?;
         let CreateOperatorRequest { name, role } = request.into_inner();
         check_operator_name(&name)?;
-        let role = OperatorRole::try_from(role)
-            .ok()
-            .and_then(role_of)
-            .ok_or_else(|| Failure::invalid("role", "must be VIEWER, OPERATOR, KEY_ADMIN or ADMIN"))?;
+        let role = Role::from_wire(role)?;
         let token = new_token();
         let now = self.0.clock.wall();
         let created =
             self.0.store.create_admin(Digest::of(token.as_bytes()), name.clone(), role.stored(), now);
         if !created.await.map_err(unavailable)? {
-            let text = format!("`{name}` exists or existed; names are never given twice, choose another");
-            return Err(Failure::exists(text).into());
+            return Err(Failure::name_given(&name).into());
         }
         info!(target: "audit", actor = actor.name, operator = name, role = role.as_str(), "operator created");
-        let operator =
-            Operator { name, role: shown(role).into(), created_at_ms: now.as_millis(), revoked_at_ms: 0 };
+        let operator = Operator {
+            name,
+            role: Role::wire(role.stored()),
+            created_at_ms: now.as_millis(),
+            revoked_at_ms: 0,
+        };
         Ok(Response::new(CreateOperatorResponse { operator: Some(operator), token: token.to_string() }))
     }
 
@@ -65,18 +65,8 @@ impl OperatorService for Operators {
         let (server, revoking, now) = (Arc::clone(&self.0), name.clone(), self.0.clock.wall());
         let change = async move { server.store.revoke_admin(revoking, Role::Admin.stored(), now).await };
         match self.0.to_the_end(change).await?.map_err(unavailable)? {
-            Revoked::Unknown => {
-                return Err(Failure::not_found(format!(
-                    "there is no operator `{name}`; see: writ operator list"
-                ))
-                .into());
-            }
-            Revoked::IsLast => {
-                let text = format!(
-                    "`{name}` is the last admin; nobody could let anybody in any more. Create another one first"
-                );
-                return Err(Failure::precondition("last_admin", text).into());
-            }
+            Revoked::Unknown => return Err(Failure::no_operator(&name).into()),
+            Revoked::IsLast => return Err(Failure::last_admin(&name).into()),
             Revoked::Done => {}
         }
         info!(target: "audit", actor = actor.name, operator = name, "operator revoked");
@@ -85,30 +75,10 @@ impl OperatorService for Operators {
     }
 }
 
-fn role_of(role: OperatorRole) -> Option<Role> {
-    match role {
-        OperatorRole::Unspecified => None,
-        OperatorRole::Viewer => Some(Role::Viewer),
-        OperatorRole::Operator => Some(Role::Operator),
-        OperatorRole::KeyAdmin => Some(Role::KeyAdmin),
-        OperatorRole::Admin => Some(Role::Admin),
-    }
-}
-
-fn shown(role: Role) -> OperatorRole {
-    match role {
-        Role::Viewer => OperatorRole::Viewer,
-        Role::Operator => OperatorRole::Operator,
-        Role::KeyAdmin => OperatorRole::KeyAdmin,
-        Role::Admin => OperatorRole::Admin,
-    }
-}
-
 fn show(row: AdminRow) -> Operator {
-    let role = Role::from_stored(row.role).map_or(OperatorRole::Unspecified, shown);
     Operator {
         name: row.name,
-        role: role.into(),
+        role: Role::wire(row.role),
         created_at_ms: row.created_at.as_millis(),
         revoked_at_ms: row.revoked_at.as_millis(),
     }

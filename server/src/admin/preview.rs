@@ -8,10 +8,10 @@ use writ_common::id::AgentId;
 use writ_common::wire::status::Failure;
 use writ_proto::admin::v1::{PreviewResponse, PreviewTarget};
 
-use super::page;
 use super::submit::{self, Request};
 use crate::context::Server;
 use crate::store::{AllowList, unavailable};
+use writ_common::admin::page;
 
 /// The frozen targets, a page of them after an agent, and what the agents say of the action.
 pub(super) async fn preview(

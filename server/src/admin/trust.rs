@@ -14,13 +14,13 @@ use writ_proto::admin::v1::{
 };
 
 use super::agents::last_contact;
-use super::page;
 use crate::authority::certificates::Standing;
 use crate::authority::follow::caught_up;
 use crate::authority::mismatch::{Holding, Mismatch, holdings};
 use crate::context::Server;
 use crate::store::{Behind, unavailable};
 use crate::strangers;
+use writ_common::admin::page;
 
 /// As `trust.proto` says.
 const MAX_STRANGERS: usize = 100;

@@ -1,12 +1,15 @@
 //! Pages: sizes within bounds, tokens that say where to go on.
 
-use writ_common::wire::status::Failure;
+use crate::wire::status::Failure;
 
 /// Rows of a page at most.
-pub(super) const MAX_PAGE: u32 = 1000;
+pub const MAX_PAGE: u32 = 1000;
 
 /// The size asked for, or the default.
-pub(super) fn size(asked: u32, default: u32, most: u32) -> Result<u32, Failure> {
+///
+/// # Errors
+/// When it is more than `most`.
+pub fn size(asked: u32, default: u32, most: u32) -> Result<u32, Failure> {
     match asked {
         0 => Ok(default),
         asked if asked <= most => Ok(asked),
@@ -18,7 +21,10 @@ pub(super) fn size(asked: u32, default: u32, most: u32) -> Result<u32, Failure> 
 }
 
 /// Where to go on; `None` at the first page.
-pub(super) fn token<T: std::str::FromStr>(text: &str) -> Result<Option<T>, Failure> {
+///
+/// # Errors
+/// When it is none of ours.
+pub fn token<T: std::str::FromStr>(text: &str) -> Result<Option<T>, Failure> {
     if text.is_empty() {
         return Ok(None);
     }
@@ -28,7 +34,8 @@ pub(super) fn token<T: std::str::FromStr>(text: &str) -> Result<Option<T>, Failu
 }
 
 /// The token of the next page, if this one is full.
-pub(super) fn next<T>(rows: &[T], size: u32, token: impl FnOnce(&T) -> String) -> String {
+#[must_use]
+pub fn next<T>(rows: &[T], size: u32, token: impl FnOnce(&T) -> String) -> String {
     let is_full = u32::try_from(rows.len()).is_ok_and(|rows| rows == size);
     rows.last().filter(|_| is_full).map(token).unwrap_or_default()
 }

@@ -1,0 +1,71 @@
+//! The operators' door of the manager.
+
+mod entities;
+mod instructions;
+mod operators;
+mod policy;
+
+use std::sync::Arc;
+
+use tonic::service::Routes;
+use writ_common::admin::MAX_REQUEST_BYTES;
+use writ_common::id::EntityId;
+use writ_common::wire::status::Failure;
+use writ_proto::admin::v1::operator_service_server::OperatorServiceServer;
+use writ_proto::manager::v1::entity_service_server::EntityServiceServer;
+use writ_proto::manager::v1::instruction_service_server::InstructionServiceServer;
+use writ_proto::manager::v1::manager_service_server::ManagerServiceServer;
+
+use crate::context::Manager;
+use crate::store::{EntityRow, unavailable};
+
+/// All services of the admin port.
+///
+/// # Errors
+/// When the embedded descriptors are damaged, which a test would have found.
+pub fn routes(manager: &Arc<Manager>) -> Result<Routes, tonic_reflection::server::Error> {
+    let share = || Arc::clone(manager);
+    let (health, health_service) = tonic_health::server::health_reporter();
+    drop(health);
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(writ_proto::DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    let entities =
+        EntityServiceServer::new(entities::Entities(share())).max_decoding_message_size(MAX_REQUEST_BYTES);
+    let mut routes = Routes::builder();
+    routes
+        .add_service(entities)
+        .add_service(InstructionServiceServer::new(instructions::Instructions(share())))
+        .add_service(ManagerServiceServer::new(entities::About(share())))
+        .add_service(OperatorServiceServer::new(operators::Operators(share())))
+        .add_service(health_service)
+        .add_service(reflection().build_v1()?)
+        .add_service(reflection().build_v1alpha()?);
+    Ok(routes.routes())
+}
+
+/// An entity by id or unique display name.
+async fn find_entity(manager: &Manager, text: &str) -> Result<EntityRow, Failure> {
+    let unknown = || {
+        Failure::not_found(format!(
+            "no entity has the id or name `{text}`; see: writ.manager.v1.EntityService/List"
+        ))
+    };
+    if let Ok(id) = text.parse::<EntityId>() {
+        return manager.store.entity(id).await.map_err(unavailable)?.ok_or_else(unknown);
+    }
+    let mut named = manager.store.entities_named(text).await.map_err(unavailable)?;
+    match (named.pop(), named.pop()) {
+        (None, _) => Err(unknown()),
+        (Some(only), None) => Ok(only),
+        (Some(one), Some(other)) => {
+            let text = format!(
+                "several entities are called `{text}`, such as {} and {}; use an id",
+                one.id, other.id
+            );
+            Err(Failure::invalid("entity", text))
+        }
+    }
+}

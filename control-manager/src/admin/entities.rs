@@ -1,0 +1,267 @@
+//! `EntityService` and `ManagerService`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tonic::{Request, Response, Status};
+use tracing::info;
+use writ_common::admin::{self, page};
+use writ_common::id::{Digest, EntityId, random_bytes};
+use writ_common::keys::SigningCertificate;
+use writ_common::manager::{Mode, RegistrationToken};
+use writ_common::time::Timestamp;
+use writ_common::wire::status::Failure;
+use writ_proto::manager::v1 as proto;
+use writ_proto::manager::v1::entity_service_server::EntityService;
+use writ_proto::manager::v1::manager_service_server::ManagerService;
+
+use super::find_entity;
+use crate::VERSION;
+use crate::context::Manager;
+use crate::presence::Presence;
+use crate::store::{EntityRow, Standing, Store, TokenRow, unavailable};
+
+const MAX_USES: u32 = 1000;
+const DAY: u64 = 86_400;
+const MIN_DIGITS: usize = 8;
+
+#[derive(Debug)]
+pub(super) struct Entities(pub(super) Arc<Manager>);
+
+#[tonic::async_trait]
+impl EntityService for Entities {
+    async fn list(
+        &self,
+        request: Request<proto::ListEntitiesRequest>,
+    ) -> Result<Response<proto::ListEntitiesResponse>, Status> {
+        let proto::ListEntitiesRequest { page_size, page_token } = request.into_inner();
+        let size = page::size(page_size, 100, page::MAX_PAGE)?;
+        let after = page::token::<EntityId>(&page_token)?;
+        // A name may change between two pages: the place is that of the entity's name now.
+        let after = match after {
+            None => None,
+            Some(id) => {
+                let row = self.0.store.entity(id).await.map_err(unavailable)?;
+                let row = row.ok_or_else(|| {
+                    Failure::invalid("page_token", "names an entity that is gone; begin again")
+                })?;
+                Some((row.registration.display_name, id))
+            }
+        };
+        let rows = self.0.store.entities(after, size).await.map_err(unavailable)?;
+        let next_page_token = page::next(&rows, size, |row| row.id.to_string());
+        let now = self.0.now();
+        let entities = rows.into_iter().map(|row| show(row, now)).collect();
+        Ok(Response::new(proto::ListEntitiesResponse { entities, next_page_token }))
+    }
+
+    async fn get(
+        &self,
+        request: Request<proto::GetEntityRequest>,
+    ) -> Result<Response<proto::Entity>, Status> {
+        let row = find_entity(&self.0, &request.into_inner().entity).await?;
+        Ok(Response::new(show(row, self.0.now())))
+    }
+
+    async fn approve(
+        &self,
+        request: Request<proto::ApproveEntityRequest>,
+    ) -> Result<Response<proto::Entity>, Status> {
+        let actor = admin::actor(&request)?;
+        let entity = find_entity(&self.0, &request.get_ref().entity).await?;
+        Ok(Response::new(self.stand(&entity, Standing::Approved, &actor.name).await?))
+    }
+
+    async fn reject(
+        &self,
+        request: Request<proto::RejectEntityRequest>,
+    ) -> Result<Response<proto::Entity>, Status> {
+        let actor = admin::actor(&request)?;
+        let entity = find_entity(&self.0, &request.get_ref().entity).await?;
+        Ok(Response::new(self.stand(&entity, Standing::Rejected, &actor.name).await?))
+    }
+
+    async fn remove(
+        &self,
+        request: Request<proto::RemoveEntityRequest>,
+    ) -> Result<Response<proto::Entity>, Status> {
+        let actor = admin::actor(&request)?;
+        let entity = find_entity(&self.0, &request.get_ref().entity).await?;
+        let (now, mut turn) = (self.0.now(), self.0.store.turn().await);
+        let mut change = Store::begin(&mut turn).await.map_err(unavailable)?;
+        change.give_up(entity.id, "the entity was removed", now).await.map_err(unavailable)?;
+        change.forget(entity.id).await.map_err(unavailable)?;
+        change.commit().await.map_err(unavailable)?;
+        info!(target: "audit", { actor = actor.name, entity.id = %entity.id }, "entity removed");
+        Ok(Response::new(show(entity, now)))
+    }
+
+    async fn create_token(
+        &self,
+        request: Request<proto::CreateRegistrationTokenRequest>,
+    ) -> Result<Response<proto::CreateRegistrationTokenResponse>, Status> {
+        let actor = admin::actor(&request)?;
+        let proto::CreateRegistrationTokenRequest { uses, expires_in_seconds } = request.into_inner();
+        let uses = if uses == 0 { 1 } else { uses };
+        if uses > MAX_USES {
+            return Err(Failure::invalid("uses", format!("is {uses}; it must be 1 to {MAX_USES}")).into());
+        }
+        let seconds = if expires_in_seconds == 0 { DAY } else { expires_in_seconds };
+        if seconds > 30 * DAY {
+            let text = format!("is {seconds}; it must be at most 2592000 (30 days)");
+            return Err(Failure::invalid("expires_in_seconds", text).into());
+        }
+        let token = RegistrationToken::from_secret(random_bytes());
+        let (digest, expires_at) = (token.digest(), self.0.now() + Duration::from_secs(seconds));
+        let stored = self.0.store.create_token(digest, uses, expires_at, &actor.name).await;
+        stored.map_err(unavailable)?;
+        info!(target: "audit", { actor = actor.name, token.id = %digest, uses }, "registration token created");
+        Ok(Response::new(proto::CreateRegistrationTokenResponse {
+            token: token.to_text().to_string(),
+            token_id: digest.to_string(),
+            expires_at_ms: expires_at.as_millis(),
+            uses,
+        }))
+    }
+
+    async fn list_tokens(
+        &self,
+        request: Request<proto::ListRegistrationTokensRequest>,
+    ) -> Result<Response<proto::ListRegistrationTokensResponse>, Status> {
+        let proto::ListRegistrationTokensRequest { page_size, page_token } = request.into_inner();
+        let size = page::size(page_size, 100, page::MAX_PAGE)?;
+        let before = page::token::<u64>(&page_token)?.unwrap_or(u64::MAX);
+        let rows = self.0.store.tokens(before, size).await.map_err(unavailable)?;
+        let next_page_token = page::next(&rows, size, |row| row.sequence.to_string());
+        let tokens = rows.into_iter().map(show_token).collect();
+        Ok(Response::new(proto::ListRegistrationTokensResponse { tokens, next_page_token }))
+    }
+
+    async fn revoke_token(
+        &self,
+        request: Request<proto::RevokeRegistrationTokenRequest>,
+    ) -> Result<Response<proto::RegistrationToken>, Status> {
+        let actor = admin::actor(&request)?;
+        let prefix = request.into_inner().token_id;
+        if prefix.len() < MIN_DIGITS {
+            let text = format!("must be a token's id, or at least {MIN_DIGITS} of its first digits");
+            return Err(Failure::invalid("token_id", text).into());
+        }
+        let mut found = self.0.store.tokens_like(&prefix).await.map_err(unavailable)?;
+        let Some(row) = found.pop() else {
+            return Err(Failure::not_found(format!("no token begins with `{prefix}`")).into());
+        };
+        if !found.is_empty() {
+            return Err(Failure::invalid("token_id", format!("several tokens begin with `{prefix}`")).into());
+        }
+        let now = self.0.now();
+        self.0.store.revoke_token(row.digest, now).await.map_err(unavailable)?;
+        info!(target: "audit", { actor = actor.name, token.id = %row.digest }, "registration token revoked");
+        let revoked_at = if row.revoked_at == Timestamp::ZERO { now } else { row.revoked_at };
+        Ok(Response::new(show_token(TokenRow { revoked_at, ..row })))
+    }
+}
+
+impl Entities {
+    /// Lets one in, or shows it the door. Saying it twice is saying it once.
+    async fn stand(
+        &self,
+        found: &EntityRow,
+        standing: Standing,
+        actor: &str,
+    ) -> Result<proto::Entity, Failure> {
+        let (now, mut turn) = (self.0.now(), self.0.store.turn().await);
+        let mut change = Store::begin(&mut turn).await.map_err(unavailable)?;
+        // What was found may have changed before this turn.
+        let entity = change.entity_of(&found.key).await.map_err(unavailable)?;
+        let gone = || Failure::not_found(format!("entity {} has just left", found.id));
+        let mut entity = entity.filter(|entity| entity.standing != Standing::Left).ok_or_else(gone)?;
+        entity.standing = standing;
+        change.put(&entity).await.map_err(unavailable)?;
+        if standing == Standing::Rejected {
+            change.give_up(entity.id, "the entity was rejected", now).await.map_err(unavailable)?;
+        }
+        change.commit().await.map_err(unavailable)?;
+        info!(target: "audit", { actor, entity.id = %entity.id, standing = ?standing }, "entity decided");
+        Ok(show(entity, now))
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct About(pub(super) Arc<Manager>);
+
+#[tonic::async_trait]
+impl ManagerService for About {
+    async fn get(&self, _: Request<proto::GetManagerRequest>) -> Result<Response<proto::Manager>, Status> {
+        let (manager, now) = (&self.0, self.0.now());
+        let counts = manager.store.counts().await.map_err(unavailable)?;
+        let rows = manager.store.all_entities().await.map_err(unavailable)?;
+        let active = rows.iter().filter(|row| presence(row, now) == Presence::Active).count();
+        let ca = &manager.authority.ca;
+        let signing = manager.authority.chain.first().and_then(|der| SigningCertificate::from_der(der).ok());
+        Ok(Response::new(proto::Manager {
+            manager_id: manager.id.to_string(),
+            name: manager.name.clone(),
+            version: manager.version.to_string(),
+            program_version: VERSION.to_owned(),
+            sandbox_connected: manager.is_sandbox_connected,
+            ca_subject: ca.subject.clone(),
+            ca_sha256: Digest::of(ca.der()).to_string(),
+            ca_not_after_ms: ca.not_after.as_millis(),
+            signing_not_after_ms: signing.map_or(0, |signing| signing.not_after().as_millis()),
+            entities: counts.all,
+            entities_active: u64::try_from(active).unwrap_or(u64::MAX),
+            entities_waiting: counts.waiting,
+            time_ms: now.as_millis(),
+        }))
+    }
+}
+
+fn presence(row: &EntityRow, now: Timestamp) -> Presence {
+    Presence::of(row.standing, &row.registration, row.last_contact, now)
+}
+
+fn show(row: EntityRow, now: Timestamp) -> proto::Entity {
+    let state = match presence(&row, now) {
+        Presence::Waiting => proto::EntityState::Waiting,
+        Presence::Active => proto::EntityState::Active,
+        Presence::Inactive => proto::EntityState::Inactive,
+        Presence::Abnormal => proto::EntityState::Abnormal,
+        Presence::Rejected => proto::EntityState::Rejected,
+    };
+    let registration = row.registration;
+    let (mode, forwarding_address) = match registration.mode {
+        Mode::OneWay => (proto::Mode::OneWay, String::new()),
+        Mode::TwoWay { forwarding, .. } => (proto::Mode::TwoWay, forwarding),
+    };
+    let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    proto::Entity {
+        entity_id: row.id.to_string(),
+        display_name: registration.display_name,
+        host_name: registration.host_name,
+        product: registration.product,
+        version: registration.version,
+        addresses: registration.addresses,
+        mode: mode.into(),
+        forwarding_address,
+        state: state.into(),
+        registered_at_ms: row.registered_at.as_millis(),
+        last_contact_ms: row.last_contact.as_millis(),
+        heartbeat_ms: millis(registration.heartbeat),
+        abnormal_after_ms: millis(registration.abnormal_after),
+        key_id: row.key.id().to_string(),
+        epoch: row.epoch,
+        instructions_open: row.open,
+    }
+}
+
+fn show_token(row: TokenRow) -> proto::RegistrationToken {
+    proto::RegistrationToken {
+        token_id: row.digest.to_string(),
+        uses: row.max_uses,
+        used: row.uses,
+        expires_at_ms: row.expires_at.as_millis(),
+        created_by: row.created_by,
+        revoked_at_ms: row.revoked_at.as_millis(),
+    }
+}

@@ -1,0 +1,173 @@
+//! `InstructionService`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tonic::{Request, Response, Status};
+use writ_common::admin::{self, page};
+use writ_common::id::{EntityId, InstructionId};
+use writ_common::manager::{Task, TaskState};
+use writ_common::time::Timestamp;
+use writ_common::wire::status::Failure;
+use writ_proto::manager::v1 as proto;
+use writ_proto::manager::v1::instruction_service_server::InstructionService;
+use writ_proto::manager::v1::issue_instruction_request::Task as Asked;
+
+use super::find_entity;
+use crate::context::Manager;
+use crate::instructions::{Request as Wish, issue};
+use crate::store::{DeliveryRow, EntityRow, InstructionRow, Standing, unavailable};
+
+const HOUR: u64 = 3600;
+const MAX_WAIT: u64 = 7 * 24 * HOUR;
+
+#[derive(Debug)]
+pub(super) struct Instructions(pub(super) Arc<Manager>);
+
+#[tonic::async_trait]
+impl InstructionService for Instructions {
+    async fn issue(
+        &self,
+        request: Request<proto::IssueInstructionRequest>,
+    ) -> Result<Response<proto::TrackedInstruction>, Status> {
+        let actor = admin::actor(&request)?;
+        let proto::IssueInstructionRequest { entities, all, expires_in_seconds, task, instruction_id } =
+            request.into_inner();
+        let id = if instruction_id.is_empty() { None } else { Some(parse_id(&instruction_id)?) };
+        let seconds = if expires_in_seconds == 0 { HOUR } else { expires_in_seconds };
+        if seconds > MAX_WAIT {
+            let text = format!("is {seconds}; it must be at most {MAX_WAIT} (7 days)");
+            return Err(Failure::invalid("expires_in_seconds", text).into());
+        }
+        let task = match task {
+            Some(Asked::Dispatch(dispatch)) => {
+                Task::try_from(dispatch).map_err(|error| Failure::invalid("dispatch", error.to_string()))?
+            }
+            Some(Asked::AskStatus(proto::AskStatus {})) => Task::AskStatus,
+            Some(Asked::ChangeCommunication(change)) => communication(&change)?,
+            None => {
+                let text = "must be one of dispatch, ask_status and change_communication";
+                return Err(Failure::invalid("task", text).into());
+            }
+        };
+        let entities = self.choose(entities, all).await?;
+        let lifetime = Duration::from_secs(seconds);
+        let id = issue(&self.0, &actor, Wish { id, entities, task, lifetime }).await?;
+        Ok(Response::new(self.show_one(id).await?))
+    }
+
+    async fn list(
+        &self,
+        request: Request<proto::ListInstructionsRequest>,
+    ) -> Result<Response<proto::ListInstructionsResponse>, Status> {
+        let proto::ListInstructionsRequest { page_size, page_token } = request.into_inner();
+        let size = page::size(page_size, 100, page::MAX_PAGE)?;
+        let before = page::token::<u64>(&page_token)?.unwrap_or(u64::MAX);
+        let rows = self.0.store.instructions(before, size).await.map_err(unavailable)?;
+        let next_page_token = page::next(&rows, size, |row| row.sequence.to_string());
+        let now = self.0.now();
+        let instructions = rows.into_iter().map(|row| show(row, now)).collect();
+        Ok(Response::new(proto::ListInstructionsResponse { instructions, next_page_token }))
+    }
+
+    async fn get(
+        &self,
+        request: Request<proto::GetInstructionRequest>,
+    ) -> Result<Response<proto::TrackedInstruction>, Status> {
+        let id = parse_id(&request.into_inner().instruction_id)?;
+        Ok(Response::new(self.show_one(id).await?))
+    }
+
+    async fn list_deliveries(
+        &self,
+        request: Request<proto::ListDeliveriesRequest>,
+    ) -> Result<Response<proto::ListDeliveriesResponse>, Status> {
+        let proto::ListDeliveriesRequest { instruction_id, page_size, page_token } = request.into_inner();
+        let size = page::size(page_size, 100, page::MAX_PAGE)?;
+        let after = page::token::<EntityId>(&page_token)?;
+        let instruction = self.find(parse_id(&instruction_id)?).await?;
+        let rows = self.0.store.deliveries(instruction.sequence, after, size).await.map_err(unavailable)?;
+        let next_page_token = page::next(&rows, size, |row| row.entity.to_string());
+        let is_over = self.0.now() >= instruction.ends_at;
+        let deliveries = rows.into_iter().map(|row| show_delivery(row, is_over)).collect();
+        Ok(Response::new(proto::ListDeliveriesResponse { deliveries, next_page_token }))
+    }
+}
+
+impl Instructions {
+    async fn find(&self, id: InstructionId) -> Result<InstructionRow, Failure> {
+        let found = self.0.store.instruction(id).await.map_err(unavailable)?;
+        found.ok_or_else(|| Failure::not_found(format!("there is no instruction {id}")))
+    }
+
+    async fn show_one(&self, id: InstructionId) -> Result<proto::TrackedInstruction, Failure> {
+        Ok(show(self.find(id).await?, self.0.now()))
+    }
+
+    async fn choose(&self, names: Vec<String>, all: bool) -> Result<Vec<EntityRow>, Failure> {
+        if all != names.is_empty() {
+            return Err(Failure::invalid("entities", "name entities, or set all; not both"));
+        }
+        let mut chosen = Vec::new();
+        for name in names {
+            chosen.push(find_entity(&self.0, &name).await?);
+        }
+        if all {
+            let rows = self.0.store.all_entities().await.map_err(unavailable)?;
+            chosen.extend(rows.into_iter().filter(|row| row.standing == Standing::Approved));
+        }
+        chosen.sort_by_key(|row| row.id);
+        chosen.dedup_by_key(|row| row.id);
+        Ok(chosen)
+    }
+}
+
+fn parse_id(text: &str) -> Result<InstructionId, Failure> {
+    text.parse().map_err(|_| Failure::invalid("instruction_id", "must be a UUID"))
+}
+
+fn communication(change: &proto::ChangeCommunication) -> Result<Task, Failure> {
+    let (heartbeat, abnormal_after) =
+        (Duration::from_millis(change.heartbeat_ms), Duration::from_millis(change.abnormal_after_ms));
+    writ_common::manager::check_communication(heartbeat, abnormal_after)
+        .map_err(|why| Failure::invalid("change_communication", why))?;
+    Ok(Task::ChangeCommunication { heartbeat, abnormal_after })
+}
+
+fn show(row: InstructionRow, now: Timestamp) -> proto::TrackedInstruction {
+    let open = row.total.saturating_sub(row.successful + row.unsuccessful);
+    let timed_out = if now >= row.ends_at { open } else { 0 };
+    proto::TrackedInstruction {
+        instruction_id: row.id.to_string(),
+        kind: row.kind,
+        issued_by: row.issued_by,
+        issued_at_ms: row.issued_at.as_millis(),
+        expires_at_ms: row.expires_at.as_millis(),
+        ends_at_ms: row.ends_at.as_millis(),
+        total: row.total,
+        successful: row.successful,
+        unsuccessful: row.unsuccessful + timed_out,
+        in_progress: open - timed_out,
+    }
+}
+
+fn show_delivery(row: DeliveryRow, is_over: bool) -> proto::Delivery {
+    let state = match row.state {
+        Some(TaskState::Successful) => proto::DeliveryState::Successful,
+        Some(TaskState::Unsuccessful) => proto::DeliveryState::Unsuccessful,
+        None | Some(TaskState::InProgress) if is_over => proto::DeliveryState::TimedOut,
+        None => proto::DeliveryState::Waiting,
+        Some(TaskState::InProgress) => proto::DeliveryState::InProgress,
+    };
+    proto::Delivery {
+        entity_id: row.entity.to_string(),
+        display_name: row.display_name,
+        state: state.into(),
+        detail: row.detail,
+        command_id: row.command.map_or_else(String::new, |command| command.to_string()),
+        agents: row.agents,
+        agents_done: row.agents_done,
+        agents_failed: row.agents_failed,
+        updated_at_ms: row.updated_at.as_millis(),
+    }
+}

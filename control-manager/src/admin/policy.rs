@@ -1,0 +1,82 @@
+//! Who may call what here. The door itself: [`writ_common::admin`]. Calls are recorded in the program's log, target `audit`.
+
+use writ_common::admin::{Entry, House, Role, Rule};
+use writ_common::id::Digest;
+use writ_common::wire::status::Failure;
+
+use crate::context::Manager;
+use crate::store::unavailable;
+
+/// Every method of the admin port. A test compares it with the descriptors.
+const POLICY: &[(&str, Rule)] = &[
+    ("/grpc.health.v1.Health/Check", Rule::Open),
+    ("/grpc.health.v1.Health/List", Rule::Open),
+    ("/grpc.health.v1.Health/Watch", Rule::Open),
+    ("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", Rule::Look(Role::Viewer)),
+    ("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", Rule::Look(Role::Viewer)),
+    ("/writ.admin.v1.OperatorService/Create", Rule::Change(Role::Admin)),
+    ("/writ.admin.v1.OperatorService/List", Rule::Look(Role::Admin)),
+    ("/writ.admin.v1.OperatorService/Revoke", Rule::Change(Role::Admin)),
+    ("/writ.manager.v1.EntityService/Approve", Rule::Change(Role::Admin)),
+    ("/writ.manager.v1.EntityService/CreateToken", Rule::Change(Role::Admin)),
+    ("/writ.manager.v1.EntityService/Get", Rule::Look(Role::Viewer)),
+    ("/writ.manager.v1.EntityService/List", Rule::Look(Role::Viewer)),
+    ("/writ.manager.v1.EntityService/ListTokens", Rule::Look(Role::Viewer)),
+    ("/writ.manager.v1.EntityService/Reject", Rule::Change(Role::Admin)),
+    ("/writ.manager.v1.EntityService/Remove", Rule::Change(Role::Admin)),
+    ("/writ.manager.v1.EntityService/RevokeToken", Rule::Change(Role::Admin)),
+    ("/writ.manager.v1.InstructionService/Get", Rule::Look(Role::Viewer)),
+    ("/writ.manager.v1.InstructionService/Issue", Rule::Change(Role::Operator)),
+    ("/writ.manager.v1.InstructionService/List", Rule::Look(Role::Viewer)),
+    ("/writ.manager.v1.InstructionService/ListDeliveries", Rule::Look(Role::Viewer)),
+    ("/writ.manager.v1.ManagerService/Get", Rule::Look(Role::Viewer)),
+];
+
+impl House for Manager {
+    const POLICY: &'static [(&'static str, Rule)] = POLICY;
+
+    async fn known(&self, token: Digest) -> Result<Option<(String, u8)>, Failure> {
+        self.store.operator(token).await.map_err(unavailable)
+    }
+
+    async fn write(&self, _: Entry) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    async fn note(&self, _: Entry) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use prost::Message as _;
+
+    use super::*;
+
+    /// What entities call, on a port of its own.
+    const OF_ENTITIES: [&str; 3] = ["Registry", "EntityLink", "EntityNotify"];
+
+    #[test]
+    fn every_admin_method_has_a_row_and_every_row_a_method() {
+        let descriptors = prost_types::FileDescriptorSet::decode(writ_proto::DESCRIPTORS).unwrap();
+        let mut methods = BTreeSet::new();
+        for file in &descriptors.file {
+            let is_ours = |service: &str| match file.package() {
+                "writ.manager.v1" => !OF_ENTITIES.contains(&service),
+                "writ.admin.v1" => service == "OperatorService",
+                _ => false,
+            };
+            for service in file.service.iter().filter(|service| is_ours(service.name())) {
+                for method in &service.method {
+                    methods.insert(format!("/{}.{}/{}", file.package(), service.name(), method.name()));
+                }
+            }
+        }
+        let ours = |listed: &&(&str, Rule)| listed.0.starts_with("/writ.");
+        let rows: BTreeSet<_> = POLICY.iter().filter(ours).map(|(method, _)| (*method).to_owned()).collect();
+        assert_eq!(rows, methods);
+        let is_any_open = POLICY.iter().filter(ours).any(|(_, rule)| *rule == Rule::Open);
+        assert!(!is_any_open, "no method of ours is open to everybody");
+    }
+}

@@ -1,0 +1,95 @@
+//! `main` of the manager.
+
+mod init;
+mod run;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use writ_common::daemon;
+
+/// Lists servers as its entities, sees how they stand, and tells them what to do. It never holds a key that agents obey.
+///
+/// Exit codes: 0 ended in good order; 1 it failed; 2 a flag is wrong; 64 a value or the configuration is wrong.
+#[derive(Debug, Parser)]
+#[command(name = "writ-control-manager", version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Make a new manager: its certificate authority (or yours), its keys, the first administrator.
+    Init(Init),
+    /// Serve entities and operators until SIGTERM.
+    Run(Run),
+}
+
+#[derive(Debug, Args)]
+struct Init {
+    /// Where state and keys will live.
+    #[arg(long, env = "WRIT_DATA_DIR", value_name = "FOLDER", default_value = crate::config::DEFAULT_DATA_DIR)]
+    data_dir: PathBuf,
+    /// The manager's name.
+    #[arg(long, value_name = "NAME")]
+    name: String,
+    /// Host names and addresses entities and operators find it at; repeat for several.
+    #[arg(long = "tls-name", value_name = "NAME")]
+    tls_names: Vec<String>,
+    #[command(flatten)]
+    custom: Option<Custom>,
+    /// How to print.
+    #[arg(long, value_enum, default_value_t = Output::Text)]
+    output: Output,
+}
+
+/// Certificates of the organisation's own authority, instead of one made here.
+#[derive(Debug, Args)]
+#[group(multiple = true, requires_all = ["custom_ca", "tls_certificate", "tls_key", "signing_certificate", "signing_key"])]
+struct Custom {
+    /// The organisation's root CA, PEM: what is uploaded to servers.
+    #[arg(long, value_name = "FILE", required = false)]
+    custom_ca: PathBuf,
+    /// The channel's certificate, then what is between it and the root, PEM.
+    #[arg(long, value_name = "FILE", required = false)]
+    tls_certificate: PathBuf,
+    /// Its key, PEM.
+    #[arg(long, value_name = "FILE", required = false)]
+    tls_key: PathBuf,
+    /// The certificate of the key that signs instructions (digitalSignature), then what is between it and the root, PEM.
+    #[arg(long, value_name = "FILE", required = false)]
+    signing_certificate: PathBuf,
+    /// Its key, PEM.
+    #[arg(long, value_name = "FILE", required = false)]
+    signing_key: PathBuf,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Output {
+    Text,
+    Json,
+}
+
+#[derive(Debug, Args)]
+struct Run {
+    /// Configuration file.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Overrides `data_dir`.
+    #[arg(long, value_name = "FOLDER")]
+    data_dir: Option<PathBuf>,
+}
+
+/// The program.
+#[must_use]
+pub fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    daemon::run("writ-control-manager", |shutdown| async move {
+        match arguments.command {
+            Command::Init(options) => init::init(options).await,
+            Command::Run(options) => run::run(options, shutdown).await,
+        }
+    })
+}

@@ -1,0 +1,132 @@
+//! `writ-control-manager init`.
+
+use std::io::Write as _;
+use std::path::PathBuf;
+
+use serde::Serialize;
+use writ_common::admin::new_token;
+use writ_common::daemon::Fatal;
+use writ_common::files;
+use writ_common::id::{Digest, ManagerId};
+use writ_common::time::{Clock as _, SystemClock};
+use writ_common::tls::server_name;
+
+use super::{Custom, Init, Output};
+use crate::authority::{self, Authority, AuthorityError, Files};
+use crate::store::Store;
+
+/// Names every leaf carries.
+const OWN_NAMES: [&str; 3] = ["localhost", "127.0.0.1", "::1"];
+
+#[derive(Serialize)]
+struct Made {
+    manager_id: String,
+    name: String,
+    ca_file: PathBuf,
+    ca_subject: String,
+    ca_sha256: String,
+    ca_not_after: String,
+    admin_token_file: PathBuf,
+}
+
+pub(super) async fn init(options: Init) -> Result<(), Fatal> {
+    let Init { data_dir, name, tls_names, custom, output } = options;
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    if name.is_empty() || name.len() > 64 || !name.chars().all(is_plain) {
+        return Err(Fatal::usage("--name must have 1 to 64 of A-Z, a-z, 0-9, `.`, `_` and `-`"));
+    }
+    for name in &tls_names {
+        let shown = if name.contains(':') { format!("[{name}]:1") } else { format!("{name}:1") };
+        server_name(&shown)
+            .map_err(|_| Fatal::usage(format!("--tls-name: `{name}` is no host name or address")))?;
+    }
+    let files = Files::new(&data_dir);
+    files::private_folder(files.folder()).map_err(Fatal::failure)?;
+    let _lock = files::lock_folder(files.folder()).map_err(Fatal::failure)?;
+    let failed = |error: &dyn std::error::Error| Fatal::caused("no manager was made", error);
+    let store = Store::open(&files.database()).await.map_err(|error| failed(&error))?;
+    if let Some((manager, name)) = store.manager().await.map_err(|error| failed(&error))? {
+        return Err(Fatal::failure(format!(
+            "{}: the manager `{name}` ({manager}) lives here; start it: writ-control-manager run --data-dir {}",
+            files.folder().display(),
+            files.folder().display()
+        )));
+    }
+    let now = SystemClock::new().wall();
+    let made = match custom {
+        Some(Custom { custom_ca, tls_certificate, tls_key, signing_certificate, signing_key }) => {
+            let custom = authority::Custom {
+                ca: custom_ca,
+                tls: tls_certificate,
+                tls_key,
+                signing: signing_certificate,
+                signing_key,
+            };
+            authority::adopt(&files, &custom, now)
+        }
+        None => {
+            let mut hosts = tls_names;
+            hosts.extend(OWN_NAMES.map(str::to_owned));
+            hosts.sort();
+            hosts.dedup();
+            authority::create(&files, &name, &hosts, now)
+        }
+    };
+    made.map_err(|error| match &error {
+        AuthorityError::File(_) => failed(&error),
+        AuthorityError::Pem { .. }
+        | AuthorityError::Key { .. }
+        | AuthorityError::Authority { .. }
+        | AuthorityError::NotVouched { .. }
+        | AuthorityError::Mismatch { .. }
+        | AuthorityError::Issue(_)
+        | AuthorityError::Tls(_) => Fatal::usage(error),
+    })?;
+    let opened = Authority::open(&files, now).map_err(|error| failed(&error))?;
+    let secret = new_token();
+    files::write_secret(&files.admin_token(), secret.as_bytes()).map_err(|error| failed(&error))?;
+    let id = ManagerId::generate(now);
+    let created = store.create(id, &name, Digest::of(secret.as_bytes()), now).await;
+    created.map_err(|error| failed(&error))?;
+    store.close().await;
+    say(
+        output,
+        &Made {
+            manager_id: id.to_string(),
+            name,
+            ca_file: files.ca(),
+            ca_subject: opened.ca.subject.clone(),
+            ca_sha256: Digest::of(opened.ca.der()).to_string(),
+            ca_not_after: opened.ca.not_after.to_string(),
+            admin_token_file: files.admin_token(),
+        },
+    )
+}
+
+fn say(output: Output, made: &Made) -> Result<(), Fatal> {
+    let text = match output {
+        Output::Json => serde_json::to_string_pretty(made).map_err(Fatal::failure)?,
+        Output::Text => {
+            let Made { manager_id, name, ca_file, ca_subject, ca_sha256, ca_not_after, admin_token_file } =
+                made;
+            let (ca, token) = (ca_file.display(), admin_token_file.display());
+            let folder = ca_file.parent().unwrap_or_else(|| std::path::Path::new(".")).display();
+            format!(
+                "The manager `{name}` is made.
+
+  manager id     {manager_id}
+  authority      {ca_subject}
+  its SHA-256    {ca_sha256}
+  valid until    {ca_not_after}
+  authority file {ca}
+  admin token    {token}
+
+Next:
+  1. writ-control-manager run --data-dir {folder}
+  2. Copy {ca} to each server, and there: writ manager settings set --address HOST --ca control-manager-ca.pem
+  3. writ manager test; writ manager register"
+            )
+        }
+    };
+    writeln!(std::io::stdout(), "{text}").map_err(Fatal::failure)
+}

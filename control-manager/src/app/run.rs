@@ -1,0 +1,129 @@
+//! `writ-control-manager run`: telemetry, configuration, state, ports, serve, drain.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+use tokio_stream::wrappers::TcpListenerStream;
+use tracing::{error, info, warn};
+use writ_common::admin::PolicyLayer;
+use writ_common::daemon::Fatal;
+use writ_common::files;
+use writ_common::limits::MAX_FRAME_BYTES;
+use writ_common::port::{self, DRAIN_DEADLINE};
+use writ_common::shutdown::Shutdown;
+use writ_common::telemetry;
+use writ_common::time::{SharedClock, SystemClock};
+use writ_proto::manager::v1::entity_link_server::EntityLinkServer;
+use writ_proto::manager::v1::registry_server::RegistryServer;
+
+use super::Run;
+use crate::VERSION;
+use crate::admin;
+use crate::authority::{Authority, Files};
+use crate::config::Config;
+use crate::context::Manager;
+use crate::notify::MAX_DIALS;
+use crate::service::Link;
+use crate::store::Store;
+
+/// How often the channel's leaf is looked at.
+const LOOK_AT_LEAF: Duration = Duration::from_secs(3600);
+
+pub(super) async fn run(options: Run, shutdown: Shutdown) -> Result<(), Fatal> {
+    let config =
+        Config::load(options.config.as_deref(), options.data_dir.as_deref()).map_err(Fatal::usage)?;
+    telemetry::init(&config.log_filter, config.log_format)
+        .map_err(|error| Fatal::usage(format!("`log.filter` is not a filter: {error}")))?;
+    let files = Files::new(&config.data_dir);
+    let none = || {
+        let folder = files.folder().display();
+        Fatal::failure(format!(
+            "{folder}: there is no manager here; make one: writ-control-manager init --data-dir {folder} --name NAME --tls-name HOST"
+        ))
+    };
+    if !files.database().exists() {
+        return Err(none());
+    }
+    let failed = |error: &dyn std::error::Error| Fatal::caused("cannot start", error);
+    let _lock = files::lock_folder(files.folder()).map_err(|error| failed(&error))?;
+    let store = Store::open(&files.database()).await.map_err(|error| failed(&error))?;
+    let (id, name) = store.manager().await.map_err(|error| failed(&error))?.ok_or_else(none)?;
+    let clock: SharedClock = Arc::new(SystemClock::new());
+    let authority = Authority::open(&files, clock.wall()).map_err(|error| failed(&error))?;
+    let tls = authority.tls.clone();
+    let manager = Arc::new(Manager {
+        id,
+        name,
+        version: config.version,
+        is_sandbox_connected: config.is_sandbox_connected,
+        authority,
+        store: store.clone(),
+        dials: Arc::new(Semaphore::new(MAX_DIALS)),
+        clock,
+        shutdown: shutdown.clone(),
+    });
+
+    let link = port::bind(config.listen_link, "listen.link").await?;
+    let operators = port::bind(config.listen_admin, "listen.admin").await?;
+    let in_clear = match config.listen_link_in_clear {
+        Some(address) => Some(port::bind(address, "listen.link_in_clear").await?),
+        None => None,
+    };
+    info!(
+        version = VERSION,
+        manager.id = %manager.id,
+        announced = %manager.version,
+        link = %link.1,
+        admin = %operators.1,
+        in_clear = in_clear.as_ref().map(|(_, address)| address.to_string()),
+        "serving"
+    );
+    let services = || {
+        let registry = RegistryServer::new(Link(Arc::clone(&manager)))
+            .max_decoding_message_size(MAX_FRAME_BYTES)
+            .max_encoding_message_size(MAX_FRAME_BYTES);
+        let link = EntityLinkServer::new(Link(Arc::clone(&manager)))
+            .max_decoding_message_size(MAX_FRAME_BYTES)
+            .max_encoding_message_size(MAX_FRAME_BYTES);
+        port::settings().add_service(registry).add_service(link)
+    };
+    let routes = admin::routes(&manager).map_err(|error| Fatal::failure(error.to_string()))?;
+    let admin_port = port::settings().layer(PolicyLayer(Arc::clone(&manager))).add_routes(routes);
+    shutdown.spawn(keep_leaf(Arc::clone(&manager), files.clone()));
+    if let Some((listener, _)) = in_clear {
+        warn!("entities may come in clear text: whoever listens in between reads along");
+        let (served, asked) = (services(), shutdown.clone());
+        shutdown.spawn(async move {
+            let connections = TcpListenerStream::new(listener);
+            let ended = served.serve_with_incoming_shutdown(connections, asked.requested());
+            if let Some(Err(error)) = asked.unless_requested(ended).await {
+                error!(%error, "the port in clear text failed");
+                asked.trigger();
+            }
+        });
+    }
+    let (first, second) = tokio::join!(
+        port::serve(services(), link.0, &tls, &shutdown),
+        port::serve(admin_port, operators.0, &tls, &shutdown)
+    );
+    if !shutdown.drain(DRAIN_DEADLINE).await {
+        warn!("some calls did not end in time");
+    }
+    store.close().await;
+    info!("ended");
+    first.and(second)
+}
+
+async fn keep_leaf(manager: Arc<Manager>, files: Files) {
+    loop {
+        match manager.authority.renew_if_due(&files, manager.now()) {
+            Ok(true) => info!("the channel's certificate was renewed"),
+            Ok(false) => {}
+            Err(error) => error!(%error, "the channel's certificate could not be renewed"),
+        }
+        if manager.shutdown.unless_requested(tokio::time::sleep(LOOK_AT_LEAF)).await.is_none() {
+            return;
+        }
+    }
+}

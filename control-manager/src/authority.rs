@@ -1,0 +1,298 @@
+//! The manager's certificate authority, and the two keys it vouches for: one for the channel, one for what the manager says.
+
+use std::path::{Path, PathBuf};
+use std::sync::RwLock;
+
+use writ_common::files::{self, FileError};
+use writ_common::keys::pem::{self, InvalidPem};
+use writ_common::keys::private::InvalidPrivateKey;
+use writ_common::keys::vouched::{InvalidAuthority, NotVouched, PinnedAuthority};
+use writ_common::keys::{Algorithm, Manager as ManagerHolder, PrivateKey};
+use writ_common::time::Timestamp;
+use writ_common::tls::{IssueError, LeafFacts, ServerTls, TlsAuthority, TlsLeaf, TlsSetupError};
+
+/// What lies where.
+#[derive(Debug, Clone)]
+pub struct Files(PathBuf);
+
+impl Files {
+    /// The manager of a folder.
+    #[must_use]
+    pub fn new(folder: &Path) -> Self {
+        Self(folder.to_owned())
+    }
+
+    /// The folder.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        &self.0
+    }
+
+    /// The authority that entities are given.
+    #[must_use]
+    pub fn ca(&self) -> PathBuf {
+        self.0.join("control-manager-ca.pem")
+    }
+
+    /// Its key; missing when the organisation's own authority is used.
+    #[must_use]
+    pub fn ca_key(&self) -> PathBuf {
+        self.0.join("control-manager-ca.key")
+    }
+
+    /// The channel's leaf and what is between it and the authority.
+    #[must_use]
+    pub fn tls(&self) -> PathBuf {
+        self.0.join("tls.pem")
+    }
+
+    /// Its key.
+    #[must_use]
+    pub fn tls_key(&self) -> PathBuf {
+        self.0.join("tls.key")
+    }
+
+    /// The certificate of the key that signs, and what is between it and the authority.
+    #[must_use]
+    pub fn signing(&self) -> PathBuf {
+        self.0.join("signing.pem")
+    }
+
+    /// That key.
+    #[must_use]
+    pub fn signing_key(&self) -> PathBuf {
+        self.0.join("signing.key")
+    }
+
+    /// The database.
+    #[must_use]
+    pub fn database(&self) -> PathBuf {
+        self.0.join("control-manager.db")
+    }
+
+    /// The first administrator's token.
+    #[must_use]
+    pub fn admin_token(&self) -> PathBuf {
+        self.0.join("admin-token")
+    }
+}
+
+/// Why the manager's keys cannot be made or used.
+#[derive(Debug, thiserror::Error)]
+pub enum AuthorityError {
+    /// A file.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// Not PEM.
+    #[error("{}: {source}", path.display())]
+    Pem {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: InvalidPem,
+    },
+    /// Not a key.
+    #[error("{}: {source}", path.display())]
+    Key {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: InvalidPrivateKey,
+    },
+    /// The authority is none.
+    #[error("{}: {source}", path.display())]
+    Authority {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: InvalidAuthority,
+    },
+    /// The signing certificate does not lead to the authority.
+    #[error("{}: {source}", path.display())]
+    NotVouched {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: NotVouched,
+    },
+    /// The certificate is of another key.
+    #[error("{} is not the certificate of the key in {}", certificate.display(), key.display())]
+    Mismatch {
+        /// The certificate.
+        certificate: PathBuf,
+        /// The key.
+        key: PathBuf,
+    },
+    /// A name no certificate can carry.
+    #[error(transparent)]
+    Issue(#[from] IssueError),
+    /// Leaf and key of the channel.
+    #[error(transparent)]
+    Tls(#[from] TlsSetupError),
+}
+
+/// An organisation's own certificates.
+#[derive(Debug, Clone)]
+pub struct Custom {
+    /// The root entities are given.
+    pub ca: PathBuf,
+    /// The channel's leaf, then what is between it and the root.
+    pub tls: PathBuf,
+    /// Its key.
+    pub tls_key: PathBuf,
+    /// The signing certificate, then what is between it and the root.
+    pub signing: PathBuf,
+    /// Its key.
+    pub signing_key: PathBuf,
+}
+
+/// Makes an authority and both keys.
+///
+/// # Errors
+/// When a name cannot stand in a certificate, or a file cannot be written.
+pub fn create(files: &Files, name: &str, hosts: &[String], now: Timestamp) -> Result<(), AuthorityError> {
+    let authority = TlsAuthority::create(&format!("{name} control manager"), now)?;
+    let signing = PrivateKey::<ManagerHolder>::generate(Algorithm::default());
+    let certificate = authority.certify(&signing, &format!("{name} instructions"), now)?;
+    let leaf = authority.issue(hosts, now)?;
+    let key = |der: &[u8]| pem::encode("PRIVATE KEY", der);
+    files::write_secret(&files.ca_key(), key(&authority.key).as_bytes())?;
+    files::write_public(&files.ca(), pem::encode("CERTIFICATE", &authority.certificate).as_bytes())?;
+    files::write_secret(&files.signing_key(), key(&signing.to_pkcs8()).as_bytes())?;
+    files::write_public(&files.signing(), pem::encode("CERTIFICATE", &certificate).as_bytes())?;
+    write_leaf(files, &leaf)
+}
+
+fn write_leaf(files: &Files, leaf: &TlsLeaf) -> Result<(), AuthorityError> {
+    let chain: String = leaf.chain.iter().map(|der| pem::encode("CERTIFICATE", der).to_string()).collect();
+    files::write_secret(&files.tls_key(), pem::encode("PRIVATE KEY", &leaf.key).as_bytes())?;
+    Ok(files::write_public(&files.tls(), chain.as_bytes())?)
+}
+
+/// Takes an organisation's own certificates, after they were found to belong together.
+///
+/// # Errors
+/// Which file is wrong, and why; then nothing was copied.
+pub fn adopt(files: &Files, custom: &Custom, now: Timestamp) -> Result<(), AuthorityError> {
+    let from = |path: &PathBuf| Spot { path: path.clone() };
+    let checked = Checked::read(
+        &from(&custom.ca),
+        (&from(&custom.signing), &from(&custom.signing_key)),
+        (&from(&custom.tls), &from(&custom.tls_key)),
+        now,
+    )?;
+    drop(checked);
+    files::write_public(&files.ca(), &files::read(&custom.ca)?)?;
+    files::write_secret(&files.signing_key(), &files::read_secret(&custom.signing_key)?)?;
+    files::write_public(&files.signing(), &files::read(&custom.signing)?)?;
+    files::write_secret(&files.tls_key(), &files::read_secret(&custom.tls_key)?)?;
+    Ok(files::write_public(&files.tls(), &files::read(&custom.tls)?)?)
+}
+
+struct Spot {
+    path: PathBuf,
+}
+
+impl Spot {
+    fn certificates(&self) -> Result<Vec<Vec<u8>>, AuthorityError> {
+        let text = files::read(&self.path)?;
+        pem::certificates(&text).map_err(|source| AuthorityError::Pem { path: self.path.clone(), source })
+    }
+
+    fn key(&self) -> Result<zeroize::Zeroizing<Vec<u8>>, AuthorityError> {
+        let text = files::read_secret(&self.path)?;
+        pem::private_key(&text).map_err(|source| AuthorityError::Pem { path: self.path.clone(), source })
+    }
+}
+
+struct Checked {
+    ca: PinnedAuthority,
+    signing: PrivateKey<ManagerHolder>,
+    chain: Vec<Vec<u8>>,
+    leaf: TlsLeaf,
+}
+
+impl Checked {
+    fn read(
+        ca: &Spot,
+        (signing, signing_key): (&Spot, &Spot),
+        (tls, tls_key): (&Spot, &Spot),
+        now: Timestamp,
+    ) -> Result<Self, AuthorityError> {
+        let root = ca.certificates()?.into_iter().next().unwrap_or_default();
+        let pinned = PinnedAuthority::from_der(&root, now)
+            .map_err(|source| AuthorityError::Authority { path: ca.path.clone(), source })?;
+        let mut chain = signing.certificates()?;
+        // The root is what entities have; it is not sent.
+        chain.retain(|der| *der != root);
+        let private = PrivateKey::<ManagerHolder>::from_pkcs8(&signing_key.key()?)
+            .map_err(|source| AuthorityError::Key { path: signing_key.path.clone(), source })?;
+        let (leaf, between) = chain.split_first().map_or((&[][..], &[][..]), |(leaf, rest)| (leaf, rest));
+        let key = pinned
+            .vouches_for(leaf, between, now)
+            .map_err(|source| AuthorityError::NotVouched { path: signing.path.clone(), source })?;
+        if key != *private.public() {
+            let (certificate, key) = (signing.path.clone(), signing_key.path.clone());
+            return Err(AuthorityError::Mismatch { certificate, key });
+        }
+        let leaf = TlsLeaf { chain: tls.certificates()?, key: tls_key.key()? };
+        ServerTls::new(&leaf)?;
+        Ok(Self { ca: pinned, signing: private, chain, leaf })
+    }
+}
+
+/// The manager's keys in use.
+#[derive(Debug)]
+pub struct Authority {
+    /// What entities are given.
+    pub ca: PinnedAuthority,
+    /// Signs replies and instructions.
+    pub signing: PrivateKey<ManagerHolder>,
+    /// Its certificate, then what is between it and the authority.
+    pub chain: Vec<Vec<u8>>,
+    /// The channel.
+    pub tls: ServerTls,
+    leaf: RwLock<LeafFacts>,
+}
+
+impl Authority {
+    /// Reads and checks the files.
+    ///
+    /// # Errors
+    /// Which file is wrong, and why.
+    pub fn open(files: &Files, now: Timestamp) -> Result<Self, AuthorityError> {
+        let at = |path: PathBuf| Spot { path };
+        let Checked { ca, signing, chain, leaf } = Checked::read(
+            &at(files.ca()),
+            (&at(files.signing()), &at(files.signing_key())),
+            (&at(files.tls()), &at(files.tls_key())),
+            now,
+        )?;
+        let tls = ServerTls::new(&leaf)?;
+        let facts = leaf.chain.first().and_then(|der| LeafFacts::read(der));
+        let leaf = RwLock::new(facts.ok_or(TlsSetupError::NotACertificate)?);
+        let authority = Self { ca, signing, chain, tls, leaf };
+        authority.renew_if_due(files, now)?;
+        Ok(authority)
+    }
+
+    /// Issues the channel's leaf anew at two thirds of its life, if the authority is ours.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn renew_if_due(&self, files: &Files, now: Timestamp) -> Result<bool, AuthorityError> {
+        let mut facts = self.leaf.write().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if !facts.is_due(now) || !files.ca_key().exists() {
+            return Ok(false);
+        }
+        let key = Spot { path: files.ca_key() }.key()?;
+        let authority = TlsAuthority { certificate: self.ca.der().to_vec(), key };
+        let leaf = authority.issue(&facts.names, now)?;
+        write_leaf(files, &leaf)?;
+        self.tls.show(&leaf)?;
+        if let Some(renewed) = leaf.chain.first().and_then(|der| LeafFacts::read(der)) {
+            *facts = renewed;
+        }
+        Ok(true)
+    }
+}

@@ -1,0 +1,80 @@
+//! `control-manager.toml`: an invalid [`Config`] cannot exist.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use writ_common::config::{Problems, Reader};
+use writ_common::manager::ManagerVersion;
+use writ_common::telemetry::LogFormat;
+
+/// Where the manager keeps its state unless told otherwise.
+pub const DEFAULT_DATA_DIR: &str = "/var/lib/writ/control-manager";
+/// What is announced unless told otherwise.
+const ANNOUNCED: &str = "7.0";
+
+/// Everything that can be set.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// State, keys and the database.
+    pub data_dir: PathBuf,
+    /// Where entities come in.
+    pub listen_link: SocketAddr,
+    /// The same without TLS, for a web server on the same host; `None`: not at all.
+    pub listen_link_in_clear: Option<SocketAddr>,
+    /// Where operators come in.
+    pub listen_admin: SocketAddr,
+    /// The version entities hear of.
+    pub version: ManagerVersion,
+    /// Whether a sandbox feeds this manager threats.
+    pub is_sandbox_connected: bool,
+    /// What is logged.
+    pub log_filter: String,
+    /// How.
+    pub log_format: LogFormat,
+}
+
+impl Config {
+    /// Reads file, environment and flags.
+    ///
+    /// # Errors
+    /// All mistakes at once.
+    pub fn load(file: Option<&Path>, data_dir: Option<&Path>) -> Result<Self, Problems> {
+        let mut reader = Reader::load(file)?;
+        reader.override_with("data_dir", data_dir.map(Path::display));
+        let version = |text: &str| text.parse::<ManagerVersion>();
+        let announced =
+            reader.string("announce.version", ANNOUNCED, "a version such as `7.0` or `6.0 SP1`", |text| {
+                version(text).is_ok()
+            });
+        let in_clear = reader.string(
+            "listen.link_in_clear",
+            "",
+            "an address and a port, such as `127.0.0.1:7546`, or nothing",
+            |text| text.is_empty() || text.parse::<SocketAddr>().is_ok(),
+        );
+        let config = Self {
+            data_dir: reader.path("data_dir", Path::new(DEFAULT_DATA_DIR)),
+            listen_link: reader.socket("listen.link", SocketAddr::from(([0; 16], 7543))),
+            listen_link_in_clear: in_clear.parse().ok(),
+            listen_admin: reader.socket("listen.admin", SocketAddr::from(([0; 16], 7544))),
+            version: version(&announced).unwrap_or(ManagerVersion { major: 7, minor: 0, service_pack: 0 }),
+            is_sandbox_connected: reader.choice(
+                "announce.sandbox_connected",
+                false,
+                &[("true", true), ("false", false)],
+            ),
+            log_filter: reader.string(
+                "log.filter",
+                "info",
+                "a tracing filter such as `info,writ_control_manager=debug`",
+                |_| true,
+            ),
+            log_format: reader.choice(
+                "log.format",
+                LogFormat::Text,
+                &[("text", LogFormat::Text), ("json", LogFormat::Json)],
+            ),
+        };
+        reader.finish(config)
+    }
+}

@@ -1,0 +1,65 @@
+//! What every call needs, in one place.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::sync::Semaphore;
+use writ_common::envelope::{InstructionPurpose, ManagerReplyPurpose, sign};
+use writ_common::id::{Digest, ManagerId};
+use writ_common::manager::{Instruction, ManagerVersion, Reply, ReplyBody};
+use writ_common::shutdown::Shutdown;
+use writ_common::time::{SharedClock, Timestamp};
+use writ_proto::manager::v1 as proto;
+
+use crate::authority::Authority;
+use crate::store::Store;
+
+/// A running manager.
+#[derive(Debug)]
+pub struct Manager {
+    /// Its id.
+    pub id: ManagerId,
+    /// Its name.
+    pub name: String,
+    /// What it announces.
+    pub version: ManagerVersion,
+    /// What it announces.
+    pub is_sandbox_connected: bool,
+    /// Its keys.
+    pub authority: Authority,
+    /// What is durable.
+    pub store: Store,
+    /// Entities dialled at a time.
+    pub dials: Arc<Semaphore>,
+    /// Time.
+    pub clock: SharedClock,
+    /// The end.
+    pub shutdown: Shutdown,
+}
+
+impl Manager {
+    /// Time.
+    #[must_use]
+    pub fn now(&self) -> Timestamp {
+        self.clock.wall()
+    }
+
+    /// Signs an answer to a request.
+    #[must_use]
+    pub fn reply(&self, request: Digest, body: ReplyBody) -> proto::ManagerReply {
+        let reply = Reply { request, time: self.now(), body };
+        let envelope = sign::<ManagerReplyPurpose>(&[&self.authority.signing.for_purpose()], &reply);
+        let mut chain = self.authority.chain.iter().map(|der| Bytes::from(der.clone()));
+        proto::ManagerReply {
+            envelope: envelope.bytes().clone(),
+            certificate: chain.next().unwrap_or_default(),
+            intermediates: chain.collect(),
+        }
+    }
+
+    /// Signs an instruction.
+    #[must_use]
+    pub fn instruct(&self, instruction: &Instruction) -> Bytes {
+        sign::<InstructionPurpose>(&[&self.authority.signing.for_purpose()], instruction).bytes().clone()
+    }
+}

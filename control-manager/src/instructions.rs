@@ -1,0 +1,159 @@
+//! What entities are told to do: issued once, handed over in order, tracked to their end.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use prost::Message as _;
+use tracing::{info, warn};
+use writ_common::admin::Actor;
+use writ_common::id::{Digest, EntityId, InstructionId};
+use writ_common::limits::MAX_INSTRUCTIONS;
+use writ_common::manager::{Instruction, Order, Poll, ReplyBody, Task, Work};
+use writ_common::time::Timestamp;
+use writ_common::wire::status::Failure;
+use writ_proto::manager::v1 as proto;
+
+use crate::context::Manager;
+use crate::notify;
+use crate::store::{
+    Change, EntityRow, Issued, NewInstruction, Standing, Store, StoreError, Waiting, unavailable,
+};
+
+/// Instructions of one entity that have not ended.
+const MAX_OPEN: u64 = 1024;
+/// After an instruction may not be taken any more: time for one that was to be done and reported.
+const REPORT_WITHIN: Duration = Duration::from_secs(60);
+
+/// A well-formed wish of an operator.
+#[derive(Debug)]
+pub struct Request {
+    /// The caller's id for it, so that asking twice is asking once.
+    pub id: Option<InstructionId>,
+    /// For whom.
+    pub entities: Vec<EntityRow>,
+    /// What.
+    pub task: Task,
+    /// How long it may wait for its entity.
+    pub lifetime: Duration,
+}
+
+/// Records an instruction and has its entities call, where they can be called.
+///
+/// # Errors
+/// When an entity was not let in or has too much to do, or the id is another instruction's.
+pub async fn issue(
+    manager: &Arc<Manager>,
+    actor: &Actor,
+    request: Request,
+) -> Result<InstructionId, Failure> {
+    let Request { id, entities, task, lifetime } = request;
+    for entity in &entities {
+        let name = &entity.registration.display_name;
+        if entity.standing != Standing::Approved {
+            let text = format!("`{name}` was not let in: approve it first");
+            return Err(Failure::precondition("entity_not_approved", text));
+        }
+        if entity.open >= MAX_OPEN {
+            let text = format!("`{name}` has {MAX_OPEN} instructions it has not ended; is it active?");
+            return Err(Failure::exhausted(text));
+        }
+    }
+    if entities.is_empty() {
+        return Err(Failure::precondition("no_entities", "no entity is chosen that was let in"));
+    }
+    let now = manager.now();
+    let fingerprint = {
+        let ids: Vec<_> = entities.iter().map(|entity| entity.id).collect();
+        Digest::of(format!("{:?}", (&actor.name, ids, &task, lifetime)).as_bytes())
+    };
+    let expires_at = now + lifetime;
+    let longest = match &task {
+        Task::Dispatch { lifetime, .. } => *lifetime,
+        Task::AskStatus | Task::ChangeCommunication { .. } => Duration::ZERO,
+    };
+    let kind = describe(&task);
+    let template = Instruction {
+        manager: manager.id,
+        entity: EntityId::from_bytes([0; 16]),
+        epoch: 0,
+        sequence: 0,
+        issued_at: now,
+        expires_at,
+        requested_by: actor.name.clone(),
+        task,
+    };
+    let new = NewInstruction {
+        id: id.unwrap_or_else(|| InstructionId::generate(now)),
+        request: fingerprint,
+        kind: kind.clone(),
+        task: proto::Instruction::from(&template).encode_to_vec(),
+        issued_by: actor.name.clone(),
+        issued_at: now,
+        expires_at,
+        ends_at: expires_at + longest + REPORT_WITHIN,
+    };
+    let mut turn = manager.store.turn().await;
+    let mut change = Store::begin(&mut turn).await.map_err(unavailable)?;
+    match change.issue(&new, &entities).await.map_err(unavailable)? {
+        Issued::New => change.commit().await.map_err(unavailable)?,
+        Issued::Known => return Ok(new.id),
+        Issued::Taken => {
+            let text = format!("instruction {} exists and is a different one; leave the id away", new.id);
+            return Err(Failure::exists(text));
+        }
+    }
+    drop(turn);
+    info!(
+        target: "audit",
+        { instruction.id = %new.id, actor = actor.name, kind, entities = entities.len() },
+        "instruction issued"
+    );
+    for entity in &entities {
+        notify::call(manager, entity);
+    }
+    Ok(new.id)
+}
+
+/// What a poll is answered.
+///
+/// # Errors
+/// When the database fails.
+pub async fn work(
+    manager: &Manager,
+    change: &mut Change<'_>,
+    entity: &EntityRow,
+    poll: Poll,
+    now: Timestamp,
+) -> Result<ReplyBody, StoreError> {
+    let Poll { after, outcomes } = poll;
+    change.note_outcomes(entity, &outcomes, now).await?;
+    let limit = u32::try_from(MAX_INSTRUCTIONS + 1).unwrap_or(u32::MAX);
+    let mut waiting = change.take_waiting(entity, after, limit, now).await?;
+    let has_more = waiting.len() > MAX_INSTRUCTIONS;
+    waiting.truncate(MAX_INSTRUCTIONS);
+    let instructions = waiting.iter().filter_map(|one| sealed(manager, entity, one)).collect();
+    Ok(ReplyBody::Work(Work { instructions, has_more, sandbox_connected: manager.is_sandbox_connected }))
+}
+
+/// Signed when it is handed over: by the key that counts then.
+fn sealed(manager: &Manager, entity: &EntityRow, waiting: &Waiting) -> Option<bytes::Bytes> {
+    let stored = proto::Instruction::decode(waiting.task.clone()).ok();
+    let Some(template) = stored.and_then(|stored| Instruction::try_from(stored).ok()) else {
+        warn!(entity.id = %entity.id, waiting.sequence, "a stored instruction is damaged and is not handed over");
+        return None;
+    };
+    let whole =
+        Instruction { entity: entity.id, epoch: entity.epoch, sequence: waiting.sequence, ..template };
+    Some(manager.instruct(&whole))
+}
+
+/// A task for people.
+#[must_use]
+pub fn describe(task: &Task) -> String {
+    match task {
+        Task::Dispatch { order: Order::Ping, .. } => "ping".to_owned(),
+        Task::Dispatch { order: Order::Run { name, .. }, .. } => format!("run {name}"),
+        Task::AskStatus => "ask status".to_owned(),
+        Task::ChangeCommunication { .. } => "change communication".to_owned(),
+    }
+}

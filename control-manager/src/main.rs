@@ -1,0 +1,5 @@
+//! writ-control-manager.
+
+fn main() -> std::process::ExitCode {
+    writ_control_manager::app::main()
+}

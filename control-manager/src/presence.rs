@@ -1,0 +1,81 @@
+//! How an entity stands between its calls.
+
+use writ_common::manager::Registration;
+use writ_common::time::Timestamp;
+
+use crate::store::Standing;
+
+/// How an entity stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Presence {
+    /// An operator has to let it in.
+    Waiting,
+    /// Heard of within two heartbeats.
+    Active,
+    /// Silent for more than two heartbeats.
+    Inactive,
+    /// Silent for longer than it said it would ever be.
+    Abnormal,
+    /// An operator rejected it.
+    Rejected,
+}
+
+impl Presence {
+    /// Any authenticated contact counts as life. A clock that went back makes nobody silent.
+    #[must_use]
+    pub fn of(
+        standing: Standing,
+        registration: &Registration,
+        last_contact: Timestamp,
+        now: Timestamp,
+    ) -> Self {
+        let silent = now.since(last_contact);
+        match standing {
+            Standing::Waiting => Self::Waiting,
+            Standing::Rejected | Standing::Left => Self::Rejected,
+            Standing::Approved if silent > registration.abnormal_after => Self::Abnormal,
+            Standing::Approved if silent > registration.heartbeat * 2 => Self::Inactive,
+            Standing::Approved => Self::Active,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use writ_common::manager::Mode;
+
+    use super::*;
+
+    #[test]
+    fn silence_turns_active_into_inactive_into_abnormal_and_any_contact_turns_it_back() {
+        let second = Duration::from_secs(1);
+        let registration = Registration {
+            display_name: "e".to_owned(),
+            host_name: "h".to_owned(),
+            product: "writ".to_owned(),
+            version: "1".to_owned(),
+            addresses: Vec::new(),
+            mode: Mode::OneWay,
+            entity: None,
+            token: None,
+            heartbeat: second * 10,
+            abnormal_after: second * 30,
+        };
+        let now = Timestamp::from_millis(1_790_000_000_000);
+        let table = [
+            (Standing::Approved, now, Presence::Active),
+            (Standing::Approved, now - second * 20, Presence::Active),
+            (Standing::Approved, now - second * 21, Presence::Inactive),
+            (Standing::Approved, now - second * 30, Presence::Inactive),
+            (Standing::Approved, now - second * 31, Presence::Abnormal),
+            (Standing::Approved, now + second * 60, Presence::Active),
+            (Standing::Waiting, now - second * 60, Presence::Waiting),
+            (Standing::Rejected, now, Presence::Rejected),
+        ];
+        for (standing, last_contact, presence) in table {
+            assert_eq!(Presence::of(standing, &registration, last_contact, now), presence, "{last_contact}");
+        }
+    }
+}

@@ -1,0 +1,243 @@
+//! Whether a call counts, and who is listed.
+
+use std::time::Duration;
+
+use tracing::{info, warn};
+use writ_common::id::{Digest, EntityId};
+use writ_common::limits::SKEW;
+use writ_common::manager::{
+    CallBody, EntityCall, Registration, Rejection, RejectionCode, ReplyBody, Standing as Listed,
+    check_communication,
+};
+use writ_common::time::Timestamp;
+use writ_common::wire::status::Failure;
+
+use crate::context::Manager;
+use crate::instructions;
+use crate::store::{Change, EntityRow, Standing, Store, StoreError, unavailable};
+
+/// Entities under one manager.
+const MAX_ENTITIES: u64 = 10_000;
+/// Entities that wait to be let in: whoever reaches the port may be one.
+const MAX_WAITING: u64 = 256;
+/// A call is not believed longer than [`SKEW`]; after this nobody can say one of an entity that left again.
+const LEFT_IS_KEPT: Duration = Duration::from_secs(3600);
+
+/// Answers a verified call.
+///
+/// # Errors
+/// When nobody can be listed any more, or the store fails.
+pub async fn answer(manager: &Manager, call: EntityCall) -> Result<ReplyBody, Failure> {
+    let key = call.key.id();
+    let body = decide(manager, call).await?;
+    if let ReplyBody::Rejected(Rejection { code, detail }) = &body {
+        warn!(key.id = %key, code = code.as_str(), detail, "entity rejected");
+    }
+    Ok(body)
+}
+
+async fn decide(manager: &Manager, call: EntityCall) -> Result<ReplyBody, Failure> {
+    let now = manager.now();
+    let mut turn = manager.store.turn().await;
+    let mut change = Store::begin(&mut turn).await.map_err(unavailable)?;
+    let known = change.entity_of(&call.key).await.map_err(unavailable)?;
+    if let Err(rejection) = judge(&call, known.as_ref(), now) {
+        return Ok(ReplyBody::Rejected(rejection));
+    }
+    let EntityCall { key, epoch, counter, body, .. } = call;
+    let reply = match (body, known) {
+        (CallBody::Register(registration), known) => {
+            let wish = Wish { registration, key, epoch, counter };
+            match register(&mut change, wish, known, now).await? {
+                Ok(entity) => {
+                    info!(entity.id = %entity.id, name = entity.registration.display_name, "entity registered");
+                    listed(manager, &entity)
+                }
+                Err(rejection) => return Ok(ReplyBody::Rejected(rejection)),
+            }
+        }
+        (CallBody::Update(registration), Some(mut entity)) => {
+            if let Err(rejection) = check(&registration) {
+                return Ok(ReplyBody::Rejected(rejection));
+            }
+            (entity.registration, entity.counter, entity.last_contact) = (registration, counter, now);
+            change.put(&entity).await.map_err(unavailable)?;
+            info!(entity.id = %entity.id, name = entity.registration.display_name, "entity updated");
+            listed(manager, &entity)
+        }
+        (CallBody::Unregister, Some(mut entity)) => {
+            // One that was rejected stays so: leaving must not wash it clean.
+            if entity.standing != Standing::Rejected {
+                entity.standing = Standing::Left;
+            }
+            (entity.counter, entity.last_contact) = (counter, now);
+            change.put(&entity).await.map_err(unavailable)?;
+            change.give_up(entity.id, "the entity unregistered", now).await.map_err(unavailable)?;
+            info!(entity.id = %entity.id, name = entity.registration.display_name, "entity unregistered");
+            ReplyBody::Left
+        }
+        (CallBody::Poll(poll), Some(mut entity)) => {
+            (entity.counter, entity.last_contact) = (counter, now);
+            change.put(&entity).await.map_err(unavailable)?;
+            if entity.standing == Standing::Approved {
+                instructions::work(manager, &mut change, &entity, poll, now).await.map_err(unavailable)?
+            } else {
+                reject(RejectionCode::NotApproved, "an operator of the manager has to let it in")
+            }
+        }
+        // Said twice is said once.
+        (CallBody::Unregister, None) => ReplyBody::Left,
+        (CallBody::Update(_) | CallBody::Poll(_), None) => {
+            reject(RejectionCode::UnknownEntity, "no entity of this key is registered here")
+        }
+    };
+    writ_common::checkpoint!("entity_call_decided");
+    change.commit().await.map_err(unavailable)?;
+    writ_common::checkpoint!("entity_call_stored");
+    Ok(reply)
+}
+
+fn reject(code: RejectionCode, detail: impl Into<String>) -> ReplyBody {
+    ReplyBody::Rejected(Rejection { code, detail: detail.into() })
+}
+
+/// The checks every call passes, in their order.
+fn judge(call: &EntityCall, known: Option<&EntityRow>, now: Timestamp) -> Result<(), Rejection> {
+    let no = |code, detail: String| Err(Rejection { code, detail });
+    let (ahead, behind) = (call.sent_at.since(now), now.since(call.sent_at));
+    if ahead.max(behind) > SKEW {
+        let (by, word) = if ahead > behind { (ahead, "ahead of") } else { (behind, "behind") };
+        return no(
+            RejectionCode::ClockSkew,
+            format!("the entity's clock is {} s {word} the manager's, {SKEW:?} are allowed", by.as_secs()),
+        );
+    }
+    let Some(known) = known else { return Ok(()) };
+    if call.counter <= known.counter {
+        return no(
+            RejectionCode::Replayed,
+            format!("its call {} came after call {}", call.counter, known.counter),
+        );
+    }
+    let is_departure = matches!(call.body, CallBody::Unregister);
+    if known.standing == Standing::Rejected && !is_departure {
+        return no(RejectionCode::RejectedEntity, "an operator of the manager rejected it".to_owned());
+    }
+    let is_registration = matches!(call.body, CallBody::Register(_));
+    if !is_registration && !is_departure {
+        if known.standing == Standing::Left {
+            return no(RejectionCode::UnknownEntity, "it unregistered".to_owned());
+        }
+        if call.epoch != known.epoch {
+            let detail = format!("registration {} is not the one that holds", call.epoch);
+            return no(RejectionCode::UnknownEntity, detail);
+        }
+    }
+    Ok(())
+}
+
+fn check(registration: &Registration) -> Result<(), Rejection> {
+    check_communication(registration.heartbeat, registration.abnormal_after)
+        .map_err(|why| Rejection { code: RejectionCode::InvalidRegistration, detail: why.to_owned() })
+}
+
+struct Wish {
+    registration: Registration,
+    key: writ_common::keys::PublicKey,
+    epoch: u64,
+    counter: u64,
+}
+
+/// The same key is the same entity, however it is called and wherever it is.
+async fn register(
+    change: &mut Change<'_>,
+    wish: Wish,
+    known: Option<EntityRow>,
+    now: Timestamp,
+) -> Result<Result<EntityRow, Rejection>, Failure> {
+    let Wish { mut registration, key, epoch, counter } = wish;
+    if let Err(rejection) = check(&registration) {
+        return Ok(Err(rejection));
+    }
+    let token = registration.token.take().map(|secret| Digest::of(&secret));
+    let is_in = known.as_ref().is_some_and(|known| known.standing == Standing::Approved);
+    let mut standing = if is_in { Standing::Approved } else { Standing::Waiting };
+    // Whoever is in needs none, and spends none.
+    if let Some(token) = token
+        && !is_in
+    {
+        if !change.spend(token, now).await.map_err(unavailable)? {
+            let detail = "the token is unknown, spent, revoked or expired".to_owned();
+            return Ok(Err(Rejection { code: RejectionCode::TokenRefused, detail }));
+        }
+        standing = Standing::Approved;
+    }
+    change.forget_left(now - LEFT_IS_KEPT).await.map_err(unavailable)?;
+    let listed_before = known.as_ref().is_some_and(|known| known.standing != Standing::Left);
+    if !listed_before {
+        let counts = change.counts().await.map_err(unavailable)?;
+        if counts.all >= MAX_ENTITIES || (standing == Standing::Waiting && counts.waiting >= MAX_WAITING) {
+            return Err(Failure::exhausted(format!(
+                "the manager lists {} entities, {} of them waiting to be let in: that is as many as it takes; have its operator remove some",
+                counts.all, counts.waiting
+            )));
+        }
+    }
+    let entity = match known {
+        Some(mut known) => {
+            let goes_on = listed_before && epoch == known.epoch;
+            if !goes_on {
+                known.epoch = next_epoch(known.epoch, now);
+                known.sequence = change.begin_epoch(known.id, known.epoch, now).await.map_err(unavailable)?;
+            }
+            let token = token.or(known.token);
+            EntityRow { registration, standing, counter, token, last_contact: now, ..known }
+        }
+        None => {
+            let id = free_id(change, registration.entity, now).await.map_err(unavailable)?;
+            EntityRow {
+                id,
+                key,
+                registration,
+                standing,
+                epoch: next_epoch(epoch, now),
+                counter,
+                sequence: 0,
+                token,
+                registered_at: now,
+                last_contact: now,
+                open: 0,
+            }
+        }
+    };
+    change.put(&entity).await.map_err(unavailable)?;
+    Ok(Ok(entity))
+}
+
+/// Greater than any before, also after the database was lost.
+fn next_epoch(last: u64, now: Timestamp) -> u64 {
+    now.as_millis().max(last + 1)
+}
+
+/// The id it had before, unless another key has it.
+async fn free_id(
+    change: &mut Change<'_>,
+    wanted: Option<EntityId>,
+    now: Timestamp,
+) -> Result<EntityId, StoreError> {
+    match wanted {
+        Some(wanted) if !change.is_taken(wanted).await? => Ok(wanted),
+        _ => Ok(EntityId::generate(now)),
+    }
+}
+
+fn listed(manager: &Manager, entity: &EntityRow) -> ReplyBody {
+    ReplyBody::Registered(Listed {
+        entity: entity.id,
+        epoch: entity.epoch,
+        is_approved: entity.standing == Standing::Approved,
+        manager: manager.id,
+        version: manager.version,
+        sandbox_connected: manager.is_sandbox_connected,
+    })
+}

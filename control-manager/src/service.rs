@@ -1,0 +1,122 @@
+//! What entities call. A call that is not signed by its own key is no call.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use prost::Message as _;
+use tonic::{Request, Response, Status};
+use writ_common::envelope::{Candidate, EntityCallPurpose, Verified, verify};
+use writ_common::id::Digest;
+use writ_common::keys::PublicKey;
+use writ_common::limits::MAX_NAME_BYTES;
+use writ_common::manager::{self, CallBody, ProbeAnswer, ReplyBody};
+use writ_common::tls::{Peer, server_name};
+use writ_common::wire::status::Failure;
+use writ_proto::manager::v1 as proto;
+use writ_proto::manager::v1::entity_link_server::EntityLink;
+use writ_proto::manager::v1::registry_server::Registry;
+use writ_proto::v1::Envelope;
+
+use crate::context::Manager;
+use crate::{notify, registry};
+
+/// Both services of the link port.
+#[derive(Debug, Clone)]
+pub struct Link(pub Arc<Manager>);
+
+#[tonic::async_trait]
+impl Registry for Link {
+    async fn probe(
+        &self,
+        request: Request<proto::ProbeRequest>,
+    ) -> Result<Response<proto::ManagerReply>, Status> {
+        let proto::ProbeRequest { nonce, protocol: _, callback_address, callback_nonce } =
+            request.into_inner();
+        let wrong = |field| Failure::invalid(field, "must be 32 random bytes");
+        let nonce = Digest::try_from(nonce.as_ref()).map_err(|_| wrong("nonce"))?;
+        let callback = if callback_address.is_empty() {
+            None
+        } else {
+            if callback_nonce.len() != 32 {
+                return Err(wrong("callback_nonce").into());
+            }
+            if callback_address.len() > MAX_NAME_BYTES || server_name(&callback_address).is_err() {
+                return Err(Failure::invalid("callback_address", "must be host:port").into());
+            }
+            Some(notify::try_callback(&self.0, &callback_address, callback_nonce).await)
+        };
+        let answer = ProbeAnswer {
+            manager: self.0.id,
+            version: self.0.version,
+            protocol: manager::PROTOCOL,
+            sandbox_connected: self.0.is_sandbox_connected,
+            callback,
+        };
+        Ok(Response::new(self.0.reply(nonce, ReplyBody::Probe(answer))))
+    }
+
+    async fn register(
+        &self,
+        request: Request<proto::SignedCall>,
+    ) -> Result<Response<proto::ManagerReply>, Status> {
+        self.answer(request, |body| matches!(body, CallBody::Register(_))).await
+    }
+
+    async fn update(
+        &self,
+        request: Request<proto::SignedCall>,
+    ) -> Result<Response<proto::ManagerReply>, Status> {
+        self.answer(request, |body| matches!(body, CallBody::Update(_))).await
+    }
+
+    async fn unregister(
+        &self,
+        request: Request<proto::SignedCall>,
+    ) -> Result<Response<proto::ManagerReply>, Status> {
+        self.answer(request, |body| matches!(body, CallBody::Unregister)).await
+    }
+}
+
+#[tonic::async_trait]
+impl EntityLink for Link {
+    async fn poll(
+        &self,
+        request: Request<proto::SignedCall>,
+    ) -> Result<Response<proto::ManagerReply>, Status> {
+        self.answer(request, |body| matches!(body, CallBody::Poll(_))).await
+    }
+}
+
+impl Link {
+    async fn answer(
+        &self,
+        request: Request<proto::SignedCall>,
+        fits: fn(&CallBody) -> bool,
+    ) -> Result<Response<proto::ManagerReply>, Status> {
+        let peer = request.extensions().get::<Peer>().cloned();
+        let verified = verified(&request.into_inner().envelope)?;
+        let digest = verified.digest();
+        let call = verified.into_document();
+        if !fits(&call.body) {
+            return Err(Failure::invalid("envelope", "holds another call than this method's").into());
+        }
+        let body = registry::answer(&self.0, call).await?;
+        if let Some(peer) = peer
+            && !matches!(body, ReplyBody::Rejected(_))
+        {
+            peer.proven();
+        }
+        Ok(Response::new(self.0.reply(digest, body)))
+    }
+}
+
+/// The key is in the signed payload; it proves itself. Read first, believed after.
+fn verified(envelope: &Bytes) -> Result<Verified<EntityCallPurpose>, Failure> {
+    let offered = Envelope::decode(envelope.clone())
+        .ok()
+        .and_then(|envelope| proto::EntityCall::decode(envelope.payload).ok())
+        .and_then(|call| PublicKey::from_spki(&call.entity_key).ok())
+        .ok_or_else(|| Failure::invalid("envelope", "is not a signed call of an entity"))?;
+    verify::<EntityCallPurpose>(envelope, &[Candidate::accepted(&offered)], 1)
+        .map_err(|refusal| Failure::invalid("envelope", refusal.to_string()))
+}
