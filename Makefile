@@ -56,6 +56,7 @@ clean: ## forget everything that was built
 testing-build: build
 	$(CARGO) build -p writ-server --features testing --bin writ-server-testing
 	$(CARGO) build -p writ-agent --features testing --bin writ-agent-testing
+	$(CARGO) build -p writ-control-manager --features testing --bin writ-control-manager-testing
 
 target/node/.installed: Makefile
 	command -v npm >/dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends nodejs npm; }

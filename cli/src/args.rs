@@ -1,5 +1,7 @@
 //! The command line.
 
+pub(crate) mod manager;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -66,6 +68,15 @@ pub(crate) enum Command {
     /// Whom the fleet obeys, and how far agents follow.
     #[command(subcommand)]
     Trust(Trust),
+    /// The line from this server up to its Control Manager.
+    #[command(subcommand)]
+    Manager(manager::Manager),
+    /// The servers under a Control Manager; use the context of one.
+    #[command(subcommand)]
+    Entities(manager::Entities),
+    /// Tell servers under a Control Manager what to do; use the context of one.
+    #[command(subcommand)]
+    Instruct(manager::Instruct),
     /// What somebody should look at.
     Alerts,
     /// The server about itself.

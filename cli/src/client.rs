@@ -12,10 +12,14 @@ use writ_proto::admin::v1::agent_service_client::AgentServiceClient;
 use writ_proto::admin::v1::alert_service_client::AlertServiceClient;
 use writ_proto::admin::v1::audit_service_client::AuditServiceClient;
 use writ_proto::admin::v1::command_service_client::CommandServiceClient;
+use writ_proto::admin::v1::control_manager_service_client::ControlManagerServiceClient;
 use writ_proto::admin::v1::enrollment_service_client::EnrollmentServiceClient;
 use writ_proto::admin::v1::operator_service_client::OperatorServiceClient;
 use writ_proto::admin::v1::system_service_client::SystemServiceClient;
 use writ_proto::admin::v1::trust_service_client::TrustServiceClient;
+use writ_proto::manager::v1::entity_service_client::EntityServiceClient;
+use writ_proto::manager::v1::instruction_service_client::InstructionServiceClient;
+use writ_proto::manager::v1::manager_service_client::ManagerServiceClient;
 
 use crate::context::Context;
 use crate::failure::Failure;
@@ -57,6 +61,10 @@ services! {
     operators -> OperatorServiceClient;
     commands -> CommandServiceClient;
     enrollment -> EnrollmentServiceClient;
+    control_manager -> ControlManagerServiceClient;
+    entities -> EntityServiceClient;
+    instructions -> InstructionServiceClient;
+    manager -> ManagerServiceClient;
     system -> SystemServiceClient;
     trust -> TrustServiceClient;
 }

@@ -5,7 +5,9 @@ mod alerts;
 mod audit;
 mod context;
 mod enroll;
+mod entities;
 mod evidence;
+mod manager;
 mod operators;
 mod preview;
 mod send;
@@ -45,6 +47,9 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
         Command::Audit(command) => return audit::run(output, &connect().await?, command).await,
         Command::Operator(command) => operators::run(output, &connect().await?, command).await?,
         Command::Trust(command) => return trust::run(output, &connect().await?, command).await,
+        Command::Manager(command) => return manager::run(output, &connect().await?, command).await,
+        Command::Entities(command) => entities::run(output, &connect().await?, command).await?,
+        Command::Instruct(command) => entities::instruct(output, &connect().await?, command).await?,
         Command::Alerts => alerts::run(output, &connect().await?).await?,
         Command::Server => server::run(output, &connect().await?).await?,
     }

@@ -32,6 +32,11 @@ impl Failure {
         Self { error: format!("{place}: {}", self.error), ..self }
     }
 
+    /// Says by which flags to go on.
+    pub(crate) fn with_next(self, is_known: bool, next: &str) -> Self {
+        if is_known { Self { error: format!("{}: {next}", self.error), ..self } } else { self }
+    }
+
     /// What was to be proven does not hold.
     pub(crate) fn disproven(error: impl Into<String>) -> Self {
         Self { error: error.into(), reason: "disproven".to_owned(), exit_code: 1 }
@@ -58,7 +63,26 @@ impl Failure {
 fn flag(field: &str) -> &str {
     match field {
         "agents" | "agent" => "AGENT",
+        "abnormal_after_ms" => "--abnormal-after",
+        "address" => "--address",
+        "authority" => "--ca",
+        "authority_overlap_seconds" => "--ca-overlap",
+        "change_communication" => "--heartbeat, --abnormal-after",
+        "display_name" => "--display-name",
+        "entities" | "entity" => "ENTITY",
+        "forwarding_address" => "--two-way",
+        "instruction_id" => "the instruction's id",
         "name" => "NAME",
+        "port" => "--port",
+        "proxy_address" => "--proxy-address",
+        "proxy_password" => "--proxy-password-file",
+        "proxy_port" => "--proxy-port",
+        "proxy_protocol" => "--proxy",
+        "proxy_user" => "--proxy-user",
+        "registration_token" => "--registration-token-file",
+        "web_password" => "--web-password-file",
+        "web_user" => "--web-user",
+        "without_authorization_i_know_what_i_do" => "--without-authorization-i-know-what-i-do",
         "remove" => "NAME-",
         "set" => "NAME=VALUE",
         "settings" => "a setting",

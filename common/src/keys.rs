@@ -6,6 +6,7 @@ pub mod private;
 pub mod public;
 pub mod sealed;
 pub mod transfer;
+pub mod vault;
 pub mod vouched;
 
 pub use certificate::SigningCertificate;

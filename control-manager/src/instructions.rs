@@ -7,7 +7,7 @@ use prost::Message as _;
 use tracing::{info, warn};
 use writ_common::admin::Actor;
 use writ_common::id::{Digest, EntityId, InstructionId};
-use writ_common::limits::MAX_INSTRUCTIONS;
+use writ_common::limits::{MAX_INSTRUCTIONS, MAX_SMALL_BYTES};
 use writ_common::manager::{Instruction, Order, Poll, ReplyBody, Task, Work};
 use writ_common::time::Timestamp;
 use writ_common::wire::status::Failure;
@@ -21,6 +21,8 @@ use crate::store::{
 
 /// Instructions of one entity that have not ended.
 const MAX_OPEN: u64 = 1024;
+/// An instruction without its envelope: with it, an entity still looks at it.
+const MAX_TASK_BYTES: usize = MAX_SMALL_BYTES - 1024;
 /// After an instruction may not be taken any more: time for one that was to be done and reported.
 const REPORT_WITHIN: Duration = Duration::from_secs(60);
 
@@ -75,18 +77,24 @@ pub async fn issue(
     let template = Instruction {
         manager: manager.id,
         entity: EntityId::from_bytes([0; 16]),
-        epoch: 0,
-        sequence: 0,
+        // Placeholders: each entity gets its own when it is handed over.
+        epoch: 1,
+        sequence: 1,
         issued_at: now,
         expires_at,
         requested_by: actor.name.clone(),
         task,
     };
+    let task = proto::Instruction::from(&template).encode_to_vec();
+    if task.len() > MAX_TASK_BYTES {
+        let text = format!("is {} bytes; an instruction holds at most {MAX_TASK_BYTES}", task.len());
+        return Err(Failure::invalid("task", text));
+    }
     let new = NewInstruction {
         id: id.unwrap_or_else(|| InstructionId::generate(now)),
         request: fingerprint,
         kind: kind.clone(),
-        task: proto::Instruction::from(&template).encode_to_vec(),
+        task,
         issued_by: actor.name.clone(),
         issued_at: now,
         expires_at,

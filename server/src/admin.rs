@@ -9,6 +9,7 @@ mod audit;
 mod commands;
 mod enrollment;
 mod evidence;
+mod manager;
 mod operators;
 mod preview;
 mod system;
@@ -21,6 +22,7 @@ use tonic::service::Routes;
 use writ_proto::admin::v1::{
     agent_service_server::AgentServiceServer, alert_service_server::AlertServiceServer,
     audit_service_server::AuditServiceServer, command_service_server::CommandServiceServer,
+    control_manager_service_server::ControlManagerServiceServer,
     enrollment_service_server::EnrollmentServiceServer, operator_service_server::OperatorServiceServer,
     system_service_server::SystemServiceServer, trust_service_server::TrustServiceServer,
 };
@@ -49,6 +51,7 @@ pub fn routes(server: &Arc<Server>) -> Result<Routes, tonic_reflection::server::
         .add_service(AlertServiceServer::new(alerts::Alerts(share())))
         .add_service(AuditServiceServer::new(audit::Audit(share())))
         .add_service(OperatorServiceServer::new(operators::Operators(share())))
+        .add_service(ControlManagerServiceServer::new(manager::ControlManager(share())))
         .add_service(SystemServiceServer::new(system::SystemInfo(share())))
         .add_service(TrustServiceServer::new(trust::Trust(share())))
         .add_service(health_service)

@@ -58,6 +58,10 @@ files! {
     database = "writ.db";
     /// Sealed backups.
     backups = "backups";
+    /// Who this server is to its Control Manager.
+    manager_entity_key = "manager-entity.key";
+    /// What seals the passwords of the line to the Control Manager.
+    manager_secrets_key = "manager-secrets.key";
     /// The newest bundle that was ever in force here.
     last_head = "last-head";
 }

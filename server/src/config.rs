@@ -25,6 +25,8 @@ pub struct Config {
     pub listen_admin: SocketAddr,
     /// Where metrics are read; no secret is among them, but they are nobody else's business.
     pub listen_metrics: SocketAddr,
+    /// Where the Control Manager calls in two-way mode; nobody listens there otherwise.
+    pub listen_notify: SocketAddr,
     /// Sessions.
     pub session: SessionSettings,
     /// SHA-256 of the SubjectPublicKeyInfo of the leaves of TLS-terminating proxies in front of the server.
@@ -63,6 +65,7 @@ impl Config {
             listen_agents: reader.socket("listen.agents", SocketAddr::from(([0; 16], 7443))),
             listen_admin: reader.socket("listen.admin", SocketAddr::from(([0; 16], 7444))),
             listen_metrics: reader.socket("listen.metrics", SocketAddr::from(([127, 0, 0, 1], 9464))),
+            listen_notify: reader.socket("listen.notify", SocketAddr::from(([0; 16], 7545))),
             session: SessionSettings {
                 heartbeat,
                 heartbeat_deadline: reader.duration(

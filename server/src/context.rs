@@ -10,6 +10,7 @@ use writ_common::tls::ServerTls;
 use writ_common::trust::Chain;
 use writ_common::wire::status::Failure;
 
+use crate::cm_bridge::Bridge;
 use crate::config::SessionSettings;
 use crate::dispatch::Dispatcher;
 use crate::sign::Signer;
@@ -44,6 +45,8 @@ pub struct Server {
     pub hand_backs: Semaphore,
     /// Tokens looked up at a time from where too many were wrong.
     pub token_checks: Semaphore,
+    /// The line up to the Control Manager.
+    pub bridge: Bridge,
     /// Sessions.
     pub settings: SessionSettings,
     /// Entries the audit log keeps; past it the oldest go.

@@ -2,7 +2,7 @@
 //!
 //! Modules in the order of a command's journey: [`admin`] lets it in, [`selector`] chooses the agents, [`sign`] seals it, [`store`] makes it
 //! durable, [`dispatch`] finds the agents, [`session`] is the line to one agent, [`receipts`] brings answers
-//! home. [`enroll`] lets new agents in; [`authority`] makes the fleet's keys.
+//! home. [`enroll`] lets new agents in; [`cm_bridge`] is the line up to the Control Manager; [`authority`] makes the fleet's keys.
 
 pub mod admin;
 pub mod selector;
@@ -12,6 +12,8 @@ pub mod store;
 pub mod context;
 pub mod dispatch;
 pub mod session;
+
+pub mod cm_bridge;
 
 pub mod doctor;
 pub mod enroll;

@@ -6,6 +6,7 @@ mod audit;
 mod bundles;
 mod commands;
 mod contacts;
+mod manager;
 mod queue;
 mod receipts;
 mod tokens;
@@ -17,6 +18,7 @@ pub use audit::{AuditLink, NewAudit};
 pub use bundles::{BackupRow, Behind, Holders, UnknownHead};
 pub use commands::{CommandRow, EvidenceRow, NewCommand, Progress, RecordedCommand, TargetRow, TargetState};
 pub use contacts::{Contact, Heard, Noted, Report};
+pub use manager::TakenRow;
 pub use queue::{QueuedCommand, StoredEnvelope, WaitingCommand};
 pub use receipts::{NewReceipt, ReceiptFate};
 pub use tokens::{AdminRow, Admission, EnrolmentTokenRow, NewToken, Revoked, TokenUse};
@@ -46,6 +48,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (1, "initial", include_str!("store/0001_initial.sql")),
     (2, "operations", include_str!("store/0002_operations.sql")),
     (3, "keys", include_str!("store/0003_keys.sql")),
+    (4, "manager", include_str!("store/0004_manager.sql")),
 ];
 
 /// What went wrong with the store.

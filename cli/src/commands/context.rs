@@ -7,6 +7,7 @@ use writ_common::files;
 use writ_common::keys::pem;
 use writ_common::tls::server_name;
 use writ_proto::admin::v1::GetSystemRequest;
+use writ_proto::manager::v1::GetManagerRequest;
 
 use crate::args::{Context as Verb, Format};
 use crate::client::Client;
@@ -76,8 +77,15 @@ pub(super) async fn run(format: Format, verb: Verb) -> Result<(), Failure> {
 
 /// Whether the server answers, and knows the token.
 async fn try_out(context: &Context) -> Result<(), Failure> {
-    Client::connect(context).await?.system().get(GetSystemRequest {}).await?;
-    Ok(())
+    let client = Client::connect(context).await?;
+    match client.system().get(GetSystemRequest {}).await {
+        // A Control Manager, which knows no fleet.
+        Err(status) if status.code() == tonic::Code::PermissionDenied => {
+            client.manager().get(GetManagerRequest {}).await.map_err(|_| status)?;
+            Ok(())
+        }
+        answered => Ok(answered.map(|_| ())?),
+    }
 }
 
 fn absolute(path: &Path) -> Result<PathBuf, Failure> {

@@ -75,6 +75,21 @@ impl PinnedAuthority {
     /// # Errors
     /// What it is instead.
     pub fn from_der(der: &[u8], now: Timestamp) -> Result<Self, InvalidAuthority> {
+        let authority = Self::at_any_date(der)?;
+        if authority.not_after < now {
+            return Err(InvalidAuthority::Expired(authority.not_after));
+        }
+        if now < authority.not_before {
+            return Err(InvalidAuthority::NotYetValid(authority.not_before));
+        }
+        Ok(authority)
+    }
+
+    /// The same whatever its dates, to show it.
+    ///
+    /// # Errors
+    /// What it is instead.
+    pub fn at_any_date(der: &[u8]) -> Result<Self, InvalidAuthority> {
         let (rest, parsed) = X509Certificate::from_der(der).map_err(|_| InvalidAuthority::NotACertificate)?;
         if !rest.is_empty() {
             return Err(InvalidAuthority::NotACertificate);
@@ -83,12 +98,6 @@ impl PinnedAuthority {
             return Err(InvalidAuthority::NotAnAuthority);
         }
         let (not_before, not_after) = validity(&parsed);
-        if not_after < now {
-            return Err(InvalidAuthority::Expired(not_after));
-        }
-        if now < not_before {
-            return Err(InvalidAuthority::NotYetValid(not_before));
-        }
         let (subject, issuer) = (parsed.subject().to_string(), parsed.issuer().to_string());
         Ok(Self { der: der.to_vec(), subject, issuer, not_before, not_after })
     }

@@ -14,8 +14,10 @@ use rustls::{
     AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
     version,
 };
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 use tonic::transport::{Channel, Endpoint};
 
 use super::{LeafFacts, spki_digest};
@@ -87,11 +89,36 @@ pub enum ConnectError {
     },
 }
 
+/// What TLS stumbles over, in the order it looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TlsFault {
+    /// The two do not speak the same TLS, or one hung up.
+    Handshake,
+    /// The certificate does not lead to an authority we were given, or not now.
+    Trust,
+    /// It is another host's.
+    Name,
+}
+
 impl ConnectError {
     /// Whether somebody may be there whom the anchors do not vouch for.
     #[must_use]
     pub const fn is_unverifiable(&self) -> bool {
         matches!(self, Self::Tls { .. } | Self::Anchors(_))
+    }
+
+    /// What TLS stumbled over; `None`: it was not TLS.
+    #[must_use]
+    pub fn tls_fault(&self) -> Option<TlsFault> {
+        let Self::Tls { source, .. } = self else { return None };
+        let fault = source.get_ref().and_then(|error| error.downcast_ref::<rustls::Error>());
+        Some(match fault {
+            Some(rustls::Error::InvalidCertificate(
+                CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
+            )) => TlsFault::Name,
+            Some(rustls::Error::InvalidCertificate(_)) => TlsFault::Trust,
+            _ => TlsFault::Handshake,
+        })
     }
 
     /// What the person who reads this should do.
@@ -147,19 +174,57 @@ pub async fn connect(endpoint: &str, anchors: &Anchors) -> Result<Connection, Co
             .await
             .map_err(|source| ConnectError::Tcp { endpoint: endpoint.to_owned(), source })?;
         let _ = tcp.set_nodelay(true);
-        TlsConnector::from(Arc::new(config))
-            .connect(name, tcp)
-            .await
-            .map_err(|source| ConnectError::Tls { endpoint: endpoint.to_owned(), source })
+        handshake(tcp, endpoint, name, config).await
     };
-    let stream = tokio::time::timeout(CONNECT_TIMEOUT, handshake)
+    let (stream, leaf_spki_digest) = tokio::time::timeout(CONNECT_TIMEOUT, handshake)
         .await
         .map_err(|_| ConnectError::Timeout(endpoint.to_owned()))??;
+    Ok(Connection { channel: over(stream, endpoint).await?, leaf_spki_digest })
+}
+
+/// The same over a stream that leads to "host:port" already, perhaps by a proxy.
+///
+/// # Errors
+/// By leg; see [`ConnectError`].
+pub async fn connect_over<S>(stream: S, endpoint: &str, anchors: &Anchors) -> Result<Connection, ConnectError>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let handshake = handshake(stream, endpoint, server_name(endpoint)?, client_config(anchors)?);
+    let (stream, leaf_spki_digest) = tokio::time::timeout(CONNECT_TIMEOUT, handshake)
+        .await
+        .map_err(|_| ConnectError::Timeout(endpoint.to_owned()))??;
+    Ok(Connection { channel: over(stream, endpoint).await?, leaf_spki_digest })
+}
+
+async fn handshake<S>(
+    stream: S,
+    endpoint: &str,
+    name: ServerName<'static>,
+    config: ClientConfig,
+) -> Result<(TlsStream<S>, Digest), ConnectError>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let stream = TlsConnector::from(Arc::new(config))
+        .connect(name, stream)
+        .await
+        .map_err(|source| ConnectError::Tls { endpoint: endpoint.to_owned(), source })?;
     let leaf = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
     let leaf_spki_digest = leaf
         .and_then(|leaf| spki_digest(leaf))
         .ok_or_else(|| ConnectError::Anchors(CertificateError::BadEncoding.into()))?;
+    Ok((stream, leaf_spki_digest))
+}
 
+/// HTTP/2 over a stream as it is: TLS that was verified, or a clear text somebody asked for by its name.
+///
+/// # Errors
+/// When HTTP/2 cannot be started.
+pub async fn over<S>(stream: S, endpoint: &str) -> Result<Channel, ConnectError>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let http = |source| ConnectError::Http { endpoint: endpoint.to_owned(), source };
     let target = Endpoint::from_shared(format!("http://{endpoint}")).map_err(http)?;
     // The stream made above is handed over once. When it breaks the channel is dead: whoever holds it
@@ -170,8 +235,7 @@ pub async fn connect(endpoint: &str, anchors: &Anchors) -> Result<Connection, Co
             stream.take().map(TokioIo::new).ok_or_else(|| io::Error::from(io::ErrorKind::NotConnected));
         std::future::ready(stream)
     });
-    let channel = target.connect_with_connector(connector).await.map_err(http)?;
-    Ok(Connection { channel, leaf_spki_digest })
+    target.connect_with_connector(connector).await.map_err(http)
 }
 
 /// The host of "host:port", as a certificate would name it.

@@ -84,6 +84,12 @@ impl Failure {
         Self { code: Code::Unavailable, reason: "unavailable", message: message.into(), field: None }
     }
 
+    /// What it says to people.
+    #[must_use]
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
     /// Whether the caller can only blame itself: it said something wrong, or is nobody it may be.
     #[must_use]
     pub fn is_the_callers(&self) -> bool {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use tonic::{Request, Response, Status};
 use writ_common::admin::{self, page};
 use writ_common::id::{EntityId, InstructionId};
+use writ_common::limits::MAX_COMMAND_LIFETIME;
 use writ_common::manager::{Task, TaskState};
 use writ_common::time::Timestamp;
 use writ_common::wire::status::Failure;
@@ -40,9 +41,7 @@ impl InstructionService for Instructions {
             return Err(Failure::invalid("expires_in_seconds", text).into());
         }
         let task = match task {
-            Some(Asked::Dispatch(dispatch)) => {
-                Task::try_from(dispatch).map_err(|error| Failure::invalid("dispatch", error.to_string()))?
-            }
+            Some(Asked::Dispatch(dispatch)) => to_dispatch(dispatch)?,
             Some(Asked::AskStatus(proto::AskStatus {})) => Task::AskStatus,
             Some(Asked::ChangeCommunication(change)) => communication(&change)?,
             None => {
@@ -124,6 +123,16 @@ impl Instructions {
 
 fn parse_id(text: &str) -> Result<InstructionId, Failure> {
     text.parse().map_err(|_| Failure::invalid("instruction_id", "must be a UUID"))
+}
+
+fn to_dispatch(mut dispatch: proto::Dispatch) -> Result<Task, Failure> {
+    if dispatch.lifetime_ms == 0 {
+        dispatch.lifetime_ms = HOUR * 1000;
+    }
+    if Duration::from_millis(dispatch.lifetime_ms) > MAX_COMMAND_LIFETIME {
+        return Err(Failure::invalid("dispatch.lifetime_ms", "must be at most 30 days"));
+    }
+    Task::try_from(dispatch).map_err(|error| Failure::invalid("dispatch", error.to_string()))
 }
 
 fn communication(change: &proto::ChangeCommunication) -> Result<Task, Failure> {

@@ -18,6 +18,7 @@ use super::{Run, gateway};
 use crate::VERSION;
 use crate::admin;
 use crate::authority::{Files, channel, follow, last_head, read_signing_keys};
+use crate::cm_bridge::{Bridge, notify, poll};
 use crate::config::Config;
 use crate::context::Server;
 use crate::dispatch::{Dispatcher, sent};
@@ -87,6 +88,8 @@ pub(super) async fn run(options: Run, shutdown: Shutdown) -> Result<(), Fatal> {
     shutdown.spawn(note_time(Arc::clone(&server)));
     shutdown.spawn(expiry::watch(Arc::clone(&server)));
     shutdown.spawn(metrics::serve(Arc::clone(&server), measured.0, recorder));
+    shutdown.spawn(poll::keep(Arc::clone(&server)));
+    shutdown.spawn(notify::keep(Arc::clone(&server)));
     shutdown.spawn(sent::note(Arc::clone(&server)));
     shutdown.spawn(channel::keep(Arc::clone(&server), files.clone()));
     shutdown.spawn(follow::keep(Arc::clone(&server), files.clone()));
@@ -153,6 +156,7 @@ async fn load(
     // A clock nobody signs by dates no leaf either.
     let now = signer.now().ok();
     let tls = channel::open(files, now, &chain.head().bundle.endpoints).map_err(|error| failed(&error))?;
+    let bridge = Bridge::open(files, &store, config.listen_notify).await.map_err(|error| failed(&error))?;
     Ok(Server {
         fleet,
         trust: RwLock::new(Arc::new(chain)),
@@ -166,6 +170,7 @@ async fn load(
         strangers: Strangers::default(),
         hand_backs: Semaphore::new(HAND_BACKS),
         token_checks: Semaphore::new(TOKEN_CHECKS),
+        bridge,
         settings: config.session.clone(),
         audit_max_entries: config.audit_max_entries,
         clock,

@@ -30,6 +30,10 @@ pub enum AlertKind {
     JournalReplaced,
     /// A certificate of this server ends soon.
     CertificateEnds,
+    /// The Control Manager refuses this server.
+    ManagerRejects,
+    /// This server refused an instruction of its Control Manager, or of somebody who claims to be it.
+    InstructionRefused,
 }
 
 impl AlertKind {
@@ -46,6 +50,8 @@ impl AlertKind {
             Self::Rewound => "rewound",
             Self::JournalReplaced => "journal_replaced",
             Self::CertificateEnds => "certificate_ends",
+            Self::ManagerRejects => "manager_rejects",
+            Self::InstructionRefused => "instruction_refused",
         }
     }
 }

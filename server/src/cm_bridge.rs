@@ -1,0 +1,363 @@
+//! The line up to the Control Manager (docs/control-manager.md): [`settings`] say how it is met, [`connect`] goes the way, [`line`]
+//! talks, [`probe`] tries all of it, [`register`] makes this server one of its entities, [`poll`] keeps it one, [`obey`] does what
+//! it says through the operators' door, [`notify`] lets it call, [`update_source`] is the choice it offers.
+
+pub mod connect;
+pub mod legs;
+pub mod line;
+pub mod notify;
+pub mod obey;
+pub mod poll;
+pub mod probe;
+pub mod register;
+pub mod settings;
+pub mod update_source;
+
+use std::collections::{HashMap, HashSet};
+use std::net::SocketAddr;
+use std::ops::Deref;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use tokio::sync::{Notify, OwnedMutexGuard, oneshot};
+use writ_common::files;
+use writ_common::id::{CommandId, EntityId, ManagerId};
+use writ_common::keys::pem;
+use writ_common::keys::vault::{Vault, VaultError};
+use writ_common::keys::{Algorithm, Entity, PrivateKey};
+use writ_common::time::Timestamp;
+use writ_proto::admin::v1 as proto;
+
+use crate::authority::{Files, KeyFileError};
+use crate::context::Server;
+use crate::store::{Store, StoreError};
+use settings::Settings;
+
+/// What the manager lists this program as.
+pub const PRODUCT: &str = "writ-server";
+
+const SAVED: &str = "settings";
+const IN_FORCE: &str = "settings-in-force";
+const REGISTRATION: &str = "registration";
+const DEPARTURE: &str = "departure";
+
+/// How this server stands with its manager.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum State {
+    /// It has none.
+    #[default]
+    Unregistered,
+    /// It asked, and nobody has answered yet.
+    Registering,
+    /// The manager's operator has to let it in.
+    Waiting,
+    /// It is one of its entities.
+    Registered,
+    /// The manager's operator said no.
+    Rejected,
+    /// The manager does not know it any more.
+    Unknown,
+}
+
+/// A registration as this server remembers it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Registration {
+    /// How it stands.
+    pub state: State,
+    /// What the manager calls this server; kept after it ends.
+    pub entity: Option<[u8; 16]>,
+    /// The manager.
+    pub manager: Option<[u8; 16]>,
+    /// Its version, as announced.
+    pub version: String,
+    /// The number of the registration.
+    pub epoch: u64,
+    /// Whether it was made under an authority that was uploaded.
+    pub is_authorized: bool,
+    /// Whether a sandbox feeds the manager threats.
+    pub is_sandbox_connected: bool,
+    /// Where updates come from.
+    pub source: Source,
+    /// What was last sent of this server, so that a change is noticed.
+    pub sent_leaf: String,
+}
+
+/// Where the integrated reputation server gets its updates.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum Source {
+    /// The update server that is configured.
+    #[default]
+    Default,
+    /// The manager.
+    Manager,
+}
+
+/// A registration that ended here, and the manager was not reached yet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Departure {
+    /// How it is met.
+    pub settings: Settings,
+    /// What ended.
+    pub epoch: u64,
+}
+
+/// What is durable of the line.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Held {
+    /// As an operator saved them.
+    pub saved: Settings,
+    /// As registered.
+    pub in_force: Option<Settings>,
+    /// The registration.
+    pub registration: Registration,
+    /// What the manager still has to hear.
+    pub departure: Option<Departure>,
+}
+
+/// A turn at changing the line, and the line as it stands.
+#[derive(Debug)]
+pub struct Turn {
+    held: Held,
+    _alone: OwnedMutexGuard<()>,
+}
+
+impl Deref for Turn {
+    type Target = Held;
+
+    fn deref(&self) -> &Held {
+        &self.held
+    }
+}
+
+/// What is true only while the program runs.
+#[derive(Debug, Default)]
+pub struct Live {
+    /// The last answer that counted.
+    pub last_contact: Timestamp,
+    /// Of the last try, if it failed.
+    pub last_error: String,
+    /// Instructions that were refused.
+    pub refused: u64,
+}
+
+/// The line.
+#[derive(Debug)]
+pub struct Bridge {
+    vault: Vault,
+    key: PrivateKey<Entity>,
+    turns: Arc<tokio::sync::Mutex<()>>,
+    held: RwLock<Held>,
+    /// Commands that instructions became and that have not ended.
+    open: Mutex<HashSet<CommandId>>,
+    live: Mutex<Live>,
+    /// Poll at once.
+    poke: Notify,
+    /// Look whether to listen.
+    listening: Notify,
+    /// Nonces of tests under way.
+    awaited: Mutex<HashMap<[u8; 32], oneshot::Sender<()>>>,
+    /// Where to listen in two-way mode.
+    listen: SocketAddr,
+}
+
+/// Why the line cannot be opened at the start.
+#[derive(Debug, thiserror::Error)]
+pub enum BridgeError {
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// What seals secrets.
+    #[error(transparent)]
+    Vault(#[from] VaultError),
+    /// The entity's key.
+    #[error(transparent)]
+    Key(#[from] KeyFileError),
+    /// A document.
+    #[error("the database holds a damaged {0} of the line to the Control Manager: {1}")]
+    Damaged(&'static str, serde_json::Error),
+}
+
+impl Bridge {
+    /// Reads what was kept; makes this server's entity key where there is none.
+    ///
+    /// # Errors
+    /// When a file or the database is damaged.
+    pub async fn open(files: &Files, store: &Store, listen: SocketAddr) -> Result<Self, BridgeError> {
+        let vault = Vault::open(&files.manager_secrets_key())?;
+        let key = entity_key(files)?;
+        let held = Held {
+            saved: document(store, SAVED).await?.unwrap_or_default(),
+            in_force: document(store, IN_FORCE).await?,
+            registration: document(store, REGISTRATION).await?.unwrap_or_default(),
+            departure: document(store, DEPARTURE).await?,
+        };
+        Ok(Self {
+            vault,
+            key,
+            turns: Arc::default(),
+            held: RwLock::new(held),
+            open: Mutex::default(),
+            live: Mutex::default(),
+            poke: Notify::new(),
+            listening: Notify::new(),
+            awaited: Mutex::default(),
+            listen,
+        })
+    }
+
+    /// What seals secrets.
+    #[must_use]
+    pub const fn vault(&self) -> &Vault {
+        &self.vault
+    }
+
+    fn live(&self) -> std::sync::MutexGuard<'_, Live> {
+        self.live.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whoever changes the line takes a turn; it may last as long as the manager takes to answer.
+    pub(crate) async fn turn(&self) -> Turn {
+        let alone = Arc::clone(&self.turns).lock_owned().await;
+        Turn { held: self.held(), _alone: alone }
+    }
+
+    /// As it stands, at once.
+    #[must_use]
+    pub fn held(&self) -> Held {
+        self.held.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn open_commands(&self) -> std::sync::MutexGuard<'_, HashSet<CommandId>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn note_contact(&self, now: Timestamp) {
+        let mut live = self.live();
+        live.last_contact = now;
+        live.last_error.clear();
+    }
+
+    fn note_error(&self, error: String) {
+        self.live().last_error = error;
+    }
+}
+
+impl Server {
+    /// Makes a change durable, then true.
+    pub(crate) async fn keep_line(&self, turn: &mut Turn, next: Held) -> Result<(), StoreError> {
+        let documents = vec![
+            (SAVED, Some(json(&next.saved))),
+            (IN_FORCE, next.in_force.as_ref().map(json)),
+            (REGISTRATION, Some(json(&next.registration))),
+            (DEPARTURE, next.departure.as_ref().map(json)),
+        ];
+        self.store.put_manager_documents(documents).await?;
+        turn.held.clone_from(&next);
+        *self.bridge.held.write().unwrap_or_else(PoisonError::into_inner) = next;
+        self.bridge.listening.notify_one();
+        Ok(())
+    }
+
+    /// How the line stands, for operators.
+    pub(crate) async fn line_status(&self, held: &Held) -> Result<proto::ManagerStatus, StoreError> {
+        let Held { saved, in_force, registration, departure } = held;
+        let (last_contact, last_error, refused) = {
+            let live = self.bridge.live();
+            (live.last_contact, live.last_error.clone(), live.refused)
+        };
+        let not_sent = held.is_not_sent();
+        let is_in = registration.state != State::Unregistered;
+        let source = match registration.source {
+            Source::Default => proto::UpdateSource::Default,
+            Source::Manager => proto::UpdateSource::Manager,
+        };
+        let state = match registration.state {
+            State::Unregistered => proto::ManagerLinkState::Unregistered,
+            State::Registering => proto::ManagerLinkState::Registering,
+            State::Waiting => proto::ManagerLinkState::Waiting,
+            State::Registered => proto::ManagerLinkState::Registered,
+            State::Rejected => proto::ManagerLinkState::Rejected,
+            State::Unknown => proto::ManagerLinkState::Unknown,
+        };
+        let shown_id = |id: Option<String>| id.filter(|_| is_in).unwrap_or_default();
+        Ok(proto::ManagerStatus {
+            state: state.into(),
+            next: held.next_step().to_owned(),
+            entity_id: shown_id(registration.entity.map(|id| EntityId::from_bytes(id).to_string())),
+            entity_key_id: self.bridge.key.public().id().to_string(),
+            manager_id: shown_id(registration.manager.map(|id| ManagerId::from_bytes(id).to_string())),
+            manager_version: shown_id(Some(registration.version.clone())),
+            epoch: if is_in { registration.epoch } else { 0 },
+            certificate_authorization: is_in && registration.is_authorized,
+            sandbox_connected: is_in && registration.is_sandbox_connected,
+            two_way: is_in && in_force.as_ref().unwrap_or(saved).forwarding.is_some(),
+            last_contact_ms: last_contact.as_millis(),
+            last_error,
+            update_source: source.into(),
+            update_source_offered: update_source::is_offered(registration).is_ok(),
+            settings_not_sent: not_sent,
+            departure_pending: departure.is_some(),
+            instructions_open: self.store.count_unreported(registration.epoch).await?,
+            instructions_refused: refused,
+        })
+    }
+}
+
+impl Held {
+    /// Whether there are settings the manager has not heard of.
+    #[must_use]
+    pub fn is_not_sent(&self) -> bool {
+        self.registration.state != State::Unregistered
+            && self.in_force.as_ref().is_some_and(|in_force| *in_force != self.saved)
+    }
+
+    const fn next_step(&self) -> &'static str {
+        let registration = &self.registration;
+        match registration.state {
+            State::Unregistered if self.departure.is_some() => {
+                "nothing: the manager is told as soon as it can be reached"
+            }
+            State::Unregistered => "writ manager test; writ manager register",
+            State::Registering => "nothing: it is finished as soon as the manager answers",
+            State::Waiting => "have the manager's operator approve this entity",
+            State::Rejected => "ask the manager's operator; then writ manager re-register",
+            State::Unknown => "writ manager re-register",
+            State::Registered if !registration.is_authorized => {
+                "this registration has no certificate authorization: upload the manager's CA, then unregister and register again, or writ manager re-register"
+            }
+            State::Registered => "",
+        }
+    }
+}
+
+/// Our own types always have a form in JSON.
+fn json<T: Serialize>(value: &T) -> String {
+    serde_json::to_string(value).unwrap_or_default()
+}
+
+async fn document<T: DeserializeOwned>(store: &Store, name: &'static str) -> Result<Option<T>, BridgeError> {
+    let text = store.manager_document(name).await?;
+    text.map(|text| serde_json::from_str(&text).map_err(|error| BridgeError::Damaged(name, error)))
+        .transpose()
+}
+
+fn entity_key(files: &Files) -> Result<PrivateKey<Entity>, BridgeError> {
+    let path = files.manager_entity_key();
+    let text = match files::read_secret(&path) {
+        Ok(text) => text,
+        Err(error) if error.is_missing() => {
+            let key = PrivateKey::generate(Algorithm::default());
+            let text = pem::encode("PRIVATE KEY", &key.to_pkcs8());
+            files::write_secret(&path, text.as_bytes()).map_err(KeyFileError::from)?;
+            return Ok(key);
+        }
+        Err(error) => return Err(KeyFileError::from(error).into()),
+    };
+    let der = pem::private_key(&text).map_err(|source| KeyFileError::Pem { path: path.clone(), source })?;
+    Ok(PrivateKey::from_pkcs8(&der).map_err(|source| KeyFileError::Key { path, source })?)
+}
+
+/// For one attempt to reach the manager from within an operator's call.
+const DEPART_WITHIN: Duration = Duration::from_secs(10);

@@ -1,0 +1,126 @@
+//! `EntityNotify`: in two-way mode the manager calls, without a word, and this server polls. In one-way mode nobody listens.
+
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tonic::{Request, Response, Status};
+use tracing::{error, info};
+use writ_common::id::random_bytes;
+use writ_common::port;
+use writ_common::shutdown::Shutdown;
+use writ_proto::manager::v1 as proto;
+use writ_proto::manager::v1::entity_notify_server::{EntityNotify, EntityNotifyServer};
+
+use super::State;
+use crate::context::Server;
+
+/// How long calls under way may take to end.
+const DRAIN: Duration = Duration::from_secs(2);
+
+/// Listens as long as there is a reason to, until the server ends.
+pub async fn keep(server: Arc<Server>) {
+    let mut open: Option<Shutdown> = None;
+    loop {
+        let wanted = is_wanted(&server);
+        match (&open, wanted) {
+            (None, true) => open = listen(&server).await,
+            (Some(listening), false) => {
+                listening.drain(DRAIN).await;
+                open = None;
+                info!("nobody listens for the Control Manager any more");
+            }
+            (Some(_), true) | (None, false) => {}
+        }
+        if server.shutdown.unless_requested(server.bridge.listening.notified()).await.is_none() {
+            if let Some(listening) = open {
+                listening.drain(DRAIN).await;
+            }
+            return;
+        }
+    }
+}
+
+fn is_wanted(server: &Server) -> bool {
+    let held = server.bridge.held();
+    let is_two_way = held.registration.state != State::Unregistered
+        && held.in_force.as_ref().is_some_and(|settings| settings.forwarding.is_some());
+    is_two_way || !server.bridge.awaited.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+}
+
+async fn listen(server: &Arc<Server>) -> Option<Shutdown> {
+    let (listener, address) = match port::bind(server.bridge.listen, "listen.notify").await {
+        Ok(bound) => bound,
+        Err(fatal) => {
+            error!(error = %fatal, "nobody listens for the Control Manager");
+            server.bridge.note_error(fatal.to_string());
+            return None;
+        }
+    };
+    info!(%address, "listening for the Control Manager");
+    let (service, tls) = (EntityNotifyServer::new(Notified(Arc::clone(server))), server.tls.clone());
+    let (listening, task) = (Shutdown::new(), Shutdown::new());
+    let asked = task.clone();
+    listening.spawn(async move {
+        if let Err(fatal) = port::serve(port::settings().add_service(service), listener, &tls, &asked).await {
+            error!(error = %fatal, "the port for the Control Manager failed");
+        }
+    });
+    let ends = listening.clone();
+    listening.spawn(async move {
+        ends.requested().await;
+        task.drain(DRAIN).await;
+    });
+    Some(listening)
+}
+
+/// A nonce that a test waits for.
+#[derive(Debug)]
+pub(super) struct Awaited<'a> {
+    server: &'a Server,
+    pub(super) nonce: [u8; 32],
+    pub(super) came: oneshot::Receiver<()>,
+}
+
+impl<'a> Awaited<'a> {
+    /// Listens for it as long as this lives.
+    pub(super) fn new(server: &'a Server) -> Self {
+        let (nonce, (told, came)) = (random_bytes(), oneshot::channel());
+        server.bridge.awaited.lock().unwrap_or_else(PoisonError::into_inner).insert(nonce, told);
+        server.bridge.listening.notify_one();
+        Self { server, nonce, came }
+    }
+}
+
+impl Drop for Awaited<'_> {
+    fn drop(&mut self) {
+        let bridge = &self.server.bridge;
+        bridge.awaited.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.nonce);
+        bridge.listening.notify_one();
+    }
+}
+
+#[derive(Debug)]
+struct Notified(Arc<Server>);
+
+#[tonic::async_trait]
+impl EntityNotify for Notified {
+    async fn notify(
+        &self,
+        request: Request<proto::NotifyRequest>,
+    ) -> Result<Response<proto::NotifyResponse>, Status> {
+        let bridge = &self.0.bridge;
+        let nonce = <[u8; 32]>::try_from(request.into_inner().nonce.as_ref());
+        match nonce {
+            Ok(nonce) => {
+                let waiting = bridge.awaited.lock().unwrap_or_else(PoisonError::into_inner).remove(&nonce);
+                if let Some(waiting) = waiting {
+                    let _ = waiting.send(());
+                }
+            }
+            // It proves nothing and carries nothing: the poll is what counts.
+            Err(_) => bridge.poke.notify_one(),
+        }
+        Ok(Response::new(proto::NotifyResponse {}))
+    }
+}

@@ -1,0 +1,326 @@
+//! What the manager says: taken once, in order, and only under its authority; done through the same door as an operator's commands.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use prost::Message as _;
+use tokio::sync::broadcast::{self, error::RecvError};
+use tracing::{info, warn};
+use writ_common::admin::{Actor, Role};
+use writ_common::command::{Action, NamedAction};
+use writ_common::envelope::{Candidate, InstructionPurpose, claimed_keyid, verify};
+use writ_common::id::{CommandId, EntityId, ManagerId};
+use writ_common::keys::PublicKey;
+use writ_common::limits::{MAX_DETAIL_BYTES, MAX_NAME_BYTES, MAX_OUTCOMES, SKEW};
+use writ_common::manager::{Instruction, Order, Outcome, Task, TaskState};
+use writ_common::time::Timestamp;
+use writ_common::wire::status::Failure;
+use writ_proto::manager::v1 as proto;
+
+use super::{Held, Registration, State, register};
+use crate::admin::submit::{self, Request, Selection};
+use crate::context::Server;
+use crate::store::{Alarm, AlertKind, SERVER, StoreError, TakenRow};
+
+/// What commands of the manager are asked for by, before its operator's name.
+const ACTOR: &str = "control-manager";
+
+/// Why an instruction is not taken. The names are stable (docs/control-manager.md).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Untaken {
+    /// Its seal does not hold under the authority that was uploaded.
+    NotSigned,
+    /// The registration has no certificate authorization.
+    NotAuthorized,
+    /// Another manager's.
+    WrongManager,
+    /// For another entity.
+    WrongEntity,
+    /// Of another registration.
+    WrongRegistration,
+    /// One of before.
+    Replayed,
+    /// From the future.
+    NotYetValid,
+}
+
+impl Untaken {
+    /// Its name.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::NotSigned => "not_signed",
+            Self::NotAuthorized => "not_authorized",
+            Self::WrongManager => "wrong_manager",
+            Self::WrongEntity => "wrong_entity",
+            Self::WrongRegistration => "wrong_registration",
+            Self::Replayed => "replayed",
+            Self::NotYetValid => "not_yet_valid",
+        }
+    }
+}
+
+/// Takes an instruction, or refuses it, which changes nothing and is told here alone.
+///
+/// # Errors
+/// When the store fails.
+pub(super) async fn take(
+    server: &Server,
+    held: &Held,
+    key: &PublicKey,
+    envelope: &Bytes,
+) -> Result<(), StoreError> {
+    let now = server.clock.wall();
+    let last = server.store.last_taken(held.registration.epoch).await?;
+    match judge(&held.registration, key, envelope, last, now) {
+        Ok(instruction) => {
+            let payload = proto::Instruction::from(&instruction).encode_to_vec();
+            let is_late = instruction.expires_at <= now;
+            let taken = TakenRow {
+                epoch: instruction.epoch,
+                sequence: instruction.sequence,
+                instruction: payload.into(),
+                command: CommandId::generate(now),
+                state: if is_late { TaskState::Unsuccessful } else { TaskState::InProgress },
+                detail: if is_late { "expired before it came".to_owned() } else { String::new() },
+                is_acted: is_late,
+            };
+            info!(
+                target: "audit",
+                {
+                    sequence = instruction.sequence,
+                    requested_by = instruction.requested_by,
+                    task = ?instruction.task,
+                    is_late
+                },
+                "instruction of the Control Manager taken"
+            );
+            server.store.take_instruction(taken, now).await?;
+            writ_common::checkpoint!("instruction_taken");
+            Ok(())
+        }
+        Err((code, detail)) => {
+            let claimed = claimed_keyid(envelope).unwrap_or_default();
+            warn!(code = code.as_str(), detail, claimed, "instruction refused");
+            server.bridge.live().refused += 1;
+            let alarm = Alarm {
+                kind: AlertKind::InstructionRefused,
+                code: code.as_str(),
+                agent: SERVER,
+                count: 1,
+                detail: format!(
+                    "An instruction signed as `{claimed}` was refused: {detail}. It changed nothing."
+                ),
+            };
+            server.store.raise(alarm, None, now).await
+        }
+    }
+}
+
+/// The checks, in their order.
+fn judge(
+    registration: &Registration,
+    key: &PublicKey,
+    envelope: &[u8],
+    last: u64,
+    now: Timestamp,
+) -> Result<Instruction, (Untaken, String)> {
+    if !registration.is_authorized {
+        let why = "this registration has no certificate authorization, so nobody can say whose it is";
+        return Err((Untaken::NotAuthorized, why.to_owned()));
+    }
+    let verified = verify::<InstructionPurpose>(envelope, &[Candidate::accepted(key)], 1)
+        .map_err(|refusal| (Untaken::NotSigned, refusal.to_string()))?;
+    let instruction = verified.into_document();
+    if registration.manager.map(ManagerId::from_bytes) != Some(instruction.manager) {
+        return Err((Untaken::WrongManager, format!("it is manager {}'s", instruction.manager)));
+    }
+    if registration.entity.map(EntityId::from_bytes) != Some(instruction.entity) {
+        return Err((Untaken::WrongEntity, format!("it is for entity {}", instruction.entity)));
+    }
+    if instruction.epoch != registration.epoch {
+        let why = format!("it is of registration {}, not {}", instruction.epoch, registration.epoch);
+        return Err((Untaken::WrongRegistration, why));
+    }
+    if instruction.sequence <= last {
+        return Err((
+            Untaken::Replayed,
+            format!("it is number {}, and {last} was taken", instruction.sequence),
+        ));
+    }
+    if instruction.issued_at > now + SKEW {
+        return Err((
+            Untaken::NotYetValid,
+            format!("it was made at {}, later than now", instruction.issued_at),
+        ));
+    }
+    Ok(instruction)
+}
+
+/// Acts on what was taken and not acted on: now, or after a crash. A command has its id from before, so that it becomes one.
+///
+/// # Errors
+/// When the store fails.
+pub(super) async fn act(server: &Arc<Server>, epoch: u64) -> Result<(), StoreError> {
+    let limit = u32::try_from(MAX_OUTCOMES).unwrap_or(u32::MAX);
+    for taken in server.store.unreported(epoch, limit).await? {
+        if taken.is_acted || taken.state != TaskState::InProgress {
+            continue;
+        }
+        let place = (taken.epoch, taken.sequence);
+        let (state, detail) = match perform(server, &taken).await {
+            Ok((state, detail)) => (state, detail),
+            Err(failure) => (TaskState::Unsuccessful, failure.message().to_owned()),
+        };
+        let detail = shortened(detail);
+        info!(target: "audit", { sequence = taken.sequence, ?state, detail }, "instruction acted on");
+        server.store.note_taken(place, state, detail).await?;
+        server.bridge.open_commands().insert(taken.command);
+        server.bridge.poke.notify_one();
+    }
+    Ok(())
+}
+
+fn shortened(mut detail: String) -> String {
+    while detail.len() > MAX_DETAIL_BYTES {
+        detail.pop();
+    }
+    detail
+}
+
+async fn perform(server: &Arc<Server>, taken: &TakenRow) -> Result<(TaskState, String), Failure> {
+    let stored = proto::Instruction::decode(taken.instruction.clone()).ok();
+    let instruction = stored.and_then(|stored| Instruction::try_from(stored).ok());
+    let Some(Instruction { requested_by, task, expires_at, .. }) = instruction else {
+        return Ok((TaskState::Unsuccessful, "the stored instruction is damaged".to_owned()));
+    };
+    if expires_at <= server.clock.wall() {
+        return Ok((TaskState::Unsuccessful, "expired before it could be acted on".to_owned()));
+    }
+    match task {
+        Task::Dispatch { selector, order, lifetime } => {
+            let mut name = format!("{ACTOR}/{requested_by}");
+            while name.len() > MAX_NAME_BYTES {
+                name.pop();
+            }
+            let selection = if selector.is_empty() {
+                Selection::All
+            } else {
+                Selection::Matching(submit::selector(&selector)?)
+            };
+            let action = match order {
+                Order::Ping => Action::Ping,
+                Order::Run { name, mut parameters } => {
+                    parameters.sort();
+                    let action = NamedAction::new(name, parameters);
+                    Action::Run(action.map_err(|error| Failure::invalid("run", error.to_string()))?)
+                }
+            };
+            let request = Request { id: Some(taken.command), selection, lifetime, action };
+            // What an operator may do, and nothing of what changes keys or people.
+            let actor = Actor { name, role: Role::Operator };
+            let _submitted = submit::submit(server, &actor, request).await?;
+            Ok((TaskState::InProgress, String::new()))
+        }
+        Task::AskStatus => {
+            let unavailable = crate::store::unavailable;
+            let enrolled = server.store.agent_ids(None).await.map_err(unavailable)?.len();
+            let connected = server.dispatcher.registry().connected();
+            let head = server.chain().head().bundle.version;
+            let version = crate::VERSION;
+            Ok((
+                TaskState::Successful,
+                format!(
+                    "writ-server {version}; agents {connected} connected of {enrolled}; trust bundle {head}"
+                ),
+            ))
+        }
+        Task::ChangeCommunication { heartbeat, abnormal_after } => {
+            change_communication(server, heartbeat, abnormal_after).await?;
+            Ok((TaskState::Successful, format!("polls every {heartbeat:?}")))
+        }
+    }
+}
+
+/// In force at once, and told to the manager, which judges by it whether this server is silent.
+async fn change_communication(
+    server: &Server,
+    heartbeat: Duration,
+    abnormal_after: Duration,
+) -> Result<(), Failure> {
+    writ_common::manager::check_communication(heartbeat, abnormal_after)
+        .map_err(|why| Failure::invalid("change_communication", why))?;
+    let mut turn = server.bridge.turn().await;
+    let Some(mut settings) = turn.in_force.clone().filter(|_| turn.registration.state == State::Registered)
+    else {
+        return Err(Failure::precondition("manager_not_registered", "the registration ended meanwhile"));
+    };
+    (settings.heartbeat, settings.abnormal_after) = (heartbeat, abnormal_after);
+    register::send_update(server, &mut turn, settings).await?;
+    let mut next = Held::clone(&turn);
+    (next.saved.heartbeat, next.saved.abnormal_after) = (heartbeat, abnormal_after);
+    server.keep_line(&mut turn, next).await.map_err(crate::store::unavailable)
+}
+
+/// What the manager has not heard the end of, and how it stands; at most what one poll holds. Ends what has ended.
+///
+/// # Errors
+/// When the store fails.
+pub(super) async fn outcomes(server: &Server, epoch: u64) -> Result<Vec<Outcome>, StoreError> {
+    let limit = u32::try_from(MAX_OUTCOMES).unwrap_or(u32::MAX);
+    let mut outcomes = Vec::new();
+    let mut open_commands = HashSet::new();
+    for taken in server.store.unreported(epoch, limit).await? {
+        let command = server.store.command(taken.command).await?;
+        let Some(command) = command else {
+            let TakenRow { sequence, state, detail, .. } = taken;
+            outcomes.push(Outcome { sequence, state, detail, command: None, total: 0, done: 0, failed: 0 });
+            continue;
+        };
+        let progress = server.store.progress(taken.command).await?;
+        let is_over = command.expires_at <= server.clock.wall();
+        let open = progress.queued + progress.sent;
+        let failed = progress.failed + progress.refused + progress.cancelled + if is_over { open } else { 0 };
+        let (state, detail) = if open > 0 && !is_over {
+            (TaskState::InProgress, String::new())
+        } else if failed == 0 {
+            (TaskState::Successful, String::new())
+        } else {
+            let detail = format!(
+                "{failed} of {} agents did not do it: writ commands show {}",
+                progress.targets, taken.command
+            );
+            (TaskState::Unsuccessful, detail)
+        };
+        if state == TaskState::InProgress {
+            open_commands.insert(taken.command);
+        } else {
+            server.store.note_taken((taken.epoch, taken.sequence), state, detail.clone()).await?;
+        }
+        outcomes.push(Outcome {
+            sequence: taken.sequence,
+            state,
+            detail,
+            command: Some(taken.command),
+            total: progress.targets,
+            done: progress.done,
+            failed,
+        });
+    }
+    *server.bridge.open_commands() = open_commands;
+    Ok(outcomes)
+}
+
+/// Returns when a command that an instruction became has changed.
+pub(super) async fn something_changed(server: &Server, changes: &mut broadcast::Receiver<CommandId>) {
+    loop {
+        match changes.recv().await {
+            Ok(changed) if server.bridge.open_commands().contains(&changed) => return,
+            Ok(_) => {}
+            Err(RecvError::Lagged(_)) => return,
+            Err(RecvError::Closed) => std::future::pending().await,
+        }
+    }
+}

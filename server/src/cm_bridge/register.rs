@@ -1,0 +1,382 @@
+//! Becoming an entity, staying the same one when something changes, and leaving.
+
+use std::sync::Arc;
+
+use tracing::{info, warn};
+use writ_common::id::EntityId;
+use writ_common::limits::MAX_ADDRESSES;
+use writ_common::manager::{
+    CallBody, Mode, Registration as Wish, Rejection, RejectionCode, ReplyBody, Standing,
+};
+use writ_common::wire::status::Failure;
+use writ_proto::admin::v1 as proto;
+
+use super::legs::{Fault, Leg, Legs};
+use super::line::{Line, unexpected};
+use super::settings::{Settings, host_name};
+use super::{DEPART_WITHIN, Departure, Held, PRODUCT, Registration, Source, State, Turn, update_source};
+use crate::VERSION;
+use crate::context::Server;
+use crate::store::unavailable;
+
+impl From<Fault> for Failure {
+    fn from(fault: Fault) -> Self {
+        Self::precondition("manager_not_reached", fault.to_string())
+    }
+}
+
+/// Registers by the saved settings. Twice is once.
+///
+/// # Errors
+/// What is missing, the leg that failed, or the manager's no. Then nothing is registered, unless the answer alone was lost: the
+/// registration is finished by itself then.
+pub async fn register(server: &Arc<Server>, chosen: proto::UpdateSource) -> Result<Held, Failure> {
+    let server = Arc::clone(server);
+    let task = Arc::clone(&server);
+    // To its end although the caller hangs up.
+    server.to_the_end(async move { register_to_the_end(&task, chosen).await }).await?
+}
+
+async fn register_to_the_end(server: &Arc<Server>, chosen: proto::UpdateSource) -> Result<Held, Failure> {
+    let mut turn = server.bridge.turn().await;
+    let settings = turn.saved.clone();
+    let line = open(server, &settings).await?;
+    let (about, _) = line.probe(None).await?;
+    let version = about.version.to_string();
+    let source = update_source::choose(chosen, &version, settings.is_authorized())?;
+    let before = Held::clone(&turn);
+    begin(server, &mut turn, settings, source).await?;
+    finish(server, &mut turn, &line, Some(before)).await?;
+    Ok(Held::clone(&turn))
+}
+
+/// What a crash must find: that something was asked for, and how.
+async fn begin(server: &Server, turn: &mut Turn, settings: Settings, source: Source) -> Result<(), Failure> {
+    let mut next = Held::clone(turn);
+    // The same manager hears of the new registration; the old one's end does not matter any more.
+    let same = |departure: &Departure| departure.settings.endpoint() == settings.endpoint();
+    next.departure = next.departure.filter(|departure| !same(departure));
+    let goes_on = matches!(next.registration.state, State::Waiting | State::Registered | State::Registering)
+        && next.in_force.as_ref().is_some_and(|held| held.endpoint() == settings.endpoint());
+    let epoch = if goes_on { next.registration.epoch } else { 0 };
+    next.registration = Registration {
+        state: State::Registering,
+        epoch,
+        source,
+        is_authorized: settings.is_authorized(),
+        entity: next.registration.entity,
+        ..Registration::default()
+    };
+    next.in_force = Some(settings);
+    server.keep_line(turn, next).await.map_err(unavailable)?;
+    writ_common::checkpoint!("entity_registering");
+    Ok(())
+}
+
+/// Asks, and keeps the answer. Also what finishes a registration a crash or a lost answer left half done.
+///
+/// # Errors
+/// The leg that failed, or the manager's no; after a no it is as before, or there is no registration.
+pub(super) async fn finish(
+    server: &Server,
+    turn: &mut Turn,
+    line: &Line,
+    before: Option<Held>,
+) -> Result<(), Failure> {
+    let Some(settings) = turn.in_force.clone() else { return Err(unexpected().into()) };
+    let wish = wish(server, turn, &settings, true)?;
+    let leaf = leaf_of(&wish);
+    let counter = server.store.next_manager_counter(server.clock.wall()).await.map_err(unavailable)?;
+    let called =
+        line.call(&server.bridge.key, (turn.registration.epoch, counter), CallBody::Register(wish)).await;
+    writ_common::checkpoint!("entity_answered");
+    let answer = match called {
+        Ok(answer) => answer,
+        Err(fault) => {
+            server.bridge.note_error(fault.to_string());
+            return Err(Failure::precondition(
+                "manager_answer_lost",
+                format!(
+                    "{fault}. Whether the manager took it is not known; it is asked again until it answers: writ manager status"
+                ),
+            ));
+        }
+    };
+    let mut next = Held::clone(turn);
+    match answer.body {
+        ReplyBody::Registered(standing) => {
+            next.registration = registered(&turn.registration, &standing, leaf);
+            // It let this server in, and is spent.
+            if let Some(settings) = &mut next.in_force {
+                settings.token = None;
+            }
+            if next.saved.token == turn.in_force.as_ref().and_then(|settings| settings.token.clone()) {
+                next.saved.token = None;
+            }
+            info!(
+                target: "audit",
+                { entity.id = %standing.entity, manager.id = %standing.manager, approved = standing.is_approved },
+                "registered with the Control Manager"
+            );
+        }
+        ReplyBody::Rejected(rejection) => {
+            let held_before =
+                |before: &Held| matches!(before.registration.state, State::Waiting | State::Registered);
+            match before.filter(held_before) {
+                Some(before) => next = before,
+                None => {
+                    let entity = turn.registration.entity;
+                    next.registration = Registration { entity, ..Registration::default() };
+                    next.in_force = None;
+                }
+            }
+            server.keep_line(turn, next).await.map_err(unavailable)?;
+            return Err(no(&rejection));
+        }
+        ReplyBody::Probe(_) | ReplyBody::Left | ReplyBody::Work(_) => return Err(unexpected().into()),
+    }
+    server.keep_line(turn, next).await.map_err(unavailable)?;
+    server.bridge.note_contact(server.clock.wall());
+    server.bridge.poke.notify_one();
+    Ok(())
+}
+
+fn registered(asked: &Registration, standing: &Standing, leaf: String) -> Registration {
+    Registration {
+        state: if standing.is_approved { State::Registered } else { State::Waiting },
+        entity: Some(*standing.entity.as_bytes()),
+        manager: Some(*standing.manager.as_bytes()),
+        version: standing.version.to_string(),
+        epoch: standing.epoch,
+        is_authorized: asked.is_authorized,
+        is_sandbox_connected: standing.sandbox_connected,
+        source: asked.source,
+        sent_leaf: leaf,
+    }
+}
+
+/// The manager's no, for an operator here.
+pub(super) fn no(rejection: &Rejection) -> Failure {
+    let Rejection { code, detail } = rejection;
+    Failure::precondition(
+        code.as_str(),
+        format!("the manager refuses ({}): {detail}; {}", code.as_str(), code.cure()),
+    )
+}
+
+/// Sends what was changed.
+///
+/// # Errors
+/// The leg that failed, or the manager's no; then the settings of before stay in force.
+pub async fn update(server: &Arc<Server>) -> Result<Held, Failure> {
+    let task = Arc::clone(server);
+    server
+        .to_the_end(async move {
+            let mut turn = task.bridge.turn().await;
+            let settings = turn.saved.clone();
+            send_update(&task, &mut turn, settings).await?;
+            Ok(Held::clone(&turn))
+        })
+        .await?
+}
+
+pub(super) async fn send_update(server: &Server, turn: &mut Turn, settings: Settings) -> Result<(), Failure> {
+    if !matches!(turn.registration.state, State::Registered | State::Waiting) {
+        let text = "this server is not registered: writ manager register";
+        return Err(Failure::precondition("manager_not_registered", text));
+    }
+    if settings.is_authorized() != turn.registration.is_authorized {
+        let text = "certificate authorization is made at registration: unregister and register again, or writ manager re-register";
+        return Err(Failure::precondition("registration_is_older", text));
+    }
+    let line = open(server, &settings).await?;
+    let (about, _) = line.probe(None).await?;
+    if turn.registration.manager.is_some_and(|manager| manager != *about.manager.as_bytes()) {
+        let text =
+            "another manager answers there: unregister from this one first, then register with that one";
+        return Err(Failure::precondition("other_manager", text));
+    }
+    let wish = wish(server, turn, &settings, false)?;
+    let leaf = leaf_of(&wish);
+    let counter = server.store.next_manager_counter(server.clock.wall()).await.map_err(unavailable)?;
+    let call = (turn.registration.epoch, counter);
+    let answer = line.call(&server.bridge.key, call, CallBody::Update(wish)).await?;
+    match answer.body {
+        ReplyBody::Registered(standing) => {
+            let mut next = Held::clone(turn);
+            next.registration = registered(&turn.registration, &standing, leaf);
+            next.in_force = Some(settings);
+            server.keep_line(turn, next).await.map_err(unavailable)?;
+            server.bridge.note_contact(server.clock.wall());
+            server.bridge.poke.notify_one();
+            Ok(())
+        }
+        ReplyBody::Rejected(rejection) => Err(no(&rejection)),
+        ReplyBody::Probe(_) | ReplyBody::Left | ReplyBody::Work(_) => Err(unexpected().into()),
+    }
+}
+
+/// Unregisters and registers by the saved settings; the entity keeps its id.
+///
+/// # Errors
+/// The leg that failed, or the manager's no.
+pub async fn reregister(server: &Arc<Server>, chosen: proto::UpdateSource) -> Result<Held, Failure> {
+    let task = Arc::clone(server);
+    server
+        .to_the_end(async move {
+            let mut turn = task.bridge.turn().await;
+            let settings = turn.saved.clone();
+            // First what can fail without a trace.
+            let line = open(&task, &settings).await?;
+            let (about, _) = line.probe(None).await?;
+            let as_it_was = match (chosen, turn.registration.source) {
+                (proto::UpdateSource::Unspecified, Source::Manager) => proto::UpdateSource::Manager,
+                (proto::UpdateSource::Unspecified, Source::Default) if turn.registration.is_authorized => {
+                    proto::UpdateSource::Default
+                }
+                (chosen, _) => chosen,
+            };
+            let version = about.version.to_string();
+            let source = update_source::choose(as_it_was, &version, settings.is_authorized())?;
+            let counter = task.store.next_manager_counter(task.clock.wall()).await.map_err(unavailable)?;
+            let leaving = (turn.registration.epoch, counter);
+            let left = line.call(&task.bridge.key, leaving, CallBody::Unregister).await?;
+            if let ReplyBody::Rejected(rejection) = &left.body
+                && rejection.code != RejectionCode::UnknownEntity
+            {
+                return Err(no(rejection));
+            }
+            let mut gone = Held::clone(&turn);
+            gone.registration.state = State::Unregistered;
+            task.keep_line(&mut turn, gone).await.map_err(unavailable)?;
+            begin(&task, &mut turn, settings, source).await?;
+            finish(&task, &mut turn, &line, None).await?;
+            Ok(Held::clone(&turn))
+        })
+        .await?
+}
+
+/// Ends the registration here at once, and there when it can be reached.
+///
+/// # Errors
+/// When there is none, or the store fails.
+pub async fn unregister(server: &Arc<Server>) -> Result<Held, Failure> {
+    let task = Arc::clone(server);
+    server
+        .to_the_end(async move {
+            let mut turn = task.bridge.turn().await;
+            let Some(settings) =
+                turn.in_force.clone().filter(|_| turn.registration.state != State::Unregistered)
+            else {
+                let text = "this server is not registered with a manager";
+                return Err(Failure::precondition("manager_not_registered", text));
+            };
+            let mut next = Held::clone(&turn);
+            next.departure = Some(Departure { settings, epoch: turn.registration.epoch });
+            next.registration = Registration { entity: turn.registration.entity, ..Registration::default() };
+            next.in_force = None;
+            task.keep_line(&mut turn, next).await.map_err(unavailable)?;
+            info!(target: "audit", "unregistered from the Control Manager");
+            writ_common::checkpoint!("entity_departing");
+            if let Err(error) = depart(&task, &mut turn).await {
+                warn!(%error, "the manager was not reached; it is told later");
+            }
+            Ok(Held::clone(&turn))
+        })
+        .await?
+}
+
+/// Tells the manager that a registration ended.
+///
+/// # Errors
+/// The leg that failed; it is tried again.
+pub(super) async fn depart(server: &Server, turn: &mut Turn) -> Result<(), Fault> {
+    let Some(Departure { settings, epoch }) = turn.departure.clone() else { return Ok(()) };
+    let stored =
+        |error: crate::store::StoreError| Fault::new(Leg::Input, error.to_string(), "see this server's log");
+    let counter = server.store.next_manager_counter(server.clock.wall()).await.map_err(stored)?;
+    let said = async {
+        let line = Line::open(&settings, &server.bridge.vault, &server.clock, &mut Legs::silent()).await?;
+        line.call(&server.bridge.key, (epoch, counter), CallBody::Unregister).await
+    };
+    let answer = tokio::time::timeout(DEPART_WITHIN, said).await.map_err(|_| {
+        let advice = "look at the firewalls in between";
+        Fault::new(Leg::Tcp, format!("the manager did not answer within {DEPART_WITHIN:?}"), advice)
+    })??;
+    match answer.body {
+        ReplyBody::Left => {}
+        // It knows no entity of this key: that is what was wanted.
+        ReplyBody::Rejected(Rejection { code: RejectionCode::UnknownEntity, .. }) => {}
+        ReplyBody::Rejected(Rejection { code, detail }) => {
+            return Err(Fault::new(Leg::Authorization, detail, code.cure()));
+        }
+        ReplyBody::Probe(_) | ReplyBody::Registered(_) | ReplyBody::Work(_) => return Err(unexpected()),
+    }
+    let next = Held { departure: None, ..Held::clone(turn) };
+    server.keep_line(turn, next).await.map_err(stored)?;
+    info!("the Control Manager was told that the registration ended");
+    Ok(())
+}
+
+pub(super) async fn open(server: &Server, settings: &Settings) -> Result<Line, Failure> {
+    let mut legs = Legs::silent();
+    Ok(Line::open(settings, &server.bridge.vault, &server.clock, &mut legs).await?)
+}
+
+/// How this server wants to be listed.
+fn wish(server: &Server, held: &Held, settings: &Settings, with_token: bool) -> Result<Wish, Failure> {
+    let token = match settings.token.as_ref().filter(|_| with_token) {
+        Some(sealed) => {
+            let opened = server.bridge.vault.unseal(sealed);
+            let opened = opened.map_err(|error| Failure::precondition("secret_lost", error.to_string()))?;
+            <[u8; 32]>::try_from(opened.as_slice()).ok()
+        }
+        None => None,
+    };
+    let mode = match &settings.forwarding {
+        None => Mode::OneWay,
+        Some(forwarding) => Mode::TwoWay {
+            forwarding: forwarding.clone(),
+            leaf_spki_digest: *server
+                .tls
+                .leaf_spki_digests()
+                .first()
+                .ok_or_else(|| Failure::unavailable("this server has no TLS certificate"))?,
+        },
+    };
+    let interfaces = if_addrs::get_if_addrs().unwrap_or_default();
+    let mut addresses: Vec<_> = interfaces
+        .iter()
+        .filter(|interface| !interface.is_loopback())
+        .map(|interface| interface.ip().to_string())
+        .collect();
+    addresses.sort();
+    addresses.dedup();
+    addresses.truncate(MAX_ADDRESSES);
+    Ok(Wish {
+        display_name: settings.display_name.clone(),
+        host_name: host_name(),
+        product: PRODUCT.to_owned(),
+        version: VERSION.to_owned(),
+        addresses,
+        mode,
+        entity: held.registration.entity.map(EntityId::from_bytes),
+        token,
+        heartbeat: settings.heartbeat,
+        abnormal_after: settings.abnormal_after,
+    })
+}
+
+/// What a manager compares when it calls; empty in one-way mode.
+fn leaf_of(wish: &Wish) -> String {
+    match &wish.mode {
+        Mode::OneWay => String::new(),
+        Mode::TwoWay { leaf_spki_digest, .. } => leaf_spki_digest.to_string(),
+    }
+}
+
+/// Whether the manager was told of another TLS key than the one shown now.
+pub(super) fn is_leaf_stale(server: &Server, held: &Held) -> bool {
+    let shown = server.tls.leaf_spki_digests().first().map(ToString::to_string).unwrap_or_default();
+    !held.registration.sent_leaf.is_empty() && held.registration.sent_leaf != shown
+}
