@@ -134,7 +134,9 @@ pub async fn work(
     now: Timestamp,
 ) -> Result<ReplyBody, StoreError> {
     let Poll { after, outcomes } = poll;
-    change.note_outcomes(entity, &outcomes, now).await?;
+    for ended in change.note_outcomes(entity, &outcomes, now).await? {
+        info!(instruction.id = %ended, entity.id = %entity.id, "instruction ended");
+    }
     let limit = u32::try_from(MAX_INSTRUCTIONS + 1).unwrap_or(u32::MAX);
     let mut waiting = change.take_waiting(entity, after, limit, now).await?;
     let has_more = waiting.len() > MAX_INSTRUCTIONS;

@@ -52,6 +52,8 @@ pub struct Fleet {
     admin_port: u16,
     /// Where agents find the server without a road; 0: they take the road.
     direct_port: u16,
+    /// Where the server listens for its Control Manager in two-way mode.
+    pub notify_port: u16,
     /// Flags of every server.
     pub server_flags: Vec<String>,
     /// Lines added to every server's configuration.
@@ -92,6 +94,7 @@ impl Fleet {
             server: None,
             admin_port: 0,
             direct_port: 0,
+            notify_port: 0,
             server_flags: Vec::new(),
             server_config: String::new(),
             log_filter: "info".to_owned(),
@@ -113,6 +116,12 @@ impl Fleet {
     pub fn leave_the_road(&mut self) {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         self.direct_port = listener.local_addr().unwrap().port();
+    }
+
+    /// What the names of its binaries end with.
+    #[must_use]
+    pub fn suffix(&self) -> &'static str {
+        self.build.suffix()
     }
 
     /// A path in the fleet's folder.
@@ -230,8 +239,8 @@ impl Fleet {
 
     fn server_command(&self) -> Command {
         let config = format!(
-            "[listen]\nagents = \"127.0.0.1:{}\"\nadmin = \"127.0.0.1:{}\"\nmetrics = \"127.0.0.1:0\"\n[log]\nformat = \"json\"\nfilter = \"{}\"\n{}",
-            self.direct_port, self.admin_port, self.log_filter, self.server_config
+            "[listen]\nagents = \"127.0.0.1:{}\"\nadmin = \"127.0.0.1:{}\"\nmetrics = \"127.0.0.1:0\"\nnotify = \"127.0.0.1:{}\"\n[log]\nformat = \"json\"\nfilter = \"{}\"\n{}",
+            self.direct_port, self.admin_port, self.notify_port, self.log_filter, self.server_config
         );
         fs::write(self.path("server.toml"), config).unwrap();
         let mut command = command(&binary(&format!("writ-server{}", self.build.suffix())));

@@ -5,6 +5,7 @@ pub mod daemon;
 pub mod fleet;
 pub mod forge;
 pub mod intruder;
+pub mod manager;
 pub mod old_tls;
 pub mod parsers;
 pub mod python;

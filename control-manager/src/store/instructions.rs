@@ -195,7 +195,7 @@ impl Change<'_> {
         Ok(Issued::New)
     }
 
-    /// Notes what an entity says became of earlier instructions. What has ended does not change any more.
+    /// Notes what an entity says became of earlier instructions; returns those that ended by it. What has ended does not change any more.
     ///
     /// # Errors
     /// When the database fails.
@@ -204,17 +204,19 @@ impl Change<'_> {
         entity: &EntityRow,
         outcomes: &[Outcome],
         now: Timestamp,
-    ) -> Result<(), StoreError> {
+    ) -> Result<Vec<InstructionId>, StoreError> {
+        let mut ended = Vec::new();
         for outcome in outcomes {
             let state = match outcome.state {
                 TaskState::InProgress => 2,
                 TaskState::Successful => 3,
                 TaskState::Unsuccessful => 4,
             };
-            sqlx::query(
+            let changed = sqlx::query(
                 "UPDATE deliveries SET state = $4, detail = $5, command_id = $6, agents = $7, agents_done = $8,
                      agents_failed = $9, updated_at = $10
-                 WHERE entity_id = $1 AND epoch = $2 AND sequence = $3 AND state IN (1, 2)",
+                 WHERE entity_id = $1 AND epoch = $2 AND sequence = $3 AND state IN (1, 2)
+                 RETURNING (SELECT instruction_id FROM instructions WHERE instructions.sequence = instruction) AS instruction_id",
             )
             .bind(entity.id.as_bytes().as_slice())
             .bind(integer(entity.epoch))
@@ -226,10 +228,13 @@ impl Change<'_> {
             .bind(integer(outcome.done))
             .bind(integer(outcome.failed))
             .bind(integer(now.as_millis()))
-            .execute(&mut *self.0)
+            .fetch_optional(&mut *self.0)
             .await?;
+            if let Some(row) = changed.filter(|_| outcome.state != TaskState::InProgress) {
+                ended.push(id(&row, "instruction_id", "instruction id")?);
+            }
         }
-        Ok(())
+        Ok(ended)
     }
 
     /// What waits for an entity after a number, oldest first. What is handed over is marked so.

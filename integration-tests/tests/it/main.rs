@@ -19,6 +19,8 @@ mod keys_lost;
 mod keys_moved;
 mod keys_two_servers;
 
+mod manager;
+
 mod refused;
 mod refused_sessions;
 
