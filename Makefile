@@ -53,7 +53,7 @@ clean: ## forget everything that was built
 	$(CARGO) clean
 
 # The stories' binaries: the shipped ones beside others with checkpoints and a clock that can be moved.
-testing-build: build
+testing-build: build target/network/.installed
 	$(CARGO) build -p writ-server --features testing --bin writ-server-testing
 	$(CARGO) build -p writ-agent --features testing --bin writ-agent-testing
 	$(CARGO) build -p writ-control-manager --features testing --bin writ-control-manager-testing
@@ -63,6 +63,14 @@ target/node/.installed: Makefile
 	rm -rf target/node && mkdir -p target/node
 	cd target/node && npm install --silent --no-audit --no-fund --no-save @bufbuild/buf@1.75.0
 	touch $@
+
+# What stands between servers and their Control Manager in real networks.
+target/network/.installed: Makefile
+	for tool in nginx squid microsocks danted dnsmasq htpasswd ip iptables; do \
+		command -v $$tool >/dev/null || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq \
+			--no-install-recommends nginx-light squid microsocks dante-server dnsmasq-base apache2-utils iproute2 iptables; break; }; \
+	done
+	mkdir -p target/network && touch $@
 
 target/python/.installed: Makefile
 	command -v openssl >/dev/null && python3 -m pip --version >/dev/null 2>&1 || \

@@ -4,10 +4,12 @@
 pub mod daemon;
 pub mod fleet;
 pub mod forge;
+pub mod forged_manager;
 pub mod intruder;
 pub mod manager;
 pub mod old_tls;
 pub mod parsers;
+pub mod proxies;
 pub mod python;
 pub mod road;
 pub mod stolen;

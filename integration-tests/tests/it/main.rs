@@ -20,6 +20,8 @@ mod keys_moved;
 mod keys_two_servers;
 
 mod manager;
+mod manager_legs;
+mod manager_orders;
 
 mod refused;
 mod refused_sessions;

@@ -252,8 +252,11 @@ async fn by_proxy(
     let stream = tokio::time::timeout(LEG_TIMEOUT, asked).await.map_err(|_| {
         Fault::new(
             Leg::Tcp,
-            format!("the proxy did not connect to {} within {LEG_TIMEOUT:?}", settings.endpoint()),
-            "look at the way from the proxy to the manager",
+            format!(
+                "the proxy did not connect to {} within {LEG_TIMEOUT:?}, nor said no",
+                settings.endpoint()
+            ),
+            "look at the way from the proxy to the manager, and at the proxy's protocol",
         )
     })?;
     match stream {

@@ -323,13 +323,12 @@ impl Settings {
         }
         let address = changes.proxy_address.clone().or_else(|| had.as_ref().map(|had| had.address.clone()));
         let port = changes.proxy_port.or_else(|| had.as_ref().map(|had| u32::from(had.port)));
-        let address = plain_address(address.as_deref().unwrap_or_default());
+        let address = plain_address(address.as_deref().unwrap_or_default()).and_then(|address| {
+            if address.is_empty() { Err("must be set when there is a proxy".to_owned()) } else { Ok(address) }
+        });
         let port = plain_port(port.unwrap_or_default());
         match (address, port) {
-            (Ok(address), Ok(port)) if !address.is_empty() => {
-                self.proxy = Some(Proxy { protocol, address, port, login });
-            }
-            (Ok(_), Ok(_)) => problems.add("proxy_address", "must be set when there is a proxy"),
+            (Ok(address), Ok(port)) => self.proxy = Some(Proxy { protocol, address, port, login }),
             (Err(why), _) => problems.add("proxy_address", why),
             (_, Err(why)) => problems.add("proxy_port", why),
         }
