@@ -197,6 +197,14 @@ impl Fleet {
         self.run("writ", arguments)
     }
 
+    /// Starts `writ`, which will not end before something else happens.
+    #[must_use]
+    pub fn spawn_writ(&self, arguments: &[&str]) -> Daemon {
+        let mut command = command(&binary("writ"));
+        command.args(arguments).env("XDG_CONFIG_HOME", self.path("config"));
+        Daemon::spawn("writ", command)
+    }
+
     /// Runs `writ` for somebody to watch; its exit code.
     ///
     /// # Panics

@@ -5,6 +5,9 @@ use std::net::TcpListener;
 use std::path::PathBuf;
 
 use serde_json::Value;
+use writ_common::keys::{Algorithm, Manager as Holder, PrivateKey, pem};
+use writ_common::time::{Clock as _, SystemClock};
+use writ_common::tls::TlsAuthority;
 
 use crate::daemon::{Checkpoint, Daemon, Said, binary, command};
 use crate::fleet::Fleet;
@@ -149,6 +152,45 @@ impl Manager {
     #[must_use]
     pub fn ca(&self) -> String {
         self.path("control-manager-ca.pem").to_str().unwrap().to_owned()
+    }
+
+    /// Gives it keys of another authority; the ones of before are kept beside.
+    ///
+    /// # Panics
+    /// When they cannot be made.
+    pub fn take_authority(&self, authority: &TlsAuthority) {
+        let now = SystemClock::new().wall();
+        let names = ["localhost", "127.0.0.1"].map(str::to_owned);
+        let leaf = authority.issue(&names, now).unwrap();
+        let key = PrivateKey::<Holder>::generate(Algorithm::Ed25519);
+        let certificate = authority.certify(&key, "instructions", now).unwrap();
+        let text = |label: &str, der: &[u8]| pem::encode(label, der).to_string();
+        let chain: String = leaf.chain.iter().map(|der| text("CERTIFICATE", der)).collect();
+        for (name, content) in [
+            ("control-manager-ca.pem", text("CERTIFICATE", &authority.certificate)),
+            ("control-manager-ca.key", text("PRIVATE KEY", &authority.key)),
+            ("tls.pem", chain),
+            ("tls.key", text("PRIVATE KEY", &leaf.key)),
+            ("signing.pem", text("CERTIFICATE", &certificate)),
+            ("signing.key", text("PRIVATE KEY", &key.to_pkcs8())),
+        ] {
+            let (path, kept) = (self.path(name), self.path(&format!("{name}.before")));
+            fs::copy(&path, kept).unwrap();
+            fs::write(path, content).unwrap();
+        }
+    }
+
+    /// Undoes that.
+    ///
+    /// # Panics
+    /// When it was not done.
+    pub fn give_back_authority(&self) {
+        for entry in fs::read_dir(&self.folder).unwrap().map_while(Result::ok) {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if let Some(name) = name.strip_suffix(".before") {
+                fs::rename(entry.path(), self.path(name)).unwrap();
+            }
+        }
     }
 
     /// Makes the operator know it as `cm`.

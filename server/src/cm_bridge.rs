@@ -101,6 +101,8 @@ pub struct Departure {
     pub settings: Settings,
     /// What ended.
     pub epoch: u64,
+    /// With which manager.
+    pub manager: Option<[u8; 16]>,
 }
 
 /// What is durable of the line.

@@ -86,7 +86,7 @@ pub(crate) struct Changes {
     #[arg(long, value_name = "PORT")]
     pub(crate) port: Option<u32>,
     /// The CA certificate of the manager (control-manager-ca.pem) or of your organisation, PEM or DER; it is shown before it is
-    /// saved. An empty name removes it.
+    /// saved. `none` removes it.
     #[arg(long, value_name = "FILE")]
     pub(crate) ca: Option<PathBuf>,
     /// How long the CA it replaces is still accepted.
@@ -122,7 +122,7 @@ pub(crate) struct Changes {
     /// One-way: this server polls, and nobody listens.
     #[arg(long)]
     pub(crate) one_way: bool,
-    /// File with a registration token of the manager; without one its operator approves. An empty name removes it.
+    /// File with a registration token of the manager; without one its operator approves. `none` removes it.
     #[arg(long, value_name = "FILE")]
     pub(crate) registration_token_file: Option<PathBuf>,
     /// How often this server polls.

@@ -100,7 +100,7 @@ fn confirmed(question: &str) -> Result<bool, Failure> {
 
 /// What is about to be trusted, before it is.
 fn confirm_authority(format: Format, changes: &Changes) -> Result<(), Failure> {
-    let Some(path) = changes.ca.as_deref().filter(|path| !path.as_os_str().is_empty()) else { return Ok(()) };
+    let Some(path) = changes.ca.as_deref().filter(|path| path.as_os_str() != "none") else { return Ok(()) };
     let bytes = files::read(path).map_err(|error| Failure::local(error.to_string()))?;
     let der = pem::certificates(&bytes).ok().and_then(|found| found.into_iter().next()).unwrap_or(bytes);
     // What is none is refused by the server, with its reason.
@@ -132,7 +132,7 @@ fn secret(path: &Path, what: &str) -> Result<Zeroizing<String>, Failure> {
             .map(Zeroizing::new)
             .map_err(|error| Failure::local(error.to_string()));
     }
-    if path.as_os_str().is_empty() {
+    if path.as_os_str() == "none" {
         return Ok(Zeroizing::default());
     }
     let bytes = files::read_secret(path).map_err(|error| Failure::local(error.to_string()))?;
@@ -148,7 +148,7 @@ fn wire(changes: Changes) -> Result<proto::SetManagerSettingsRequest, Failure> {
     };
     let authority = match changes.ca {
         None => None,
-        Some(path) if path.as_os_str().is_empty() => Some(Vec::new()),
+        Some(path) if path.as_os_str() == "none" => Some(Vec::new()),
         Some(path) => Some(files::read(&path).map_err(|error| Failure::local(error.to_string()))?),
     };
     let proxy_protocol = changes.proxy.map(|proxy| match proxy {

@@ -83,8 +83,7 @@ async fn turn(server: &Arc<Server>, open: &mut Option<(Settings, Line)>) -> Resu
                 return Ok(Duration::ZERO);
             }
             if let Err(failure) = register::finish(server, &mut turn, line, None).await {
-                warn!(error = failure.message(), "the registration could not be finished");
-                return Ok(LONGEST_WAIT);
+                return Err(Fault::new(Leg::Authorization, failure.message(), "writ manager status"));
             }
             info!("a registration that was begun is finished");
             return Ok(Duration::ZERO);

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use tracing::{info, warn};
-use writ_common::id::EntityId;
+use writ_common::id::{EntityId, ManagerId};
 use writ_common::limits::MAX_ADDRESSES;
 use writ_common::manager::{
     CallBody, Mode, Registration as Wish, Rejection, RejectionCode, ReplyBody, Standing,
@@ -45,25 +45,33 @@ async fn register_to_the_end(server: &Arc<Server>, chosen: proto::UpdateSource) 
     let version = about.version.to_string();
     let source = update_source::choose(chosen, &version, settings.is_authorized())?;
     let before = Held::clone(&turn);
-    begin(server, &mut turn, settings, source).await?;
-    finish(server, &mut turn, &line, Some(before)).await?;
+    begin(server, &mut turn, settings, (about.manager, source)).await?;
+    let finished = finish(server, &mut turn, &line, Some(before)).await;
+    // Whatever is not finished is finished there.
+    server.bridge.poke.notify_one();
+    finished?;
     Ok(Held::clone(&turn))
 }
 
 /// What a crash must find: that something was asked for, and how.
-async fn begin(server: &Server, turn: &mut Turn, settings: Settings, source: Source) -> Result<(), Failure> {
+async fn begin(
+    server: &Server,
+    turn: &mut Turn,
+    settings: Settings,
+    (manager, source): (ManagerId, Source),
+) -> Result<(), Failure> {
     let mut next = Held::clone(turn);
     // The same manager hears of the new registration; the old one's end does not matter any more.
-    let same = |departure: &Departure| departure.settings.endpoint() == settings.endpoint();
-    next.departure = next.departure.filter(|departure| !same(departure));
+    next.departure = next.departure.filter(|departure| departure.manager != Some(*manager.as_bytes()));
     let goes_on = matches!(next.registration.state, State::Waiting | State::Registered | State::Registering)
-        && next.in_force.as_ref().is_some_and(|held| held.endpoint() == settings.endpoint());
+        && next.registration.manager == Some(*manager.as_bytes());
     let epoch = if goes_on { next.registration.epoch } else { 0 };
     next.registration = Registration {
         state: State::Registering,
         epoch,
         source,
         is_authorized: settings.is_authorized(),
+        manager: Some(*manager.as_bytes()),
         entity: next.registration.entity,
         ..Registration::default()
     };
@@ -137,7 +145,6 @@ pub(super) async fn finish(
     }
     server.keep_line(turn, next).await.map_err(unavailable)?;
     server.bridge.note_contact(server.clock.wall());
-    server.bridge.poke.notify_one();
     Ok(())
 }
 
@@ -249,8 +256,10 @@ pub async fn reregister(server: &Arc<Server>, chosen: proto::UpdateSource) -> Re
             let mut gone = Held::clone(&turn);
             gone.registration.state = State::Unregistered;
             task.keep_line(&mut turn, gone).await.map_err(unavailable)?;
-            begin(&task, &mut turn, settings, source).await?;
-            finish(&task, &mut turn, &line, None).await?;
+            begin(&task, &mut turn, settings, (about.manager, source)).await?;
+            let finished = finish(&task, &mut turn, &line, None).await;
+            task.bridge.poke.notify_one();
+            finished?;
             Ok(Held::clone(&turn))
         })
         .await?
@@ -272,7 +281,11 @@ pub async fn unregister(server: &Arc<Server>) -> Result<Held, Failure> {
                 return Err(Failure::precondition("manager_not_registered", text));
             };
             let mut next = Held::clone(&turn);
-            next.departure = Some(Departure { settings, epoch: turn.registration.epoch });
+            next.departure = Some(Departure {
+                settings,
+                epoch: turn.registration.epoch,
+                manager: turn.registration.manager,
+            });
             next.registration = Registration { entity: turn.registration.entity, ..Registration::default() };
             next.in_force = None;
             task.keep_line(&mut turn, next).await.map_err(unavailable)?;
@@ -280,6 +293,7 @@ pub async fn unregister(server: &Arc<Server>) -> Result<Held, Failure> {
             writ_common::checkpoint!("entity_departing");
             if let Err(error) = depart(&task, &mut turn).await {
                 warn!(%error, "the manager was not reached; it is told later");
+                task.bridge.poke.notify_one();
             }
             Ok(Held::clone(&turn))
         })
@@ -291,7 +305,7 @@ pub async fn unregister(server: &Arc<Server>) -> Result<Held, Failure> {
 /// # Errors
 /// The leg that failed; it is tried again.
 pub(super) async fn depart(server: &Server, turn: &mut Turn) -> Result<(), Fault> {
-    let Some(Departure { settings, epoch }) = turn.departure.clone() else { return Ok(()) };
+    let Some(Departure { settings, epoch, .. }) = turn.departure.clone() else { return Ok(()) };
     let stored =
         |error: crate::store::StoreError| Fault::new(Leg::Input, error.to_string(), "see this server's log");
     let counter = server.store.next_manager_counter(server.clock.wall()).await.map_err(stored)?;
