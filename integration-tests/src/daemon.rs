@@ -1,5 +1,6 @@
 //! A running daemon, its log, and what an operator's command line said.
 
+use std::cell::RefCell;
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -25,9 +26,31 @@ pub fn binary(name: &str) -> PathBuf {
     path
 }
 
+thread_local! {
+    /// The network namespace this thread starts programs in.
+    static HOST: RefCell<Option<String>> = const { RefCell::new(None) };
+}
+
+/// Starts whatever is started meanwhile on a host of a story's own network.
+pub fn within<T>(host: &str, work: impl FnOnce() -> T) -> T {
+    let before = HOST.replace(Some(host.to_owned()));
+    let done = work();
+    HOST.set(before);
+    done
+}
+
 pub(crate) fn command(program: &Path) -> Command {
+    let host = HOST.with_borrow(Clone::clone);
     #[expect(clippy::disallowed_methods, reason = "tests start what they test")]
-    let mut command = Command::new(program);
+    let mut command = match host {
+        Some(host) => {
+            // It becomes the program: the same process.
+            let mut command = Command::new("ip");
+            command.args(["netns", "exec", &host]).arg(program);
+            command
+        }
+        None => Command::new(program),
+    };
     // Whatever the caller has set must not change a story.
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("WRIT")) {
         command.env_remove(name);

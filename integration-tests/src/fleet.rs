@@ -247,7 +247,7 @@ impl Fleet {
 
     fn server_command(&self) -> Command {
         let config = format!(
-            "[listen]\nagents = \"127.0.0.1:{}\"\nadmin = \"127.0.0.1:{}\"\nmetrics = \"127.0.0.1:0\"\nnotify = \"127.0.0.1:{}\"\n[log]\nformat = \"json\"\nfilter = \"{}\"\n{}",
+            "[listen]\nagents = \"127.0.0.1:{}\"\nadmin = \"127.0.0.1:{}\"\nmetrics = \"127.0.0.1:0\"\nnotify = \"0.0.0.0:{}\"\n[log]\nformat = \"json\"\nfilter = \"{}\"\n{}",
             self.direct_port, self.admin_port, self.notify_port, self.log_filter, self.server_config
         );
         fs::write(self.path("server.toml"), config).unwrap();

@@ -7,6 +7,7 @@ pub mod forge;
 pub mod forged_manager;
 pub mod intruder;
 pub mod manager;
+pub mod network;
 pub mod old_tls;
 pub mod parsers;
 pub mod proxies;

@@ -22,6 +22,7 @@ mod keys_two_servers;
 mod manager;
 mod manager_legs;
 mod manager_life;
+mod manager_network;
 mod manager_orders;
 
 mod refused;

@@ -37,7 +37,7 @@ fn a_server_registers_and_is_listed_with_name_host_product_version_addresses_mod
     );
     let listed = entity(&fleet);
     assert_eq!(listed["state"], "waiting");
-    fleet.cm(&["entities", "approve", status["entity_id"].as_str().unwrap()]);
+    let _in = fleet.cm(&["entities", "approve", status["entity_id"].as_str().unwrap()]);
     let status = fleet.json(&["manager", "register", "--update-source", "manager"]);
     assert_eq!(
         (&status["state"], &status["update_source"]),
@@ -59,7 +59,7 @@ fn a_server_registers_and_is_listed_with_name_host_product_version_addresses_mod
 
 #[test]
 fn an_instruction_goes_to_the_fleet_through_the_operators_door_and_is_tracked_to_its_end() {
-    let mut fleet = Fleet::new(Build::Shipped);
+    let fleet = Fleet::new(Build::Shipped);
     let _agents = [fleet.agent("rome"), fleet.agent("paris")];
     let manager = Manager::new(&fleet);
     let _set = fleet.settings(&["--heartbeat", "1s", "--abnormal-after", "3s"]).ok();

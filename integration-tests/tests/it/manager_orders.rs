@@ -41,7 +41,7 @@ fn refused_as(fleet: &Fleet, code: &str) {
 
 #[test]
 fn an_instruction_that_is_forged_stale_replayed_or_somebody_elses_is_refused_and_changes_nothing() {
-    let (mut fleet, forged, me) = registered(&[]);
+    let (fleet, forged, me) = registered(&[]);
     let _agent = fleet.agent("rome");
     let good = |sequence| forged.instruction(me, sequence, ping());
     let thief = PrivateKey::<Holder>::generate(Algorithm::Ed25519);
