@@ -12,6 +12,19 @@ use serde_json::Value;
 /// How long a story waits for anything before it fails. Generous: the machine may be busy; a good run never gets near.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
+/// Waits until something is so that no log speaks of.
+///
+/// # Panics
+/// When it never is.
+pub fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    #[expect(clippy::disallowed_methods, reason = "the end of patience is a time")]
+    let began = std::time::Instant::now();
+    while !is_so() {
+        assert!(began.elapsed() < PATIENCE, "{what}");
+        std::thread::yield_now();
+    }
+}
+
 /// A binary of this build, beside the one that runs.
 ///
 /// # Panics

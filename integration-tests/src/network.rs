@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use crate::daemon::{PATIENCE, within};
+use crate::daemon::{until, within};
 
 /// The server's host.
 pub const SERVER: &str = "10.77.1.2";
@@ -146,10 +146,9 @@ impl Network {
             .spawn();
         self.dns = Some(child.unwrap());
         let asked = format!("netns exec {server} getent ahostsv4 cm.test");
-        let began = std::time::Instant::now();
-        while !Command::new("ip").args(asked.split_whitespace()).output().unwrap().status.success() {
-            assert!(began.elapsed() < PATIENCE, "dnsmasq does not answer");
-        }
+        until("dnsmasq does not answer", || {
+            Command::new("ip").args(asked.split_whitespace()).output().unwrap().status.success()
+        });
     }
 }
 

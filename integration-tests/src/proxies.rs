@@ -5,11 +5,10 @@ use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
-use std::time::Instant;
 
 use tempfile::TempDir;
 
-use crate::daemon::{PATIENCE, command};
+use crate::daemon::{command, until};
 use crate::manager::free_port;
 
 /// A program of the system that listens on a port until it is dropped.
@@ -35,11 +34,7 @@ impl Proxy {
         let child =
             spawned.spawn().unwrap_or_else(|error| panic!("{program}: {error}; make test installs it"));
         let proxy = Self { child, folder, port };
-        let began = Instant::now();
-        while TcpStream::connect(("127.0.0.1", port)).is_err() {
-            assert!(began.elapsed() < PATIENCE, "{program} does not listen: {}", proxy.said());
-            std::thread::yield_now();
-        }
+        until(&format!("{program} does not listen"), || TcpStream::connect(("127.0.0.1", port)).is_ok());
         proxy
     }
 

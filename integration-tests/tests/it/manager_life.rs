@@ -68,7 +68,6 @@ fn one_way_nobody_listens_and_two_way_the_manager_calls_and_the_answer_comes_at_
     assert_eq!(only(&fleet)["forwarding_address"], format!("localhost:{here}"));
 
     // The next poll by itself is an hour away.
-    let began = std::time::Instant::now();
     let issued = fleet.cm(&["instruct", "status", "--all"]);
     let id = issued["instruction_id"].as_str().unwrap().to_owned();
     manager.daemon().wait_for("instruction ended", |said| said["instruction.id"] == id);
@@ -78,8 +77,6 @@ fn one_way_nobody_listens_and_two_way_the_manager_calls_and_the_answer_comes_at_
         shown["deliveries"][0]["detail"].as_str().unwrap().contains("agents 0 connected of 0"),
         "{shown:#}"
     );
-    // Not a measure: that it did not wait for the heartbeat.
-    assert!(began.elapsed() < Duration::from_secs(60));
 
     let _set = fleet.settings(&["--one-way"]).ok();
     let _sent = fleet.json(&["manager", "update"]);

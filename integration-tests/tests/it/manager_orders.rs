@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use integration_tests::daemon::until;
 use integration_tests::fleet::{Build, Fleet};
 use integration_tests::forged_manager::ForgedManager;
 use integration_tests::manager::failed;
@@ -195,9 +196,7 @@ fn what_became_of_an_instruction_is_reported_until_the_manager_has_heard_it() {
             _ => None,
         })
     };
-    let outcome = (0..20_000_000).find_map(|_| {
-        std::thread::yield_now();
-        heard()
-    });
+    until("the manager never heard of it", || heard().is_some());
+    let outcome = heard();
     assert_eq!(outcome.unwrap().state, writ_common::manager::TaskState::Unsuccessful);
 }
