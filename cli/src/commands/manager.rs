@@ -217,12 +217,15 @@ async fn test(format: Format, client: &Client, changes: Changes) -> Result<ExitC
     }
     let failed = shown.iter().find(|leg| leg.outcome == "failed");
     let advice = failed.map(|leg| format!("\n{} failed: {}\nNext: {}", leg.leg, leg.detail, leg.advice));
+    let status = client.control_manager().get_status(proto::GetManagerStatusRequest {}).await?.into_inner();
     let code = if failed.is_some() { ExitCode::from(1) } else { ExitCode::SUCCESS };
     match format {
         Format::Json => output::one(format, &shown, &[])?,
-        Format::Table => output::text(
-            &advice.unwrap_or_else(|| "\nEvery leg was gone. Next: writ manager register".to_owned()),
-        )?,
+        Format::Table => output::text(&match (advice, status.next.as_str()) {
+            (Some(advice), _) => advice,
+            (None, "") => "\nEverything that was tried passed.".to_owned(),
+            (None, next) => format!("\nEverything that was tried passed. Next: {next}"),
+        })?,
     }
     if shown.is_empty() {
         return Err(Failure::unreachable("the server ended the test before its first leg"));

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
-use tokio_stream::wrappers::TcpListenerStream;
+use tonic::transport::server::TcpIncoming;
 use tracing::{error, info, warn};
 use writ_common::admin::PolicyLayer;
 use writ_common::daemon::Fatal;
@@ -95,7 +95,7 @@ pub(super) async fn run(options: Run, shutdown: Shutdown) -> Result<(), Fatal> {
         warn!("entities may come in clear text: whoever listens in between reads along");
         let (served, asked) = (services(), shutdown.clone());
         shutdown.spawn(async move {
-            let connections = TcpListenerStream::new(listener);
+            let connections = TcpIncoming::from(listener).with_nodelay(Some(true));
             let ended = served.serve_with_incoming_shutdown(connections, asked.requested());
             if let Some(Err(error)) = asked.unless_requested(ended).await {
                 error!(%error, "the port in clear text failed");

@@ -83,9 +83,9 @@ fn the_backup_holds_every_private_key_sealed() {
 }
 
 #[test]
-fn both_demonstrations_come_out_as_they_should() {
+fn all_demonstrations_come_out_as_they_should() {
     let fleet = Fleet::unmade(Build::Shipped);
-    for demo in ["demo", "demo-keys"] {
+    for demo in ["demo", "demo-keys", "demo-manager"] {
         let said = fleet.run(demo, &[]).ok();
         assert!(!said.stdout.is_empty(), "{demo} says nothing");
     }

@@ -187,7 +187,7 @@ async fn resolve(name: &str, port: u16, families: &Families) -> Result<Vec<Socke
 
 async fn say_addresses(name: &str, addresses: &[SocketAddr], legs: &mut Legs) {
     if name.parse::<IpAddr>().is_ok() {
-        legs.skipped(Leg::Dns, "an address is set").await;
+        legs.skipped(Leg::Dns, format!("{name} is an address")).await;
     } else {
         let shown: Vec<_> = addresses.iter().take(4).map(|address| address.ip().to_string()).collect();
         legs.passed(Leg::Dns, format!("{name} is {}", shown.join(", "))).await;
