@@ -16,6 +16,7 @@ struct RoadState {
     /// 0: nowhere; connections are closed at once.
     leads_to: u16,
     open: Vec<TcpStream>,
+    travellers: usize,
 }
 
 impl Road {
@@ -64,6 +65,15 @@ impl Road {
         }
     }
 
+    /// Connections that went along it so far.
+    ///
+    /// # Panics
+    /// Never in practice.
+    #[must_use]
+    pub fn travellers(&self) -> usize {
+        self.state.lock().unwrap().travellers
+    }
+
     /// Leads nowhere.
     pub fn cut(&self) {
         self.lead_to(0);
@@ -75,6 +85,7 @@ fn forward(state: &Arc<Mutex<RoadState>>, near: TcpStream) -> io::Result<()> {
     if state.leads_to == 0 {
         return Ok(());
     }
+    state.travellers += 1;
     let far = TcpStream::connect((Ipv4Addr::LOCALHOST, state.leads_to))?;
     for stream in [&near, &far] {
         stream.set_nodelay(true)?;

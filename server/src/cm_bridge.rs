@@ -235,6 +235,13 @@ impl Bridge {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// When the manager last gave an answer that counted; zero: never since the start, or there is no registration.
+    #[must_use]
+    pub fn last_contact(&self) -> Timestamp {
+        let is_in = self.held().registration.state != State::Unregistered;
+        if is_in { self.live().last_contact } else { Timestamp::ZERO }
+    }
+
     fn note_contact(&self, now: Timestamp) {
         let mut live = self.live();
         live.last_contact = now;

@@ -24,6 +24,7 @@ const CONNECTED: &str = "writ_agents_connected";
 const NEWEST: &str = "writ_agents_with_newest_bundle";
 const OBEYING: &str = "writ_agents_obeying";
 const STRANGERS: &str = "writ_stranger_addresses";
+const MANAGER: &str = "writ_control_manager_last_contact_timestamp_seconds";
 
 /// Counts from now on; once a process.
 ///
@@ -47,6 +48,11 @@ pub fn install() -> Result<PrometheusHandle, BuildError> {
         STRANGERS,
         Unit::Count,
         "addresses from which agents have asked whose bundle this chain does not have"
+    );
+    describe_gauge!(
+        MANAGER,
+        Unit::Seconds,
+        "when the Control Manager last gave an answer that counted, Unix time; 0: never since the start, or none is registered"
     );
     Ok(handle)
 }
@@ -90,6 +96,7 @@ async fn look(server: &Server) -> Result<(), StoreError> {
     gauge!(CONNECTED).set(number(server.dispatcher.registry().connected()));
     let strangers = u64::try_from(server.strangers.list(&server.chain()).len()).unwrap_or(u64::MAX);
     gauge!(STRANGERS).set(number(strangers));
+    gauge!(MANAGER).set(number(server.bridge.last_contact().as_millis() / 1000));
     Ok(())
 }
 

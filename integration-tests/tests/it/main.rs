@@ -20,6 +20,8 @@ mod keys_moved;
 mod keys_two_servers;
 
 mod manager;
+mod manager_calls;
+mod manager_custom;
 mod manager_legs;
 mod manager_life;
 mod manager_network;

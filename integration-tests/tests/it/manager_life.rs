@@ -85,6 +85,20 @@ fn one_way_nobody_listens_and_two_way_the_manager_calls_and_the_answer_comes_at_
 }
 
 #[test]
+fn a_notification_that_is_lost_costs_time_and_nothing_else() {
+    let fleet = Fleet::new(Build::Shipped);
+    let manager = Manager::new(&fleet);
+    // Nobody listens at the forwarding address.
+    let nobody = format!("localhost:{}", free_port());
+    let often = ["--two-way", &nobody, "--heartbeat", "2s", "--abnormal-after", "6s"];
+    let _set = fleet.settings(&often).ok();
+    let _status = fleet.registered(&manager);
+    let issued = fleet.cm(&["instruct", "status", "--all"]);
+    manager.daemon().wait_for("entity could not be called; it polls by itself", |_| true);
+    manager.daemon().wait_for("instruction ended", |said| said["instruction.id"] == issued["instruction_id"]);
+}
+
+#[test]
 fn a_change_is_not_sent_until_it_is_and_a_failure_leaves_the_old_settings_in_force() {
     let fleet = Fleet::new(Build::Shipped);
     let manager = Manager::new(&fleet);

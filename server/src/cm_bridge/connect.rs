@@ -395,3 +395,19 @@ fn socks_fault(error: &tokio_socks::Error, settings: &Settings, login: Option<(&
         ),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_reaches_the_families_it_has_and_its_own_loopback() {
+        let (v4, v6) = ("192.0.2.7".parse().unwrap(), "2001:db8::7".parse().unwrap());
+        let (own4, own6) = ("127.0.0.1".parse().unwrap(), "::1".parse().unwrap());
+        for (has_v4, has_v6) in [(true, false), (false, true), (true, true), (false, false)] {
+            let families = Families { has_v4, has_v6 };
+            assert_eq!((families.reach(v4), families.reach(v6)), (has_v4, has_v6));
+            assert!(families.reach(own4) && families.reach(own6));
+        }
+    }
+}

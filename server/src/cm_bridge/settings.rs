@@ -529,3 +529,61 @@ fn read_authority(uploaded: &[u8], now: Timestamp) -> Result<PinnedAuthority, St
 fn contains(text: &[u8], part: &[u8]) -> bool {
     text.windows(part.len()).any(|window| window == part)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn changed(changes: proto::SetManagerSettingsRequest) -> Result<Settings, Failure> {
+        let folder = tempfile::tempdir().unwrap();
+        let vault = Vault::open(&folder.path().join("key")).unwrap();
+        Settings::default().changed(changes, &vault, Timestamp::from_millis(1_790_000_000_000))
+    }
+
+    #[test]
+    fn addresses_of_every_kind_are_taken_with_or_without_brackets_and_made_into_endpoints() {
+        for (typed, endpoint) in [
+            ("cm.example", "cm.example:7543"),
+            ("192.0.2.7", "192.0.2.7:7543"),
+            ("2001:db8::7", "[2001:db8::7]:7543"),
+            ("[2001:DB8:0::7]", "[2001:db8::7]:7543"),
+            (" cm.example ", "cm.example:7543"),
+        ] {
+            let address = Some(typed.to_owned());
+            let settings = changed(proto::SetManagerSettingsRequest { address, ..Default::default() });
+            assert_eq!(settings.unwrap().endpoint(), endpoint, "{typed}");
+        }
+        for typed in [
+            "http://cm",
+            "cm:7543",
+            "cm/x",
+            "10.0.0",
+            "1.2.3.4.5",
+            "[cm]",
+            "[192.0.2.7]",
+            "a b",
+            "-",
+            "cm..example",
+        ] {
+            let address = Some(typed.to_owned());
+            let refused = changed(proto::SetManagerSettingsRequest { address, ..Default::default() });
+            assert!(refused.is_err(), "{typed}");
+        }
+    }
+
+    #[test]
+    fn everything_that_is_wrong_is_said_at_once() {
+        let refused = changed(proto::SetManagerSettingsRequest {
+            port: Some(0),
+            web_user: Some("a:b".to_owned()),
+            forwarding_address: Some("x".to_owned()),
+            ..Default::default()
+        });
+        let text = refused.unwrap_err().message().to_owned();
+        for word in
+            ["port is 0", "web_user must have", "forwarding_address must be", "web_password must be set"]
+        {
+            assert!(text.contains(word), "{word}: {text}");
+        }
+    }
+}

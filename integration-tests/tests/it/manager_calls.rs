@@ -1,0 +1,195 @@
+//! What a manager takes from whoever reaches its port.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use integration_tests::fleet::{Build, Fleet};
+use integration_tests::forge::Forger;
+use integration_tests::manager::Manager;
+use integration_tests::road::Road;
+use tokio::runtime::Runtime;
+use tonic::transport::Channel;
+use writ_common::envelope::{Candidate, EntityCallPurpose, ManagerReplyPurpose, sign, verify};
+use writ_common::keys::{Algorithm, Entity, PrivateKey, SigningCertificate, pem};
+use writ_common::manager::{CallBody, EntityCall, Mode, Poll, Registration, RegistrationToken, ReplyBody};
+use writ_common::time::{Clock as _, SystemClock, Timestamp};
+use writ_common::tls::{Anchors, connect};
+use writ_proto::manager::v1 as proto;
+use writ_proto::manager::v1::entity_link_client::EntityLinkClient;
+use writ_proto::manager::v1::registry_client::RegistryClient;
+
+/// Somebody who speaks the protocol and has a key.
+struct Caller {
+    runtime: Runtime,
+    channel: Channel,
+    key: PrivateKey<Entity>,
+}
+
+fn now() -> Timestamp {
+    SystemClock::new().wall()
+}
+
+fn registration(token: Option<[u8; 32]>) -> Registration {
+    Registration {
+        display_name: "caller".to_owned(),
+        host_name: "host".to_owned(),
+        product: "story".to_owned(),
+        version: "1".to_owned(),
+        addresses: vec!["192.0.2.1".to_owned()],
+        mode: Mode::OneWay,
+        entity: None,
+        token,
+        heartbeat: Duration::from_secs(10),
+        abnormal_after: Duration::from_secs(30),
+    }
+}
+
+impl Caller {
+    fn new(manager: &Manager) -> Self {
+        let authorities = pem::certificates(&std::fs::read(manager.ca()).unwrap()).unwrap();
+        let runtime = Runtime::new().unwrap();
+        let endpoint = format!("localhost:{}", manager.link_port);
+        let connection = runtime.block_on(connect(&endpoint, &Anchors::Authorities(authorities))).unwrap();
+        Self { runtime, channel: connection.channel, key: PrivateKey::generate(Algorithm::P256) }
+    }
+
+    fn call(&self, epoch: u64, counter: u64, body: CallBody) -> EntityCall {
+        EntityCall { key: self.key.public().clone(), epoch, counter, sent_at: now(), body }
+    }
+
+    fn signed(&self, call: &EntityCall) -> Bytes {
+        sign::<EntityCallPurpose>(&[&self.key.for_purpose()], call).bytes().clone()
+    }
+
+    /// Sends an envelope where its call belongs, and reads the answer.
+    fn send(&self, body: &CallBody, envelope: Bytes) -> Result<ReplyBody, tonic::Status> {
+        let request = proto::SignedCall { envelope };
+        let mut registry = RegistryClient::new(self.channel.clone());
+        let mut link = EntityLinkClient::new(self.channel.clone());
+        let reply = self.runtime.block_on(async {
+            match body {
+                CallBody::Register(_) => registry.register(request).await,
+                CallBody::Update(_) => registry.update(request).await,
+                CallBody::Unregister => registry.unregister(request).await,
+                CallBody::Poll(_) => link.poll(request).await,
+            }
+        });
+        let reply = reply?.into_inner();
+        let key = SigningCertificate::from_der(&reply.certificate).unwrap();
+        let verified = verify::<ManagerReplyPurpose>(&reply.envelope, &[Candidate::accepted(key.key())], 1);
+        Ok(verified.unwrap().into_document().body)
+    }
+
+    fn says(&self, call: &EntityCall) -> ReplyBody {
+        self.send(&call.body, self.signed(call)).unwrap()
+    }
+
+    /// The code of a rejection.
+    fn is_rejected(&self, call: &EntityCall) -> &'static str {
+        match self.says(call) {
+            ReplyBody::Rejected(rejection) => rejection.code.as_str(),
+            other => panic!("not rejected: {other:?}"),
+        }
+    }
+}
+
+fn poll(after: u64) -> CallBody {
+    CallBody::Poll(Poll { after, outcomes: Vec::new() })
+}
+
+#[test]
+fn calls_that_are_forged_stale_replayed_or_of_another_kind_are_refused_and_list_nobody() {
+    let fleet = Fleet::new(Build::Shipped);
+    let manager = Manager::new(&fleet);
+    let caller = Caller::new(&manager);
+    let register = |counter| caller.call(0, counter, CallBody::Register(registration(None)));
+
+    // Not signed by the key it names, altered, not a call at all, or sent as another one.
+    let thief = PrivateKey::<Entity>::generate(Algorithm::Ed25519);
+    let forged = sign::<EntityCallPurpose>(&[&thief.for_purpose()], &register(1)).bytes().clone();
+    let mut altered = caller.signed(&register(1)).to_vec();
+    let middle = altered.len() / 2;
+    altered[middle] ^= 1;
+    let body = CallBody::Register(registration(None));
+    for envelope in [forged, altered.into(), Bytes::from_static(b"nothing"), Bytes::new()] {
+        let refused = caller.send(&body, envelope).unwrap_err();
+        assert_eq!(refused.code(), tonic::Code::InvalidArgument, "{refused}");
+    }
+    let refused = caller.send(&poll(0), caller.signed(&register(1))).unwrap_err();
+    assert!(refused.message().contains("another call than this method's"), "{refused}");
+    // A key of another holder signs no call, whoever it belongs to.
+    let stolen = Forger::stolen(&thief).honest::<Entity>();
+    assert_eq!(stolen.public(), thief.public());
+    assert_eq!(fleet.cm(&["entities", "list"]), serde_json::json!([]));
+
+    // From another time.
+    let stale = EntityCall { sent_at: now() - Duration::from_secs(61), ..register(1) };
+    assert_eq!(caller.is_rejected(&stale), "clock_skew");
+    let early = EntityCall { sent_at: now() + Duration::from_secs(120), ..register(1) };
+    assert_eq!(caller.is_rejected(&early), "clock_skew");
+    // Of somebody who is not there.
+    assert_eq!(caller.is_rejected(&caller.call(1, 1, poll(0))), "unknown_entity");
+    assert_eq!(
+        caller.is_rejected(&caller.call(1, 1, CallBody::Update(registration(None)))),
+        "unknown_entity"
+    );
+    assert!(matches!(caller.says(&caller.call(1, 1, CallBody::Unregister)), ReplyBody::Left));
+    // With a token that is none, or rules that are broken.
+    let token = |token| caller.call(0, 2, CallBody::Register(registration(Some(token))));
+    assert_eq!(caller.is_rejected(&token([7; 32])), "token_refused");
+    let hasty = Registration { heartbeat: Duration::from_millis(10), ..registration(None) };
+    assert_eq!(caller.is_rejected(&caller.call(0, 3, CallBody::Register(hasty))), "invalid_registration");
+    assert_eq!(fleet.cm(&["entities", "list"]), serde_json::json!([]));
+    manager.daemon().wait_for("entity rejected", |said| {
+        said["code"] == "token_refused" && said["key.id"] == caller.key.public().id().to_string()
+    });
+
+    // One that counts; it waits, and saying it again is a replay.
+    let good = register(10);
+    let ReplyBody::Registered(standing) = caller.says(&good) else { panic!("not registered") };
+    assert!(!standing.is_approved);
+    assert_eq!(caller.is_rejected(&good), "replayed");
+    assert_eq!(caller.is_rejected(&register(9)), "replayed");
+    assert_eq!(caller.is_rejected(&caller.call(standing.epoch, 11, poll(0))), "not_approved");
+    assert_eq!(caller.is_rejected(&caller.call(standing.epoch + 1, 12, poll(0))), "unknown_entity");
+
+    // A token lets it in; after it left, its old calls list nobody.
+    let secret: RegistrationToken = std::fs::read_to_string(manager.token(&fleet)).unwrap().parse().unwrap();
+    let with_token = caller.call(standing.epoch, 20, CallBody::Register(registration(Some(secret.secret()))));
+    let ReplyBody::Registered(let_in) = caller.says(&with_token) else { panic!("not registered") };
+    assert!(let_in.is_approved && let_in.epoch == standing.epoch && let_in.entity == standing.entity);
+    assert!(matches!(caller.says(&caller.call(let_in.epoch, 21, CallBody::Unregister)), ReplyBody::Left));
+    assert_eq!(caller.is_rejected(&with_token), "replayed");
+    assert_eq!(fleet.cm(&["entities", "list"]), serde_json::json!([]));
+}
+
+#[test]
+fn many_instructions_go_out_in_order_and_once_over_one_connection() {
+    let fleet = Fleet::new(Build::Shipped);
+    let manager = Manager::new(&fleet);
+    let road = Road::open();
+    road.lead_to(manager.link_port);
+    manager.introduce(&fleet);
+    let token = manager.token(&fleet);
+    let port = road.port().to_string();
+    let often =
+        ["--port", &port, "--heartbeat", "1s", "--abnormal-after", "3s", "--registration-token-file", &token];
+    let _set = fleet.settings(&often).ok();
+    let _status = fleet.json(&["manager", "register", "--update-source", "default"]);
+    // More than one answer to a poll holds.
+    for _ in 0..40 {
+        let _issued = fleet.cm(&["instruct", "status", "--all"]);
+    }
+    manager.daemon().wait_for_count("instruction ended", 40);
+    let acted: Vec<_> = fleet
+        .server()
+        .lines("instruction acted on")
+        .iter()
+        .map(|said| said["sequence"].as_u64().unwrap())
+        .collect();
+    assert_eq!(acted, (1..=40).collect::<Vec<_>>());
+    let list = fleet.cm(&["instruct", "list"]);
+    assert!(list.as_array().unwrap().iter().all(|one| one["successful"] == 1), "{list:#}");
+    // One to register, one that is kept.
+    assert_eq!(road.travellers(), 2);
+}

@@ -1,0 +1,114 @@
+//! A manager under the organisation's own authority, made with OpenSSL.
+
+use std::fs;
+use std::path::Path;
+
+use integration_tests::fleet::{Build, Fleet};
+use integration_tests::manager::Manager;
+
+/// Makes a key and a certificate signed by an issuer, with these extensions.
+fn issue(fleet: &Fleet, name: &str, issuer: Option<&str>, extensions: &str, algorithm: &[&str]) {
+    let path = |suffix: &str| fleet.path(&format!("{name}.{suffix}")).to_str().unwrap().to_owned();
+    let openssl = |arguments: &[&str]| {
+        let _done = fleet.run_tool("openssl", arguments).ok();
+    };
+    fs::write(path("ext"), extensions).unwrap();
+    openssl(&[["genpkey", "-out", &path("key")].as_slice(), algorithm].concat());
+    let _kept = fleet.write_secret(&format!("{name}.key"), &fs::read_to_string(path("key")).unwrap());
+    let subject = format!("/O=Example/CN={name}");
+    openssl(&["req", "-new", "-key", &path("key"), "-subj", &subject, "-out", &path("csr")]);
+    let (csr, pem, ext) = (path("csr"), path("pem"), path("ext"));
+    let common = ["x509", "-req", "-in", &csr, "-out", &pem, "-days", "30", "-extfile", &ext];
+    match issuer {
+        None => openssl(&[common.as_slice(), &["-signkey", &path("key")]].concat()),
+        Some(issuer) => {
+            let of = |suffix: &str| fleet.path(&format!("{issuer}.{suffix}")).to_str().unwrap().to_owned();
+            openssl(
+                &[common.as_slice(), &["-CA", &of("pem"), "-CAkey", &of("key"), "-CAcreateserial"]].concat(),
+            );
+        }
+    }
+}
+
+fn chain(fleet: &Fleet, file: &str, parts: &[&str]) -> String {
+    let text: String =
+        parts.iter().map(|part| fs::read_to_string(fleet.path(&format!("{part}.pem"))).unwrap()).collect();
+    let path = fleet.path(file);
+    fs::write(&path, text).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+const EC: [&str; 4] = ["-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256"];
+const AUTHORITY: &str =
+    "basicConstraints=critical,CA:TRUE\nkeyUsage=critical,keyCertSign,cRLSign\nsubjectKeyIdentifier=hash\n";
+
+#[test]
+fn a_manager_under_the_organisations_own_authority_and_intermediates_is_met_by_its_root() {
+    let fleet = Fleet::new(Build::Shipped);
+    issue(&fleet, "root", None, AUTHORITY, &EC);
+    issue(&fleet, "between", Some("root"), AUTHORITY, &EC);
+    let tls = "basicConstraints=CA:FALSE\nkeyUsage=digitalSignature\nextendedKeyUsage=serverAuth\nsubjectAltName=DNS:localhost,IP:127.0.0.1\n";
+    issue(&fleet, "tls", Some("between"), tls, &EC);
+    let signs = "basicConstraints=CA:FALSE\nkeyUsage=digitalSignature\n";
+    issue(&fleet, "signs", Some("between"), signs, &EC);
+    issue(&fleet, "cannot", Some("between"), "basicConstraints=CA:FALSE\nkeyUsage=keyEncipherment\n", &EC);
+    let text = |path: &Path| path.to_str().unwrap().to_owned();
+    let file = |name: &str| text(&fleet.path(name));
+    let tls_chain = chain(&fleet, "tls-chain.pem", &["tls", "between"]);
+    let signing_chain = chain(&fleet, "signing-chain.pem", &["signs", "between"]);
+    let cut = chain(&fleet, "cut.pem", &["signs"]);
+    let cannot = chain(&fleet, "cannot-chain.pem", &["cannot", "between"]);
+
+    let mut manager = Manager::unmade(&fleet, "manager", "");
+    let init = |signing: &str, key: &str| {
+        let (root, tls_key, key) = (file("root.pem"), file("tls.key"), file(key));
+        let custom = [
+            "--custom-ca",
+            &root,
+            "--tls-certificate",
+            &tls_chain,
+            "--tls-key",
+            &tls_key,
+            "--signing-certificate",
+            signing,
+            "--signing-key",
+            &key,
+        ];
+        manager.init(&fleet, &custom)
+    };
+    // What does not belong together is refused, and nothing is copied.
+    for (signing, key, word) in [
+        (&cut, "signs.key", "not certified by the authority"),
+        (&signing_chain, "tls.key", "is not the certificate of the key"),
+        (&cannot, "cannot.key", "does not allow digital signatures"),
+    ] {
+        let refused = init(signing, key).failed(64);
+        assert!(refused.stderr.contains(word), "{word}: {refused:?}");
+        assert!(!manager.path("signing.pem").exists() && !manager.path("control-manager-ca.pem").exists());
+    }
+    let made = init(&signing_chain, "signs.key").ok().json();
+    assert!(made["ca_subject"].as_str().unwrap().contains("CN=root"), "{made}");
+    assert!(!manager.path("control-manager-ca.key").exists(), "the organisation's key is none of ours");
+    manager.start(None);
+    manager.add_context(&fleet);
+
+    // The intermediate is not the root.
+    let port = manager.link_port.to_string();
+    let to = ["--address", "localhost", "--port", &port, "--ca", &file("root.pem")];
+    let shown = fleet.settings(&to).ok().json();
+    assert!(shown["authorities"][0]["issuer"].as_str().unwrap().contains("CN=root"), "{shown}");
+    let (legs, went_well) = fleet.legs(&[]);
+    assert!(went_well, "{legs:#?}");
+    let token = manager.token(&fleet);
+    let _set = fleet
+        .settings(&["--registration-token-file", &token, "--heartbeat", "1s", "--abnormal-after", "3s"])
+        .ok();
+    let status = fleet.json(&["manager", "register", "--update-source", "manager"]);
+    assert_eq!(
+        (&status["state"], &status["certificate_authorization"]),
+        (&"registered".into(), &true.into()),
+        "{status}"
+    );
+    let issued = fleet.cm(&["instruct", "status", "--all"]);
+    manager.daemon().wait_for("instruction ended", |said| said["instruction.id"] == issued["instruction_id"]);
+}
