@@ -32,7 +32,7 @@ story: testing-build ## the stories whose name contains STORY=…
 	$(CARGO) test -p integration-tests --test it -- $(STORY)
 
 bench: ## the records: 10,000 agents against one server, one table, target/bench/results.json; about 5 minutes after the build
-	$(CARGO) build --release -p writ-server -p writ-agent -p writ -p writ-bench
+	$(CARGO) build --release -p writ-server -p writ-agent -p writ-control-manager -p writ -p writ-bench
 	target/release/writ-bench run
 
 fuzz: ## one fuzz target under libFuzzer, TARGET=…; needs cargo-fuzz and a nightly compiler

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a benchmark that cannot go on has nothing to say but why")]
 
 mod admin;
+mod manager;
 mod measure;
 mod process;
 mod swarm;

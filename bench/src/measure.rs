@@ -17,34 +17,36 @@ use crate::table::{Figure, Goal};
 const FAN_OUTS: usize = 5;
 /// Commands to one real agent, one after the other.
 const LATENCIES: usize = 1000;
+/// Entities under one Control Manager.
+const ENTITIES: usize = 200;
 /// Distinct commands, so many of them under way.
 const DISTINCT: usize = 20_000;
 const UNDER_WAY: usize = 256;
 
 #[expect(clippy::disallowed_methods, reason = "a benchmark measures the machine's own time")]
-fn now() -> Instant {
+pub(crate) fn now() -> Instant {
     Instant::now()
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
+pub(crate) fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]
 }
 
-fn percentile(sorted: &[f64], percent: usize) -> f64 {
+pub(crate) fn percentile(sorted: &[f64], percent: usize) -> f64 {
     sorted[(sorted.len() * percent / 100).min(sorted.len() - 1)]
 }
 
 #[expect(clippy::as_conversions, reason = "counts of a benchmark are far below 2^52")]
-const fn float(value: u64) -> f64 {
+pub(crate) const fn float(value: u64) -> f64 {
     value as f64
 }
 
-fn count(value: usize) -> f64 {
+pub(crate) fn count(value: usize) -> f64 {
     float(u64::try_from(value).unwrap())
 }
 
-fn progress(what: &str) {
+pub(crate) fn progress(what: &str) {
     eprintln!("… {what}");
 }
 
@@ -77,6 +79,9 @@ pub(crate) async fn all(agents: usize, reconnecting: usize, only: &str) -> Vec<F
     }
     if wants("rotation") {
         rotation(&mut figures, agents).await;
+    }
+    if wants("manager") {
+        crate::manager::measure(&mut figures, ENTITIES).await;
     }
     if wants("reconnect") {
         reconnect(&mut figures, reconnecting).await;

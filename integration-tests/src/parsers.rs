@@ -7,12 +7,14 @@ use writ_common::audience::{Audience, AudienceProof};
 use writ_common::command::Delivery;
 use writ_common::envelope::{
     AgentProofPurpose, AgentReportPurpose, ApprovalPurpose, BundlePurpose, Candidate, CommandPurpose,
-    EnrolmentPurpose, HelloPurpose, IdentityRecordPurpose, Purpose, ReceiptPurpose, RefusalsAckPurpose,
-    RefusalsPurpose, WelcomePurpose, claimed_keyid, verify,
+    EnrolmentPurpose, EntityCallPurpose, HelloPurpose, IdentityRecordPurpose, InstructionPurpose,
+    ManagerReplyPurpose, Purpose, ReceiptPurpose, RefusalsAckPurpose, RefusalsPurpose, WelcomePurpose,
+    claimed_keyid, verify,
 };
 use writ_common::evidence::Evidence;
 use writ_common::id::{AgentId, Digest};
 use writ_common::identity::EnrolmentToken;
+use writ_common::keys::vouched::PinnedAuthority;
 use writ_common::keys::{Agent, PrivateKey, PublicKey, SigningCertificate, pem};
 use writ_common::tls::{LeafFacts, server_name, spki_digest};
 use writ_common::trust::Chain;
@@ -57,6 +59,9 @@ pub fn envelope(data: &[u8]) {
     let candidates: Vec<_> = keys.iter().map(Candidate::accepted).collect();
     read::<CommandPurpose>(data, &candidates);
     read::<ReceiptPurpose>(data, &candidates);
+    read::<EntityCallPurpose>(data, &candidates);
+    read::<ManagerReplyPurpose>(data, &candidates);
+    read::<InstructionPurpose>(data, &candidates);
     read::<RefusalsPurpose>(data, &candidates);
     read::<RefusalsAckPurpose>(data, &candidates);
     read::<BundlePurpose>(data, &candidates);
@@ -115,6 +120,10 @@ pub fn token(data: &[u8]) {
 /// X.509, and PEM of it.
 pub fn certificate(data: &[u8]) {
     let _ = SigningCertificate::from_der(data);
+    if let Ok(pinned) = PinnedAuthority::at_any_date(data) {
+        let now = pinned.not_before;
+        let _ = pinned.vouches_for(data, &[data.to_vec()], now);
+    }
     let _ = (LeafFacts::read(data), spki_digest(data));
     let _ = pem::certificates(data);
 }

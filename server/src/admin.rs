@@ -1,4 +1,4 @@
-//! The operators' door. Every call passes [`policy`] first; the services only convert, call and convert.
+//! The operators' door. Every call passes `policy` first; the services only convert, call and convert.
 
 mod policy;
 pub mod submit;
