@@ -1,7 +1,5 @@
 //! What every call needs, in one place.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 use tokio::sync::Semaphore;
 use writ_common::envelope::{InstructionPurpose, ManagerReplyPurpose, sign};
@@ -30,7 +28,9 @@ pub struct Manager {
     /// What is durable.
     pub store: Store,
     /// Entities dialled at a time.
-    pub dials: Arc<Semaphore>,
+    pub dials: Semaphore,
+    /// Callbacks tried at a time, for whoever asks: they keep no entity waiting.
+    pub trials: Semaphore,
     /// Time.
     pub clock: SharedClock,
     /// The end.

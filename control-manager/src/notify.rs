@@ -14,8 +14,10 @@ use writ_proto::manager::v1::entity_notify_client::EntityNotifyClient;
 use crate::context::Manager;
 use crate::store::EntityRow;
 
-/// Entities dialled at a time, and tests of callbacks under way.
+/// Entities dialled at a time.
 pub const MAX_DIALS: usize = 32;
+/// Tests of callbacks at a time; strangers may ask for them.
+pub const MAX_TRIALS: usize = 8;
 /// How long one dial may take.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -42,8 +44,8 @@ pub fn call(manager: &Arc<Manager>, entity: &EntityRow) {
 /// # Errors
 /// The same for every reason.
 pub async fn try_callback(manager: &Manager, forwarding: &str, nonce: Bytes) -> Result<(), String> {
-    let Ok(_turn) = manager.dials.try_acquire() else {
-        return Err("the manager dials too many others at the moment; try again".to_owned());
+    let Ok(_turn) = manager.trials.try_acquire() else {
+        return Err("the manager tries too many callbacks at the moment; try again".to_owned());
     };
     dial(forwarding, None, nonce).await.map_err(|why| {
         info!(forwarding, why, "callback not delivered");

@@ -231,6 +231,10 @@ impl Bridge {
         self.held.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    fn has_open_commands(&self) -> bool {
+        !self.open_commands().is_empty()
+    }
+
     fn open_commands(&self) -> std::sync::MutexGuard<'_, HashSet<CommandId>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -23,7 +23,7 @@ use crate::admin;
 use crate::authority::{Authority, Files};
 use crate::config::Config;
 use crate::context::Manager;
-use crate::notify::MAX_DIALS;
+use crate::notify::{MAX_DIALS, MAX_TRIALS};
 use crate::service::Link;
 use crate::store::Store;
 
@@ -59,7 +59,8 @@ pub(super) async fn run(options: Run, shutdown: Shutdown) -> Result<(), Fatal> {
         is_sandbox_connected: config.is_sandbox_connected,
         authority,
         store: store.clone(),
-        dials: Arc::new(Semaphore::new(MAX_DIALS)),
+        dials: Semaphore::new(MAX_DIALS),
+        trials: Semaphore::new(MAX_TRIALS),
         clock,
         shutdown: shutdown.clone(),
     });

@@ -52,6 +52,8 @@ CREATE TABLE instructions (
     ends_at INTEGER NOT NULL
 ) STRICT;
 
+CREATE INDEX instructions_by_end ON instructions (ends_at);
+
 -- state: 1 waits, 2 taken, 3 successful, 4 unsuccessful. "Timed out" is derived from the instruction's ends_at.
 CREATE TABLE deliveries (
     instruction INTEGER NOT NULL REFERENCES instructions (sequence),

@@ -1,5 +1,7 @@
 //! Instructions, and what became of them at each entity.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use sqlx::Row as _;
 use sqlx::sqlite::SqliteRow;
@@ -8,6 +10,9 @@ use writ_common::manager::{Outcome, TaskState};
 use writ_common::time::Timestamp;
 
 use super::{Change, EntityRow, Store, StoreError, id, integer, time, unsigned};
+
+/// How long an instruction is shown after its end.
+const KEPT: Duration = Duration::from_secs(90 * 24 * 3600);
 
 /// An instruction to be recorded.
 #[derive(Debug, Clone)]
@@ -176,6 +181,7 @@ impl Change<'_> {
         .bind(integer(instruction.ends_at.as_millis()))
         .fetch_one(&mut *self.0)
         .await?;
+        self.forget_ended(instruction.issued_at - KEPT).await?;
         let number: i64 = row.try_get("sequence")?;
         for entity in entities {
             sqlx::query("UPDATE entities SET sequence = sequence + 1 WHERE entity_id = $1")
@@ -193,6 +199,17 @@ impl Change<'_> {
             .await?;
         }
         Ok(Issued::New)
+    }
+
+    /// Forgets instructions whose end was before a time.
+    async fn forget_ended(&mut self, before: Timestamp) -> Result<(), StoreError> {
+        for sql in [
+            "DELETE FROM deliveries WHERE instruction IN (SELECT sequence FROM instructions WHERE ends_at < $1)",
+            "DELETE FROM instructions WHERE ends_at < $1",
+        ] {
+            sqlx::query(sql).bind(integer(before.as_millis())).execute(&mut *self.0).await?;
+        }
+        Ok(())
     }
 
     /// Notes what an entity says became of earlier instructions; returns those that ended by it. What has ended does not change any more.

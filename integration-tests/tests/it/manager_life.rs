@@ -346,6 +346,7 @@ fn an_older_manager_offers_nothing_and_a_newer_one_is_a_choice_that_can_be_chang
     manager.config = "[announce]\nversion = \"6.0 SP1\"\nsandbox_connected = true\n".to_owned();
     manager.start(None);
     let status = fleet.json(&["manager", "re-register", "--update-source", "manager"]);
+    assert_eq!(status["state"], "registered", "whoever was let in stays so: {status}");
     assert_eq!(
         (&status["manager_version"], &status["update_source"], &status["sandbox_connected"]),
         (&"6.0 SP1".into(), &"manager".into(), &true.into()),
@@ -361,6 +362,35 @@ fn an_older_manager_offers_nothing_and_a_newer_one_is_a_choice_that_can_be_chang
     assert_eq!(status["update_source"], "default", "it goes back when the registration ends");
     let refused = fleet.writ(&["--output", "json", "manager", "update-source", "manager"]).failed(7);
     assert!(refused.stderr.contains("manager_not_registered"), "{refused:?}");
+}
+
+#[test]
+fn registering_anew_keeps_what_the_operator_decided_and_leaves_a_manager_for_another_one() {
+    let fleet = Fleet::new(Build::Shipped);
+    let first = Manager::new(&fleet);
+    let registered = fleet.registered(&first);
+    let again = fleet.json(&["manager", "re-register"]);
+    assert_eq!(
+        (&again["state"], &again["entity_id"]),
+        (&"registered".into(), &registered["entity_id"]),
+        "{again}"
+    );
+    assert!(again["epoch"].as_u64() > registered["epoch"].as_u64(), "{again}");
+
+    let second = Manager::with(&fleet, "second", "");
+    second.introduce(&fleet);
+    let refused = fleet.writ(&["--output", "json", "manager", "update"]).failed(7);
+    assert!(refused.stderr.contains("other_manager"), "{refused:?}");
+    let moved = fleet.json(&["manager", "re-register"]);
+    assert_eq!(
+        (&moved["state"], &moved["entity_id"]),
+        (&"waiting".into(), &registered["entity_id"]),
+        "{moved}"
+    );
+    fleet.server().wait_for("the Control Manager was told that the registration ended", |_| true);
+    assert_eq!(only(&fleet)["state"], "waiting", "at the second");
+    first.add_context(&fleet);
+    assert!(entities(&fleet).is_empty(), "at the first");
 }
 
 #[test]

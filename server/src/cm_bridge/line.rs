@@ -15,7 +15,6 @@ use tower::Service;
 use writ_common::envelope::{Candidate, EntityCallPurpose, ManagerReplyPurpose, sign, verify};
 use writ_common::id::{Digest, random_bytes};
 use writ_common::keys::vault::Vault;
-use writ_common::keys::vouched::PinnedAuthority;
 use writ_common::keys::{Entity, PrivateKey, PublicKey, SigningCertificate};
 use writ_common::limits::MAX_FRAME_BYTES;
 use writ_common::manager::{CallBody, EntityCall, PROTOCOL, ProbeAnswer, Reply, ReplyBody};
@@ -35,9 +34,8 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub struct Line {
     web: Web,
-    authorities: Vec<PinnedAuthority>,
-    is_authorized: bool,
-    user: Option<String>,
+    /// Which authorities count is a question of the moment, not of when the line was opened.
+    settings: Settings,
     clock: SharedClock,
 }
 
@@ -95,9 +93,7 @@ impl Line {
                 is_asked: Arc::new(AtomicBool::new(false)),
                 status: Arc::new(AtomicU16::new(0)),
             },
-            authorities: settings.pinned(now),
-            is_authorized: settings.is_authorized(),
-            user: settings.web.as_ref().map(|web| web.user.clone()),
+            settings: settings.clone(),
             clock: Arc::clone(clock),
         })
     }
@@ -186,7 +182,7 @@ impl Line {
 
     fn fault(&self, status: &tonic::Status) -> Fault {
         match self.web.status.load(Ordering::Relaxed) {
-            401 => match &self.user {
+            401 => match self.settings.web.as_ref().map(|web| &web.user) {
                 Some(user) => Fault::new(
                     Leg::WebAuthentication,
                     format!("the web server in front of the manager refuses user `{user}` (HTTP 401)"),
@@ -241,14 +237,14 @@ impl Line {
     }
 
     fn vouched(&self, certificate: &[u8], between: &[Bytes]) -> Result<PublicKey, String> {
-        if !self.is_authorized {
+        if !self.settings.is_authorized() {
             let read = SigningCertificate::from_der(certificate);
             return read.map(|read| read.key().clone()).map_err(|error| error.to_string());
         }
         let between: Vec<_> = between.iter().map(|der| der.to_vec()).collect();
         let now = self.clock.wall();
         let mut why = "no CA certificate that was uploaded is valid now".to_owned();
-        for authority in &self.authorities {
+        for authority in self.settings.pinned(now) {
             match authority.vouches_for(certificate, &between, now) {
                 Ok(key) => return Ok(key),
                 Err(error) => why = error.to_string(),

@@ -19,7 +19,7 @@ use writ_common::time::Timestamp;
 use writ_common::wire::status::Failure;
 use writ_proto::manager::v1 as proto;
 
-use super::{Held, Registration, State, register};
+use super::{Held, Registration, State, Turn, register};
 use crate::admin::submit::{self, Request, Selection};
 use crate::context::Server;
 use crate::store::{Alarm, AlertKind, SERVER, StoreError, TakenRow};
@@ -62,13 +62,14 @@ impl Untaken {
     }
 }
 
-/// Takes an instruction, or refuses it, which changes nothing and is told here alone.
+/// Takes an instruction, or refuses it, which changes nothing and is told here alone. In a turn: a registration that ended while the
+/// manager answered takes nothing any more.
 ///
 /// # Errors
 /// When the store fails.
 pub(super) async fn take(
     server: &Server,
-    held: &Held,
+    held: &Turn,
     key: &PublicKey,
     envelope: &Bytes,
 ) -> Result<(), StoreError> {
@@ -164,13 +165,18 @@ fn judge(
 /// # Errors
 /// When the store fails.
 pub(super) async fn act(server: &Arc<Server>, epoch: u64) -> Result<(), StoreError> {
+    // Whoever ends the registration waits for what has begun, and nothing begins after it.
     let limit = u32::try_from(MAX_OUTCOMES).unwrap_or(u32::MAX);
     for taken in server.store.unreported(epoch, limit).await? {
         if taken.is_acted || taken.state != TaskState::InProgress {
             continue;
         }
+        let mut turn = server.bridge.turn().await;
+        if turn.registration.epoch != epoch || turn.registration.state != State::Registered {
+            return Ok(());
+        }
         let place = (taken.epoch, taken.sequence);
-        let (state, detail) = match perform(server, &taken).await {
+        let (state, detail) = match perform(server, &mut turn, &taken).await {
             Ok((state, detail)) => (state, detail),
             Err(failure) => (TaskState::Unsuccessful, failure.message().to_owned()),
         };
@@ -190,7 +196,11 @@ fn shortened(mut detail: String) -> String {
     detail
 }
 
-async fn perform(server: &Arc<Server>, taken: &TakenRow) -> Result<(TaskState, String), Failure> {
+async fn perform(
+    server: &Arc<Server>,
+    turn: &mut Turn,
+    taken: &TakenRow,
+) -> Result<(TaskState, String), Failure> {
     let stored = proto::Instruction::decode(taken.instruction.clone()).ok();
     let instruction = stored.and_then(|stored| Instruction::try_from(stored).ok());
     let Some(Instruction { requested_by, task, expires_at, .. }) = instruction else {
@@ -238,7 +248,7 @@ async fn perform(server: &Arc<Server>, taken: &TakenRow) -> Result<(TaskState, S
             ))
         }
         Task::ChangeCommunication { heartbeat, abnormal_after } => {
-            change_communication(server, heartbeat, abnormal_after).await?;
+            change_communication(server, turn, heartbeat, abnormal_after).await?;
             Ok((TaskState::Successful, format!("polls every {heartbeat:?}")))
         }
     }
@@ -247,21 +257,20 @@ async fn perform(server: &Arc<Server>, taken: &TakenRow) -> Result<(TaskState, S
 /// In force at once, and told to the manager, which judges by it whether this server is silent.
 async fn change_communication(
     server: &Server,
+    turn: &mut Turn,
     heartbeat: Duration,
     abnormal_after: Duration,
 ) -> Result<(), Failure> {
     writ_common::manager::check_communication(heartbeat, abnormal_after)
         .map_err(|why| Failure::invalid("change_communication", why))?;
-    let mut turn = server.bridge.turn().await;
-    let Some(mut settings) = turn.in_force.clone().filter(|_| turn.registration.state == State::Registered)
-    else {
+    let Some(mut settings) = turn.in_force.clone() else {
         return Err(Failure::precondition("manager_not_registered", "the registration ended meanwhile"));
     };
     (settings.heartbeat, settings.abnormal_after) = (heartbeat, abnormal_after);
-    register::send_update(server, &mut turn, settings).await?;
-    let mut next = Held::clone(&turn);
+    register::send_update(server, turn, settings).await?;
+    let mut next = Held::clone(turn);
     (next.saved.heartbeat, next.saved.abnormal_after) = (heartbeat, abnormal_after);
-    server.keep_line(&mut turn, next).await.map_err(crate::store::unavailable)
+    server.keep_line(turn, next).await.map_err(crate::store::unavailable)
 }
 
 /// What the manager has not heard the end of, and how it stands; at most what one poll holds. Ends what has ended.
@@ -314,7 +323,9 @@ pub(super) async fn outcomes(server: &Server, epoch: u64) -> Result<Vec<Outcome>
 }
 
 /// Returns when a command that an instruction became has changed.
-pub(super) async fn something_changed(server: &Server, changes: &mut broadcast::Receiver<CommandId>) {
+pub(super) async fn something_changed(server: &Server, changes: &mut Option<broadcast::Receiver<CommandId>>) {
+    // Most of the time nothing is open, and then every receipt of the fleet is none of our business.
+    let Some(changes) = changes else { return std::future::pending().await };
     loop {
         match changes.recv().await {
             Ok(changed) if server.bridge.open_commands().contains(&changed) => return,

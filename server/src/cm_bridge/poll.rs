@@ -28,8 +28,7 @@ const LONGEST_WAIT: Duration = Duration::from_secs(60);
 pub async fn keep(server: Arc<Server>) {
     let mut backoff = Backoff::new(FIRST_WAIT, LONGEST_WAIT);
     let mut open: Option<(Settings, Line)> = None;
-    // Heard of before the first look, so that nothing falls between.
-    let mut changes = server.store.watch();
+    let mut changes = None;
     loop {
         let began = Instant::now();
         let wait = match Box::pin(turn(&server, &mut open)).await {
@@ -43,6 +42,12 @@ pub async fn keep(server: Arc<Server>) {
                 server.bridge.note_error(fault.to_string());
                 backoff.after_failure().max(POLLS_APART)
             }
+        };
+        // Whatever changed before this is found by the poll that taking an instruction asks for.
+        changes = match (server.bridge.has_open_commands(), changes) {
+            (false, _) => None,
+            (true, None) => Some(server.store.watch()),
+            (true, watching) => watching,
         };
         let asked = async {
             tokio::select! {
@@ -124,9 +129,14 @@ async fn poll(server: &Arc<Server>, line: &Line, held: Held) -> Result<bool, Fau
             server.bridge.note_contact(server.clock.wall());
             let is_connected = work.sandbox_connected;
             stand(server, epoch, State::Registered, Some(is_connected)).await.map_err(stored)?;
-            for envelope in &work.instructions {
-                obey::take(server, &held, &key, envelope).await.map_err(stored)?;
+            let turn = server.bridge.turn().await;
+            if turn.registration.epoch != epoch || turn.registration.state != State::Registered {
+                return Ok(false);
             }
+            for envelope in &work.instructions {
+                obey::take(server, &turn, &key, envelope).await.map_err(stored)?;
+            }
+            drop(turn);
             obey::act(server, epoch).await.map_err(stored)?;
             Ok(work.has_more || is_full)
         }

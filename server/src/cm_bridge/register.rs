@@ -45,7 +45,7 @@ async fn register_to_the_end(server: &Arc<Server>, chosen: proto::UpdateSource) 
     let version = about.version.to_string();
     let source = update_source::choose(chosen, &version, settings.is_authorized())?;
     let before = Held::clone(&turn);
-    begin(server, &mut turn, settings, (about.manager, source)).await?;
+    begin(server, &mut turn, before.clone(), settings, (about.manager, source)).await?;
     let finished = finish(server, &mut turn, &line, Some(before)).await;
     // Whatever is not finished is finished there.
     server.bridge.poke.notify_one();
@@ -57,10 +57,11 @@ async fn register_to_the_end(server: &Arc<Server>, chosen: proto::UpdateSource) 
 async fn begin(
     server: &Server,
     turn: &mut Turn,
+    from: Held,
     settings: Settings,
     (manager, source): (ManagerId, Source),
 ) -> Result<(), Failure> {
-    let mut next = Held::clone(turn);
+    let mut next = from;
     // The same manager hears of the new registration; the old one's end does not matter any more.
     next.departure = next.departure.filter(|departure| departure.manager != Some(*manager.as_bytes()));
     let goes_on = matches!(next.registration.state, State::Waiting | State::Registered | State::Registering)
@@ -233,36 +234,38 @@ pub async fn reregister(server: &Arc<Server>, chosen: proto::UpdateSource) -> Re
         .to_the_end(async move {
             let mut turn = task.bridge.turn().await;
             let settings = turn.saved.clone();
-            // First what can fail without a trace.
             let line = open(&task, &settings).await?;
             let (about, _) = line.probe(None).await?;
-            let as_it_was = match (chosen, turn.registration.source) {
+            let before = Held::clone(&turn);
+            let as_it_was = match (chosen, before.registration.source) {
                 (proto::UpdateSource::Unspecified, Source::Manager) => proto::UpdateSource::Manager,
-                (proto::UpdateSource::Unspecified, Source::Default) if turn.registration.is_authorized => {
+                (proto::UpdateSource::Unspecified, Source::Default) if before.registration.is_authorized => {
                     proto::UpdateSource::Default
                 }
                 (chosen, _) => chosen,
             };
             let version = about.version.to_string();
             let source = update_source::choose(as_it_was, &version, settings.is_authorized())?;
-            let counter = task.store.next_manager_counter(task.clock.wall()).await.map_err(unavailable)?;
-            let leaving = (turn.registration.epoch, counter);
-            let left = line.call(&task.bridge.key, leaving, CallBody::Unregister).await?;
-            if let ReplyBody::Rejected(rejection) = &left.body
-                && rejection.code != RejectionCode::UnknownEntity
-            {
-                return Err(no(rejection));
-            }
+            // At the same manager the new registration ends the old one, in one step; another manager is left first.
+            let is_other = before.registration.manager.is_some_and(|held| held != *about.manager.as_bytes());
             let mut gone = Held::clone(&turn);
+            if is_other && let Some(departure) = departure(&before) {
+                gone.departure = Some(departure);
+            }
             gone.registration.state = State::Unregistered;
-            task.keep_line(&mut turn, gone).await.map_err(unavailable)?;
-            begin(&task, &mut turn, settings, (about.manager, source)).await?;
-            let finished = finish(&task, &mut turn, &line, None).await;
+            begin(&task, &mut turn, gone, settings, (about.manager, source)).await?;
+            let finished = finish(&task, &mut turn, &line, Some(before)).await;
             task.bridge.poke.notify_one();
             finished?;
             Ok(Held::clone(&turn))
         })
         .await?
+}
+
+/// What a manager has to hear when a registration with it ends.
+fn departure(held: &Held) -> Option<Departure> {
+    let settings = held.in_force.clone().filter(|_| held.registration.state != State::Unregistered)?;
+    Some(Departure { settings, epoch: held.registration.epoch, manager: held.registration.manager })
 }
 
 /// Ends the registration here at once, and there when it can be reached.
@@ -274,18 +277,12 @@ pub async fn unregister(server: &Arc<Server>) -> Result<Held, Failure> {
     server
         .to_the_end(async move {
             let mut turn = task.bridge.turn().await;
-            let Some(settings) =
-                turn.in_force.clone().filter(|_| turn.registration.state != State::Unregistered)
-            else {
+            let Some(departure) = departure(&turn) else {
                 let text = "this server is not registered with a manager";
                 return Err(Failure::precondition("manager_not_registered", text));
             };
             let mut next = Held::clone(&turn);
-            next.departure = Some(Departure {
-                settings,
-                epoch: turn.registration.epoch,
-                manager: turn.registration.manager,
-            });
+            next.departure = Some(departure);
             next.registration = Registration { entity: turn.registration.entity, ..Registration::default() };
             next.in_force = None;
             task.keep_line(&mut turn, next).await.map_err(unavailable)?;
