@@ -244,7 +244,7 @@ pub async fn run(plan: Plan, on_group: impl FnOnce(u32) + Send) -> Ended {
 pub fn run_own(plan: &Plan) -> Option<Ended> {
     match plan.kind {
         Kind::Ping => Some(Ended::quiet(Ending::Done, "")),
-        Kind::Inventory => Some(match serde_json::to_vec_pretty(&host::inventory()) {
+        Kind::Inventory => Some(match serde_json::to_vec(&host::inventory()) {
             Ok(text) => Ended::with_output(text),
             Err(error) => Ended::quiet(Ending::Failed, error.to_string()),
         }),

@@ -178,6 +178,16 @@ pub(super) async fn run(format: Format, client: &Client, verb: Commands) -> Resu
     }
 }
 
+/// Output that does not fit a line of a table: several lines, or a document, which is laid out for reading.
+fn whole(output: &str) -> Option<String> {
+    let document =
+        serde_json::from_str::<serde_json::Value>(output).ok().filter(serde_json::Value::is_object);
+    match document.map(|document| serde_json::to_string_pretty(&document)) {
+        Some(Ok(laid_out)) => Some(laid_out),
+        _ => output.trim_end().contains('\n').then(|| output.to_owned()),
+    }
+}
+
 /// Prints a command with each agent's answer.
 pub(super) async fn print(format: Format, client: &Client, command: Command) -> Result<Counts, Failure> {
     let mut shown = show(command);
@@ -202,9 +212,9 @@ pub(super) async fn print(format: Format, client: &Client, command: Command) -> 
     output::list(format, &targets, "No targets.")?;
     // One agent's output is shown whole.
     if let [only] = targets.as_slice()
-        && only.output.trim_end().contains('\n')
+        && let Some(whole) = whole(&only.output)
     {
-        output::text(&format!("\n{}", output::plain_lines(&only.output)))?;
+        output::text(&format!("\n{}", output::plain_lines(&whole)))?;
         if only.is_cut() {
             let shown = only.output.len();
             output::text(&format!("… the first {shown} of {} bytes", only.output_bytes))?;

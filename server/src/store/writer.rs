@@ -8,7 +8,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
-use sqlx::{Executor as _, SqliteConnection};
+use sqlx::{Connection as _, Executor as _, SqliteConnection};
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tracing::error;
 use writ_common::id::CommandId;
@@ -289,5 +289,9 @@ pub(super) async fn write_batches(
             // Nobody watching is not an error.
             let _ = changes.send(command);
         }
+    }
+    // Awaited, so that the file and what SQLite keeps beside it are as they stay when this task has ended.
+    if let Err(error) = connection.close().await {
+        error!(%error, "the database was not closed in good order");
     }
 }
