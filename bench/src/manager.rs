@@ -10,6 +10,7 @@ use tokio::task::JoinSet;
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 use writ_common::envelope::{Candidate, EntityCallPurpose, ManagerReplyPurpose, sign, verify};
+use writ_common::id::ManagerId;
 use writ_common::keys::{Algorithm, Entity, PrivateKey, SigningCertificate, pem};
 use writ_common::manager::{
     CallBody, EntityCall, Mode, Outcome, Poll, Registration, RegistrationToken, ReplyBody, TaskState,
@@ -43,6 +44,7 @@ struct One {
     counter: u64,
     after: u64,
     poke: Arc<Notify>,
+    manager: ManagerId,
 }
 
 impl One {
@@ -50,7 +52,7 @@ impl One {
         self.counter += 1;
         let sent_at = SystemClock::new().wall();
         let (key, epoch, counter) = (self.key.public().clone(), self.epoch, self.counter);
-        let call = EntityCall { key, epoch, counter, sent_at, body };
+        let call = EntityCall { key, epoch, counter, sent_at, manager: self.manager, body };
         let envelope = sign::<EntityCallPurpose>(&[&self.key.for_purpose()], &call).bytes().clone();
         let request = proto::SignedCall { envelope };
         let reply = match &call.body {
@@ -114,7 +116,7 @@ impl EntityNotify for Ear {
 async fn entity(
     number: usize,
     (endpoint, anchors): (&str, &Anchors),
-    token: [u8; 32],
+    (token, manager): (&RegistrationToken, ManagerId),
     (tls, leaf, tasks): (&ServerTls, writ_common::id::Digest, &Shutdown),
 ) -> One {
     let connection = connect(endpoint, anchors).await.unwrap();
@@ -126,7 +128,7 @@ async fn entity(
     let connections = incoming(listener, tls, tasks);
     tasks.spawn(async move { router.serve_with_incoming(connections).await });
     let key = PrivateKey::generate(Algorithm::Ed25519);
-    let mut one = One { channel: connection.channel, key, epoch: 0, counter: 0, after: 0, poke };
+    let mut one = One { channel: connection.channel, key, epoch: 0, counter: 0, after: 0, poke, manager };
     let wish = Registration {
         display_name: format!("entity {number}"),
         host_name: "bench".to_owned(),
@@ -135,7 +137,7 @@ async fn entity(
         addresses: Vec::new(),
         mode: Mode::TwoWay { forwarding, leaf_spki_digest: leaf },
         entity: None,
-        token: Some(token),
+        token: Some(token.prove(one.key.public())),
         heartbeat: Duration::from_secs(30),
         abnormal_after: Duration::from_secs(120),
     };
@@ -159,6 +161,7 @@ pub(crate) async fn measure(figures: &mut Vec<Figure>, entities: usize) {
     let idle = rss_kb(pid);
     let made = fleet.cm(&["entities", "token", "--uses", &entities.to_string()]);
     let token: RegistrationToken = made["token"].as_str().unwrap().parse().unwrap();
+    let id = fleet.cm(&["entities", "manager"])["manager_id"].as_str().unwrap().parse().unwrap();
     let anchors = Anchors::Authorities(pem::certificates(&std::fs::read(manager.ca()).unwrap()).unwrap());
     let endpoint = format!("localhost:{}", manager.link_port);
     let time = SystemClock::new().wall();
@@ -167,7 +170,7 @@ pub(crate) async fn measure(figures: &mut Vec<Figure>, entities: usize) {
     let tasks = Shutdown::new();
     let mut all = Vec::new();
     for number in 0..entities {
-        all.push(entity(number, (&endpoint, &anchors), token.secret(), (&tls, digest, &tasks)).await);
+        all.push(entity(number, (&endpoint, &anchors), (&token, id), (&tls, digest, &tasks)).await);
     }
 
     // Polls: everybody at once, as fast as the manager answers.

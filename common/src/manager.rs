@@ -10,6 +10,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
+use ring::hmac;
 use zeroize::Zeroizing;
 
 use crate::id::{CommandId, Digest, EntityId, ManagerId};
@@ -74,6 +75,8 @@ pub struct EntityCall {
     pub counter: u64,
     /// When.
     pub sent_at: Timestamp,
+    /// Whom it is for.
+    pub manager: ManagerId,
     /// What.
     pub body: CallBody,
 }
@@ -108,8 +111,8 @@ pub struct Registration {
     pub mode: Mode,
     /// What it was called before, if it was.
     pub entity: Option<EntityId>,
-    /// A registration token's secret; `None`: an operator approves.
-    pub token: Option<[u8; 32]>,
+    /// A registration token; `None`: an operator approves.
+    pub token: Option<TokenProof>,
     /// It polls at least so often.
     pub heartbeat: Duration,
     /// Silence after which something is wrong with it; at least three heartbeats.
@@ -264,11 +267,13 @@ pub enum RejectionCode {
     TokenRefused,
     /// A field breaks a rule.
     InvalidRegistration,
+    /// The manager lists as many as it takes.
+    ManagerFull,
 }
 
 impl RejectionCode {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::UnknownEntity,
         Self::RejectedEntity,
         Self::NotApproved,
@@ -276,6 +281,7 @@ impl RejectionCode {
         Self::ClockSkew,
         Self::TokenRefused,
         Self::InvalidRegistration,
+        Self::ManagerFull,
     ];
 
     /// Its name.
@@ -289,6 +295,7 @@ impl RejectionCode {
             Self::ClockSkew => "clock_skew",
             Self::TokenRefused => "token_refused",
             Self::InvalidRegistration => "invalid_registration",
+            Self::ManagerFull => "manager_full",
         }
     }
 
@@ -303,6 +310,7 @@ impl RejectionCode {
             Self::ClockSkew => "set the clocks of both hosts right",
             Self::TokenRefused => "have the manager's operator make a new registration token",
             Self::InvalidRegistration => "correct the settings: writ manager settings set",
+            Self::ManagerFull => "have the manager's operator remove entities, or let those in that wait",
         }
     }
 }
@@ -365,6 +373,9 @@ pub enum Order {
     },
 }
 
+/// In the place of the last instruction held: none is wanted.
+pub const NO_INSTRUCTIONS: u64 = u64::MAX;
+
 /// How often an entity may poll.
 pub const HEARTBEATS: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3600);
 /// The longest silence it may announce.
@@ -400,7 +411,7 @@ impl RegistrationToken {
         Self(secret)
     }
 
-    /// What travels.
+    /// The bytes it was made of. A secret: it is kept sealed, and never travels.
     #[must_use]
     pub const fn secret(&self) -> [u8; 32] {
         self.0
@@ -408,14 +419,71 @@ impl RegistrationToken {
 
     /// What it is known by.
     #[must_use]
-    pub fn digest(&self) -> Digest {
+    pub fn id(&self) -> Digest {
         Digest::of(&self.0)
+    }
+
+    /// What a manager keeps to check proofs.
+    #[must_use]
+    pub fn verifier(&self) -> TokenVerifier {
+        TokenVerifier(*Digest::of(&[TOKEN_PREFIX.as_bytes(), &self.0].concat()).as_bytes())
+    }
+
+    /// Shows that this key's holder has the token, to nobody else's use.
+    #[must_use]
+    pub fn prove(&self, key: &PublicKey) -> TokenProof {
+        let tag = hmac::sign(&self.verifier().key(), &key.spki());
+        let proof = tag.as_ref().try_into().unwrap_or([0; 32]);
+        TokenProof { id: self.id(), proof }
     }
 
     /// As handed to an operator, in a form that scanners of secrets can find.
     #[must_use]
     pub fn to_text(&self) -> Zeroizing<String> {
         Zeroizing::new(format!("{TOKEN_PREFIX}{}", URL_SAFE_NO_PAD.encode(self.0)))
+    }
+}
+
+/// That the holder of a key has a token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TokenProof {
+    /// Which token.
+    pub id: Digest,
+    /// HMAC-SHA-256 over the key's SubjectPublicKeyInfo.
+    pub proof: [u8; 32],
+}
+
+/// What a token's proofs are checked by; made of its secret, which it does not tell.
+#[derive(Clone, PartialEq, Eq)]
+pub struct TokenVerifier([u8; 32]);
+
+impl TokenVerifier {
+    /// As kept.
+    #[must_use]
+    pub const fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    /// To keep.
+    #[must_use]
+    pub const fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+
+    fn key(&self) -> hmac::Key {
+        hmac::Key::new(hmac::HMAC_SHA256, &self.0)
+    }
+
+    /// Whether a proof is this key's.
+    #[must_use]
+    pub fn accepts(&self, proof: &TokenProof, key: &PublicKey) -> bool {
+        hmac::verify(&self.key(), &key.spki(), &proof.proof).is_ok()
+    }
+}
+
+impl fmt::Debug for TokenVerifier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("TokenVerifier(secret)")
     }
 }
 
@@ -438,6 +506,20 @@ impl fmt::Debug for RegistrationToken {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_token_proves_itself_for_one_key_and_is_read_as_written() {
+        let key = || crate::keys::PrivateKey::<crate::keys::Entity>::generate(crate::keys::Algorithm::P256);
+        let (token, mine, other) = (RegistrationToken::from_secret([7; 32]), key(), key());
+        let proof = token.prove(mine.public());
+        assert!(token.verifier().accepts(&proof, mine.public()));
+        assert!(!token.verifier().accepts(&proof, other.public()));
+        assert!(!RegistrationToken::from_secret([8; 32]).verifier().accepts(&proof, mine.public()));
+        assert_eq!(token.to_text().parse::<RegistrationToken>().unwrap(), token);
+        for text in ["", "writ1.abc", "writ-manager1.", "writ-manager1.abc", "writ-manager1.****"] {
+            assert!(text.parse::<RegistrationToken>().is_err(), "{text}");
+        }
+    }
 
     #[test]
     fn versions_are_read_as_written_and_offer_updates_from_6_0_sp1_on() {

@@ -47,7 +47,7 @@ pub fn routes(manager: &Arc<Manager>) -> Result<Routes, tonic_reflection::server
 }
 
 /// An entity by id or unique display name.
-async fn find_entity(manager: &Manager, text: &str) -> Result<EntityRow, Failure> {
+pub(crate) async fn find_entity(manager: &Manager, text: &str) -> Result<EntityRow, Failure> {
     let unknown = || {
         Failure::not_found(format!(
             "no entity has the id or name `{text}`; see: writ.manager.v1.EntityService/List"

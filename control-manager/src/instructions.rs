@@ -13,6 +13,7 @@ use writ_common::time::Timestamp;
 use writ_common::wire::status::Failure;
 use writ_proto::manager::v1 as proto;
 
+use crate::admin::find_entity;
 use crate::context::Manager;
 use crate::notify;
 use crate::store::{
@@ -31,43 +32,40 @@ const REPORT_WITHIN: Duration = Duration::from_secs(60);
 pub struct Request {
     /// The caller's id for it, so that asking twice is asking once.
     pub id: Option<InstructionId>,
-    /// For whom.
-    pub entities: Vec<EntityRow>,
+    /// For whom, as asked; empty: for all that were let in.
+    pub entities: Vec<String>,
     /// What.
     pub task: Task,
     /// How long it may wait for its entity.
     pub lifetime: Duration,
 }
 
+/// What issuing came to.
+#[derive(Debug)]
+pub struct Made {
+    /// The instruction.
+    pub id: InstructionId,
+    /// Names of entities that `all` left out, because they have too much they have not ended.
+    pub left_out: Vec<String>,
+}
+
 /// Records an instruction and has its entities call, where they can be called.
 ///
 /// # Errors
 /// When an entity was not let in or has too much to do, or the id is another instruction's.
-pub async fn issue(
-    manager: &Arc<Manager>,
-    actor: &Actor,
-    request: Request,
-) -> Result<InstructionId, Failure> {
+pub async fn issue(manager: &Arc<Manager>, actor: &Actor, request: Request) -> Result<Made, Failure> {
     let Request { id, entities, task, lifetime } = request;
-    for entity in &entities {
-        let name = &entity.registration.display_name;
-        if entity.standing != Standing::Approved {
-            let text = format!("`{name}` was not let in: approve it first");
-            return Err(Failure::precondition("entity_not_approved", text));
+    let fingerprint = Digest::of(format!("{:?}", (&actor.name, &entities, &task, lifetime)).as_bytes());
+    if let Some(id) = id {
+        // Before resolving: entities may have come and gone since the first time.
+        match manager.store.request_of(id).await.map_err(unavailable)? {
+            Some(known) if known == fingerprint => return Ok(Made { id, left_out: Vec::new() }),
+            Some(_) => return Err(taken(id)),
+            None => {}
         }
-        if entity.open >= MAX_OPEN {
-            let text = format!("`{name}` has {MAX_OPEN} instructions it has not ended; is it active?");
-            return Err(Failure::exhausted(text));
-        }
-    }
-    if entities.is_empty() {
-        return Err(Failure::precondition("no_entities", "no entity is chosen that was let in"));
     }
     let now = manager.now();
-    let fingerprint = {
-        let ids: Vec<_> = entities.iter().map(|entity| entity.id).collect();
-        Digest::of(format!("{:?}", (&actor.name, ids, &task, lifetime)).as_bytes())
-    };
+    let (entities, left_out) = choose(manager, entities, now).await?;
     let expires_at = now + lifetime;
     let longest = match &task {
         Task::Dispatch { lifetime, .. } => *lifetime,
@@ -104,11 +102,8 @@ pub async fn issue(
     let mut change = Store::begin(&mut turn).await.map_err(unavailable)?;
     match change.issue(&new, &entities).await.map_err(unavailable)? {
         Issued::New => change.commit().await.map_err(unavailable)?,
-        Issued::Known => return Ok(new.id),
-        Issued::Taken => {
-            let text = format!("instruction {} exists and is a different one; leave the id away", new.id);
-            return Err(Failure::exists(text));
-        }
+        Issued::Known => return Ok(Made { id: new.id, left_out }),
+        Issued::Taken => return Err(taken(new.id)),
     }
     drop(turn);
     info!(
@@ -119,7 +114,60 @@ pub async fn issue(
     for entity in &entities {
         notify::call(manager, entity);
     }
-    Ok(new.id)
+    Ok(Made { id: new.id, left_out })
+}
+
+fn taken(id: InstructionId) -> Failure {
+    Failure::exists(format!(
+        "instruction {id} exists and is a different one; leave the id away for a new one"
+    ))
+}
+
+/// The entities that are meant, strictly ascending, and those that `all` leaves out.
+async fn choose(
+    manager: &Manager,
+    names: Vec<String>,
+    now: Timestamp,
+) -> Result<(Vec<EntityRow>, Vec<String>), Failure> {
+    {
+        // What timed out is open no more.
+        let mut turn = manager.store.turn().await;
+        let mut change = Store::begin(&mut turn).await.map_err(unavailable)?;
+        change.time_out(now).await.map_err(unavailable)?;
+        change.commit().await.map_err(unavailable)?;
+    }
+    let (mut chosen, mut left_out) = (Vec::new(), Vec::new());
+    if names.is_empty() {
+        let rows = manager.store.all_entities().await.map_err(unavailable)?;
+        for entity in rows.into_iter().filter(|row| row.standing == Standing::Approved) {
+            if entity.open < MAX_OPEN {
+                chosen.push(entity)
+            } else {
+                left_out.push(entity.registration.display_name)
+            }
+        }
+    }
+    for name in names {
+        let entity = find_entity(manager, &name).await?;
+        if entity.standing != Standing::Approved {
+            let text = format!("`{name}` was not let in: approve it first");
+            return Err(Failure::precondition("entity_not_approved", text));
+        }
+        if entity.open >= MAX_OPEN {
+            let text = format!("`{name}` has {MAX_OPEN} instructions it has not ended; is it active?");
+            return Err(Failure::exhausted(text));
+        }
+        chosen.push(entity);
+    }
+    if chosen.is_empty() {
+        return Err(Failure::precondition(
+            "no_entities",
+            "there is no entity that was let in and can take more",
+        ));
+    }
+    chosen.sort_by_key(|row| row.id);
+    chosen.dedup_by_key(|row| row.id);
+    Ok((chosen, left_out))
 }
 
 /// What a poll is answered.
@@ -134,6 +182,7 @@ pub async fn work(
     now: Timestamp,
 ) -> Result<ReplyBody, StoreError> {
     let Poll { after, outcomes } = poll;
+    change.time_out(now).await?;
     for ended in change.note_outcomes(entity, &outcomes, now).await? {
         info!(instruction.id = %ended, entity.id = %entity.id, "instruction ended");
     }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::time::Instant;
 use tracing::{debug, info};
 use writ_common::id::Digest;
 use writ_common::manager::Mode;
@@ -19,7 +20,7 @@ pub const MAX_DIALS: usize = 32;
 /// Tests of callbacks at a time; strangers may ask for them.
 pub const MAX_TRIALS: usize = 8;
 /// How long one dial may take.
-const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
+const DIAL_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Has an entity call, in the background, if it is in two-way mode.
 pub fn call(manager: &Arc<Manager>, entity: &EntityRow) {
@@ -47,10 +48,15 @@ pub async fn try_callback(manager: &Manager, forwarding: &str, nonce: Bytes) -> 
     let Ok(_turn) = manager.trials.try_acquire() else {
         return Err("the manager tries too many callbacks at the moment; try again".to_owned());
     };
-    dial(forwarding, None, nonce).await.map_err(|why| {
+    let until = Instant::now() + DIAL_TIMEOUT;
+    let told = dial(forwarding, None, nonce).await;
+    if let Err(why) = told {
         info!(forwarding, why, "callback not delivered");
-        "the manager could not hand anything over there; its log says why".to_owned()
-    })
+        // Neither words nor time tell a stranger a closed port from a swallowed one.
+        tokio::time::sleep_until(until).await;
+        return Err("the manager could not hand anything over there; its log says why".to_owned());
+    }
+    Ok(())
 }
 
 /// The leaf is compared, but proves little: nothing secret is said.

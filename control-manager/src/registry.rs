@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use tracing::{info, warn};
-use writ_common::id::{Digest, EntityId};
+use writ_common::id::EntityId;
 use writ_common::limits::SKEW;
 use writ_common::manager::{
-    CallBody, EntityCall, Registration, Rejection, RejectionCode, ReplyBody, Standing as Listed,
-    check_communication,
+    CallBody, EntityCall, NO_INSTRUCTIONS, Registration, Rejection, RejectionCode, ReplyBody,
+    Standing as Listed, check_communication,
 };
 use writ_common::time::Timestamp;
 use writ_common::wire::status::Failure;
@@ -18,32 +18,49 @@ use crate::store::{Change, EntityRow, Standing, Store, StoreError, unavailable};
 
 /// Entities under one manager.
 const MAX_ENTITIES: u64 = 10_000;
-/// Entities that wait to be let in: whoever reaches the port may be one.
+/// Entities that wait to be let in, or left a moment ago: whoever reaches the port may be one.
 const MAX_WAITING: u64 = 256;
 /// A call is not believed longer than [`SKEW`]; after this nobody can say one of an entity that left again.
-const LEFT_IS_KEPT: Duration = Duration::from_secs(3600);
+const LEFT_IS_KEPT: Duration = Duration::from_secs(120);
 
 /// Answers a verified call.
 ///
 /// # Errors
-/// When nobody can be listed any more, or the store fails.
-pub async fn answer(manager: &Manager, call: EntityCall) -> Result<ReplyBody, Failure> {
+/// When the store fails.
+pub async fn answer(manager: &Manager, call: EntityCall) -> Result<Decided, Failure> {
     let key = call.key.id();
-    let body = decide(manager, call).await?;
-    if let ReplyBody::Rejected(Rejection { code, detail }) = &body {
+    let decided = decide(manager, call).await?;
+    let Decided { body, .. } = &decided;
+    if let ReplyBody::Rejected(Rejection { code, detail }) = body {
         warn!(key.id = %key, code = code.as_str(), detail, "entity rejected");
     }
-    Ok(body)
+    Ok(decided)
 }
 
-async fn decide(manager: &Manager, call: EntityCall) -> Result<ReplyBody, Failure> {
+/// An answer, and whether it is to an entity that was let in.
+#[derive(Debug)]
+pub struct Decided {
+    /// The answer.
+    pub body: ReplyBody,
+    /// Whether its caller was let in, and by that is no stranger any more.
+    pub is_in: bool,
+}
+
+impl From<ReplyBody> for Decided {
+    fn from(body: ReplyBody) -> Self {
+        Self { body, is_in: false }
+    }
+}
+
+async fn decide(manager: &Manager, call: EntityCall) -> Result<Decided, Failure> {
     let now = manager.now();
     let mut turn = manager.store.turn().await;
     let mut change = Store::begin(&mut turn).await.map_err(unavailable)?;
     let known = change.entity_of(&call.key).await.map_err(unavailable)?;
-    if let Err(rejection) = judge(&call, known.as_ref(), now) {
-        return Ok(ReplyBody::Rejected(rejection));
+    if let Err(rejection) = judge(manager, &call, known.as_ref(), now) {
+        return Ok(ReplyBody::Rejected(rejection).into());
     }
+    let was_in = known.as_ref().is_some_and(|known| known.standing == Standing::Approved);
     let EntityCall { key, epoch, counter, body, .. } = call;
     let reply = match (body, known) {
         (CallBody::Register(registration), known) => {
@@ -53,12 +70,12 @@ async fn decide(manager: &Manager, call: EntityCall) -> Result<ReplyBody, Failur
                     info!(entity.id = %entity.id, name = entity.registration.display_name, "entity registered");
                     listed(manager, &entity)
                 }
-                Err(rejection) => return Ok(ReplyBody::Rejected(rejection)),
+                Err(rejection) => return Ok(ReplyBody::Rejected(rejection).into()),
             }
         }
         (CallBody::Update(registration), Some(mut entity)) => {
             if let Err(rejection) = check(&registration) {
-                return Ok(ReplyBody::Rejected(rejection));
+                return Ok(ReplyBody::Rejected(rejection).into());
             }
             (entity.registration, entity.counter, entity.last_contact) = (registration, counter, now);
             change.put(&entity).await.map_err(unavailable)?;
@@ -76,14 +93,23 @@ async fn decide(manager: &Manager, call: EntityCall) -> Result<ReplyBody, Failur
             info!(entity.id = %entity.id, name = entity.registration.display_name, "entity unregistered");
             ReplyBody::Left
         }
+        // Whoever waits may be anybody: its polls cost no write.
+        (CallBody::Poll(_), Some(entity)) if entity.standing != Standing::Approved => {
+            return Ok(
+                reject(RejectionCode::NotApproved, "an operator of the manager has to let it in").into()
+            );
+        }
         (CallBody::Poll(poll), Some(mut entity)) => {
+            if poll.after > entity.sequence && poll.after != NO_INSTRUCTIONS {
+                let detail = format!(
+                    "the entity holds instruction {}, and this manager made {} for it: it was put back to an earlier state",
+                    poll.after, entity.sequence
+                );
+                return Ok(reject(RejectionCode::UnknownEntity, detail).into());
+            }
             (entity.counter, entity.last_contact) = (counter, now);
             change.put(&entity).await.map_err(unavailable)?;
-            if entity.standing == Standing::Approved {
-                instructions::work(manager, &mut change, &entity, poll, now).await.map_err(unavailable)?
-            } else {
-                reject(RejectionCode::NotApproved, "an operator of the manager has to let it in")
-            }
+            instructions::work(manager, &mut change, &entity, poll, now).await.map_err(unavailable)?
         }
         // Said twice is said once.
         (CallBody::Unregister, None) => ReplyBody::Left,
@@ -94,7 +120,8 @@ async fn decide(manager: &Manager, call: EntityCall) -> Result<ReplyBody, Failur
     writ_common::checkpoint!("entity_call_decided");
     change.commit().await.map_err(unavailable)?;
     writ_common::checkpoint!("entity_call_stored");
-    Ok(reply)
+    let is_in = was_in || matches!(&reply, ReplyBody::Registered(standing) if standing.is_approved);
+    Ok(Decided { body: reply, is_in })
 }
 
 fn reject(code: RejectionCode, detail: impl Into<String>) -> ReplyBody {
@@ -102,8 +129,17 @@ fn reject(code: RejectionCode, detail: impl Into<String>) -> ReplyBody {
 }
 
 /// The checks every call passes, in their order.
-fn judge(call: &EntityCall, known: Option<&EntityRow>, now: Timestamp) -> Result<(), Rejection> {
+fn judge(
+    manager: &Manager,
+    call: &EntityCall,
+    known: Option<&EntityRow>,
+    now: Timestamp,
+) -> Result<(), Rejection> {
     let no = |code, detail: String| Err(Rejection { code, detail });
+    if call.manager != manager.id {
+        let detail = format!("the call is for manager {}, and this is {}", call.manager, manager.id);
+        return no(RejectionCode::UnknownEntity, detail);
+    }
     let (ahead, behind) = (call.sent_at.since(now), now.since(call.sent_at));
     if ahead.max(behind) > SKEW {
         let (by, word) = if ahead > behind { (ahead, "ahead of") } else { (behind, "behind") };
@@ -124,11 +160,13 @@ fn judge(call: &EntityCall, known: Option<&EntityRow>, now: Timestamp) -> Result
         return no(RejectionCode::RejectedEntity, "an operator of the manager rejected it".to_owned());
     }
     let is_registration = matches!(call.body, CallBody::Register(_));
-    if !is_registration && !is_departure {
-        if known.standing == Standing::Left {
+    if !is_registration {
+        if known.standing == Standing::Left && !is_departure {
             return no(RejectionCode::UnknownEntity, "it unregistered".to_owned());
         }
-        if call.epoch != known.epoch {
+        // Whoever asked and never heard an answer leaves without knowing the number.
+        let is_unanswered = is_departure && call.epoch == 0;
+        if call.epoch != known.epoch && !is_unanswered {
             let detail = format!("registration {} is not the one that holds", call.epoch);
             return no(RejectionCode::UnknownEntity, detail);
         }
@@ -159,28 +197,31 @@ async fn register(
     if let Err(rejection) = check(&registration) {
         return Ok(Err(rejection));
     }
-    let token = registration.token.take().map(|secret| Digest::of(&secret));
+    let shown = registration.token.take();
     let is_in = known.as_ref().is_some_and(|known| known.standing == Standing::Approved);
     let mut standing = if is_in { Standing::Approved } else { Standing::Waiting };
     // Whoever is in needs none, and spends none.
-    if let Some(token) = token
+    if let Some(shown) = &shown
         && !is_in
     {
-        if !change.spend(token, now).await.map_err(unavailable)? {
+        if !change.spend(shown, &key, now).await.map_err(unavailable)? {
             let detail = "the token is unknown, spent, revoked or expired".to_owned();
             return Ok(Err(Rejection { code: RejectionCode::TokenRefused, detail }));
         }
         standing = Standing::Approved;
     }
+    let token = shown.map(|shown| shown.id);
     change.forget_left(now - LEFT_IS_KEPT).await.map_err(unavailable)?;
     let listed_before = known.as_ref().is_some_and(|known| known.standing != Standing::Left);
     if !listed_before {
         let counts = change.counts().await.map_err(unavailable)?;
-        if counts.all >= MAX_ENTITIES || (standing == Standing::Waiting && counts.waiting >= MAX_WAITING) {
-            return Err(Failure::exhausted(format!(
-                "the manager lists {} entities, {} of them waiting to be let in: that is as many as it takes; have its operator remove some",
-                counts.all, counts.waiting
-            )));
+        let strangers = counts.waiting + counts.gone;
+        if counts.all >= MAX_ENTITIES || (standing == Standing::Waiting && strangers >= MAX_WAITING) {
+            let detail = format!(
+                "it lists {} entities, {} of them waiting to be let in, and {} left a moment ago: that is as many as it takes",
+                counts.all, counts.waiting, counts.gone
+            );
+            return Ok(Err(Rejection { code: RejectionCode::ManagerFull, detail }));
         }
     }
     let entity = match known {

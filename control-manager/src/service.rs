@@ -18,6 +18,7 @@ use writ_proto::manager::v1::registry_server::Registry;
 use writ_proto::v1::Envelope;
 
 use crate::context::Manager;
+use crate::registry::Decided;
 use crate::{notify, registry};
 
 /// Both services of the link port.
@@ -100,9 +101,9 @@ impl Link {
         if !fits(&call.body) {
             return Err(Failure::invalid("envelope", "holds another call than this method's").into());
         }
-        let body = registry::answer(&self.0, call).await?;
+        let Decided { body, is_in } = registry::answer(&self.0, call).await?;
         if let Some(peer) = peer
-            && !matches!(body, ReplyBody::Rejected(_))
+            && is_in
         {
             peer.proven();
         }

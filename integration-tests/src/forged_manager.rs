@@ -58,6 +58,8 @@ struct Script {
     version: Option<ManagerVersion>,
     /// Signs replies instead of its own, certified by nobody it should be.
     strange_key: bool,
+    /// Signs by the key of the TLS leaf.
+    web_key: bool,
     /// Answers every call with the same old answer.
     stale: bool,
 }
@@ -130,6 +132,14 @@ impl ForgedManager {
         self.inner.script.lock().unwrap().strange_key = strangely;
     }
 
+    /// Signs by the key of the TLS leaf, which the same authority certified, from now on.
+    ///
+    /// # Panics
+    /// When a story panicked while it looked.
+    pub fn sign_by_the_web_servers_key(&self) {
+        self.inner.script.lock().unwrap().web_key = true;
+    }
+
     /// Plays an old answer again, from now on or no more.
     ///
     /// # Panics
@@ -195,7 +205,12 @@ impl Forged {
         let reply = Reply { request, time: now(), body };
         let key =
             if script.strange_key { PrivateKey::generate(Algorithm::Ed25519) } else { self.0.key.clone() };
-        let certificate = self.0.authority.certify(&self.0.key, "forged", now()).unwrap();
+        let (key, certificate) = if script.web_key {
+            let leaf = self.0.authority.issue(&["localhost".to_owned()], now()).unwrap();
+            (PrivateKey::from_pkcs8(&leaf.key).unwrap(), leaf.chain[0].clone())
+        } else {
+            (key, self.0.authority.certify(&self.0.key, "forged", now()).unwrap())
+        };
         Ok(Response::new(proto::ManagerReply {
             envelope: sign::<ManagerReplyPurpose>(&[&key.for_purpose()], &reply).bytes().clone(),
             certificate: certificate.into(),

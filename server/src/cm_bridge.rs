@@ -13,7 +13,7 @@ pub mod register;
 pub mod settings;
 pub mod update_source;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::SocketAddr;
 use std::ops::Deref;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -23,16 +23,19 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, OwnedMutexGuard, oneshot};
 use writ_common::files;
-use writ_common::id::{CommandId, EntityId, ManagerId};
+use writ_common::id::{CommandId, Digest, EntityId, ManagerId};
 use writ_common::keys::pem;
 use writ_common::keys::vault::{Vault, VaultError};
 use writ_common::keys::{Algorithm, Entity, PrivateKey};
+use writ_common::manager::CallBody;
 use writ_common::time::Timestamp;
 use writ_proto::admin::v1 as proto;
 
 use crate::authority::{Files, KeyFileError};
 use crate::context::Server;
 use crate::store::{Store, StoreError};
+use legs::{Fault, Leg};
+use line::{Answer, Line};
 use settings::Settings;
 
 /// What the manager lists this program as.
@@ -41,7 +44,7 @@ pub const PRODUCT: &str = "writ-server";
 const SAVED: &str = "settings";
 const IN_FORCE: &str = "settings-in-force";
 const REGISTRATION: &str = "registration";
-const DEPARTURE: &str = "departure";
+const DEPARTURES: &str = "departures";
 
 /// How this server stands with its manager.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -103,6 +106,8 @@ pub struct Departure {
     pub epoch: u64,
     /// With which manager.
     pub manager: Option<[u8; 16]>,
+    /// When.
+    pub since: u64,
 }
 
 /// What is durable of the line.
@@ -114,8 +119,8 @@ pub struct Held {
     pub in_force: Option<Settings>,
     /// The registration.
     pub registration: Registration,
-    /// What the manager still has to hear.
-    pub departure: Option<Departure>,
+    /// What managers still have to hear.
+    pub departures: Vec<Departure>,
 }
 
 /// A turn at changing the line, and the line as it stands.
@@ -140,8 +145,14 @@ pub struct Live {
     pub last_contact: Timestamp,
     /// Of the last try, if it failed.
     pub last_error: String,
+    /// Why nobody listens for the manager, although somebody should.
+    pub listen_error: String,
     /// Instructions that were refused.
     pub refused: u64,
+    /// Those refused last: a manager hands over again what was not taken.
+    pub refused_lately: VecDeque<Digest>,
+    /// The instruction whose progress was told last.
+    pub told: u64,
 }
 
 /// The line.
@@ -154,8 +165,12 @@ pub struct Bridge {
     /// Commands that instructions became and that have not ended.
     open: Mutex<HashSet<CommandId>>,
     live: Mutex<Live>,
+    /// Calls are made one after the other, so that their numbers come in order.
+    calls: tokio::sync::Mutex<()>,
     /// Poll at once.
     poke: Notify,
+    /// Tell managers that a registration ended.
+    leaving: Notify,
     /// Look whether to listen.
     listening: Notify,
     /// Nonces of tests under way.
@@ -193,7 +208,7 @@ impl Bridge {
             saved: document(store, SAVED).await?.unwrap_or_default(),
             in_force: document(store, IN_FORCE).await?,
             registration: document(store, REGISTRATION).await?.unwrap_or_default(),
-            departure: document(store, DEPARTURE).await?,
+            departures: document(store, DEPARTURES).await?.unwrap_or_default(),
         };
         Ok(Self {
             vault,
@@ -202,7 +217,9 @@ impl Bridge {
             held: RwLock::new(held),
             open: Mutex::default(),
             live: Mutex::default(),
+            calls: tokio::sync::Mutex::default(),
             poke: Notify::new(),
+            leaving: Notify::new(),
             listening: Notify::new(),
             awaited: Mutex::default(),
             listen,
@@ -217,6 +234,21 @@ impl Bridge {
 
     fn live(&self) -> std::sync::MutexGuard<'_, Live> {
         self.live.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes a signed call to a manager.
+    pub(crate) async fn call(
+        &self,
+        server: &Server,
+        line: &Line,
+        (manager, epoch): (Option<[u8; 16]>, u64),
+        body: CallBody,
+    ) -> Result<Answer, Fault> {
+        let _one_at_a_time = self.calls.lock().await;
+        let stored = |error: StoreError| Fault::new(Leg::Input, error.to_string(), "see this server's log");
+        let counter = server.store.next_manager_counter(server.clock.wall()).await.map_err(stored)?;
+        let manager = ManagerId::from_bytes(manager.unwrap_or_default());
+        line.call(&self.key, (manager, epoch, counter), body).await
     }
 
     /// Whoever changes the line takes a turn; it may last as long as the manager takes to answer.
@@ -264,7 +296,7 @@ impl Server {
             (SAVED, Some(json(&next.saved))),
             (IN_FORCE, next.in_force.as_ref().map(json)),
             (REGISTRATION, Some(json(&next.registration))),
-            (DEPARTURE, next.departure.as_ref().map(json)),
+            (DEPARTURES, Some(json(&next.departures))),
         ];
         self.store.put_manager_documents(documents).await?;
         turn.held.clone_from(&next);
@@ -275,10 +307,12 @@ impl Server {
 
     /// How the line stands, for operators.
     pub(crate) async fn line_status(&self, held: &Held) -> Result<proto::ManagerStatus, StoreError> {
-        let Held { saved, in_force, registration, departure } = held;
+        let Held { saved, in_force, registration, departures } = held;
         let (last_contact, last_error, refused) = {
             let live = self.bridge.live();
-            (live.last_contact, live.last_error.clone(), live.refused)
+            let parts = [live.listen_error.as_str(), live.last_error.as_str()];
+            let errors: Vec<_> = parts.into_iter().filter(|part| !part.is_empty()).collect();
+            (live.last_contact, errors.join("; "), live.refused)
         };
         let not_sent = held.is_not_sent();
         let is_in = registration.state != State::Unregistered;
@@ -311,7 +345,7 @@ impl Server {
             update_source: source.into(),
             update_source_offered: update_source::is_offered(registration).is_ok(),
             settings_not_sent: not_sent,
-            departure_pending: departure.is_some(),
+            departure_pending: !departures.is_empty(),
             instructions_open: self.store.count_unreported(registration.epoch).await?,
             instructions_refused: refused,
         })
@@ -329,7 +363,7 @@ impl Held {
     const fn next_step(&self) -> &'static str {
         let registration = &self.registration;
         match registration.state {
-            State::Unregistered if self.departure.is_some() => {
+            State::Unregistered if !self.departures.is_empty() => {
                 "nothing: the manager is told as soon as it can be reached"
             }
             State::Unregistered => "writ manager register",
@@ -372,5 +406,7 @@ fn entity_key(files: &Files) -> Result<PrivateKey<Entity>, BridgeError> {
     Ok(PrivateKey::from_pkcs8(&der).map_err(|source| KeyFileError::Key { path, source })?)
 }
 
+/// How long a manager that is gone is told that a registration with it ended.
+const DEPART_FOR: Duration = Duration::from_secs(7 * 24 * 3600);
 /// For one attempt to reach the manager from within an operator's call.
 const DEPART_WITHIN: Duration = Duration::from_secs(10);

@@ -226,6 +226,8 @@ struct Tracked {
     successful: u64,
     unsuccessful: u64,
     in_progress: u64,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    left_out: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     deliveries: Option<Vec<Delivery>>,
 }
@@ -290,6 +292,7 @@ fn tracked(one: proto::TrackedInstruction) -> Tracked {
         successful: one.successful,
         unsuccessful: one.unsuccessful,
         in_progress: one.in_progress,
+        left_out: one.left_out.iter().map(|name| output::plain(name)).collect(),
         deliveries: None,
     }
 }
@@ -331,10 +334,15 @@ pub(super) async fn instruct(format: Format, client: &Client, verb: Instruct) ->
         instruction_id: id.unwrap_or_default(),
     };
     let issued = tracked(client.instructions().issue(request).await?.into_inner());
+    let left_out = if issued.left_out.is_empty() {
+        String::new()
+    } else {
+        format!("; left out, too much of theirs has not ended: {}", issued.left_out.join(", "))
+    };
     let fields = [
         ("instruction", issued.instruction_id.clone()),
         ("kind", issued.kind.clone()),
-        ("entities", issued.total.to_string()),
+        ("entities", format!("{}{left_out}", issued.total)),
         ("next", format!("writ instruct show {}", issued.instruction_id)),
     ];
     output::one(format, &issued, &fields)

@@ -9,6 +9,9 @@ use crate::time::Timestamp;
 /// Certificates between a leaf and the authority.
 const MAX_INTERMEDIATES: usize = 4;
 
+/// id-kp-documentSigning.
+const DOCUMENT_SIGNING: &str = "1.3.6.1.5.5.7.3.36";
+
 /// Why a certificate authority cannot be pinned.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidAuthority {
@@ -50,9 +53,14 @@ pub enum NotVouched {
         /// When it was judged.
         now: Timestamp,
     },
-    /// It may not sign documents.
+    /// It may not sign.
     #[error("the certificate of the manager's key does not allow digital signatures")]
     Usage,
+    /// It is for something else, such as a web server's TLS.
+    #[error(
+        "the certificate is not one for signing documents (extended key usage 1.3.6.1.5.5.7.3.36, and neither TLS server nor client)"
+    )]
+    Purpose,
 }
 
 /// A certificate authority an operator uploaded.
@@ -129,6 +137,9 @@ impl PinnedAuthority {
         if !allows {
             return Err(NotVouched::Usage);
         }
+        if !signs_documents(&below) {
+            return Err(NotVouched::Purpose);
+        }
         let mut above: Vec<_> = intermediates.iter().map(|der| parse(der)).collect::<Result<_, _>>()?;
         above.push(parse(&self.der)?);
         let unknown = || NotVouched::Unknown(certificate.key().id().to_string());
@@ -145,6 +156,15 @@ impl PinnedAuthority {
         is_now(&below, now)?;
         Ok(certificate.key().clone())
     }
+}
+
+/// An authority vouches for many keys: web servers', people's, hosts'. One that may also be a TLS key is held by whatever ends TLS, which
+/// must not be able to speak for the manager (RFC 9336).
+fn signs_documents(certificate: &X509Certificate<'_>) -> bool {
+    let Ok(Some(usage)) = certificate.extended_key_usage() else { return false };
+    let usage = usage.value;
+    let names_documents = usage.other.iter().any(|oid| oid.to_id_string() == DOCUMENT_SIGNING);
+    names_documents && !usage.any && !usage.server_auth && !usage.client_auth
 }
 
 fn validity(certificate: &X509Certificate<'_>) -> (Timestamp, Timestamp) {
@@ -187,6 +207,8 @@ mod tests {
             let late = now() + DAY * 4000;
             assert!(matches!(pinned.vouches_for(&leaf, &[], late), Err(NotVouched::NotNow { .. })));
             let mut altered = leaf.clone();
+            let tls = authority.issue(&["localhost".to_owned()], now()).unwrap();
+            assert_eq!(pinned.vouches_for(&tls.chain[0], &[], now()), Err(NotVouched::Purpose));
             let last = altered.len() - 1;
             altered[last] ^= 1;
             let _refused = pinned.vouches_for(&altered, &[], now()).unwrap_err();

@@ -13,6 +13,8 @@ use crate::keys::certificate::offset;
 use crate::keys::{Algorithm, Holder, PrivateKey};
 use crate::time::Timestamp;
 
+/// id-kp-documentSigning (RFC 9336 §3): what tells a key that signs documents from every other key an authority vouches for.
+const DOCUMENT_SIGNING: [u64; 9] = [1, 3, 6, 1, 5, 5, 7, 3, 36];
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
 /// A certificate authority of the channel.
@@ -76,6 +78,7 @@ impl TlsAuthority {
         params.distinguished_name = DistinguishedName::new();
         params.distinguished_name.push(DnType::CommonName, name);
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::Other(DOCUMENT_SIGNING.to_vec())];
         params.not_before = offset(now - Duration::from_secs(3600));
         params.not_after = offset(now + DAY * 1095);
         Ok(params.signed_by(&pair, &self.issuer()?)?.der().to_vec())

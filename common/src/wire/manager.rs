@@ -12,7 +12,7 @@ use writ_proto::manager::v1::entity_call::Body as Call;
 use super::field::{self, invalid, missing};
 use crate::envelope::InvalidDocument;
 use crate::limits::{MAX_ADDRESSES, MAX_OUTCOMES};
-use crate::manager::{CallBody, EntityCall, Mode, Outcome, Poll, Registration, TaskState};
+use crate::manager::{CallBody, EntityCall, Mode, Outcome, Poll, Registration, TaskState, TokenProof};
 
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
@@ -29,12 +29,13 @@ impl TryFrom<proto::EntityCall> for EntityCall {
     type Error = InvalidDocument;
 
     fn try_from(message: proto::EntityCall) -> Result<Self, InvalidDocument> {
-        let proto::EntityCall { entity_key, epoch, counter, sent_at_ms, body } = message;
+        let proto::EntityCall { entity_key, epoch, counter, sent_at_ms, manager_id, body } = message;
         Ok(Self {
             key: field::public_key("entity_key", &entity_key)?,
             epoch,
             counter,
             sent_at: field::time("sent_at_ms", sent_at_ms)?,
+            manager: field::manager("manager_id", &manager_id)?,
             body: match body.ok_or_else(|| missing("body"))? {
                 Call::Register(registration) => CallBody::Register(registration.try_into()?),
                 Call::Update(registration) => CallBody::Update(registration.try_into()?),
@@ -47,12 +48,13 @@ impl TryFrom<proto::EntityCall> for EntityCall {
 
 impl From<&EntityCall> for proto::EntityCall {
     fn from(call: &EntityCall) -> Self {
-        let EntityCall { key, epoch, counter, sent_at, body } = call;
+        let EntityCall { key, epoch, counter, sent_at, manager, body } = call;
         Self {
             entity_key: key.spki().to_vec().into(),
             epoch: *epoch,
             counter: *counter,
             sent_at_ms: sent_at.as_millis(),
+            manager_id: manager.as_bytes().to_vec().into(),
             body: Some(match body {
                 CallBody::Register(registration) => Call::Register(registration.into()),
                 CallBody::Update(registration) => Call::Update(registration.into()),
@@ -77,7 +79,8 @@ impl TryFrom<proto::Registration> for Registration {
             forwarding_address,
             notify_leaf_spki_digest,
             entity_id,
-            token,
+            token_id,
+            token_proof,
             heartbeat_ms,
             abnormal_after_ms,
         } = message;
@@ -99,6 +102,11 @@ impl TryFrom<proto::Registration> for Registration {
             },
             Ok(proto::Mode::Unspecified) | Err(_) => return Err(invalid("mode", "is not one we know")),
         };
+        let token = match optional(&token_id, |bytes| field::digest("token_id", bytes))? {
+            Some(id) => Some(TokenProof { id, proof: field::nonce("token_proof", &token_proof)? }),
+            None if token_proof.is_empty() => None,
+            None => return Err(invalid("token_proof", "must be empty without a token_id")),
+        };
         let (heartbeat, abnormal_after) =
             (Duration::from_millis(heartbeat_ms), Duration::from_millis(abnormal_after_ms));
         if heartbeat.is_zero() || abnormal_after < heartbeat * 3 {
@@ -115,7 +123,7 @@ impl TryFrom<proto::Registration> for Registration {
                 .collect::<Result<_, _>>()?,
             mode,
             entity: optional(&entity_id, |bytes| field::entity("entity_id", bytes))?,
-            token: optional(&token, |bytes| field::nonce("token", bytes))?,
+            token,
             heartbeat,
             abnormal_after,
         })
@@ -152,7 +160,8 @@ impl From<&Registration> for proto::Registration {
             forwarding_address,
             notify_leaf_spki_digest: leaf,
             entity_id: entity.map_or_else(Bytes::new, |entity| entity.as_bytes().to_vec().into()),
-            token: token.map_or_else(Bytes::new, |token| token.to_vec().into()),
+            token_id: token.map_or_else(Bytes::new, |token| token.id.as_bytes().to_vec().into()),
+            token_proof: token.map_or_else(Bytes::new, |token| token.proof.to_vec().into()),
             heartbeat_ms: millis(*heartbeat),
             abnormal_after_ms: millis(*abnormal_after),
         }
@@ -261,7 +270,7 @@ mod tests {
             addresses: vec!["192.0.2.1".to_owned()],
             mode,
             entity: Some(EntityId::from_bytes([1; 16])),
-            token: None,
+            token: Some(TokenProof { id: Digest::from_bytes([8; 32]), proof: [9; 32] }),
             heartbeat: HOUR,
             abnormal_after: HOUR * 3,
         }
@@ -289,7 +298,15 @@ mod tests {
             CallBody::Poll(Poll { after: 6, outcomes: vec![outcome] }),
         ] {
             let key = PrivateKey::<crate::keys::Entity>::generate(Algorithm::Ed25519).public().clone();
-            survives::<EntityCallPurpose>(&EntityCall { key, epoch: 1, counter: 2, sent_at: now(), body });
+            let manager = ManagerId::from_bytes([4; 16]);
+            survives::<EntityCallPurpose>(&EntityCall {
+                key,
+                epoch: 1,
+                counter: 2,
+                sent_at: now(),
+                manager,
+                body,
+            });
         }
     }
 
@@ -352,7 +369,8 @@ mod tests {
         assert_eq!(refused(|it| it.forwarding_address = "rome:7445".to_owned()), "forwarding_address");
         assert_eq!(refused(|it| it.abnormal_after_ms = it.heartbeat_ms * 2), "abnormal_after_ms");
         assert_eq!(refused(|it| it.heartbeat_ms = 0), "abnormal_after_ms");
-        assert_eq!(refused(|it| it.token = vec![1; 31].into()), "token");
+        assert_eq!(refused(|it| it.token_id = vec![1; 31].into()), "token_id");
+        assert_eq!(refused(|it| it.token_proof = vec![1; 32].into()), "token_proof");
         assert_eq!(refused(|it| it.addresses = vec!["a".to_owned(); 17]), "addresses");
     }
 }

@@ -112,8 +112,9 @@ impl EntityService for Entities {
             return Err(Failure::invalid("expires_in_seconds", text).into());
         }
         let token = RegistrationToken::from_secret(random_bytes());
-        let (digest, expires_at) = (token.digest(), self.0.now() + Duration::from_secs(seconds));
-        let stored = self.0.store.create_token(digest, uses, expires_at, &actor.name).await;
+        let (digest, expires_at) = (token.id(), self.0.now() + Duration::from_secs(seconds));
+        let stored =
+            self.0.store.create_token(digest, &token.verifier(), uses, expires_at, &actor.name).await;
         stored.map_err(unavailable)?;
         info!(target: "audit", { actor = actor.name, token.id = %digest, uses }, "registration token created");
         Ok(Response::new(proto::CreateRegistrationTokenResponse {

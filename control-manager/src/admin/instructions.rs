@@ -14,10 +14,9 @@ use writ_proto::manager::v1 as proto;
 use writ_proto::manager::v1::instruction_service_server::InstructionService;
 use writ_proto::manager::v1::issue_instruction_request::Task as Asked;
 
-use super::find_entity;
 use crate::context::Manager;
-use crate::instructions::{Request as Wish, issue};
-use crate::store::{DeliveryRow, EntityRow, InstructionRow, Standing, unavailable};
+use crate::instructions::{Made, Request as Wish, issue};
+use crate::store::{DeliveryRow, InstructionRow, unavailable};
 
 const HOUR: u64 = 3600;
 const MAX_WAIT: u64 = 7 * 24 * HOUR;
@@ -49,10 +48,13 @@ impl InstructionService for Instructions {
                 return Err(Failure::invalid("task", text).into());
             }
         };
-        let entities = self.choose(entities, all).await?;
+        if all != entities.is_empty() {
+            return Err(Failure::invalid("entities", "name entities, or set all; not both").into());
+        }
         let lifetime = Duration::from_secs(seconds);
-        let id = issue(&self.0, &actor, Wish { id, entities, task, lifetime }).await?;
-        Ok(Response::new(self.show_one(id).await?))
+        let Made { id, left_out } = issue(&self.0, &actor, Wish { id, entities, task, lifetime }).await?;
+        let shown = self.show_one(id).await?;
+        Ok(Response::new(proto::TrackedInstruction { left_out, ..shown }))
     }
 
     async fn list(
@@ -102,23 +104,6 @@ impl Instructions {
     async fn show_one(&self, id: InstructionId) -> Result<proto::TrackedInstruction, Failure> {
         Ok(show(self.find(id).await?, self.0.now()))
     }
-
-    async fn choose(&self, names: Vec<String>, all: bool) -> Result<Vec<EntityRow>, Failure> {
-        if all != names.is_empty() {
-            return Err(Failure::invalid("entities", "name entities, or set all; not both"));
-        }
-        let mut chosen = Vec::new();
-        for name in names {
-            chosen.push(find_entity(&self.0, &name).await?);
-        }
-        if all {
-            let rows = self.0.store.all_entities().await.map_err(unavailable)?;
-            chosen.extend(rows.into_iter().filter(|row| row.standing == Standing::Approved));
-        }
-        chosen.sort_by_key(|row| row.id);
-        chosen.dedup_by_key(|row| row.id);
-        Ok(chosen)
-    }
 }
 
 fn parse_id(text: &str) -> Result<InstructionId, Failure> {
@@ -157,6 +142,7 @@ fn show(row: InstructionRow, now: Timestamp) -> proto::TrackedInstruction {
         successful: row.successful,
         unsuccessful: row.unsuccessful + timed_out,
         in_progress: open - timed_out,
+        left_out: Vec::new(),
     }
 }
 

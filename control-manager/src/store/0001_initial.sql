@@ -15,6 +15,7 @@ CREATE TABLE admin_tokens (
 CREATE TABLE registration_tokens (
     sequence INTEGER PRIMARY KEY AUTOINCREMENT,
     token_digest BLOB NOT NULL UNIQUE,
+    verifier BLOB NOT NULL,
     max_uses INTEGER NOT NULL,
     uses INTEGER NOT NULL DEFAULT 0,
     expires_at INTEGER NOT NULL,
@@ -37,6 +38,7 @@ CREATE TABLE entities (
     registered_at INTEGER NOT NULL,
     last_contact INTEGER NOT NULL
 ) STRICT;
+CREATE INDEX entities_not_in ON entities (standing) WHERE standing <> 2;
 CREATE INDEX entities_by_name ON entities (display_name, entity_id);
 
 -- task: writ.manager.v1.Instruction without what differs from entity to entity.
@@ -54,7 +56,7 @@ CREATE TABLE instructions (
 
 CREATE INDEX instructions_by_end ON instructions (ends_at);
 
--- state: 1 waits, 2 taken, 3 successful, 4 unsuccessful. "Timed out" is derived from the instruction's ends_at.
+-- state: 1 waits, 2 taken, 3 successful, 4 unsuccessful, 5 timed out, which a late outcome still changes.
 CREATE TABLE deliveries (
     instruction INTEGER NOT NULL REFERENCES instructions (sequence),
     entity_id BLOB NOT NULL,

@@ -6,7 +6,7 @@ use sqlx::{Connection as _, Row as _, Sqlite, SqliteConnection, Transaction};
 use tokio::sync::MutexGuard;
 use writ_common::id::{Digest, EntityId};
 use writ_common::keys::PublicKey;
-use writ_common::manager::Registration;
+use writ_common::manager::{Registration, TokenProof};
 use writ_common::time::Timestamp;
 use writ_proto::manager::v1 as proto;
 
@@ -106,6 +106,8 @@ pub struct Counts {
     pub all: u64,
     /// Waiting to be let in.
     pub waiting: u64,
+    /// That left a moment ago.
+    pub gone: u64,
 }
 
 /// A change under way: all of it happens, or nothing.
@@ -208,15 +210,25 @@ impl Change<'_> {
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn spend(&mut self, token: Digest, now: Timestamp) -> Result<bool, StoreError> {
-        super::tokens::spend(&mut self.0, token, now).await
+    pub async fn spend(
+        &mut self,
+        shown: &TokenProof,
+        key: &PublicKey,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        super::tokens::spend(&mut self.0, shown, key, now).await
     }
 }
 
 async fn counts(connection: &mut SqliteConnection) -> Result<Counts, StoreError> {
-    let sql = "SELECT count(*) AS entities, coalesce(sum(standing = 1), 0) AS waiting FROM entities WHERE standing < 4";
+    let sql = "SELECT count(*) AS entities, coalesce(sum(standing = 1), 0) AS waiting,
+                      (SELECT count(*) FROM entities WHERE standing = 4) AS gone FROM entities WHERE standing < 4";
     let row = sqlx::query(sql).fetch_one(connection).await?;
-    Ok(Counts { all: unsigned(&row, "entities")?, waiting: unsigned(&row, "waiting")? })
+    Ok(Counts {
+        all: unsigned(&row, "entities")?,
+        waiting: unsigned(&row, "waiting")?,
+        gone: unsigned(&row, "gone")?,
+    })
 }
 
 impl Store {

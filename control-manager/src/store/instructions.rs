@@ -106,7 +106,7 @@ pub struct Waiting {
 const SELECT: &str = "SELECT *,
     (SELECT count(*) FROM deliveries WHERE instruction = instructions.sequence) AS total,
     (SELECT count(*) FROM deliveries WHERE instruction = instructions.sequence AND state = 3) AS successful,
-    (SELECT count(*) FROM deliveries WHERE instruction = instructions.sequence AND state = 4) AS unsuccessful
+    (SELECT count(*) FROM deliveries WHERE instruction = instructions.sequence AND state IN (4, 5)) AS unsuccessful
     FROM instructions";
 
 impl InstructionRow {
@@ -137,6 +137,8 @@ impl DeliveryRow {
                 2 => Some(TaskState::InProgress),
                 3 => Some(TaskState::Successful),
                 4 => Some(TaskState::Unsuccessful),
+                // Shown by the instruction's end.
+                5 => Some(TaskState::InProgress),
                 _ => return Err(StoreError::Damaged("delivery")),
             },
             detail: row.try_get("detail")?,
@@ -201,6 +203,21 @@ impl Change<'_> {
         Ok(Issued::New)
     }
 
+    /// Ends what was not reported in time: it is open no more.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn time_out(&mut self, now: Timestamp) -> Result<(), StoreError> {
+        sqlx::query(
+            "UPDATE deliveries SET state = 5 WHERE state IN (1, 2)
+             AND instruction IN (SELECT sequence FROM instructions WHERE ends_at <= $1)",
+        )
+        .bind(integer(now.as_millis()))
+        .execute(&mut *self.0)
+        .await?;
+        Ok(())
+    }
+
     /// Forgets instructions whose end was before a time.
     async fn forget_ended(&mut self, before: Timestamp) -> Result<(), StoreError> {
         for sql in [
@@ -232,7 +249,7 @@ impl Change<'_> {
             let changed = sqlx::query(
                 "UPDATE deliveries SET state = $4, detail = $5, command_id = $6, agents = $7, agents_done = $8,
                      agents_failed = $9, updated_at = $10
-                 WHERE entity_id = $1 AND epoch = $2 AND sequence = $3 AND state IN (1, 2)
+                 WHERE entity_id = $1 AND epoch = $2 AND sequence = $3 AND state IN (1, 2, 5)
                  RETURNING (SELECT instruction_id FROM instructions WHERE instructions.sequence = instruction) AS instruction_id",
             )
             .bind(entity.id.as_bytes().as_slice())
@@ -359,6 +376,18 @@ impl Change<'_> {
 }
 
 impl Store {
+    /// What makes a request the same as the one an instruction was made of; `None`: there is no such instruction.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn request_of(&self, instruction: InstructionId) -> Result<Option<Digest>, StoreError> {
+        let row = sqlx::query("SELECT request_digest FROM instructions WHERE instruction_id = $1")
+            .bind(instruction.as_bytes().as_slice())
+            .fetch_optional(&self.reader)
+            .await?;
+        row.map(|row| id(&row, "request_digest", "request digest")).transpose()
+    }
+
     /// Instructions before a place in the order of issue, latest first.
     ///
     /// # Errors

@@ -3,6 +3,8 @@
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row as _, SqliteConnection};
 use writ_common::id::Digest;
+use writ_common::keys::PublicKey;
+use writ_common::manager::{TokenProof, TokenVerifier};
 use writ_common::time::Timestamp;
 
 use super::{Store, StoreError, id, integer, time, unsigned};
@@ -49,17 +51,19 @@ impl Store {
     pub async fn create_token(
         &self,
         digest: Digest,
+        verifier: &TokenVerifier,
         uses: u32,
         expires_at: Timestamp,
         created_by: &str,
     ) -> Result<(), StoreError> {
-        let sql = "INSERT INTO registration_tokens (token_digest, max_uses, expires_at, created_by)
-                   VALUES ($1, $2, $3, $4)";
+        let sql = "INSERT INTO registration_tokens (token_digest, verifier, max_uses, expires_at, created_by)
+                   VALUES ($1, $5, $2, $3, $4)";
         sqlx::query(sql)
             .bind(digest.as_bytes().as_slice())
             .bind(i64::from(uses))
             .bind(integer(expires_at.as_millis()))
             .bind(created_by)
+            .bind(verifier.as_bytes().as_slice())
             .execute(&mut *self.writer.lock().await)
             .await?;
         Ok(())
@@ -102,16 +106,27 @@ impl Store {
     }
 }
 
-/// Spends one use; whether there was one.
+/// Spends one use, if the proof is this key's; whether it was and there was one.
 pub(super) async fn spend(
     connection: &mut SqliteConnection,
-    token: Digest,
+    shown: &TokenProof,
+    key: &PublicKey,
     now: Timestamp,
 ) -> Result<bool, StoreError> {
+    let known = sqlx::query("SELECT verifier FROM registration_tokens WHERE token_digest = $1")
+        .bind(shown.id.as_bytes().as_slice())
+        .fetch_optional(&mut *connection)
+        .await?;
+    let verifier =
+        known.map(|row| Ok::<_, StoreError>(row.try_get::<Vec<u8>, _>("verifier")?)).transpose()?;
+    let verifier = verifier.and_then(|bytes| bytes.try_into().ok()).map(TokenVerifier::from_bytes);
+    if !verifier.is_some_and(|verifier| verifier.accepts(shown, key)) {
+        return Ok(false);
+    }
     let sql = "UPDATE registration_tokens SET uses = uses + 1
                WHERE token_digest = $1 AND uses < max_uses AND expires_at > $2 AND revoked_at = 0";
     let spent = sqlx::query(sql)
-        .bind(token.as_bytes().as_slice())
+        .bind(shown.id.as_bytes().as_slice())
         .bind(integer(now.as_millis()))
         .execute(connection)
         .await?;

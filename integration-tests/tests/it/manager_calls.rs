@@ -10,8 +10,11 @@ use integration_tests::road::Road;
 use tokio::runtime::Runtime;
 use tonic::transport::Channel;
 use writ_common::envelope::{Candidate, EntityCallPurpose, ManagerReplyPurpose, sign, verify};
+use writ_common::id::ManagerId;
 use writ_common::keys::{Algorithm, Entity, PrivateKey, SigningCertificate, pem};
-use writ_common::manager::{CallBody, EntityCall, Mode, Poll, Registration, RegistrationToken, ReplyBody};
+use writ_common::manager::{
+    CallBody, EntityCall, Mode, Poll, Registration, RegistrationToken, ReplyBody, TokenProof,
+};
 use writ_common::time::{Clock as _, SystemClock, Timestamp};
 use writ_common::tls::{Anchors, connect};
 use writ_proto::manager::v1 as proto;
@@ -23,13 +26,14 @@ struct Caller {
     runtime: Runtime,
     channel: Channel,
     key: PrivateKey<Entity>,
+    manager: ManagerId,
 }
 
 fn now() -> Timestamp {
     SystemClock::new().wall()
 }
 
-fn registration(token: Option<[u8; 32]>) -> Registration {
+fn registration(token: Option<TokenProof>) -> Registration {
     Registration {
         display_name: "caller".to_owned(),
         host_name: "host".to_owned(),
@@ -45,16 +49,25 @@ fn registration(token: Option<[u8; 32]>) -> Registration {
 }
 
 impl Caller {
-    fn new(manager: &Manager) -> Self {
+    fn new(fleet: &Fleet, manager: &Manager) -> Self {
         let authorities = pem::certificates(&std::fs::read(manager.ca()).unwrap()).unwrap();
         let runtime = Runtime::new().unwrap();
         let endpoint = format!("localhost:{}", manager.link_port);
         let connection = runtime.block_on(connect(&endpoint, &Anchors::Authorities(authorities))).unwrap();
-        Self { runtime, channel: connection.channel, key: PrivateKey::generate(Algorithm::P256) }
+        let id = fleet.cm(&["entities", "manager"])["manager_id"].as_str().unwrap().parse().unwrap();
+        let key = PrivateKey::generate(Algorithm::P256);
+        Self { runtime, channel: connection.channel, key, manager: id }
     }
 
     fn call(&self, epoch: u64, counter: u64, body: CallBody) -> EntityCall {
-        EntityCall { key: self.key.public().clone(), epoch, counter, sent_at: now(), body }
+        EntityCall {
+            key: self.key.public().clone(),
+            epoch,
+            counter,
+            sent_at: now(),
+            manager: self.manager,
+            body,
+        }
     }
 
     fn signed(&self, call: &EntityCall) -> Bytes {
@@ -101,7 +114,7 @@ fn poll(after: u64) -> CallBody {
 fn calls_that_are_forged_stale_replayed_or_of_another_kind_are_refused_and_list_nobody() {
     let fleet = Fleet::new(Build::Shipped);
     let manager = Manager::new(&fleet);
-    let caller = Caller::new(&manager);
+    let caller = Caller::new(&fleet, &manager);
     let register = |counter| caller.call(0, counter, CallBody::Register(registration(None)));
 
     // Not signed by the key it names, altered, not a call at all, or sent as another one.
@@ -127,6 +140,9 @@ fn calls_that_are_forged_stale_replayed_or_of_another_kind_are_refused_and_list_
     assert_eq!(caller.is_rejected(&stale), "clock_skew");
     let early = EntityCall { sent_at: now() + Duration::from_secs(120), ..register(1) };
     assert_eq!(caller.is_rejected(&early), "clock_skew");
+    // For another manager.
+    let misled = EntityCall { manager: ManagerId::generate(now()), ..register(1) };
+    assert_eq!(caller.is_rejected(&misled), "unknown_entity");
     // Of somebody who is not there.
     assert_eq!(caller.is_rejected(&caller.call(1, 1, poll(0))), "unknown_entity");
     assert_eq!(
@@ -136,7 +152,8 @@ fn calls_that_are_forged_stale_replayed_or_of_another_kind_are_refused_and_list_
     assert!(matches!(caller.says(&caller.call(1, 1, CallBody::Unregister)), ReplyBody::Left));
     // With a token that is none, or rules that are broken.
     let token = |token| caller.call(0, 2, CallBody::Register(registration(Some(token))));
-    assert_eq!(caller.is_rejected(&token([7; 32])), "token_refused");
+    let guessed = RegistrationToken::from_secret([7; 32]).prove(caller.key.public());
+    assert_eq!(caller.is_rejected(&token(guessed)), "token_refused");
     let hasty = Registration { heartbeat: Duration::from_millis(10), ..registration(None) };
     assert_eq!(caller.is_rejected(&caller.call(0, 3, CallBody::Register(hasty))), "invalid_registration");
     assert_eq!(fleet.cm(&["entities", "list"]), serde_json::json!([]));
@@ -155,10 +172,20 @@ fn calls_that_are_forged_stale_replayed_or_of_another_kind_are_refused_and_list_
 
     // A token lets it in; after it left, its old calls list nobody.
     let secret: RegistrationToken = std::fs::read_to_string(manager.token(&fleet)).unwrap().parse().unwrap();
-    let with_token = caller.call(standing.epoch, 20, CallBody::Register(registration(Some(secret.secret()))));
+    // Whoever saw another entity show it has nothing of it.
+    let others = CallBody::Register(registration(Some(secret.prove(thief.public()))));
+    assert_eq!(caller.is_rejected(&caller.call(standing.epoch, 19, others)), "token_refused");
+    let proof = secret.prove(caller.key.public());
+    let with_token = caller.call(standing.epoch, 20, CallBody::Register(registration(Some(proof))));
     let ReplyBody::Registered(let_in) = caller.says(&with_token) else { panic!("not registered") };
+    assert_eq!(caller.is_rejected(&caller.call(let_in.epoch, 20, poll(0))), "replayed");
+    // It holds more than this manager made: the manager was put back to an earlier state.
+    assert_eq!(caller.is_rejected(&caller.call(let_in.epoch, 21, poll(5))), "unknown_entity");
+    assert!(matches!(caller.says(&caller.call(let_in.epoch, 22, poll(0))), ReplyBody::Work(_)));
+    // Of another registration nobody leaves.
+    assert_eq!(caller.is_rejected(&caller.call(1, 23, CallBody::Unregister)), "unknown_entity");
     assert!(let_in.is_approved && let_in.epoch == standing.epoch && let_in.entity == standing.entity);
-    assert!(matches!(caller.says(&caller.call(let_in.epoch, 21, CallBody::Unregister)), ReplyBody::Left));
+    assert!(matches!(caller.says(&caller.call(let_in.epoch, 24, CallBody::Unregister)), ReplyBody::Left));
     assert_eq!(caller.is_rejected(&with_token), "replayed");
     assert_eq!(fleet.cm(&["entities", "list"]), serde_json::json!([]));
 }

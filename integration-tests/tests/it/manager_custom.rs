@@ -49,8 +49,10 @@ fn a_manager_under_the_organisations_own_authority_and_intermediates_is_met_by_i
     issue(&fleet, "between", Some("root"), AUTHORITY, &EC);
     let tls = "basicConstraints=CA:FALSE\nkeyUsage=digitalSignature\nextendedKeyUsage=serverAuth\nsubjectAltName=DNS:localhost,IP:127.0.0.1\n";
     issue(&fleet, "tls", Some("between"), tls, &EC);
-    let signs = "basicConstraints=CA:FALSE\nkeyUsage=digitalSignature\n";
+    let signs = "basicConstraints=CA:FALSE\nkeyUsage=digitalSignature\nextendedKeyUsage=1.3.6.1.5.5.7.3.36\n";
     issue(&fleet, "signs", Some("between"), signs, &EC);
+    // Any other key the organisation vouches for is nobody's voice: a web server's among them.
+    let web_chain = chain(&fleet, "web-chain.pem", &["tls", "between"]);
     issue(&fleet, "cannot", Some("between"), "basicConstraints=CA:FALSE\nkeyUsage=keyEncipherment\n", &EC);
     let text = |path: &Path| path.to_str().unwrap().to_owned();
     let file = |name: &str| text(&fleet.path(name));
@@ -81,6 +83,7 @@ fn a_manager_under_the_organisations_own_authority_and_intermediates_is_met_by_i
         (&cut, "signs.key", "not certified by the authority"),
         (&signing_chain, "tls.key", "is not the certificate of the key"),
         (&cannot, "cannot.key", "does not allow digital signatures"),
+        (&web_chain, "tls.key", "not one for signing documents"),
     ] {
         let refused = init(signing, key).failed(64);
         assert!(refused.stderr.contains(word), "{word}: {refused:?}");

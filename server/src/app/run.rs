@@ -18,7 +18,7 @@ use super::{Run, gateway};
 use crate::VERSION;
 use crate::admin;
 use crate::authority::{Files, channel, follow, last_head, read_signing_keys};
-use crate::cm_bridge::{Bridge, notify, poll};
+use crate::cm_bridge::{Bridge, notify, poll, register};
 use crate::config::Config;
 use crate::context::Server;
 use crate::dispatch::{Dispatcher, sent};
@@ -89,6 +89,7 @@ pub(super) async fn run(options: Run, shutdown: Shutdown) -> Result<(), Fatal> {
     shutdown.spawn(expiry::watch(Arc::clone(&server)));
     shutdown.spawn(metrics::serve(Arc::clone(&server), measured.0, recorder));
     shutdown.spawn(poll::keep(Arc::clone(&server)));
+    shutdown.spawn(register::keep_departures(Arc::clone(&server)));
     shutdown.spawn(notify::keep(Arc::clone(&server)));
     shutdown.spawn(sent::note(Arc::clone(&server)));
     shutdown.spawn(channel::keep(Arc::clone(&server), files.clone()));

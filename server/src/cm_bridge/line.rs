@@ -13,7 +13,7 @@ use tonic::body::Body;
 use tonic::transport::Channel;
 use tower::Service;
 use writ_common::envelope::{Candidate, EntityCallPurpose, ManagerReplyPurpose, sign, verify};
-use writ_common::id::{Digest, random_bytes};
+use writ_common::id::{Digest, ManagerId, random_bytes};
 use writ_common::keys::vault::Vault;
 use writ_common::keys::{Entity, PrivateKey, PublicKey, SigningCertificate};
 use writ_common::limits::MAX_FRAME_BYTES;
@@ -27,8 +27,8 @@ use super::connect::{basic, connect, open};
 use super::legs::{Fault, Leg, Legs};
 use super::settings::Settings;
 
-/// How long an answer may take.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long an answer may take: less than an operator's call to this server, which waits for it.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// A connection to the manager. Calls on it are made one after the other.
 #[derive(Debug)]
@@ -133,11 +133,11 @@ impl Line {
     pub async fn call(
         &self,
         key: &PrivateKey<Entity>,
-        (epoch, counter): (u64, u64),
+        (manager, epoch, counter): (ManagerId, u64, u64),
         body: CallBody,
     ) -> Result<Answer, Fault> {
         let sent_at = self.clock.wall();
-        let call = EntityCall { key: key.public().clone(), epoch, counter, sent_at, body };
+        let call = EntityCall { key: key.public().clone(), epoch, counter, sent_at, manager, body };
         let sealed = sign::<EntityCallPurpose>(&[&key.for_purpose()], &call);
         let signed = proto::SignedCall { envelope: sealed.bytes().clone() };
         let question = match &call.body {

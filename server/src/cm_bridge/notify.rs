@@ -15,6 +15,8 @@ use writ_proto::manager::v1::entity_notify_server::{EntityNotify, EntityNotifySe
 use super::State;
 use crate::context::Server;
 
+/// A port that could not be taken.
+const TRY_AGAIN: Duration = Duration::from_secs(10);
 /// How long calls under way may take to end.
 const DRAIN: Duration = Duration::from_secs(2);
 
@@ -28,11 +30,15 @@ pub async fn keep(server: Arc<Server>) {
             (Some(listening), false) => {
                 listening.drain(DRAIN).await;
                 open = None;
+                server.bridge.live().listen_error.clear();
                 info!("nobody listens for the Control Manager any more");
             }
             (Some(_), true) | (None, false) => {}
         }
-        if server.shutdown.unless_requested(server.bridge.listening.notified()).await.is_none() {
+        // A port that is taken may become free.
+        let wait = if wanted && open.is_none() { TRY_AGAIN } else { Duration::from_secs(3600) };
+        let asked = tokio::time::timeout(wait, server.bridge.listening.notified());
+        if server.shutdown.unless_requested(asked).await.is_none() {
             if let Some(listening) = open {
                 listening.drain(DRAIN).await;
             }
@@ -53,10 +59,11 @@ async fn listen(server: &Arc<Server>) -> Option<Shutdown> {
         Ok(bound) => bound,
         Err(fatal) => {
             error!(error = %fatal, "nobody listens for the Control Manager");
-            server.bridge.note_error(fatal.to_string());
+            server.bridge.live().listen_error = fatal.to_string();
             return None;
         }
     };
+    server.bridge.live().listen_error.clear();
     info!(%address, "listening for the Control Manager");
     let (service, tls) = (EntityNotifyServer::new(Notified(Arc::clone(server))), server.tls.clone());
     let (listening, task) = (Shutdown::new(), Shutdown::new());

@@ -1,6 +1,5 @@
 //! What the manager says: taken once, in order, and only under its authority; done through the same door as an operator's commands.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,9 +10,9 @@ use tracing::{info, warn};
 use writ_common::admin::{Actor, Role};
 use writ_common::command::{Action, NamedAction};
 use writ_common::envelope::{Candidate, InstructionPurpose, claimed_keyid, verify};
-use writ_common::id::{CommandId, EntityId, ManagerId};
+use writ_common::id::{CommandId, Digest, EntityId, ManagerId};
 use writ_common::keys::PublicKey;
-use writ_common::limits::{MAX_DETAIL_BYTES, MAX_NAME_BYTES, MAX_OUTCOMES, SKEW};
+use writ_common::limits::{MAX_DETAIL_BYTES, MAX_INSTRUCTIONS, MAX_NAME_BYTES, SKEW};
 use writ_common::manager::{Instruction, Order, Outcome, Task, TaskState};
 use writ_common::time::Timestamp;
 use writ_common::wire::status::Failure;
@@ -24,8 +23,13 @@ use crate::admin::submit::{self, Request, Selection};
 use crate::context::Server;
 use crate::store::{Alarm, AlertKind, SERVER, StoreError, TakenRow};
 
+/// Outcomes in one poll ([`writ_common::limits::MAX_OUTCOMES`]), and instructions acted on before the next.
+const MAX_AT_ONCE: u32 = 64;
 /// What commands of the manager are asked for by, before its operator's name.
 const ACTOR: &str = "control-manager";
+
+/// Refused instructions remembered: more than one answer holds.
+const REFUSED_LATELY: usize = 4 * MAX_INSTRUCTIONS;
 
 /// Why an instruction is not taken. The names are stable (docs/control-manager.md).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,7 +90,6 @@ pub(super) async fn take(
                 command: CommandId::generate(now),
                 state: if is_late { TaskState::Unsuccessful } else { TaskState::InProgress },
                 detail: if is_late { "expired before it came".to_owned() } else { String::new() },
-                is_acted: is_late,
             };
             info!(
                 target: "audit",
@@ -103,6 +106,16 @@ pub(super) async fn take(
             Ok(())
         }
         Err((code, detail)) => {
+            // What was refused is handed over again with each answer: it is told once.
+            let digest = Digest::of(envelope);
+            {
+                let mut live = server.bridge.live();
+                if live.refused_lately.contains(&digest) {
+                    return Ok(());
+                }
+                live.refused_lately.push_front(digest);
+                live.refused_lately.truncate(REFUSED_LATELY);
+            }
             let claimed = claimed_keyid(envelope).unwrap_or_default();
             warn!(code = code.as_str(), detail, claimed, "instruction refused");
             server.bridge.live().refused += 1;
@@ -166,11 +179,7 @@ fn judge(
 /// When the store fails.
 pub(super) async fn act(server: &Arc<Server>, epoch: u64) -> Result<(), StoreError> {
     // Whoever ends the registration waits for what has begun, and nothing begins after it.
-    let limit = u32::try_from(MAX_OUTCOMES).unwrap_or(u32::MAX);
-    for taken in server.store.unreported(epoch, limit).await? {
-        if taken.is_acted || taken.state != TaskState::InProgress {
-            continue;
-        }
+    for taken in server.store.unacted(epoch, MAX_AT_ONCE).await? {
         let mut turn = server.bridge.turn().await;
         if turn.registration.epoch != epoch || turn.registration.state != State::Registered {
             return Ok(());
@@ -206,6 +215,10 @@ async fn perform(
     let Some(Instruction { requested_by, task, expires_at, .. }) = instruction else {
         return Ok((TaskState::Unsuccessful, "the stored instruction is damaged".to_owned()));
     };
+    // Submitted before a crash: what becomes of it is the command's.
+    if server.store.command(taken.command).await.map_err(crate::store::unavailable)?.is_some() {
+        return Ok((TaskState::InProgress, String::new()));
+    }
     if expires_at <= server.clock.wall() {
         return Ok((TaskState::Unsuccessful, "expired before it could be acted on".to_owned()));
     }
@@ -278,10 +291,16 @@ async fn change_communication(
 /// # Errors
 /// When the store fails.
 pub(super) async fn outcomes(server: &Server, epoch: u64) -> Result<Vec<Outcome>, StoreError> {
-    let limit = u32::try_from(MAX_OUTCOMES).unwrap_or(u32::MAX);
+    let mut rows = server.store.unreported(epoch, MAX_AT_ONCE).await?;
+    let room = MAX_AT_ONCE - u32::try_from(rows.len()).unwrap_or(MAX_AT_ONCE);
+    // What goes on is told in turns: a poll does not hold all of it.
+    let told = server.bridge.live().told;
+    let going_on = server.store.going_on(epoch, told, room).await?;
+    let is_round = u32::try_from(going_on.len()).is_ok_and(|found| found < room);
+    server.bridge.live().told = if is_round { 0 } else { going_on.last().map_or(0, |last| last.sequence) };
+    rows.extend(going_on);
     let mut outcomes = Vec::new();
-    let mut open_commands = HashSet::new();
-    for taken in server.store.unreported(epoch, limit).await? {
+    for taken in rows {
         let command = server.store.command(taken.command).await?;
         let Some(command) = command else {
             let TakenRow { sequence, state, detail, .. } = taken;
@@ -304,8 +323,9 @@ pub(super) async fn outcomes(server: &Server, epoch: u64) -> Result<Vec<Outcome>
             (TaskState::Unsuccessful, detail)
         };
         if state == TaskState::InProgress {
-            open_commands.insert(taken.command);
+            server.bridge.open_commands().insert(taken.command);
         } else {
+            server.bridge.open_commands().remove(&taken.command);
             server.store.note_taken((taken.epoch, taken.sequence), state, detail.clone()).await?;
         }
         outcomes.push(Outcome {
@@ -318,7 +338,6 @@ pub(super) async fn outcomes(server: &Server, epoch: u64) -> Result<Vec<Outcome>
             failed,
         });
     }
-    *server.bridge.open_commands() = open_commands;
     Ok(outcomes)
 }
 

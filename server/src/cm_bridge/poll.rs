@@ -7,12 +7,12 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 use writ_common::backoff::{Backoff, jitter};
 use writ_common::limits::MAX_OUTCOMES;
-use writ_common::manager::{CallBody, Poll, RejectionCode, ReplyBody, TaskState};
+use writ_common::manager::{CallBody, Outcome, Poll, RejectionCode, ReplyBody, TaskState};
 
 use super::legs::{Fault, Leg, Legs};
 use super::line::{Answer, Line, unexpected};
 use super::settings::Settings;
-use super::{Held, State, obey, register};
+use super::{Held, State, Turn, obey, register};
 use crate::context::Server;
 use crate::store::{Alarm, AlertKind, SERVER, StoreError};
 
@@ -65,10 +65,6 @@ pub async fn keep(server: Arc<Server>) {
 
 /// One look at what there is to do; how long to wait before the next.
 async fn turn(server: &Arc<Server>, open: &mut Option<(Settings, Line)>) -> Result<Duration, Fault> {
-    if server.bridge.held().departure.is_some() {
-        let mut turn = server.bridge.turn().await;
-        register::depart(server, &mut turn).await?;
-    }
     let held = server.bridge.held();
     let Some(settings) = held.in_force.clone() else {
         *open = None;
@@ -84,7 +80,7 @@ async fn turn(server: &Arc<Server>, open: &mut Option<(Settings, Line)>) -> Resu
         State::Unregistered => return Ok(NEVER),
         State::Registering => {
             let mut turn = server.bridge.turn().await;
-            if turn.registration != held.registration {
+            if *turn != held {
                 return Ok(Duration::ZERO);
             }
             if let Err(failure) = register::finish(server, &mut turn, line, None).await {
@@ -98,47 +94,48 @@ async fn turn(server: &Arc<Server>, open: &mut Option<(Settings, Line)>) -> Resu
     if register::is_leaf_stale(server, &held) {
         // The manager compares it when it calls.
         let mut turn = server.bridge.turn().await;
+        if *turn != held {
+            return Ok(Duration::ZERO);
+        }
         if let Err(failure) = register::send_update(server, &mut turn, settings.clone()).await {
             warn!(error = failure.message(), "the manager could not be told of the new TLS key");
         }
     }
+    let held = server.bridge.held();
     let more = poll(server, line, held).await?;
     // Entities that started together must not poll together.
     let heartbeat = settings.heartbeat;
-    Ok(if more { Duration::ZERO } else { heartbeat - jitter(heartbeat / 10) })
+    Ok(if more { POLLS_APART } else { heartbeat - jitter(heartbeat / 10) })
 }
 
-/// One poll; whether there is more at once.
+/// One poll; whether there is more to be had soon.
 async fn poll(server: &Arc<Server>, line: &Line, held: Held) -> Result<bool, Fault> {
     let stored = |error: StoreError| Fault::new(Leg::Input, error.to_string(), "see this server's log");
     let epoch = held.registration.epoch;
     let outcomes = obey::outcomes(server, epoch).await.map_err(stored)?;
-    let ended: Vec<_> = outcomes
-        .iter()
-        .filter(|outcome| outcome.state != TaskState::InProgress)
-        .map(|one| one.sequence)
-        .collect();
+    let has_ended = |outcome: &&Outcome| outcome.state != TaskState::InProgress;
+    let ended: Vec<_> = outcomes.iter().filter(has_ended).map(|one| one.sequence).collect();
     let is_full = outcomes.len() == MAX_OUTCOMES && !ended.is_empty();
     let after = server.store.last_taken(epoch).await.map_err(stored)?;
-    let counter = server.store.next_manager_counter(server.clock.wall()).await.map_err(stored)?;
-    let answer = ask(server, line, (epoch, counter), Poll { after, outcomes }).await?;
-    let Answer { body, key, .. } = answer;
+    let Answer { body, key, .. } = ask(server, line, &held, Poll { after, outcomes }).await?;
+
+    // An answer counts for the line it was asked on. What an operator changed meanwhile is asked about anew.
+    let mut turn = server.bridge.turn().await;
+    if (&turn.registration, &turn.in_force) != (&held.registration, &held.in_force) {
+        return Ok(true);
+    }
     match body {
         ReplyBody::Work(work) => {
             server.store.note_reported(epoch, ended).await.map_err(stored)?;
             server.bridge.note_contact(server.clock.wall());
-            let is_connected = work.sandbox_connected;
-            stand(server, epoch, State::Registered, Some(is_connected)).await.map_err(stored)?;
-            let turn = server.bridge.turn().await;
-            if turn.registration.epoch != epoch || turn.registration.state != State::Registered {
-                return Ok(false);
-            }
+            stand(server, &mut turn, State::Registered, work.sandbox_connected).await.map_err(stored)?;
             for envelope in &work.instructions {
                 obey::take(server, &turn, &key, envelope).await.map_err(stored)?;
             }
             drop(turn);
+            let has_taken = server.store.last_taken(epoch).await.map_err(stored)? > after;
             obey::act(server, epoch).await.map_err(stored)?;
-            Ok(work.has_more || is_full)
+            Ok((work.has_more && has_taken) || is_full)
         }
         ReplyBody::Rejected(rejection) => {
             let state = match rejection.code {
@@ -148,11 +145,13 @@ async fn poll(server: &Arc<Server>, line: &Line, held: Held) -> Result<bool, Fau
                 RejectionCode::Replayed
                 | RejectionCode::ClockSkew
                 | RejectionCode::TokenRefused
-                | RejectionCode::InvalidRegistration => {
+                | RejectionCode::InvalidRegistration
+                | RejectionCode::ManagerFull => {
                     return Err(Fault::new(Leg::Authorization, rejection.detail, rejection.code.cure()));
                 }
             };
-            if stand(server, epoch, state, None).await.map_err(stored)? {
+            let sandbox = turn.registration.is_sandbox_connected;
+            if stand(server, &mut turn, state, sandbox).await.map_err(stored)? {
                 warn!(
                     code = rejection.code.as_str(),
                     detail = rejection.detail,
@@ -168,30 +167,29 @@ async fn poll(server: &Arc<Server>, line: &Line, held: Held) -> Result<bool, Fau
 }
 
 /// A poll that nobody waits for and that never blocks the end of the program.
-async fn ask(server: &Server, line: &Line, call: (u64, u64), poll: Poll) -> Result<Answer, Fault> {
-    let asked = line.call(&server.bridge.key, call, CallBody::Poll(poll));
+async fn ask(server: &Server, line: &Line, held: &Held, poll: Poll) -> Result<Answer, Fault> {
+    let to = (held.registration.manager, held.registration.epoch);
+    let asked = server.bridge.call(server, line, to, CallBody::Poll(poll));
     match server.shutdown.unless_requested(asked).await {
         Some(answer) => answer,
         None => Err(Fault::new(Leg::Input, "this server is ending", "start it again")),
     }
 }
 
-/// Notes how the manager sees this server; whether that is news. Nothing, if another registration was made meanwhile.
-async fn stand(server: &Server, epoch: u64, state: State, sandbox: Option<bool>) -> Result<bool, StoreError> {
-    let mut turn = server.bridge.turn().await;
-    let mut next = Held::clone(&turn);
-    if next.registration.epoch != epoch || next.registration.state == State::Unregistered {
+/// Notes how the manager sees this server; whether that is news.
+async fn stand(
+    server: &Server,
+    turn: &mut Turn,
+    state: State,
+    is_sandbox_connected: bool,
+) -> Result<bool, StoreError> {
+    let mut next = Held::clone(turn);
+    let is_news = next.registration.state != state;
+    if !is_news && next.registration.is_sandbox_connected == is_sandbox_connected {
         return Ok(false);
     }
-    next.registration.state = state;
-    if let Some(sandbox) = sandbox {
-        next.registration.is_sandbox_connected = sandbox;
-    }
-    if next == Held::clone(&turn) {
-        return Ok(false);
-    }
-    let is_news = next.registration.state != turn.registration.state;
-    server.keep_line(&mut turn, next).await?;
+    (next.registration.state, next.registration.is_sandbox_connected) = (state, is_sandbox_connected);
+    server.keep_line(turn, next).await?;
     Ok(is_news)
 }
 

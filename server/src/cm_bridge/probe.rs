@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 use writ_common::limits::SKEW;
-use writ_common::manager::{CallBody, PROTOCOL, Poll, ReplyBody};
+use writ_common::manager::{CallBody, NO_INSTRUCTIONS, PROTOCOL, Poll, ReplyBody};
 use writ_proto::admin::v1 as proto;
 
 use super::legs::{Fault, Leg, Legs};
@@ -102,13 +102,9 @@ async fn authorization(server: &Server, settings: &Settings, line: &Line) -> Res
     if !is_same || !matches!(registration.state, State::Registered | State::Waiting | State::Rejected) {
         return Ok(vouched);
     }
-    let stored = |error: crate::store::StoreError| {
-        Fault::new(Leg::Authorization, error.to_string(), "see this server's log")
-    };
-    let counter = server.store.next_manager_counter(server.clock.wall()).await.map_err(stored)?;
     // Asks for nothing: whatever waits goes on waiting.
-    let poll = CallBody::Poll(Poll { after: u64::MAX, outcomes: Vec::new() });
-    let answer = line.call(&server.bridge.key, (registration.epoch, counter), poll).await?;
+    let poll = CallBody::Poll(Poll { after: NO_INSTRUCTIONS, outcomes: Vec::new() });
+    let answer = server.bridge.call(server, line, (registration.manager, registration.epoch), poll).await?;
     match answer.body {
         ReplyBody::Rejected(rejection) => {
             Err(Fault::new(Leg::Authorization, rejection.detail, rejection.code.cure()))

@@ -1,23 +1,28 @@
 //! Becoming an entity, staying the same one when something changes, and leaving.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tracing::{info, warn};
+use writ_common::backoff::Backoff;
 use writ_common::id::{EntityId, ManagerId};
 use writ_common::limits::MAX_ADDRESSES;
 use writ_common::manager::{
-    CallBody, Mode, Registration as Wish, Rejection, RejectionCode, ReplyBody, Standing,
+    CallBody, Mode, Registration as Wish, RegistrationToken, Rejection, RejectionCode, ReplyBody, Standing,
 };
+use writ_common::time::Timestamp;
 use writ_common::wire::status::Failure;
 use writ_proto::admin::v1 as proto;
 
 use super::legs::{Fault, Leg, Legs};
 use super::line::{Line, unexpected};
 use super::settings::{Settings, host_name};
-use super::{DEPART_WITHIN, Departure, Held, PRODUCT, Registration, Source, State, Turn, update_source};
+use super::{
+    DEPART_FOR, DEPART_WITHIN, Departure, Held, PRODUCT, Registration, Source, State, Turn, update_source,
+};
 use crate::VERSION;
 use crate::context::Server;
-use crate::store::unavailable;
+use crate::store::{StoreError, unavailable};
 
 impl From<Fault> for Failure {
     fn from(fault: Fault) -> Self {
@@ -42,34 +47,51 @@ async fn register_to_the_end(server: &Arc<Server>, chosen: proto::UpdateSource) 
     let settings = turn.saved.clone();
     let line = open(server, &settings).await?;
     let (about, _) = line.probe(None).await?;
-    let version = about.version.to_string();
-    let source = update_source::choose(chosen, &version, settings.is_authorized())?;
-    let before = Held::clone(&turn);
-    begin(server, &mut turn, before.clone(), settings, (about.manager, source)).await?;
-    let finished = finish(server, &mut turn, &line, Some(before)).await;
+    let source = update_source::choose(chosen, &about.version.to_string(), settings.is_authorized())?;
+    join(server, &mut turn, &line, settings, (about.manager, source, false)).await
+}
+
+/// Registers, after everything that can fail without a trace has not.
+async fn join(
+    server: &Server,
+    turn: &mut Turn,
+    line: &Line,
+    settings: Settings,
+    (manager, source, is_anew): (ManagerId, Source, bool),
+) -> Result<Held, Failure> {
+    let before = Held::clone(turn);
+    begin(server, turn, settings, (manager, source, is_anew)).await?;
+    let finished = finish(server, turn, line, Some(before)).await;
     // Whatever is not finished is finished there.
     server.bridge.poke.notify_one();
+    server.bridge.leaving.notify_one();
     finished?;
-    Ok(Held::clone(&turn))
+    Ok(Held::clone(turn))
 }
 
 /// What a crash must find: that something was asked for, and how.
 async fn begin(
     server: &Server,
     turn: &mut Turn,
-    from: Held,
     settings: Settings,
-    (manager, source): (ManagerId, Source),
+    (manager, source, is_anew): (ManagerId, Source, bool),
 ) -> Result<(), Failure> {
-    let mut next = from;
-    // The same manager hears of the new registration; the old one's end does not matter any more.
-    next.departure = next.departure.filter(|departure| departure.manager != Some(*manager.as_bytes()));
-    let goes_on = matches!(next.registration.state, State::Waiting | State::Registered | State::Registering)
-        && next.registration.manager == Some(*manager.as_bytes());
-    let epoch = if goes_on { next.registration.epoch } else { 0 };
+    let mut next = Held::clone(turn);
+    let is_here = next.registration.manager == Some(*manager.as_bytes());
+    // Another manager is left first; it is told when it can be.
+    if !is_here && let Some(departure) = departure(&next, server.clock.wall()) {
+        next.departures.push(departure);
+    }
+    // This one hears of the new registration; the end of an old one does not matter any more.
+    next.departures.retain(|departure| departure.manager != Some(*manager.as_bytes()));
+    let goes_on = is_here
+        && !is_anew
+        && matches!(next.registration.state, State::Waiting | State::Registered | State::Registering)
+        // An authority counts from a registration that was made under it.
+        && next.registration.is_authorized == settings.is_authorized();
     next.registration = Registration {
         state: State::Registering,
-        epoch,
+        epoch: if goes_on { next.registration.epoch } else { 0 },
         source,
         is_authorized: settings.is_authorized(),
         manager: Some(*manager.as_bytes()),
@@ -95,9 +117,8 @@ pub(super) async fn finish(
     let Some(settings) = turn.in_force.clone() else { return Err(unexpected().into()) };
     let wish = wish(server, turn, &settings, true)?;
     let leaf = leaf_of(&wish);
-    let counter = server.store.next_manager_counter(server.clock.wall()).await.map_err(unavailable)?;
-    let called =
-        line.call(&server.bridge.key, (turn.registration.epoch, counter), CallBody::Register(wish)).await;
+    let to = (turn.registration.manager, turn.registration.epoch);
+    let called = server.bridge.call(server, line, to, CallBody::Register(wish)).await;
     writ_common::checkpoint!("entity_answered");
     let answer = match called {
         Ok(answer) => answer,
@@ -127,6 +148,13 @@ pub(super) async fn finish(
                 { entity.id = %standing.entity, manager.id = %standing.manager, approved = standing.is_approved },
                 "registered with the Control Manager"
             );
+        }
+        // Nobody decided anything: it is asked again when that is mended.
+        ReplyBody::Rejected(rejection)
+            if before.is_none()
+                && matches!(rejection.code, RejectionCode::ClockSkew | RejectionCode::Replayed) =>
+        {
+            return Err(no(&rejection));
         }
         ReplyBody::Rejected(rejection) => {
             let held_before =
@@ -206,9 +234,8 @@ pub(super) async fn send_update(server: &Server, turn: &mut Turn, settings: Sett
     }
     let wish = wish(server, turn, &settings, false)?;
     let leaf = leaf_of(&wish);
-    let counter = server.store.next_manager_counter(server.clock.wall()).await.map_err(unavailable)?;
-    let call = (turn.registration.epoch, counter);
-    let answer = line.call(&server.bridge.key, call, CallBody::Update(wish)).await?;
+    let to = (turn.registration.manager, turn.registration.epoch);
+    let answer = server.bridge.call(server, &line, to, CallBody::Update(wish)).await?;
     match answer.body {
         ReplyBody::Registered(standing) => {
             let mut next = Held::clone(turn);
@@ -236,36 +263,26 @@ pub async fn reregister(server: &Arc<Server>, chosen: proto::UpdateSource) -> Re
             let settings = turn.saved.clone();
             let line = open(&task, &settings).await?;
             let (about, _) = line.probe(None).await?;
-            let before = Held::clone(&turn);
-            let as_it_was = match (chosen, before.registration.source) {
+            let had = turn.registration.clone();
+            let as_it_was = match (chosen, had.source) {
                 (proto::UpdateSource::Unspecified, Source::Manager) => proto::UpdateSource::Manager,
-                (proto::UpdateSource::Unspecified, Source::Default) if before.registration.is_authorized => {
+                (proto::UpdateSource::Unspecified, Source::Default) if had.is_authorized => {
                     proto::UpdateSource::Default
                 }
                 (chosen, _) => chosen,
             };
             let version = about.version.to_string();
             let source = update_source::choose(as_it_was, &version, settings.is_authorized())?;
-            // At the same manager the new registration ends the old one, in one step; another manager is left first.
-            let is_other = before.registration.manager.is_some_and(|held| held != *about.manager.as_bytes());
-            let mut gone = Held::clone(&turn);
-            if is_other && let Some(departure) = departure(&before) {
-                gone.departure = Some(departure);
-            }
-            gone.registration.state = State::Unregistered;
-            begin(&task, &mut turn, gone, settings, (about.manager, source)).await?;
-            let finished = finish(&task, &mut turn, &line, Some(before)).await;
-            task.bridge.poke.notify_one();
-            finished?;
-            Ok(Held::clone(&turn))
+            join(&task, &mut turn, &line, settings, (about.manager, source, true)).await
         })
         .await?
 }
 
 /// What a manager has to hear when a registration with it ends.
-fn departure(held: &Held) -> Option<Departure> {
+fn departure(held: &Held, now: Timestamp) -> Option<Departure> {
     let settings = held.in_force.clone().filter(|_| held.registration.state != State::Unregistered)?;
-    Some(Departure { settings, epoch: held.registration.epoch, manager: held.registration.manager })
+    let Registration { epoch, manager, .. } = held.registration;
+    Some(Departure { settings, epoch, manager, since: now.as_millis() })
 }
 
 /// Ends the registration here at once, and there when it can be reached.
@@ -277,38 +294,62 @@ pub async fn unregister(server: &Arc<Server>) -> Result<Held, Failure> {
     server
         .to_the_end(async move {
             let mut turn = task.bridge.turn().await;
-            let Some(departure) = departure(&turn) else {
+            let Some(departure) = departure(&turn, task.clock.wall()) else {
                 let text = "this server is not registered with a manager";
                 return Err(Failure::precondition("manager_not_registered", text));
             };
             let mut next = Held::clone(&turn);
-            next.departure = Some(departure);
+            next.departures.push(departure.clone());
             next.registration = Registration { entity: turn.registration.entity, ..Registration::default() };
             next.in_force = None;
             task.keep_line(&mut turn, next).await.map_err(unavailable)?;
+            drop(turn);
             info!(target: "audit", "unregistered from the Control Manager");
             writ_common::checkpoint!("entity_departing");
-            if let Err(error) = depart(&task, &mut turn).await {
+            if let Err(error) = depart(&task, &departure).await {
                 warn!(%error, "the manager was not reached; it is told later");
-                task.bridge.poke.notify_one();
+                task.bridge.leaving.notify_one();
             }
-            Ok(Held::clone(&turn))
+            Ok(task.bridge.held())
         })
         .await?
 }
 
-/// Tells the manager that a registration ended.
-///
-/// # Errors
-/// The leg that failed; it is tried again.
-pub(super) async fn depart(server: &Server, turn: &mut Turn) -> Result<(), Fault> {
-    let Some(Departure { settings, epoch, .. }) = turn.departure.clone() else { return Ok(()) };
-    let stored =
-        |error: crate::store::StoreError| Fault::new(Leg::Input, error.to_string(), "see this server's log");
-    let counter = server.store.next_manager_counter(server.clock.wall()).await.map_err(stored)?;
+/// Tells managers that registrations ended, until they have heard it, or for [`DEPART_FOR`].
+pub async fn keep_departures(server: Arc<Server>) {
+    let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(60));
+    loop {
+        let mut is_done = true;
+        for departure in server.bridge.held().departures {
+            let over = Timestamp::from_millis(departure.since) + DEPART_FOR;
+            let told = if over <= server.clock.wall() {
+                warn!("the manager was not reached for {DEPART_FOR:?}; it may list this server for ever");
+                strike(&server, &departure).await
+            } else {
+                depart(&server, &departure).await
+            };
+            if let Err(error) = told {
+                is_done = false;
+                info!(%error, "the manager does not know yet that the registration ended");
+            }
+        }
+        let wait = if is_done { DEPART_FOR } else { backoff.after_failure() };
+        if is_done {
+            backoff.reset();
+        }
+        let asked = tokio::time::timeout(wait, server.bridge.leaving.notified());
+        if server.shutdown.unless_requested(asked).await.is_none() {
+            return;
+        }
+    }
+}
+
+/// Tells one manager. Not in a turn: operators need not wait for a manager that is gone.
+async fn depart(server: &Server, departure: &Departure) -> Result<(), Fault> {
+    let Departure { settings, epoch, manager, .. } = departure;
     let said = async {
-        let line = Line::open(&settings, &server.bridge.vault, &server.clock, &mut Legs::silent()).await?;
-        line.call(&server.bridge.key, (epoch, counter), CallBody::Unregister).await
+        let line = Line::open(settings, &server.bridge.vault, &server.clock, &mut Legs::silent()).await?;
+        server.bridge.call(server, &line, (*manager, *epoch), CallBody::Unregister).await
     };
     let answer = tokio::time::timeout(DEPART_WITHIN, said).await.map_err(|_| {
         let advice = "look at the firewalls in between";
@@ -316,17 +357,25 @@ pub(super) async fn depart(server: &Server, turn: &mut Turn) -> Result<(), Fault
     })??;
     match answer.body {
         ReplyBody::Left => {}
-        // It knows no entity of this key: that is what was wanted.
+        // It knows no such registration: that is what was wanted.
         ReplyBody::Rejected(Rejection { code: RejectionCode::UnknownEntity, .. }) => {}
         ReplyBody::Rejected(Rejection { code, detail }) => {
             return Err(Fault::new(Leg::Authorization, detail, code.cure()));
         }
         ReplyBody::Probe(_) | ReplyBody::Registered(_) | ReplyBody::Work(_) => return Err(unexpected()),
     }
-    let next = Held { departure: None, ..Held::clone(turn) };
-    server.keep_line(turn, next).await.map_err(stored)?;
+    strike(server, departure).await?;
     info!("the Control Manager was told that the registration ended");
     Ok(())
+}
+
+/// Nobody has to hear of it any more.
+async fn strike(server: &Server, departure: &Departure) -> Result<(), Fault> {
+    let stored = |error: StoreError| Fault::new(Leg::Input, error.to_string(), "see this server's log");
+    let mut turn = server.bridge.turn().await;
+    let mut next = Held::clone(&turn);
+    next.departures.retain(|one| one != departure);
+    server.keep_line(&mut turn, next).await.map_err(stored)
 }
 
 pub(super) async fn open(server: &Server, settings: &Settings) -> Result<Line, Failure> {
@@ -340,7 +389,8 @@ fn wish(server: &Server, held: &Held, settings: &Settings, with_token: bool) -> 
         Some(sealed) => {
             let opened = server.bridge.vault.unseal(sealed);
             let opened = opened.map_err(|error| Failure::precondition("secret_lost", error.to_string()))?;
-            <[u8; 32]>::try_from(opened.as_slice()).ok()
+            let secret = <[u8; 32]>::try_from(opened.as_slice()).ok();
+            secret.map(|secret| RegistrationToken::from_secret(secret).prove(server.bridge.key.public()))
         }
         None => None,
     };

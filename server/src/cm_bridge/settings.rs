@@ -345,6 +345,18 @@ impl Settings {
                 "must be empty in clear text: whoever listens could register; have an operator approve instead",
             );
         }
+        if self.without_authorization && self.web.is_some() {
+            problems.add(
+                "web_user",
+                "must be empty without a CA certificate: whoever answers would have the password",
+            );
+        }
+        if self.without_authorization && self.token.is_some() {
+            problems.add(
+                "registration_token",
+                "must be empty without a CA certificate: nobody can say who would get it",
+            );
+        }
         if self.without_authorization && !self.authorities.is_empty() {
             problems.add(
                 "without_authorization_i_know_what_i_do",

@@ -24,3 +24,4 @@ CREATE TABLE manager_instructions (
     recorded_at INTEGER NOT NULL,
     PRIMARY KEY (epoch, sequence)
 ) STRICT, WITHOUT ROWID;
+CREATE INDEX manager_instructions_open ON manager_instructions (epoch, state, acted, sequence) WHERE reported = 0;

@@ -27,8 +27,6 @@ pub struct TakenRow {
     pub state: TaskState,
     /// For people.
     pub detail: String,
-    /// Whether it was acted on.
-    pub is_acted: bool,
 }
 
 impl TakenRow {
@@ -45,7 +43,6 @@ impl TakenRow {
                 _ => return Err(StoreError::Damaged("instruction")),
             },
             detail: row.try_get("detail")?,
-            is_acted: row.try_get("acted")?,
         })
     }
 }
@@ -186,19 +183,50 @@ impl Store {
         .await
     }
 
-    /// What the manager has not heard the end of, oldest first.
+    /// What has ended and the manager has not heard of, oldest first.
     ///
     /// # Errors
     /// When the database fails.
     pub async fn unreported(&self, epoch: u64, limit: u32) -> Result<Vec<TakenRow>, StoreError> {
-        let sql =
-            "SELECT * FROM manager_instructions WHERE epoch = $1 AND reported = 0 ORDER BY sequence LIMIT $2";
-        let rows =
-            sqlx::query(sql).bind(integer(epoch)).bind(i64::from(limit)).fetch_all(&self.reader).await?;
+        self.taken("reported = 0 AND state <> 1", epoch, 0, limit).await
+    }
+
+    /// What was taken and not acted on, oldest first.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn unacted(&self, epoch: u64, limit: u32) -> Result<Vec<TakenRow>, StoreError> {
+        self.taken("reported = 0 AND state = 1 AND acted = 0", epoch, 0, limit).await
+    }
+
+    /// What was acted on and goes on, after a number, oldest first.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn going_on(&self, epoch: u64, after: u64, limit: u32) -> Result<Vec<TakenRow>, StoreError> {
+        self.taken("reported = 0 AND state = 1 AND acted = 1", epoch, after, limit).await
+    }
+
+    async fn taken(
+        &self,
+        which: &'static str,
+        epoch: u64,
+        after: u64,
+        limit: u32,
+    ) -> Result<Vec<TakenRow>, StoreError> {
+        let sql = format!(
+            "SELECT * FROM manager_instructions WHERE epoch = $1 AND sequence > $2 AND {which} ORDER BY sequence LIMIT $3"
+        );
+        let rows = sqlx::query(sqlx::AssertSqlSafe(sql))
+            .bind(integer(epoch))
+            .bind(integer(after))
+            .bind(i64::from(limit))
+            .fetch_all(&self.reader)
+            .await?;
         rows.iter().map(TakenRow::read).collect()
     }
 
-    /// How many there are of them.
+    /// How many the manager has not heard the end of.
     ///
     /// # Errors
     /// When the database fails.

@@ -141,7 +141,7 @@ impl From<&Work> for proto::Work {
     }
 }
 
-const CODES: [(RejectionCode, proto::RejectionCode); 7] = [
+const CODES: [(RejectionCode, proto::RejectionCode); 8] = [
     (RejectionCode::UnknownEntity, proto::RejectionCode::UnknownEntity),
     (RejectionCode::RejectedEntity, proto::RejectionCode::RejectedEntity),
     (RejectionCode::NotApproved, proto::RejectionCode::NotApproved),
@@ -149,6 +149,7 @@ const CODES: [(RejectionCode, proto::RejectionCode); 7] = [
     (RejectionCode::ClockSkew, proto::RejectionCode::ClockSkew),
     (RejectionCode::TokenRefused, proto::RejectionCode::TokenRefused),
     (RejectionCode::InvalidRegistration, proto::RejectionCode::InvalidRegistration),
+    (RejectionCode::ManagerFull, proto::RejectionCode::ManagerFull),
 ];
 
 impl TryFrom<proto::Rejection> for Rejection {
