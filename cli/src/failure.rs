@@ -125,6 +125,9 @@ impl From<tonic::Status> for Failure {
             Code::Unimplemented => {
                 "this port does not know the call; is it the server's admin port (7444 unless configured)?"
             }
+            Code::PermissionDenied if reason == "no_policy" => {
+                "this server has no such call; is the context one of a Control Manager, or the other way round? See: writ context list"
+            }
             _ if status.message().is_empty() => "the server gave no reason; see its log",
             _ => status.message(),
         };

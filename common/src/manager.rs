@@ -304,9 +304,13 @@ impl RejectionCode {
     pub const fn cure(self) -> &'static str {
         match self {
             Self::UnknownEntity => "writ manager re-register",
-            Self::RejectedEntity => "ask the manager's operator; then writ manager re-register",
+            Self::RejectedEntity => {
+                "have the manager's operator approve it again; here nothing needs to be done"
+            }
             Self::NotApproved => "have the manager's operator approve it, or register with a token",
-            Self::Replayed => "two servers use one entity key: give the second one a registration of its own",
+            Self::Replayed => {
+                "two servers use one entity key (remove manager-entity.key on the second and register it), or this server was put back to an earlier state (writ manager re-register)"
+            }
             Self::ClockSkew => "set the clocks of both hosts right",
             Self::TokenRefused => "have the manager's operator make a new registration token",
             Self::InvalidRegistration => "correct the settings: writ manager settings set",

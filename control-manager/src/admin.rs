@@ -48,11 +48,8 @@ pub fn routes(manager: &Arc<Manager>) -> Result<Routes, tonic_reflection::server
 
 /// An entity by id or unique display name.
 pub(crate) async fn find_entity(manager: &Manager, text: &str) -> Result<EntityRow, Failure> {
-    let unknown = || {
-        Failure::not_found(format!(
-            "no entity has the id or name `{text}`; see: writ.manager.v1.EntityService/List"
-        ))
-    };
+    let unknown =
+        || Failure::not_found(format!("no entity has the id or name `{text}`; see: writ entities list"));
     if let Ok(id) = text.parse::<EntityId>() {
         return manager.store.entity(id).await.map_err(unavailable)?.ok_or_else(unknown);
     }

@@ -23,6 +23,8 @@ struct Arguments {
 enum Command {
     /// Make a new manager: its certificate authority (or yours), its keys, the first administrator.
     Init(Init),
+    /// Have the channel's certificate carry more host names or addresses.
+    Names(Names),
     /// Serve entities and operators until SIGTERM.
     Run(Run),
 }
@@ -66,6 +68,16 @@ struct Custom {
     signing_key: PathBuf,
 }
 
+#[derive(Debug, Args)]
+struct Names {
+    /// Where state and keys live.
+    #[arg(long, env = "WRIT_DATA_DIR", value_name = "FOLDER", default_value = crate::config::DEFAULT_DATA_DIR)]
+    data_dir: PathBuf,
+    /// A host name or address; repeat for several.
+    #[arg(long = "tls-name", value_name = "NAME", required = true)]
+    tls_names: Vec<String>,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Output {
     Text,
@@ -89,6 +101,7 @@ pub fn main() -> ExitCode {
     daemon::run("writ-control-manager", |shutdown| async move {
         match arguments.command {
             Command::Init(options) => init::init(options).await,
+            Command::Names(options) => init::names(options).await,
             Command::Run(options) => run::run(options, shutdown).await,
         }
     })

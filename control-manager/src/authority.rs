@@ -123,6 +123,9 @@ pub enum AuthorityError {
         /// The key.
         key: PathBuf,
     },
+    /// The channel's certificate names no host.
+    #[error("{}: it names no host (subjectAltName), so nobody could be sure whose it is", .0.display())]
+    Nameless(PathBuf),
     /// A name no certificate can carry.
     #[error(transparent)]
     Issue(#[from] IssueError),
@@ -235,6 +238,15 @@ impl Checked {
             let (certificate, key) = (signing.path.clone(), signing_key.path.clone());
             return Err(AuthorityError::Mismatch { certificate, key });
         }
+        let mut shown = tls.certificates()?;
+        shown.retain(|der| *der != root);
+        let (own, between) = shown.split_first().map_or((&[][..], &[][..]), |(own, rest)| (own, rest));
+        pinned
+            .leads_from(own, between, now)
+            .map_err(|source| AuthorityError::NotVouched { path: tls.path.clone(), source })?;
+        if LeafFacts::read(own).is_none() {
+            return Err(AuthorityError::Nameless(tls.path.clone()));
+        }
         let leaf = TlsLeaf { chain: tls.certificates()?, key: tls_key.key()? };
         ServerTls::new(&leaf)?;
         Ok(Self { ca: pinned, signing: private, chain, leaf })
@@ -274,6 +286,29 @@ impl Authority {
         let authority = Self { ca, signing, chain, tls, leaf };
         authority.renew_if_due(files, now)?;
         Ok(authority)
+    }
+
+    /// Issues the channel's leaf anew with more names.
+    ///
+    /// # Errors
+    /// When a name cannot stand in a certificate, or the authority is not ours.
+    pub fn add_names(
+        &self,
+        files: &Files,
+        names: &[String],
+        now: Timestamp,
+    ) -> Result<Vec<String>, AuthorityError> {
+        let mut facts = self.leaf.write().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut all = facts.names.clone();
+        all.extend(names.iter().cloned());
+        all.sort();
+        all.dedup();
+        let key = Spot { path: files.ca_key() }.key()?;
+        let authority = TlsAuthority { certificate: self.ca.der().to_vec(), key };
+        let leaf = authority.issue(&all, now)?;
+        write_leaf(files, &leaf)?;
+        facts.names.clone_from(&all);
+        Ok(all)
     }
 
     /// Issues the channel's leaf anew at two thirds of its life, if the authority is ours.

@@ -65,7 +65,7 @@ pub async fn issue(manager: &Arc<Manager>, actor: &Actor, request: Request) -> R
         }
     }
     let now = manager.now();
-    let (entities, left_out) = choose(manager, entities, now).await?;
+    let (entities, left_out) = choose(manager, entities).await?;
     let expires_at = now + lifetime;
     let longest = match &task {
         Task::Dispatch { lifetime, .. } => *lifetime,
@@ -117,6 +117,17 @@ pub async fn issue(manager: &Arc<Manager>, actor: &Actor, request: Request) -> R
     Ok(Made { id: new.id, left_out })
 }
 
+/// What timed out is open no more, from the moment somebody looks.
+///
+/// # Errors
+/// When the store fails.
+pub async fn time_out(manager: &Manager) -> Result<(), Failure> {
+    let mut turn = manager.store.turn().await;
+    let mut change = Store::begin(&mut turn).await.map_err(unavailable)?;
+    change.time_out(manager.now()).await.map_err(unavailable)?;
+    change.commit().await.map_err(unavailable)
+}
+
 fn taken(id: InstructionId) -> Failure {
     Failure::exists(format!(
         "instruction {id} exists and is a different one; leave the id away for a new one"
@@ -124,18 +135,8 @@ fn taken(id: InstructionId) -> Failure {
 }
 
 /// The entities that are meant, strictly ascending, and those that `all` leaves out.
-async fn choose(
-    manager: &Manager,
-    names: Vec<String>,
-    now: Timestamp,
-) -> Result<(Vec<EntityRow>, Vec<String>), Failure> {
-    {
-        // What timed out is open no more.
-        let mut turn = manager.store.turn().await;
-        let mut change = Store::begin(&mut turn).await.map_err(unavailable)?;
-        change.time_out(now).await.map_err(unavailable)?;
-        change.commit().await.map_err(unavailable)?;
-    }
+async fn choose(manager: &Manager, names: Vec<String>) -> Result<(Vec<EntityRow>, Vec<String>), Failure> {
+    time_out(manager).await?;
     let (mut chosen, mut left_out) = (Vec::new(), Vec::new());
     if names.is_empty() {
         let rows = manager.store.all_entities().await.map_err(unavailable)?;
@@ -209,10 +210,25 @@ fn sealed(manager: &Manager, entity: &EntityRow, waiting: &Waiting) -> Option<by
 /// A task for people.
 #[must_use]
 pub fn describe(task: &Task) -> String {
+    let short =
+        |text: &str| text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(100).collect::<String>();
     match task {
-        Task::Dispatch { order: Order::Ping, .. } => "ping".to_owned(),
-        Task::Dispatch { order: Order::Run { name, .. }, .. } => format!("run {name}"),
+        Task::Dispatch { order, selector, .. } => {
+            let mut text = match order {
+                Order::Ping => "ping".to_owned(),
+                Order::Run { name, parameters } => {
+                    let shown = parameters.iter().map(|(name, value)| format!(" {name}={}", short(value)));
+                    format!("run {name}{}", shown.collect::<String>())
+                }
+            };
+            if !selector.is_empty() {
+                text.push_str(&format!(" on {}", short(selector)));
+            }
+            text
+        }
         Task::AskStatus => "ask status".to_owned(),
-        Task::ChangeCommunication { .. } => "change communication".to_owned(),
+        Task::ChangeCommunication { heartbeat, abnormal_after } => {
+            format!("change communication: heartbeat {heartbeat:?}, abnormal after {abnormal_after:?}")
+        }
     }
 }

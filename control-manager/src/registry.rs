@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 use writ_common::id::EntityId;
 use writ_common::limits::SKEW;
 use writ_common::manager::{
@@ -32,7 +32,12 @@ pub async fn answer(manager: &Manager, call: EntityCall) -> Result<Decided, Fail
     let decided = decide(manager, call).await?;
     let Decided { body, .. } = &decided;
     if let ReplyBody::Rejected(Rejection { code, detail }) = body {
-        warn!(key.id = %key, code = code.as_str(), detail, "entity rejected");
+        if *code == RejectionCode::NotApproved {
+            // Each of its polls, and anybody may wait.
+            debug!(key.id = %key, "entity waits to be let in");
+        } else {
+            warn!(key.id = %key, code = code.as_str(), detail, "entity rejected");
+        }
     }
     Ok(decided)
 }

@@ -300,6 +300,27 @@ impl Fleet {
         self.serve(cramped);
     }
 
+    /// Starts a second server on a copy of the first one's data directory, made while that one stands still.
+    ///
+    /// # Panics
+    /// When it cannot be copied or does not start.
+    #[must_use]
+    pub fn copied_server(&self) -> Daemon {
+        let (from, to) = (self.path("server"), self.path("copy"));
+        self.server().signal("-STOP");
+        let copied = command(Path::new("cp")).arg("-a").args([&from, &to]).status();
+        self.server().signal("-CONT");
+        assert!(copied.unwrap().success());
+        let config = self.path("copy.toml");
+        let listen = "agents = \"127.0.0.1:0\"\nadmin = \"127.0.0.1:0\"\nmetrics = \"127.0.0.1:0\"\nnotify = \"127.0.0.1:0\"";
+        fs::write(&config, format!("[listen]\n{listen}\n[log]\nformat = \"json\"\n")).unwrap();
+        let mut second = command(&binary(&format!("writ-server{}", self.build.suffix())));
+        second.arg("run").arg("--config").arg(config).arg("--data-dir").arg(to);
+        let copy = Daemon::spawn("copy", second);
+        copy.wait_for("serving", |_| true);
+        copy
+    }
+
     /// Starts the server without waiting for it to serve; it stops at a checkpoint.
     #[must_use]
     pub fn try_server_at(&self, checkpoint: &Checkpoint) -> Daemon {

@@ -234,7 +234,9 @@ impl Fleet {
     /// Changes the server's settings of its line to the manager.
     #[must_use]
     pub fn settings(&self, changes: &[&str]) -> Said {
-        self.writ(&[["--output", "json", "manager", "settings", "set"].as_slice(), changes].concat())
+        // A program says that the authority was compared.
+        let yes: &[&str] = if changes.contains(&"--ca") { &["--yes"] } else { &[] };
+        self.writ(&[["--output", "json", "manager", "settings", "set"].as_slice(), changes, yes].concat())
     }
 
     /// How the server stands with its manager.

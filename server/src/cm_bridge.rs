@@ -245,8 +245,10 @@ impl Bridge {
         body: CallBody,
     ) -> Result<Answer, Fault> {
         let _one_at_a_time = self.calls.lock().await;
+        let is_registration = matches!(body, CallBody::Register(_));
         let stored = |error: StoreError| Fault::new(Leg::Input, error.to_string(), "see this server's log");
-        let counter = server.store.next_manager_counter(server.clock.wall()).await.map_err(stored)?;
+        let counter =
+            server.store.next_manager_counter(is_registration, server.clock.wall()).await.map_err(stored)?;
         let manager = ManagerId::from_bytes(manager.unwrap_or_default());
         line.call(&self.key, (manager, epoch, counter), body).await
     }
@@ -331,7 +333,11 @@ impl Server {
         let shown_id = |id: Option<String>| id.filter(|_| is_in).unwrap_or_default();
         Ok(proto::ManagerStatus {
             state: state.into(),
-            next: held.next_step().to_owned(),
+            next: if held.next_step().is_empty() && !last_error.is_empty() {
+                "writ manager test".to_owned()
+            } else {
+                held.next_step().to_owned()
+            },
             entity_id: shown_id(registration.entity.map(|id| EntityId::from_bytes(id).to_string())),
             entity_key_id: self.bridge.key.public().id().to_string(),
             manager_id: shown_id(registration.manager.map(|id| ManagerId::from_bytes(id).to_string())),
@@ -369,7 +375,9 @@ impl Held {
             State::Unregistered => "writ manager register",
             State::Registering => "nothing: it is finished as soon as the manager answers",
             State::Waiting => "have the manager's operator approve this entity",
-            State::Rejected => "ask the manager's operator; then writ manager re-register",
+            State::Rejected => {
+                "have the manager's operator approve this entity again; it goes on by itself then"
+            }
             State::Unknown => "writ manager re-register",
             State::Registered if !registration.is_authorized => {
                 "this registration has no certificate authorization: upload the manager's CA, then unregister and register again, or writ manager re-register"

@@ -92,13 +92,13 @@ pub(crate) struct Changes {
     /// How long the CA it replaces is still accepted.
     #[arg(long, value_name = "TIME", value_parser = duration, requires = "ca")]
     pub(crate) ca_overlap: Option<Duration>,
-    /// Save the CA without asking.
+    /// The SHA-256 of the CA was compared: save it without asking.
     #[arg(long)]
     pub(crate) yes: bool,
     /// User of the web server in front of the manager.
     #[arg(long, value_name = "USER")]
     pub(crate) web_user: Option<String>,
-    /// File with its password; `-` asks on the terminal.
+    /// File with its password; `-` asks on the terminal, `none` removes it.
     #[arg(long, value_name = "FILE")]
     pub(crate) web_password_file: Option<PathBuf>,
     /// What a proxy on the way speaks.
@@ -113,7 +113,7 @@ pub(crate) struct Changes {
     /// The proxy's user.
     #[arg(long, value_name = "USER")]
     pub(crate) proxy_user: Option<String>,
-    /// File with the proxy's password; `-` asks on the terminal.
+    /// File with the proxy's password; `-` asks on the terminal, `none` removes it.
     #[arg(long, value_name = "FILE")]
     pub(crate) proxy_password_file: Option<PathBuf>,
     /// Two-way: where the manager reaches this server's port 7545, perhaps by a port forwarding.

@@ -29,18 +29,15 @@ pub(super) async fn run(format: Format, client: &Client, verb: Manager) -> Resul
             return Ok(ExitCode::SUCCESS);
         }
         Manager::Settings(Settings::Set(changes)) => {
-            confirm_authority(format, &changes)?;
+            confirm_authority(&changes)?;
             let settings = line.set_settings(wire(*changes)?).await?.into_inner();
             show_settings(format, &settings)?;
             return Ok(ExitCode::SUCCESS);
         }
         Manager::Test(changes) => return test(format, client, *changes).await,
-        Manager::Register { update_source } => register(client, update_source).await?,
+        Manager::Register { update_source } => register(client, update_source, false).await?,
         Manager::Update => line.update(proto::UpdateManagerRequest {}).await?.into_inner(),
-        Manager::ReRegister { update_source } => {
-            let update_source = source(update_source).into();
-            line.reregister(proto::ReregisterWithManagerRequest { update_source }).await?.into_inner()
-        }
+        Manager::ReRegister { update_source } => register(client, update_source, true).await?,
         Manager::Unregister => line.unregister(proto::UnregisterFromManagerRequest {}).await?.into_inner(),
         Manager::Status => line.get_status(proto::GetManagerStatusRequest {}).await?.into_inner(),
         Manager::UpdateSource { source: wanted } => {
@@ -61,10 +58,19 @@ fn source(wanted: Option<UpdateSource>) -> proto::UpdateSource {
 }
 
 /// Asks on a terminal what a program has to say by a flag.
-async fn register(client: &Client, wanted: Option<UpdateSource>) -> Result<proto::ManagerStatus, Failure> {
+async fn register(
+    client: &Client,
+    wanted: Option<UpdateSource>,
+    is_anew: bool,
+) -> Result<proto::ManagerStatus, Failure> {
     let ask = async |wanted| {
-        let request = proto::RegisterWithManagerRequest { update_source: source(wanted).into() };
-        client.control_manager().register(request).await
+        let update_source = source(wanted).into();
+        let mut line = client.control_manager();
+        if is_anew {
+            line.reregister(proto::ReregisterWithManagerRequest { update_source }).await
+        } else {
+            line.register(proto::RegisterWithManagerRequest { update_source }).await
+        }
     };
     let refused = match ask(wanted).await {
         Ok(status) => return Ok(status.into_inner()),
@@ -98,27 +104,48 @@ fn confirmed(question: &str) -> Result<bool, Failure> {
     }
 }
 
-/// What is about to be trusted, before it is.
-fn confirm_authority(format: Format, changes: &Changes) -> Result<(), Failure> {
-    let Some(path) = changes.ca.as_deref().filter(|path| path.as_os_str() != "none") else { return Ok(()) };
+/// The CA's file as it will be sent; `None`: it is to be removed. What must not leave this host is refused here.
+fn authority(path: &Path) -> Result<Option<Vec<u8>>, Failure> {
+    if path.as_os_str() == "none" {
+        return Ok(None);
+    }
     let bytes = files::read(path).map_err(|error| Failure::local(error.to_string()))?;
+    let place = path.display();
+    if bytes.is_empty() {
+        return Err(Failure::local(format!("--ca {place}: the file is empty; `none` removes the CA")));
+    }
+    if bytes.windows(11).any(|window| window == b"PRIVATE KEY") {
+        return Err(Failure::local(format!(
+            "--ca {place}: it holds a private key, which was not sent; give the certificate alone, and keep the key where it was made"
+        )));
+    }
+    Ok(Some(bytes))
+}
+
+/// What is about to be trusted, before it is.
+fn confirm_authority(changes: &Changes) -> Result<(), Failure> {
+    let Some(path) = changes.ca.as_deref() else { return Ok(()) };
+    let Some(bytes) = authority(path)? else { return Ok(()) };
     let der = pem::certificates(&bytes).ok().and_then(|found| found.into_iter().next()).unwrap_or(bytes);
     // What is none is refused by the server, with its reason.
     let Ok(read) = PinnedAuthority::at_any_date(&der) else { return Ok(()) };
-    if format == Format::Table {
-        eprintln!(
-            "Certificate authority of the manager:\n  subject    {}\n  issuer     {}\n  valid      {} to {}\n  SHA-256    {}",
-            read.subject,
-            read.issuer,
-            read.not_before,
-            read.not_after,
-            Digest::of(&der)
-        );
-    }
-    if changes.yes || !std::io::stdin().is_terminal() {
+    eprintln!(
+        "Certificate authority of the manager:\n  subject    {}\n  issuer     {}\n  valid      {} to {}\n  SHA-256    {}",
+        output::plain(&read.subject),
+        output::plain(&read.issuer),
+        read.not_before,
+        read.not_after,
+        Digest::of(&der)
+    );
+    if changes.yes {
         return Ok(());
     }
-    if confirmed("Compare it with what the manager's operator reads out. Save it? [y/n] ")? {
+    if !std::io::stdin().is_terminal() {
+        return Err(Failure::usage(
+            "compare the SHA-256 above with what the manager's operator reads out, and say --yes; nothing was saved",
+        ));
+    }
+    if confirmed("Compare the SHA-256 with what the manager's operator reads out. Save it? [y/n] ")? {
         Ok(())
     } else {
         Err(Failure::local("not saved"))
@@ -128,6 +155,11 @@ fn confirm_authority(format: Format, changes: &Changes) -> Result<(), Failure> {
 /// A secret from a file, or asked for; the terminal shows nothing of it.
 fn secret(path: &Path, what: &str) -> Result<Zeroizing<String>, Failure> {
     if path.as_os_str() == "-" {
+        if !std::io::stdin().is_terminal() {
+            return Err(Failure::usage(format!(
+                "{what}: `-` asks on a terminal, and this is none; give a file"
+            )));
+        }
         return rpassword::prompt_password(format!("{what}: "))
             .map(Zeroizing::new)
             .map_err(|error| Failure::local(error.to_string()));
@@ -138,7 +170,14 @@ fn secret(path: &Path, what: &str) -> Result<Zeroizing<String>, Failure> {
     let bytes = files::read_secret(path).map_err(|error| Failure::local(error.to_string()))?;
     let text = std::str::from_utf8(&bytes)
         .map_err(|_| Failure::local(format!("{}: not UTF-8 text", path.display())))?;
-    Ok(Zeroizing::new(text.trim_end_matches(['\r', '\n']).to_owned()))
+    let text = text.trim_end_matches(['\r', '\n']);
+    if text.is_empty() {
+        return Err(Failure::local(format!(
+            "{}: the file is empty; `none` removes what is set",
+            path.display()
+        )));
+    }
+    Ok(Zeroizing::new(text.to_owned()))
 }
 
 fn wire(changes: Changes) -> Result<proto::SetManagerSettingsRequest, Failure> {
@@ -146,11 +185,7 @@ fn wire(changes: Changes) -> Result<proto::SetManagerSettingsRequest, Failure> {
     let secret = |path: Option<std::path::PathBuf>, what| {
         path.map(|path| secret(&path, what).map(|secret| secret.to_string())).transpose()
     };
-    let authority = match changes.ca {
-        None => None,
-        Some(path) if path.as_os_str() == "none" => Some(Vec::new()),
-        Some(path) => Some(files::read(&path).map_err(|error| Failure::local(error.to_string()))?),
-    };
+    let authority = changes.ca.map(|path| authority(&path).map(Option::unwrap_or_default)).transpose()?;
     let proxy_protocol = changes.proxy.map(|proxy| match proxy {
         Proxy::None => proto::ProxyProtocol::Unspecified,
         Proxy::Http => proto::ProxyProtocol::HttpConnect,
@@ -191,7 +226,9 @@ struct Leg {
 
 /// Shows the legs as they are gone; exit code 1 when one failed.
 async fn test(format: Format, client: &Client, changes: Changes) -> Result<ExitCode, Failure> {
-    let request = proto::TestManagerConnectionRequest { changes: Some(wire(changes)?) };
+    let changes = wire(changes)?;
+    let is_as_saved = changes == proto::SetManagerSettingsRequest::default();
+    let request = proto::TestManagerConnectionRequest { changes: Some(changes) };
     let mut legs = client.control_manager().test_connection(request).await?.into_inner();
     let mut shown = Vec::new();
     while let Some(leg) = legs.message().await? {
@@ -223,6 +260,9 @@ async fn test(format: Format, client: &Client, changes: Changes) -> Result<ExitC
         Format::Json => output::one(format, &shown, &[])?,
         Format::Table => output::text(&match (advice, status.next.as_str()) {
             (Some(advice), _) => advice,
+            (None, _) if !is_as_saved => {
+                "\nEverything that was tried passed. Next: save it: writ manager settings set, with the same flags".to_owned()
+            }
             (None, "") => "\nEverything that was tried passed.".to_owned(),
             (None, next) => format!("\nEverything that was tried passed. Next: {next}"),
         })?,
@@ -301,7 +341,6 @@ fn show_settings(format: Format, settings: &proto::ManagerSettings) -> Result<()
         abnormal_after_ms: settings.abnormal_after_ms,
         not_sent: settings.not_sent,
     };
-    let or = |text: &str, other: &str| if text.is_empty() { other.to_owned() } else { text.to_owned() };
     let set = |user: &str, is_set: bool| match (user.is_empty(), is_set) {
         (true, _) => "none".to_owned(),
         (false, true) => format!("{user}, password set"),
@@ -335,7 +374,14 @@ fn show_settings(format: Format, settings: &proto::ManagerSettings) -> Result<()
     let seconds = |millis: u64| humantime::format_duration(Duration::from_millis(millis)).to_string();
     let fields = [
         ("display name", shown.display_name.clone()),
-        ("manager", format!("{} port {}", or(&shown.address, "not set"), shown.port)),
+        (
+            "manager",
+            if shown.address.is_empty() {
+                "no address is set".to_owned()
+            } else {
+                format!("{} port {}", shown.address, shown.port)
+            },
+        ),
         (
             "channel",
             if shown.clear_text { "clear text: whoever listens reads along" } else { "TLS" }.to_owned(),
@@ -362,7 +408,7 @@ fn show_settings(format: Format, settings: &proto::ManagerSettings) -> Result<()
         ),
         (
             "sent",
-            if shown.not_sent { "not yet: writ manager update" } else { "yes, or not registered" }.to_owned(),
+            if shown.not_sent { "not yet: writ manager update" } else { "nothing has to be" }.to_owned(),
         ),
     ];
     output::one(format, &shown, &fields)

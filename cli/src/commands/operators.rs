@@ -91,7 +91,7 @@ async fn create(
         ("operator", created.name.clone()),
         ("role", created.role.to_owned()),
         ("token file", path.display().to_string()),
-        ("next", "hand it over with admin-ca.pem; they run: writ context add NAME --server HOST:7444 --ca admin-ca.pem --token-file FILE".to_owned()),
+        ("next", "hand it over with the CA file of this context (writ context list); they run: writ context add NAME --server HOST:PORT --ca FILE --token-file FILE".to_owned()),
     ];
     output::one(format, &created, &fields)
 }

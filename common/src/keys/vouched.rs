@@ -4,6 +4,7 @@
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use super::{PublicKey, SigningCertificate};
+use crate::id::Digest;
 use crate::time::Timestamp;
 
 /// Certificates between a leaf and the authority.
@@ -33,18 +34,16 @@ pub enum InvalidAuthority {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NotVouched {
     /// A certificate cannot be read, or its key is of an algorithm we do not use.
-    #[error("a certificate of the manager's key cannot be read")]
+    #[error("the certificate of the key cannot be read")]
     Damaged,
     /// The chain is too long.
-    #[error(
-        "there are more than {MAX_INTERMEDIATES} certificates between the manager's key and the authority"
-    )]
+    #[error("there are more than {MAX_INTERMEDIATES} certificates between the key and the authority")]
     TooLong,
     /// The chain does not lead to the authority.
-    #[error("the manager's key ({0}) is not certified by the authority that was given")]
+    #[error("the key ({0}) is not certified by the authority that was given")]
     Unknown(String),
     /// A certificate of the chain is out of date.
-    #[error("a certificate of the manager's key is valid from {from} to {until}, not at {now}")]
+    #[error("a certificate of the key is valid from {from} to {until}, not at {now}")]
     NotNow {
         /// The first moment.
         from: Timestamp,
@@ -54,7 +53,7 @@ pub enum NotVouched {
         now: Timestamp,
     },
     /// It may not sign.
-    #[error("the certificate of the manager's key does not allow digital signatures")]
+    #[error("the certificate of the key does not allow digital signatures")]
     Usage,
     /// It is for something else, such as a web server's TLS.
     #[error(
@@ -116,7 +115,7 @@ impl PinnedAuthority {
         &self.der
     }
 
-    /// The key of a leaf this authority vouches for now, perhaps by others in between.
+    /// The key of a leaf this authority vouches for now, perhaps by others in between, to sign documents.
     ///
     /// # Errors
     /// Why it does not.
@@ -126,35 +125,49 @@ impl PinnedAuthority {
         intermediates: &[Vec<u8>],
         now: Timestamp,
     ) -> Result<PublicKey, NotVouched> {
-        if intermediates.len() > MAX_INTERMEDIATES {
-            return Err(NotVouched::TooLong);
-        }
         let certificate = SigningCertificate::from_der(leaf).map_err(|_| NotVouched::Damaged)?;
-        let parse =
-            |der| X509Certificate::from_der(der).map(|(_, parsed)| parsed).map_err(|_| NotVouched::Damaged);
-        let mut below = parse(leaf)?;
-        let allows = below.key_usage().ok().flatten().is_none_or(|usage| usage.value.digital_signature());
+        let (_, parsed) = X509Certificate::from_der(leaf).map_err(|_| NotVouched::Damaged)?;
+        let allows = parsed.key_usage().ok().flatten().is_none_or(|usage| usage.value.digital_signature());
         if !allows {
             return Err(NotVouched::Usage);
         }
-        if !signs_documents(&below) {
+        if !signs_documents(&parsed) {
             return Err(NotVouched::Purpose);
         }
+        self.leads_from(leaf, intermediates, now)?;
+        Ok(certificate.key().clone())
+    }
+
+    /// Whether a leaf's certificate leads here now, whatever it is for.
+    ///
+    /// # Errors
+    /// Where the chain breaks.
+    pub fn leads_from(
+        &self,
+        leaf: &[u8],
+        intermediates: &[Vec<u8>],
+        now: Timestamp,
+    ) -> Result<(), NotVouched> {
+        if intermediates.len() > MAX_INTERMEDIATES {
+            return Err(NotVouched::TooLong);
+        }
+        let parse =
+            |der| X509Certificate::from_der(der).map(|(_, parsed)| parsed).map_err(|_| NotVouched::Damaged);
+        let mut below = parse(leaf)?;
+        let key = Digest::of(below.public_key().raw).to_string();
         let mut above: Vec<_> = intermediates.iter().map(|der| parse(der)).collect::<Result<_, _>>()?;
         above.push(parse(&self.der)?);
-        let unknown = || NotVouched::Unknown(certificate.key().id().to_string());
         for issuer in above {
             is_now(&below, now)?;
             let is_issued = issuer.is_ca()
                 && below.issuer() == issuer.subject()
                 && below.verify_signature(Some(issuer.public_key())).is_ok();
             if !is_issued {
-                return Err(unknown());
+                return Err(NotVouched::Unknown(key));
             }
             below = issuer;
         }
-        is_now(&below, now)?;
-        Ok(certificate.key().clone())
+        is_now(&below, now)
     }
 }
 

@@ -148,6 +148,12 @@ impl ConnectError {
                     Some(rustls::Error::InvalidCertificate(_)) => {
                         "somebody else answers there, or its authority was replaced: see that the address is right"
                     }
+                    Some(rustls::Error::AlertReceived(AlertDescription::NoApplicationProtocol)) => {
+                        "what answers there does not speak HTTP/2: switch it on in the web server in between"
+                    }
+                    Some(rustls::Error::InvalidMessage(_)) => {
+                        "what answers there speaks no TLS at all: correct the port"
+                    }
                     Some(rustls::Error::AlertReceived(AlertDescription::ProtocolVersion)) => {
                         "what answers there does not speak TLS 1.3: a proxy in between, or another program"
                     }
@@ -246,7 +252,12 @@ pub fn server_name(endpoint: &str) -> Result<ServerName<'static>, ConnectError> 
     let wrong = || ConnectError::Address(endpoint.to_owned());
     let (host, port) = endpoint.rsplit_once(':').ok_or_else(wrong)?;
     let is_port = port.parse::<u16>().is_ok_and(|port| port > 0);
-    let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    let bracketed = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    // Without brackets nobody can say where an IPv6 address ends and the port begins.
+    if bracketed.is_none() && host.contains(':') {
+        return Err(wrong());
+    }
+    let host = bracketed.unwrap_or(host);
     ServerName::try_from(host.to_owned()).ok().filter(|_| is_port).ok_or_else(wrong)
 }
 

@@ -8,14 +8,13 @@ use writ_common::admin::{self, page};
 use writ_common::id::{EntityId, InstructionId};
 use writ_common::limits::MAX_COMMAND_LIFETIME;
 use writ_common::manager::{Task, TaskState};
-use writ_common::time::Timestamp;
 use writ_common::wire::status::Failure;
 use writ_proto::manager::v1 as proto;
 use writ_proto::manager::v1::instruction_service_server::InstructionService;
 use writ_proto::manager::v1::issue_instruction_request::Task as Asked;
 
 use crate::context::Manager;
-use crate::instructions::{Made, Request as Wish, issue};
+use crate::instructions::{Made, Request as Wish, issue, time_out};
 use crate::store::{DeliveryRow, InstructionRow, unavailable};
 
 const HOUR: u64 = 3600;
@@ -64,10 +63,10 @@ impl InstructionService for Instructions {
         let proto::ListInstructionsRequest { page_size, page_token } = request.into_inner();
         let size = page::size(page_size, 100, page::MAX_PAGE)?;
         let before = page::token::<u64>(&page_token)?.unwrap_or(u64::MAX);
+        time_out(&self.0).await?;
         let rows = self.0.store.instructions(before, size).await.map_err(unavailable)?;
         let next_page_token = page::next(&rows, size, |row| row.sequence.to_string());
-        let now = self.0.now();
-        let instructions = rows.into_iter().map(|row| show(row, now)).collect();
+        let instructions = rows.into_iter().map(show).collect();
         Ok(Response::new(proto::ListInstructionsResponse { instructions, next_page_token }))
     }
 
@@ -89,20 +88,20 @@ impl InstructionService for Instructions {
         let instruction = self.find(parse_id(&instruction_id)?).await?;
         let rows = self.0.store.deliveries(instruction.sequence, after, size).await.map_err(unavailable)?;
         let next_page_token = page::next(&rows, size, |row| row.entity.to_string());
-        let is_over = self.0.now() >= instruction.ends_at;
-        let deliveries = rows.into_iter().map(|row| show_delivery(row, is_over)).collect();
+        let deliveries = rows.into_iter().map(show_delivery).collect();
         Ok(Response::new(proto::ListDeliveriesResponse { deliveries, next_page_token }))
     }
 }
 
 impl Instructions {
     async fn find(&self, id: InstructionId) -> Result<InstructionRow, Failure> {
+        time_out(&self.0).await?;
         let found = self.0.store.instruction(id).await.map_err(unavailable)?;
         found.ok_or_else(|| Failure::not_found(format!("there is no instruction {id}")))
     }
 
     async fn show_one(&self, id: InstructionId) -> Result<proto::TrackedInstruction, Failure> {
-        Ok(show(self.find(id).await?, self.0.now()))
+        Ok(show(self.find(id).await?))
     }
 }
 
@@ -128,9 +127,8 @@ fn communication(change: &proto::ChangeCommunication) -> Result<Task, Failure> {
     Ok(Task::ChangeCommunication { heartbeat, abnormal_after })
 }
 
-fn show(row: InstructionRow, now: Timestamp) -> proto::TrackedInstruction {
+fn show(row: InstructionRow) -> proto::TrackedInstruction {
     let open = row.total.saturating_sub(row.successful + row.unsuccessful);
-    let timed_out = if now >= row.ends_at { open } else { 0 };
     proto::TrackedInstruction {
         instruction_id: row.id.to_string(),
         kind: row.kind,
@@ -140,17 +138,17 @@ fn show(row: InstructionRow, now: Timestamp) -> proto::TrackedInstruction {
         ends_at_ms: row.ends_at.as_millis(),
         total: row.total,
         successful: row.successful,
-        unsuccessful: row.unsuccessful + timed_out,
-        in_progress: open - timed_out,
+        unsuccessful: row.unsuccessful,
+        in_progress: open,
         left_out: Vec::new(),
     }
 }
 
-fn show_delivery(row: DeliveryRow, is_over: bool) -> proto::Delivery {
+fn show_delivery(row: DeliveryRow) -> proto::Delivery {
     let state = match row.state {
         Some(TaskState::Successful) => proto::DeliveryState::Successful,
         Some(TaskState::Unsuccessful) => proto::DeliveryState::Unsuccessful,
-        None | Some(TaskState::InProgress) if is_over => proto::DeliveryState::TimedOut,
+        None if row.is_timed_out => proto::DeliveryState::TimedOut,
         None => proto::DeliveryState::Waiting,
         Some(TaskState::InProgress) => proto::DeliveryState::InProgress,
     };

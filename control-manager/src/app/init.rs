@@ -11,7 +11,7 @@ use writ_common::id::{Digest, ManagerId};
 use writ_common::time::{Clock as _, SystemClock};
 use writ_common::tls::server_name;
 
-use super::{Custom, Init, Output};
+use super::{Custom, Init, Names, Output};
 use crate::authority::{self, Authority, AuthorityError, Files};
 use crate::store::Store;
 
@@ -35,11 +35,10 @@ pub(super) async fn init(options: Init) -> Result<(), Fatal> {
     if name.is_empty() || name.len() > 64 || !name.chars().all(is_plain) {
         return Err(Fatal::usage("--name must have 1 to 64 of A-Z, a-z, 0-9, `.`, `_` and `-`"));
     }
-    for name in &tls_names {
-        let shown = if name.contains(':') { format!("[{name}]:1") } else { format!("{name}:1") };
-        server_name(&shown)
-            .map_err(|_| Fatal::usage(format!("--tls-name: `{name}` is no host name or address")))?;
+    if custom.is_some() && !tls_names.is_empty() {
+        return Err(Fatal::usage("--tls-name is for a certificate made here; yours has its names already"));
     }
+    check_names(&tls_names)?;
     let files = Files::new(&data_dir);
     files::private_folder(files.folder()).map_err(Fatal::failure)?;
     let _lock = files::lock_folder(files.folder()).map_err(Fatal::failure)?;
@@ -79,6 +78,7 @@ pub(super) async fn init(options: Init) -> Result<(), Fatal> {
         | AuthorityError::Authority { .. }
         | AuthorityError::NotVouched { .. }
         | AuthorityError::Mismatch { .. }
+        | AuthorityError::Nameless(_)
         | AuthorityError::Issue(_)
         | AuthorityError::Tls(_) => Fatal::usage(error),
     })?;
@@ -103,6 +103,40 @@ pub(super) async fn init(options: Init) -> Result<(), Fatal> {
     )
 }
 
+/// Names a certificate can carry.
+fn check_names(names: &[String]) -> Result<(), Fatal> {
+    for name in names {
+        // With any port: a name of a certificate is what could stand before one.
+        let shown = if name.contains(':') { format!("[{name}]:1") } else { format!("{name}:1") };
+        server_name(&shown)
+            .map_err(|_| Fatal::usage(format!("--tls-name: `{name}` is no host name or address")))?;
+    }
+    Ok(())
+}
+
+/// `writ-control-manager names`.
+pub(super) async fn names(options: Names) -> Result<(), Fatal> {
+    let Names { data_dir, tls_names } = options;
+    check_names(&tls_names)?;
+    let files = Files::new(&data_dir);
+    if !files.ca_key().exists() {
+        return Err(Fatal::failure(format!(
+            "{}: the authority is not one made here; have your organisation issue tls.pem with these names, and start the manager again",
+            files.folder().display()
+        )));
+    }
+    let failed = |error: &dyn std::error::Error| Fatal::caused("nothing was changed", error);
+    let now = SystemClock::new().wall();
+    let authority = Authority::open(&files, now).map_err(|error| failed(&error))?;
+    let all = authority.add_names(&files, &tls_names, now).map_err(|error| failed(&error))?;
+    writeln!(
+        std::io::stdout(),
+        "The certificate names {}. Start the manager again to show it.",
+        all.join(", ")
+    )
+    .map_err(Fatal::failure)
+}
+
 fn say(output: Output, made: &Made) -> Result<(), Fatal> {
     let text = match output {
         Output::Json => serde_json::to_string_pretty(made).map_err(Fatal::failure)?,
@@ -124,6 +158,7 @@ fn say(output: Output, made: &Made) -> Result<(), Fatal> {
 Next:
   1. writ-control-manager run --data-dir {folder}
   2. Copy {ca} to each server, and there: writ manager settings set --address HOST --ca control-manager-ca.pem
+     HOST must be one of the names given by --tls-name; add one: writ-control-manager names --tls-name HOST
   3. writ manager test; writ manager register"
             )
         }

@@ -78,8 +78,10 @@ pub struct DeliveryRow {
     pub entity: EntityId,
     /// What it was called then.
     pub display_name: String,
-    /// `None`: it waits.
+    /// `None`: it waits, or timed out.
     pub state: Option<TaskState>,
+    /// Nobody took it, or said what became of it, in time.
+    pub is_timed_out: bool,
     /// For people.
     pub detail: String,
     /// The command it became.
@@ -137,10 +139,10 @@ impl DeliveryRow {
                 2 => Some(TaskState::InProgress),
                 3 => Some(TaskState::Successful),
                 4 => Some(TaskState::Unsuccessful),
-                // Shown by the instruction's end.
-                5 => Some(TaskState::InProgress),
+                5 => None,
                 _ => return Err(StoreError::Damaged("delivery")),
             },
+            is_timed_out: unsigned(row, "state")? == 5,
             detail: row.try_get("detail")?,
             command: command.and_then(|command| command.try_into().ok()),
             agents: unsigned(row, "agents")?,
@@ -203,14 +205,15 @@ impl Change<'_> {
         Ok(Issued::New)
     }
 
-    /// Ends what was not reported in time: it is open no more.
+    /// Ends what was not taken or not reported in time: it is open no more.
     ///
     /// # Errors
     /// When the database fails.
     pub async fn time_out(&mut self, now: Timestamp) -> Result<(), StoreError> {
         sqlx::query(
-            "UPDATE deliveries SET state = 5 WHERE state IN (1, 2)
-             AND instruction IN (SELECT sequence FROM instructions WHERE ends_at <= $1)",
+            "UPDATE deliveries SET state = 5 WHERE
+                 (state = 1 AND instruction IN (SELECT sequence FROM instructions WHERE expires_at <= $1))
+                 OR (state = 2 AND instruction IN (SELECT sequence FROM instructions WHERE ends_at <= $1))",
         )
         .bind(integer(now.as_millis()))
         .execute(&mut *self.0)

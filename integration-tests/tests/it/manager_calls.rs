@@ -220,3 +220,51 @@ fn many_instructions_go_out_in_order_and_once_over_one_connection() {
     // One to register, one that is kept.
     assert_eq!(road.travellers(), 2);
 }
+
+#[test]
+fn commands_that_wait_for_an_agent_that_is_away_keep_no_later_instruction_waiting() {
+    let fleet = Fleet::new(Build::Shipped);
+    let agent = fleet.agent("rome");
+    assert!(agent.stop().success());
+    let manager = Manager::new(&fleet);
+    let _set = fleet.settings(&["--heartbeat", "1s", "--abnormal-after", "3s"]).ok();
+    let _status = fleet.registered(&manager);
+    // More than one poll can tell of.
+    for _ in 0..70 {
+        let _issued = fleet.cm(&["instruct", "ping", "--all"]);
+    }
+    let issued = fleet.cm(&["instruct", "status", "--all"]);
+    manager.daemon().wait_for("instruction ended", |said| said["instruction.id"] == issued["instruction_id"]);
+    assert_eq!(fleet.line()["instructions_open"], 70);
+    // It comes back, and all of them end.
+    let _agent = fleet.start_agent("rome", None);
+    manager.daemon().wait_for_count("instruction ended", 71);
+    let list = fleet.cm(&["instruct", "list"]);
+    assert!(list.as_array().unwrap().iter().all(|one| one["successful"] == 1), "{list:#}");
+}
+
+#[test]
+fn strangers_fill_the_list_of_those_who_wait_and_nothing_else() {
+    let fleet = Fleet::new(Build::Shipped);
+    let manager = Manager::new(&fleet);
+    let mut caller = Caller::new(&fleet, &manager);
+    let body = || CallBody::Register(registration(None));
+    for number in 0..256 {
+        caller.key = PrivateKey::generate(Algorithm::Ed25519);
+        let registered = caller.says(&caller.call(0, 1, body()));
+        let ReplyBody::Registered(standing) = registered else { panic!("{registered:?}") };
+        // Leaving again makes no room at once.
+        if number % 2 == 0 {
+            assert!(matches!(
+                caller.says(&caller.call(standing.epoch, 2, CallBody::Unregister)),
+                ReplyBody::Left
+            ));
+        }
+    }
+    caller.key = PrivateKey::generate(Algorithm::Ed25519);
+    assert_eq!(caller.is_rejected(&caller.call(0, 1, body())), "manager_full");
+    // Whoever has a token is no stranger.
+    let status = fleet.registered(&manager);
+    assert_eq!(status["state"], "registered");
+    assert_eq!(fleet.cm(&["entities", "manager"])["entities_waiting"], 128);
+}

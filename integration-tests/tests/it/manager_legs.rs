@@ -207,7 +207,10 @@ fn squid_microsocks_and_danted_are_passed_and_each_refusal_is_told_apart() {
     assert_eq!(outcome(&legs, "proxy_connect"), "passed");
     let refused = fleet.settings(&[by.as_slice(), &login].concat()).failed(7);
     assert!(refused.stderr.contains("SOCKS4 has no passwords"), "{refused:?}");
-    // A protocol the proxy does not speak.
+    // A proxy of another kind hangs up; one that says nothing is waited for.
+    let place = port(socks.port);
+    let other = ["--proxy", "http", "--proxy-address", "127.0.0.1", "--proxy-port", &place];
+    fails(&fleet, &other, "proxy_connect", &["no HTTP proxy"]);
     let place = port(squid.port);
     let mistaken = ["--proxy", "socks5", "--proxy-address", "127.0.0.1", "--proxy-port", &place];
     fails(&fleet, &mistaken, "tcp", &["nor said no", "the proxy's protocol"]);
@@ -263,7 +266,7 @@ fn a_clock_that_differs_an_entity_that_was_rejected_and_a_callback_that_never_co
 
     let id = fleet.line()["entity_id"].as_str().unwrap().to_owned();
     let _rejected = fleet.cm(&["entities", "reject", &id]);
-    fails(&fleet, &[], "authorization", &["rejected", "ask the manager's operator"]);
+    fails(&fleet, &[], "authorization", &["rejected", "approve it again"]);
 }
 
 #[test]
@@ -298,15 +301,23 @@ fn what_cannot_be_tried_fails_at_the_input_and_no_byte_is_sent() {
     let first = pem::certificates(&fs::read(&leaf).unwrap()).unwrap().remove(0);
     fs::write(&lone, pem::encode("CERTIFICATE", &first).as_bytes()).unwrap();
     for (file, word) in [
-        (&key, "holds a private key"),
+        (&key, "holds a private key, which was not sent"),
         (&leaf, "holds 2 certificates"),
         (&lone, "not a certificate authority"),
         (&garbage, "no X.509 certificate"),
         (&expired, "expired at"),
     ] {
-        let refused = fleet.settings(&["--ca", file.to_str().unwrap()]).failed(7);
+        // A key does not leave the host; the rest is the server's to judge.
+        let code = if *file == key { 8 } else { 7 };
+        let refused = fleet.settings(&["--ca", file.to_str().unwrap()]).failed(code);
         assert!(refused.stderr.contains(word), "{word}: {refused:?}");
     }
+    let empty = fleet.write_secret("empty", "");
+    let refused = fleet.settings(&["--ca", empty.to_str().unwrap()]).failed(8);
+    assert!(refused.stderr.contains("`none` removes the CA"), "{refused:?}");
+    let unseen = ["--output", "json", "manager", "settings", "set", "--ca", expired.to_str().unwrap()];
+    let refused = fleet.writ(&unseen).failed(2);
+    assert!(refused.stderr.contains("say --yes") && refused.stderr.contains("SHA-256"), "{refused:?}");
     // DER is as good as PEM, and what is trusted is shown.
     let der = fleet.path("ca.der");
     let ca = pem::certificates(&fs::read(fleet.path("server/admin-ca.pem")).unwrap()).unwrap().remove(0);

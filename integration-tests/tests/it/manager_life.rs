@@ -367,7 +367,8 @@ fn an_older_manager_offers_nothing_and_a_newer_one_is_a_choice_that_can_be_chang
 #[test]
 fn registering_anew_keeps_what_the_operator_decided_and_leaves_a_manager_for_another_one() {
     let fleet = Fleet::new(Build::Shipped);
-    let first = Manager::new(&fleet);
+    let mut first = Manager::new(&fleet);
+    let _set = fleet.settings(&["--heartbeat", "1s", "--abnormal-after", "3s"]).ok();
     let registered = fleet.registered(&first);
     let again = fleet.json(&["manager", "re-register"]);
     assert_eq!(
@@ -381,16 +382,24 @@ fn registering_anew_keeps_what_the_operator_decided_and_leaves_a_manager_for_ano
     second.introduce(&fleet);
     let refused = fleet.writ(&["--output", "json", "manager", "update"]).failed(7);
     assert!(refused.stderr.contains("other_manager"), "{refused:?}");
+    // The first one is gone, and keeps nothing from going on.
+    first.kill();
     let moved = fleet.json(&["manager", "re-register"]);
     assert_eq!(
         (&moved["state"], &moved["entity_id"]),
         (&"waiting".into(), &registered["entity_id"]),
         "{moved}"
     );
-    fleet.server().wait_for("the Control Manager was told that the registration ended", |_| true);
     assert_eq!(only(&fleet)["state"], "waiting", "at the second");
+    let _in = fleet.cm(&["entities", "approve", moved["entity_id"].as_str().unwrap()]);
+    let issued = fleet.cm(&["instruct", "status", "--all"]);
+    second.daemon().wait_for("instruction ended", |said| said["instruction.id"] == issued["instruction_id"]);
+    assert_eq!(fleet.line()["departure_pending"], true);
+    first.start(None);
+    fleet.server().wait_for("the Control Manager was told that the registration ended", |_| true);
     first.add_context(&fleet);
     assert!(entities(&fleet).is_empty(), "at the first");
+    assert_eq!(fleet.line()["departure_pending"], false);
 }
 
 #[test]
@@ -506,4 +515,33 @@ fn in_clear_text_the_seal_still_holds_and_it_is_audited() {
     let refused = fleet.settings(&["--registration-token-file", &token]).failed(7);
     assert!(refused.stderr.contains("must be empty in clear text"), "{refused:?}");
     assert_eq!(fleet.cm(&["entities", "manager"])["entities_waiting"], json!(1));
+}
+
+#[test]
+fn a_copied_server_is_found_out() {
+    let fleet = Fleet::new(Build::Shipped);
+    let manager = Manager::new(&fleet);
+    let _set = fleet.settings(&["--heartbeat", "1s", "--abnormal-after", "3s"]).ok();
+    let _status = fleet.registered(&manager);
+    let _copy = fleet.copied_server();
+    manager.daemon().wait_for("entity rejected", |said| said["code"] == "replayed");
+}
+
+#[test]
+fn names_are_added_to_a_manager_that_was_made_without_them() {
+    let fleet = Fleet::new(Build::Shipped);
+    let mut manager = Manager::new(&fleet);
+    manager.introduce(&fleet);
+    let folder = manager.path("");
+    let names = ["names", "--tls-name", "127.0.0.2", "--data-dir", folder.to_str().unwrap()];
+    let (legs, went_well) = fleet.legs(&["--address", "127.0.0.2"]);
+    assert!(!went_well, "{legs:#?}");
+    let failed = integration_tests::manager::failed(&legs);
+    assert_eq!(failed["leg"], "host_name", "{failed}");
+    assert!(failed["advice"].as_str().unwrap().contains("writ-control-manager names"), "{failed}");
+    let _added = fleet.run("writ-control-manager", &names).ok();
+    manager.kill();
+    manager.start(None);
+    let (legs, went_well) = fleet.legs(&["--address", "127.0.0.2"]);
+    assert!(went_well, "{legs:#?}");
 }

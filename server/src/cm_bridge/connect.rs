@@ -101,7 +101,17 @@ async fn tls_fault(error: &ConnectError, legs: &mut Legs) -> Fault {
         None if matches!(error, ConnectError::Http { .. }) => return not_ours(error),
         None => Leg::Tls,
     };
-    Fault::new(leg, error.to_string(), error.advice())
+    let is_about_dates = error.advice().contains("clocks");
+    let advice = match leg {
+        Leg::CertificateTrust if !is_about_dates => {
+            "somebody else answers there, or the CA that was uploaded is not this manager's: look at the address, and compare the SHA-256 (writ manager settings show, and writ --context CM entities manager)"
+        }
+        Leg::HostName => {
+            "the certificate there does not carry this name: set a name it carries, or give the manager one that does (writ-control-manager names), or the web server in front of it"
+        }
+        _ => error.advice(),
+    };
+    Fault::new(leg, error.to_string(), advice)
 }
 
 /// Nothing is sent before this has passed.
@@ -127,6 +137,7 @@ fn check_input(settings: &Settings, families: &Families, now: Timestamp) -> Resu
 struct Families {
     has_v4: bool,
     has_v6: bool,
+    has_v6_loopback: bool,
 }
 
 impl Families {
@@ -140,6 +151,7 @@ impl Families {
         Self {
             has_v4: addresses.iter().any(|address| address.is_ipv4() && is_usable(address)),
             has_v6: addresses.iter().any(|address| address.is_ipv6() && is_usable(address)),
+            has_v6_loopback: addresses.iter().any(|address| address.is_ipv6() && address.is_loopback()),
         }
     }
 
@@ -147,7 +159,8 @@ impl Families {
     const fn reach(&self, address: IpAddr) -> bool {
         match address {
             IpAddr::V4(v4) => self.has_v4 || v4.is_loopback(),
-            IpAddr::V6(v6) => self.has_v6 || v6.is_loopback(),
+            IpAddr::V6(v6) if v6.is_loopback() => self.has_v6_loopback,
+            IpAddr::V6(_) => self.has_v6,
         }
     }
 }
@@ -235,7 +248,6 @@ async fn by_proxy(
         let advice = advice_on(&error, "start the proxy there, or correct its address and port");
         Fault::new(Leg::ProxyConnect, format!("cannot connect to the proxy {place}: {error}"), advice)
     })?;
-    legs.passed(Leg::ProxyConnect, address.to_string()).await;
     let password = match &proxy.login {
         Some(login) => Some(open(login, vault, Leg::ProxyAuthentication)?),
         None => None,
@@ -249,7 +261,12 @@ async fn by_proxy(
             Protocol::Socks5 => socks5(stream, settings, login).await,
         }
     };
-    let stream = tokio::time::timeout(LEG_TIMEOUT, asked).await.map_err(|_| {
+    let asked = tokio::time::timeout(LEG_TIMEOUT, asked).await;
+    // What is no such proxy was not reached, whoever accepted the connection.
+    if !matches!(&asked, Ok(Err(fault)) if fault.leg == Leg::ProxyConnect) {
+        legs.passed(Leg::ProxyConnect, address.to_string()).await;
+    }
+    let stream = asked.map_err(|_| {
         Fault::new(
             Leg::Tcp,
             format!(
@@ -405,9 +422,9 @@ mod tests {
         let (v4, v6) = ("192.0.2.7".parse().unwrap(), "2001:db8::7".parse().unwrap());
         let (own4, own6) = ("127.0.0.1".parse().unwrap(), "::1".parse().unwrap());
         for (has_v4, has_v6) in [(true, false), (false, true), (true, true), (false, false)] {
-            let families = Families { has_v4, has_v6 };
+            let families = Families { has_v4, has_v6, has_v6_loopback: has_v6 };
             assert_eq!((families.reach(v4), families.reach(v6)), (has_v4, has_v6));
-            assert!(families.reach(own4) && families.reach(own6));
+            assert_eq!((families.reach(own4), families.reach(own6)), (true, has_v6));
         }
     }
 }

@@ -97,11 +97,14 @@ impl Legs {
     /// A leg failed: those before it that nobody spoke of were not on this way, those after it are not gone.
     pub async fn failed(&mut self, fault: &Fault) {
         let elapsed = self.since.elapsed();
+        // A leg that was gone cannot fail any more: what failed then is the one that was under way.
+        let is_open = |leg: &&Leg| !self.reported.contains(leg);
+        let failed = if is_open(&&fault.leg) { Some(fault.leg) } else { ORDER.iter().find(is_open).copied() };
         for leg in ORDER {
             if self.reported.contains(&leg) {
                 continue;
             }
-            if leg == fault.leg {
+            if Some(leg) == failed {
                 let words = (fault.detail.clone(), fault.advice.clone());
                 self.tell(leg, proto::LegOutcome::Failed, elapsed, words).await;
             } else {

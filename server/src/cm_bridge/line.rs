@@ -199,6 +199,11 @@ impl Line {
                 "the web server in front of the manager forbids this (HTTP 403)",
                 "have its administrator let this host or user through",
             ),
+            200 if status.code() == tonic::Code::Unauthenticated => Fault::new(
+                Leg::ProtocolVersion,
+                "an admin port answers there",
+                "set the port where entities come in (listen.link of the manager, 7543 unless set)",
+            ),
             200 => Fault::new(
                 Leg::ProtocolVersion,
                 format!("the manager cannot answer: {}", status.message()),

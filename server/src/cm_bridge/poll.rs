@@ -142,8 +142,11 @@ async fn poll(server: &Arc<Server>, line: &Line, held: Held) -> Result<bool, Fau
                 RejectionCode::UnknownEntity => State::Unknown,
                 RejectionCode::RejectedEntity => State::Rejected,
                 RejectionCode::NotApproved => State::Waiting,
-                RejectionCode::Replayed
-                | RejectionCode::ClockSkew
+                RejectionCode::Replayed => {
+                    alarm(server, rejection.code, &rejection.detail).await.map_err(stored)?;
+                    return Err(Fault::new(Leg::Authorization, rejection.detail, rejection.code.cure()));
+                }
+                RejectionCode::ClockSkew
                 | RejectionCode::TokenRefused
                 | RejectionCode::InvalidRegistration
                 | RejectionCode::ManagerFull => {
@@ -159,7 +162,10 @@ async fn poll(server: &Arc<Server>, line: &Line, held: Held) -> Result<bool, Fau
                 );
                 alarm(server, rejection.code, &rejection.detail).await.map_err(stored)?;
             }
-            server.bridge.note_error(format!("{}: {}", rejection.code.as_str(), rejection.detail));
+            // Waiting is no error.
+            if state != State::Waiting {
+                server.bridge.note_error(format!("{}: {}", rejection.code.as_str(), rejection.detail));
+            }
             Ok(false)
         }
         ReplyBody::Probe(_) | ReplyBody::Registered(_) | ReplyBody::Left => Err(unexpected()),

@@ -47,8 +47,20 @@ async fn register_to_the_end(server: &Arc<Server>, chosen: proto::UpdateSource) 
     let settings = turn.saved.clone();
     let line = open(server, &settings).await?;
     let (about, _) = line.probe(None).await?;
+    let is_here = turn.registration.manager == Some(*about.manager.as_bytes());
+    let chosen = if is_here { as_it_was(&turn, chosen) } else { chosen };
     let source = update_source::choose(chosen, &about.version.to_string(), settings.is_authorized())?;
     join(server, &mut turn, &line, settings, (about.manager, source, false)).await
+}
+
+/// What was chosen, or what holds: whoever is registered has answered already.
+fn as_it_was(held: &Held, chosen: proto::UpdateSource) -> proto::UpdateSource {
+    match (chosen, held.registration.source, held.registration.state) {
+        (proto::UpdateSource::Unspecified, _, State::Unregistered) => chosen,
+        (proto::UpdateSource::Unspecified, Source::Manager, _) => proto::UpdateSource::Manager,
+        (proto::UpdateSource::Unspecified, Source::Default, _) => proto::UpdateSource::Default,
+        (chosen, _, _) => chosen,
+    }
 }
 
 /// Registers, after everything that can fail without a trace has not.
@@ -157,8 +169,9 @@ pub(super) async fn finish(
             return Err(no(&rejection));
         }
         ReplyBody::Rejected(rejection) => {
-            let held_before =
-                |before: &Held| matches!(before.registration.state, State::Waiting | State::Registered);
+            let held_before = |before: &Held| {
+                !matches!(before.registration.state, State::Unregistered | State::Registering)
+            };
             match before.filter(held_before) {
                 Some(before) => next = before,
                 None => {
@@ -218,7 +231,7 @@ pub async fn update(server: &Arc<Server>) -> Result<Held, Failure> {
 
 pub(super) async fn send_update(server: &Server, turn: &mut Turn, settings: Settings) -> Result<(), Failure> {
     if !matches!(turn.registration.state, State::Registered | State::Waiting) {
-        let text = "this server is not registered: writ manager register";
+        let text = format!("this server is not registered; next: {}", turn.next_step());
         return Err(Failure::precondition("manager_not_registered", text));
     }
     if settings.is_authorized() != turn.registration.is_authorized {
@@ -263,14 +276,7 @@ pub async fn reregister(server: &Arc<Server>, chosen: proto::UpdateSource) -> Re
             let settings = turn.saved.clone();
             let line = open(&task, &settings).await?;
             let (about, _) = line.probe(None).await?;
-            let had = turn.registration.clone();
-            let as_it_was = match (chosen, had.source) {
-                (proto::UpdateSource::Unspecified, Source::Manager) => proto::UpdateSource::Manager,
-                (proto::UpdateSource::Unspecified, Source::Default) if had.is_authorized => {
-                    proto::UpdateSource::Default
-                }
-                (chosen, _) => chosen,
-            };
+            let as_it_was = as_it_was(&turn, chosen);
             let version = about.version.to_string();
             let source = update_source::choose(as_it_was, &version, settings.is_authorized())?;
             join(&task, &mut turn, &line, settings, (about.manager, source, true)).await
@@ -304,6 +310,7 @@ pub async fn unregister(server: &Arc<Server>) -> Result<Held, Failure> {
             next.in_force = None;
             task.keep_line(&mut turn, next).await.map_err(unavailable)?;
             drop(turn);
+            task.bridge.note_error(String::new());
             info!(target: "audit", "unregistered from the Control Manager");
             writ_common::checkpoint!("entity_departing");
             if let Err(error) = depart(&task, &departure).await {
@@ -317,7 +324,7 @@ pub async fn unregister(server: &Arc<Server>) -> Result<Held, Failure> {
 
 /// Tells managers that registrations ended, until they have heard it, or for [`DEPART_FOR`].
 pub async fn keep_departures(server: Arc<Server>) {
-    let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(60));
+    let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(15));
     loop {
         let mut is_done = true;
         for departure in server.bridge.held().departures {

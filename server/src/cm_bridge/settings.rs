@@ -193,7 +193,8 @@ impl Settings {
             settings.abnormal_after = Duration::from_millis(millis);
         }
         if let Err(why) = check_communication(settings.heartbeat, settings.abnormal_after) {
-            problems.add("abnormal_after_ms", why);
+            let field = if why.starts_with("the heartbeat") { "heartbeat_ms" } else { "abnormal_after_ms" };
+            problems.add(field, format!("cannot be taken: {why}"));
         }
         settings.check_together(&mut problems);
         problems.finish(settings)
@@ -304,10 +305,12 @@ impl Settings {
                 None
             }
         };
-        let names_some = changes.proxy_address.as_deref().is_some_and(|address| !address.is_empty());
+        let texts = [&changes.proxy_address, &changes.proxy_user, &changes.proxy_password];
+        let names_some =
+            texts.into_iter().flatten().any(|text| !text.is_empty()) || changes.proxy_port.is_some();
         let Some(protocol) = protocol else {
             if names_some {
-                problems.add("proxy_protocol", "must be said when a proxy's address is");
+                problems.add("proxy_protocol", "must be said when anything else of a proxy is");
             }
             // Disabled: nothing of it is kept or used.
             self.proxy = None;
@@ -440,7 +443,8 @@ impl Given<'_> {
             }
             Some("") => None,
             Some(password) => problems.take(password_field, vault.seal(password.as_bytes())),
-            None => held.map(|held| held.password),
+            // A password belongs to its user.
+            None => held.filter(|held| held.user == user).map(|held| held.password),
         };
         match (user.is_empty(), password) {
             (false, Some(password)) => Some(Login { user, password }),

@@ -93,16 +93,22 @@ impl Store {
         .await
     }
 
-    /// The number of the next call: greater than any before, also when this database is an old one.
+    /// The number of the next call: one more than the last, so that a copy of this database is found out. A registration goes
+    /// beyond whatever was said before, also when this database is an old one.
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn next_manager_counter(&self, now: Timestamp) -> Result<u64, StoreError> {
+    pub async fn next_manager_counter(
+        &self,
+        is_registration: bool,
+        now: Timestamp,
+    ) -> Result<u64, StoreError> {
         self.write(move |connection| {
             Box::pin(async move {
                 let sql = "INSERT INTO manager_counter VALUES (1, $1)
-                           ON CONFLICT DO UPDATE SET counter = max(counter + 1, $1) RETURNING counter";
-                let row = sqlx::query(sql).bind(integer(now.as_millis())).fetch_one(connection).await?;
+                           ON CONFLICT DO UPDATE SET counter = CASE WHEN $2 THEN max(counter + 1, $1) ELSE counter + 1 END
+                           RETURNING counter";
+                let row = sqlx::query(sql).bind(integer(now.as_millis())).bind(is_registration).fetch_one(connection).await?;
                 unsigned(&row, "counter")
             })
         })
