@@ -322,7 +322,7 @@ pub async fn unregister(server: &Arc<Server>) -> Result<Held, Failure> {
         .await?
 }
 
-/// Tells managers that registrations ended, until they have heard it, or for [`DEPART_FOR`].
+/// Tells managers that registrations ended, until they have heard it, or for seven days.
 pub async fn keep_departures(server: Arc<Server>) {
     let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(15));
     loop {
