@@ -57,9 +57,9 @@ clean: ## forget everything that was built
 
 # The stories' binaries: the shipped ones beside others with checkpoints and a clock that can be moved.
 testing-build: build target/network/.installed
-	$(CARGO) build -p writ-server --features testing --bin writ-server-testing
-	$(CARGO) build -p writ-agent --features testing --bin writ-agent-testing
-	$(CARGO) build -p writ-control-manager --features testing --bin writ-control-manager-testing
+	$(CARGO) build -p writ-server -p writ-agent -p writ-control-manager \
+		--features writ-server/testing,writ-agent/testing,writ-control-manager/testing \
+		--bin writ-server-testing --bin writ-agent-testing --bin writ-control-manager-testing
 
 target/node/.installed: Makefile
 	command -v npm >/dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends nodejs npm; }

@@ -75,5 +75,10 @@ pub(crate) fn plain_lines(text: &str) -> String {
 
 /// Text from elsewhere, on one line and without control characters: an agent's output cannot steer a terminal.
 pub(crate) fn plain(text: &str) -> String {
-    text.trim_end().chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+    text.trim_end().chars().map(|c| if c.is_control() || turns_text(c) { ' ' } else { c }).collect()
+}
+
+/// Invisible characters that make a line read otherwise than it is (Unicode TR 36, bidirectional spoofing).
+const fn turns_text(c: char) -> bool {
+    matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{2069}')
 }

@@ -370,7 +370,8 @@ mod tests {
         assert_eq!(refused(|it| it.abnormal_after_ms = it.heartbeat_ms * 2), "abnormal_after_ms");
         assert_eq!(refused(|it| it.heartbeat_ms = 0), "abnormal_after_ms");
         assert_eq!(refused(|it| it.token_id = vec![1; 31].into()), "token_id");
-        assert_eq!(refused(|it| it.token_proof = vec![1; 32].into()), "token_proof");
+        assert_eq!(refused(|it| it.token_id.clear()), "token_proof");
+        assert_eq!(refused(|it| it.token_proof = vec![1; 31].into()), "token_proof");
         assert_eq!(refused(|it| it.addresses = vec!["a".to_owned(); 17]), "addresses");
     }
 }

@@ -116,6 +116,12 @@ fn to_dispatch(mut dispatch: proto::Dispatch) -> Result<Task, Failure> {
     if Duration::from_millis(dispatch.lifetime_ms) > MAX_COMMAND_LIFETIME {
         return Err(Failure::invalid("dispatch.lifetime_ms", "must be at most 30 days"));
     }
+    if let Some(proto::dispatch::Action::Run(run)) = &mut dispatch.action {
+        run.arguments.sort_by(|one, other| one.name.cmp(&other.name));
+        if let Some(pair) = run.arguments.windows(2).find(|pair| pair[0].name == pair[1].name) {
+            return Err(Failure::invalid("run.parameters", format!("`{}` is given twice", pair[0].name)));
+        }
+    }
     Task::try_from(dispatch).map_err(|error| Failure::invalid("dispatch", error.to_string()))
 }
 
