@@ -172,19 +172,28 @@ fn write_leaf(files: &Files, leaf: &TlsLeaf) -> Result<(), AuthorityError> {
     Ok(files::write_public(&files.tls(), chain.as_bytes())?)
 }
 
+/// Issues a leaf for these names under our own authority, and puts it in place.
+fn issue_leaf(
+    files: &Files,
+    ca: &PinnedAuthority,
+    names: &[String],
+    now: Timestamp,
+) -> Result<TlsLeaf, AuthorityError> {
+    let key = Spot { path: files.ca_key() }.key()?;
+    let leaf = TlsAuthority { certificate: ca.der().to_vec(), key }.issue(names, now)?;
+    write_leaf(files, &leaf)?;
+    Ok(leaf)
+}
+
 /// Takes an organisation's own certificates, after they were found to belong together.
 ///
 /// # Errors
 /// Which file is wrong, and why; then nothing was copied.
 pub fn adopt(files: &Files, custom: &Custom, now: Timestamp) -> Result<(), AuthorityError> {
     let from = |path: &PathBuf| Spot { path: path.clone() };
-    let checked = Checked::read(
-        &from(&custom.ca),
-        (&from(&custom.signing), &from(&custom.signing_key)),
-        (&from(&custom.tls), &from(&custom.tls_key)),
-        now,
-    )?;
-    drop(checked);
+    let signing = (&from(&custom.signing), &from(&custom.signing_key));
+    let leaf = read_leaf(&from(&custom.tls), &from(&custom.tls_key))?;
+    Checked::read(&from(&custom.ca), signing, now)?.check_leaf(&custom.tls, &leaf, now)?;
     files::write_public(&files.ca(), &files::read(&custom.ca)?)?;
     files::write_secret(&files.signing_key(), &files::read_secret(&custom.signing_key)?)?;
     files::write_public(&files.signing(), &files::read(&custom.signing)?)?;
@@ -212,14 +221,12 @@ struct Checked {
     ca: PinnedAuthority,
     signing: PrivateKey<ManagerHolder>,
     chain: Vec<Vec<u8>>,
-    leaf: TlsLeaf,
 }
 
 impl Checked {
     fn read(
         ca: &Spot,
         (signing, signing_key): (&Spot, &Spot),
-        (tls, tls_key): (&Spot, &Spot),
         now: Timestamp,
     ) -> Result<Self, AuthorityError> {
         let root = ca.certificates()?.into_iter().next().unwrap_or_default();
@@ -238,19 +245,28 @@ impl Checked {
             let (certificate, key) = (signing.path.clone(), signing_key.path.clone());
             return Err(AuthorityError::Mismatch { certificate, key });
         }
-        let mut shown = tls.certificates()?;
-        shown.retain(|der| *der != root);
-        let (own, between) = shown.split_first().map_or((&[][..], &[][..]), |(own, rest)| (own, rest));
-        pinned
-            .leads_from(own, between, now)
-            .map_err(|source| AuthorityError::NotVouched { path: tls.path.clone(), source })?;
-        if LeafFacts::read(own).is_none() {
-            return Err(AuthorityError::Nameless(tls.path.clone()));
-        }
-        let leaf = TlsLeaf { chain: tls.certificates()?, key: tls_key.key()? };
-        ServerTls::new(&leaf)?;
-        Ok(Self { ca: pinned, signing: private, chain, leaf })
+        Ok(Self { ca: pinned, signing: private, chain })
     }
+
+    /// Whether a leaf of the channel leads to the authority and names a host, now.
+    fn check_leaf(&self, path: &Path, leaf: &TlsLeaf, now: Timestamp) -> Result<(), AuthorityError> {
+        let mut shown = leaf.chain.clone();
+        shown.retain(|der| der.as_slice() != self.ca.der());
+        let (own, between) = shown.split_first().map_or((&[][..], &[][..]), |(own, rest)| (own, rest));
+        self.ca
+            .leads_from(own, between, now)
+            .map_err(|source| AuthorityError::NotVouched { path: path.to_owned(), source })?;
+        if LeafFacts::read(own).is_none() {
+            return Err(AuthorityError::Nameless(path.to_owned()));
+        }
+        ServerTls::new(leaf)?;
+        Ok(())
+    }
+}
+
+/// The channel's leaf and its key.
+fn read_leaf(tls: &Spot, tls_key: &Spot) -> Result<TlsLeaf, AuthorityError> {
+    Ok(TlsLeaf { chain: tls.certificates()?, key: tls_key.key()? })
 }
 
 /// The manager's keys in use.
@@ -274,18 +290,22 @@ impl Authority {
     /// Which file is wrong, and why.
     pub fn open(files: &Files, now: Timestamp) -> Result<Self, AuthorityError> {
         let at = |path: PathBuf| Spot { path };
-        let Checked { ca, signing, chain, leaf } = Checked::read(
-            &at(files.ca()),
-            (&at(files.signing()), &at(files.signing_key())),
-            (&at(files.tls()), &at(files.tls_key())),
-            now,
-        )?;
+        let signing = (&at(files.signing()), &at(files.signing_key()));
+        let checked = Checked::read(&at(files.ca()), signing, now)?;
+        let mut leaf = read_leaf(&at(files.tls()), &at(files.tls_key()))?;
+        let usable = checked.check_leaf(&files.tls(), &leaf, now);
+        let facts = leaf.chain.first().and_then(|der| LeafFacts::read(der));
+        // One that ended while nobody ran, or lies beside another's key after a crash in the middle of a renewal.
+        let is_to_renew = usable.is_err() || facts.as_ref().is_none_or(|facts| facts.is_due(now));
+        match (is_to_renew && files.ca_key().exists(), facts, usable) {
+            (true, Some(facts), _) => leaf = issue_leaf(files, &checked.ca, &facts.names, now)?,
+            (_, _, usable) => usable?,
+        }
+        let Checked { ca, signing, chain } = checked;
         let tls = ServerTls::new(&leaf)?;
         let facts = leaf.chain.first().and_then(|der| LeafFacts::read(der));
         let leaf = RwLock::new(facts.ok_or(TlsSetupError::NotACertificate)?);
-        let authority = Self { ca, signing, chain, tls, leaf };
-        authority.renew_if_due(files, now)?;
-        Ok(authority)
+        Ok(Self { ca, signing, chain, tls, leaf })
     }
 
     /// Issues the channel's leaf anew with more names.
@@ -303,10 +323,7 @@ impl Authority {
         all.extend(names.iter().cloned());
         all.sort();
         all.dedup();
-        let key = Spot { path: files.ca_key() }.key()?;
-        let authority = TlsAuthority { certificate: self.ca.der().to_vec(), key };
-        let leaf = authority.issue(&all, now)?;
-        write_leaf(files, &leaf)?;
+        issue_leaf(files, &self.ca, &all, now)?;
         facts.names.clone_from(&all);
         Ok(all)
     }
@@ -320,10 +337,7 @@ impl Authority {
         if !facts.is_due(now) || !files.ca_key().exists() {
             return Ok(false);
         }
-        let key = Spot { path: files.ca_key() }.key()?;
-        let authority = TlsAuthority { certificate: self.ca.der().to_vec(), key };
-        let leaf = authority.issue(&facts.names, now)?;
-        write_leaf(files, &leaf)?;
+        let leaf = issue_leaf(files, &self.ca, &facts.names, now)?;
         self.tls.show(&leaf)?;
         if let Some(renewed) = leaf.chain.first().and_then(|der| LeafFacts::read(der)) {
             *facts = renewed;

@@ -183,7 +183,6 @@ pub async fn work(
     now: Timestamp,
 ) -> Result<ReplyBody, StoreError> {
     let Poll { after, outcomes } = poll;
-    change.time_out(now).await?;
     for ended in change.note_outcomes(entity, &outcomes, now).await? {
         info!(instruction.id = %ended, entity.id = %entity.id, "instruction ended");
     }

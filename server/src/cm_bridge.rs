@@ -246,6 +246,16 @@ impl Bridge {
     ) -> Result<Answer, Fault> {
         let _one_at_a_time = self.calls.lock().await;
         let is_registration = matches!(body, CallBody::Register(_));
+        // While it waited for its turn this server may have registered there anew.
+        let is_wanted =
+            || self.held().departures.iter().any(|one| (one.manager, one.epoch) == (manager, epoch));
+        if matches!(body, CallBody::Unregister) && !is_wanted() {
+            return Err(Fault::new(
+                Leg::Input,
+                "this server registered there anew",
+                "nothing needs to be done",
+            ));
+        }
         let stored = |error: StoreError| Fault::new(Leg::Input, error.to_string(), "see this server's log");
         let counter =
             server.store.next_manager_counter(is_registration, server.clock.wall()).await.map_err(stored)?;

@@ -211,9 +211,9 @@ impl Change<'_> {
     /// When the database fails.
     pub async fn time_out(&mut self, now: Timestamp) -> Result<(), StoreError> {
         sqlx::query(
-            "UPDATE deliveries SET state = 5 WHERE
-                 (state = 1 AND instruction IN (SELECT sequence FROM instructions WHERE expires_at <= $1))
-                 OR (state = 2 AND instruction IN (SELECT sequence FROM instructions WHERE ends_at <= $1))",
+            "UPDATE deliveries SET state = 5 WHERE state < 3 AND EXISTS (
+                 SELECT 1 FROM instructions WHERE instructions.sequence = instruction
+                 AND CASE deliveries.state WHEN 1 THEN expires_at ELSE ends_at END <= $1)",
         )
         .bind(integer(now.as_millis()))
         .execute(&mut *self.0)

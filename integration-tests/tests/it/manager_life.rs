@@ -518,6 +518,21 @@ fn in_clear_text_the_seal_still_holds_and_it_is_audited() {
 }
 
 #[test]
+fn a_manager_that_was_off_for_longer_than_its_certificate_lives_or_was_killed_while_it_renewed_it_starts() {
+    let fleet = Fleet::new(Build::Testing);
+    let mut manager = Manager::new(&fleet);
+    let days = |days: i64| days * 86_400;
+    let first = fs::read(manager.path("tls.pem")).unwrap();
+    manager.restart_at(days(400));
+    let second = fs::read(manager.path("tls.pem")).unwrap();
+    assert_ne!(first, second, "it was renewed at the start");
+    // A key beside another one's certificate.
+    fs::copy(manager.path("signing.key"), manager.path("tls.key")).unwrap();
+    manager.restart_at(days(400));
+    assert_ne!(second, fs::read(manager.path("tls.pem")).unwrap());
+}
+
+#[test]
 fn a_copied_server_is_found_out() {
     let fleet = Fleet::new(Build::Shipped);
     let manager = Manager::new(&fleet);

@@ -24,6 +24,9 @@ use crate::VERSION;
 use crate::context::Server;
 use crate::store::{StoreError, unavailable};
 
+/// Managers that were not reached to be told that a registration ended.
+const MAX_DEPARTURES: usize = 8;
+
 impl From<Fault> for Failure {
     fn from(fault: Fault) -> Self {
         Self::precondition("manager_not_reached", fault.to_string())
@@ -92,7 +95,7 @@ async fn begin(
     let is_here = next.registration.manager == Some(*manager.as_bytes());
     // Another manager is left first; it is told when it can be.
     if !is_here && let Some(departure) = departure(&next, server.clock.wall()) {
-        next.departures.push(departure);
+        push_departure(&mut next, departure);
     }
     // This one hears of the new registration; the end of an old one does not matter any more.
     next.departures.retain(|departure| departure.manager != Some(*manager.as_bytes()));
@@ -291,6 +294,15 @@ fn departure(held: &Held, now: Timestamp) -> Option<Departure> {
     Some(Departure { settings, epoch, manager, since: now.as_millis() })
 }
 
+/// Past [`MAX_DEPARTURES`] the oldest manager is told no more.
+fn push_departure(held: &mut Held, departure: Departure) {
+    held.departures.push(departure);
+    while held.departures.len() > MAX_DEPARTURES {
+        let forgotten = held.departures.remove(0);
+        warn!(manager = forgotten.settings.endpoint(), "too many managers wait to be told; this one is not");
+    }
+}
+
 /// Ends the registration here at once, and there when it can be reached.
 ///
 /// # Errors
@@ -305,7 +317,7 @@ pub async fn unregister(server: &Arc<Server>) -> Result<Held, Failure> {
                 return Err(Failure::precondition("manager_not_registered", text));
             };
             let mut next = Held::clone(&turn);
-            next.departures.push(departure.clone());
+            push_departure(&mut next, departure.clone());
             next.registration = Registration { entity: turn.registration.entity, ..Registration::default() };
             next.in_force = None;
             task.keep_line(&mut turn, next).await.map_err(unavailable)?;
