@@ -9,7 +9,7 @@ pub mod status;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use writ_common::daemon;
 use writ_common::keys::Algorithm;
 use writ_common::time::Timestamp;
@@ -96,6 +96,12 @@ struct StatusOptions {
 enum Output {
     Text,
     Json,
+}
+
+/// The command line, for manuals and shells.
+#[must_use]
+pub fn command_line() -> clap::Command {
+    Arguments::command()
 }
 
 /// The program.

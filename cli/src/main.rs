@@ -1,47 +1,5 @@
-//! writ: what an operator types.
+//! writ.
 
-mod args;
-mod client;
-mod commands;
-mod context;
-mod failure;
-mod output;
-mod secret;
-
-use std::process::ExitCode;
-
-use clap::Parser as _;
-
-/// Whether the answer is for a program, when the arguments cannot be parsed.
-fn asks_for_json() -> bool {
-    let arguments: Vec<_> = std::env::args().collect();
-    arguments.iter().any(|argument| argument == "--output=json")
-        || arguments.windows(2).any(|pair| pair == ["--output", "json"])
-}
-
-fn main() -> ExitCode {
-    let arguments = match args::Arguments::try_parse() {
-        Ok(arguments) => arguments,
-        // Help and version are no mistakes, and people read mistakes as clap words them.
-        Err(error) if !error.use_stderr() || !asks_for_json() => error.exit(),
-        Err(error) => {
-            let text = error.render().to_string();
-            let said = text.trim_start_matches("error: ").lines().map(str::trim);
-            let said: Vec<_> = said
-                .take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more"))
-                .collect();
-            return failure::Failure::usage(said.join(" ").trim_end()).report(args::Format::Json);
-        }
-    };
-    let format = arguments.output;
-    // Explicit, because a dependency that brings another provider would make rustls panic at first use.
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => return failure::Failure::local(format!("cannot start: {error}")).report(format),
-    };
-    match runtime.block_on(commands::run(arguments)) {
-        Ok(code) => code,
-        Err(failure) => failure.report(format),
-    }
+fn main() -> std::process::ExitCode {
+    writ::main()
 }

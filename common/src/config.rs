@@ -68,12 +68,13 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// Loads a TOML file (none: defaults only) and the environment.
+    /// Loads a TOML file and the environment. Without a name the usual file is read if it is there.
     ///
     /// # Errors
     /// When the file is named but missing, or is not TOML.
-    pub fn load(file: Option<&Path>) -> Result<Self, Problems> {
-        let mut reader = match file {
+    pub fn load(file: Option<&Path>, usual: &str) -> Result<Self, Problems> {
+        let usual = Path::new(usual);
+        let mut reader = match file.or_else(|| usual.exists().then_some(usual)) {
             Some(file) => Self::file_only(file)?,
             None => Self::empty(Path::new("configuration")),
         };
@@ -292,7 +293,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("server.toml");
         std::fs::write(&path, text).unwrap();
-        Reader::load(Some(&path)).unwrap()
+        Reader::load(Some(&path), "").unwrap()
     }
 
     #[test]

@@ -2,11 +2,13 @@
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process;
 
 use zeroize::Zeroizing;
+
+use crate::users;
 
 /// A file that could not be read or written, or that too many may read.
 #[derive(Debug, thiserror::Error)]
@@ -24,6 +26,14 @@ pub enum FileError {
     InUse {
         /// Which folder.
         folder: PathBuf,
+    },
+    /// State of another user: what is written there as this one, its owner could not use any more.
+    #[error("{}: belongs to user {owner}; run this as that user: runuser -u {owner} -- COMMAND", folder.display())]
+    OthersFolder {
+        /// Which folder.
+        folder: PathBuf,
+        /// Whose it is.
+        owner: String,
     },
     /// A secret that others may read or replace.
     #[error("{}: mode {mode:03o} lets others read it; run: chmod 600 {}", path.display(), path.display())]
@@ -149,6 +159,7 @@ pub fn touch_private(path: &Path) -> Result<(), FileError> {
 /// # Errors
 /// When another process has it.
 pub fn lock_folder(folder: &Path) -> Result<File, FileError> {
+    check_owner(folder)?;
     let path = folder.join("lock");
     let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
     let file = file.map_err(FileError::io(&path))?;
@@ -176,12 +187,25 @@ pub fn list(folder: &Path) -> Result<Vec<PathBuf>, FileError> {
     Ok(paths)
 }
 
-/// Makes a folder, with its parents, that only its owner may enter.
+/// Makes a folder, with its parents, that only its owner may enter; one that is there must be this user's.
 ///
 /// # Errors
-/// When it cannot be made.
+/// When it cannot be made, or is another user's.
 pub fn private_folder(path: &Path) -> Result<(), FileError> {
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(FileError::io(path))
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(FileError::io(path))?;
+    check_owner(path)
+}
+
+/// Whether a folder of state is this user's. Root could write into another's, and would follow its links.
+///
+/// # Errors
+/// When it cannot be looked at, or is another user's.
+pub fn check_owner(folder: &Path) -> Result<(), FileError> {
+    let uid = fs::metadata(folder).map_err(FileError::io(folder))?.uid();
+    if uid == users::own_uid() {
+        return Ok(());
+    }
+    Err(FileError::OthersFolder { folder: folder.to_owned(), owner: users::name_of(uid) })
 }
 
 fn sync_folder(path: &Path) -> Result<(), FileError> {

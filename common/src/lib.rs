@@ -24,6 +24,7 @@ pub mod refusal;
 pub mod report;
 pub mod time;
 pub mod trust;
+pub mod users;
 pub mod verify;
 pub mod wire;
 
@@ -37,6 +38,7 @@ pub mod evidence;
 pub mod facts;
 pub mod files;
 pub mod port;
+pub mod service;
 pub mod shutdown;
 pub mod telemetry;
 #[cfg(feature = "testing")]

@@ -1,8 +1,13 @@
 //! Logs. Fixed lower-case messages with data in fields; never a payload, never a key.
 
+use std::os::unix::fs::MetadataExt as _;
 use std::sync::OnceLock;
 
+use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Layer as _, Registry, fmt, reload};
 
@@ -18,6 +23,38 @@ pub enum LogFormat {
 /// What [`set_filter`] changes.
 static FILTER: OnceLock<reload::Handle<EnvFilter, Registry>> = OnceLock::new();
 
+/// Whether what is written to standard error goes to journald: it says which file that is (systemd.exec(5), `JOURNAL_STREAM`).
+fn journal_reads() -> bool {
+    let told = std::env::var("JOURNAL_STREAM").ok();
+    let own = std::fs::metadata("/proc/self/fd/2").ok();
+    own.is_some_and(|own| told == Some(format!("{}:{}", own.dev(), own.ino())))
+}
+
+/// A line as journald wants it: its priority in front (sd-daemon(3)), and no time, which journald notes itself.
+struct ForJournal;
+
+impl<S, N> FormatEvent<S, N> for ForJournal
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(
+        &self,
+        context: &FmtContext<'_, S, N>,
+        mut writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> std::fmt::Result {
+        let priority = match *event.metadata().level() {
+            Level::ERROR => 3,
+            Level::WARN => 4,
+            Level::INFO => 6,
+            Level::DEBUG | Level::TRACE => 7,
+        };
+        write!(writer, "<{priority}>")?;
+        fmt::format().without_time().with_level(false).with_ansi(false).format_event(context, writer, event)
+    }
+}
+
 /// Starts logging to standard error. A second call changes nothing.
 ///
 /// # Errors
@@ -27,6 +64,7 @@ pub fn init(filter: &str, format: LogFormat) -> Result<(), String> {
     let (filter, handle) = reload::Layer::new(filter);
     let lines = fmt::layer().with_writer(std::io::stderr).with_ansi(false);
     let lines = match format {
+        LogFormat::Text if journal_reads() => lines.event_format(ForJournal).boxed(),
         LogFormat::Text => lines.boxed(),
         LogFormat::Json => lines.json().boxed(),
     };

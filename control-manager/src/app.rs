@@ -6,7 +6,7 @@ mod run;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use writ_common::daemon;
 
 /// Lists servers as its entities, sees how they stand, and tells them what to do. It never holds a key that agents obey.
@@ -92,6 +92,12 @@ struct Run {
     /// Overrides `data_dir`.
     #[arg(long, value_name = "FOLDER")]
     data_dir: Option<PathBuf>,
+}
+
+/// The command line, for manuals and shells.
+#[must_use]
+pub fn command_line() -> clap::Command {
+    Arguments::command()
 }
 
 /// The program.

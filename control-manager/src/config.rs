@@ -7,6 +7,8 @@ use writ_common::config::{Problems, Reader};
 use writ_common::manager::ManagerVersion;
 use writ_common::telemetry::LogFormat;
 
+/// What is read unless told otherwise.
+const USUAL_FILE: &str = "/etc/writ/control-manager.toml";
 /// Where the manager keeps its state unless told otherwise.
 pub const DEFAULT_DATA_DIR: &str = "/var/lib/writ/control-manager";
 /// What is announced unless told otherwise.
@@ -39,7 +41,7 @@ impl Config {
     /// # Errors
     /// All mistakes at once.
     pub fn load(file: Option<&Path>, data_dir: Option<&Path>) -> Result<Self, Problems> {
-        let mut reader = Reader::load(file)?;
+        let mut reader = Reader::load(file, USUAL_FILE)?;
         reader.override_with("data_dir", data_dir.map(Path::display));
         let version = |text: &str| text.parse::<ManagerVersion>();
         let announced =

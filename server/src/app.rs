@@ -12,7 +12,7 @@ mod run;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use writ_common::daemon;
 
 /// Signs commands and pushes them to agents that obey only what carries its seal.
@@ -87,6 +87,12 @@ struct Run {
     /// time refuse until it comes, or until a trust bundle resets their floor.
     #[arg(long)]
     accept_clock: bool,
+}
+
+/// The command line, for manuals and shells.
+#[must_use]
+pub fn command_line() -> clap::Command {
+    Arguments::command()
 }
 
 /// The program.

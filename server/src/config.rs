@@ -8,6 +8,8 @@ use writ_common::config::{Problems, Reader};
 use writ_common::id::Digest;
 use writ_common::telemetry::LogFormat;
 
+/// What is read unless told otherwise.
+const USUAL_FILE: &str = "/etc/writ/server.toml";
 /// Where the server keeps its state unless told otherwise.
 pub const DEFAULT_DATA_DIR: &str = "/var/lib/writ/server";
 
@@ -56,7 +58,7 @@ impl Config {
     /// # Errors
     /// All mistakes at once.
     pub fn load(file: Option<&Path>, data_dir: Option<&Path>) -> Result<Self, Problems> {
-        let mut reader = Reader::load(file)?;
+        let mut reader = Reader::load(file, USUAL_FILE)?;
         reader.override_with("data_dir", data_dir.map(Path::display));
         let second = Duration::from_secs(1);
         let heartbeat = reader.duration("session.heartbeat", second * 30, second..=second * 3600);

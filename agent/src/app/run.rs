@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use tracing::{info, warn};
 use writ_common::daemon::Fatal;
+use writ_common::files;
+use writ_common::service;
 use writ_common::shutdown::Shutdown;
 use writ_common::telemetry;
 use writ_common::time::SystemClock;
@@ -32,6 +34,9 @@ pub(super) async fn run(place: Where, shutdown: Shutdown) -> Result<(), Fatal> {
         .map_err(|error| Fatal::usage(format!("`log.filter` is not a filter: {error}")))?;
     let failed = |error: &dyn std::error::Error| Fatal::caused("cannot start", error);
     let files = Files::new(&config.data_dir);
+    if files.folder().exists() {
+        files::check_owner(files.folder()).map_err(|error| failed(&error))?;
+    }
     let identity = Identity::load(&files).map_err(|error| failed(&error))?;
     let trust = Trust::load(&files).map_err(|error| failed(&error))?;
     let table = ActionTable::load(&config.actions_dir).map_err(|problems| {
@@ -68,7 +73,14 @@ pub(super) async fn run(place: Where, shutdown: Shutdown) -> Result<(), Fatal> {
         learnt: Arc::default(),
         is_recovered: false,
     };
+    let journal = Arc::clone(&link.obedience);
+    shutdown.spawn(service::keep_alive(shutdown.clone(), move || {
+        let journal = Arc::clone(&journal);
+        async move { journal.journal.facts().is_ok() }
+    }));
+    service::ready();
     let ran = link.run(shutdown).await;
+    service::stopping();
     if !actions_shutdown.drain(DRAIN_DEADLINE).await {
         warn!("some actions did not end in time; they are killed and will be reported as indeterminate");
     }

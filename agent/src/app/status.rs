@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use tracing::warn;
 use writ_common::daemon::Fatal;
 use writ_common::files;
+use writ_common::service;
 
 use super::{Output, StatusOptions};
 use crate::VERSION;
@@ -77,6 +78,11 @@ impl Status {
         if !is_news {
             return;
         }
+        service::status(&if state.connected {
+            format!("connected to {}", state.endpoint)
+        } else {
+            format!("not connected: {}", state.reason)
+        });
         match serde_json::to_vec(&state) {
             Ok(text) => {
                 if let Err(error) = files::write_public(&self.path, &text) {

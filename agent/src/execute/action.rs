@@ -21,6 +21,7 @@ use writ_common::command::ActionClass;
 use writ_common::config::{Problems, Reader};
 use writ_common::limits::{MAX_NAME_BYTES, MAX_OUTPUT_BYTES, MAX_PARAMETER_BYTES};
 use writ_common::refusal::{Refusal, RefusalCode};
+use writ_common::users::{self, User};
 
 /// Programs that would run whatever a parameter says.
 const SHELLS: &[&str] =
@@ -40,6 +41,7 @@ pub struct Definition {
     working_directory: PathBuf,
     timeout: Duration,
     max_output: usize,
+    user: Option<User>,
     parameters: BTreeMap<String, Parameter>,
 }
 
@@ -56,6 +58,8 @@ pub struct Invocation {
     pub timeout: Duration,
     /// Bytes of output kept.
     pub max_output: usize,
+    /// Who it runs as; the agent's own user unless given.
+    pub user: Option<User>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -140,8 +144,11 @@ impl Definition {
         }
         let working_directory =
             reader.string("working_directory", "/", "an absolute path", |text| text.starts_with('/'));
+        let user = reader.string("user", "", "the name of a user", |_| true);
+        let user = check_user(&mut reader, &user);
         let definition = Self {
             name,
+            user,
             program,
             arguments,
             parameters,
@@ -195,6 +202,7 @@ impl Definition {
             working_directory: self.working_directory.clone(),
             timeout: self.timeout,
             max_output: self.max_output,
+            user: self.user.clone(),
         })
     }
 }
@@ -216,7 +224,7 @@ fn is_name(text: &str) -> bool {
 /// Whether anybody but root and this agent's own user may write it.
 pub(super) fn is_writable_by_others(path: &Path) -> bool {
     std::fs::metadata(path).is_ok_and(|file| {
-        let is_ours = file.uid() == 0 || file.uid() == rustix::process::geteuid().as_raw();
+        let is_ours = file.uid() == 0 || file.uid() == users::own_uid();
         !is_ours || file.permissions().mode() & 0o022 != 0
     })
 }
@@ -247,6 +255,29 @@ fn check_program(reader: &mut Reader, program: &Path) {
         }
         Ok(_) => {}
     }
+}
+
+/// Only root may start a program as somebody else; an agent that could not is told when it starts, not when it is commanded.
+fn check_user(reader: &mut Reader, name: &str) -> Option<User> {
+    if name.is_empty() {
+        return None;
+    }
+    let Some(user) = users::by_name(name) else {
+        reader.problem("user", format!("is `{name}`, whom /etc/passwd does not list"));
+        return None;
+    };
+    let own = users::own_uid();
+    if user.uid == own {
+        return None;
+    }
+    if own != 0 {
+        let text = format!(
+            "is `{name}`, but this agent runs as {} and cannot start programs as others; leave it out, or let the agent run privileged (docs/operations.md)",
+            users::name_of(own)
+        );
+        reader.problem("user", text);
+    }
+    Some(user)
 }
 
 fn read_parameters(reader: &mut Reader) -> BTreeMap<String, Parameter> {

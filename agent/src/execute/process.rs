@@ -41,7 +41,7 @@ pub fn is_group_gone(group: u32) -> bool {
 }
 
 pub(super) async fn run(invocation: Invocation, on_group: impl FnOnce(u32) + Send) -> Ended {
-    let Invocation { program, arguments, working_directory, timeout, max_output } = invocation;
+    let Invocation { program, arguments, working_directory, timeout, max_output, user } = invocation;
     #[expect(clippy::disallowed_methods, reason = "the home of processes")]
     let mut command = Command::new(&program);
     command
@@ -55,6 +55,10 @@ pub(super) async fn run(invocation: Invocation, on_group: impl FnOnce(u32) + Sen
         .stderr(Stdio::piped())
         .process_group(0)
         .kill_on_drop(true);
+    // Its other groups go with it: the standard library clears them for a process that root gives another user.
+    if let Some(user) = user {
+        command.uid(user.uid).gid(user.gid);
+    }
     let mut child = match command.spawn() {
         Ok(child) => child,
         Err(error) => return Ended::quiet(Ending::NotStarted, format!("{}: {error}", program.display())),
@@ -159,6 +163,7 @@ mod tests {
             working_directory: "/".into(),
             timeout: Duration::from_secs(20),
             max_output: 16,
+            user: None,
         }
     }
 

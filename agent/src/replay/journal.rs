@@ -33,6 +33,9 @@ const PRUNE_BATCH: usize = 64;
 /// How far the floor may lag behind an idle agent's session time.
 const FLOOR_STEP: Duration = Duration::from_secs(600);
 
+/// How the journal is laid out; a release that changes it raises this, and reads what is lower.
+const FORMAT: u64 = 1;
+
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 const DOCUMENTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("documents");
 const COMMANDS: TableDefinition<'_, [u8; 16], &[u8]> = TableDefinition::new("commands");
@@ -53,6 +56,11 @@ pub enum JournalError {
     /// An entry cannot be read back.
     #[error("the journal holds a damaged entry")]
     Damaged,
+    /// A later release wrote it.
+    #[error(
+        "the journal has format {0}, and this release knows {FORMAT}; start the release that wrote it, or a later one"
+    )]
+    Newer(u64),
     /// Another process has it.
     #[error("the journal is in use: another writ-agent runs on this data directory")]
     InUse,
@@ -106,6 +114,13 @@ impl Journal {
             })?;
         let journal = Self { database, max_entries };
         journal.write(|write| {
+            let mut meta = write.open_table(META)?;
+            let format = meta.get("format")?.map(|format| format.value());
+            match format {
+                Some(format) if format > FORMAT => return Err(JournalError::Newer(format)),
+                Some(FORMAT) => {}
+                _ => drop(meta.insert("format", FORMAT)?),
+            }
             let mut documents = write.open_table(DOCUMENTS)?;
             if documents.get("journal_id")?.is_none() {
                 let id: [u8; 16] = random_bytes();

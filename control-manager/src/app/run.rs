@@ -11,6 +11,7 @@ use writ_common::daemon::Fatal;
 use writ_common::files;
 use writ_common::limits::MAX_FRAME_BYTES;
 use writ_common::port::{self, DRAIN_DEADLINE};
+use writ_common::service;
 use writ_common::shutdown::Shutdown;
 use writ_common::telemetry;
 use writ_common::time::{SharedClock, SystemClock};
@@ -104,10 +105,17 @@ pub(super) async fn run(options: Run, shutdown: Shutdown) -> Result<(), Fatal> {
             }
         });
     }
+    let looked_at = store.clone();
+    shutdown.spawn(service::keep_alive(shutdown.clone(), move || {
+        let store = looked_at.clone();
+        async move { store.manager().await.is_ok() }
+    }));
+    service::ready();
     let (first, second) = tokio::join!(
         port::serve(services(), link.0, &tls, &shutdown),
         port::serve(admin_port, operators.0, &tls, &shutdown)
     );
+    service::stopping();
     if !shutdown.drain(DRAIN_DEADLINE).await {
         warn!("some calls did not end in time");
     }

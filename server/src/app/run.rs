@@ -8,6 +8,7 @@ use tracing::{error, info, warn};
 use writ_common::admin::PolicyLayer;
 use writ_common::daemon::Fatal;
 use writ_common::port::{self, DRAIN_DEADLINE};
+use writ_common::service;
 use writ_common::shutdown::Shutdown;
 use writ_common::telemetry;
 use writ_common::time::{SharedClock, SystemClock};
@@ -94,9 +95,12 @@ pub(super) async fn run(options: Run, shutdown: Shutdown) -> Result<(), Fatal> {
     shutdown.spawn(sent::note(Arc::clone(&server)));
     shutdown.spawn(channel::keep(Arc::clone(&server), files.clone()));
     shutdown.spawn(follow::keep(Arc::clone(&server), files.clone()));
+    shutdown.spawn(keep_alive(&server));
+    service::ready();
     let serving = port::serve(agent_port, agents.0, &tls, &shutdown);
     let administrating = port::serve(admin_port, operators.0, &tls, &shutdown);
     let (first, second) = tokio::join!(serving, administrating);
+    service::stopping();
     if !shutdown.drain(DRAIN_DEADLINE).await {
         warn!("some sessions did not end in time");
     }
@@ -106,6 +110,15 @@ pub(super) async fn run(options: Run, shutdown: Shutdown) -> Result<(), Fatal> {
     }
     info!("ended");
     first.and(second)
+}
+
+/// A server whose store does not answer works for nobody.
+fn keep_alive(server: &Arc<Server>) -> impl Future<Output = ()> + use<> {
+    let store = server.store.clone();
+    service::keep_alive(server.shutdown.clone(), move || {
+        let store = store.clone();
+        async move { store.latest_time().await.is_ok() }
+    })
 }
 
 /// Notes the time that is signed with, now and then: precise enough to notice a clock that went back.

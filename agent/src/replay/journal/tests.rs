@@ -139,3 +139,15 @@ fn a_command_is_started_once_whatever_asks_again() {
     journal.finish(id(1), Bytes::from_static(b"receipt")).unwrap();
     assert!(matches!(journal.start(&admitted, NOW, "boot"), Err(JournalError::NotAccepted(_))));
 }
+
+#[test]
+fn a_journal_of_a_later_release_is_left_alone_and_the_error_says_what_to_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("journal.redb");
+    drop(Journal::open(&path, 16).unwrap());
+    let write = Database::open(&path).unwrap().begin_write().unwrap();
+    write.open_table(META).unwrap().insert("format", FORMAT + 1).unwrap();
+    write.commit().unwrap();
+    let error = Journal::open(&path, 16).unwrap_err().to_string();
+    assert!(error.contains("format 2") && error.contains("start the release that wrote it"), "{error}");
+}

@@ -1,0 +1,48 @@
+//! What the service manager is told, if one started this program (sd_notify(3)); nothing otherwise.
+
+use std::future::Future;
+
+use sd_notify::NotifyState;
+use tracing::warn;
+
+use crate::shutdown::Shutdown;
+
+fn say(states: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        warn!(%error, "the service manager could not be told");
+    }
+}
+
+/// Everything is loaded and bound; whoever waits for this service may go on.
+pub fn ready() {
+    say(&[NotifyState::Ready]);
+}
+
+/// It was asked to end, and drains.
+pub fn stopping() {
+    say(&[NotifyState::Stopping]);
+}
+
+/// How it stands, in one line, for `systemctl status`.
+pub fn status(line: &str) {
+    say(&[NotifyState::Status(line)]);
+}
+
+/// Tells the service manager that this program works for as long as `works` says so, at half of the time it was given
+/// (`WATCHDOG_USEC`). A program that says nothing any more is killed and started again.
+pub async fn keep_alive<F: Future<Output = bool> + Send>(
+    shutdown: Shutdown,
+    works: impl Fn() -> F + Send + Sync,
+) {
+    let Some(period) = sd_notify::watchdog_enabled() else { return };
+    loop {
+        if works().await {
+            say(&[NotifyState::Watchdog]);
+        } else {
+            warn!("this program does not work as it should; the service manager will start it again");
+        }
+        if shutdown.unless_requested(tokio::time::sleep(period / 2)).await.is_none() {
+            return;
+        }
+    }
+}

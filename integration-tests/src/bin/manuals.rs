@@ -1,0 +1,29 @@
+//! Writes what packages carry beside the programs: man pages and completions, made from the command lines themselves.
+
+use std::env;
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use clap_complete::{Shell, generate_to};
+
+fn main() -> io::Result<()> {
+    let target = env::args_os().nth(1).ok_or_else(|| io::Error::other("usage: manuals FOLDER"))?;
+    let (pages, completions) = (Path::new(&target).join("man"), Path::new(&target).join("completions"));
+    fs::create_dir_all(&pages)?;
+    fs::create_dir_all(&completions)?;
+    for mut program in [
+        writ::command_line(),
+        writ_agent::app::command_line(),
+        writ_server::app::command_line(),
+        writ_control_manager::app::command_line(),
+    ] {
+        let name = program.get_name().to_owned();
+        program = program.disable_help_subcommand(true);
+        for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
+            generate_to(shell, &mut program, &name, &completions)?;
+        }
+        clap_mangen::generate_to(program, &pages)?;
+    }
+    Ok(())
+}
