@@ -60,6 +60,9 @@ struct Enroll {
     /// The name operators will see; the host's name unless given.
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
+    /// Do nothing, and succeed, when this host is enrolled already.
+    #[arg(long)]
+    if_new: bool,
     /// How this agent signs its answers: ed25519 or ecdsa-p256.
     #[arg(long, value_name = "ALGORITHM", default_value = Algorithm::default().as_str())]
     key_algorithm: Algorithm,

@@ -13,6 +13,7 @@ pub mod admission;
 pub mod audience;
 pub mod command;
 pub mod envelope;
+pub mod health;
 pub mod hello;
 pub mod id;
 pub mod identity;

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use tonic::service::Routes;
 use writ_common::admin::MAX_REQUEST_BYTES;
+use writ_common::health::{self, Health};
 use writ_common::id::EntityId;
 use writ_common::wire::status::Failure;
 use writ_proto::admin::v1::operator_service_server::OperatorServiceServer;
@@ -25,8 +26,15 @@ use crate::store::{EntityRow, unavailable};
 /// When the embedded descriptors are damaged, which a test would have found.
 pub fn routes(manager: &Arc<Manager>) -> Result<Routes, tonic_reflection::server::Error> {
     let share = || Arc::clone(manager);
-    let (health, health_service) = tonic_health::server::health_reporter();
-    drop(health);
+    let (reporter, health_service) = tonic_health::server::health_reporter();
+    let asked = Arc::clone(manager);
+    manager.shutdown.spawn(health::keep(reporter, manager.shutdown.clone(), move || {
+        let manager = Arc::clone(&asked);
+        async move {
+            let works = manager.store.manager().await.is_ok();
+            Health { works, is_ready: works }
+        }
+    }));
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(writ_proto::DESCRIPTORS)

@@ -7,7 +7,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
-use writ_common::daemon;
+use writ_common::daemon::{self, Fatal};
+use writ_common::health;
+
+use crate::config::Config;
 
 /// Lists servers as its entities, sees how they stand, and tells them what to do. It never holds a key that agents obey.
 ///
@@ -27,6 +30,18 @@ enum Command {
     Names(Names),
     /// Serve entities and operators until SIGTERM.
     Run(Run),
+    /// Ask the manager that runs on this host whether it works; for containers and load balancers. Exit code 1 when it does not.
+    Health(Health),
+}
+
+#[derive(Debug, Args)]
+struct Health {
+    /// Configuration file.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Ask whether it does what it is for, not only whether it works: for readiness, not for restarts.
+    #[arg(long)]
+    ready: bool,
 }
 
 #[derive(Debug, Args)]
@@ -42,6 +57,9 @@ struct Init {
     tls_names: Vec<String>,
     #[command(flatten)]
     custom: Option<Custom>,
+    /// Do nothing, and succeed, when the manager of this name is here already.
+    #[arg(long)]
+    if_new: bool,
     /// How to print.
     #[arg(long, value_enum, default_value_t = Output::Text)]
     output: Output,
@@ -108,7 +126,13 @@ pub fn main() -> ExitCode {
         match arguments.command {
             Command::Init(options) => init::init(options).await,
             Command::Names(options) => init::names(options).await,
+            Command::Health(options) => health(options).await,
             Command::Run(options) => run::run(options, shutdown).await,
         }
     })
+}
+
+async fn health(options: Health) -> Result<(), Fatal> {
+    let config = Config::load(options.config.as_deref(), None).map_err(Fatal::usage)?;
+    health::ask(config.listen_admin, if options.ready { health::READY } else { "" }).await
 }

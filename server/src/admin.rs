@@ -19,6 +19,7 @@ mod why;
 use std::sync::Arc;
 
 use tonic::service::Routes;
+use writ_common::health::{self, Health};
 use writ_proto::admin::v1::{
     agent_service_server::AgentServiceServer, alert_service_server::AlertServiceServer,
     audit_service_server::AuditServiceServer, command_service_server::CommandServiceServer,
@@ -35,8 +36,17 @@ use crate::context::Server;
 /// When the embedded descriptors are damaged, which a test would have found.
 pub fn routes(server: &Arc<Server>) -> Result<Routes, tonic_reflection::server::Error> {
     let share = || Arc::clone(server);
-    let (health, health_service) = tonic_health::server::health_reporter();
-    drop(health);
+    let (reporter, health_service) = tonic_health::server::health_reporter();
+    let asked = Arc::clone(server);
+    server.shutdown.spawn(health::keep(reporter, server.shutdown.clone(), move || {
+        let server = Arc::clone(&asked);
+        async move {
+            Health {
+                works: server.store.latest_time().await.is_ok(),
+                is_ready: server.signer.check().is_ok(),
+            }
+        }
+    }));
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(writ_proto::DESCRIPTORS)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET);

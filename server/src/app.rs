@@ -13,7 +13,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
-use writ_common::daemon;
+use writ_common::daemon::{self, Fatal};
+use writ_common::health;
+
+use crate::config::Config;
 
 /// Signs commands and pushes them to agents that obey only what carries its seal.
 ///
@@ -31,6 +34,8 @@ enum Command {
     Init(Init),
     /// Serve agents and operators until SIGTERM.
     Run(Run),
+    /// Ask the server that runs on this host whether it works; for containers and load balancers. Exit code 1 when it does not.
+    Health(Health),
     /// The certificates that sign commands, and backups. Works on the local files, with the server running or stopped.
     #[command(subcommand)]
     Cert(cert::Cert),
@@ -39,6 +44,16 @@ enum Command {
     /// The keys that sign trust bundles. Works on the local files, with the server running or stopped.
     #[command(subcommand)]
     Authority(authority::Authority),
+}
+
+#[derive(Debug, Args)]
+struct Health {
+    /// Configuration file.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Ask whether it does what it is for, not only whether it works: for readiness, not for restarts.
+    #[arg(long)]
+    ready: bool,
 }
 
 #[derive(Debug, Args)]
@@ -65,6 +80,9 @@ struct Init {
     /// that you give up the one you mean.
     #[arg(long, value_name = "NAME")]
     replace_fleet: Option<String>,
+    /// Do nothing, and succeed, when the fleet of this name is here already.
+    #[arg(long, conflicts_with = "replace_fleet")]
+    if_new: bool,
     #[command(flatten)]
     print: local::Print,
 }
@@ -103,9 +121,15 @@ pub fn main() -> ExitCode {
         match arguments.command {
             Command::Init(options) => init::init(options, shutdown).await,
             Command::Run(options) => run::run(options, shutdown).await,
+            Command::Health(options) => health(options).await,
             Command::Cert(verb) => cert::run(verb, shutdown).await,
             Command::Doctor(place) => doctor::run(place, shutdown).await,
             Command::Authority(verb) => authority::run(verb, shutdown).await,
         }
     })
+}
+
+async fn health(options: Health) -> Result<(), Fatal> {
+    let config = Config::load(options.config.as_deref(), None).map_err(Fatal::usage)?;
+    health::ask(config.listen_admin, if options.ready { health::READY } else { "" }).await
 }

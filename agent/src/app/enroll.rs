@@ -11,7 +11,7 @@ use writ_common::keys::public::PublicKey;
 
 use super::{Enroll, Output};
 use crate::config::Config;
-use crate::identity::Files;
+use crate::identity::{Files, Identity};
 use crate::link::{self, Enrolled, NewAgent};
 
 /// A token is never longer; more on standard input is not read.
@@ -28,8 +28,16 @@ struct Shown {
 }
 
 pub(super) async fn enroll(options: Enroll) -> Result<(), Fatal> {
-    let Enroll { place, token_file, name, key_algorithm, output } = options;
+    let Enroll { place, token_file, name, key_algorithm, if_new, output } = options;
     let config = Config::load(place.config.as_deref(), place.data_dir.as_deref()).map_err(Fatal::usage)?;
+    let files = Files::new(&config.data_dir);
+    if if_new && let Ok(identity) = Identity::load(&files) {
+        eprintln!(
+            "{} is enrolled already as {}; nothing was changed",
+            identity.record.name, identity.record.agent
+        );
+        return Ok(());
+    }
     let text = if token_file.as_os_str() == "-" {
         let mut text = String::new();
         std::io::stdin().take(MAX_TOKEN_BYTES).read_to_string(&mut text).map_err(Fatal::usage)?;
@@ -45,7 +53,6 @@ pub(super) async fn enroll(options: Enroll) -> Result<(), Fatal> {
         let rule = "it must have 1 to 128 of A-Z, a-z, 0-9, `.`, `_` and `-`";
         return Err(Fatal::usage(format!("the name `{host_name}`: {rule}; give one with --name")));
     }
-    let files = Files::new(&config.data_dir);
     let host = NewAgent { name: &host_name, algorithm: key_algorithm };
     let enrolled = link::enroll(&files, &token, host).await;
     let Enrolled { record, bundle_version } =

@@ -30,7 +30,7 @@ struct Made {
 }
 
 pub(super) async fn init(options: Init) -> Result<(), Fatal> {
-    let Init { data_dir, name, tls_names, custom, output } = options;
+    let Init { data_dir, name, tls_names, custom, if_new, output } = options;
     let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     if name.is_empty() || name.len() > 64 || !name.chars().all(is_plain) {
         return Err(Fatal::usage("--name must have 1 to 64 of A-Z, a-z, 0-9, `.`, `_` and `-`"));
@@ -41,16 +41,20 @@ pub(super) async fn init(options: Init) -> Result<(), Fatal> {
     check_names(&tls_names)?;
     let files = Files::new(&data_dir);
     files::private_folder(files.folder()).map_err(Fatal::failure)?;
-    let _lock = files::lock_folder(files.folder()).map_err(Fatal::failure)?;
     let failed = |error: &dyn std::error::Error| Fatal::caused("no manager was made", error);
     let store = Store::open(&files.database()).await.map_err(|error| failed(&error))?;
-    if let Some((manager, name)) = store.manager().await.map_err(|error| failed(&error))? {
+    if let Some((manager, there)) = store.manager().await.map_err(|error| failed(&error))? {
+        if if_new && there == name {
+            eprintln!("manager `{name}` ({manager}) is here already; nothing was changed");
+            return Ok(());
+        }
         return Err(Fatal::failure(format!(
-            "{}: the manager `{name}` ({manager}) lives here; start it: writ-control-manager run --data-dir {}",
+            "{}: the manager `{there}` ({manager}) lives here; start it: writ-control-manager run --data-dir {}",
             files.folder().display(),
             files.folder().display()
         )));
     }
+    let _lock = files::lock_folder(files.folder()).map_err(Fatal::failure)?;
     let now = SystemClock::new().wall();
     let made = match custom {
         Some(Custom { custom_ca, tls_certificate, tls_key, signing_certificate, signing_key }) => {

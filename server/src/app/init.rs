@@ -9,10 +9,19 @@ use writ_common::time::{Clock as _, SystemClock};
 
 use super::{Init, passphrase};
 use crate::authority::Files;
-use crate::authority::create::{CreateError, Made, Plan, create};
+use crate::authority::create::{CreateError, Made, Plan, create, present};
 
 pub(super) async fn init(options: Init, shutdown: Shutdown) -> Result<(), Fatal> {
-    let Init { data_dir, name, endpoints, tls_names, kind, passphrase_file, replace_fleet, print } = options;
+    let Init { data_dir, name, endpoints, tls_names, kind, passphrase_file, replace_fleet, if_new, print } =
+        options;
+    let files = Files::new(&data_dir);
+    if if_new
+        && let Some((CreateError::Exists { fleet, .. }, there)) = present(&files).await.map_err(explain)?
+        && there == name
+    {
+        eprintln!("fleet `{name}` ({fleet}) is here already; nothing was changed");
+        return Ok(());
+    }
     let passphrase = passphrase::ask(passphrase_file.as_deref(), "the authority key and the backup", true)?;
     let plan = Plan {
         name,
@@ -23,7 +32,7 @@ pub(super) async fn init(options: Init, shutdown: Shutdown) -> Result<(), Fatal>
         replaces: replace_fleet,
     };
     let begin = || eprintln!("making keys and sealing the backup; the passphrase hash takes a few seconds …");
-    let made = create(&Files::new(&data_dir), plan, begin, SystemClock::new().wall(), &shutdown).await;
+    let made = create(&files, plan, begin, SystemClock::new().wall(), &shutdown).await;
     let made = made.map_err(explain)?;
     let is_drained = shutdown.drain(std::time::Duration::from_secs(5)).await;
     debug!(is_drained, "store closed");

@@ -247,7 +247,10 @@ pub async fn create(
 }
 
 /// The fleet that lives here, as the reason not to make another one, and its name.
-async fn present(files: &Files) -> Result<Option<(CreateError, String)>, CreateError> {
+///
+/// # Errors
+/// When what lies here cannot be read.
+pub async fn present(files: &Files) -> Result<Option<(CreateError, String)>, CreateError> {
     let folder = files.folder().to_owned();
     if !files.database().exists() {
         let keys = files::list(&files.signing())?;
