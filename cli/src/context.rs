@@ -31,6 +31,22 @@ pub(crate) struct Contexts {
     pub(crate) contexts: BTreeMap<String, Context>,
 }
 
+impl Context {
+    /// The one the environment names, for containers and jobs: `WRIT_SERVER`, `WRIT_CA`, `WRIT_TOKEN_FILE`.
+    pub(crate) fn of_environment() -> Result<Option<Self>, Failure> {
+        let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+        match (variable("WRIT_SERVER"), variable("WRIT_CA"), variable("WRIT_TOKEN_FILE")) {
+            (None, None, None) => Ok(None),
+            (Some(server), Some(ca), Some(token_file)) => {
+                Ok(Some(Self { server, ca: ca.into(), token_file: token_file.into() }))
+            }
+            _ => Err(Failure::local(
+                "WRIT_SERVER, WRIT_CA and WRIT_TOKEN_FILE must be set together, or none of them",
+            )),
+        }
+    }
+}
+
 impl Contexts {
     /// Reads the file; a missing one is empty.
     pub(crate) fn load() -> Result<Self, Failure> {

@@ -68,11 +68,15 @@ pub fn rename(from: &Path, to: &Path) -> Result<(), FileError> {
 
 /// Reads a secret file, and refuses one whose mode lets group or others in.
 ///
+/// A group may read one that is root's: so systemd credentials and Kubernetes secrets are handed to a process that is not root.
+///
 /// # Errors
 /// When it cannot be read or is exposed.
 pub fn read_secret(path: &Path) -> Result<Zeroizing<Vec<u8>>, FileError> {
-    let mode = fs::metadata(path).map_err(FileError::io(path))?.permissions().mode() & 0o777;
-    if mode & 0o077 != 0 {
+    let found = fs::metadata(path).map_err(FileError::io(path))?;
+    let mode = found.permissions().mode() & 0o777;
+    let is_handed_over = found.uid() == 0 && users::own_uid() != 0;
+    if mode & if is_handed_over { 0o037 } else { 0o077 } != 0 {
         return Err(FileError::Exposed { path: path.to_owned(), mode });
     }
     fs::read(path).map(Zeroizing::new).map_err(FileError::io(path))

@@ -52,6 +52,8 @@ pub struct Fleet {
     admin_port: u16,
     /// Where agents find the server without a road; 0: they take the road.
     direct_port: u16,
+    /// Which address the server listens at for agents.
+    pub agents_address: &'static str,
     /// Where the server listens for its Control Manager in two-way mode.
     pub notify_port: u16,
     /// Flags of every server.
@@ -94,6 +96,7 @@ impl Fleet {
             server: None,
             admin_port: 0,
             direct_port: 0,
+            agents_address: "127.0.0.1",
             notify_port: 0,
             server_flags: Vec::new(),
             server_config: String::new(),
@@ -235,7 +238,8 @@ impl Fleet {
     pub fn init_with(&self, more: &[&str]) -> Said {
         let (folder, passphrase) = (self.path("server"), self.path("passphrase"));
         let port = if self.direct_port == 0 { self.road.port() } else { self.direct_port };
-        let endpoint = format!("localhost:{port}");
+        let host = if self.agents_address == "127.0.0.1" { "localhost" } else { self.agents_address };
+        let endpoint = format!("{host}:{port}");
         let arguments = ["init", "--output", "json", "--name", "acme", "--endpoint", &endpoint];
         let places =
             ["--data-dir", folder.to_str().unwrap(), "--passphrase-file", passphrase.to_str().unwrap()];
@@ -247,8 +251,13 @@ impl Fleet {
 
     fn server_command(&self) -> Command {
         let config = format!(
-            "[listen]\nagents = \"127.0.0.1:{}\"\nadmin = \"127.0.0.1:{}\"\nmetrics = \"127.0.0.1:0\"\nnotify = \"0.0.0.0:{}\"\n[log]\nformat = \"json\"\nfilter = \"{}\"\n{}",
-            self.direct_port, self.admin_port, self.notify_port, self.log_filter, self.server_config
+            "[listen]\nagents = \"{}:{}\"\nadmin = \"127.0.0.1:{}\"\nmetrics = \"127.0.0.1:0\"\nnotify = \"0.0.0.0:{}\"\n[log]\nformat = \"json\"\nfilter = \"{}\"\n{}",
+            self.agents_address,
+            self.direct_port,
+            self.admin_port,
+            self.notify_port,
+            self.log_filter,
+            self.server_config
         );
         fs::write(self.path("server.toml"), config).unwrap();
         let mut command = command(&binary(&format!("writ-server{}", self.build.suffix())));

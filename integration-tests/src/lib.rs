@@ -6,6 +6,7 @@ pub mod fleet;
 pub mod forge;
 pub mod forged_manager;
 pub mod intruder;
+pub mod machine;
 pub mod manager;
 pub mod network;
 pub mod old_tls;

@@ -6,15 +6,17 @@ use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::get;
-use metrics::{Unit, describe_gauge, gauge};
+use metrics::{Unit, counter, describe_counter, describe_gauge, gauge};
 use metrics_exporter_prometheus::{BuildError, PrometheusBuilder, PrometheusHandle};
 use tokio::net::TcpListener;
 use tracing::{error, warn};
+use writ_common::refusal::RefusalCode;
 use writ_common::time::Timestamp;
 
+use crate::VERSION;
 use crate::authority::mismatch::holdings;
 use crate::context::Server;
-use crate::store::StoreError;
+use crate::store::{AlertKind, StoreError, TargetState};
 
 const SIGNING_ENDS: &str = "writ_signing_certificate_accept_until_timestamp_seconds";
 const BUNDLE: &str = "writ_trust_bundle_version";
@@ -25,6 +27,42 @@ const NEWEST: &str = "writ_agents_with_newest_bundle";
 const OBEYING: &str = "writ_agents_obeying";
 const STRANGERS: &str = "writ_stranger_addresses";
 const MANAGER: &str = "writ_control_manager_last_contact_timestamp_seconds";
+
+const OPEN: &str = "writ_deliveries_open";
+const OLDEST: &str = "writ_delivery_oldest_open_timestamp_seconds";
+const COMMANDS: &str = "writ_commands_total";
+const RECEIPTS: &str = "writ_receipts_total";
+const REFUSALS: &str = "writ_refusals_total";
+const ALERTS: &str = "writ_alerts_total";
+const BUILD: &str = "writ_build_info";
+
+/// A command was recorded.
+pub fn count_command() {
+    counter!(COMMANDS).increment(1);
+}
+
+/// A first receipt was stored; what it says.
+pub fn count_receipt(state: TargetState) {
+    counter!(RECEIPTS, "outcome" => outcome(state)).increment(1);
+}
+
+const fn outcome(state: TargetState) -> &'static str {
+    match state {
+        TargetState::Done => "done",
+        TargetState::Refused => "refused",
+        TargetState::Failed | TargetState::Queued | TargetState::Sent | TargetState::Cancelled => "failed",
+    }
+}
+
+/// Agents refused so often, for this reason.
+pub fn count_refusals(code: RefusalCode, count: u64) {
+    counter!(REFUSALS, "code" => code.as_str()).increment(count);
+}
+
+/// An alert was raised.
+pub fn count_alert(kind: AlertKind, count: u64) {
+    counter!(ALERTS, "kind" => kind.as_str()).increment(count);
+}
 
 /// Counts from now on; once a process.
 ///
@@ -54,6 +92,29 @@ pub fn install() -> Result<PrometheusHandle, BuildError> {
         Unit::Seconds,
         "when the Control Manager last gave an answer that counted, Unix time; 0: never since the start, or none is registered"
     );
+    describe_gauge!(
+        OPEN,
+        Unit::Count,
+        "deliveries of unexpired commands that no receipt was stored of; at most 100000 are counted"
+    );
+    describe_gauge!(
+        OLDEST,
+        Unit::Seconds,
+        "when the oldest command with such a delivery was issued, Unix time; 0: there is none"
+    );
+    describe_counter!(COMMANDS, Unit::Count, "commands recorded");
+    describe_counter!(RECEIPTS, Unit::Count, "first receipts stored, by what they say");
+    describe_counter!(REFUSALS, Unit::Count, "refusals reported or answered by agents, by code");
+    describe_counter!(ALERTS, Unit::Count, "what alerts were raised for, by kind");
+    describe_gauge!(BUILD, "1; the version is a label");
+    gauge!(BUILD, "version" => VERSION).set(1);
+    // A series that appears with its first event hides that event from `increase`.
+    counter!(COMMANDS).absolute(0);
+    for state in [TargetState::Done, TargetState::Failed, TargetState::Refused] {
+        counter!(RECEIPTS, "outcome" => outcome(state)).absolute(0);
+    }
+    RefusalCode::ALL.iter().for_each(|code| count_refusals(*code, 0));
+    AlertKind::ALL.iter().for_each(|kind| count_alert(*kind, 0));
     Ok(handle)
 }
 
@@ -94,6 +155,9 @@ async fn look(server: &Server) -> Result<(), StoreError> {
     let obeying = all().filter(|holding| holding.refusal.is_none());
     gauge!(OBEYING).set(number(obeying.map(|holding| holding.holders.agents).sum()));
     gauge!(CONNECTED).set(number(server.dispatcher.registry().connected()));
+    let (open, oldest) = server.store.backlog(server.clock.wall()).await?;
+    gauge!(OPEN).set(number(open));
+    gauge!(OLDEST).set(number(oldest.as_millis() / 1000));
     let strangers = u64::try_from(server.strangers.list(&server.chain()).len()).unwrap_or(u64::MAX);
     gauge!(STRANGERS).set(number(strangers));
     gauge!(MANAGER).set(number(server.bridge.last_contact().as_millis() / 1000));

@@ -8,6 +8,7 @@ use writ_common::receipt::{Decision, Receipt, RefusalAcknowledgement, RefusalRep
 use writ_common::refusal::{Refusal, RefusalCode};
 use writ_common::time::Timestamp;
 
+use crate::metrics;
 use crate::store::{KnownAgent, NewReceipt, ReceiptFate, Store, StoreError, TargetState};
 
 /// A receipt whose signature is the agent's and which speaks of that agent. Made only by [`VerifiedReceipt::verify`].
@@ -57,6 +58,10 @@ impl VerifiedReceipt {
             Decision::Obeyed(_) => TargetState::Failed,
             Decision::Refused(_) => TargetState::Refused,
         };
+        let refused = match &receipt.decision {
+            Decision::Refused(code) => Some(*code),
+            Decision::Obeyed(_) => None,
+        };
         let (command, agent) = (receipt.command, receipt.agent);
         let new = NewReceipt {
             command,
@@ -70,7 +75,13 @@ impl VerifiedReceipt {
         };
         let fate = store.record_receipt(new).await?;
         match fate {
-            ReceiptFate::Stored => info!(command.id = %command, agent.id = %agent, ?state, "receipt stored"),
+            ReceiptFate::Stored => {
+                info!(command.id = %command, agent.id = %agent, ?state, "receipt stored");
+                metrics::count_receipt(state);
+                if let Some(code) = refused {
+                    metrics::count_refusals(code, 1);
+                }
+            }
             ReceiptFate::Known => {}
             ReceiptFate::Contradicts | ReceiptFate::Unsolicited => {
                 warn!(command.id = %command, agent.id = %agent, ?fate, "receipt kept as evidence");
@@ -105,6 +116,7 @@ pub async fn record_refusals(
     store.record_refusals(verified.into_document(), report_digest, envelope, now).await?;
     for (code, count) in said {
         warn!(agent.id = %agent.id, %code, count, "agent refused");
+        metrics::count_refusals(code, count);
     }
     Ok(Ok(RefusalAcknowledgement { fleet, agent: agent.id, sequence, report_digest }))
 }

@@ -24,7 +24,11 @@ struct Shown {
 pub(super) async fn run(format: Format, client: &Client, verb: Enroll) -> Result<(), Failure> {
     let Enroll::Token(verb) = verb;
     match verb {
-        Token::Create { uses, expires, realm, token_file } => {
+        Token::Create { token_file: Some(file), if_new: true, .. } if file.exists() => {
+            eprintln!("{} is there already; no token was made", file.display());
+            Ok(())
+        }
+        Token::Create { uses, expires, realm, token_file, .. } => {
             let file = token_file.map(NewSecretFile::check).transpose()?;
             let request = CreateTokenRequest { uses, expires_in_seconds: expires.as_secs(), realm };
             create(format, client, request, file).await

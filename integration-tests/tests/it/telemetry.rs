@@ -46,7 +46,7 @@ fn every_metric_is_documented_and_says_what_is_true() {
     let page = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/telemetry.md")).unwrap();
     let documented: BTreeSet<_> = page
         .lines()
-        .filter_map(|line| line.strip_prefix("| `writ_")?.split('`').next())
+        .filter_map(|line| line.strip_prefix("| `writ_")?.split(['`', '{']).next())
         .filter(|name| !name.contains(' '))
         .map(|name| format!("writ_{name}"))
         .collect();
@@ -57,6 +57,65 @@ fn every_metric_is_documented_and_says_what_is_true() {
     assert_eq!(value(&answer, "writ_trust_bundle_version"), 2);
     assert_eq!(value(&answer, "writ_backup_proven_bundle_version"), 2);
     assert_eq!(value(&answer, "writ_stranger_addresses"), 0);
+}
+
+/// Names of metrics in a text.
+fn named(text: &str) -> BTreeSet<String> {
+    let is_of_name = |c: char| c.is_ascii_lowercase() || c == '_';
+    let words = text.split(|c: char| !is_of_name(c)).filter(|word| word.starts_with("writ_"));
+    words.map(str::to_owned).collect()
+}
+
+#[test]
+fn alert_rules_and_the_dashboard_use_metrics_that_exist_and_the_rules_fire_when_they_should() {
+    let fleet = Fleet::new(Build::Shipped);
+    let served = named(&metrics(&fleet));
+    let deploy = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy");
+    let read = |name: &str| fs::read_to_string(format!("{deploy}/{name}")).unwrap();
+    let (rules, dashboard) = (named(&read("prometheus/alerts.yaml")), named(&read("grafana/writ.json")));
+    assert_eq!(rules.difference(&served).collect::<Vec<_>>(), Vec::<&String>::new());
+    assert_eq!(
+        served.difference(&dashboard).collect::<Vec<_>>(),
+        Vec::<&String>::new(),
+        "not on the dashboard"
+    );
+    assert_eq!(dashboard.difference(&served).collect::<Vec<_>>(), Vec::<&String>::new());
+    let panels = serde_json::from_str::<serde_json::Value>(&read("grafana/writ.json")).unwrap();
+    assert_eq!(panels["panels"].as_array().unwrap().len(), 11);
+    let tested =
+        fleet.run_tool("promtool", &["test", "rules", &format!("{deploy}/prometheus/alerts.test.yaml")]);
+    assert!(tested.stdout.contains("SUCCESS"), "{tested:?}");
+    let _tested = tested.ok();
+}
+
+#[test]
+fn what_a_fleet_does_is_counted() {
+    let mut fleet = Fleet::new(Build::Shipped);
+    fleet.allow("say", "echo \"$1\"", "");
+    let _rome = fleet.agent("rome");
+    let _done = fleet.writ(&["send", "action", "say", "word=hello", "--all", "--wait"]).ok();
+    let _refused = fleet.writ(&["send", "action", "dance", "--all", "--wait"]).failed(1);
+    let answer = metrics(&fleet);
+    for (series, expected) in [
+        ("writ_commands_total", 2),
+        ("writ_receipts_total{outcome=\"done\"}", 1),
+        ("writ_receipts_total{outcome=\"refused\"}", 1),
+        ("writ_refusals_total{code=\"action_not_allowed\"}", 1),
+        // There before it happens, so that the first time is seen.
+        ("writ_refusals_total{code=\"bad_signature\"}", 0),
+        ("writ_alerts_total{kind=\"impostor\"}", 0),
+        ("writ_deliveries_open", 0),
+        ("writ_delivery_oldest_open_timestamp_seconds", 0),
+    ] {
+        assert_eq!(value(&answer, series), expected, "{series}: {answer}");
+    }
+    // One who is away has a backlog, with its age.
+    let away = fleet.agent("oslo");
+    assert!(away.stop().success());
+    let _sent = fleet.writ(&["send", "ping", "--agent", "oslo"]).ok();
+    let answer = metrics(&fleet);
+    assert_eq!(value(&answer, "writ_deliveries_open"), 1);
+    assert!(value(&answer, "writ_delivery_oldest_open_timestamp_seconds") > 1_700_000_000, "{answer}");
 }
 
 #[test]

@@ -11,6 +11,7 @@ use writ_common::time::Timestamp;
 use writ_common::wire::status::Failure;
 
 use crate::context::Server;
+use crate::metrics;
 use crate::selector::{InvalidSelector, Selector};
 use crate::sign::{CommandDraft, SignedCommand};
 use crate::store::unavailable;
@@ -113,6 +114,7 @@ async fn record_and_send(
         { command.id = %id, actor, action = row.action, targets = targets.len() },
         "command recorded"
     );
+    metrics::count_command();
     server.dispatcher.announce(&recorded, envelope.bytes().clone(), tree, &targets);
     Ok(Submitted::New(row, targets.len()))
 }

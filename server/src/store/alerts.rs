@@ -7,6 +7,8 @@ use writ_common::id::{AgentId, Digest};
 use writ_common::receipt::RefusalReport;
 use writ_common::time::Timestamp;
 
+use crate::metrics;
+
 use super::{Store, StoreError, id, integer, time, unsigned};
 
 /// What happened.
@@ -37,6 +39,21 @@ pub enum AlertKind {
 }
 
 impl AlertKind {
+    /// Every kind.
+    pub const ALL: [Self; 11] = [
+        Self::Refused,
+        Self::Replayed,
+        Self::Contradicted,
+        Self::Unsolicited,
+        Self::Lost,
+        Self::Impostor,
+        Self::Rewound,
+        Self::JournalReplaced,
+        Self::CertificateEnds,
+        Self::ManagerRejects,
+        Self::InstructionRefused,
+    ];
+
     /// Its name in outputs.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -223,6 +240,7 @@ pub(super) async fn raise(
     .bind(detail)
     .execute(connection)
     .await?;
+    metrics::count_alert(*kind, *count);
     Ok(())
 }
 

@@ -118,6 +118,9 @@ impl TargetState {
     }
 }
 
+/// Deliveries counted at most for [`Store::backlog`].
+const MAX_BACKLOG: i64 = 100_000;
+
 /// Targets by state.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Progress {
@@ -170,6 +173,23 @@ pub struct EvidenceRow {
 }
 
 impl Store {
+    /// How many deliveries of unexpired commands are open, and when the oldest of these was issued; at most 100,000 are looked at.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn backlog(&self, now: Timestamp) -> Result<(u64, Timestamp), StoreError> {
+        let row = sqlx::query(
+            "SELECT COUNT(*) AS open, COALESCE(MIN(issued_at), 0) AS oldest FROM (
+                 SELECT issued_at FROM targets JOIN commands ON sequence = command
+                 WHERE state < 2 AND expires_at > $1 LIMIT $2)",
+        )
+        .bind(integer(now.as_millis()))
+        .bind(MAX_BACKLOG)
+        .fetch_one(&self.reader)
+        .await?;
+        Ok((unsigned(&row, "open")?, time(&row, "oldest")?))
+    }
+
     /// Makes a command durable; `None` when the id is taken by a different request.
     ///
     /// # Errors
