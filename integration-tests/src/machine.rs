@@ -168,6 +168,7 @@ impl Machine {
     #[must_use]
     pub fn new(lan: &Lan, name: &str) -> Self {
         let mut machine = Self { name: name.to_owned(), disk: Disk::new(), port: lan.port(), running: None };
+        machine.put("/etc/hostname", format!("{name}\n").as_bytes(), 0o644);
         machine.boot();
         machine
     }
@@ -191,13 +192,14 @@ impl Machine {
             .spawn()
             .unwrap_or_else(|error| panic!("systemd-nspawn: {error}; make test-install installs it"));
         let children = format!("/proc/{0}/task/{0}/children", container.id());
-        let mut leader = String::new();
-        until("the container has no first process", || {
-            leader = fs::read_to_string(&children).unwrap_or_default().trim().to_owned();
-            !leader.is_empty()
-        });
-        self.running = Some(Running { container, leader });
+        self.running = Some(Running { container, leader: String::new() });
         until("the machine does not boot", || {
+            // The first child is not the machine's first process yet: it makes it, and ends.
+            let leader = fs::read_to_string(&children).unwrap_or_default();
+            if leader.trim().is_empty() {
+                return false;
+            }
+            self.running.as_mut().unwrap().leader = leader.trim().to_owned();
             let state = self.sh("systemctl is-system-running --wait").stdout;
             matches!(state.trim(), "running" | "degraded")
         });
@@ -284,6 +286,7 @@ impl Drop for Machine {
         }
         if let Some(mut running) = self.running.take() {
             let _ = program("kill").args(["-9", &running.leader]).output();
+            let _ = running.container.kill();
             let _ = running.container.wait();
         }
     }

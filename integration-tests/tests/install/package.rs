@@ -91,8 +91,21 @@ fn notes(machine: &Machine, word: &str) -> usize {
     said.lines().filter(|line| *line == word).count()
 }
 
+/// How it stands with the one agent it was sent to.
 fn result(lan: &Lan, fleet: &Fleet, command: &str) -> Value {
-    lan.on_hub(|| fleet.json(&["commands", "show", command]))
+    lan.on_hub(|| fleet.json(&["commands", "show", command]))["targets"][0].clone()
+}
+
+fn output(sent: &Value) -> &str {
+    sent["targets"][0]["output"].as_str().unwrap_or_else(|| panic!("{sent:#}"))
+}
+
+fn main_pid(machine: &Machine) -> String {
+    machine.sh("systemctl show -p MainPID --value writ-agent").ok().stdout
+}
+
+fn version(machine: &Machine) -> String {
+    machine.sh("writ-agent --version").ok().stdout.trim().to_owned()
 }
 
 #[test]
@@ -104,9 +117,15 @@ fn an_installed_agent_obeys_after_a_reboot_a_power_loss_and_a_cut_cable() {
     assert_eq!(exposure.code, 0, "{}", exposure.stdout);
     let told = web1.sh("systemctl show -p StatusText --value writ-agent").ok().stdout;
     assert!(told.contains("connected to 10.78.0.1:"), "{told}");
-    let first = note(&lan, &fleet, "web1", "one");
-    eprintln!("{first:#}");
+    assert_eq!(output(&note(&lan, &fleet, "web1", "one")), "writ-agent\n");
     assert_eq!(notes(&web1, "one"), 1);
+    // As journald wants it: priorities, and no time of its own.
+    let logged = web1.sh("journalctl -u writ-agent -o json -g obeying --no-pager").ok();
+    let line: Value = serde_json::from_str(logged.stdout.lines().next().unwrap()).unwrap();
+    assert_eq!(line["PRIORITY"], "6", "{line}");
+    assert!(line["MESSAGE"].as_str().unwrap().starts_with("writ_agent::app::run: obeying"), "{line}");
+    let page = web1.sh("man -P cat writ-agent-enroll");
+    assert!(page.ok().stdout.contains("--token-file"));
 
     web1.power_off();
     web1.boot();
@@ -120,7 +139,7 @@ fn an_installed_agent_obeys_after_a_reboot_a_power_loss_and_a_cut_cable() {
     web1.lose_power();
     web1.boot();
     connected(&lan, &fleet, "web1");
-    until("no answer", || result(&lan, &fleet, &command).to_string().contains("indeterminate"));
+    until("no answer", || result(&lan, &fleet, &command)["ending"] == "indeterminate");
     assert_eq!(notes(&web1, "three"), 1, "it was not started again");
 
     // Sent while the cable is out, it is obeyed once when it is in again.
@@ -129,6 +148,165 @@ fn an_installed_agent_obeys_after_a_reboot_a_power_loss_and_a_cut_cable() {
     let command = note_later(&lan, &fleet, "web1", "four");
     assert_eq!(notes(&web1, "four"), 0);
     web1.plug(true);
-    until("no answer", || result(&lan, &fleet, &command).to_string().contains("succeeded"));
+    until("no answer", || result(&lan, &fleet, &command)["state"] == "done");
     assert_eq!((notes(&web1, "four"), notes(&web1, "one")), (1, 1));
+}
+
+#[test]
+fn upgraded_while_commands_flow_nothing_is_lost_and_what_is_older_is_refused() {
+    let (lan, fleet) = site();
+    let web1 = installed(&lan, &fleet, "web1");
+    let (old, identity) = (version(&web1), shown(&lan, &fleet, "web1")["agent_id"].clone());
+    web1.put("/root/next.deb", &packages().1, 0o644);
+
+    // Commands flow while one runs, the package is replaced and the agent starts again.
+    web1.sh("touch /var/lib/writ/agent/long.hold").ok();
+    let mut sent = vec![("long".to_owned(), note_later(&lan, &fleet, "web1", "long"))];
+    until("the command does not start", || notes(&web1, "long") == 1);
+    std::thread::scope(|scope| {
+        let upgrade = scope.spawn(|| web1.sh("dpkg -i /root/next.deb"));
+        until("it is not asked to stop", || {
+            web1.sh("systemctl is-active writ-agent").stdout.trim() == "deactivating"
+        });
+        sent.push(("during".to_owned(), note_later(&lan, &fleet, "web1", "during")));
+        // What runs may finish.
+        web1.sh("rm /var/lib/writ/agent/long.hold").ok();
+        for number in 0..40 {
+            let word = format!("flow{number}");
+            let command = note_later(&lan, &fleet, "web1", &word);
+            sent.push((word, command));
+        }
+        upgrade.join().unwrap().ok();
+    });
+    for (word, command) in &sent {
+        until("no answer", || result(&lan, &fleet, command)["state"] == "done");
+        assert_eq!(notes(&web1, word), 1, "{word}");
+    }
+    assert_eq!((version(&web1).as_str(), old.as_str()), ("writ-agent 9.0.0", "writ-agent 0.1.0"));
+    let now = shown(&lan, &fleet, "web1");
+    assert_eq!((&now["agent_id"], &now["agent_version"]), (&identity, &json!("9.0.0")), "{now}");
+
+    // What is older is refused before anything is stopped.
+    let running = main_pid(&web1);
+    let refused = web1.sh("dpkg -i /root/writ-agent.deb").failed(1);
+    assert!(refused.stderr.contains("0.1.0-1 is older"), "{refused:?}");
+    assert_eq!((version(&web1).as_str(), main_pid(&web1)), ("writ-agent 9.0.0", running));
+    assert_eq!(web1.sh("dpkg-query -W -f '${Status}' writ-agent").ok().stdout, "install ok installed");
+    assert_eq!(output(&note(&lan, &fleet, "web1", "after")), "writ-agent\n");
+
+    // Removed, it stops and its state stays; installed again, it is the same agent.
+    web1.sh("dpkg --remove writ-agent").ok();
+    assert_eq!(web1.sh("pgrep -x writ-agent").code, 1);
+    web1.sh("test -s /var/lib/writ/agent/identity.dsse && test -s /etc/writ/actions.d/note.toml").ok();
+    // The way back that the refusal names.
+    web1.sh("dpkg -i /root/writ-agent.deb").ok();
+    connected(&lan, &fleet, "web1");
+    assert_eq!(shown(&lan, &fleet, "web1")["agent_id"], identity);
+    assert_eq!(output(&note(&lan, &fleet, "web1", "again")), "writ-agent\n");
+
+    // Purged, it never was here; what the host's owner wrote stays.
+    web1.sh("dpkg --purge writ-agent").ok();
+    assert_eq!(web1.sh("test -e /var/lib/writ").code, 1);
+    assert_eq!(web1.sh("test -e /etc/writ/agent.toml").code, 1);
+    web1.sh("test -s /etc/writ/actions.d/note.toml").ok();
+}
+
+#[test]
+fn an_action_has_the_rights_of_the_agents_user_unless_the_host_says_otherwise() {
+    let (lan, fleet) = site();
+    let web1 = installed(&lan, &fleet, "web1");
+    let send = |action: &str| {
+        lan.on_hub(|| fleet.json(&["send", "action", action, "word=a", "--agent", "web1", "--wait"]))
+    };
+
+    // Another user needs an agent that runs as root: refused when it starts, with the file and the way out.
+    let id = definition("/usr/local/bin/note", "user = \"backup\"");
+    web1.put("/etc/writ/actions.d/others.toml", id.as_bytes(), 0o644);
+    let _failed = web1.sh("systemctl restart writ-agent").failed(1);
+    let said = web1.sh("journalctl -u writ-agent --no-pager -n 20").stdout;
+    assert!(
+        said.contains("others.toml")
+            && said.contains("`user` is `backup`, but this agent runs as writ-agent"),
+        "{said}"
+    );
+    // It is not tried again and again: nothing mends itself here.
+    assert_eq!(web1.sh("systemctl show -p NRestarts --value writ-agent").ok().stdout.trim(), "0");
+
+    // As root, by the example that the package brings.
+    web1.put("/usr/local/bin/whoami", b"#!/bin/sh\nid\n", 0o755);
+    let whoami = definition("/usr/local/bin/whoami", "user = \"backup\"");
+    web1.put("/etc/writ/actions.d/others.toml", whoami.as_bytes(), 0o644);
+    let restart = "program = \"/usr/bin/systemctl\"\narguments = [\"restart\", \"--\", \"cron.service\"]\nclass = \"change\"\n";
+    web1.put("/etc/writ/actions.d/restart.toml", restart.as_bytes(), 0o644);
+    let example = "/usr/share/doc/writ-agent/examples/privileged.conf";
+    web1.sh(&format!(
+        "install -D -m 644 {example} /etc/systemd/system/writ-agent.service.d/privileged.conf && systemctl daemon-reload && systemctl restart writ-agent"
+    ))
+    .ok();
+    connected(&lan, &fleet, "web1");
+    let backup = send("others");
+    assert!(output(&backup).starts_with("uid=34(backup) gid=34(backup) groups=34(backup)"), "{backup:#}");
+    let cron = || web1.sh("systemctl show -p MainPID --value cron").ok().stdout;
+    let before = cron();
+    let restarted = lan.on_hub(|| fleet.json(&["send", "action", "restart", "--agent", "web1", "--wait"]));
+    assert_eq!(restarted["done"], 1, "{restarted:#}");
+    assert_ne!(before, cron());
+
+    // And back: its state is its own again.
+    web1.sh("rm -r /etc/systemd/system/writ-agent.service.d /etc/writ/actions.d/others.toml && systemctl daemon-reload && systemctl restart writ-agent").ok();
+    connected(&lan, &fleet, "web1");
+    assert_eq!(output(&note(&lan, &fleet, "web1", "back")), "writ-agent\n");
+    // What needs root's rights does not have them now.
+    let refused = lan.on_hub(|| fleet.writ(&["send", "action", "restart", "--agent", "web1", "--wait"]));
+    let _failed = refused.failed(1);
+
+    // Whoever is root is told whose state this is, and nothing of root's is left in it.
+    let enrolled = web1.sh("echo x | writ-agent enroll --token-file -");
+    assert_eq!(enrolled.code, 64, "{enrolled:?}");
+    let ran = web1.sh("systemctl stop writ-agent; writ-agent run").failed(1);
+    assert!(
+        ran.stderr.contains("belongs to user writ-agent; run this as that user: runuser -u writ-agent"),
+        "{ran:?}"
+    );
+    let foreign = web1.sh("find /var/lib/writ/agent ! -user writ-agent").ok().stdout;
+    assert_eq!(foreign, "");
+}
+
+#[test]
+fn an_agent_that_hangs_is_started_again_and_a_command_is_not() {
+    let (lan, fleet) = site();
+    let web1 = installed(&lan, &fleet, "web1");
+    web1.put(
+        "/etc/systemd/system/writ-agent.service.d/soon.conf",
+        b"[Service]\nWatchdogSec=2s\nRestartSec=100ms\n",
+        0o644,
+    );
+    web1.sh("systemctl daemon-reload && systemctl restart writ-agent").ok();
+    connected(&lan, &fleet, "web1");
+    assert_eq!(output(&note(&lan, &fleet, "web1", "before")), "writ-agent\n");
+    let hung = main_pid(&web1);
+    web1.sh(&format!("kill -STOP {hung}")).ok();
+    let command = note_later(&lan, &fleet, "web1", "meanwhile");
+    until("nobody notices", || !matches!(main_pid(&web1), pid if pid == hung || pid.trim() == "0"));
+    until("no answer", || result(&lan, &fleet, &command)["state"] == "done");
+    assert_eq!((notes(&web1, "before"), notes(&web1, "meanwhile")), (1, 1));
+    let said = web1.sh("journalctl -u writ-agent --no-pager").stdout;
+    assert!(said.contains("Watchdog timeout"), "{said}");
+}
+
+#[test]
+fn the_static_program_runs_on_a_host_that_has_nothing_else() {
+    let program = repository().join("target/dist/writ-agent");
+    assert!(fs::metadata(&program).unwrap().len() <= 8 << 20, "at most 8 MB");
+    let fleet = Fleet::unmade(Build::Shipped);
+    let bare = fleet.path("bare");
+    fs::create_dir(&bare).unwrap();
+    fs::copy(&program, bare.join("writ-agent")).unwrap();
+    let bare = bare.to_str().unwrap();
+    assert_eq!(
+        fleet.run_tool("chroot", &[bare, "/writ-agent", "--version"]).ok().stdout,
+        "writ-agent 0.1.0\n"
+    );
+    let doctor = fleet.run_tool("chroot", &[bare, "/writ-agent", "doctor"]).failed(1);
+    assert!(doctor.stdout.contains("identity"), "{doctor:?}");
 }
