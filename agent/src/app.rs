@@ -29,7 +29,7 @@ enum Command {
     /// Make this host an agent of a fleet.
     Enroll(Enroll),
     /// Obey until SIGTERM.
-    Run(Where),
+    Run(Run),
     /// Say what this agent would do with a command, check by check; nothing is started.
     Explain(Explain),
     /// Show who this agent is, whom it obeys and how it stands.
@@ -51,6 +51,16 @@ struct Where {
 }
 
 #[derive(Debug, Args)]
+struct Run {
+    #[command(flatten)]
+    place: Where,
+    /// Enrol first, with the token in this file and under this host's name, if this host is not enrolled yet: for containers and
+    /// images, where nobody can. Once it is, the file is not read.
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
 struct Enroll {
     #[command(flatten)]
     place: Where,
@@ -60,9 +70,6 @@ struct Enroll {
     /// The name operators will see; the host's name unless given.
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
-    /// Do nothing, and succeed, when this host is enrolled already.
-    #[arg(long)]
-    if_new: bool,
     /// How this agent signs its answers: ed25519 or ecdsa-p256.
     #[arg(long, value_name = "ALGORITHM", default_value = Algorithm::default().as_str())]
     key_algorithm: Algorithm,
@@ -114,7 +121,7 @@ pub fn main() -> ExitCode {
     daemon::run("writ-agent", |shutdown| async move {
         match arguments.command {
             Command::Enroll(options) => enroll::enroll(options).await,
-            Command::Run(place) => run::run(place, shutdown).await,
+            Command::Run(options) => run::run(options, shutdown).await,
             Command::Explain(options) => explain::explain(options),
             Command::Status(options) => status::status(options),
             Command::Doctor(options) => doctor::doctor(options).await,

@@ -17,18 +17,25 @@ mod trust;
 mod why;
 
 use std::process::ExitCode;
+use std::time::Duration;
+
+use writ_common::backoff::Backoff;
 
 use crate::args::{Arguments, Command, Evidence};
 use crate::client::Client;
 use crate::context::{Context, Contexts};
 use crate::failure::Failure;
 
+/// The first bound of the wait between attempts to reach a server.
+const FIRST_BACKOFF: Duration = Duration::from_millis(100);
+/// The longest wait between them.
+const MAX_BACKOFF: Duration = Duration::from_secs(2);
 /// Rows asked for at a time.
 const PAGE: u32 = 200;
 
 pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
-    let Arguments { output, context, command } = arguments;
-    let connect = async || {
+    let Arguments { output, context, patience, command } = arguments;
+    let connect_once = async || {
         // A name on the command line is what the person means now.
         if context.is_none()
             && let Some(context) = Context::of_environment()?
@@ -38,6 +45,27 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
         let contexts = Contexts::load()?;
         let (name, chosen) = contexts.choose(context.as_deref())?;
         Client::connect(chosen).await.map_err(|failure| failure.about(&format!("context `{name}`")))
+    };
+    let connect = async || {
+        let trying = async {
+            let mut backoff = Backoff::new(FIRST_BACKOFF, MAX_BACKOFF);
+            loop {
+                match connect_once().await {
+                    Err(failure) if failure.is_unreachable() => {
+                        tokio::time::sleep(backoff.after_failure()).await
+                    }
+                    tried => return tried,
+                }
+            }
+        };
+        match patience {
+            None => connect_once().await,
+            // The last attempt says what is wrong.
+            Some(patience) => match tokio::time::timeout(patience, trying).await {
+                Ok(connected) => connected,
+                Err(_) => connect_once().await,
+            },
+        }
     };
     match command {
         Command::Context(command) => context::run(output, command).await?,

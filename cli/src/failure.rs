@@ -47,6 +47,11 @@ impl Failure {
         Self { error: error.into(), reason: "unreachable".to_owned(), exit_code: 3 }
     }
 
+    /// Whether trying again may help.
+    pub(crate) fn is_unreachable(&self) -> bool {
+        self.exit_code == 3
+    }
+
     /// Prints it to standard error, as text or JSON.
     pub(crate) fn report(&self, format: Format) -> ExitCode {
         match format {

@@ -1,17 +1,19 @@
 //! `writ-agent enroll`.
 
 use std::io::{Read as _, Write as _};
+use std::path::Path;
 
 use serde::Serialize;
 use writ_common::daemon::Fatal;
 use writ_common::facts::is_plain_name;
 use writ_common::files;
 use writ_common::identity::EnrolmentToken;
+use writ_common::keys::Algorithm;
 use writ_common::keys::public::PublicKey;
 
 use super::{Enroll, Output};
 use crate::config::Config;
-use crate::identity::{Files, Identity};
+use crate::identity::Files;
 use crate::link::{self, Enrolled, NewAgent};
 
 /// A token is never longer; more on standard input is not read.
@@ -28,35 +30,10 @@ struct Shown {
 }
 
 pub(super) async fn enroll(options: Enroll) -> Result<(), Fatal> {
-    let Enroll { place, token_file, name, key_algorithm, if_new, output } = options;
+    let Enroll { place, token_file, name, key_algorithm, output } = options;
     let config = Config::load(place.config.as_deref(), place.data_dir.as_deref()).map_err(Fatal::usage)?;
     let files = Files::new(&config.data_dir);
-    if if_new && let Ok(identity) = Identity::load(&files) {
-        eprintln!(
-            "{} is enrolled already as {}; nothing was changed",
-            identity.record.name, identity.record.agent
-        );
-        return Ok(());
-    }
-    let text = if token_file.as_os_str() == "-" {
-        let mut text = String::new();
-        std::io::stdin().take(MAX_TOKEN_BYTES).read_to_string(&mut text).map_err(Fatal::usage)?;
-        text
-    } else {
-        let bytes = files::read_secret(&token_file).map_err(Fatal::usage)?;
-        String::from_utf8_lossy(&bytes).into_owned()
-    };
-    let token = EnrolmentToken::from_text(&text)
-        .map_err(|error| Fatal::usage(format!("the token {}", error.rule)))?;
-    let host_name = name.unwrap_or_else(host_name);
-    if !is_plain_name(&host_name) {
-        let rule = "it must have 1 to 128 of A-Z, a-z, 0-9, `.`, `_` and `-`";
-        return Err(Fatal::usage(format!("the name `{host_name}`: {rule}; give one with --name")));
-    }
-    let host = NewAgent { name: &host_name, algorithm: key_algorithm };
-    let enrolled = link::enroll(&files, &token, host).await;
-    let Enrolled { record, bundle_version } =
-        enrolled.map_err(|error| Fatal::caused("not enrolled", &error))?;
+    let Enrolled { record, bundle_version } = with_token(&files, &token_file, name, key_algorithm).await?;
     let key_id = PublicKey::id(&record.public_key).to_string();
     let shown = Shown {
         agent_id: record.agent.to_string(),
@@ -80,6 +57,33 @@ pub(super) async fn enroll(options: Enroll) -> Result<(), Fatal> {
         ),
     };
     writeln!(std::io::stdout(), "{text}").map_err(Fatal::failure)
+}
+
+/// Reads the token, and enrols this host under this name or its own.
+pub(super) async fn with_token(
+    files: &Files,
+    token_file: &Path,
+    name: Option<String>,
+    algorithm: Algorithm,
+) -> Result<Enrolled, Fatal> {
+    let text = if token_file.as_os_str() == "-" {
+        let mut text = String::new();
+        std::io::stdin().take(MAX_TOKEN_BYTES).read_to_string(&mut text).map_err(Fatal::usage)?;
+        text
+    } else {
+        let bytes = files::read_secret(token_file).map_err(Fatal::usage)?;
+        String::from_utf8_lossy(&bytes).into_owned()
+    };
+    let token = EnrolmentToken::from_text(&text)
+        .map_err(|error| Fatal::usage(format!("the token {}", error.rule)))?;
+    let host_name = name.unwrap_or_else(host_name);
+    if !is_plain_name(&host_name) {
+        let rule = "it must have 1 to 128 of A-Z, a-z, 0-9, `.`, `_` and `-`";
+        return Err(Fatal::usage(format!("the name `{host_name}`: {rule}; give one with --name")));
+    }
+    let host = NewAgent { name: &host_name, algorithm };
+    let enrolled = link::enroll(files, &token, host).await;
+    enrolled.map_err(|error| Fatal::caused("not enrolled", &error))
 }
 
 fn host_name() -> String {

@@ -6,18 +6,19 @@ use std::time::Duration;
 use tracing::{info, warn};
 use writ_common::daemon::Fatal;
 use writ_common::files;
+use writ_common::keys::Algorithm;
 use writ_common::service;
 use writ_common::shutdown::Shutdown;
 use writ_common::telemetry;
 use writ_common::time::SystemClock;
 
-use super::Where;
 use super::status::Status;
+use super::{Run, enroll};
 use crate::VERSION;
 use crate::config::Config;
 use crate::execute::ActionTable;
-use crate::identity::{Files, Identity};
-use crate::link::Link;
+use crate::identity::{Files, Identity, IdentityError};
+use crate::link::{Enrolled, Link};
 use crate::obey::Obedience;
 use crate::refusals::Refusals;
 use crate::replay::Journal;
@@ -28,12 +29,20 @@ use crate::trust::Trust;
 /// How long running actions may take to end; then they are killed and count as indeterminate.
 const DRAIN_DEADLINE: Duration = Duration::from_secs(20);
 
-pub(super) async fn run(place: Where, shutdown: Shutdown) -> Result<(), Fatal> {
+pub(super) async fn run(options: Run, shutdown: Shutdown) -> Result<(), Fatal> {
+    let Run { place, token_file } = options;
     let config = Config::load(place.config.as_deref(), place.data_dir.as_deref()).map_err(Fatal::usage)?;
     telemetry::init(&config.log_filter, config.log_format)
         .map_err(|error| Fatal::usage(format!("`log.filter` is not a filter: {error}")))?;
     let failed = |error: &dyn std::error::Error| Fatal::caused("cannot start", error);
     let files = Files::new(&config.data_dir);
+    if let Some(token_file) = token_file
+        && let Err(IdentityError::NotEnrolled(_)) = Identity::load(&files)
+    {
+        let Enrolled { record, .. } =
+            enroll::with_token(&files, &token_file, None, Algorithm::default()).await?;
+        info!(agent.id = %record.agent, name = record.name, "enrolled");
+    }
     if files.folder().exists() {
         files::check_owner(files.folder()).map_err(|error| failed(&error))?;
     }

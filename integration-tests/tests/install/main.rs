@@ -1,4 +1,5 @@
 //! Stories of installation, as users do it: packages on machines with systemd as PID 1, images in containers.
 #![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
+mod images;
 mod package;

@@ -24,7 +24,7 @@ fn site() -> (Lan, Fleet) {
 }
 
 /// The package that `make package` left, and that of a later release.
-fn packages() -> (Vec<u8>, Vec<u8>) {
+pub(crate) fn packages() -> (Vec<u8>, Vec<u8>) {
     let built = fs::read_dir(repository().join("target/dist")).unwrap().map(|entry| entry.unwrap().path());
     let built: Vec<_> = built.filter(|path| path.extension().is_some_and(|ending| ending == "deb")).collect();
     assert_eq!(built.len(), 1, "one package, of this version: {built:?}");
@@ -52,13 +52,13 @@ fn enroll(lan: &Lan, fleet: &Fleet, machine: &Machine) {
 }
 
 /// Writes down its word, and waits for its file to go if there is one of that name.
-const NOTE: &str = "#!/bin/sh
+pub(crate) const NOTE: &str = "#!/bin/sh
 echo \"$1\" >> /var/lib/writ/agent/notes
 while [ -e \"/var/lib/writ/agent/$1.hold\" ]; do sleep 0.05; done
 id -un
 ";
 
-fn definition(program: &str, more: &str) -> String {
+pub(crate) fn definition(program: &str, more: &str) -> String {
     format!(
         "program = \"{program}\"\narguments = [\"{{word}}\"]\nclass = \"change\"\n{more}\n[parameters.word]\ntype = \"text\"\npattern = \"[a-z0-9.]{{1,40}}\"\n"
     )
