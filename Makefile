@@ -92,8 +92,8 @@ target/install/.rootfs: Makefile
 
 # Settings of podman that work in a container, too, and leave the host's own alone.
 target/install/.podman: Makefile
-	command -v podman runc >/dev/null && test -x /usr/lib/podman/aardvark-dns || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq \
-		--no-install-recommends podman buildah runc netavark aardvark-dns iptables catatonit; }
+	command -v podman runc kubectl >/dev/null && test -x /usr/lib/podman/aardvark-dns || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq \
+		--no-install-recommends podman buildah runc netavark aardvark-dns iptables catatonit kubernetes-client; }
 	mkdir -p target/install
 	printf '%s\n' '[containers]' "default_ulimits = [\"nofile=$$(ulimit -Hn):$$(ulimit -Hn)\", \"nproc=16384:16384\"]" '[engine]' 'runtime = "runc"' \
 		'cgroup_manager = "cgroupfs"' 'events_logger = "file"' '[network]' 'network_backend = "netavark"' > target/install/containers.conf
