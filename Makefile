@@ -52,8 +52,10 @@ programs: ## what is installed: static programs, into target/dist
 dist: programs ## the same with man pages and completions
 	$(CARGO) run --quiet -p integration-tests --bin manuals -- target/dist
 
-package: dist target/tools/bin/cargo-deb ## the agent's Debian package, into target/dist
-	target/tools/bin/cargo-deb --no-build --no-strip -p writ-agent --output target/dist/
+package: dist target/tools/bin/cargo-deb ## Debian packages, into target/dist
+	for name in writ-agent writ-server writ-control-manager writ; do \
+		target/tools/bin/cargo-deb --quiet --no-build --no-strip --deb-revision "" -p $$name --output target/dist/; \
+	done
 
 image: programs ## images of server, manager, agent and writ, with podman (or PODMAN=docker)
 	for name in server manager agent cli; do \
@@ -108,7 +110,7 @@ target/install/.next: package
 	cd target/install/next && $(STATIC) $(CARGO) build --quiet --profile small --target $(HOST) --target-dir ../.. -p writ-agent
 	mkdir -p target/install/next/target && cp -r target/dist target/install/next/target/
 	mv target/$(HOST)/small/writ-agent target/install/next/target/dist/
-	cd target/install/next && ../../tools/bin/cargo-deb --no-build --no-strip -p writ-agent --output ../next.deb
+	cd target/install/next && ../../tools/bin/cargo-deb --quiet --no-build --no-strip --deb-revision "" -p writ-agent --output ../next.deb
 	touch $@
 
 target/tools/bin/cargo-deb: Makefile

@@ -9,8 +9,7 @@ use clap_complete::{Shell, generate_to};
 
 fn main() -> io::Result<()> {
     let target = env::args_os().nth(1).ok_or_else(|| io::Error::other("usage: manuals FOLDER"))?;
-    let (pages, completions) = (Path::new(&target).join("man"), Path::new(&target).join("completions"));
-    fs::create_dir_all(&pages)?;
+    let completions = Path::new(&target).join("completions");
     fs::create_dir_all(&completions)?;
     for mut program in [
         writ::command_line(),
@@ -23,6 +22,8 @@ fn main() -> io::Result<()> {
         for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
             generate_to(shell, &mut program, &name, &completions)?;
         }
+        let pages = Path::new(&target).join("man").join(&name);
+        fs::create_dir_all(&pages)?;
         clap_mangen::generate_to(program, &pages)?;
     }
     Ok(())

@@ -9,7 +9,7 @@ use integration_tests::fleet::{Build, Fleet};
 use integration_tests::machine::{Lan, Machine};
 use serde_json::Value;
 
-use crate::package::{NOTE, definition, packages};
+use crate::package::{NOTE, definition, package};
 
 /// At most, so that a host with a slow line has it soon.
 const MAX_IMAGE_BYTES: u64 = 25_000_000;
@@ -121,7 +121,7 @@ fn a_server_is_killed_replaced_and_restored_elsewhere_and_no_agent_is_visited() 
     let token =
         server.writ("one", &["enroll", "token", "create"]).ok().json()["token"].as_str().unwrap().to_owned();
     let web1 = Machine::new(&lan, "web1");
-    web1.put("/root/writ-agent.deb", &packages().0, 0o644);
+    web1.put("/root/writ-agent.deb", &package("writ-agent"), 0o644);
     web1.sh("dpkg -i /root/writ-agent.deb").ok();
     web1.put("/usr/local/bin/note", NOTE.as_bytes(), 0o755);
     web1.put("/etc/writ/actions.d/note.toml", definition("/usr/local/bin/note", "").as_bytes(), 0o644);

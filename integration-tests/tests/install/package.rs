@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use integration_tests::containers::VERSION;
 use integration_tests::daemon::until;
 use integration_tests::fleet::{Build, Fleet};
 use integration_tests::machine::{Lan, Machine, repository};
@@ -23,20 +24,18 @@ fn site() -> (Lan, Fleet) {
     (lan, fleet)
 }
 
-/// The package that `make package` left, and that of a later release.
-pub(crate) fn packages() -> (Vec<u8>, Vec<u8>) {
-    let built = fs::read_dir(repository().join("target/dist")).unwrap().map(|entry| entry.unwrap().path());
-    let built: Vec<_> = built.filter(|path| path.extension().is_some_and(|ending| ending == "deb")).collect();
-    assert_eq!(built.len(), 1, "one package, of this version: {built:?}");
-    (fs::read(&built[0]).unwrap(), fs::read(repository().join("target/install/next.deb")).unwrap())
+/// A package that `make package` left.
+pub(crate) fn package(name: &str) -> Vec<u8> {
+    let path = repository().join(format!("target/dist/{name}_{VERSION}_amd64.deb"));
+    fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}; run: make test-install", path.display()))
 }
 
 /// A machine with the package, enrolled, with the action `note`, and started.
 fn installed(lan: &Lan, fleet: &Fleet, name: &str) -> Machine {
     let machine = Machine::new(lan, name);
-    machine.put("/root/writ-agent.deb", &packages().0, 0o644);
+    machine.put("/root/writ-agent.deb", &package("writ-agent"), 0o644);
     let said = machine.sh("dpkg -i /root/writ-agent.deb").ok();
-    assert!(said.stdout.contains("obeys nobody yet"), "{said:?}");
+    assert!(said.stdout.contains("Copy an enrolment token here"), "{said:?}");
     enroll(lan, fleet, &machine);
     machine.put("/usr/local/bin/note", NOTE.as_bytes(), 0o755);
     machine.put("/etc/writ/actions.d/note.toml", definition("/usr/local/bin/note", "").as_bytes(), 0o644);
@@ -157,7 +156,7 @@ fn upgraded_while_commands_flow_nothing_is_lost_and_what_is_older_is_refused() {
     let (lan, fleet) = site();
     let web1 = installed(&lan, &fleet, "web1");
     let (old, identity) = (version(&web1), shown(&lan, &fleet, "web1")["agent_id"].clone());
-    web1.put("/root/next.deb", &packages().1, 0o644);
+    web1.put("/root/next.deb", &fs::read(repository().join("target/install/next.deb")).unwrap(), 0o644);
 
     // Commands flow while one runs, the package is replaced and the agent starts again.
     web1.sh("touch /var/lib/writ/agent/long.hold").ok();
@@ -189,7 +188,7 @@ fn upgraded_while_commands_flow_nothing_is_lost_and_what_is_older_is_refused() {
     // What is older is refused before anything is stopped.
     let running = main_pid(&web1);
     let refused = web1.sh("dpkg -i /root/writ-agent.deb").failed(1);
-    assert!(refused.stderr.contains("0.1.0-1 is older"), "{refused:?}");
+    assert!(refused.stderr.contains("0.1.0 is older"), "{refused:?}");
     assert_eq!((version(&web1).as_str(), main_pid(&web1)), ("writ-agent 9.0.0", running));
     assert_eq!(web1.sh("dpkg-query -W -f '${Status}' writ-agent").ok().stdout, "install ok installed");
     assert_eq!(output(&note(&lan, &fleet, "web1", "after")), "writ-agent\n");
