@@ -11,6 +11,7 @@ mod run;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use writ_common::daemon::{self, Fatal};
@@ -105,6 +106,9 @@ struct Run {
     /// time refuse until it comes, or until a trust bundle resets their floor.
     #[arg(long)]
     accept_clock: bool,
+    /// Wait so long for `init` to make the fleet, for containers that start beside it.
+    #[arg(long, value_parser = humantime::parse_duration, value_name = "TIME")]
+    patience: Option<Duration>,
 }
 
 /// The command line, for manuals and shells.

@@ -4,7 +4,7 @@ use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
 use tokio::sync::{Notify, Semaphore};
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 use writ_common::admin::PolicyLayer;
 use writ_common::daemon::Fatal;
 use writ_common::port::{self, DRAIN_DEADLINE};
@@ -32,6 +32,8 @@ use crate::throttle::Throttle;
 
 /// How often the time that is signed with is noted.
 const NOTE_TIME_EVERY: Duration = Duration::from_secs(60);
+/// How often a patient server looks whether there is a fleet.
+const LOOK_FOR_FLEET: Duration = Duration::from_millis(200);
 /// Tokens looked up at a time from where too many were wrong; the database has four connections.
 const TOKEN_CHECKS: usize = 2;
 /// Chains handed back at a time; each costs a copy of the chain and a signature's check.
@@ -42,6 +44,16 @@ pub(super) async fn run(options: Run, shutdown: Shutdown) -> Result<(), Fatal> {
     telemetry::init(&config.log_filter, config.log_format)
         .map_err(|error| Fatal::usage(format!("`log.filter` is not a filter: {error}")))?;
     let files = Files::new(&config.data_dir);
+    if let Some(patience) = options.patience {
+        let made = async {
+            // `init` holds the folder until it is done.
+            while !files.database().exists() || files.lock().is_err() {
+                tokio::time::sleep(LOOK_FOR_FLEET).await;
+            }
+        };
+        let waited = shutdown.unless_requested(tokio::time::timeout(patience, made)).await;
+        debug!(made = matches!(waited, Some(Ok(()))), "waited for a fleet");
+    }
     // The store ends last: requests and sessions that are drained still write to it.
     let store_shutdown = Shutdown::new();
     if !files.database().exists() {
