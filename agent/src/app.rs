@@ -8,6 +8,7 @@ pub mod status;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use writ_common::daemon;
@@ -58,6 +59,9 @@ struct Run {
     /// images, where nobody can. Once it is, the file is not read.
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
+    /// Wait so long for that file, for containers that start beside who makes it.
+    #[arg(long, requires = "token_file", value_parser = humantime::parse_duration, value_name = "TIME")]
+    patience: Option<Duration>,
 }
 
 #[derive(Debug, Args)]

@@ -30,7 +30,7 @@ pub(crate) struct Arguments {
     /// Which server to speak to; the current context unless given.
     #[arg(long, global = true, value_name = "NAME")]
     pub(crate) context: Option<String>,
-    /// Keep trying so long to reach the server, for jobs that start beside it.
+    /// Keep trying so long to reach the server, for jobs that start beside it; the files that say how may come late, too.
     #[arg(long, global = true, value_parser = duration, value_name = "TIME")]
     pub(crate) patience: Option<Duration>,
     #[command(subcommand)]

@@ -51,9 +51,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
             let mut backoff = Backoff::new(FIRST_BACKOFF, MAX_BACKOFF);
             loop {
                 match connect_once().await {
-                    Err(failure) if failure.is_unreachable() => {
-                        tokio::time::sleep(backoff.after_failure()).await
-                    }
+                    Err(failure) if failure.may_pass() => tokio::time::sleep(backoff.after_failure()).await,
                     tried => return tried,
                 }
             }

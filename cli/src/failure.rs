@@ -47,9 +47,9 @@ impl Failure {
         Self { error: error.into(), reason: "unreachable".to_owned(), exit_code: 3 }
     }
 
-    /// Whether trying again may help.
-    pub(crate) fn is_unreachable(&self) -> bool {
-        self.exit_code == 3
+    /// Whether trying again may help: the server is not there yet, or a file is not.
+    pub(crate) fn may_pass(&self) -> bool {
+        matches!(self.exit_code, 3 | 8)
     }
 
     /// Prints it to standard error, as text or JSON.

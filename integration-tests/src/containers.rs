@@ -54,7 +54,8 @@ impl Podman {
     pub fn compose(&self, arguments: &[&str]) -> Said {
         let file = repository().join("deploy/compose.yaml");
         let mut command = self.command("python3");
-        said(command.args(["-m", "podman_compose", "-f"]).arg(file).args(arguments))
+        let hosts = repository().join("integration-tests/tests/install/compose.hosts.yaml");
+        said(command.args(["-m", "podman_compose", "-f"]).arg(file).arg("-f").arg(hosts).args(arguments))
     }
 
     /// An image of ours.

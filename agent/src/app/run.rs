@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 use writ_common::daemon::Fatal;
 use writ_common::files;
 use writ_common::keys::Algorithm;
@@ -29,8 +29,11 @@ use crate::trust::Trust;
 /// How long running actions may take to end; then they are killed and count as indeterminate.
 const DRAIN_DEADLINE: Duration = Duration::from_secs(20);
 
+/// How often a patient agent looks whether there is a token.
+const LOOK_FOR_TOKEN: Duration = Duration::from_millis(200);
+
 pub(super) async fn run(options: Run, shutdown: Shutdown) -> Result<(), Fatal> {
-    let Run { place, token_file } = options;
+    let Run { place, token_file, patience } = options;
     let config = Config::load(place.config.as_deref(), place.data_dir.as_deref()).map_err(Fatal::usage)?;
     telemetry::init(&config.log_filter, config.log_format)
         .map_err(|error| Fatal::usage(format!("`log.filter` is not a filter: {error}")))?;
@@ -39,6 +42,15 @@ pub(super) async fn run(options: Run, shutdown: Shutdown) -> Result<(), Fatal> {
     if let Some(token_file) = token_file
         && let Err(IdentityError::NotEnrolled(_)) = Identity::load(&files)
     {
+        let made = async {
+            while !token_file.exists() {
+                tokio::time::sleep(LOOK_FOR_TOKEN).await;
+            }
+        };
+        if let Some(patience) = patience {
+            let waited = shutdown.unless_requested(tokio::time::timeout(patience, made)).await;
+            debug!(made = matches!(waited, Some(Ok(()))), "waited for a token");
+        }
         let Enrolled { record, .. } =
             enroll::with_token(&files, &token_file, None, Algorithm::default()).await?;
         info!(agent.id = %record.agent, name = record.name, "enrolled");
