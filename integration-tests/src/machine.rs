@@ -238,6 +238,12 @@ impl Machine {
         }
     }
 
+    /// Its address on the switch.
+    #[must_use]
+    pub fn address(&self) -> String {
+        format!("10.78.0.{}", self.port.number + 1)
+    }
+
     /// Puts a file on its disk.
     ///
     /// # Panics

@@ -26,5 +26,6 @@ fn main() -> io::Result<()> {
         fs::create_dir_all(&pages)?;
         clap_mangen::generate_to(program, &pages)?;
     }
-    Ok(())
+    // The page of `writ server` would take the name of the server's own.
+    fs::remove_file(Path::new(&target).join("man/writ/writ-server.1"))
 }
