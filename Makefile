@@ -39,9 +39,10 @@ test-install: testing-build target/install/.podman package image target/install/
 story: testing-build ## the stories whose name contains STORY=…
 	$(CARGO) test -p integration-tests --test it -- $(STORY)
 
-bench: ## the records: 10,000 agents against one server, one table, target/bench/results.json; about 5 minutes after the build
-	$(CARGO) build --release -p writ-server -p writ-agent -p writ-control-manager -p writ -p writ-bench
-	target/release/writ-bench run
+bench: programs ## the records of what is installed: 10,000 agents against one server, one table; about 10 minutes after the build
+	$(STATIC) $(CARGO) build --release --target $(HOST) -p writ-bench
+	install -m 755 target/$(HOST)/release/writ-bench target/dist/
+	target/dist/writ-bench run
 
 programs: ## what is installed: static programs, into target/dist
 	$(STATIC) $(CARGO) build --release --target $(HOST) -p writ-server -p writ-control-manager -p writ

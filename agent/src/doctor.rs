@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use writ_common::doctor::{Finding, Level};
+use writ_common::doctor::{Finding, Level, host};
 use writ_common::identity::IdentityRecord;
 use writ_common::time::Timestamp;
 use writ_common::trust::Chain;
@@ -17,6 +17,8 @@ use crate::replay::{Journal, JournalError};
 use crate::settings::{self, endpoints};
 use crate::trust::{self, Trust};
 
+/// Files an agent has open at the most: its own few, and three for each of 256 actions.
+const FILES: u64 = 1024;
 /// A clock that is off by more is worth a word, although nothing depends on it.
 const CLOCK_TOLERANCE: Duration = Duration::from_secs(60);
 
@@ -47,6 +49,9 @@ pub async fn examine(config: &Config, now: Timestamp) -> Vec<Finding> {
         }
     };
     actions(config, &mut findings);
+    findings.push(host::folder(files.folder()));
+    findings.push(host::disk(files.folder()));
+    findings.push(host::open_files(FILES));
     if let Some(chain) = chain {
         let asked = endpoints(held.as_ref(), &chain.head().bundle.endpoints);
         servers(&record, &chain, floor, &asked, now, &mut findings).await;

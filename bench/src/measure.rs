@@ -10,13 +10,18 @@ use ring::signature::{ED25519, Ed25519KeyPair, KeyPair as _, UnparsedPublicKey};
 use tokio::sync::Semaphore;
 
 use crate::admin::Admin;
-use crate::process::{Swarm, cpu, rss_kb};
+use crate::process::{Swarm, cpu, rss_kb, wake_ups};
 use crate::table::{Figure, Goal};
 
 /// Fan-outs of which the median is told.
 const FAN_OUTS: usize = 5;
 /// Commands to one real agent, one after the other.
 const LATENCIES: usize = 1000;
+/// Commands one agent obeys until its memory is looked at, and how long it is idle then.
+const OBEYED: usize = 100_000;
+/// Commands watched to their end at the same time; a connection has 64 streams.
+const WATCHED: usize = 32;
+const IDLE: Duration = Duration::from_secs(120);
 /// Entities under one Control Manager.
 const ENTITIES: usize = 200;
 /// Distinct commands, so many of them under way.
@@ -69,6 +74,9 @@ pub(crate) async fn all(agents: usize, reconnecting: usize, only: &str) -> Vec<F
     }
     if wants("latency") {
         latency(&mut figures).await;
+    }
+    if wants("footprint") {
+        footprint(&mut figures).await;
     }
     if wants("flood") {
         // The villain has a runtime of its own.
@@ -136,12 +144,65 @@ async fn latency(figures: &mut Vec<Figure>) {
         how: how.clone(),
     });
     figures.push(Figure { name: "latency_p99_ms", value: percentile(&all, 99), unit: "ms", goal: None, how });
+    drop(agent);
+}
+
+/// One real agent, as it is installed: what it takes up on a host of somebody else's.
+async fn footprint(figures: &mut Vec<Figure>) {
+    progress(&format!("one real agent, {OBEYED} commands"));
+    let mut fleet = fleet();
+    fleet.agent_config = format!("[journal]\nmax_entries = {}\n", OBEYED * 2);
+    let agent = fleet.agent("rome");
+    let (fresh, admin) = (rss_kb(agent.pid()), Admin::connect(&fleet).await);
+    let places = Arc::new(Semaphore::new(WATCHED));
+    let start = now();
+    let mut tasks = tokio::task::JoinSet::new();
+    for _ in 0..OBEYED {
+        let place = Arc::clone(&places).acquire_owned().await.unwrap();
+        let admin = admin.clone();
+        tasks.spawn(async move {
+            let _place = place;
+            let command = admin.ping(Vec::new()).await;
+            assert_eq!(admin.finish(&command).await, 1);
+        });
+        while tasks.try_join_next().is_some() {}
+    }
+    tasks.join_all().await;
+    let seconds = start.elapsed().as_secs_f64();
     figures.push(Figure {
         name: "agent_rss_mb",
         value: float(rss_kb(agent.pid())) / 1024.0,
         unit: "MB",
         goal: Some(Goal::AtMost(8.0)),
-        how: format!("the real agent after {LATENCIES} commands"),
+        how: format!(
+            "the installed agent after {OBEYED} commands, {:.0} a second, all in its journal; {:.1} MB when it started",
+            count(OBEYED) / seconds,
+            float(fresh) / 1024.0
+        ),
+    });
+    let program = std::fs::metadata(integration_tests::fleet::binary("writ-agent")).unwrap().len();
+    figures.push(Figure {
+        name: "agent_binary_mb",
+        value: float(program) / 1e6,
+        unit: "MB",
+        goal: Some(Goal::AtMost(8.0)),
+        how: "static, stripped".to_owned(),
+    });
+    progress(&format!("the same agent, idle for {} s", IDLE.as_secs()));
+    // What the commands left to do first.
+    tokio::time::sleep(IDLE / 6).await;
+    let (woken, used) = (wake_ups(agent.pid()), cpu(agent.pid()));
+    tokio::time::sleep(IDLE).await;
+    figures.push(Figure {
+        name: "agent_idle_wakeups_per_min",
+        value: float(wake_ups(agent.pid()) - woken) * 60.0 / IDLE.as_secs_f64(),
+        unit: "/min",
+        goal: None,
+        how: format!(
+            "context switches of all threads in {} s, with a heartbeat each 30 s; {:.2} ms of CPU in that time",
+            IDLE.as_secs(),
+            (cpu(agent.pid()) - used).as_secs_f64() * 1e3
+        ),
     });
 }
 

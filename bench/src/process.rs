@@ -14,6 +14,18 @@ pub(crate) fn rss_kb(pid: u32) -> u64 {
     line.trim().trim_end_matches(" kB").parse().unwrap()
 }
 
+/// How often its threads were given the processor.
+pub(crate) fn wake_ups(pid: u32) -> u64 {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    let switches = |task: std::io::Result<std::fs::DirEntry>| {
+        let status = std::fs::read_to_string(task.ok()?.path().join("status")).ok()?;
+        let counted =
+            status.lines().filter_map(|line| line.split_once("ctxt_switches:")?.1.trim().parse::<u64>().ok());
+        Some(counted.sum::<u64>())
+    };
+    tasks.filter_map(switches).sum()
+}
+
 /// CPU time of all threads so far, user and system.
 pub(crate) fn cpu(pid: u32) -> Duration {
     let nanos: u64 = std::fs::read_dir(format!("/proc/{pid}/task"))

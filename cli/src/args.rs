@@ -80,6 +80,8 @@ pub(crate) enum Command {
     /// Tell servers under a Control Manager what to do; use the context of one.
     #[command(subcommand)]
     Instruct(manager::Instruct),
+    /// What keeps you from speaking to a server, by cause, and what to do. Exit code 1 when something is wrong.
+    Doctor,
     /// What somebody should look at.
     Alerts,
     /// The server about itself.

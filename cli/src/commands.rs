@@ -4,6 +4,7 @@ mod agents;
 mod alerts;
 mod audit;
 mod context;
+mod doctor;
 mod enroll;
 mod entities;
 mod evidence;
@@ -66,6 +67,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
         }
     };
     match command {
+        Command::Doctor => return doctor::run(output, context.as_deref()).await,
         Command::Context(command) => context::run(output, command).await?,
         Command::Enroll(command) => enroll::run(output, &connect().await?, command).await?,
         Command::Agents(command) => agents::run(output, &connect().await?, command).await?,

@@ -47,6 +47,11 @@ impl Failure {
         Self { error: error.into(), reason: "unreachable".to_owned(), exit_code: 3 }
     }
 
+    /// In words.
+    pub(crate) fn text(&self) -> &str {
+        &self.error
+    }
+
     /// Whether trying again may help: the server is not there yet, or a file is not.
     pub(crate) fn may_pass(&self) -> bool {
         matches!(self.exit_code, 3 | 8)

@@ -1,6 +1,8 @@
 //! What a `doctor` command says: every thing it looked at, in the order of causes. The first bad one is the one to mend; the
 //! others may follow from it.
 
+pub mod host;
+
 use serde::Serialize;
 
 /// How serious a finding is.

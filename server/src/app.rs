@@ -41,10 +41,19 @@ enum Command {
     #[command(subcommand)]
     Cert(cert::Cert),
     /// What is wrong with this server's keys, clock, channel and backups, and what to do. Exit code 1 when something is.
-    Doctor(local::Place),
+    Doctor(Doctor),
     /// The keys that sign trust bundles. Works on the local files, with the server running or stopped.
     #[command(subcommand)]
     Authority(authority::Authority),
+}
+
+#[derive(Debug, Args)]
+struct Doctor {
+    #[command(flatten)]
+    place: local::Place,
+    /// Configuration file: which ports are looked at.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -127,7 +136,7 @@ pub fn main() -> ExitCode {
             Command::Run(options) => run::run(options, shutdown).await,
             Command::Health(options) => health(options).await,
             Command::Cert(verb) => cert::run(verb, shutdown).await,
-            Command::Doctor(place) => doctor::run(place, shutdown).await,
+            Command::Doctor(options) => doctor::run(options, shutdown).await,
             Command::Authority(verb) => authority::run(verb, shutdown).await,
         }
     })

@@ -1,17 +1,25 @@
 //! What is wrong with this server, by cause: the first bad finding is the one to mend, the others may follow from it.
 
 use std::path::Path;
+use std::time::Duration;
 
-use writ_common::doctor::{Finding, Level};
+use writ_common::doctor::{Finding, Level, host};
+use writ_common::health;
 use writ_common::time::Timestamp;
 use writ_common::tls::{LeafFacts, ServerTls, server_name};
 
 use crate::authority::certificates::{Standing, held_entries, signing_here};
 use crate::authority::mint::{Mint, MintError};
-use crate::authority::{read_signing_keys, read_tls_leaf};
+use crate::authority::{Files, read_signing_keys, read_tls_leaf};
+use crate::config::Config;
 use crate::expiry::days_left;
 use crate::sign::{CLOCK_TOLERANCE, signs_until};
 use crate::store::{BackupRow, StoreError};
+
+/// Files a server has open beside one socket an agent.
+const OWN_FILES: u64 = 256;
+/// How long a name may take.
+const NAME_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Looks at everything, in the order of causes.
 ///
@@ -21,7 +29,58 @@ pub async fn examine(mint: &Mint) -> Result<Vec<Finding>, StoreError> {
     let mut findings =
         vec![clock(mint).await?, keys(mint), signing(mint).await?, channel(mint), chain(mint).await?];
     findings.push(backup(mint).await?);
+    findings.push(host::folder(mint.files.folder()));
+    findings.push(host::disk(mint.files.folder()));
+    let agents: u64 = mint.store.bundle_holders().await?.iter().map(|holders| holders.agents).sum();
+    findings.push(host::open_files(agents + OWN_FILES));
+    findings.push(names(mint).await);
     Ok(findings)
+}
+
+/// Whether the names agents look for lead anywhere, as this host sees it.
+async fn names(mint: &Mint) -> Finding {
+    let mut lost = Vec::new();
+    for endpoint in &mint.chain.head().bundle.endpoints {
+        let asked = tokio::time::timeout(NAME_TIMEOUT, tokio::net::lookup_host(endpoint)).await;
+        if !asked.is_ok_and(|answer| answer.is_ok_and(|mut addresses| addresses.next().is_some())) {
+            lost.push(endpoint.as_str());
+        }
+    }
+    if lost.is_empty() {
+        return Finding::good("names", "every endpoint of the trust bundle has an address");
+    }
+    let detail = format!("from here nobody knows an address of {}", lost.join(", "));
+    Finding::notice(
+        "names",
+        detail,
+        "see that agents know one: mend the name, or writ-server authority endpoints",
+    )
+}
+
+/// Whether the ports are this server's, or free for it.
+pub async fn ports(files: &Files, config: &Config) -> Finding {
+    if files.lock().is_err() {
+        return match health::ask(config.listen_admin, "").await {
+            Ok(()) => Finding::good("ports", format!("this server answers at {}", config.listen_admin)),
+            Err(error) => {
+                let next = "wait until it has started; if it was told of other ports: --config FILE; else look at its log";
+                Finding::notice("ports", format!("a server runs on this folder, but {error}"), next)
+            }
+        };
+    }
+    for (key, address) in [
+        ("listen.agents", config.listen_agents),
+        ("listen.admin", config.listen_admin),
+        ("listen.metrics", config.listen_metrics),
+    ] {
+        if let Err(error) = std::net::TcpListener::bind(address) {
+            let next = format!(
+                "end what has it (ss -ltnp), or set {key} to another one: the server does not start so"
+            );
+            return Finding::notice("ports", format!("{address} cannot be had: {error}"), next);
+        }
+    }
+    Finding::notice("ports", "the server does not run; its ports are free", "systemctl start writ-server")
 }
 
 async fn clock(mint: &Mint) -> Result<Finding, StoreError> {

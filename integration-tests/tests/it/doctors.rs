@@ -190,3 +190,89 @@ fn the_agents_doctor_names_what_is_wrong_with_the_server_it_finds() {
     fleet.restart_server_at(3 * 365 * 86_400 + 86_400);
     says(&fleet, "server:", "holds no signing key that agents obey");
 }
+
+#[test]
+fn writ_doctor_goes_step_by_step_from_this_machine_to_the_server() {
+    let mut fleet = Fleet::new(Build::Shipped);
+    let cause = |fleet: &Fleet| {
+        let said = fleet.writ(&["--output", "json", "doctor"]).failed(1).json();
+        said["verdict"].as_str().unwrap().split(':').next().unwrap().to_owned()
+    };
+    let good = fleet.json(&["doctor"]);
+    assert_eq!(good["verdict"], "nothing is wrong");
+    let checks: Vec<_> =
+        good["findings"].as_array().unwrap().iter().map(|found| found["check"].as_str().unwrap()).collect();
+    assert_eq!(checks, ["context", "ca", "token", "name", "port", "channel", "server", "clock", "signing"]);
+    assert!(fleet.writ(&["doctor"]).ok().stdout.starts_with("nothing is wrong\n  good   context"));
+
+    let (token, ca) = (fleet.path("server/admin-token"), fleet.path("server/admin-ca.pem"));
+    let (kept, kept_ca) = (fs::read(&token).unwrap(), fs::read(&ca).unwrap());
+    fs::set_permissions(&token, fs::Permissions::from_mode(0o644)).unwrap();
+    assert_eq!(cause(&fleet), "token", "exposed");
+    fs::set_permissions(&token, fs::Permissions::from_mode(0o600)).unwrap();
+    fs::write(&token, "0".repeat(kept.len())).unwrap();
+    assert_eq!(cause(&fleet), "server", "a token nobody knows");
+    fs::write(&token, kept).unwrap();
+    let other = TlsAuthority::create("other", now()).unwrap();
+    fs::write(&ca, pem::encode("CERTIFICATE", &other.certificate)).unwrap();
+    assert_eq!(cause(&fleet), "channel", "another server's authority");
+    fs::write(&ca, "no").unwrap();
+    assert_eq!(cause(&fleet), "ca");
+    fs::write(&ca, kept_ca).unwrap();
+    fleet.kill_server();
+    assert_eq!(cause(&fleet), "port");
+    let said = fleet.writ(&["--context", "nobody", "doctor"]).failed(1);
+    assert!(said.stdout.starts_with("context: there is no context `nobody`"), "{said:?}");
+}
+
+#[test]
+fn doctors_look_at_the_host_too() {
+    let mut fleet = Fleet::new(Build::Shipped);
+    let agent = fleet.agent("rome");
+    let finding = |said: &serde_json::Value, check: &str| {
+        let all = said["findings"].as_array().unwrap();
+        all.iter()
+            .find(|found| found["check"] == check)
+            .unwrap_or_else(|| panic!("{check}: {said:#}"))
+            .clone()
+    };
+    let config = fleet.path("server.toml");
+    let data = fleet.path("server");
+    let places = ["--config", config.to_str().unwrap(), "--data-dir", data.to_str().unwrap()];
+    let server = |fleet: &Fleet| {
+        fleet.run("writ-server", &[&["doctor", "--output", "json"], &places[..]].concat()).json()
+    };
+    let said = server(&fleet);
+    for check in ["folder", "disk", "limits", "names"] {
+        assert_eq!(finding(&said, check)["level"], "good", "{said:#}");
+    }
+    let doctor = fleet.agent_config("rome");
+    let host = fleet
+        .run("writ-agent", &["doctor", "--output", "json", "--config", doctor.to_str().unwrap()])
+        .ok()
+        .json();
+    for check in ["folder", "disk", "limits"] {
+        assert_eq!(finding(&host, check)["level"], "good", "{host:#}");
+    }
+    // Others may write into the folder: whoever they are, they can make themselves the agent.
+    let folder = fleet.path("rome");
+    fs::set_permissions(&folder, fs::Permissions::from_mode(0o777)).unwrap();
+    let open = fleet
+        .run("writ-agent", &["doctor", "--output", "json", "--config", doctor.to_str().unwrap()])
+        .failed(1);
+    assert!(finding(&open.json(), "folder")["next"].as_str().unwrap().starts_with("chmod go-w"), "{open:?}");
+    drop(agent);
+    // A port that somebody else has.
+    fleet.kill_server();
+    let free = finding(&server(&fleet), "ports");
+    assert!(free["detail"].as_str().unwrap().contains("does not run"), "{free}");
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let text = format!(
+        "[listen]\nagents = \"{}\"\nadmin = \"127.0.0.1:0\"\nmetrics = \"127.0.0.1:0\"\n",
+        taken.local_addr().unwrap()
+    );
+    fs::write(&config, text).unwrap();
+    let said = finding(&server(&fleet), "ports");
+    assert!(said["detail"].as_str().unwrap().contains("cannot be had"), "{said}");
+    assert!(said["next"].as_str().unwrap().contains("listen.agents"), "{said}");
+}

@@ -4,13 +4,18 @@ use writ_common::daemon::Fatal;
 use writ_common::doctor::Report;
 use writ_common::shutdown::Shutdown;
 
-use super::local::Place;
-use crate::doctor::examine;
+use super::Doctor;
+use crate::config::Config;
+use crate::doctor::{examine, ports};
 
 /// Exit code 1 when something is bad.
-pub(super) async fn run(place: Place, shutdown: Shutdown) -> Result<(), Fatal> {
+pub(super) async fn run(options: Doctor, shutdown: Shutdown) -> Result<(), Fatal> {
+    let Doctor { place, config } = options;
+    let config = Config::load(config.as_deref(), Some(&place.data_dir)).map_err(Fatal::usage)?;
     let mint = place.mint(&shutdown).await?;
-    let report = Report::of(examine(&mint).await.map_err(|error| Fatal::caused("cannot look", &error))?);
+    let mut findings = examine(&mint).await.map_err(|error| Fatal::caused("cannot look", &error))?;
+    findings.push(ports(&mint.files, &config).await);
+    let report = Report::of(findings);
     place.say(&report, &report.text())?;
     if report.is_bad() { Err(Fatal::failure(report.verdict)) } else { Ok(()) }
 }
