@@ -77,4 +77,8 @@ fn every_block_of_the_operations_page_works_on_machines_as_it_stands() {
             machines[to].sh_with_input(&format!("umask 077; base64 -d > /root/{base}"), &content).ok();
         }
     }
+    // What the page says last: purging a package burns no fleet.
+    let purged = machines["server"].sh("dpkg --purge writ-server").ok();
+    assert!(purged.stdout.contains("The keys in /var/lib/writ/server stay."), "{purged:?}");
+    machines["server"].sh("ls /var/lib/writ/server/signing/*.key").ok();
 }
