@@ -11,7 +11,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
-use writ_common::daemon;
+use writ_common::daemon::{self, Threads};
 use writ_common::keys::Algorithm;
 use writ_common::time::Timestamp;
 
@@ -122,7 +122,7 @@ pub fn command_line() -> clap::Command {
 #[must_use]
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    daemon::run("writ-agent", |shutdown| async move {
+    daemon::run("writ-agent", Threads::One, |shutdown| async move {
         match arguments.command {
             Command::Enroll(options) => enroll::enroll(options).await,
             Command::Run(options) => run::run(options, shutdown).await,

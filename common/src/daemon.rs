@@ -53,16 +53,29 @@ impl Display for Fatal {
     }
 }
 
+/// How many threads a program's tasks share.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Threads {
+    /// One, on hosts that have other things to do.
+    One,
+    /// One a core.
+    PerCore,
+}
+
 /// Runs a program's work with ring as the TLS provider and SIGTERM and SIGINT as the wish to end.
 #[must_use]
-pub fn run<F>(name: &str, work: impl FnOnce(Shutdown) -> F) -> ExitCode
+pub fn run<F>(name: &str, threads: Threads, work: impl FnOnce(Shutdown) -> F) -> ExitCode
 where
     F: Future<Output = Result<(), Fatal>>,
 {
     // Explicit, because a dependency that brings another provider would make rustls panic at first use.
     // An error means it is installed already, which is as good.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let mut runtime = match threads {
+        Threads::One => tokio::runtime::Builder::new_current_thread(),
+        Threads::PerCore => tokio::runtime::Builder::new_multi_thread(),
+    };
+    let runtime = match runtime.enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
             eprintln!("{name}: cannot start: {error}");

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
-use writ_common::daemon::{self, Fatal};
+use writ_common::daemon::{self, Fatal, Threads};
 use writ_common::health;
 
 use crate::config::Config;
@@ -122,7 +122,7 @@ pub fn command_line() -> clap::Command {
 #[must_use]
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    daemon::run("writ-control-manager", |shutdown| async move {
+    daemon::run("writ-control-manager", Threads::PerCore, |shutdown| async move {
         match arguments.command {
             Command::Init(options) => init::init(options).await,
             Command::Names(options) => init::names(options).await,

@@ -14,7 +14,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
-use writ_common::daemon::{self, Fatal};
+use writ_common::daemon::{self, Fatal, Threads};
 use writ_common::health;
 
 use crate::config::Config;
@@ -130,7 +130,7 @@ pub fn command_line() -> clap::Command {
 #[must_use]
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    daemon::run("writ-server", |shutdown| async move {
+    daemon::run("writ-server", Threads::PerCore, |shutdown| async move {
         match arguments.command {
             Command::Init(options) => init::init(options, shutdown).await,
             Command::Run(options) => run::run(options, shutdown).await,
