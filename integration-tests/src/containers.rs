@@ -1,10 +1,10 @@
 //! Containers of our images, run by podman as `deploy/README.md` says; all of them are gone with the story.
 
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use crate::daemon::Said;
+use crate::daemon::{Said, said};
 use crate::machine::repository;
 
 static COUNT: AtomicU32 = AtomicU32::new(0);
@@ -72,16 +72,6 @@ impl Podman {
     pub fn volume(&self, name: &str) -> PathBuf {
         let shown = self.run(&["volume", "inspect", "--format", "{{.Mountpoint}}", name]).ok();
         PathBuf::from(shown.stdout.trim())
-    }
-}
-
-fn said(command: &mut Command) -> Said {
-    let output = command.stdin(Stdio::null()).output();
-    let output = output.unwrap_or_else(|error| panic!("podman: {error}; make test-install installs it"));
-    Said {
-        code: output.status.code().unwrap_or(-1),
-        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
     }
 }
 

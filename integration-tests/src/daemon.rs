@@ -269,6 +269,19 @@ impl Checkpoint {
     }
 }
 
+/// Runs a program to its end, with nothing on standard input.
+pub(crate) fn said(command: &mut Command) -> Said {
+    let output = command.stdin(Stdio::null()).output();
+    let output = output.unwrap_or_else(|error| {
+        panic!("{command:?}: {error}; make test and test-install install what is needed")
+    });
+    Said {
+        code: output.status.code().unwrap_or(-1),
+        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+    }
+}
+
 /// What the operator's command line said.
 #[derive(Debug)]
 pub struct Said {

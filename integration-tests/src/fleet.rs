@@ -18,8 +18,8 @@ use std::sync::mpsc;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::daemon::command;
 pub use crate::daemon::{Checkpoint, Daemon, PATIENCE, Said, binary};
+use crate::daemon::{command, said};
 use crate::road::Road;
 
 /// Which binaries a story runs.
@@ -454,15 +454,6 @@ impl Fleet {
         let matching =
             all.as_array().unwrap().iter().filter(|alert| alert["kind"] == kind && alert["code"] == code);
         matching.cloned().collect()
-    }
-}
-
-fn said(command: &mut Command) -> Said {
-    let output = command.stdin(Stdio::null()).output().unwrap();
-    Said {
-        code: output.status.code().unwrap_or(-1),
-        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
     }
 }
 
