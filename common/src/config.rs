@@ -12,6 +12,9 @@ use std::time::Duration;
 
 use config::{Environment, File, FileFormat, Source as _, Value, ValueKind};
 
+/// What `writ` reads from the environment, beside daemons that are looked at from the same shell.
+const OF_WRIT: [&str; 3] = ["server", "ca", "token_file"];
+
 /// One mistake.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
@@ -74,7 +77,11 @@ impl Reader {
     /// When the file is named but missing, or is not TOML.
     pub fn load(file: Option<&Path>, usual: &str) -> Result<Self, Problems> {
         let usual = Path::new(usual);
-        let mut reader = match file.or_else(|| usual.exists().then_some(usual)) {
+        // One that cannot be looked at is no reason to start with defaults.
+        let is_there = usual
+            .try_exists()
+            .map_err(|error| Problems::one(usual, "", format!("cannot be read: {error}")))?;
+        let mut reader = match file.or_else(|| is_there.then_some(usual)) {
             Some(file) => Self::file_only(file)?,
             None => Self::empty(Path::new("configuration")),
         };
@@ -83,6 +90,7 @@ impl Reader {
             environment.collect().map_err(|error| Problems::one(&reader.file, "", error.to_string()))?;
         let mut given = BTreeMap::new();
         flatten("", table, &mut given);
+        given.retain(|key, _| !OF_WRIT.contains(&key.as_str()));
         reader.from_environment = given.keys().cloned().collect();
         reader.values.extend(given);
         Ok(reader)

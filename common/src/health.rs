@@ -21,6 +21,8 @@ pub const READY: &str = "ready";
 
 /// How often a daemon looks at itself.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// How long a look may take.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long asking may take.
 const ASK_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -40,7 +42,9 @@ where
 {
     let status = |good| if good { ServingStatus::Serving } else { ServingStatus::NotServing };
     loop {
-        let Health { works, is_ready } = look().await;
+        // One that does not answer itself is not well.
+        let looked = tokio::time::timeout(LOOK_TIMEOUT, look()).await;
+        let Health { works, is_ready } = looked.unwrap_or(Health { works: false, is_ready: false });
         reporter.set_service_status("", status(works)).await;
         reporter.set_service_status(READY, status(works && is_ready)).await;
         if shutdown.unless_requested(tokio::time::sleep(LOOK_EVERY)).await.is_none() {

@@ -54,14 +54,12 @@ const fn outcome(state: TargetState) -> &'static str {
     }
 }
 
+/// Counted at most at once: an agent's number, however great, must leave room for the next.
+const MAX_REFUSALS: u64 = 1_000_000;
+
 /// Agents refused so often, for this reason.
 pub fn count_refusals(code: RefusalCode, count: u64) {
-    counter!(REFUSALS, "code" => code.as_str()).increment(count);
-}
-
-/// An alert was raised.
-pub fn count_alert(kind: AlertKind, count: u64) {
-    counter!(ALERTS, "kind" => kind.as_str()).increment(count);
+    counter!(REFUSALS, "code" => code.as_str()).increment(count.min(MAX_REFUSALS));
 }
 
 /// Counts from now on; once a process.
@@ -114,7 +112,7 @@ pub fn install() -> Result<PrometheusHandle, BuildError> {
         counter!(RECEIPTS, "outcome" => outcome(state)).absolute(0);
     }
     RefusalCode::ALL.iter().for_each(|code| count_refusals(*code, 0));
-    AlertKind::ALL.iter().for_each(|kind| count_alert(*kind, 0));
+    AlertKind::ALL.iter().for_each(|kind| counter!(ALERTS, "kind" => kind.as_str()).absolute(0));
     Ok(handle)
 }
 
@@ -156,6 +154,9 @@ async fn look(server: &Server) -> Result<(), StoreError> {
     gauge!(OBEYING).set(number(obeying.map(|holding| holding.holders.agents).sum()));
     gauge!(CONNECTED).set(number(server.dispatcher.registry().connected()));
     let (open, oldest) = server.store.backlog(server.clock.wall()).await?;
+    for (kind, raised) in server.store.alert_counts().await? {
+        counter!(ALERTS, "kind" => kind).absolute(raised);
+    }
     gauge!(OPEN).set(number(open));
     gauge!(OLDEST).set(number(oldest.as_millis() / 1000));
     let strangers = u64::try_from(server.strangers.list(&server.chain()).len()).unwrap_or(u64::MAX);

@@ -113,10 +113,12 @@ pub async fn record_refusals(
     }
     let said: Vec<_> = records.iter().map(|record| (record.code, record.count)).collect();
     let report_digest = verified.digest();
-    store.record_refusals(verified.into_document(), report_digest, envelope, now).await?;
+    let is_new = store.record_refusals(verified.into_document(), report_digest, envelope, now).await?;
     for (code, count) in said {
         warn!(agent.id = %agent.id, %code, count, "agent refused");
-        metrics::count_refusals(code, count);
+        if is_new {
+            metrics::count_refusals(code, count);
+        }
     }
     Ok(Ok(RefusalAcknowledgement { fleet, agent: agent.id, sequence, report_digest }))
 }

@@ -55,6 +55,9 @@ pub(super) async fn init(options: Init) -> Result<(), Fatal> {
         )));
     }
     let _lock = files::lock_folder(files.folder()).map_err(Fatal::failure)?;
+    if store.manager().await.map_err(|error| failed(&error))?.is_some() {
+        return Err(Fatal::failure("a manager was made here meanwhile; nothing was changed"));
+    }
     let now = SystemClock::new().wall();
     let made = match custom {
         Some(Custom { custom_ca, tls_certificate, tls_key, signing_certificate, signing_key }) => {
@@ -129,6 +132,7 @@ pub(super) async fn names(options: Names) -> Result<(), Fatal> {
             files.folder().display()
         )));
     }
+    files::check_owner(files.folder()).map_err(Fatal::failure)?;
     let failed = |error: &dyn std::error::Error| Fatal::caused("nothing was changed", error);
     let now = SystemClock::new().wall();
     let authority = Authority::open(&files, now).map_err(|error| failed(&error))?;

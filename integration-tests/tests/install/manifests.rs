@@ -48,6 +48,8 @@ fn the_manifests_are_kubernetes_own_and_what_they_start_works_with_its_owners_an
     for name in ["writ-server", "writ-manager"] {
         assert_eq!(find("PodDisruptionBudget", name)["spec"]["maxUnavailable"], 0);
         let pod = &find("StatefulSet", name)["spec"]["template"]["spec"];
+        // Else Kubernetes' own variables for the services, WRIT_…, would pass for configuration.
+        assert_eq!(pod["enableServiceLinks"], false);
         let (init, main) = (&pod["initContainers"][0], &pod["containers"][0]);
         assert_eq!(main["image"], format!("{name}:{VERSION}"));
 

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use tracing::debug;
 use writ_common::daemon::Fatal;
+use writ_common::files;
 use writ_common::shutdown::Shutdown;
 use writ_common::time::{Clock as _, SystemClock};
 
@@ -15,6 +16,9 @@ pub(super) async fn init(options: Init, shutdown: Shutdown) -> Result<(), Fatal>
     let Init { data_dir, name, endpoints, tls_names, kind, passphrase_file, replace_fleet, if_new, print } =
         options;
     let files = Files::new(&data_dir);
+    if if_new && files.folder().exists() {
+        files::check_owner(files.folder()).map_err(Fatal::failure)?;
+    }
     if if_new
         && let Some((CreateError::Exists { fleet, .. }, there)) = present(&files).await.map_err(explain)?
         && there == name

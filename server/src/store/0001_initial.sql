@@ -57,6 +57,8 @@ CREATE TABLE commands (
     expires_at INTEGER NOT NULL
 ) STRICT;
 
+CREATE INDEX commands_by_end ON commands (expires_at);
+
 -- state: 0 queued, 1 sent, 2 done, 3 failed, 4 refused. "Expired" is derived from the command's expires_at.
 CREATE TABLE targets (
     command INTEGER NOT NULL REFERENCES commands (sequence),

@@ -7,8 +7,6 @@ use writ_common::id::{AgentId, Digest};
 use writ_common::receipt::RefusalReport;
 use writ_common::time::Timestamp;
 
-use crate::metrics;
-
 use super::{Store, StoreError, id, integer, time, unsigned};
 
 /// What happened.
@@ -136,7 +134,7 @@ impl Store {
         .await
     }
 
-    /// Keeps a refusal report and raises an alert for each record; a report that is known raises none.
+    /// Keeps a refusal report and raises an alert for each record; a report that is known raises none. Says whether it was new.
     ///
     /// # Errors
     /// When the database fails.
@@ -146,7 +144,7 @@ impl Store {
         digest: Digest,
         envelope: Bytes,
         now: Timestamp,
-    ) -> Result<(), StoreError> {
+    ) -> Result<bool, StoreError> {
         self.write(move |connection| {
             Box::pin(async move {
                 let is_new =
@@ -167,10 +165,23 @@ impl Store {
                     };
                     raise(connection, &alarm, now).await?;
                 }
-                Ok(())
+                Ok(is_new)
             })
         })
         .await
+    }
+
+    /// How often each kind of alert was raised; an agent's word counts at most a million times.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn alert_counts(&self) -> Result<Vec<(String, u64)>, StoreError> {
+        let rows = sqlx::query(
+            "SELECT kind, CAST(TOTAL(MIN(count, 1000000)) AS INTEGER) AS raised FROM alerts GROUP BY kind",
+        )
+        .fetch_all(&self.reader)
+        .await?;
+        rows.iter().map(|row| Ok((row.try_get("kind")?, unsigned(row, "raised")?))).collect()
     }
 
     /// Alerts, latest first, a page of them.
@@ -240,7 +251,6 @@ pub(super) async fn raise(
     .bind(detail)
     .execute(connection)
     .await?;
-    metrics::count_alert(*kind, *count);
     Ok(())
 }
 

@@ -180,8 +180,8 @@ impl Store {
     pub async fn backlog(&self, now: Timestamp) -> Result<(u64, Timestamp), StoreError> {
         let row = sqlx::query(
             "SELECT COUNT(*) AS open, COALESCE(MIN(issued_at), 0) AS oldest FROM (
-                 SELECT issued_at FROM targets JOIN commands ON sequence = command
-                 WHERE state < 2 AND expires_at > $1 LIMIT $2)",
+                 SELECT issued_at FROM commands CROSS JOIN targets ON command = sequence
+                 WHERE expires_at > $1 AND state < 2 LIMIT $2)",
         )
         .bind(integer(now.as_millis()))
         .bind(MAX_BACKLOG)
