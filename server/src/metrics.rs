@@ -9,6 +9,7 @@ use axum::routing::get;
 use metrics::{Unit, counter, describe_counter, describe_gauge, gauge};
 use metrics_exporter_prometheus::{BuildError, PrometheusBuilder, PrometheusHandle};
 use tokio::net::TcpListener;
+use tokio::sync::Mutex;
 use tracing::{error, warn};
 use writ_common::refusal::RefusalCode;
 use writ_common::time::Timestamp;
@@ -119,16 +120,20 @@ pub fn install() -> Result<PrometheusHandle, BuildError> {
 /// Answers `GET /metrics` until the server ends.
 pub async fn serve(server: Arc<Server>, listener: TcpListener, handle: PrometheusHandle) {
     let shutdown = server.shutdown.clone();
-    let routes = Router::new().route("/metrics", get(render)).with_state((server, handle));
+    let routes = Router::new().route("/metrics", get(render)).with_state((server, handle, Arc::default()));
     let ended = async move { shutdown.requested().await };
     if let Err(error) = axum::serve(listener, routes).with_graceful_shutdown(ended).await {
         warn!(%error, "metrics cannot be read any more");
     }
 }
 
+/// One look at a time: many who read must not take the database from those who command.
+type Turn = Arc<Mutex<()>>;
+
 async fn render(
-    State((server, handle)): State<(Arc<Server>, PrometheusHandle)>,
+    State((server, handle, turn)): State<(Arc<Server>, PrometheusHandle, Turn)>,
 ) -> Result<String, StatusCode> {
+    let _turn = turn.lock().await;
     match look(&server).await {
         Ok(()) => Ok(handle.render()),
         Err(error) => {
