@@ -1,6 +1,7 @@
 //! What stories, vectors and the demo share: a fleet of real processes, and the villain between them.
 #![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
+pub mod collector;
 pub mod containers;
 pub mod daemon;
 pub mod fleet;

@@ -1,6 +1,6 @@
 //! `server.toml`: an invalid [`Config`] cannot exist.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -35,10 +35,23 @@ pub struct Config {
     pub proxy_leaves: Vec<Digest>,
     /// Entries the audit log keeps.
     pub audit_max_entries: u64,
+    /// Where traces go, if anywhere.
+    pub traces: Option<TraceSettings>,
     /// What is logged.
     pub log_filter: String,
     /// How.
     pub log_format: LogFormat,
+}
+
+/// A collector of traces.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TraceSettings {
+    /// `http://` on this machine, or `https://`.
+    pub endpoint: String,
+    /// Who vouches for it, PEM; there with `https://`.
+    pub ca: Option<PathBuf>,
+    /// One command in so many is traced.
+    pub one_in: u64,
 }
 
 /// What a session needs to know.
@@ -84,6 +97,7 @@ impl Config {
                 .iter()
                 .filter_map(|text| text.parse().ok())
                 .collect(),
+            traces: traces(&mut reader),
             audit_max_entries: reader.number("audit.max_entries", 1_000_000, 1000..=1_000_000_000),
             log_filter: reader.string(
                 "log.filter",
@@ -106,5 +120,63 @@ impl Config {
             );
         }
         reader.finish(config)
+    }
+}
+
+fn traces(reader: &mut Reader) -> Option<TraceSettings> {
+    let is_tls = |text: &str| text.starts_with("https://");
+    let rule = "a collector's address: `https://HOST:PORT`, or `http://127.0.0.1:PORT` on this machine";
+    let endpoint = reader.string("traces.endpoint", "", rule, |text| {
+        text.is_empty() || text.parse::<http::Uri>().is_ok_and(|uri| is_collector(&uri))
+    });
+    let ca = reader.string("traces.ca", "", "the path of a certificate (PEM)", |_| true);
+    let one_in = reader.number("traces.one_in", 1, 1..=1_000_000);
+    if is_tls(&endpoint) && ca.is_empty() {
+        reader.problem(
+            "traces.ca",
+            "is missing; it must be who vouches for the collector, a file (PEM)".to_owned(),
+        );
+    }
+    let ca = is_tls(&endpoint).then(|| PathBuf::from(ca));
+    (!endpoint.is_empty()).then_some(TraceSettings { endpoint, ca, one_in })
+}
+
+/// Who does what is nobody's business on the network.
+fn is_collector(uri: &http::Uri) -> bool {
+    let Some(host) = uri.host() else { return false };
+    let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    let is_here = host == "localhost" || address.is_ok_and(|address| address.is_loopback());
+    let is_plain = uri.scheme_str() == Some("http") && is_here;
+    let is_safe = is_plain || uri.scheme_str() == Some("https");
+    is_safe
+        && uri.port().is_some()
+        && matches!(uri.path_and_query().map(|path| path.as_str()), None | Some("/"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn traces_travel_in_clear_text_on_this_machine_only() {
+        let is_taken = |text: &str| is_collector(&text.parse().unwrap());
+        for good in [
+            "http://127.0.0.1:4317",
+            "http://[::1]:4317/",
+            "http://localhost:4317",
+            "https://tempo.example:4317",
+        ] {
+            assert!(is_taken(good), "{good}");
+        }
+        for bad in [
+            "http://tempo.example:4317",
+            "http://10.0.0.1:4317",
+            "https://tempo.example",
+            "https://a:1/v1/traces",
+            "/traces",
+            "ftp://localhost:1",
+        ] {
+            assert!(!is_taken(bad), "{bad}");
+        }
     }
 }

@@ -17,6 +17,7 @@ use crate::sign::Signer;
 use crate::store::Store;
 use crate::strangers::Strangers;
 use crate::throttle::Throttle;
+use crate::traces::Traces;
 
 /// A running server.
 #[derive(Debug)]
@@ -53,6 +54,8 @@ pub struct Server {
     pub audit_max_entries: u64,
     /// Time.
     pub clock: SharedClock,
+    /// What became of commands, for a collector.
+    pub traces: Traces,
     /// The end.
     pub shutdown: Shutdown,
 }

@@ -23,6 +23,7 @@ pub mod receipts;
 pub mod requeue;
 pub mod strangers;
 pub mod throttle;
+pub mod traces;
 
 pub mod authority;
 

@@ -35,6 +35,7 @@ const COMMANDS: &str = "writ_commands_total";
 const RECEIPTS: &str = "writ_receipts_total";
 const REFUSALS: &str = "writ_refusals_total";
 const ALERTS: &str = "writ_alerts_total";
+const SPANS: &str = "writ_trace_spans_total";
 const BUILD: &str = "writ_build_info";
 
 /// A command was recorded.
@@ -47,7 +48,8 @@ pub fn count_receipt(state: TargetState) {
     counter!(RECEIPTS, "outcome" => outcome(state)).increment(1);
 }
 
-const fn outcome(state: TargetState) -> &'static str {
+/// How a receipt's outcome is called outside.
+pub const fn outcome(state: TargetState) -> &'static str {
     match state {
         TargetState::Done => "done",
         TargetState::Refused => "refused",
@@ -61,6 +63,11 @@ const MAX_REFUSALS: u64 = 1_000_000;
 /// Agents refused so often, for this reason.
 pub fn count_refusals(code: RefusalCode, count: u64) {
     counter!(REFUSALS, "code" => code.as_str()).increment(count.min(MAX_REFUSALS));
+}
+
+/// Spans were exported, or lost.
+pub fn count_spans(fate: &'static str, count: usize) {
+    counter!(SPANS, "fate" => fate).increment(u64::try_from(count).unwrap_or(u64::MAX));
 }
 
 /// Counts from now on; once a process.
@@ -105,6 +112,7 @@ pub fn install() -> Result<PrometheusHandle, BuildError> {
     describe_counter!(RECEIPTS, Unit::Count, "first receipts stored, by what they say");
     describe_counter!(REFUSALS, Unit::Count, "refusals reported or answered by agents, by code");
     describe_counter!(ALERTS, Unit::Count, "what alerts were raised for, by kind");
+    describe_counter!(SPANS, Unit::Count, "spans of traces the collector took, and those that were lost");
     describe_gauge!(BUILD, "1; the version is a label");
     gauge!(BUILD, "version" => VERSION).set(1);
     // A series that appears with its first event hides that event from `increase`.
@@ -112,6 +120,7 @@ pub fn install() -> Result<PrometheusHandle, BuildError> {
     for state in [TargetState::Done, TargetState::Failed, TargetState::Refused] {
         counter!(RECEIPTS, "outcome" => outcome(state)).absolute(0);
     }
+    ["exported", "lost"].iter().for_each(|fate| count_spans(fate, 0));
     RefusalCode::ALL.iter().for_each(|code| count_refusals(*code, 0));
     AlertKind::ALL.iter().for_each(|kind| counter!(ALERTS, "kind" => kind.as_str()).absolute(0));
     Ok(handle)

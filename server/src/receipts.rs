@@ -53,11 +53,7 @@ impl VerifiedReceipt {
         now: Timestamp,
     ) -> Result<ReceiptFate, StoreError> {
         let receipt = self.receipt();
-        let state = match &receipt.decision {
-            Decision::Obeyed(outcome) if outcome.ending.is_success() => TargetState::Done,
-            Decision::Obeyed(_) => TargetState::Failed,
-            Decision::Refused(_) => TargetState::Refused,
-        };
+        let state = TargetState::of(&receipt.decision);
         let refused = match &receipt.decision {
             Decision::Refused(code) => Some(*code),
             Decision::Obeyed(_) => None,

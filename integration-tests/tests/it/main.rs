@@ -33,6 +33,7 @@ mod refused_sessions;
 mod operations;
 mod own_actions;
 mod telemetry;
+mod traces;
 
 mod away;
 mod clocks_and_disks;

@@ -10,7 +10,7 @@ use integration_tests::fleet::{Build, Fleet};
 const DAY: i64 = 86_400;
 
 /// What `GET /metrics` answers.
-fn metrics(fleet: &Fleet) -> String {
+pub(crate) fn metrics(fleet: &Fleet) -> String {
     let serving = fleet.server().wait_for("serving", |_| true);
     let mut stream = TcpStream::connect(serving["metrics"].as_str().unwrap()).unwrap();
     stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").unwrap();
@@ -20,7 +20,7 @@ fn metrics(fleet: &Fleet) -> String {
     answer
 }
 
-fn value(metrics: &str, name: &str) -> i64 {
+pub(crate) fn value(metrics: &str, name: &str) -> i64 {
     let line = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
     line.unwrap_or_else(|| panic!("{name}: {metrics}")).parse().unwrap()
 }
@@ -81,7 +81,7 @@ fn alert_rules_and_the_dashboard_use_metrics_that_exist_and_the_rules_fire_when_
     );
     assert_eq!(dashboard.difference(&served).collect::<Vec<_>>(), Vec::<&String>::new());
     let panels = serde_json::from_str::<serde_json::Value>(&read("grafana/writ.json")).unwrap();
-    assert_eq!(panels["panels"].as_array().unwrap().len(), 11);
+    assert_eq!(panels["panels"].as_array().unwrap().len(), 12);
     let tested =
         fleet.run_tool("promtool", &["test", "rules", &format!("{deploy}/prometheus/alerts.test.yaml")]);
     assert!(tested.stdout.contains("SUCCESS"), "{tested:?}");

@@ -30,6 +30,7 @@ use super::{evidence, preview};
 use crate::context::Server;
 use crate::store::unavailable;
 use crate::store::{CommandRow, Progress as Counted, TargetRow, TargetState};
+use crate::traces::TraceParent;
 use writ_common::admin::page;
 
 const DEFAULT_LIFETIME: Duration = Duration::from_secs(3600);
@@ -51,7 +52,9 @@ pub(super) struct Commands(pub(super) Arc<Server>);
 impl CommandService for Commands {
     async fn submit(&self, request: Request<SubmitRequest>) -> Result<Response<Command>, Status> {
         let actor = writ_common::admin::actor(&request)?;
-        match submit::submit(&self.0, &actor, parse(request.into_inner())?).await? {
+        let parent = TraceParent::read(request.metadata());
+        let request = submit::Request { parent, ..parse(request.into_inner())? };
+        match submit::submit(&self.0, &actor, request).await? {
             Submitted::Known(id) => Ok(Response::new(find(&self.0, id).await?)),
             // What has become of it meanwhile is for `Get` and `Watch`.
             Submitted::New(row, targets) => {
@@ -267,7 +270,7 @@ fn parse(request: SubmitRequest) -> Result<submit::Request, Failure> {
         None => return Err(Failure::invalid("action", "say what to do: ping, run, inventory or settings")),
     };
     let id = if id.is_empty() { None } else { Some(command_id(&id)?) };
-    Ok(submit::Request { id, selection, lifetime, action })
+    Ok(submit::Request { id, selection, lifetime, action, parent: None })
 }
 
 fn parse_settings(settings: SettingsAction) -> Result<Settings, Failure> {

@@ -16,6 +16,7 @@ use crate::selector::{InvalidSelector, Selector};
 use crate::sign::{CommandDraft, SignedCommand};
 use crate::store::unavailable;
 use crate::store::{AgentRow, CommandRow, NewCommand};
+use crate::traces::{Moment, Submission, TraceParent};
 
 /// Whom a request is for.
 #[derive(Debug, Clone)]
@@ -39,6 +40,8 @@ pub struct Request {
     pub lifetime: Duration,
     /// What to do.
     pub action: Action,
+    /// The caller's own span.
+    pub parent: Option<TraceParent>,
 }
 
 /// What a submission came to.
@@ -55,8 +58,9 @@ pub enum Submitted {
 /// # Errors
 /// When nobody is chosen, a name is unknown or ambiguous, an id is taken, or nothing may be signed now.
 pub async fn submit(server: &Arc<Server>, actor: &Actor, request: Request) -> Result<Submitted, Failure> {
+    let came = Moment::now(&*server.clock);
     let fingerprint = fingerprint(actor, &request);
-    let Request { id, selection, lifetime, action } = request;
+    let Request { id, selection, lifetime, action, parent } = request;
     if let Some(id) = id {
         // Before resolving: the fleet may have grown since the first submission.
         match server.store.request_of(id).await.map_err(unavailable)? {
@@ -69,9 +73,15 @@ pub async fn submit(server: &Arc<Server>, actor: &Actor, request: Request) -> Re
     let targets = resolve(server, selection).await?;
     let draft = CommandDraft { id, targets, lifetime, requested_by: actor.name.clone(), action };
     let signed = server.signer.command(draft)?;
+    let stamps = (came, Moment::now(&*server.clock), parent);
     // A task of its own: a caller that hangs up now must not leave a stored command that nobody sends.
-    let task =
-        server.shutdown.spawn(record_and_send(Arc::clone(server), signed, fingerprint, actor.name.clone()));
+    let task = server.shutdown.spawn(record_and_send(
+        Arc::clone(server),
+        signed,
+        fingerprint,
+        actor.name.clone(),
+        stamps,
+    ));
     task.await.map_err(|_| Failure::unavailable("the server is shutting down"))?
 }
 
@@ -80,6 +90,7 @@ async fn record_and_send(
     signed: SignedCommand,
     fingerprint: Digest,
     actor: String,
+    (came, signed_at, parent): (Moment, Moment, Option<TraceParent>),
 ) -> Result<Submitted, Failure> {
     let SignedCommand { command, envelope, targets, tree } = signed;
     let id = command.id;
@@ -109,6 +120,9 @@ async fn record_and_send(
     if !recorded.is_new() {
         return Ok(Submitted::Known(id));
     }
+    let action = command.action.name();
+    let submission =
+        Submission { action, came, signed: signed_at, recorded: Moment::now(&*server.clock), parent };
     info!(
         target: "audit",
         { command.id = %id, actor, action = row.action, targets = targets.len() },
@@ -116,6 +130,7 @@ async fn record_and_send(
     );
     metrics::count_command();
     server.dispatcher.announce(&recorded, envelope.bytes().clone(), tree, &targets);
+    server.traces.submitted(&row, targets.len(), &submission, Moment::now(&*server.clock));
     Ok(Submitted::New(row, targets.len()))
 }
 
@@ -212,6 +227,6 @@ pub fn selector(text: &str) -> Result<Selector, Failure> {
 
 /// What makes two requests the same.
 fn fingerprint(actor: &Actor, request: &Request) -> Digest {
-    let Request { id: _, selection, lifetime, action } = request;
+    let Request { id: _, selection, lifetime, action, parent: _ } = request;
     Digest::of(format!("{:?}", (&actor.name, selection, lifetime, action)).as_bytes())
 }

@@ -29,6 +29,7 @@ use crate::sign::Signer;
 use crate::store::Store;
 use crate::strangers::Strangers;
 use crate::throttle::Throttle;
+use crate::traces::Traces;
 
 /// How often the time that is signed with is noted.
 const NOTE_TIME_EVERY: Duration = Duration::from_secs(60);
@@ -54,8 +55,8 @@ pub(super) async fn run(options: Run, shutdown: Shutdown) -> Result<(), Fatal> {
         let waited = shutdown.unless_requested(tokio::time::timeout(patience, made)).await;
         debug!(made = matches!(waited, Some(Ok(()))), "waited for a fleet");
     }
-    // The store ends last: requests and sessions that are drained still write to it.
-    let store_shutdown = Shutdown::new();
+    // What requests and sessions that are drained still write to ends last: the store, and the traces.
+    let last_shutdown = Shutdown::new();
     if !files.database().exists() {
         if files.signing().exists() {
             return Err(Fatal::failure(format!(
@@ -71,10 +72,11 @@ pub(super) async fn run(options: Run, shutdown: Shutdown) -> Result<(), Fatal> {
         )));
     }
     let _lock = files.lock().map_err(|error| Fatal::caused("cannot start", &error))?;
-    let store = Store::open(&files.database(), &store_shutdown)
+    let store = Store::open(&files.database(), &last_shutdown)
         .await
         .map_err(|e| Fatal::caused("cannot start", &e))?;
-    let server = Arc::new(load(&config, &files, store, options.accept_clock, shutdown.clone()).await?);
+    let shutdowns = (&shutdown, &last_shutdown);
+    let server = Arc::new(load(&config, &files, store, options.accept_clock, shutdowns).await?);
     let tls = server.tls.clone();
 
     let agents = port::bind(config.listen_agents, "listen.agents").await?;
@@ -117,8 +119,8 @@ pub(super) async fn run(options: Run, shutdown: Shutdown) -> Result<(), Fatal> {
         warn!("some sessions did not end in time");
     }
     drop(server);
-    if !store_shutdown.drain(DRAIN_DEADLINE).await {
-        warn!("the store did not close in time");
+    if !last_shutdown.drain(DRAIN_DEADLINE).await {
+        warn!("the store or the traces did not end in time");
     }
     info!("ended");
     first.and(second)
@@ -152,7 +154,7 @@ async fn load(
     files: &Files,
     store: Store,
     accept_clock: bool,
-    shutdown: Shutdown,
+    (shutdown, last_shutdown): (&Shutdown, &Shutdown),
 ) -> Result<Server, Fatal> {
     let failed = |error: &dyn std::error::Error| Fatal::caused("cannot start", error);
     let (fleet, _name) = store.fleet().await.map_err(|error| failed(&error))?.ok_or_else(|| {
@@ -183,6 +185,8 @@ async fn load(
     let now = signer.now().ok();
     let tls = channel::open(files, now, &chain.head().bundle.endpoints).map_err(|error| failed(&error))?;
     let bridge = Bridge::open(files, &store, config.listen_notify).await.map_err(|error| failed(&error))?;
+    let traces =
+        Traces::start(config.traces.as_ref(), fleet, last_shutdown).map_err(|error| failed(&error))?;
     Ok(Server {
         fleet,
         trust: RwLock::new(Arc::new(chain)),
@@ -200,6 +204,7 @@ async fn load(
         settings: config.session.clone(),
         audit_max_entries: config.audit_max_entries,
         clock,
-        shutdown,
+        traces,
+        shutdown: shutdown.clone(),
     })
 }

@@ -241,7 +241,7 @@ async fn perform(
                     Action::Run(action.map_err(|error| Failure::invalid("run", error.to_string()))?)
                 }
             };
-            let request = Request { id: Some(taken.command), selection, lifetime, action };
+            let request = Request { id: Some(taken.command), selection, lifetime, action, parent: None };
             // What an operator may do, and nothing of what changes keys or people.
             let actor = Actor { name, role: Role::Operator };
             let _submitted = submit::submit(server, &actor, request).await?;

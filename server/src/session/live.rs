@@ -20,6 +20,7 @@ use crate::dispatch::{Ending, Next, Outgoing, Seat};
 use crate::receipts::{VerifiedReceipt, record_refusals};
 use crate::store::unavailable;
 use crate::store::{Alarm, AlertKind, Heard, KnownAgent, ReceiptFate, Report};
+use crate::traces::Moment;
 
 /// Two processes with one identity would otherwise take the seat from each other without end.
 const REPLACED_BACKOFF: Duration = Duration::from_secs(30);
@@ -40,8 +41,8 @@ pub(super) struct Live<'a> {
     /// How often each command was handed to this stream. An agent that saw more deliveries was sent some by
     /// somebody else (protocol.md §7.4).
     deliveries: HashMap<CommandId, u32>,
-    /// Those of them that are not answered yet, with this agent's place.
-    unanswered: HashMap<CommandId, u32>,
+    /// Those of them that are not answered yet, with this agent's place and, of those that are traced, the moment.
+    unanswered: HashMap<CommandId, (u32, Option<Moment>)>,
     /// Whether commands wait in the store until some are answered.
     is_held_back: bool,
     reconciled: tokio::time::Instant,
@@ -220,7 +221,9 @@ impl<'a> Live<'a> {
         let Some(proof) = outgoing.proof(place) else { return Ok(()) };
         self.hand_on_bundles().await?;
         self.deliveries.insert(outgoing.id(), 1);
-        self.unanswered.insert(outgoing.id(), place);
+        let server = self.server;
+        let sent = server.traces.follow(outgoing.id()).then(|| Moment::now(&*server.clock));
+        self.unanswered.insert(outgoing.id(), (place, sent));
         let delivery = proto::Delivery {
             envelope: outgoing.envelope().clone(),
             proof: Some((&proof).into()),
@@ -276,7 +279,8 @@ impl<'a> Live<'a> {
         let now = self.server.clock.wall();
         // protocol.md §7.4: the agent counted more deliveries on this stream than were made. An unsolicited
         // receipt has its own alert.
-        if let Some(place) = self.unanswered.remove(&command) {
+        let (place, sent) = self.unanswered.remove(&command).unzip();
+        if let Some(place) = place {
             self.server.dispatcher.sent().answered(command, place);
         }
         let is_tombstone = receipt.is_empty();
@@ -296,10 +300,14 @@ impl<'a> Live<'a> {
             if said.command != command || said.command_digest != digest {
                 return Err(Failure::protocol("an answer and its receipt name different commands").into());
             }
+            let told = self.server.traces.about(said);
             let fate = verified.record(&self.server.store, is_replay, now).await.map_err(unavailable)?;
             writ_common::checkpoint!("receipt_stored");
             if fate == ReceiptFate::Stored {
                 self.journal_counter = self.journal_counter.max(counter);
+                if let Some(told) = told {
+                    self.server.traces.answered(told, sent.flatten(), Moment::now(&*self.server.clock));
+                }
             }
             is_replay &= matches!(fate, ReceiptFate::Stored | ReceiptFate::Known);
         }

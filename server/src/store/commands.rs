@@ -8,6 +8,7 @@ use futures_util::future::BoxFuture;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{QueryBuilder, Row as _, Sqlite, SqliteConnection};
 use writ_common::id::{AgentId, CommandId, Digest};
+use writ_common::receipt::Decision;
 use writ_common::time::Timestamp;
 
 use super::writer::Job;
@@ -99,6 +100,16 @@ pub enum TargetState {
 impl TargetState {
     const ALL: [Self; 6] =
         [Self::Queued, Self::Sent, Self::Done, Self::Failed, Self::Refused, Self::Cancelled];
+
+    /// What a receipt's decision comes to.
+    #[must_use]
+    pub const fn of(decision: &Decision) -> Self {
+        match decision {
+            Decision::Obeyed(outcome) if outcome.ending.is_success() => Self::Done,
+            Decision::Obeyed(_) => Self::Failed,
+            Decision::Refused(_) => Self::Refused,
+        }
+    }
 
     pub(super) fn read(row: &SqliteRow) -> Result<Self, StoreError> {
         let stored =
