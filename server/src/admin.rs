@@ -43,7 +43,7 @@ pub fn routes(server: &Arc<Server>) -> Result<Routes, tonic_reflection::server::
         async move {
             Health {
                 works: server.store.latest_time().await.is_ok(),
-                is_ready: server.signer.check().is_ok(),
+                is_ready: server.signer.check().is_ok() && server.store.is_writing(),
             }
         }
     }));

@@ -24,6 +24,7 @@ pub use receipts::{NewReceipt, ReceiptFate};
 pub use tokens::{AdminRow, Admission, EnrolmentTokenRow, NewToken, Revoked, TokenUse};
 
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -105,6 +106,7 @@ pub struct Store {
     writer: mpsc::Sender<Job>,
     admins: Arc<Mutex<tokens::Admins>>,
     changes: broadcast::Sender<CommandId>,
+    is_writing: Arc<AtomicBool>,
 }
 
 impl Store {
@@ -134,8 +136,15 @@ impl Store {
             SqlitePoolOptions::new().max_connections(4).connect_with(options.read_only(true)).await?;
         let (writer, jobs) = mpsc::channel(MAX_WAITING_WRITES);
         let (changes, _) = broadcast::channel(MAX_WAITING_CHANGES);
-        shutdown.spawn(write_batches(connection, jobs, changes.clone()));
-        Ok(Self { reader, writer, admins: Arc::default(), changes })
+        let is_writing = Arc::new(AtomicBool::new(true));
+        shutdown.spawn(write_batches(connection, jobs, changes.clone(), Arc::clone(&is_writing)));
+        Ok(Self { reader, writer, admins: Arc::default(), changes, is_writing })
+    }
+
+    /// Whether the latest write found a disk to be written to. Something is written every minute ([`Self::note_time`]).
+    #[must_use]
+    pub fn is_writing(&self) -> bool {
+        self.is_writing.load(Ordering::Relaxed)
     }
 
     /// Closes what reads, for all clones; what writes ends with the shutdown it was opened under.

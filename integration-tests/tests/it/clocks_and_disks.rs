@@ -1,5 +1,6 @@
 //! Machines with wrong clocks and full disks.
 
+use integration_tests::daemon::until;
 use integration_tests::fleet::{Build, Fleet, lines};
 use writ_common::time::{Clock as _, SystemClock};
 
@@ -63,7 +64,11 @@ fn a_server_whose_disk_is_full_stores_nothing_says_so_and_loses_nothing() {
         assert!(sent.len() < 2000, "the disk never filled up");
     };
     assert!(refused.code == 3 && refused.stderr.contains("cannot reach its store"), "{refused:?}");
-    // Operators can still look.
+    // It lives, so that operators can look; it is not ready, so that those who watch it do.
+    let config = fleet.path("server.toml").display().to_string();
+    let health = |how: &[&str]| fleet.run("writ-server", &[&["health", "--config", &config], how].concat());
+    let _works = health(&[]).ok();
+    until("it is ready although nothing can be stored", || health(&["--ready"]).code == 1);
     assert_eq!(fleet.json(&["agents", "list"]).as_array().unwrap().len(), 1);
 
     fleet.kill_server();

@@ -6,6 +6,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures_util::future::BoxFuture;
 use sqlx::{Connection as _, Executor as _, SqliteConnection};
@@ -94,9 +95,23 @@ where
         return (Err(error.into()), Some(broken));
     }
     let done = work(connection).await;
+    if let Err(error) = &done
+        && is_of_the_disk(error)
+    {
+        let broken = error.to_string();
+        return (done, Some(broken));
+    }
     let end = if done.is_ok() { "RELEASE one" } else { "ROLLBACK TO one; RELEASE one" };
     let broken = connection.execute(end).await.err().map(|error| error.to_string());
     (done, broken)
+}
+
+/// Whether it says nothing of what was to be written, and everything of where: SQLite's BUSY, NOMEM, READONLY, IOERR, CORRUPT
+/// and FULL (sqlite.org/rescode.html).
+fn is_of_the_disk(error: &StoreError) -> bool {
+    let StoreError::Database(error) = error else { return false };
+    let code = error.as_database_error().and_then(|error| error.code()?.parse::<u32>().ok());
+    code.is_some_and(|code| matches!(code & 0xff, 5 | 7 | 8 | 10 | 11 | 13))
 }
 
 /// One transaction and what is to be said after it.
@@ -231,8 +246,8 @@ impl Lanes {
         each(self.heard, done.heard);
     }
 
-    /// Writes each job so that its failure undoes it alone.
-    async fn write_apart(self, others: Vec<Other>, connection: &mut SqliteConnection) {
+    /// Writes each job so that its failure undoes it alone; whether there was something to write to.
+    async fn write_apart(self, others: Vec<Other>, connection: &mut SqliteConnection) -> bool {
         let failed = connection.execute("BEGIN IMMEDIATE").await.err().map(|error| error.to_string());
         let mut batch = Batch { connection, failed, finishes: Vec::new() };
         for other in others {
@@ -255,6 +270,7 @@ impl Lanes {
         for finish in finishes {
             finish(failed.as_deref());
         }
+        failed.is_none()
     }
 }
 
@@ -272,6 +288,7 @@ pub(super) async fn write_batches(
     mut connection: SqliteConnection,
     mut jobs: mpsc::Receiver<Job>,
     changes: broadcast::Sender<CommandId>,
+    is_writing: Arc<AtomicBool>,
 ) {
     let mut waiting = Vec::new();
     while jobs.recv_many(&mut waiting, MAX_BATCH).await > 0 {
@@ -281,10 +298,14 @@ pub(super) async fn write_batches(
             true => lanes.write_at_once(&mut connection).await,
             false => None,
         };
-        match at_once {
-            Some(done) => lanes.answer(done),
+        let is_stored = match at_once {
+            Some(done) => {
+                lanes.answer(done);
+                true
+            }
             None => lanes.write_apart(others, &mut connection).await,
-        }
+        };
+        is_writing.store(is_stored, Ordering::Relaxed);
         for command in changed {
             // Nobody watching is not an error.
             let _ = changes.send(command);
