@@ -10,6 +10,7 @@ use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use writ_common::daemon::{self, Fatal, Threads};
 use writ_common::health;
 
+use crate::authority::Files;
 use crate::config::Config;
 
 /// Lists servers as its entities, sees how they stand, and tells them what to do. It never holds a key that agents obey.
@@ -46,9 +47,8 @@ struct Health {
 
 #[derive(Debug, Args)]
 struct Init {
-    /// Where state and keys will live.
-    #[arg(long, env = "WRIT_DATA_DIR", value_name = "FOLDER", default_value = crate::config::DEFAULT_DATA_DIR)]
-    data_dir: PathBuf,
+    #[command(flatten)]
+    folder: Folder,
     /// The manager's name.
     #[arg(long, value_name = "NAME")]
     name: String,
@@ -88,9 +88,8 @@ struct Custom {
 
 #[derive(Debug, Args)]
 struct Names {
-    /// Where state and keys live.
-    #[arg(long, env = "WRIT_DATA_DIR", value_name = "FOLDER", default_value = crate::config::DEFAULT_DATA_DIR)]
-    data_dir: PathBuf,
+    #[command(flatten)]
+    folder: Folder,
     /// A host name or address; repeat for several.
     #[arg(long = "tls-name", value_name = "NAME", required = true)]
     tls_names: Vec<String>,
@@ -104,12 +103,33 @@ enum Output {
 
 #[derive(Debug, Args)]
 struct Run {
-    /// Configuration file.
+    #[command(flatten)]
+    folder: Folder,
+}
+
+/// Which manager.
+#[derive(Debug, Args)]
+struct Folder {
+    /// Configuration file. Without it /etc/writ/control-manager.toml is read if it is there.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Overrides `data_dir`.
+    /// Where state and keys live: overrides `data_dir` of the configuration.
     #[arg(long, value_name = "FOLDER")]
     data_dir: Option<PathBuf>,
+}
+
+impl Folder {
+    fn config(&self) -> Result<Config, Fatal> {
+        Config::load(self.config.as_deref(), self.data_dir.as_deref()).map_err(Fatal::usage)
+    }
+
+    /// Where everything is. A folder that is named needs no configuration, which may be what is broken.
+    fn files(&self) -> Result<Files, Fatal> {
+        match &self.data_dir {
+            Some(folder) => Ok(Files::new(folder)),
+            None => Ok(Files::new(&self.config()?.data_dir)),
+        }
+    }
 }
 
 /// The command line, for manuals and shells.

@@ -51,9 +51,6 @@ enum Command {
 struct Doctor {
     #[command(flatten)]
     place: local::Place,
-    /// Configuration file: which ports are looked at.
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -68,9 +65,8 @@ struct Health {
 
 #[derive(Debug, Args)]
 struct Init {
-    /// Where state and keys will live.
-    #[arg(long, env = "WRIT_DATA_DIR", value_name = "FOLDER", default_value = crate::config::DEFAULT_DATA_DIR)]
-    data_dir: PathBuf,
+    #[command(flatten)]
+    place: local::Place,
     /// The fleet's name.
     #[arg(long, value_name = "NAME")]
     name: String,
@@ -93,8 +89,6 @@ struct Init {
     /// Do nothing, and succeed, when the fleet of this name is here already.
     #[arg(long, conflicts_with = "replace_fleet")]
     if_new: bool,
-    #[command(flatten)]
-    print: local::Print,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -105,12 +99,8 @@ enum Output {
 
 #[derive(Debug, Args)]
 struct Run {
-    /// Configuration file.
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
-    /// Overrides `data_dir`.
-    #[arg(long, value_name = "FOLDER")]
-    data_dir: Option<PathBuf>,
+    #[command(flatten)]
+    folder: local::Folder,
     /// Sign although the clock stands before a time this server signed with earlier. Agents that heard the later
     /// time refuse until it comes, or until a trust bundle resets their floor.
     #[arg(long)]

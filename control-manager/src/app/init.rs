@@ -12,7 +12,7 @@ use writ_common::time::{Clock as _, SystemClock};
 use writ_common::tls::server_name;
 
 use super::{Custom, Init, Names, Output};
-use crate::authority::{self, Authority, AuthorityError, Files};
+use crate::authority::{self, Authority, AuthorityError};
 use crate::store::Store;
 
 /// Names every leaf carries.
@@ -30,7 +30,7 @@ struct Made {
 }
 
 pub(super) async fn init(options: Init) -> Result<(), Fatal> {
-    let Init { data_dir, name, tls_names, custom, if_new, output } = options;
+    let Init { folder, name, tls_names, custom, if_new, output } = options;
     let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     if name.is_empty() || name.len() > 64 || !name.chars().all(is_plain) {
         return Err(Fatal::usage("--name must have 1 to 64 of A-Z, a-z, 0-9, `.`, `_` and `-`"));
@@ -39,7 +39,7 @@ pub(super) async fn init(options: Init) -> Result<(), Fatal> {
         return Err(Fatal::usage("--tls-name is for a certificate made here; yours has its names already"));
     }
     check_names(&tls_names)?;
-    let files = Files::new(&data_dir);
+    let files = folder.files()?;
     files::private_folder(files.folder()).map_err(Fatal::failure)?;
     let failed = |error: &dyn std::error::Error| Fatal::caused("no manager was made", error);
     let store = Store::open(&files.database()).await.map_err(|error| failed(&error))?;
@@ -123,9 +123,9 @@ fn check_names(names: &[String]) -> Result<(), Fatal> {
 
 /// `writ-control-manager names`.
 pub(super) async fn names(options: Names) -> Result<(), Fatal> {
-    let Names { data_dir, tls_names } = options;
+    let Names { folder, tls_names } = options;
     check_names(&tls_names)?;
-    let files = Files::new(&data_dir);
+    let files = folder.files()?;
     if !files.ca_key().exists() {
         return Err(Fatal::failure(format!(
             "{}: the authority is not one made here; have your organisation issue tls.pem with these names, and start the manager again",

@@ -22,7 +22,6 @@ use super::Run;
 use crate::VERSION;
 use crate::admin;
 use crate::authority::{Authority, Files};
-use crate::config::Config;
 use crate::context::Manager;
 use crate::notify::{MAX_DIALS, MAX_TRIALS};
 use crate::service::Link;
@@ -32,8 +31,7 @@ use crate::store::Store;
 const LOOK_AT_LEAF: Duration = Duration::from_secs(3600);
 
 pub(super) async fn run(options: Run, shutdown: Shutdown) -> Result<(), Fatal> {
-    let config =
-        Config::load(options.config.as_deref(), options.data_dir.as_deref()).map_err(Fatal::usage)?;
+    let config = options.folder.config()?;
     telemetry::init(&config.log_filter, config.log_format)
         .map_err(|error| Fatal::usage(format!("`log.filter` is not a filter: {error}")))?;
     let files = Files::new(&config.data_dir);

@@ -276,3 +276,34 @@ fn doctors_look_at_the_host_too() {
     assert!(said["detail"].as_str().unwrap().contains("cannot be had"), "{said}");
     assert!(said["next"].as_str().unwrap().contains("listen.agents"), "{said}");
 }
+
+#[test]
+fn every_command_finds_the_folder_the_configuration_names_and_keys_need_no_configuration() {
+    let fleet = Fleet::unmade(Build::Shipped);
+    let (folder, config) = (fleet.path("elsewhere"), fleet.path("elsewhere.toml"));
+    let written = format!("data_dir = \"{}\"\n[listen]\nadmin = \"127.0.0.1:0\"\n", folder.display());
+    fs::write(&config, written).unwrap();
+    let (config, passphrase) = (config.to_str().unwrap(), fleet.path("passphrase").display().to_string());
+    let init = ["init", "--config", config, "--name", "acme", "--endpoint", "localhost:7443"];
+    let _made = fleet.run("writ-server", &[&init[..], &["--passphrase-file", &passphrase]].concat()).ok();
+    assert!(folder.join("writ.db").exists());
+    let listed =
+        fleet.run("writ-server", &["cert", "list", "--output", "json", "--config", config]).ok().json();
+    assert_eq!(listed.as_array().unwrap().len(), 1, "{listed}");
+    assert!(fleet.run("writ-server", &["doctor", "--config", config]).stdout.contains("signing"));
+
+    // A mistake in the configuration is said, and keeps nobody from the keys.
+    fs::write(fleet.path("elsewhere.toml"), "data_dirr = \"x\"\n").unwrap();
+    let said = fleet.run("writ-server", &["cert", "list", "--config", config]);
+    assert!(said.code == 64 && said.stderr.contains("did you mean `data_dir`?"), "{said:?}");
+    let _listed = fleet
+        .run("writ-server", &["cert", "list", "--config", config, "--data-dir", folder.to_str().unwrap()])
+        .ok();
+
+    let (folder, config) = (fleet.path("manager"), fleet.path("manager.toml"));
+    fs::write(&config, format!("data_dir = \"{}\"\n", folder.display())).unwrap();
+    let init =
+        ["init", "--name", "head-office", "--tls-name", "localhost", "--config", config.to_str().unwrap()];
+    let _made = fleet.run("writ-control-manager", &init).ok();
+    assert!(folder.join("control-manager.db").exists());
+}

@@ -22,7 +22,7 @@ use super::local::{Kind, Place, Print, Unlock, is_free, unchanged};
 use super::passphrase;
 use crate::authority::backup::Held;
 use crate::authority::mint::{Fresh, Mint, Unlocked};
-use crate::authority::{Files, channel, restore};
+use crate::authority::{channel, restore};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Authority {
@@ -257,7 +257,7 @@ fn join(entries: &mut Vec<SigningEntry>, theirs: &SigningEntry) {
 }
 
 async fn rebuild(place: &Place, chain: &Path, shutdown: &Shutdown) -> Result<(), Fatal> {
-    let (files, now) = (Files::new(&place.data_dir), SystemClock::new().wall());
+    let (files, now) = (place.folder.files()?, SystemClock::new().wall());
     let rebuilt = restore::rebuild_from_chain(&files, read_chain(chain)?, now, shutdown).await;
     let rebuilt = rebuilt.map_err(|error| unchanged(&error))?;
     let text = format!(
@@ -268,7 +268,7 @@ async fn rebuild(place: &Place, chain: &Path, shutdown: &Shutdown) -> Result<(),
         rebuilt.bundle_digest,
         rebuilt.bundle_version,
         rebuilt.bundle_digest,
-        folder = place.data_dir.display()
+        folder = files.folder().display()
     );
     place.say(&rebuilt, &text)
 }

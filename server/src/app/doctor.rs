@@ -5,13 +5,12 @@ use writ_common::doctor::Report;
 use writ_common::shutdown::Shutdown;
 
 use super::Doctor;
-use crate::config::Config;
 use crate::doctor::{examine, ports};
 
 /// Exit code 1 when something is bad.
 pub(super) async fn run(options: Doctor, shutdown: Shutdown) -> Result<(), Fatal> {
-    let Doctor { place, config } = options;
-    let config = Config::load(config.as_deref(), Some(&place.data_dir)).map_err(Fatal::usage)?;
+    let Doctor { place } = options;
+    let config = place.folder.config()?;
     let mint = place.mint(&shutdown).await?;
     let mut findings = examine(&mint).await.map_err(|error| Fatal::caused("cannot look", &error))?;
     findings.push(ports(&mint.files, &config).await);

@@ -9,13 +9,11 @@ use writ_common::shutdown::Shutdown;
 use writ_common::time::{Clock as _, SystemClock};
 
 use super::{Init, passphrase};
-use crate::authority::Files;
 use crate::authority::create::{CreateError, Made, Plan, create, present};
 
 pub(super) async fn init(options: Init, shutdown: Shutdown) -> Result<(), Fatal> {
-    let Init { data_dir, name, endpoints, tls_names, kind, passphrase_file, replace_fleet, if_new, print } =
-        options;
-    let files = Files::new(&data_dir);
+    let Init { place, name, endpoints, tls_names, kind, passphrase_file, replace_fleet, if_new } = options;
+    let files = place.folder.files()?;
     if if_new && files.folder().exists() {
         files::check_owner(files.folder()).map_err(Fatal::failure)?;
     }
@@ -40,7 +38,7 @@ pub(super) async fn init(options: Init, shutdown: Shutdown) -> Result<(), Fatal>
     let made = made.map_err(explain)?;
     let is_drained = shutdown.drain(std::time::Duration::from_secs(5)).await;
     debug!(is_drained, "store closed");
-    print.say(&made, &describe(&made))
+    place.say(&made, &describe(&made))
 }
 
 fn explain(error: CreateError) -> Fatal {

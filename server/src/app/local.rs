@@ -16,16 +16,42 @@ use crate::authority::Files;
 use crate::authority::certificates::{self, CertificateError};
 use crate::authority::channel::ChannelError;
 use crate::authority::mint::{Mint, MintError, Published, Unlocked};
+use crate::config::Config;
 use crate::sign::signs_at;
+
+/// Which fleet.
+#[derive(Debug, Args)]
+pub(super) struct Folder {
+    /// Configuration file. Without it /etc/writ/server.toml is read if it is there.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Where state and keys live: overrides `data_dir` of the configuration.
+    #[arg(long, value_name = "FOLDER")]
+    data_dir: Option<PathBuf>,
+}
+
+impl Folder {
+    /// What is configured.
+    pub(super) fn config(&self) -> Result<Config, Fatal> {
+        Config::load(self.config.as_deref(), self.data_dir.as_deref()).map_err(Fatal::usage)
+    }
+
+    /// Where everything is. A folder that is named needs no configuration, which may be what is broken.
+    pub(super) fn files(&self) -> Result<Files, Fatal> {
+        match &self.data_dir {
+            Some(folder) => Ok(Files::new(folder)),
+            None => Ok(Files::new(&self.config()?.data_dir)),
+        }
+    }
+}
 
 /// Which fleet, and how to print.
 #[derive(Debug, Args)]
 pub(super) struct Place {
-    /// Where state and keys live.
-    #[arg(long, env = "WRIT_DATA_DIR", value_name = "FOLDER", default_value = crate::config::DEFAULT_DATA_DIR)]
-    pub(super) data_dir: PathBuf,
     #[command(flatten)]
-    pub(super) print: Print,
+    pub(super) folder: Folder,
+    #[command(flatten)]
+    print: Print,
 }
 
 /// How to print.
@@ -97,7 +123,7 @@ impl Unlock {
 impl Place {
     /// Opens the keys of a data directory.
     pub(super) async fn mint(&self, shutdown: &Shutdown) -> Result<Mint, Fatal> {
-        let opened = Mint::open(&Files::new(&self.data_dir), SystemClock::new().wall(), shutdown).await;
+        let opened = Mint::open(&self.folder.files()?, SystemClock::new().wall(), shutdown).await;
         opened.map_err(|error| unchanged(&error))
     }
 

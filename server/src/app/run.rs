@@ -40,8 +40,7 @@ const TOKEN_CHECKS: usize = 2;
 /// Chains handed back at a time; each costs a copy of the chain and a signature's check.
 const HAND_BACKS: usize = 2;
 pub(super) async fn run(options: Run, shutdown: Shutdown) -> Result<(), Fatal> {
-    let config =
-        Config::load(options.config.as_deref(), options.data_dir.as_deref()).map_err(Fatal::usage)?;
+    let config = options.folder.config()?;
     telemetry::init(&config.log_filter, config.log_format)
         .map_err(|error| Fatal::usage(format!("`log.filter` is not a filter: {error}")))?;
     let files = Files::new(&config.data_dir);

@@ -17,8 +17,8 @@ use super::super::passphrase;
 use crate::authority::backup::Archive;
 use crate::authority::certificates;
 use crate::authority::mint::Mint;
+use crate::authority::read_signing_keys;
 use crate::authority::restore::restore;
-use crate::authority::{Files, read_signing_keys};
 use crate::store::BackupRow;
 
 /// Seals every key and the chain of trust bundles into one file.
@@ -74,7 +74,7 @@ pub(super) async fn put_back(place: &Place, from: From, shutdown: &Shutdown) -> 
         );
         return place.say(&held, &text);
     }
-    let files = Files::new(&place.data_dir);
+    let files = place.folder.files()?;
     let now = SystemClock::new().wall();
     let restored =
         restore(&files, &archive, non_exportable, now, shutdown).await.map_err(|error| unchanged(&error))?;
@@ -84,7 +84,7 @@ pub(super) async fn put_back(place: &Place, from: From, shutdown: &Shutdown) -> 
         restored.fleet_id,
         restored.bundle_version,
         restored.bundle_digest,
-        place.data_dir.display(),
+        files.folder().display(),
         restored.bundle_version,
         restored.bundle_digest
     );
