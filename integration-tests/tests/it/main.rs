@@ -42,4 +42,5 @@ mod crash;
 mod evidence;
 
 mod bad_input;
+mod documents;
 mod shipped;
