@@ -26,7 +26,7 @@ use entry::known;
 pub use entry::{Durable, Entry, Facts, Known, State};
 
 /// redb would take 1 GiB; the journal's hot pages fit many times into this.
-const CACHE_BYTES: usize = 1 << 20;
+const CACHE_BYTES: usize = 256 << 10;
 /// Finished and expired commands removed in one transaction, so that admission stays quick.
 const PRUNE_BATCH: usize = 64;
 

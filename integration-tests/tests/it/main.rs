@@ -32,6 +32,7 @@ mod refused_sessions;
 
 mod operations;
 mod own_actions;
+mod pages;
 mod telemetry;
 mod traces;
 

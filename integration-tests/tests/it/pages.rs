@@ -1,0 +1,145 @@
+//! docs/keys.md and docs/control-manager.md, typed block by block: what the pages say works.
+
+use std::fs;
+use std::path::Path;
+
+use integration_tests::daemon::binary;
+use integration_tests::fleet::{Build, Fleet};
+use integration_tests::python::root;
+
+/// A block of shell, the heading it stands below, and the host it is for.
+struct Block {
+    heading: String,
+    host: String,
+    script: String,
+}
+
+fn blocks(page: &str) -> Vec<Block> {
+    let text = fs::read_to_string(root().join(page)).unwrap();
+    let (mut heading, mut blocks, mut is_inside) = ("", Vec::<Block>::new(), false);
+    for line in text.lines() {
+        if let Some(kind) = line.strip_prefix("```") {
+            is_inside = !is_inside && kind.starts_with("sh");
+            if is_inside {
+                let host = kind.strip_prefix("sh").unwrap().trim().to_owned();
+                blocks.push(Block { heading: heading.to_owned(), host, script: String::new() });
+            }
+        } else if is_inside {
+            blocks.last_mut().unwrap().script.extend([line, "\n"]);
+        } else if let Some(title) = line.strip_prefix("## ") {
+            heading = title;
+        }
+    }
+    blocks
+}
+
+/// Types lines in a server's data directory, as the page has them but for names that only exist on paper. Where they say
+/// that the server is started, it is.
+fn type_on(fleet: &mut Fleet, script: &str, names: &[(&str, &str)]) {
+    let folder = fleet.path("server");
+    fs::create_dir_all(&folder).unwrap();
+    fs::create_dir_all(fleet.path("credentials")).unwrap();
+    fs::copy(fleet.path("passphrase"), fleet.path("credentials/writ-passphrase")).unwrap();
+    let (before, after) = script.split_once("writ-server run\n").unwrap_or((script, ""));
+    sh(fleet, &folder, before, names);
+    if !after.is_empty() {
+        fleet.start_server(None);
+        let admin = format!("localhost:{}", fleet.admin_port());
+        sh(
+            fleet,
+            &folder,
+            after,
+            &[names, &[("HOST:7444", &admin), ("paris.example:7444", &admin)]].concat(),
+        );
+    }
+}
+
+fn sh(fleet: &Fleet, folder: &Path, script: &str, names: &[(&str, &str)]) {
+    let mut script = format!("set -eu\n{script}");
+    for (name, value) in names {
+        script = script.replace(name, value);
+    }
+    let programs = binary("writ").parent().unwrap().display().to_string();
+    #[expect(clippy::disallowed_methods, reason = "tests start what they test against")]
+    let mut shell = std::process::Command::new("sh");
+    shell.args(["-xc", &script]).current_dir(folder);
+    shell.env("PATH", format!("{programs}:{}", std::env::var("PATH").unwrap()));
+    shell.env("WRIT_DATA_DIR", folder).env("CREDENTIALS_DIRECTORY", fleet.path("credentials"));
+    shell.env("XDG_CONFIG_HOME", fleet.path("config"));
+    let output = shell.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{script}\n{said}\n{}", String::from_utf8_lossy(&output.stdout));
+}
+
+#[test]
+fn every_block_of_the_keys_page_works_as_it_stands() {
+    let all = blocks("docs/keys.md");
+    let mut headings: Vec<_> = all.iter().map(|block| block.heading.as_str()).collect();
+    headings.dedup();
+    let parts = std::thread::scope(|scope| {
+        let parts = headings.iter().map(|heading| {
+            let part: Vec<_> = all.iter().filter(|block| block.heading == **heading).collect();
+            scope.spawn(move || part_of_the_keys_page(&part))
+        });
+        parts.collect::<Vec<_>>().into_iter().map(|part| part.join().unwrap()).sum::<usize>()
+    });
+    assert_eq!((parts, all.len()), (all.len(), 13));
+}
+
+/// One part on a fleet of its own: a server with a host that obeys it, and what the part says of a second server.
+fn part_of_the_keys_page(blocks: &[&Block]) -> usize {
+    let mut first = Fleet::new(Build::Shipped);
+    let _rome = first.agent("rome");
+    let usb = first.path("usb").display().to_string();
+    fs::create_dir(&usb).unwrap();
+    let key = first.keys(&["cert", "list"]).ok().json()[0]["key_id"].as_str().unwrap().to_owned();
+    let passphrase = first.path("passphrase").display().to_string();
+    let backup = first.backup();
+    let mut second = Fleet::unmade(Build::Shipped);
+    let there = second.endpoint();
+    for block in blocks {
+        let head = first.json(&["server"])["chain_digest"].as_str().unwrap_or_default().to_owned();
+        let here = first.endpoint();
+        let names = [
+            ("/media/usb", usb.as_str()),
+            ("KEYID", &key),
+            ("PASSPHRASE_FILE", &passphrase),
+            ("DIGEST", &head),
+            ("first.example:7443", &here),
+            ("old.example:7443", &here),
+            ("new.example:7443", &there),
+            ("paris.example:7443", &there),
+        ];
+        if block.host == "first" {
+            type_on(&mut first, &block.script, &names);
+            continue;
+        }
+        assert_eq!(block.host, "second", "{}", block.script);
+        if block.script.contains("cert import") {
+            // A second server that has everything but the key they are to share.
+            let _restored = second.keys(&["cert", "restore", &backup]).ok();
+            fs::remove_file(second.signing_key()).unwrap();
+        }
+        if block.script.contains("/media/usb") {
+            fs::copy(&backup, format!("{usb}/writ.age")).unwrap();
+        }
+        if block.script.contains(" restore ") || block.script.contains(" rebuild ") {
+            second = Fleet::unmade(Build::Shipped);
+        }
+        if block.script.contains(" rebuild ") {
+            fs::create_dir(second.path("server")).unwrap();
+            fs::copy(first.path("rome/trust.chain"), second.path("server/trust.chain")).unwrap();
+            fs::copy(first.path("server/authority.key.age"), second.path("server/authority.key.age"))
+                .unwrap();
+        }
+        for name in ["shared.p12", "paris.age"] {
+            let made = first.path("server").join(name);
+            if block.script.contains(name) {
+                fs::create_dir_all(second.path("server")).unwrap();
+                fs::copy(made, second.path("server").join(name)).unwrap();
+            }
+        }
+        type_on(&mut second, &block.script, &names);
+    }
+    blocks.len()
+}
