@@ -7,7 +7,7 @@ use integration_tests::fleet::{Build, Fleet};
 use integration_tests::manager::Manager;
 
 /// Makes a key and a certificate signed by an issuer, with these extensions.
-fn issue(fleet: &Fleet, name: &str, issuer: Option<&str>, extensions: &str, algorithm: &[&str]) {
+pub(crate) fn issue(fleet: &Fleet, name: &str, issuer: Option<&str>, extensions: &str, algorithm: &[&str]) {
     let path = |suffix: &str| fleet.path(&format!("{name}.{suffix}")).to_str().unwrap().to_owned();
     let openssl = |arguments: &[&str]| {
         let _done = fleet.run_tool("openssl", arguments).ok();
@@ -30,7 +30,7 @@ fn issue(fleet: &Fleet, name: &str, issuer: Option<&str>, extensions: &str, algo
     }
 }
 
-fn chain(fleet: &Fleet, file: &str, parts: &[&str]) -> String {
+pub(crate) fn chain(fleet: &Fleet, file: &str, parts: &[&str]) -> String {
     let text: String =
         parts.iter().map(|part| fs::read_to_string(fleet.path(&format!("{part}.pem"))).unwrap()).collect();
     let path = fleet.path(file);
@@ -38,19 +38,21 @@ fn chain(fleet: &Fleet, file: &str, parts: &[&str]) -> String {
     path.to_str().unwrap().to_owned()
 }
 
-const EC: [&str; 4] = ["-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256"];
-const AUTHORITY: &str =
+pub(crate) const EC: [&str; 4] = ["-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256"];
+pub(crate) const AUTHORITY: &str =
     "basicConstraints=critical,CA:TRUE\nkeyUsage=critical,keyCertSign,cRLSign\nsubjectKeyIdentifier=hash\n";
+/// What the channel's certificate is for, and the one that signs instructions.
+pub(crate) const TLS: &str = "basicConstraints=CA:FALSE\nkeyUsage=digitalSignature\nextendedKeyUsage=serverAuth\nsubjectAltName=DNS:localhost,IP:127.0.0.1\n";
+pub(crate) const SIGNS: &str =
+    "basicConstraints=CA:FALSE\nkeyUsage=digitalSignature\nextendedKeyUsage=1.3.6.1.5.5.7.3.36\n";
 
 #[test]
 fn a_manager_under_the_organisations_own_authority_and_intermediates_is_met_by_its_root() {
     let fleet = Fleet::new(Build::Shipped);
     issue(&fleet, "root", None, AUTHORITY, &EC);
     issue(&fleet, "between", Some("root"), AUTHORITY, &EC);
-    let tls = "basicConstraints=CA:FALSE\nkeyUsage=digitalSignature\nextendedKeyUsage=serverAuth\nsubjectAltName=DNS:localhost,IP:127.0.0.1\n";
-    issue(&fleet, "tls", Some("between"), tls, &EC);
-    let signs = "basicConstraints=CA:FALSE\nkeyUsage=digitalSignature\nextendedKeyUsage=1.3.6.1.5.5.7.3.36\n";
-    issue(&fleet, "signs", Some("between"), signs, &EC);
+    issue(&fleet, "tls", Some("between"), TLS, &EC);
+    issue(&fleet, "signs", Some("between"), SIGNS, &EC);
     // Any other key the organisation vouches for is nobody's voice: a web server's among them.
     let web_chain = chain(&fleet, "web-chain.pem", &["tls", "between"]);
     issue(&fleet, "cannot", Some("between"), "basicConstraints=CA:FALSE\nkeyUsage=keyEncipherment\n", &EC);

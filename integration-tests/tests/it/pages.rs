@@ -5,7 +5,10 @@ use std::path::Path;
 
 use integration_tests::daemon::binary;
 use integration_tests::fleet::{Build, Fleet};
+use integration_tests::manager::Manager;
 use integration_tests::python::root;
+
+use crate::manager_custom::{AUTHORITY, EC, SIGNS, TLS, chain, issue};
 
 /// A block of shell, the heading it stands below, and the host it is for.
 struct Block {
@@ -142,4 +145,41 @@ fn part_of_the_keys_page(blocks: &[&Block]) -> usize {
         type_on(&mut second, &block.script, &names);
     }
     blocks.len()
+}
+
+#[test]
+fn every_block_of_the_managers_page_works_as_it_stands() {
+    let fleet = Fleet::new(Build::Shipped);
+    let _rome = fleet.agent("rome");
+    let mut manager = Manager::unmade(&fleet, "manager", "");
+    let (folder, admin) =
+        (manager.path("").display().to_string(), format!("localhost:{}", manager.admin_port));
+    let paper = [
+        ("/var/lib/writ/control-manager", folder.trim_end_matches('/')),
+        ("cm.example:7544", &admin),
+        ("cm.example", "localhost"),
+    ];
+    let all = blocks("docs/control-manager.md");
+    let [make, custom, instruct] = all.as_slice() else { panic!("{} blocks", all.len()) };
+    let line = "writ-control-manager run --data-dir /var/lib/writ/control-manager\n";
+    let (before, after) = make.script.split_once(line).unwrap();
+    sh(&fleet, &fleet.path(""), before, &paper);
+    manager.start(None);
+    sh(&fleet, &fleet.path(""), after, &paper);
+
+    issue(&fleet, "root", None, AUTHORITY, &EC);
+    issue(&fleet, "tls", Some("root"), TLS, &EC);
+    issue(&fleet, "signing", Some("root"), SIGNS, &EC);
+    chain(&fleet, "tls-chain.pem", &["tls"]);
+    chain(&fleet, "signing-chain.pem", &["signing"]);
+    // The page leaves the folder to the configuration.
+    let theirs = fleet.path("custom").display().to_string();
+    sh(&fleet, &fleet.path(""), &format!("export WRIT_DATA_DIR={theirs}\n{}", custom.script), &paper);
+    assert!(fleet.path("custom/signing.pem").exists());
+
+    let _named = fleet.settings(&["--display-name", "front office"]).ok();
+    let _registered = fleet.registered(&manager);
+    let asked = fleet.cm(&["instruct", "ping", "--all"]);
+    let id = asked["instruction_id"].as_str().unwrap();
+    sh(&fleet, &fleet.path(""), &instruct.script, &[("ID", id)]);
 }
