@@ -1,0 +1,409 @@
+//! What an operator typed, checked once: [`Settings::changed`] is the one way to settings that are saved.
+
+use std::net::{IpAddr, Ipv6Addr};
+use std::time::Duration;
+
+use writ_common::keys::pem;
+use writ_common::keys::vault::Vault;
+use writ_common::keys::vouched::PinnedAuthority;
+use writ_common::limits::MAX_NAME_BYTES;
+use writ_common::manager::{RegistrationToken, check_communication};
+use writ_common::time::Timestamp;
+use writ_common::tls::server_name;
+use writ_common::wire::status::Failure;
+use writ_proto::admin::v1 as proto;
+
+use super::{Login, Pinned, Protocol, Proxy, Settings};
+
+/// The longest a replaced authority is still accepted.
+const MAX_OVERLAP: Duration = Duration::from_secs(30 * 24 * 3600);
+/// Of a secret: SOCKS5 passwords have a length of one byte (RFC 1929 §2).
+const MAX_SECRET_BYTES: usize = 255;
+
+impl Settings {
+    /// These settings with an operator's changes.
+    ///
+    /// # Errors
+    /// Everything that is wrong with them, at once; the field is the first one's.
+    pub fn changed(
+        &self,
+        changes: proto::SetManagerSettingsRequest,
+        vault: &Vault,
+        now: Timestamp,
+    ) -> Result<Self, Failure> {
+        let mut problems = Problems::default();
+        let mut settings = self.clone();
+        settings.change_place(&changes, &mut problems);
+        settings.change_trust(&changes, now, &mut problems);
+        settings.change_logins(&changes, vault, &mut problems);
+        if let Some(millis) = changes.heartbeat_ms {
+            settings.heartbeat = Duration::from_millis(millis);
+        }
+        if let Some(millis) = changes.abnormal_after_ms {
+            settings.abnormal_after = Duration::from_millis(millis);
+        }
+        if let Err(why) = check_communication(settings.heartbeat, settings.abnormal_after) {
+            let field = if why.starts_with("the heartbeat") { "heartbeat_ms" } else { "abnormal_after_ms" };
+            problems.add(field, format!("cannot be taken: {why}"));
+        }
+        settings.check_together(&mut problems);
+        problems.finish(settings)
+    }
+
+    fn change_place(&mut self, changes: &proto::SetManagerSettingsRequest, problems: &mut Problems) {
+        if let Some(name) = &changes.display_name {
+            if name.len() > MAX_NAME_BYTES || name.chars().any(char::is_control) {
+                problems.add("display_name", "must have at most 128 bytes and no control characters");
+            }
+            self.display_name =
+                if name.trim().is_empty() { Self::default().display_name } else { name.trim().to_owned() };
+        }
+        if let Some(address) = &changes.address {
+            match plain_address(address) {
+                Ok(address) => self.address = address,
+                Err(why) => problems.add("address", why),
+            }
+        }
+        if let Some(port) = changes.port {
+            match plain_port(port) {
+                Ok(port) => self.port = port,
+                Err(why) => problems.add("port", why),
+            }
+        }
+        if let Some(forwarding) = &changes.forwarding_address {
+            let is_good = forwarding.is_empty() || server_name(forwarding).is_ok();
+            if !is_good || forwarding.len() > MAX_NAME_BYTES {
+                problems.add(
+                    "forwarding_address",
+                    "must be host:port, such as gate.example:7545 or [2001:db8::1]:7545",
+                );
+            }
+            self.forwarding = (!forwarding.is_empty()).then(|| forwarding.clone());
+        }
+        if let Some(clear_text) = changes.clear_text_i_know_what_i_do {
+            self.clear_text = clear_text;
+        }
+    }
+
+    fn change_trust(
+        &mut self,
+        changes: &proto::SetManagerSettingsRequest,
+        now: Timestamp,
+        problems: &mut Problems,
+    ) {
+        let overlap = Duration::from_secs(changes.authority_overlap_seconds);
+        if overlap > MAX_OVERLAP {
+            problems.add("authority_overlap_seconds", "must be at most 2592000 (30 days)");
+        }
+        if let Some(without) = changes.without_authorization_i_know_what_i_do {
+            self.without_authorization = without;
+        }
+        let Some(uploaded) = &changes.authority else { return };
+        if uploaded.is_empty() {
+            self.authorities.clear();
+            return;
+        }
+        match read_authority(uploaded, now) {
+            Ok(authority) => {
+                let der = hex::encode(authority.der());
+                let until = (now + overlap).as_millis();
+                self.authorities.retain(|held| held.der != der);
+                self.authorities
+                    .retain(|held| held.accepted_until.is_none_or(|until| until > now.as_millis()));
+                for held in &mut self.authorities {
+                    held.accepted_until = Some(held.accepted_until.map_or(until, |had| had.min(until)));
+                }
+                // An authority and the one before it: more are a mistake somebody repeats.
+                self.authorities.truncate(1);
+                self.authorities
+                    .retain(|held| held.accepted_until.is_some_and(|until| until > now.as_millis()));
+                self.authorities.insert(0, Pinned { der, accepted_until: None });
+            }
+            Err(why) => problems.add("authority", why),
+        }
+    }
+
+    fn change_logins(
+        &mut self,
+        changes: &proto::SetManagerSettingsRequest,
+        vault: &Vault,
+        problems: &mut Problems,
+    ) {
+        let web = Given { user: changes.web_user.as_deref(), password: changes.web_password.as_deref() };
+        self.web = web.over(self.web.take(), vault, ("web_user", "web_password"), problems);
+        if let Some(token) = &changes.registration_token {
+            self.token = if token.is_empty() {
+                None
+            } else {
+                match token.parse::<RegistrationToken>() {
+                    Ok(token) => problems.take("registration_token", vault.seal(&token.secret())),
+                    Err(why) => {
+                        problems.add("registration_token", why);
+                        None
+                    }
+                }
+            };
+        }
+        let protocol = match changes.proxy_protocol.map(proto::ProxyProtocol::try_from) {
+            None => self.proxy.as_ref().map(|proxy| proxy.protocol),
+            Some(Ok(proto::ProxyProtocol::Unspecified)) => None,
+            Some(Ok(proto::ProxyProtocol::HttpConnect)) => Some(Protocol::HttpConnect),
+            Some(Ok(proto::ProxyProtocol::Socks4)) => Some(Protocol::Socks4),
+            Some(Ok(proto::ProxyProtocol::Socks5)) => Some(Protocol::Socks5),
+            Some(Err(_)) => {
+                problems.add("proxy_protocol", "must be HTTP_CONNECT, SOCKS4, SOCKS5 or none");
+                None
+            }
+        };
+        let texts = [&changes.proxy_address, &changes.proxy_user, &changes.proxy_password];
+        let names_some =
+            texts.into_iter().flatten().any(|text| !text.is_empty()) || changes.proxy_port.is_some();
+        let Some(protocol) = protocol else {
+            if names_some {
+                problems.add("proxy_protocol", "must be said when anything else of a proxy is");
+            }
+            // Disabled: nothing of it is kept or used.
+            self.proxy = None;
+            return;
+        };
+        let had = self.proxy.take();
+        let login =
+            Given { user: changes.proxy_user.as_deref(), password: changes.proxy_password.as_deref() };
+        let held = had.as_ref().and_then(|had| had.login.clone());
+        let login = login.over(held, vault, ("proxy_user", "proxy_password"), problems);
+        if protocol == Protocol::Socks4 && login.is_some() {
+            problems.add("proxy_user", "must be empty: SOCKS4 has no passwords; use SOCKS5");
+        }
+        let address = changes.proxy_address.clone().or_else(|| had.as_ref().map(|had| had.address.clone()));
+        let port = changes.proxy_port.or_else(|| had.as_ref().map(|had| u32::from(had.port)));
+        let address = plain_address(address.as_deref().unwrap_or_default()).and_then(|address| {
+            if address.is_empty() { Err("must be set when there is a proxy".to_owned()) } else { Ok(address) }
+        });
+        let port = plain_port(port.unwrap_or_default());
+        match (address, port) {
+            (Ok(address), Ok(port)) => self.proxy = Some(Proxy { protocol, address, port, login }),
+            (Err(why), _) => problems.add("proxy_address", why),
+            (_, Err(why)) => problems.add("proxy_port", why),
+        }
+    }
+
+    /// Rules over several fields.
+    fn check_together(&self, problems: &mut Problems) {
+        if self.clear_text && self.web.is_some() {
+            problems.add("web_user", "must be empty in clear text: whoever listens would have the password");
+        }
+        if self.clear_text && self.token.is_some() {
+            problems.add(
+                "registration_token",
+                "must be empty in clear text: whoever listens could register; have an operator approve instead",
+            );
+        }
+        if self.without_authorization && self.web.is_some() {
+            problems.add(
+                "web_user",
+                "must be empty without a CA certificate: whoever answers would have the password",
+            );
+        }
+        if self.without_authorization && self.token.is_some() {
+            problems.add(
+                "registration_token",
+                "must be empty without a CA certificate: nobody can say who would get it",
+            );
+        }
+        if self.without_authorization && !self.authorities.is_empty() {
+            problems.add(
+                "without_authorization_i_know_what_i_do",
+                "contradicts the CA certificate that is set: remove one of the two",
+            );
+        }
+    }
+}
+
+/// A user and a password as an operator gave them: left out, cleared by an empty text, or new.
+struct Given<'a> {
+    user: Option<&'a str>,
+    password: Option<&'a str>,
+}
+
+impl Given<'_> {
+    fn over(
+        self,
+        held: Option<Login>,
+        vault: &Vault,
+        (user_field, password_field): (&'static str, &'static str),
+        problems: &mut Problems,
+    ) -> Option<Login> {
+        let user = self
+            .user
+            .map_or_else(|| held.as_ref().map(|held| held.user.clone()).unwrap_or_default(), str::to_owned);
+        let is_plain = |text: &str| text.len() <= MAX_SECRET_BYTES && !text.chars().any(char::is_control);
+        if !is_plain(&user) || user.contains(':') {
+            problems.add(user_field, "must have at most 255 bytes, no `:` and no control characters");
+        }
+        let password = match self.password {
+            Some(password) if !is_plain(password) => {
+                problems.add(password_field, "must have at most 255 bytes and no control characters");
+                None
+            }
+            Some("") => None,
+            Some(password) => problems.take(password_field, vault.seal(password.as_bytes())),
+            // A password belongs to its user.
+            None => held.filter(|held| held.user == user).map(|held| held.password),
+        };
+        match (user.is_empty(), password) {
+            (false, Some(password)) => Some(Login { user, password }),
+            (true, None) => None,
+            // Clearing the user clears the password it was for.
+            (true, Some(_)) if self.password.is_none() => None,
+            (true, Some(_)) => {
+                problems.add(user_field, "must be set when a password is");
+                None
+            }
+            (false, None) => {
+                problems.add(password_field, "must be set when a user is");
+                None
+            }
+        }
+    }
+}
+
+#[derive(Default)]
+struct Problems(Vec<(&'static str, String)>);
+
+impl Problems {
+    fn add(&mut self, field: &'static str, why: impl Into<String>) {
+        self.0.push((field, why.into()));
+    }
+
+    fn take<T>(&mut self, field: &'static str, made: Result<T, impl std::fmt::Display>) -> Option<T> {
+        made.map_err(|error| self.add(field, error.to_string())).ok()
+    }
+
+    fn finish(self, settings: Settings) -> Result<Settings, Failure> {
+        match self.0.as_slice() {
+            [] => Ok(settings),
+            [(field, why)] => Err(Failure::invalid(field, format!("{field} {why}"))),
+            [(first, _), ..] => {
+                let all: Vec<_> = self.0.iter().map(|(field, why)| format!("{field} {why}")).collect();
+                Err(Failure::invalid(first, all.join("; ")))
+            }
+        }
+    }
+}
+
+/// Without brackets; a name of DNS, an IPv4 or an IPv6 address.
+fn plain_address(text: &str) -> Result<String, String> {
+    let text = text.trim();
+    if text.is_empty() {
+        return Ok(String::new());
+    }
+    let inner = text.strip_prefix('[').and_then(|text| text.strip_suffix(']'));
+    if let Some(inner) = inner {
+        return inner
+            .parse::<Ipv6Addr>()
+            .map(|address| address.to_string())
+            .map_err(|_| format!("is `{text}`: only IPv6 addresses stand in brackets"));
+    }
+    if let Ok(address) = text.parse::<IpAddr>() {
+        return Ok(address.to_string());
+    }
+    let looks_numeric = text.chars().all(|c| c.is_ascii_digit() || c == '.');
+    if looks_numeric || server_name(&format!("{text}:1")).is_err() {
+        return Err(format!(
+            "is `{text}`; it must be a host name, an IPv4 or an IPv6 address, without scheme, port or path"
+        ));
+    }
+    Ok(text.to_owned())
+}
+
+fn plain_port(port: u32) -> Result<u16, String> {
+    u16::try_from(port)
+        .ok()
+        .filter(|port| *port > 0)
+        .ok_or_else(|| format!("is {port}; it must be 1 to 65535"))
+}
+
+/// PEM or DER, one CA certificate that is valid now.
+fn read_authority(uploaded: &[u8], now: Timestamp) -> Result<PinnedAuthority, String> {
+    let is_pem = uploaded.windows(11).any(|window| window == b"-----BEGIN ");
+    let der = if is_pem {
+        if pem::private_key(uploaded).is_ok() || contains(uploaded, b"PRIVATE KEY") {
+            return Err(
+                "holds a private key: upload the certificate alone, and keep the key where it was made"
+                    .to_owned(),
+            );
+        }
+        let found = pem::certificates(uploaded).map_err(|error| format!("is no PEM certificate: {error}"))?;
+        match <[Vec<u8>; 1]>::try_from(found) {
+            Ok([der]) => der,
+            Err(found) => {
+                return Err(format!("holds {} certificates; upload the root CA alone", found.len()));
+            }
+        }
+    } else {
+        uploaded.to_vec()
+    };
+    PinnedAuthority::from_der(&der, now).map_err(|error| format!("cannot be used: {error}"))
+}
+
+fn contains(text: &[u8], part: &[u8]) -> bool {
+    text.windows(part.len()).any(|window| window == part)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn changed(changes: proto::SetManagerSettingsRequest) -> Result<Settings, Failure> {
+        let folder = tempfile::tempdir().unwrap();
+        let vault = Vault::open(&folder.path().join("key")).unwrap();
+        Settings::default().changed(changes, &vault, Timestamp::from_millis(1_790_000_000_000))
+    }
+
+    #[test]
+    fn addresses_of_every_kind_are_taken_with_or_without_brackets_and_made_into_endpoints() {
+        for (typed, endpoint) in [
+            ("cm.example", "cm.example:7543"),
+            ("192.0.2.7", "192.0.2.7:7543"),
+            ("2001:db8::7", "[2001:db8::7]:7543"),
+            ("[2001:DB8:0::7]", "[2001:db8::7]:7543"),
+            (" cm.example ", "cm.example:7543"),
+        ] {
+            let address = Some(typed.to_owned());
+            let settings = changed(proto::SetManagerSettingsRequest { address, ..Default::default() });
+            assert_eq!(settings.unwrap().endpoint(), endpoint, "{typed}");
+        }
+        for typed in [
+            "http://cm",
+            "cm:7543",
+            "cm/x",
+            "10.0.0",
+            "1.2.3.4.5",
+            "[cm]",
+            "[192.0.2.7]",
+            "a b",
+            "-",
+            "cm..example",
+        ] {
+            let address = Some(typed.to_owned());
+            let refused = changed(proto::SetManagerSettingsRequest { address, ..Default::default() });
+            assert!(refused.is_err(), "{typed}");
+        }
+    }
+
+    #[test]
+    fn everything_that_is_wrong_is_said_at_once() {
+        let refused = changed(proto::SetManagerSettingsRequest {
+            port: Some(0),
+            web_user: Some("a:b".to_owned()),
+            forwarding_address: Some("x".to_owned()),
+            ..Default::default()
+        });
+        let text = refused.unwrap_err().message().to_owned();
+        for word in
+            ["port is 0", "web_user must have", "forwarding_address must be", "web_password must be set"]
+        {
+            assert!(text.contains(word), "{word}: {text}");
+        }
+    }
+}
