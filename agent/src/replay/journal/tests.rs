@@ -1,3 +1,5 @@
+use writ_common::id::Digest;
+
 use super::*;
 
 const NOW: Timestamp = Timestamp::from_millis(1_790_000_000_000);

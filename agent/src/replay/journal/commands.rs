@@ -1,0 +1,211 @@
+//! A command in the journal, from its admission until it is forgotten.
+
+use bytes::Bytes;
+use prost::Message as _;
+use redb::{ReadableDatabase as _, ReadableTable as _, ReadableTableMetadata as _, WriteTransaction};
+use writ_common::id::{CommandId, Digest};
+use writ_common::limits::SKEW;
+use writ_common::time::Timestamp;
+
+use super::entry::{Durable, Entry, State};
+use super::{COMMANDS, EXPIRY, Journal, JournalError, META, OPEN};
+
+/// Finished and expired commands removed in one transaction, so that admission stays quick.
+const PRUNE_BATCH: usize = 64;
+
+impl Journal {
+    /// Admits a command: check 12. It is on disk when this returns.
+    ///
+    /// # Errors
+    /// When the journal is full or cannot be written; then nothing is remembered.
+    pub fn accept(
+        &self,
+        command: CommandId,
+        digest: Digest,
+        expires_at: Timestamp,
+        delivery: Bytes,
+        now: Timestamp,
+    ) -> Result<Durable, JournalError> {
+        let entry = Entry {
+            digest: digest.as_bytes().to_vec().into(),
+            expires_at_ms: expires_at.as_millis(),
+            delivery,
+            ..Entry::default()
+        };
+        self.admit(command, entry, now)?;
+        Ok(Durable { command })
+    }
+
+    /// Admits a command that is about to start: both are on disk when this returns, by one sync.
+    ///
+    /// # Errors
+    /// As of [`Self::accept`].
+    pub fn accept_and_start(
+        &self,
+        command: CommandId,
+        (digest, expires_at): (Digest, Timestamp),
+        delivery: Bytes,
+        now: Timestamp,
+        boot: &str,
+    ) -> Result<Durable, JournalError> {
+        let mut entry = Entry {
+            digest: digest.as_bytes().to_vec().into(),
+            expires_at_ms: expires_at.as_millis(),
+            delivery,
+            ..Entry::default()
+        };
+        entry.start(now, boot);
+        self.admit(command, entry, now)?;
+        Ok(Durable { command })
+    }
+
+    fn admit(&self, command: CommandId, entry: Entry, now: Timestamp) -> Result<(), JournalError> {
+        let max_entries = self.max_entries;
+        // A transaction of its own: a journal found full must not undo it.
+        if self.has_forgettable(now)? {
+            self.write(|write| prune(write, now))?;
+        }
+        self.write(|write| {
+            let mut commands = write.open_table(COMMANDS)?;
+            let entries = commands.len()?;
+            if entries >= max_entries {
+                return Err(JournalError::Full(entries));
+            }
+            commands.insert(command.as_bytes(), entry.encode_to_vec().as_slice())?;
+            write.open_table(EXPIRY)?.insert((entry.expires_at_ms, *command.as_bytes()), ())?;
+            write.open_table(OPEN)?.insert(command.as_bytes(), ())?;
+            Ok(())
+        })
+    }
+
+    /// A command that was accepted before a crash is as good as one admitted now.
+    ///
+    /// # Errors
+    /// When it cannot be read, or is not in the state `accepted`.
+    pub fn accepted_before(&self, command: CommandId) -> Result<Durable, JournalError> {
+        let entry = self.entry(command)?.filter(|entry| entry.state() == State::Accepted);
+        entry.map(|_| Durable { command }).ok_or(JournalError::Damaged)
+    }
+
+    /// About to start: on disk when this returns. Returns the number of the attempt.
+    ///
+    /// # Errors
+    /// When it cannot be written; then it must not be started.
+    pub fn start(&self, admitted: &Durable, now: Timestamp, boot: &str) -> Result<u32, JournalError> {
+        self.write(|write| {
+            let mut attempt = Err(JournalError::NotAccepted(admitted.command));
+            change(write, admitted.command, |entry| {
+                // In the same transaction: whatever else goes wrong, `accepted` becomes `started` once.
+                if entry.state() == State::Accepted {
+                    entry.start(now, boot);
+                    attempt = Ok(entry.attempt);
+                }
+            })?;
+            attempt
+        })
+    }
+
+    /// The process group of a started command, so that it can be proven gone after a crash.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn note_process_group(&self, command: CommandId, group: u32) -> Result<(), JournalError> {
+        self.change(command, |entry| entry.process_group = group)
+    }
+
+    /// An idempotent command whose process is proven gone may be started once more.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn accept_again(&self, command: CommandId) -> Result<Durable, JournalError> {
+        self.change(command, |entry| entry.set_state(State::Accepted))?;
+        Ok(Durable { command })
+    }
+
+    /// The receipt is made: on disk before it is sent.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn finish(&self, command: CommandId, receipt: Bytes) -> Result<(), JournalError> {
+        self.change(command, |entry| {
+            entry.set_state(State::Finished);
+            entry.receipt = receipt;
+            entry.delivery = Bytes::new();
+        })
+    }
+
+    /// The server has the receipt: keep a tombstone until the command is pruned.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn acknowledge(&self, command: CommandId, digest: Digest) -> Result<(), JournalError> {
+        let is_open = |entry: &Entry| {
+            entry.state() == State::Finished && entry.digest.as_ref() == digest.as_bytes().as_slice()
+        };
+        match self.entry(command) {
+            Ok(Some(entry)) if is_open(&entry) => {}
+            // A refusal is not kept; neither is there anything to mark in a damaged entry, which is refused too.
+            Ok(_) | Err(JournalError::Damaged) => return Ok(()),
+            Err(failed) => return Err(failed),
+        }
+        self.write(|write| {
+            change(write, command, |entry| {
+                entry.set_state(State::Acknowledged);
+                entry.receipt = Bytes::new();
+            })?;
+            write.open_table(OPEN)?.remove(command.as_bytes())?;
+            Ok(())
+        })
+    }
+
+    fn has_forgettable(&self, now: Timestamp) -> Result<bool, JournalError> {
+        let expiry = self.database.begin_read()?.open_table(EXPIRY)?;
+        Ok(expiry.range(..((now - SKEW).as_millis(), [0; 16]))?.next().is_some())
+    }
+
+    fn change(&self, command: CommandId, edit: impl FnOnce(&mut Entry)) -> Result<(), JournalError> {
+        self.write(|write| change(write, command, edit))
+    }
+}
+
+fn change(
+    write: &WriteTransaction,
+    command: CommandId,
+    edit: impl FnOnce(&mut Entry),
+) -> Result<(), JournalError> {
+    let mut commands = write.open_table(COMMANDS)?;
+    let mut entry = {
+        let stored = commands.get(command.as_bytes())?.ok_or(JournalError::Damaged)?;
+        Entry::decode(stored.value()).map_err(|_| JournalError::Damaged)?
+    };
+    edit(&mut entry);
+    commands.insert(command.as_bytes(), entry.encode_to_vec().as_slice())?;
+    Ok(())
+}
+
+/// Forgets commands that expired longer than the skew ago and are acknowledged; the same transaction remembers up
+/// to when. Unacknowledged ones stay: their receipts are owed.
+fn prune(write: &WriteTransaction, now: Timestamp) -> Result<(), JournalError> {
+    let mut expiry = write.open_table(EXPIRY)?;
+    let mut commands = write.open_table(COMMANDS)?;
+    let open = write.open_table(OPEN)?;
+    let mut gone = Vec::new();
+    for item in expiry.range(..((now - SKEW).as_millis(), [0; 16]))? {
+        let (expires_at, id) = item?.0.value();
+        if open.get(&id)?.is_none() {
+            gone.push((expires_at, id));
+        }
+        if gone.len() == PRUNE_BATCH {
+            break;
+        }
+    }
+    let Some((latest, _)) = gone.last().copied() else { return Ok(()) };
+    for (expires_at, id) in gone {
+        expiry.remove((expires_at, id))?;
+        commands.remove(&id)?;
+    }
+    let mut meta = write.open_table(META)?;
+    let held = meta.get("forgotten_until")?.map_or(0, |held| held.value());
+    meta.insert("forgotten_until", latest.max(held))?;
+    Ok(())
+}
