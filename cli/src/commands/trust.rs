@@ -165,11 +165,15 @@ impl Rows for Bundle {
 pub(super) async fn run(format: Format, client: &Client, verb: Trust) -> Result<ExitCode, Failure> {
     match verb {
         Trust::Converge { watch, timeout, csv } => {
-            if watch {
-                follow(client, timeout).await?;
-            }
-            let now = client.trust().get_convergence(GetConvergenceRequest {}).await?.into_inner();
-            let behind = behind(client).await?;
+            let converged = if watch { follow(client, timeout).await? } else { None };
+            let (now, behind) = match converged {
+                // What was waited for is what is said, whoever comes next.
+                Some(now) => (now, Vec::new()),
+                None => {
+                    let now = client.trust().get_convergence(GetConvergenceRequest {}).await?;
+                    (now.into_inner(), behind(client).await?)
+                }
+            };
             if let Some(file) = csv {
                 write_csv(&file, &behind)?;
             }
@@ -197,8 +201,8 @@ pub(super) async fn run(format: Format, client: &Client, verb: Trust) -> Result<
     }
 }
 
-/// Until every agent holds the newest bundle, or as long as one wants to wait.
-async fn follow(client: &Client, timeout: Option<Duration>) -> Result<(), Failure> {
+/// Until every agent holds the newest bundle, which is then said, or as long as one wants to wait.
+async fn follow(client: &Client, timeout: Option<Duration>) -> Result<Option<Convergence>, Failure> {
     let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr());
     let style = ProgressStyle::with_template("{bar:30} {pos}/{len} hold the newest bundle  {msg}  {elapsed}");
     bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
@@ -218,14 +222,14 @@ async fn follow(client: &Client, timeout: Option<Duration>) -> Result<(), Failur
                 shown = Some(now.newest);
             }
             if now.newest >= now.agents && now.obeying >= now.agents {
-                return Ok::<_, Failure>(());
+                return Ok::<_, Failure>(Some(now));
             }
             tokio::time::sleep(LOOK_EVERY).await;
         }
     };
     let ended = tokio::time::timeout(timeout.unwrap_or(Duration::MAX), watching).await;
     bar.finish();
-    ended.unwrap_or(Ok(()))
+    ended.unwrap_or(Ok(None))
 }
 
 async fn behind(client: &Client) -> Result<Vec<Behind>, Failure> {

@@ -61,7 +61,8 @@ pub(super) async fn readmit(
     if !is_believed {
         return Ok(None);
     }
-    info!(agent.id = %claimed, name = record.name, "known again by its identity record");
+    let name = record.name.clone();
     server.store.readmit(record, envelope, server.clock.wall()).await.map_err(unavailable)?;
+    info!(agent.id = %claimed, name, "known again by its identity record");
     server.store.known_agent(claimed).await.map_err(unavailable)
 }
