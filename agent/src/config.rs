@@ -43,7 +43,7 @@ impl Config {
     /// All mistakes at once.
     pub fn load(file: Option<&Path>, data_dir: Option<&Path>) -> Result<Self, Problems> {
         let mut reader = Reader::load(file, USUAL_FILE)?;
-        reader.override_with("data_dir", data_dir.map(Path::display));
+        reader.override_path("data_dir", data_dir);
         let second = Duration::from_secs(1);
         let config = Self {
             data_dir: reader.path("data_dir", Path::new(DEFAULT_DATA_DIR)),

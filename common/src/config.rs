@@ -76,14 +76,14 @@ impl Reader {
     /// # Errors
     /// When the file is named but missing, or is not TOML.
     pub fn load(file: Option<&Path>, usual: &str) -> Result<Self, Problems> {
-        let usual = Path::new(usual);
-        // One that cannot be looked at is no reason to start with defaults.
-        let is_there = usual
-            .try_exists()
-            .map_err(|error| Problems::one(usual, "", format!("cannot be read: {error}")))?;
-        let mut reader = match file.or_else(|| is_there.then_some(usual)) {
-            Some(file) => Self::file_only(file)?,
-            None => Self::empty(Path::new("configuration")),
+        let mut reader = match (file, Path::new(usual)) {
+            (Some(file), _) => Self::file_only(file)?,
+            // One that cannot be looked at is no reason to start with defaults.
+            (None, usual) => match usual.try_exists() {
+                Ok(true) => Self::file_only(usual)?,
+                Ok(false) => Self::empty(Path::new("configuration")),
+                Err(error) => return Err(Problems::one(usual, "", format!("cannot be read: {error}"))),
+            },
         };
         let environment = Environment::with_prefix("WRIT").prefix_separator("_").separator("__");
         let table =
@@ -201,9 +201,17 @@ impl Reader {
         })
     }
 
-    /// A path; relative ones are relative to where the daemon was started.
+    /// An absolute path: a daemon and who looks after it stand in different folders.
     pub fn path(&mut self, key: &str, default: &Path) -> PathBuf {
-        self.parse(key, default.to_owned(), "a path", |text| (!text.is_empty()).then(|| PathBuf::from(text)))
+        self.parse(key, default.to_owned(), "an absolute path", |text| {
+            Some(PathBuf::from(text)).filter(|path| path.is_absolute())
+        })
+    }
+
+    /// A flag's path, which beats file and environment; a relative one is relative to where it was typed.
+    pub fn override_path(&mut self, key: &str, path: Option<&Path>) {
+        let path = path.map(|path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned()));
+        self.override_with(key, path.as_deref().map(Path::display));
     }
 
     /// One of a closed list of words.

@@ -5,7 +5,9 @@ mod client;
 mod issue;
 mod server;
 
-pub use client::{Anchors, ConnectError, Connection, TlsFault, connect, connect_over, over, server_name};
+pub use client::{
+    Anchors, ConnectError, Connection, TlsFault, check_authorities, connect, connect_over, over, server_name,
+};
 pub use issue::{IssueError, TlsAuthority, TlsLeaf};
 pub use server::{Accepted, Incoming, Peer, ServerTls, TlsSetupError, incoming, source};
 

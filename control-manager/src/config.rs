@@ -42,7 +42,7 @@ impl Config {
     /// All mistakes at once.
     pub fn load(file: Option<&Path>, data_dir: Option<&Path>) -> Result<Self, Problems> {
         let mut reader = Reader::load(file, USUAL_FILE)?;
-        reader.override_with("data_dir", data_dir.map(Path::display));
+        reader.override_path("data_dir", data_dir);
         let version = |text: &str| text.parse::<ManagerVersion>();
         let announced =
             reader.string("announce.version", ANNOUNCED, "a version such as `7.0` or `6.0 SP1`", |text| {

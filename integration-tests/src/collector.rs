@@ -11,6 +11,7 @@ use opentelemetry_proto::tonic::collector::trace::v1::{
 };
 use opentelemetry_proto::tonic::common::v1::{KeyValue, any_value::Value};
 use opentelemetry_proto::tonic::trace::v1::Span;
+use tokio::sync::watch;
 use tonic::transport::Server;
 use tonic::{Request, Response, Status};
 use writ_common::shutdown::Shutdown;
@@ -23,13 +24,28 @@ use crate::fleet::PATIENCE;
 pub struct Collector {
     /// Where.
     pub port: u16,
+    manner: watch::Sender<Manner>,
     taken: Taken,
     shutdown: Shutdown,
     runtime: Option<tokio::runtime::Runtime>,
 }
 
-#[derive(Debug, Clone, Default)]
-struct Taken(Arc<(Mutex<Vec<ExportTraceServiceRequest>>, Condvar)>);
+/// How it treats what comes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Manner {
+    /// Takes it.
+    Takes,
+    /// Refuses it, as one that is full.
+    Refuses,
+    /// Takes its time until it is told something else.
+    Ponders,
+}
+
+#[derive(Debug, Clone)]
+struct Taken {
+    requests: Arc<(Mutex<Vec<ExportTraceServiceRequest>>, Condvar)>,
+    manner: watch::Receiver<Manner>,
+}
 
 #[tonic::async_trait]
 impl TraceService for Taken {
@@ -37,7 +53,12 @@ impl TraceService for Taken {
         &self,
         request: Request<ExportTraceServiceRequest>,
     ) -> Result<Response<ExportTraceServiceResponse>, Status> {
-        let (requests, changed) = &*self.0;
+        let mut manner = self.manner.clone();
+        let manner = *manner.wait_for(|manner| *manner != Manner::Ponders).await.unwrap();
+        if manner == Manner::Refuses {
+            return Err(Status::resource_exhausted("full"));
+        }
+        let (requests, changed) = &*self.requests;
         requests.lock().unwrap().push(request.into_inner());
         changed.notify_all();
         Ok(Response::new(ExportTraceServiceResponse::default()))
@@ -45,18 +66,19 @@ impl TraceService for Taken {
 }
 
 impl Collector {
-    /// Takes traces at a port, or at any if it is 0; under this certificate, or in clear text.
+    /// Takes traces under this certificate, or in clear text.
     ///
     /// # Panics
-    /// When the port cannot be had.
+    /// When no port can be had.
     #[must_use]
-    pub fn at(port: u16, leaf: Option<&TlsLeaf>) -> Self {
+    pub fn new(leaf: Option<&TlsLeaf>) -> Self {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let (taken, shutdown) = (Taken::default(), Shutdown::new());
+        let (sender, manner) = watch::channel(Manner::Takes);
+        let (taken, shutdown) = (Taken { requests: Arc::default(), manner }, Shutdown::new());
         let port = runtime.block_on(async {
-            let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await.unwrap();
+            let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
             let port = listener.local_addr().unwrap().port();
             let router = Server::builder().add_service(TraceServiceServer::new(taken.clone()));
             let asked = shutdown.clone();
@@ -70,7 +92,12 @@ impl Collector {
             }
             port
         });
-        Self { port, taken, shutdown, runtime: Some(runtime) }
+        Self { port, manner: sender, taken, shutdown, runtime: Some(runtime) }
+    }
+
+    /// Treats what comes like this from now on.
+    pub fn behave(&self, manner: Manner) {
+        self.manner.send_replace(manner);
     }
 
     /// All spans so far, as soon as they are what is waited for.
@@ -79,7 +106,7 @@ impl Collector {
     /// When that does not come.
     #[must_use]
     pub fn wait_for(&self, is_enough: impl Fn(&[Span]) -> bool) -> Vec<Span> {
-        let (requests, changed) = &*self.taken.0;
+        let (requests, changed) = &*self.taken.requests;
         let guard = requests.lock().unwrap();
         let (guard, waited) =
             changed.wait_timeout_while(guard, PATIENCE, |taken| !is_enough(&spans(taken))).unwrap();
@@ -93,7 +120,7 @@ impl Collector {
     /// Never in practice.
     #[must_use]
     pub fn requests(&self) -> Vec<ExportTraceServiceRequest> {
-        self.taken.0.0.lock().unwrap().clone()
+        self.taken.requests.0.lock().unwrap().clone()
     }
 }
 

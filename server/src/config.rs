@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use http::uri::PathAndQuery;
 use writ_common::config::{Problems, Reader};
 use writ_common::id::Digest;
 use writ_common::telemetry::LogFormat;
@@ -72,7 +73,7 @@ impl Config {
     /// All mistakes at once.
     pub fn load(file: Option<&Path>, data_dir: Option<&Path>) -> Result<Self, Problems> {
         let mut reader = Reader::load(file, USUAL_FILE)?;
-        reader.override_with("data_dir", data_dir.map(Path::display));
+        reader.override_path("data_dir", data_dir);
         let second = Duration::from_secs(1);
         let heartbeat = reader.duration("session.heartbeat", second * 30, second..=second * 3600);
         let config = Self {
@@ -124,33 +125,35 @@ impl Config {
 }
 
 fn traces(reader: &mut Reader) -> Option<TraceSettings> {
-    let is_tls = |text: &str| text.starts_with("https://");
     let rule = "a collector's address: `https://HOST:PORT`, or `http://127.0.0.1:PORT` on this machine";
-    let endpoint = reader.string("traces.endpoint", "", rule, |text| {
-        text.is_empty() || text.parse::<http::Uri>().is_ok_and(|uri| is_collector(&uri))
-    });
+    let endpoint =
+        reader.string("traces.endpoint", "", rule, |text| text.is_empty() || is_tls(text).is_some());
     let ca = reader.string("traces.ca", "", "the path of a certificate (PEM)", |_| true);
     let one_in = reader.number("traces.one_in", 1, 1..=1_000_000);
-    if is_tls(&endpoint) && ca.is_empty() {
+    let is_tls = is_tls(&endpoint)?;
+    if is_tls && ca.is_empty() {
         reader.problem(
             "traces.ca",
             "is missing; it must be who vouches for the collector, a file (PEM)".to_owned(),
         );
     }
-    let ca = is_tls(&endpoint).then(|| PathBuf::from(ca));
-    (!endpoint.is_empty()).then_some(TraceSettings { endpoint, ca, one_in })
+    Some(TraceSettings { ca: is_tls.then(|| PathBuf::from(ca)), endpoint, one_in })
 }
 
-/// Who does what is nobody's business on the network.
-fn is_collector(uri: &http::Uri) -> bool {
-    let Some(host) = uri.host() else { return false };
-    let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
-    let is_here = host == "localhost" || address.is_ok_and(|address| address.is_loopback());
-    let is_plain = uri.scheme_str() == Some("http") && is_here;
-    let is_safe = is_plain || uri.scheme_str() == Some("https");
-    is_safe
-        && uri.port().is_some()
-        && matches!(uri.path_and_query().map(|path| path.as_str()), None | Some("/"))
+/// Whether a collector is spoken to over TLS; `None` when it is no address for one. Who does what is nobody's business on the
+/// network, so that clear text goes to an address of this machine, and to no name.
+fn is_tls(endpoint: &str) -> Option<bool> {
+    let uri = endpoint.parse::<http::Uri>().ok()?;
+    let host = uri.host()?.trim_start_matches('[').trim_end_matches(']');
+    let is_here = host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
+    let is_address = uri.port().is_some()
+        && !endpoint.contains('@')
+        && matches!(uri.path_and_query().map(PathAndQuery::as_str), None | Some("/"));
+    match uri.scheme_str() {
+        Some("https") if is_address => Some(true),
+        Some("http") if is_address && is_here => Some(false),
+        _ => None,
+    }
 }
 
 #[cfg(test)]
@@ -159,24 +162,25 @@ mod tests {
 
     #[test]
     fn traces_travel_in_clear_text_on_this_machine_only() {
-        let is_taken = |text: &str| is_collector(&text.parse().unwrap());
-        for good in [
-            "http://127.0.0.1:4317",
-            "http://[::1]:4317/",
-            "http://localhost:4317",
-            "https://tempo.example:4317",
-        ] {
-            assert!(is_taken(good), "{good}");
+        for good in ["http://127.0.0.1:4317", "http://[::1]:4317/", "HTTP://127.0.0.2:1"] {
+            assert_eq!(is_tls(good), Some(false), "{good}");
+        }
+        for good in ["https://tempo.example:4317", "HTTPS://tempo.example:4317/", "https://[::1]:4317"] {
+            assert_eq!(is_tls(good), Some(true), "{good}");
         }
         for bad in [
+            "",
+            "http://localhost:4317",
             "http://tempo.example:4317",
             "http://10.0.0.1:4317",
+            "http://127.0.0.1",
             "https://tempo.example",
+            "https://user:secret@tempo.example:4317",
             "https://a:1/v1/traces",
             "/traces",
-            "ftp://localhost:1",
+            "ftp://127.0.0.1:1",
         ] {
-            assert!(!is_taken(bad), "{bad}");
+            assert_eq!(is_tls(bad), None, "{bad}");
         }
     }
 }

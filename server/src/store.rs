@@ -24,7 +24,6 @@ pub use receipts::{NewReceipt, ReceiptFate};
 pub use tokens::{AdminRow, Admission, EnrolmentTokenRow, NewToken, Revoked, TokenUse};
 
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -40,7 +39,7 @@ use writ_common::id::{AgentId, CommandId, Digest, FleetId};
 use writ_common::shutdown::Shutdown;
 use writ_common::time::Timestamp;
 use writ_common::wire::status::Failure;
-use writer::{Answer, Job, MAX_WAITING_WRITES, other, write_batches};
+use writer::{Answer, Health, Job, MAX_WAITING_WRITES, other, write_batches};
 
 /// Changes a watcher may fall behind by before it has to look at everything again.
 const MAX_WAITING_CHANGES: usize = 1024;
@@ -106,7 +105,7 @@ pub struct Store {
     writer: mpsc::Sender<Job>,
     admins: Arc<Mutex<tokens::Admins>>,
     changes: broadcast::Sender<CommandId>,
-    is_writing: Arc<AtomicBool>,
+    health: Arc<Health>,
 }
 
 impl Store {
@@ -136,15 +135,15 @@ impl Store {
             SqlitePoolOptions::new().max_connections(4).connect_with(options.read_only(true)).await?;
         let (writer, jobs) = mpsc::channel(MAX_WAITING_WRITES);
         let (changes, _) = broadcast::channel(MAX_WAITING_CHANGES);
-        let is_writing = Arc::new(AtomicBool::new(true));
-        shutdown.spawn(write_batches(connection, jobs, changes.clone(), Arc::clone(&is_writing)));
-        Ok(Self { reader, writer, admins: Arc::default(), changes, is_writing })
+        let health = Arc::<Health>::default();
+        shutdown.spawn(write_batches(connection, jobs, changes.clone(), Arc::clone(&health)));
+        Ok(Self { reader, writer, admins: Arc::default(), changes, health })
     }
 
-    /// Whether the latest write found a disk to be written to. Something is written every minute ([`Self::note_time`]).
+    /// Whether the disk takes what is written: after a batch that was not stored, only once [`Self::note_time`] wrote.
     #[must_use]
     pub fn is_writing(&self) -> bool {
-        self.is_writing.load(Ordering::Relaxed)
+        self.health.is_good()
     }
 
     /// Closes what reads, for all clones; what writes ends with the shutdown it was opened under.
@@ -277,7 +276,9 @@ impl Store {
                 Ok(())
             })
         })
-        .await
+        .await?;
+        self.health.wrote();
+        Ok(())
     }
 }
 

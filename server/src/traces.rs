@@ -26,6 +26,11 @@ pub use export::TraceError;
 /// Spans that wait for the collector; past it they are lost, and counted.
 const MAX_WAITING: usize = 16_384;
 
+/// How long ago an agent may have run what its receipt tells of: a command may wait a month, and its receipt another.
+const OLDEST_RUN: Duration = Duration::from_secs(60 * 24 * 3600);
+/// How far an agent's time may be ahead.
+const AHEAD: Duration = Duration::from_secs(24 * 3600);
+
 /// Where spans go.
 #[derive(Debug)]
 pub struct Traces {
@@ -195,7 +200,11 @@ impl Traces {
             child(command, span(command, "agent", SpanKind::Consumer, sent.unwrap_or(now).span_to(now)));
         let delivered_id = delivered.span_id.clone();
         self.send(Span { attributes, status: Some(status), ..delivered });
-        if let Some((started, finished)) = ran {
+        // An agent may say any time; one that is not of this age would stretch the whole trace.
+        let is_of_now = |at: &Timestamp| now.wall.since(*at) <= OLDEST_RUN && at.since(now.wall) <= AHEAD;
+        if let Some((started, finished)) =
+            ran.filter(|(started, finished)| is_of_now(started) && is_of_now(finished))
+        {
             let ran =
                 span(command, "run", SpanKind::Internal, (nanos(started), nanos(finished.max(started))));
             self.send(Span { parent_span_id: delivered_id, ..ran });

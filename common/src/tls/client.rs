@@ -285,6 +285,14 @@ fn webpki(roots: RootCertStore) -> Result<Arc<WebPkiServerVerifier>, rustls::Err
         .map_err(|error| rustls::Error::General(error.to_string()))
 }
 
+/// Whether each of these can vouch for a peer.
+///
+/// # Errors
+/// Why one cannot.
+pub fn check_authorities(authorities: &[Vec<u8>]) -> Result<(), String> {
+    roots(authorities).map(|_| ()).map_err(|error| error.to_string())
+}
+
 fn roots(authorities: &[Vec<u8>]) -> Result<RootCertStore, rustls::Error> {
     let mut roots = RootCertStore::empty();
     for authority in authorities {

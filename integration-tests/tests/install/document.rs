@@ -59,7 +59,7 @@ fn lead_to(machines: &BTreeMap<&str, Machine>, address: &str) {
 }
 
 #[test]
-fn every_block_of_the_readme_works_on_machines_as_it_stands() {
+fn every_block_of_the_readme_on_using_it_works_on_machines_once_the_agent_may_restart_units() {
     let page = fs::read_to_string(repository().join("README.md")).unwrap();
     let (_, page) = page.split_once("## Use it").unwrap();
     let lan = Lan::new();

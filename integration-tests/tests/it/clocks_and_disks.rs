@@ -64,11 +64,7 @@ fn a_server_whose_disk_is_full_stores_nothing_says_so_and_loses_nothing() {
         assert!(sent.len() < 2000, "the disk never filled up");
     };
     assert!(refused.code == 3 && refused.stderr.contains("cannot reach its store"), "{refused:?}");
-    // It lives, so that operators can look; it is not ready, so that those who watch it do.
-    let config = fleet.path("server.toml").display().to_string();
-    let health = |how: &[&str]| fleet.run("writ-server", &[&["health", "--config", &config], how].concat());
-    let _works = health(&[]).ok();
-    until("it is ready although nothing can be stored", || health(&["--ready"]).code == 1);
+    // Operators can still look.
     assert_eq!(fleet.json(&["agents", "list"]).as_array().unwrap().len(), 1);
 
     fleet.kill_server();
@@ -89,4 +85,53 @@ fn a_server_whose_disk_is_full_stores_nothing_says_so_and_loses_nothing() {
     assert_eq!((noted.len(), all), (sent.len() + 2, sent.len() + 2), "each was started once");
     assert!(fleet.alerts("lost", "").is_empty() && fleet.alerts("contradicted", "").is_empty());
     let _holds = fleet.writ(&["audit", "verify"]).ok();
+}
+
+/// A small disk of its own for a server.
+struct Disk(std::path::PathBuf);
+
+impl Disk {
+    fn new(fleet: &Fleet) -> Self {
+        let place = fleet.path("server");
+        std::fs::create_dir(&place).unwrap();
+        let options = ["-t", "tmpfs", "-o", "size=4m,mode=700", "tmpfs", place.to_str().unwrap()];
+        let _mounted = fleet.run_tool("mount", &options).ok();
+        Self(place)
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        #[expect(clippy::disallowed_methods, reason = "tests start what they test against")]
+        let _ = std::process::Command::new("umount").arg("--lazy").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn a_server_on_a_full_disk_lives_and_is_not_ready_until_there_is_room_again() {
+    let mut fleet = Fleet::unmade(Build::Shipped);
+    let disk = Disk::new(&fleet);
+    let _made = fleet.init().ok();
+    fleet.start_server(None);
+    fleet.add_context();
+    let _rome = fleet.agent("rome");
+    // The port is known by now.
+    fleet.kill_server();
+    fleet.start_again();
+    let config = fleet.path("server.toml").display().to_string();
+    let health =
+        |how: &[&str]| fleet.run("writ-server", &[&["health", "--config", &config], how].concat()).code;
+    assert_eq!((health(&[]), health(&["--ready"])), (0, 0));
+
+    let filler = disk.0.join("filler");
+    let said = fleet.run_tool("dd", &["if=/dev/zero", &format!("of={}", filler.display()), "bs=4096"]);
+    assert!(said.stderr.contains("No space left"), "{said:?}");
+    until("something is stored on a full disk", || fleet.writ(&["send", "ping", "--all"]).code == 3);
+    until("it is ready although nothing can be stored", || health(&["--ready"]) == 1);
+    assert_eq!(health(&[]), 0);
+    assert_eq!(fleet.json(&["agents", "list"]).as_array().unwrap().len(), 1, "operators can look");
+
+    std::fs::remove_file(filler).unwrap();
+    until("it does not see that there is room", || health(&["--ready"]) == 0);
+    assert_eq!(fleet.json(&["send", "ping", "--all", "--wait"])["done"], 1);
 }

@@ -2,21 +2,24 @@
 
 use std::fs;
 
-use integration_tests::collector::{Collector, attribute};
+use integration_tests::collector::{Collector, Manner, attribute};
+use integration_tests::daemon::until;
 use integration_tests::fleet::{Build, Fleet};
 use integration_tests::python;
+use integration_tests::stolen::now;
 use opentelemetry_proto::tonic::trace::v1::Span;
 use opentelemetry_proto::tonic::trace::v1::status::StatusCode;
 use writ_common::keys::pem;
-use writ_common::tls::TlsLeaf;
+use writ_common::tls::{TlsAuthority, TlsLeaf};
 
 use crate::telemetry::{metrics, value};
 
 /// A fleet whose server sends its traces to a collector; clear text on this machine unless there is an authority.
 fn traced(fleet: &mut Fleet, scheme: &str, port: u16) {
     let ca = fleet.path("server/admin-ca.pem");
+    let host = if scheme == "https" { "localhost" } else { "127.0.0.1" };
     fleet.server_config =
-        format!("[traces]\nendpoint = \"{scheme}://localhost:{port}\"\nca = \"{}\"\n", ca.display());
+        format!("[traces]\nendpoint = \"{scheme}://{host}:{port}\"\nca = \"{}\"\n", ca.display());
     fleet.kill_server();
     fleet.start_again();
 }
@@ -42,7 +45,7 @@ fn what_became_of_a_command_is_a_trace_under_its_id() {
         chain: pem::certificates(&read("tls.pem")).unwrap(),
         key: pem::private_key(&read("tls.key")).unwrap(),
     };
-    let collector = Collector::at(0, Some(&leaf));
+    let collector = Collector::new(Some(&leaf));
     traced(&mut fleet, "https", collector.port);
     fleet.allow("say", "echo \"$1\"", "");
     let _rome = fleet.agent("rome");
@@ -98,7 +101,7 @@ fn what_became_of_a_command_is_a_trace_under_its_id() {
 #[test]
 fn a_caller_finds_its_own_span_as_a_link_and_only_one_command_in_so_many_is_traced() {
     let mut fleet = Fleet::new(Build::Shipped);
-    let collector = Collector::at(0, None);
+    let collector = Collector::new(None);
     traced(&mut fleet, "http", collector.port);
     let _rome = fleet.agent("rome");
     let grpcurl = python::root().join("target/python/bin/grpcurl");
@@ -145,31 +148,80 @@ fn a_caller_finds_its_own_span_as_a_link_and_only_one_command_in_so_many_is_trac
     assert!(!is_traced(&spans, 0xe5));
 }
 
+/// The value of a counter once it is more than this.
+fn beyond(fleet: &Fleet, fate: &str, least: i64) -> i64 {
+    let series = format!("writ_trace_spans_total{{fate=\"{fate}\"}}");
+    let mut now = 0;
+    until("the spans are not counted", || {
+        now = value(&metrics(fleet), &series);
+        now > least
+    });
+    now
+}
+
+const NOT_TAKEN: &str = "the collector does not take traces; they are lost meanwhile";
+
 #[test]
-fn a_collector_that_is_away_costs_spans_and_no_command_and_the_end_of_the_server_costs_none() {
+fn a_collector_that_takes_nothing_costs_spans_and_no_command() {
     let mut fleet = Fleet::new(Build::Shipped);
-    let collector = Collector::at(0, None);
-    let port = collector.port;
-    drop(collector);
-    traced(&mut fleet, "http", port);
+    let collector = Collector::new(None);
+    collector.behave(Manner::Refuses);
+    traced(&mut fleet, "http", collector.port);
     let _rome = fleet.agent("rome");
     let _sent = fleet.writ(&["send", "ping", "--all", "--wait"]).ok();
-    let away = "the collector does not take traces; they are lost meanwhile";
-    fleet.server().wait_for(away, |_| true);
-    let answer = metrics(&fleet);
-    assert!(value(&answer, "writ_trace_spans_total{fate=\"lost\"}") > 0, "{answer}");
-    assert_eq!(value(&answer, "writ_trace_spans_total{fate=\"exported\"}"), 0);
+    let said = fleet.server().wait_for(NOT_TAKEN, |_| true);
+    assert!(said["reason"].as_str().unwrap().contains("full"), "{said}");
+    let lost = beyond(&fleet, "lost", 0);
+    let _sent = fleet.writ(&["send", "ping", "--all", "--wait"]).ok();
+    beyond(&fleet, "lost", lost);
+    assert_eq!(fleet.server().count(NOT_TAKEN), 1, "once a minute");
+    collector.behave(Manner::Takes);
+    let _sent = fleet.writ(&["send", "ping", "--all", "--wait"]).ok();
+    beyond(&fleet, "exported", 0);
+}
 
-    let collector = Collector::at(port, None);
-    let mut commands = 0;
-    while collector.requests().is_empty() {
-        assert!(commands < 100, "nothing is taken");
+#[test]
+fn whoever_is_not_vouched_for_is_told_nothing_and_one_that_hangs_holds_nobody_up() {
+    let mut fleet = Fleet::new(Build::Shipped);
+    let now = now();
+    let stranger =
+        TlsAuthority::create("stranger", now).unwrap().issue(&["localhost".to_owned()], now).unwrap();
+    let collector = Collector::new(Some(&stranger));
+    traced(&mut fleet, "https", collector.port);
+    let _rome = fleet.agent("rome");
+    let _sent = fleet.writ(&["send", "ping", "--all", "--wait"]).ok();
+    let said = fleet.server().wait_for(NOT_TAKEN, |_| true);
+    assert!(said["reason"].as_str().unwrap().contains("UnknownIssuer"), "{said}");
+    beyond(&fleet, "lost", 0);
+    assert!(collector.requests().is_empty());
+
+    // It accepts, and never says a word.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    traced(&mut fleet, "https", silent.local_addr().unwrap().port());
+    for _ in 0..3 {
         let _sent = fleet.writ(&["send", "ping", "--all", "--wait"]).ok();
-        commands += 1;
     }
-    fleet.server().wait_for("the collector takes traces again", |_| true);
-    let last = trace_id(&fleet.writ(&["--output", "json", "send", "ping", "--all", "--wait"]).ok().json());
+    fleet.server().wait_for(NOT_TAKEN, |_| true);
+    beyond(&fleet, "lost", 0);
     assert!(fleet.server.take().unwrap().stop().success());
+}
+
+#[test]
+fn what_waits_for_a_slow_collector_when_the_server_ends_still_comes() {
+    let mut fleet = Fleet::new(Build::Shipped);
+    let collector = Collector::new(None);
+    traced(&mut fleet, "http", collector.port);
+    let _rome = fleet.agent("rome");
+    collector.behave(Manner::Ponders);
+    let mut last = Vec::new();
+    for _ in 0..2 {
+        let sent = fleet.writ(&["--output", "json", "send", "ping", "--all", "--wait"]).ok();
+        last = trace_id(&sent.json());
+    }
+    let server = fleet.server.take().unwrap();
+    server.signal("-TERM");
+    collector.behave(Manner::Takes);
     let _spans =
         collector.wait_for(|spans| spans.iter().any(|span| span.trace_id == last && span.name == "run"));
+    assert!(server.wait().0.success());
 }

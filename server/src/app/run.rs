@@ -4,6 +4,7 @@ use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
 use tokio::sync::{Notify, Semaphore};
+use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
 use writ_common::admin::PolicyLayer;
 use writ_common::daemon::Fatal;
@@ -33,6 +34,8 @@ use crate::traces::Traces;
 
 /// How often the time that is signed with is noted.
 const NOTE_TIME_EVERY: Duration = Duration::from_secs(60);
+/// How soon again while nothing could be written: whoever made room on the disk waits for this.
+const NOTE_TIME_AGAIN: Duration = Duration::from_secs(5);
 /// How often a patient server looks whether there is a fleet.
 const LOOK_FOR_FLEET: Duration = Duration::from_millis(200);
 /// Tokens looked up at a time from where too many were wrong; the database has four connections.
@@ -119,7 +122,7 @@ pub(super) async fn run(options: Run, shutdown: Shutdown) -> Result<(), Fatal> {
     }
     drop(server);
     if !last_shutdown.drain(DRAIN_DEADLINE).await {
-        warn!("the store or the traces did not end in time");
+        warn!("the store did not close in time");
     }
     info!("ended");
     first.and(second)
@@ -134,15 +137,21 @@ fn keep_alive(server: &Arc<Server>) -> impl Future<Output = ()> + use<> {
     })
 }
 
-/// Notes the time that is signed with, now and then: precise enough to notice a clock that went back.
+/// Notes the time that is signed with, now and then: precise enough to notice a clock that went back. Soon again while the
+/// disk takes nothing, so that room is seen when there is some.
 async fn note_time(server: Arc<Server>) {
+    let mut noted: Option<Instant> = None;
     loop {
-        if let Ok(now) = server.signer.now()
-            && let Err(error) = server.store.note_time(now, false).await
+        let is_due = noted.is_none_or(|noted| noted.elapsed() >= NOTE_TIME_EVERY);
+        if (is_due || !server.store.is_writing())
+            && let Ok(now) = server.signer.now()
         {
-            warn!(%error, "the time could not be noted");
+            noted = Some(Instant::now());
+            if let Err(error) = server.store.note_time(now, false).await {
+                warn!(%error, "the time could not be noted");
+            }
         }
-        if server.shutdown.unless_requested(tokio::time::sleep(NOTE_TIME_EVERY)).await.is_none() {
+        if server.shutdown.unless_requested(tokio::time::sleep(NOTE_TIME_AGAIN)).await.is_none() {
             return;
         }
     }

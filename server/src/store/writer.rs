@@ -5,12 +5,13 @@
 //! by itself, so that one that is at fault takes no other with it. Other jobs have a savepoint each.
 
 use std::collections::HashSet;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use sqlx::{Connection as _, Executor as _, SqliteConnection};
 use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::time::Instant;
 use tracing::error;
 use writ_common::id::CommandId;
 
@@ -19,6 +20,47 @@ use super::audit::{self, NewAudit};
 use super::commands::{self, NewCommand, RecordedCommand};
 use super::contacts::{self, Contact, Heard, Noted};
 use super::receipts::{self, NewReceipt, ReceiptFate};
+
+/// A batch that takes longer than this stands before a disk that hangs.
+const LONGEST_BATCH: Duration = Duration::from_secs(10);
+
+/// Whether the disk takes what is written.
+#[derive(Debug, Default)]
+pub(super) struct Health(Mutex<Writing>);
+
+#[derive(Debug, Default)]
+struct Writing {
+    /// Since when a batch is being written.
+    since: Option<Instant>,
+    /// The latest batch was not stored, and nothing that surely wrote was since.
+    has_failed: bool,
+}
+
+impl Health {
+    fn begin(&self) {
+        self.lock().since = Some(Instant::now());
+    }
+
+    fn end(&self, is_stored: bool) {
+        let mut writing = self.lock();
+        writing.since = None;
+        writing.has_failed |= !is_stored;
+    }
+
+    /// Something was stored that cannot have been stored already.
+    pub(super) fn wrote(&self) {
+        self.lock().has_failed = false;
+    }
+
+    pub(super) fn is_good(&self) -> bool {
+        let writing = self.lock();
+        !writing.has_failed && writing.since.is_none_or(|since| since.elapsed() < LONGEST_BATCH)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Writing> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 /// Writes that may wait. Past it, callers wait their turn: the disk sets the pace, memory stays bounded.
 pub(super) const MAX_WAITING_WRITES: usize = 4096;
@@ -106,12 +148,13 @@ where
     (done, broken)
 }
 
-/// Whether it says nothing of what was to be written, and everything of where: SQLite's BUSY, NOMEM, READONLY, IOERR, CORRUPT
-/// and FULL (sqlite.org/rescode.html).
+/// Whether it says nothing of what was to be written, and everything of where: BUSY, NOMEM, IOERR and FULL, after which
+/// SQLite asks for the whole transaction to be rolled back (sqlite.org/lang_transaction.html), and READONLY, which no other
+/// write would survive either.
 fn is_of_the_disk(error: &StoreError) -> bool {
     let StoreError::Database(error) = error else { return false };
     let code = error.as_database_error().and_then(|error| error.code()?.parse::<u32>().ok());
-    code.is_some_and(|code| matches!(code & 0xff, 5 | 7 | 8 | 10 | 11 | 13))
+    code.is_some_and(|code| matches!(code & 0xff, 5 | 7 | 8 | 10 | 13))
 }
 
 /// One transaction and what is to be said after it.
@@ -288,10 +331,11 @@ pub(super) async fn write_batches(
     mut connection: SqliteConnection,
     mut jobs: mpsc::Receiver<Job>,
     changes: broadcast::Sender<CommandId>,
-    is_writing: Arc<AtomicBool>,
+    health: Arc<Health>,
 ) {
     let mut waiting = Vec::new();
     while jobs.recv_many(&mut waiting, MAX_BATCH).await > 0 {
+        health.begin();
         let (lanes, others) = Lanes::sort(waiting.drain(..));
         let changed: HashSet<_> = lanes.receipts.iter().map(|(receipt, _)| receipt.command).collect();
         let at_once = match others.is_empty() {
@@ -305,7 +349,7 @@ pub(super) async fn write_batches(
             }
             None => lanes.write_apart(others, &mut connection).await,
         };
-        is_writing.store(is_stored, Ordering::Relaxed);
+        health.end(is_stored);
         for command in changed {
             // Nobody watching is not an error.
             let _ = changes.send(command);

@@ -8,11 +8,15 @@ use opentelemetry_proto::tonic::common::v1::InstrumentationScope;
 use opentelemetry_proto::tonic::resource::v1::Resource;
 use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans, Span};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tonic::Status;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 use tracing::{info, warn};
 use writ_common::files::{self, FileError};
 use writ_common::id::FleetId;
+use writ_common::keys::pem;
 use writ_common::shutdown::Shutdown;
+use writ_common::tls::check_authorities;
 
 use super::text;
 use crate::VERSION;
@@ -21,17 +25,29 @@ use crate::metrics;
 
 /// Spans of one call.
 const MOST_AT_ONCE: usize = 512;
-/// How long a collector may take to be reached and to answer; then what was sent to it is lost.
+/// How long a collector may take to be reached, and to answer; then what was sent to it is lost.
 const DEADLINE: Duration = Duration::from_secs(3);
+/// How long a collector that did not take spans is left alone.
+const PAUSE: Duration = Duration::from_secs(2);
+/// How often it is said that it does not.
+const SAY_EVERY: Duration = Duration::from_secs(60);
+/// Characters of its reason that are said.
+const MAX_REASON: usize = 300;
 
 /// Why there can be no traces.
 #[derive(Debug, thiserror::Error)]
 pub enum TraceError {
     /// `traces.ca` cannot be read.
     #[error("`traces.ca`: {0}")]
-    Ca(#[from] FileError),
-    /// It is no certificate, or the address none of a collector.
-    #[error("`traces.endpoint`, `traces.ca`: {0}")]
+    File(#[from] FileError),
+    /// It holds no certificate.
+    #[error("`traces.ca`: {0}")]
+    Pem(#[from] pem::InvalidPem),
+    /// It holds something else.
+    #[error("`traces.ca` holds no certificate of an authority: {0}")]
+    Ca(String),
+    /// The address is none.
+    #[error("`traces.endpoint`: {0}")]
     Endpoint(#[from] tonic::transport::Error),
 }
 
@@ -44,10 +60,17 @@ pub(super) struct Collector {
 
 impl Collector {
     pub(super) fn new(settings: &TraceSettings, fleet: FleetId) -> Result<Self, TraceError> {
-        let mut endpoint = Endpoint::from_shared(settings.endpoint.clone())?.connect_timeout(DEADLINE);
+        // A connection that is dead without a word is noticed, and nothing that was given up on is kept.
+        let mut endpoint = Endpoint::from_shared(settings.endpoint.clone())?
+            .connect_timeout(DEADLINE)
+            .http2_keep_alive_interval(DEADLINE * 3)
+            .keep_alive_timeout(DEADLINE)
+            .buffer_size(1);
         if let Some(ca) = &settings.ca {
-            let ca = Certificate::from_pem(files::read(ca)?);
-            endpoint = endpoint.tls_config(ClientTlsConfig::new().ca_certificate(ca))?;
+            let text = files::read(ca)?;
+            check_authorities(&pem::certificates(&text)?).map_err(TraceError::Ca)?;
+            let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(text)).timeout(DEADLINE);
+            endpoint = endpoint.tls_config(tls)?;
         }
         let attributes = vec![
             text("service.name", "writ-server".to_owned()),
@@ -58,26 +81,34 @@ impl Collector {
         Ok(Self { client: TraceServiceClient::new(endpoint.connect_lazy()), resource })
     }
 
-    /// Hands on what waits until the end is asked for, and then what still waits, as long as it is taken.
+    /// Hands on what waits until the end is asked for, and then for a moment what still waits.
     pub(super) async fn feed(mut self, mut spans: mpsc::Receiver<Span>, shutdown: Shutdown) {
-        let mut was_taken = true;
-        loop {
-            let mut batch = Vec::with_capacity(MOST_AT_ONCE);
-            if shutdown.unless_requested(spans.recv_many(&mut batch, MOST_AT_ONCE)).await.is_none() {
-                spans.close();
-                if !was_taken || spans.recv_many(&mut batch, MOST_AT_ONCE).await == 0 {
-                    return;
+        let mut said_at: Option<Instant> = None;
+        let mut batch = Vec::with_capacity(MOST_AT_ONCE);
+        while let Some(1..) = shutdown.unless_requested(spans.recv_many(&mut batch, MOST_AT_ONCE)).await {
+            match self.export(std::mem::take(&mut batch)).await {
+                Ok(()) if said_at.is_some_and(|at| at.elapsed() >= SAY_EVERY) => {
+                    info!("the collector takes traces again");
+                    said_at = None;
+                }
+                Ok(()) => {}
+                Err(reason) => {
+                    if said_at.is_none_or(|at| at.elapsed() >= SAY_EVERY) {
+                        said_at = Some(Instant::now());
+                        warn!(reason, "the collector does not take traces; they are lost meanwhile");
+                    }
+                    shutdown.unless_requested(tokio::time::sleep(PAUSE)).await;
                 }
             }
-            let taken = self.export(batch).await;
-            match &taken {
-                Ok(()) if !was_taken => info!("the collector takes traces again"),
-                Err(reason) if was_taken => {
-                    warn!(reason, "the collector does not take traces; they are lost meanwhile");
-                }
-                Ok(()) | Err(_) => {}
-            }
-            was_taken = taken.is_ok();
+        }
+        spans.close();
+        let rest = async {
+            while spans.recv_many(&mut batch, MOST_AT_ONCE).await > 0
+                && self.export(std::mem::take(&mut batch)).await.is_ok()
+            {}
+        };
+        if tokio::time::timeout(DEADLINE, rest).await.is_err() {
+            warn!("the collector was too slow for the last traces");
         }
     }
 
@@ -94,11 +125,22 @@ impl Collector {
                 let rejected = usize::try_from(partial.rejected_spans).unwrap_or(0).min(sent);
                 (rejected, if rejected == 0 { Ok(()) } else { Err(partial.error_message) })
             }
-            Ok(Err(status)) => (sent, Err(status.message().to_owned())),
+            Ok(Err(status)) => (sent, Err(causes(&status))),
             Err(_) => (sent, Err(format!("it did not answer in {DEADLINE:?}"))),
         };
         metrics::count_spans("exported", sent - rejected);
         metrics::count_spans("lost", rejected);
-        answer
+        answer.map_err(|reason| reason.chars().take(MAX_REASON).collect())
     }
+}
+
+/// What a call failed of, down to the first cause: "tcp connect error" alone helps nobody.
+fn causes(status: &Status) -> String {
+    let mut text = status.message().to_owned();
+    let mut source = std::error::Error::source(status);
+    while let Some(cause) = source {
+        text.push_str(&format!(": {cause}"));
+        source = cause.source();
+    }
+    text
 }
