@@ -38,6 +38,8 @@ pub mod doctor;
 pub mod evidence;
 pub mod facts;
 pub mod files;
+#[cfg(feature = "metrics")]
+pub mod metrics;
 pub mod port;
 pub mod service;
 pub mod shutdown;

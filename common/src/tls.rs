@@ -30,6 +30,17 @@ pub struct LeafFacts {
     pub not_after: Timestamp,
 }
 
+/// The last second of a certificate's validity; `None` if it is no certificate.
+#[must_use]
+pub fn not_after(certificate: &[u8]) -> Option<Timestamp> {
+    let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
+    Some(unix(parsed.validity().not_after.timestamp()))
+}
+
+fn unix(seconds: i64) -> Timestamp {
+    Timestamp::ZERO + Duration::from_secs(u64::try_from(seconds).unwrap_or(0))
+}
+
 impl LeafFacts {
     /// Reads a leaf; `None` if it is no certificate.
     #[must_use]
@@ -44,11 +55,10 @@ impl LeafFacts {
             }
             _ => None,
         };
-        let seconds = |at: i64| Timestamp::ZERO + Duration::from_secs(u64::try_from(at).unwrap_or(0));
         Some(Self {
             names: alternatives.value.general_names.iter().filter_map(name).collect(),
-            not_before: seconds(parsed.validity().not_before.timestamp()),
-            not_after: seconds(parsed.validity().not_after.timestamp()),
+            not_before: unix(parsed.validity().not_before.timestamp()),
+            not_after: unix(parsed.validity().not_after.timestamp()),
         })
     }
 

@@ -9,7 +9,7 @@ use writ_common::keys::private::InvalidPrivateKey;
 use writ_common::keys::vouched::{InvalidAuthority, NotVouched, PinnedAuthority};
 use writ_common::keys::{Algorithm, Manager as ManagerHolder, PrivateKey};
 use writ_common::time::Timestamp;
-use writ_common::tls::{IssueError, LeafFacts, ServerTls, TlsAuthority, TlsLeaf, TlsSetupError};
+use writ_common::tls::{IssueError, LeafFacts, ServerTls, TlsAuthority, TlsLeaf, TlsSetupError, not_after};
 
 /// What lies where.
 #[derive(Debug, Clone)]
@@ -284,6 +284,12 @@ pub struct Authority {
 }
 
 impl Authority {
+    /// Until when what is signed is believed.
+    #[must_use]
+    pub fn signs_until(&self) -> Timestamp {
+        self.chain.first().and_then(|der| not_after(der)).unwrap_or(Timestamp::ZERO)
+    }
+
     /// Reads and checks the files.
     ///
     /// # Errors

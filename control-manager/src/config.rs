@@ -25,6 +25,8 @@ pub struct Config {
     pub listen_link_in_clear: Option<SocketAddr>,
     /// Where operators come in.
     pub listen_admin: SocketAddr,
+    /// Where metrics are read; no secret is among them, but they are nobody else's business.
+    pub listen_metrics: SocketAddr,
     /// The version entities hear of.
     pub version: ManagerVersion,
     /// Whether a sandbox feeds this manager threats.
@@ -59,6 +61,7 @@ impl Config {
             listen_link: reader.socket("listen.link", SocketAddr::from(([0; 16], 7543))),
             listen_link_in_clear: in_clear.parse().ok(),
             listen_admin: reader.socket("listen.admin", SocketAddr::from(([0; 16], 7544))),
+            listen_metrics: reader.socket("listen.metrics", SocketAddr::from(([127, 0, 0, 1], 9465))),
             version: version(&announced).unwrap_or(ManagerVersion { major: 7, minor: 0, service_pack: 0 }),
             is_sandbox_connected: reader.choice(
                 "announce.sandbox_connected",

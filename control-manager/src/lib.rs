@@ -8,6 +8,7 @@
 pub mod service;
 
 pub mod instructions;
+pub mod metrics;
 pub mod notify;
 pub mod presence;
 pub mod registry;

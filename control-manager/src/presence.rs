@@ -21,6 +21,21 @@ pub enum Presence {
 }
 
 impl Presence {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Waiting, Self::Active, Self::Inactive, Self::Abnormal, Self::Rejected];
+
+    /// Its name.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Waiting => "waiting",
+            Self::Active => "active",
+            Self::Inactive => "inactive",
+            Self::Abnormal => "abnormal",
+            Self::Rejected => "rejected",
+        }
+    }
+
     /// Any authenticated contact counts as life. A clock that went back makes nobody silent.
     #[must_use]
     pub fn of(

@@ -14,6 +14,7 @@ use writ_common::wire::status::Failure;
 
 use crate::context::Manager;
 use crate::instructions;
+use crate::metrics;
 use crate::store::{Change, EntityRow, Standing, Store, StoreError, unavailable};
 
 /// Entities under one manager.
@@ -31,6 +32,7 @@ pub async fn answer(manager: &Manager, call: EntityCall) -> Result<Decided, Fail
     let key = call.key.id();
     let decided = decide(manager, call).await?;
     let Decided { body, .. } = &decided;
+    metrics::count_call(body);
     if let ReplyBody::Rejected(Rejection { code, detail }) = body {
         if *code == RejectionCode::NotApproved {
             // Each of its polls, and anybody may wait.

@@ -92,7 +92,7 @@ impl Manager {
     pub fn start(&mut self, checkpoint: Option<&Checkpoint>) {
         let listen = |port| format!("\"0.0.0.0:{port}\"");
         let config = format!(
-            "data_dir = \"{}\"\n[listen]\nlink = {}\nlink_in_clear = {}\nadmin = {}\n[log]\nformat = \"json\"\nfilter = \"info\"\n{}",
+            "data_dir = \"{}\"\n[listen]\nlink = {}\nlink_in_clear = {}\nadmin = {}\nmetrics = \"127.0.0.1:0\"\n[log]\nformat = \"json\"\nfilter = \"info\"\n{}",
             self.folder.display(),
             listen(self.link_port),
             listen(self.clear_port),

@@ -1,16 +1,11 @@
-//! What can be watched over months, for Prometheus: on a port of its own, without secrets. docs/telemetry.md lists every one.
+//! What can be watched over months. docs/telemetry.md lists every metric.
 
 use std::sync::Arc;
 
-use axum::Router;
-use axum::extract::State;
-use axum::http::StatusCode;
-use axum::routing::get;
 use metrics::{Unit, counter, describe_counter, describe_gauge, gauge};
-use metrics_exporter_prometheus::{BuildError, PrometheusBuilder, PrometheusHandle};
+use metrics_exporter_prometheus::{BuildError, PrometheusHandle};
 use tokio::net::TcpListener;
-use tokio::sync::Mutex;
-use tracing::{error, warn};
+use writ_common::metrics::number;
 use writ_common::refusal::RefusalCode;
 use writ_common::time::Timestamp;
 
@@ -75,7 +70,7 @@ pub fn count_spans(fate: &'static str, count: usize) {
 /// # Errors
 /// When something counts already.
 pub fn install() -> Result<PrometheusHandle, BuildError> {
-    let handle = PrometheusBuilder::new().install_recorder()?;
+    let handle = writ_common::metrics::install()?;
     let seconds = "until when this server can sign with the certificates it holds, Unix time; 0: it cannot";
     describe_gauge!(SIGNING_ENDS, Unit::Seconds, seconds);
     describe_gauge!(BUNDLE, Unit::Count, "version of the newest trust bundle");
@@ -129,27 +124,11 @@ pub fn install() -> Result<PrometheusHandle, BuildError> {
 /// Answers `GET /metrics` until the server ends.
 pub async fn serve(server: Arc<Server>, listener: TcpListener, handle: PrometheusHandle) {
     let shutdown = server.shutdown.clone();
-    let routes = Router::new().route("/metrics", get(render)).with_state((server, handle, Arc::default()));
-    let ended = async move { shutdown.requested().await };
-    if let Err(error) = axum::serve(listener, routes).with_graceful_shutdown(ended).await {
-        warn!(%error, "metrics cannot be read any more");
-    }
-}
-
-/// One look at a time: many who read must not take the database from those who command.
-type Turn = Arc<Mutex<()>>;
-
-async fn render(
-    State((server, handle, turn)): State<(Arc<Server>, PrometheusHandle, Turn)>,
-) -> Result<String, StatusCode> {
-    let _turn = turn.lock().await;
-    match look(&server).await {
-        Ok(()) => Ok(handle.render()),
-        Err(error) => {
-            error!(%error, "metrics could not be gathered");
-            Err(StatusCode::SERVICE_UNAVAILABLE)
-        }
-    }
+    let look = move || {
+        let server = Arc::clone(&server);
+        async move { look(&server).await }
+    };
+    writ_common::metrics::serve(listener, handle, shutdown, look).await;
 }
 
 /// Sets every gauge to what is true now.
@@ -177,9 +156,4 @@ async fn look(server: &Server) -> Result<(), StoreError> {
     gauge!(STRANGERS).set(number(strangers));
     gauge!(MANAGER).set(number(server.bridge.last_contact().as_millis() / 1000));
     Ok(())
-}
-
-#[expect(clippy::as_conversions, reason = "counts and seconds are far below 2^53")]
-const fn number(value: u64) -> f64 {
-    value as f64
 }

@@ -23,6 +23,7 @@ use crate::VERSION;
 use crate::admin;
 use crate::authority::{Authority, Files};
 use crate::context::Manager;
+use crate::metrics;
 use crate::notify::{MAX_DIALS, MAX_TRIALS};
 use crate::service::Link;
 use crate::store::Store;
@@ -66,6 +67,8 @@ pub(super) async fn run(options: Run, shutdown: Shutdown) -> Result<(), Fatal> {
 
     let link = port::bind(config.listen_link, "listen.link").await?;
     let operators = port::bind(config.listen_admin, "listen.admin").await?;
+    let measured = port::bind(config.listen_metrics, "listen.metrics").await?;
+    let recorder = metrics::install().map_err(|error| Fatal::failure(format!("cannot count: {error}")))?;
     let in_clear = match config.listen_link_in_clear {
         Some(address) => Some(port::bind(address, "listen.link_in_clear").await?),
         None => None,
@@ -76,6 +79,7 @@ pub(super) async fn run(options: Run, shutdown: Shutdown) -> Result<(), Fatal> {
         announced = %manager.version,
         link = %link.1,
         admin = %operators.1,
+        metrics = %measured.1,
         in_clear = in_clear.as_ref().map(|(_, address)| address.to_string()),
         "serving"
     );
@@ -90,6 +94,7 @@ pub(super) async fn run(options: Run, shutdown: Shutdown) -> Result<(), Fatal> {
     };
     let routes = admin::routes(&manager).map_err(|error| Fatal::failure(error.to_string()))?;
     let admin_port = port::settings().layer(PolicyLayer(Arc::clone(&manager))).add_routes(routes);
+    shutdown.spawn(metrics::serve(Arc::clone(&manager), measured.0, recorder));
     shutdown.spawn(keep_leaf(Arc::clone(&manager), files.clone()));
     if let Some((listener, _)) = in_clear {
         warn!("entities may come in clear text: whoever listens in between reads along");

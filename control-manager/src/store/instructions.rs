@@ -391,6 +391,18 @@ impl Store {
         row.map(|row| id(&row, "request_digest", "request digest")).transpose()
     }
 
+    /// How many instructions to entities nothing final is known of, and may still become known.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn open_deliveries(&self, now: Timestamp) -> Result<u64, StoreError> {
+        let sql =
+            "SELECT count(*) AS open FROM deliveries JOIN instructions ON instructions.sequence = instruction
+             WHERE state < 3 AND CASE state WHEN 1 THEN expires_at ELSE ends_at END > $1";
+        let row = sqlx::query(sql).bind(integer(now.as_millis())).fetch_one(&self.reader).await?;
+        unsigned(&row, "open")
+    }
+
     /// Instructions before a place in the order of issue, latest first.
     ///
     /// # Errors

@@ -5,13 +5,20 @@ use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 
+use integration_tests::daemon::Daemon;
 use integration_tests::fleet::{Build, Fleet};
+use integration_tests::manager::Manager;
+use integration_tests::stolen::now;
 
 const DAY: i64 = 86_400;
 
 /// What `GET /metrics` answers.
 pub(crate) fn metrics(fleet: &Fleet) -> String {
-    let serving = fleet.server().wait_for("serving", |_| true);
+    metrics_of(fleet.server())
+}
+
+fn metrics_of(daemon: &Daemon) -> String {
+    let serving = daemon.wait_for("serving", |_| true);
     let mut stream = TcpStream::connect(serving["metrics"].as_str().unwrap()).unwrap();
     stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").unwrap();
     let mut answer = String::new();
@@ -38,7 +45,9 @@ fn every_metric_is_documented_and_says_what_is_true() {
     let _done = fleet.writ(&["trust", "converge", "--watch", "--timeout", "1s"]);
 
     let answer = metrics(&fleet);
-    let served: BTreeSet<_> = answer
+    let manager = Manager::new(&fleet);
+    let both = answer.clone() + &metrics_of(manager.daemon());
+    let served: BTreeSet<_> = both
         .lines()
         .filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next())
         .map(str::to_owned)
@@ -69,7 +78,8 @@ fn named(text: &str) -> BTreeSet<String> {
 #[test]
 fn alert_rules_and_the_dashboard_use_metrics_that_exist_and_the_rules_fire_when_they_should() {
     let fleet = Fleet::new(Build::Shipped);
-    let served = named(&metrics(&fleet));
+    let manager = Manager::new(&fleet);
+    let served = named(&(metrics(&fleet) + &metrics_of(manager.daemon())));
     let deploy = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy");
     let read = |name: &str| fs::read_to_string(format!("{deploy}/{name}")).unwrap();
     let (rules, dashboard) = (named(&read("prometheus/alerts.yaml")), named(&read("grafana/writ.json")));
@@ -81,7 +91,7 @@ fn alert_rules_and_the_dashboard_use_metrics_that_exist_and_the_rules_fire_when_
     );
     assert_eq!(dashboard.difference(&served).collect::<Vec<_>>(), Vec::<&String>::new());
     let panels = serde_json::from_str::<serde_json::Value>(&read("grafana/writ.json")).unwrap();
-    assert_eq!(panels["panels"].as_array().unwrap().len(), 12);
+    assert_eq!(panels["panels"].as_array().unwrap().len(), 16);
     let tested =
         fleet.run_tool("promtool", &["test", "rules", &format!("{deploy}/prometheus/alerts.test.yaml")]);
     assert!(tested.stdout.contains("SUCCESS"), "{tested:?}");
@@ -116,6 +126,30 @@ fn what_a_fleet_does_is_counted() {
     let answer = metrics(&fleet);
     assert_eq!(value(&answer, "writ_deliveries_open"), 1);
     assert!(value(&answer, "writ_delivery_oldest_open_timestamp_seconds") > 1_700_000_000, "{answer}");
+}
+
+#[test]
+fn what_a_manager_sees_of_its_entities_is_counted() {
+    let fleet = Fleet::new(Build::Testing);
+    let mut manager = Manager::new(&fleet);
+    let series = |manager: &Manager, name: &str| value(&metrics_of(manager.daemon()), name);
+    let active = "writ_manager_entities{state=\"active\"}";
+    assert_eq!(series(&manager, active), 0);
+    let _registered = fleet.registered(&manager);
+    assert_eq!(series(&manager, active), 1);
+    assert!(series(&manager, "writ_manager_calls_total{outcome=\"taken\"}") > 0);
+    assert_eq!(series(&manager, "writ_manager_calls_total{outcome=\"replayed\"}"), 0);
+    let ends = series(&manager, "writ_manager_signing_certificate_not_after_timestamp_seconds");
+    let years = (ends - i64::try_from(now().as_millis() / 1000).unwrap()) / (365 * DAY);
+    assert_eq!(years, 2, "three years, nearly");
+    // Nobody takes it up, for the entity is away; a day later it is not open any more.
+    fleet.server().signal("-STOP");
+    let _asked = fleet.cm(&["instruct", "ping", "--all", "--expires", "1h"]);
+    assert_eq!(series(&manager, "writ_manager_instruction_deliveries_open"), 1);
+    manager.restart_at(DAY);
+    assert_eq!(series(&manager, "writ_manager_instruction_deliveries_open"), 0);
+    assert_eq!(series(&manager, "writ_manager_entities{state=\"abnormal\"}"), 1);
+    fleet.server().signal("-CONT");
 }
 
 #[test]

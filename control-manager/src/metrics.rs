@@ -1,0 +1,77 @@
+//! What can be watched over months. docs/telemetry.md lists every metric.
+
+use std::sync::Arc;
+
+use metrics::{Unit, counter, describe_counter, describe_gauge, gauge};
+use metrics_exporter_prometheus::{BuildError, PrometheusHandle};
+use tokio::net::TcpListener;
+use writ_common::manager::{RejectionCode, ReplyBody};
+use writ_common::metrics::number;
+
+use crate::VERSION;
+use crate::context::Manager;
+use crate::presence::Presence;
+use crate::store::StoreError;
+
+const ENTITIES: &str = "writ_manager_entities";
+const CALLS: &str = "writ_manager_calls_total";
+const OPEN: &str = "writ_manager_instruction_deliveries_open";
+const SIGNING_ENDS: &str = "writ_manager_signing_certificate_not_after_timestamp_seconds";
+const BUILD: &str = "writ_manager_build_info";
+
+/// A call was answered.
+pub fn count_call(body: &ReplyBody) {
+    let outcome = match body {
+        ReplyBody::Rejected(rejection) => rejection.code.as_str(),
+        ReplyBody::Probe(_) | ReplyBody::Registered(_) | ReplyBody::Left | ReplyBody::Work(_) => "taken",
+    };
+    counter!(CALLS, "outcome" => outcome).increment(1);
+}
+
+/// Counts from now on; once a process.
+///
+/// # Errors
+/// When something counts already.
+pub fn install() -> Result<PrometheusHandle, BuildError> {
+    let handle = writ_common::metrics::install()?;
+    describe_gauge!(ENTITIES, Unit::Count, "entities, by how they stand");
+    describe_counter!(
+        CALLS,
+        Unit::Count,
+        "signed calls of entities since the start: taken, or the code of the rejection"
+    );
+    describe_gauge!(OPEN, Unit::Count, "instructions to entities of which nothing final is known yet");
+    describe_gauge!(SIGNING_ENDS, Unit::Seconds, "until when what this manager signs is believed, Unix time");
+    describe_gauge!(BUILD, "1; the version is a label");
+    gauge!(BUILD, "version" => VERSION).set(1);
+    // A series that appears with its first event hides that event from `increase`.
+    counter!(CALLS, "outcome" => "taken").absolute(0);
+    RejectionCode::ALL.iter().for_each(|code| counter!(CALLS, "outcome" => code.as_str()).absolute(0));
+    Ok(handle)
+}
+
+/// Answers `GET /metrics` until the manager ends.
+pub async fn serve(manager: Arc<Manager>, listener: TcpListener, handle: PrometheusHandle) {
+    let shutdown = manager.shutdown.clone();
+    let look = move || {
+        let manager = Arc::clone(&manager);
+        async move { look(&manager).await }
+    };
+    writ_common::metrics::serve(listener, handle, shutdown, look).await;
+}
+
+/// Sets every gauge to what is true now.
+async fn look(manager: &Manager) -> Result<(), StoreError> {
+    let now = manager.now();
+    let entities = manager.store.all_entities().await?;
+    for presence in Presence::ALL {
+        let stands = |entity: &&crate::store::EntityRow| {
+            Presence::of(entity.standing, &entity.registration, entity.last_contact, now) == presence
+        };
+        let count = u64::try_from(entities.iter().filter(stands).count()).unwrap_or(u64::MAX);
+        gauge!(ENTITIES, "state" => presence.as_str()).set(number(count));
+    }
+    gauge!(OPEN).set(number(manager.store.open_deliveries(now).await?));
+    gauge!(SIGNING_ENDS).set(number(manager.authority.signs_until().as_millis() / 1000));
+    Ok(())
+}
