@@ -5,8 +5,10 @@ use std::time::Duration;
 
 use writ_common::doctor::{Finding, Level, host};
 use writ_common::identity::IdentityRecord;
+use writ_common::service;
 use writ_common::time::Timestamp;
 use writ_common::trust::Chain;
+use writ_common::users;
 
 use crate::app::status::LinkState;
 use crate::config::Config;
@@ -48,7 +50,9 @@ pub async fn examine(config: &Config, now: Timestamp) -> Vec<Finding> {
             None
         }
     };
-    actions(config, &mut findings);
+    // As the agent will look at them, not as root does.
+    let uid = users::owner_of(files.folder()).unwrap_or_else(users::own_uid);
+    actions(config, uid, &mut findings);
     findings.push(host::folder(files.folder()));
     findings.push(host::disk(files.folder()));
     findings.push(host::open_files(FILES));
@@ -56,7 +60,8 @@ pub async fn examine(config: &Config, now: Timestamp) -> Vec<Finding> {
         let asked = endpoints(held.as_ref(), &chain.head().bundle.endpoints);
         servers(&record, &chain, floor, &asked, now, &mut findings).await;
     }
-    findings.push(link(&files));
+    let is_obeyed = findings.iter().any(|finding| finding.check == "server" && finding.level == Level::Good);
+    findings.push(link(&files, is_obeyed, now));
     findings
 }
 
@@ -127,12 +132,12 @@ fn journal(files: &Files, most: u64, now: Timestamp, findings: &mut Vec<Finding>
     }
 }
 
-fn actions(config: &Config, findings: &mut Vec<Finding>) {
-    findings.push(match ActionTable::load(&config.actions_dir) {
+fn actions(config: &Config, uid: u32, findings: &mut Vec<Finding>) {
+    findings.push(match ActionTable::load(&config.actions_dir, uid) {
         Ok(table) => Finding::good("actions", format!("{} allowed", table.rows().count())),
         Err(problems) => {
             let all: Vec<_> = problems.iter().map(ToString::to_string).collect();
-            Finding::bad("actions", all.join("; "), "mend these files; the agent does not start with them")
+            Finding::bad("actions", all.join("\n"), "mend these files; the agent does not start with them")
         }
     });
 }
@@ -190,16 +195,27 @@ fn server(endpoint: &str, error: &LinkError) -> Finding {
 }
 
 /// What the running agent says of its line.
-fn link(files: &Files) -> Finding {
+fn link(files: &Files, is_obeyed: bool, now: Timestamp) -> Finding {
     let state = LinkState::read(files);
     match (state.is_running(), state.connected) {
         (false, _) => {
-            Finding::bad("agent", "it is not running", "writ-agent run, or: systemctl start writ-agent")
+            let next = match service::is_installed("writ-agent") {
+                true => {
+                    "systemctl start writ-agent; if that fails: journalctl -u writ-agent -n 20, mend it, then systemctl reset-failed writ-agent"
+                }
+                false => "writ-agent run",
+            };
+            Finding::bad("agent", "it is not running", next)
         }
         (true, true) => Finding::good("agent", format!("connected to {}", state.endpoint)),
+        (true, false) if is_obeyed => Finding::notice(
+            "agent",
+            format!("not connected: {}", state.told(now)),
+            "wait: the server is there now; at once: systemctl restart writ-agent",
+        ),
         (true, false) => Finding::bad(
             "agent",
-            format!("not connected: {}", state.reason),
+            format!("not connected: {}", state.told(now)),
             "mend what is said above; on the server: writ why AGENT",
         ),
     }

@@ -67,22 +67,18 @@ const OWN_ACTIONS: [(&str, ActionClass); 3] =
     [("ping", ActionClass::Read), ("inventory", ActionClass::Read), ("settings", ActionClass::Change)];
 
 impl ActionTable {
-    /// Reads every `*.toml` of a folder; a missing folder is an empty list.
+    /// Reads every `*.toml` of a folder, as an agent of this user does; a missing folder is an empty list.
     ///
     /// # Errors
     /// All mistakes of all files.
-    pub fn load(folder: &Path) -> Result<Self, Vec<Problems>> {
+    pub fn load(folder: &Path, uid: u32) -> Result<Self, Vec<Problems>> {
         let entries = match std::fs::read_dir(folder) {
             Ok(entries) => entries,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Self::default()),
             Err(error) => return Err(vec![Problems::one(folder, "", format!("cannot be read: {error}"))]),
         };
-        if action::is_writable_by_others(folder) {
-            let text = format!(
-                "others may write it, and with it run what they like; run: chmod go-w {}",
-                folder.display()
-            );
-            return Err(vec![Problems::one(folder, "", text)]);
+        if let Some(fault) = action::others_may_write(folder, uid) {
+            return Err(vec![Problems::one(folder, "", fault)]);
         }
         let mut paths: Vec<_> = entries
             .filter_map(|entry| Some(entry.ok()?.path()))
@@ -91,7 +87,7 @@ impl ActionTable {
         paths.sort();
         let (mut definitions, mut problems) = (BTreeMap::new(), Vec::new());
         for path in paths {
-            match Definition::load(&path) {
+            match Definition::load(&path, uid) {
                 Ok(definition) if definitions.contains_key(&definition.name) => {
                     let text = format!("is `{}`, which another file defines too", definition.name);
                     problems.push(Problems::one(&path, "name", text));
@@ -254,6 +250,8 @@ pub fn run_own(plan: &Plan) -> Option<Ended> {
 
 #[cfg(test)]
 mod tests {
+    use writ_common::users;
+
     use super::*;
 
     #[test]
@@ -262,9 +260,12 @@ mod tests {
         for number in 0..=MAX_REPORT_ROWS - OWN_ACTIONS.len() {
             std::fs::write(folder.path().join(format!("a{number}.toml")), "program = '/bin/true'").unwrap();
         }
-        let problems = ActionTable::load(folder.path()).unwrap_err();
+        let problems = ActionTable::load(folder.path(), users::own_uid()).unwrap_err();
         assert!(problems[0].to_string().contains("holds 1022 actions; at most 1021"), "{problems:?}");
         std::fs::remove_file(folder.path().join("a0.toml")).unwrap();
-        assert_eq!(ActionTable::load(folder.path()).unwrap().rows().count(), MAX_REPORT_ROWS);
+        assert_eq!(
+            ActionTable::load(folder.path(), users::own_uid()).unwrap().rows().count(),
+            MAX_REPORT_ROWS
+        );
     }
 }

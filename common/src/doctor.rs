@@ -90,11 +90,12 @@ impl Report {
     /// For people.
     #[must_use]
     pub fn text(&self) -> String {
-        let mut text = self.verdict.clone();
+        let below = |text: &str| text.replace('\n', "\n                  ");
+        let mut text = self.verdict.lines().next().unwrap_or_default().to_owned();
         for Finding { level, check, detail, next } in &self.findings {
-            text.push_str(&format!("\n  {:6} {check:8} {detail}", level.as_str()));
+            text.push_str(&format!("\n  {:6} {check:8} {}", level.as_str(), below(detail)));
             if !next.is_empty() {
-                text.push_str(&format!("\n                  Next: {next}"));
+                text.push_str(&format!("\n                  Next: {}", below(next)));
             }
         }
         text

@@ -46,6 +46,20 @@ pub enum FileError {
 }
 
 impl FileError {
+    /// What to type, if that alone mends it: rights, never content.
+    #[must_use]
+    pub fn cure(&self) -> Option<String> {
+        match self {
+            Self::Exposed { path, .. } => Some(format!("chmod 600 {}", path.display())),
+            Self::OthersFolder { owner, .. } => Some(format!("runuser -u {owner} -- COMMAND")),
+            Self::Io { path, source } if source.kind() == io::ErrorKind::PermissionDenied => Some(format!(
+                "see whose {} is: ls -l; it must be readable by the user of this program",
+                path.display()
+            )),
+            Self::Io { .. } | Self::InUse { .. } => None,
+        }
+    }
+
     fn io(path: &Path) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::Io { path: path.to_owned(), source }
     }

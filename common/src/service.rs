@@ -1,6 +1,7 @@
 //! What the service manager is told, if one started this program (sd_notify(3)); nothing otherwise.
 
 use std::future::Future;
+use std::path::Path;
 
 use sd_notify::NotifyState;
 use tracing::warn;
@@ -11,6 +12,20 @@ fn say(states: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
         warn!(%error, "the service manager could not be told");
     }
+}
+
+/// Whether a service manager starts this program here: then people start it by that, not by hand.
+#[must_use]
+pub fn is_installed(unit: &str) -> bool {
+    let is_there = |folder: &str| Path::new(folder).join(unit).with_extension("service").exists();
+    Path::new("/run/systemd/system").exists()
+        && ["/etc/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system"].into_iter().any(is_there)
+}
+
+/// How a program is started here: by its unit, or by hand with these flags.
+#[must_use]
+pub fn how_to_start(unit: &str, by_hand: &str) -> String {
+    if is_installed(unit) { format!("systemctl start {unit}") } else { by_hand.to_owned() }
 }
 
 /// Everything is loaded and bound; whoever waits for this service may go on.

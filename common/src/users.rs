@@ -2,6 +2,8 @@
 //! cannot, and a boundary between users must not depend on who answers there.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
 
 /// One line of the list.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,6 +20,12 @@ pub struct User {
 #[must_use]
 pub fn own_uid() -> u32 {
     rustix::process::geteuid().as_raw()
+}
+
+/// Whose a file or folder is; `None` if it cannot be looked at.
+#[must_use]
+pub fn owner_of(path: &Path) -> Option<u32> {
+    fs::metadata(path).ok().map(|found| found.uid())
 }
 
 /// The user with this name.

@@ -112,6 +112,17 @@ pub enum KeyFileError {
     },
 }
 
+impl KeyFileError {
+    /// What to type, if its rights are all that is wrong with the file.
+    #[must_use]
+    pub fn cure(&self) -> Option<String> {
+        match self {
+            Self::File(error) => error.cure(),
+            Self::Pem { .. } | Self::Key { .. } => None,
+        }
+    }
+}
+
 impl Files {
     /// Where the key of a signing certificate lies.
     #[must_use]

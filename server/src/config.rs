@@ -130,6 +130,9 @@ fn traces(reader: &mut Reader) -> Option<TraceSettings> {
         reader.string("traces.endpoint", "", rule, |text| text.is_empty() || is_tls(text).is_some());
     let ca = reader.string("traces.ca", "", "the path of a certificate (PEM)", |_| true);
     let one_in = reader.number("traces.one_in", 1, 1..=1_000_000);
+    if endpoint.is_empty() && !ca.is_empty() {
+        reader.problem("traces.endpoint", format!("is missing beside traces.ca; it must be {rule}"));
+    }
     let is_tls = is_tls(&endpoint)?;
     if is_tls && ca.is_empty() {
         reader.problem(

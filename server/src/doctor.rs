@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use writ_common::doctor::{Finding, Level, host};
 use writ_common::health;
+use writ_common::service;
 use writ_common::time::Timestamp;
 use writ_common::tls::{LeafFacts, ServerTls, server_name};
 
@@ -15,6 +16,7 @@ use crate::config::Config;
 use crate::expiry::days_left;
 use crate::sign::{CLOCK_TOLERANCE, signs_until};
 use crate::store::{BackupRow, StoreError};
+use crate::traces::Traces;
 
 /// Files a server has open beside one socket an agent.
 const OWN_FILES: u64 = 256;
@@ -77,10 +79,33 @@ pub async fn ports(files: &Files, config: &Config) -> Finding {
             let next = format!(
                 "end what has it (ss -ltnp), or set {key} to another one: the server does not start so"
             );
-            return Finding::notice("ports", format!("{address} cannot be had: {error}"), next);
+            return Finding::bad("ports", format!("{address} cannot be had: {error}"), next);
         }
     }
-    Finding::notice("ports", "the server does not run; its ports are free", "systemctl start writ-server")
+    let next = match service::is_installed("writ-server") {
+        true => {
+            "systemctl start writ-server; if that fails: journalctl -u writ-server -n 20, mend it, then systemctl reset-failed writ-server"
+        }
+        false => "writ-server run",
+    };
+    Finding::bad("ports", "the server does not run; its ports are free", next)
+}
+
+/// Whether a collector takes traces, where one is named.
+pub async fn traces(mint: &Mint, config: &Config) -> Option<Finding> {
+    let settings = config.traces.as_ref()?;
+    let next = "see that it runs and listens there for OTLP over gRPC, or take traces.endpoint out";
+    Some(match Traces::try_out(settings, mint.fleet).await {
+        Ok(Ok(())) => Finding::good("traces", format!("{} takes them", settings.endpoint)),
+        Ok(Err(reason)) => Finding::notice(
+            "traces",
+            format!("{} takes none, they are lost: {reason}", settings.endpoint),
+            next,
+        ),
+        Err(error) => {
+            Finding::bad("traces", format!("the server does not start: {error}"), "mend server.toml")
+        }
+    })
 }
 
 async fn clock(mint: &Mint) -> Result<Finding, StoreError> {
@@ -100,11 +125,11 @@ async fn clock(mint: &Mint) -> Result<Finding, StoreError> {
 
 fn keys(mint: &Mint) -> Finding {
     match read_signing_keys(&mint.files) {
-        Err(error) => Finding::bad(
-            "keys",
-            error.to_string(),
-            "mend the file, or restore it: writ-server cert restore FILE",
-        ),
+        Err(error) => {
+            let next =
+                error.cure().unwrap_or_else(|| "put the file back: writ-server cert restore FILE".to_owned());
+            Finding::bad("keys", error.to_string(), next)
+        }
         Ok(keys) if keys.is_empty() => {
             let detail = format!("{} holds no signing key", mint.files.signing().display());
             Finding::bad(
@@ -120,6 +145,9 @@ fn keys(mint: &Mint) -> Finding {
 async fn signing(mint: &Mint) -> Result<Finding, StoreError> {
     let bundle = &mint.chain.head().bundle;
     let cure = "with the authority: writ-server cert create";
+    if read_signing_keys(&mint.files).is_err() {
+        return Ok(Finding::notice("signing", "not judged: a key cannot be read, see above", ""));
+    }
     let Some(signing) = signing_here(mint) else {
         let detail = match held_entries(mint).last() {
             None => "no key that is here is in the newest trust bundle: agents refuse it as `unknown_key`"
@@ -174,7 +202,12 @@ fn channel(mint: &Mint) -> Finding {
     let cure = "writ-server authority channel";
     let leaf = match read_tls_leaf(&mint.files) {
         Ok(leaf) => leaf,
-        Err(error) => return Finding::bad("channel", error.to_string(), cure),
+        Err(error) => {
+            let next = error.cure().unwrap_or_else(|| {
+                format!("put the file back: writ-server cert restore FILE; only if no backup has it: {cure}")
+            });
+            return Finding::bad("channel", error.to_string(), next);
+        }
     };
     if let Err(error) = ServerTls::new(&leaf) {
         return Finding::bad("channel", error.to_string(), cure);

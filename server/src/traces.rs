@@ -137,6 +137,14 @@ impl Traces {
         Ok(Self { waiting: Some(waiting), one_in: settings.one_in })
     }
 
+    /// Tells a collector nothing, to see whether it would take more; why it does not.
+    ///
+    /// # Errors
+    /// When the collector's address or authority cannot be used.
+    pub async fn try_out(settings: &TraceSettings, fleet: FleetId) -> Result<Result<(), String>, TraceError> {
+        Ok(export::Collector::new(settings, fleet)?.export(Vec::new()).await)
+    }
+
     /// Whether a command is traced: all parts of it or none, whenever they are asked for.
     #[must_use]
     pub fn follow(&self, command: CommandId) -> bool {

@@ -10,6 +10,7 @@ use writ_common::files;
 use writ_common::identity::EnrolmentToken;
 use writ_common::keys::Algorithm;
 use writ_common::keys::public::PublicKey;
+use writ_common::service;
 
 use super::{Enroll, Output};
 use crate::config::Config;
@@ -43,17 +44,19 @@ pub(super) async fn enroll(options: Enroll) -> Result<(), Fatal> {
         key_id,
         bundle_version,
     };
+    let file =
+        place.config.as_deref().map_or_else(String::new, |file| format!(" --config {}", file.display()));
+    let by_hand = format!("writ-agent run{file} --data-dir {}", config.data_dir.display());
     let text = match output {
         Output::Json => serde_json::to_string_pretty(&shown).map_err(Fatal::failure)?,
         Output::Text => format!(
-            "Enrolled as {} ({}) in fleet {}, realm {}, trust bundle {}.\nNext: writ-agent run{} --data-dir {}",
+            "Enrolled as {} ({}) in fleet {}, realm {}, trust bundle {}.\nNext: {}",
             shown.name,
             shown.agent_id,
             shown.fleet_id,
             shown.realm,
             shown.bundle_version,
-            place.config.as_deref().map_or_else(String::new, |file| format!(" --config {}", file.display())),
-            config.data_dir.display()
+            service::how_to_start("writ-agent", &by_hand)
         ),
     };
     writeln!(std::io::stdout(), "{text}").map_err(Fatal::failure)

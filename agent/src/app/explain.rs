@@ -13,6 +13,7 @@ use writ_common::files;
 use writ_common::refusal::{Refusal, RefusalCode};
 use writ_common::time::{Clock as _, SystemClock, Timestamp};
 use writ_common::trust::Chain;
+use writ_common::users;
 use writ_common::verify::Verifier;
 use writ_proto::v1 as proto;
 
@@ -182,7 +183,10 @@ fn judge(
     if let Err(refusal) = view.check_window(&verified, now) {
         return (found, Some((9, refusal)));
     }
-    let table = match ActionTable::load(&config.actions_dir) {
+    let table = match ActionTable::load(
+        &config.actions_dir,
+        users::owner_of(files.folder()).unwrap_or_else(users::own_uid),
+    ) {
         Ok(table) => table,
         Err(problems) => {
             let all: Vec<_> = problems.iter().map(ToString::to_string).collect();

@@ -11,6 +11,7 @@ use writ_common::service;
 use writ_common::shutdown::Shutdown;
 use writ_common::telemetry;
 use writ_common::time::SystemClock;
+use writ_common::users;
 
 use super::status::Status;
 use super::{Run, enroll};
@@ -60,7 +61,7 @@ pub(super) async fn run(options: Run, shutdown: Shutdown) -> Result<(), Fatal> {
     }
     let identity = Identity::load(&files).map_err(|error| failed(&error))?;
     let trust = Trust::load(&files).map_err(|error| failed(&error))?;
-    let table = ActionTable::load(&config.actions_dir).map_err(|problems| {
+    let table = ActionTable::load(&config.actions_dir, users::own_uid()).map_err(|problems| {
         let all: Vec<_> = problems.iter().map(ToString::to_string).collect();
         Fatal::usage(all.join("\n"))
     })?;

@@ -3,12 +3,15 @@
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 use writ_common::daemon::Fatal;
 use writ_common::files;
 use writ_common::service;
+use writ_common::time::{Clock as _, SystemClock, Timestamp};
+use writ_common::users;
 
 use super::{Output, StatusOptions};
 use crate::VERSION;
@@ -25,6 +28,9 @@ pub(crate) struct LinkState {
     pub(crate) connected: bool,
     pub(crate) endpoint: String,
     pub(crate) reason: String,
+    /// When that was, Unix milliseconds.
+    #[serde(default)]
+    since_ms: u64,
     actions: Vec<String>,
 }
 
@@ -33,6 +39,12 @@ impl LinkState {
     pub(crate) fn read(files: &Files) -> Self {
         let stored = files::read(&files.status()).ok();
         stored.and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default()
+    }
+
+    /// The reason, and how long ago that was: it tries again by itself, and what is written here is only the last attempt.
+    pub(crate) fn told(&self, now: Timestamp) -> String {
+        let ago = Duration::from_secs(now.since(Timestamp::from_millis(self.since_ms)).as_secs());
+        format!("{} ({} ago; it tries again by itself)", self.reason, humantime::format_duration(ago))
     }
 
     /// Whether a process of that number is an agent.
@@ -70,12 +82,14 @@ impl Status {
     }
 
     fn write(&mut self, state: LinkState, reason: &str) {
-        let state = LinkState { pid: std::process::id(), reason: reason.to_owned(), ..state };
+        let since_ms = SystemClock::new().wall().as_millis();
+        let state = LinkState { pid: std::process::id(), reason: reason.to_owned(), since_ms, ..state };
         let is_news = state.connected != self.written.connected
             || state.reason != self.written.reason
             || state.endpoint != self.written.endpoint
             || state.pid != self.written.pid;
-        if !is_news {
+        // An attempt that failed like the one before is news to who asks how long ago it was.
+        if !is_news && state.connected {
             return;
         }
         service::status(&if state.connected {
@@ -136,14 +150,23 @@ pub(super) fn status(options: StatusOptions) -> Result<(), Fatal> {
     let link = LinkState::read(&files);
     let facts = Journal::peek(&files.journal()).ok();
     let running = link.is_running();
+    let reason = match (running, link.connected) {
+        (false, _) => {
+            let start = service::how_to_start("writ-agent", "writ-agent run");
+            format!("the agent is not running; start it: {start}")
+        }
+        (true, false) => link.told(SystemClock::new().wall()),
+        (true, true) => String::new(),
+    };
     // What the running agent has loaded, not what somebody has written since.
     let actions = if running {
         link.actions
     } else {
-        ActionTable::load(&config.actions_dir).map_or_else(
-            |problems| problems.iter().map(|problem| format!("cannot be loaded: {problem}")).collect(),
-            |table| action_rows(&table),
-        )
+        ActionTable::load(&config.actions_dir, users::owner_of(files.folder()).unwrap_or_else(users::own_uid))
+            .map_or_else(
+                |problems| problems.iter().map(|problem| format!("cannot be loaded: {problem}")).collect(),
+                |table| action_rows(&table),
+            )
     };
     let shown = Shown {
         version: VERSION,
@@ -170,11 +193,7 @@ pub(super) fn status(options: StatusOptions) -> Result<(), Fatal> {
         running,
         connected: running && link.connected,
         endpoint: link.endpoint,
-        reason: if running {
-            link.reason
-        } else {
-            "the agent is not running; start it: writ-agent run".to_owned()
-        },
+        reason,
         journal_counter: facts.map_or(0, |facts| facts.counter),
         remembered_commands: facts.map_or(0, |facts| facts.entries),
         time_floor: facts.map_or_else(|| "none".to_owned(), |facts| facts.floor.to_string()),

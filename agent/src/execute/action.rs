@@ -110,14 +110,10 @@ impl Definition {
     ///
     /// # Errors
     /// All its mistakes.
-    pub fn load(path: &Path) -> Result<Self, Problems> {
+    pub fn load(path: &Path, uid: u32) -> Result<Self, Problems> {
         let stem = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
-        if is_writable_by_others(path) {
-            let text = format!(
-                "others may write it, and with it run what they like; run: chmod go-w {}",
-                path.display()
-            );
-            return Err(Problems::one(path, "", text));
+        if let Some(fault) = others_may_write(path, uid) {
+            return Err(Problems::one(path, "", fault));
         }
         let mut reader = Reader::file_only(path)?;
         let second = Duration::from_secs(1);
@@ -125,7 +121,7 @@ impl Definition {
             reader.string("name", &stem, "1 to 128 of a-z, 0-9, `-`, `_` and `.`, not `ping`", is_name);
         let program =
             PathBuf::from(reader.required("program", "an absolute path", |text| text.starts_with('/')));
-        check_program(&mut reader, &program);
+        check_program(&mut reader, &program, uid);
         let templates = reader.strings("arguments", "text", |_| true);
         let parameters = read_parameters(&mut reader);
         let mut arguments = Vec::with_capacity(templates.len());
@@ -145,7 +141,7 @@ impl Definition {
         let working_directory =
             reader.string("working_directory", "/", "an absolute path", |text| text.starts_with('/'));
         let user = reader.string("user", "", "the name of a user", |_| true);
-        let user = check_user(&mut reader, &user);
+        let user = check_user(&mut reader, &user, uid);
         let definition = Self {
             name,
             user,
@@ -221,15 +217,23 @@ fn is_name(text: &str) -> bool {
     (1..=MAX_NAME_BYTES).contains(&text.len()) && text.chars().all(is_allowed) && text != "ping"
 }
 
-/// Whether anybody but root and this agent's own user may write it.
-pub(super) fn is_writable_by_others(path: &Path) -> bool {
-    std::fs::metadata(path).is_ok_and(|file| {
-        let is_ours = file.uid() == 0 || file.uid() == users::own_uid();
-        !is_ours || file.permissions().mode() & 0o022 != 0
+/// Who but root and the agent's user may write it, and with it run what they like; and what mends that.
+pub(super) fn others_may_write(path: &Path, uid: u32) -> Option<String> {
+    let file = std::fs::metadata(path).ok()?;
+    if file.uid() != 0 && file.uid() != uid {
+        let owner = users::name_of(file.uid());
+        return Some(format!(
+            "belongs to {owner}, who may write it, and with it run what they like; run: chown root {}",
+            path.display()
+        ));
+    }
+    let is_open = file.permissions().mode() & 0o022 != 0;
+    is_open.then(|| {
+        format!("others may write it, and with it run what they like; run: chmod go-w {}", path.display())
     })
 }
 
-fn check_program(reader: &mut Reader, program: &Path) {
+fn check_program(reader: &mut Reader, program: &Path, uid: u32) {
     if !program.is_absolute() {
         return;
     }
@@ -249,16 +253,16 @@ fn check_program(reader: &mut Reader, program: &Path) {
         Ok(file) if !file.is_file() || file.permissions().mode() & 0o111 == 0 => {
             reader.problem("program", format!("is `{}`, which is not an executable file", program.display()));
         }
-        Ok(_) if is_writable_by_others(program) => {
-            let text = format!("is `{0}`, which others may write; run: chmod go-w {0}", program.display());
-            reader.problem("program", text);
+        Ok(_) => {
+            if let Some(fault) = others_may_write(program, uid) {
+                reader.problem("program", format!("is `{}`: {fault}", program.display()));
+            }
         }
-        Ok(_) => {}
     }
 }
 
 /// Only root may start a program as somebody else; an agent that could not is told when it starts, not when it is commanded.
-fn check_user(reader: &mut Reader, name: &str) -> Option<User> {
+fn check_user(reader: &mut Reader, name: &str, own: u32) -> Option<User> {
     if name.is_empty() {
         return None;
     }
@@ -266,7 +270,6 @@ fn check_user(reader: &mut Reader, name: &str) -> Option<User> {
         reader.problem("user", format!("is `{name}`, whom /etc/passwd does not list"));
         return None;
     };
-    let own = users::own_uid();
     if user.uid == own {
         return None;
     }

@@ -110,7 +110,7 @@ async fn follow(client: &Client, command: Command, timeout: Option<Duration>) ->
     match ended {
         Ok(done) => done?,
         Err(_) => eprintln!(
-            "writ: not all answered within {limit:?}; the command goes on: writ commands show {}",
+            "writ: not all answered within {limit:?}; the command goes on: writ commands show {}; why an agent does not answer: writ why AGENT",
             latest.command_id
         ),
     }

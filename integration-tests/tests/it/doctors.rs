@@ -44,7 +44,7 @@ fn the_doctor_names_one_primary_cause_for_each_fault() {
     const DAY: i64 = 86_400;
     let at = |days: i64| fs::write(fleet.path("server-clock"), (days * DAY).to_string()).unwrap();
     at(3 * 365 - 20);
-    let soon = fleet.keys(&["doctor"]).ok().json()["findings"][2].clone();
+    let soon = fleet.keys(&["doctor"]).failed(1).json()["findings"][2].clone();
     assert!(
         soon["level"] == "notice" && soon["detail"].as_str().unwrap().contains("in less than 30 days"),
         "{soon}"
@@ -59,6 +59,20 @@ fn the_doctor_names_one_primary_cause_for_each_fault() {
     fs::write(fleet.path("server/tls.pem"), "no").unwrap();
     assert!(verdict(&fleet, 1).starts_with("channel:"), "channel");
     fs::write(fleet.path("server/tls.pem"), leaf).unwrap();
+    // Rights are mended by rights, never by other keys.
+    let tls_key = fleet.path("server/tls.key");
+    fs::set_permissions(&tls_key, fs::Permissions::from_mode(0o644)).unwrap();
+    let exposed = fleet.keys(&["doctor"]).failed(1).json()["findings"][3].clone();
+    assert_eq!(exposed["next"], format!("chmod 600 {}", tls_key.display()));
+    fs::set_permissions(&tls_key, fs::Permissions::from_mode(0o600)).unwrap();
+    let signing = fleet.signing_key();
+    fs::set_permissions(&signing, fs::Permissions::from_mode(0o644)).unwrap();
+    let findings = fleet.keys(&["doctor"]).failed(1).json()["findings"].clone();
+    assert_eq!(findings[1]["next"], format!("chmod 600 {}", signing.display()));
+    assert_eq!(findings[2]["detail"], "not judged: a key cannot be read, see above");
+    fs::set_permissions(&signing, fs::Permissions::from_mode(0o600)).unwrap();
+    assert!(verdict(&fleet, 1).starts_with("ports: the server does not run"), "nothing else is wrong");
+    fleet.start_again();
     assert_eq!(verdict(&fleet, 0), "nothing is wrong");
 }
 

@@ -231,7 +231,10 @@ async fn judge_delivery(case: &DeliveryCase) -> String {
         Identity { record, envelope: Bytes::new(), key },
         Trust::load(&files).unwrap(),
         journal(&files, &case.journal, now),
-        (ActionTable::load(&actions).unwrap(), Keeper::load(&files.settings(), "info").unwrap()),
+        (
+            ActionTable::load(&actions, writ_common::users::own_uid()).unwrap(),
+            Keeper::load(&files.settings(), "info").unwrap(),
+        ),
         (time, 1, shutdown.clone()),
     );
     let message = proto::Delivery::decode(unbase64(&case.delivery)).unwrap();

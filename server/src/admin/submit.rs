@@ -209,9 +209,15 @@ pub async fn find_agent(server: &Arc<Server>, text: &str) -> Result<AgentRow, Fa
         (None, _) => Err(unknown()),
         (Some(only), true) => Ok(only),
         (Some(one), false) => {
-            let ids: Vec<_> = named.iter().chain([&one]).map(|agent| agent.id.to_string()).collect();
-            let text =
-                format!("several agents are called `{text}`, such as {}; use an id", ids.join(" and "));
+            let seen = |agent: &AgentRow| {
+                let is_here = server.dispatcher.registry().is_connected(agent.id);
+                format!("{} ({})", agent.id, if is_here { "connected" } else { "away" })
+            };
+            let ids: Vec<_> = named.iter().chain([&one]).map(seen).collect();
+            let text = format!(
+                "several agents are called `{text}`, such as {}; use an id, and remove the one that is gone: writ agents remove ID",
+                ids.join(" and ")
+            );
             Err(Failure::invalid("agent", text))
         }
     }

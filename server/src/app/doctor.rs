@@ -5,14 +5,15 @@ use writ_common::doctor::Report;
 use writ_common::shutdown::Shutdown;
 
 use super::Doctor;
-use crate::doctor::{examine, ports};
+use crate::doctor::{examine, ports, traces};
 
 /// Exit code 1 when something is bad.
 pub(super) async fn run(options: Doctor, shutdown: Shutdown) -> Result<(), Fatal> {
     let Doctor { place } = options;
     let config = place.folder.config()?;
-    let mint = place.mint(&shutdown).await?;
+    let mint = place.look(&shutdown).await?;
     let mut findings = examine(&mint).await.map_err(|error| Fatal::caused("cannot look", &error))?;
+    findings.extend(traces(&mint, &config).await);
     findings.push(ports(&mint.files, &config).await);
     let report = Report::of(findings);
     place.say(&report, &report.text())?;

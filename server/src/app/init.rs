@@ -5,6 +5,7 @@ use std::path::Path;
 use tracing::debug;
 use writ_common::daemon::Fatal;
 use writ_common::files;
+use writ_common::service;
 use writ_common::shutdown::Shutdown;
 use writ_common::time::{Clock as _, SystemClock};
 
@@ -33,12 +34,18 @@ pub(super) async fn init(options: Init, shutdown: Shutdown) -> Result<(), Fatal>
         passphrase,
         replaces: replace_fleet,
     };
+    let (doubts, host) = (doubts(&plan.endpoints).await, host_of(&plan.endpoints));
     let begin = || eprintln!("making keys and sealing the backup; the passphrase hash takes a few seconds …");
     let made = create(&files, plan, begin, SystemClock::new().wall(), &shutdown).await;
     let made = made.map_err(explain)?;
     let is_drained = shutdown.drain(std::time::Duration::from_secs(5)).await;
     debug!(is_drained, "store closed");
-    place.say(&made, &describe(&made))
+    for doubt in doubts {
+        eprintln!(
+            "writ-server: warning: {doubt}. It is in the trust bundle; to change it: writ-server authority endpoints"
+        );
+    }
+    place.say(&made, &describe(&made, &host))
 }
 
 fn explain(error: CreateError) -> Fatal {
@@ -55,7 +62,30 @@ fn explain(error: CreateError) -> Fatal {
     }
 }
 
-fn describe(made: &Made) -> String {
+/// What is signed for years and looks wrong from here.
+async fn doubts(endpoints: &[String]) -> Vec<String> {
+    let mut doubts = Vec::new();
+    for endpoint in endpoints {
+        let (host, port) = endpoint.rsplit_once(':').unwrap_or((endpoint, ""));
+        if ["localhost", "127.0.0.1", "[::1]"].contains(&host) {
+            doubts.push(format!("{endpoint}: only agents on this host find it"));
+        } else if !tokio::net::lookup_host(endpoint).await.is_ok_and(|mut found| found.next().is_some()) {
+            doubts.push(format!("{endpoint}: from here nobody knows an address of it"));
+        }
+        if port == "7444" {
+            doubts.push(format!("{endpoint}: 7444 is where operators come in unless listen.admin says otherwise; agents come to 7443"));
+        }
+    }
+    doubts
+}
+
+/// The host of the first endpoint: this server, most likely.
+fn host_of(endpoints: &[String]) -> String {
+    let host = endpoints.first().and_then(|endpoint| endpoint.rsplit_once(':'));
+    host.map_or_else(|| "HOST".to_owned(), |(host, _)| host.to_owned())
+}
+
+fn describe(made: &Made, host: &str) -> String {
     let Made {
         fleet_id,
         fleet_name,
@@ -76,6 +106,7 @@ fn describe(made: &Made) -> String {
             folder.display()
         )
     });
+    let folder = admin_ca_file.parent().unwrap_or_else(|| Path::new(".")).display();
     format!(
         "Fleet `{fleet_name}` is made.{replaced}
 
@@ -93,12 +124,12 @@ fn describe(made: &Made) -> String {
 
 Next:
   1. Copy the sealed backup to another place. Without it and its passphrase a lost disk is a lost fleet.
-  2. writ-server run --data-dir {folder}
-  3. writ context add {fleet_name} --server HOST:7444 --ca {ca} --token-file {token}",
+  2. {start}
+  3. writ context add {fleet_name} --server {host}:7444 --ca {ca} --token-file {token}",
         backup = backup_file.display(),
         authority = authority_file.display(),
         token = admin_token_file.display(),
         ca = admin_ca_file.display(),
-        folder = admin_ca_file.parent().unwrap_or_else(|| Path::new(".")).display(),
+        start = service::how_to_start("writ-server", &format!("writ-server run --data-dir {folder}")),
     )
 }

@@ -123,8 +123,16 @@ impl Unlock {
 impl Place {
     /// Opens the keys of a data directory.
     pub(super) async fn mint(&self, shutdown: &Shutdown) -> Result<Mint, Fatal> {
-        let opened = Mint::open(&self.folder.files()?, SystemClock::new().wall(), shutdown).await;
-        opened.map_err(|error| unchanged(&error))
+        self.open(shutdown).await?.map_err(|error| unchanged(&error))
+    }
+
+    /// The same for who only looks.
+    pub(super) async fn look(&self, shutdown: &Shutdown) -> Result<Mint, Fatal> {
+        self.open(shutdown).await?.map_err(|error| Fatal::caused("cannot look", &error))
+    }
+
+    async fn open(&self, shutdown: &Shutdown) -> Result<Result<Mint, MintError>, Fatal> {
+        Ok(Mint::open(&self.folder.files()?, SystemClock::new().wall(), shutdown).await)
     }
 
     /// Prints a result.

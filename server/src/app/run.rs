@@ -193,8 +193,7 @@ async fn load(
     let now = signer.now().ok();
     let tls = channel::open(files, now, &chain.head().bundle.endpoints).map_err(|error| failed(&error))?;
     let bridge = Bridge::open(files, &store, config.listen_notify).await.map_err(|error| failed(&error))?;
-    let traces =
-        Traces::start(config.traces.as_ref(), fleet, last_shutdown).map_err(|error| failed(&error))?;
+    let traces = Traces::start(config.traces.as_ref(), fleet, last_shutdown).map_err(Fatal::usage)?;
     Ok(Server {
         fleet,
         trust: RwLock::new(Arc::new(chain)),

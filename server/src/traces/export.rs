@@ -55,6 +55,7 @@ pub enum TraceError {
 #[derive(Debug)]
 pub(super) struct Collector {
     client: TraceServiceClient<Channel>,
+    endpoint: String,
     resource: Resource,
 }
 
@@ -78,7 +79,8 @@ impl Collector {
             text("writ.fleet.id", fleet.to_string()),
         ];
         let resource = Resource { attributes, ..Resource::default() };
-        Ok(Self { client: TraceServiceClient::new(endpoint.connect_lazy()), resource })
+        let client = TraceServiceClient::new(endpoint.connect_lazy());
+        Ok(Self { client, endpoint: settings.endpoint.clone(), resource })
     }
 
     /// Hands on what waits until the end is asked for, and then for a moment what still waits.
@@ -95,7 +97,10 @@ impl Collector {
                 Err(reason) => {
                     if said_at.is_none_or(|at| at.elapsed() >= SAY_EVERY) {
                         said_at = Some(Instant::now());
-                        warn!(reason, "the collector does not take traces; they are lost meanwhile");
+                        warn!(
+                            endpoint = self.endpoint,
+                            reason, "the collector does not take traces; they are lost meanwhile"
+                        );
                     }
                     shutdown.unless_requested(tokio::time::sleep(PAUSE)).await;
                 }
@@ -112,7 +117,7 @@ impl Collector {
         }
     }
 
-    async fn export(&mut self, spans: Vec<Span>) -> Result<(), String> {
+    pub(super) async fn export(&mut self, spans: Vec<Span>) -> Result<(), String> {
         let sent = spans.len();
         let scope = InstrumentationScope { name: "writ".to_owned(), ..InstrumentationScope::default() };
         let scope_spans = vec![ScopeSpans { scope: Some(scope), spans, ..ScopeSpans::default() }];

@@ -4,7 +4,7 @@ fn definition(text: &str) -> Result<Definition, Problems> {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("say.toml");
     std::fs::write(&path, text).unwrap();
-    Definition::load(&path)
+    Definition::load(&path, users::own_uid())
 }
 
 const SAY: &str = r#"
@@ -101,6 +101,6 @@ fn shells_and_files_others_may_write_are_refused() {
     let path = folder.path().join("open.toml");
     std::fs::write(&path, "program = \"/bin/echo\"\n").unwrap();
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o666)).unwrap();
-    let open = Definition::load(&path).unwrap_err().to_string();
+    let open = Definition::load(&path, users::own_uid()).unwrap_err().to_string();
     assert!(open.contains("chmod go-w"), "{open}");
 }

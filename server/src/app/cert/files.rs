@@ -8,6 +8,7 @@ use writ_common::daemon::Fatal;
 use writ_common::files;
 use writ_common::keys::transfer::{self, Pair};
 use writ_common::keys::{SigningCertificate, pem};
+use writ_common::service;
 use writ_common::shutdown::Shutdown;
 use writ_common::time::{Clock as _, SystemClock};
 use zeroize::Zeroizing;
@@ -25,7 +26,11 @@ use crate::store::BackupRow;
 pub(super) async fn back_up(unlock: &Unlock, file: PathBuf, shutdown: &Shutdown) -> Result<(), Fatal> {
     let mint = unlock.mint(shutdown).await?;
     is_free(&file)?;
-    let secret = passphrase::ask(unlock.passphrase_files.first().map(PathBuf::as_path), "the backup", true)?;
+    let secret = passphrase::ask(
+        unlock.passphrase_files.first().map(PathBuf::as_path),
+        "the backup (the authority's key in it keeps its own)",
+        true,
+    )?;
     if mint.is_dry_run {
         return unlock.place.say(&file, "The backup could be made; nothing was written.");
     }
@@ -79,12 +84,15 @@ pub(super) async fn put_back(place: &Place, from: From, shutdown: &Shutdown) -> 
     let restored =
         restore(&files, &archive, non_exportable, now, shutdown).await.map_err(|error| unchanged(&error))?;
     let text = format!(
-        "Restored fleet {} ({}), trust bundle {} ({}).\nNext:\n  1. writ-server run --data-dir {}\n  2. Agents come back by themselves; those that hold newer bundles hand them back.\n  3. When {} is the newest there is: writ-server authority confirm {}",
+        "Restored fleet {} ({}), trust bundle {} ({}).\nNext:\n  1. {}\n  2. Agents come back by themselves; those that hold newer bundles hand them back.\n  3. When {} is the newest there is: writ-server authority confirm {}",
         restored.fleet_name,
         restored.fleet_id,
         restored.bundle_version,
         restored.bundle_digest,
-        files.folder().display(),
+        service::how_to_start(
+            "writ-server",
+            &format!("writ-server run --data-dir {}", files.folder().display())
+        ),
         restored.bundle_version,
         restored.bundle_digest
     );
@@ -147,7 +155,7 @@ pub(super) async fn prove(
     let without = match proven.holds_authority {
         true => "",
         false => {
-            " No present authority's key in it opens with this passphrase: keep yours apart, and prove it there."
+            "\nThe authority's key is not proven: none in it opens with this passphrase. If the one in it has a passphrase of its own, keep both; if it lies elsewhere, prove it there. Without it nothing can be rotated after a restore."
         }
     };
     let text = format!(
