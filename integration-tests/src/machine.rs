@@ -78,8 +78,9 @@ impl Lan {
         within(&self.hub(), work)
     }
 
-    /// A port of the switch: the network namespace behind it has the address 10.78.0.(1 + its number).
-    fn port(&self) -> Port {
+    /// A port of the switch, for another host on it.
+    #[must_use]
+    pub fn port(&self) -> Port {
         let number = self.ports.fetch_add(1, Ordering::Relaxed);
         let (hub, host) = (self.hub(), format!("{}p{number}", self.name));
         ip(&format!("netns add {host}"));
@@ -104,11 +105,21 @@ impl Drop for Lan {
     }
 }
 
+/// A port of the switch: the network namespace behind it has the address 10.78.0.(1 + its number).
 #[derive(Debug)]
-struct Port {
+pub struct Port {
     hub: String,
-    host: String,
+    /// The network namespace behind it.
+    pub host: String,
     number: u32,
+}
+
+impl Port {
+    /// The address behind it.
+    #[must_use]
+    pub fn address(&self) -> String {
+        format!("10.78.0.{}", self.number + 1)
+    }
 }
 
 impl Drop for Port {
@@ -241,7 +252,7 @@ impl Machine {
     /// Its address on the switch.
     #[must_use]
     pub fn address(&self) -> String {
-        format!("10.78.0.{}", self.port.number + 1)
+        self.port.address()
     }
 
     /// Puts a file on its disk.

@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use integration_tests::containers::{HARDENED, Podman, VERSION};
 use integration_tests::daemon::{Said, until};
 use integration_tests::fleet::{Build, Fleet};
-use integration_tests::machine::{Lan, Machine};
+use integration_tests::machine::{Lan, Machine, Port};
 use serde_json::Value;
 
 use crate::package::{NOTE, definition, package};
@@ -34,16 +34,17 @@ fn an_image_holds_one_static_program_that_is_not_root() {
     }
 }
 
-/// A server in a container on the switch, with its state in a volume.
-struct Server<'a> {
-    lan: &'a Lan,
+/// A server in a container of a host on the switch, with its state in a volume.
+struct Server {
+    place: Port,
     podman: Podman,
     files: Fleet,
 }
 
-impl<'a> Server<'a> {
-    fn new(lan: &'a Lan) -> Self {
-        let server = Self { lan, podman: Podman::new(&lan.hub()), files: Fleet::unmade(Build::Shipped) };
+impl Server {
+    fn new(lan: &Lan) -> Self {
+        let (place, podman) = (lan.port(), Podman::new(&lan.hub()));
+        let server = Self { place, podman, files: Fleet::unmade(Build::Shipped) };
         // As on a host: the file is the container's user's.
         std::os::unix::fs::chown(server.files.path("passphrase"), Some(10_001), Some(10_001)).unwrap();
         server
@@ -64,7 +65,7 @@ impl<'a> Server<'a> {
 
     fn start(&self, volume: &str) {
         let (name, data) = (self.name("server"), format!("{}:/data", self.name(volume)));
-        let network = format!("--network=ns:/run/netns/{}", self.lan.hub());
+        let network = format!("--network=ns:/run/netns/{}", self.place.host);
         let image = self.podman.image("server");
         let begin = ["run", "--detach", "--name", &name, &network, "-v", &data];
         self.podman.run(&[&begin, &HARDENED[..], &[&image]].concat()).ok();
@@ -74,9 +75,10 @@ impl<'a> Server<'a> {
     /// The operator's command, in a container too.
     fn writ(&self, volume: &str, arguments: &[&str]) -> Said {
         let data = format!("{}:/server:ro", self.name(volume));
-        let network = format!("--network=ns:/run/netns/{}", self.lan.hub());
-        let (server, image) = (format!("WRIT_SERVER={}:7444", Lan::HUB), self.podman.image("cli"));
-        let begin = ["run", "--rm", &network, "-v", &data, "-e", &server];
+        let network = format!("--network=ns:/run/netns/{}", self.place.host);
+        let name = format!("--add-host=server.example:{}", self.place.address());
+        let image = self.podman.image("cli");
+        let begin = ["run", "--rm", &network, &name, "-v", &data, "-e", "WRIT_SERVER=server.example:7444"];
         let places =
             ["-e", "WRIT_CA=/server/server/admin-ca.pem", "-e", "WRIT_TOKEN_FILE=/server/server/admin-token"];
         self.podman.run(&[&begin, &places[..], &HARDENED[..], &[&image, "--output=json"], arguments].concat())
@@ -101,15 +103,14 @@ impl<'a> Server<'a> {
 #[test]
 fn a_server_is_killed_replaced_and_restored_elsewhere_and_no_agent_is_visited() {
     let lan = Lan::new();
-    let server = Server::new(&lan);
-    let endpoint = format!("{}:7443", Lan::HUB);
+    let mut server = Server::new(&lan);
     let init = [
         "init",
         "--if-new",
         "--name",
         "acme",
         "--endpoint",
-        &endpoint,
+        "server.example:7443",
         "--passphrase-file",
         "/run/passphrase",
     ];
@@ -121,6 +122,11 @@ fn a_server_is_killed_replaced_and_restored_elsewhere_and_no_agent_is_visited() 
     let token =
         server.writ("one", &["enroll", "token", "create"]).ok().json()["token"].as_str().unwrap().to_owned();
     let web1 = Machine::new(&lan, "web1");
+    let lead_to = |server: &Server| {
+        let hosts = format!("127.0.0.1 localhost\n{} server.example\n", server.place.address());
+        web1.put("/etc/hosts", hosts.as_bytes(), 0o644);
+    };
+    lead_to(&server);
     web1.put("/root/writ-agent.deb", &package("writ-agent"), 0o644);
     web1.sh("dpkg -i /root/writ-agent.deb").ok();
     web1.put("/usr/local/bin/note", NOTE.as_bytes(), 0o755);
@@ -132,6 +138,19 @@ fn a_server_is_killed_replaced_and_restored_elsewhere_and_no_agent_is_visited() 
     server.note("one", "first");
     let agent = server.agents("one")[0]["agent_id"].clone();
 
+    // The network is cut: what is sent meanwhile waits, and comes once.
+    web1.plug(false);
+    let sent = server.writ("one", &["send", "action", "note", "word=cut", "--all"]).ok().json();
+    let cut = sent["command_id"].as_str().unwrap();
+    let waited = server.writ(
+        "one",
+        &["send", "action", "note", "word=cut", "--all", "--id", cut, "--wait", "--timeout", "2s"],
+    );
+    assert_eq!(waited.code, 6, "{waited:?}");
+    web1.plug(true);
+    let healed = ["send", "action", "note", "word=cut", "--all", "--id", cut, "--wait", "--timeout", "60s"];
+    assert_eq!(server.writ("one", &healed).ok().json()["done"], 1);
+
     // Killed, and another container over the same volume.
     let name = server.name("server");
     server.podman.run(&["kill", "--signal=KILL", &name]).ok();
@@ -140,7 +159,7 @@ fn a_server_is_killed_replaced_and_restored_elsewhere_and_no_agent_is_visited() 
     server.connected("one");
     server.note("one", "second");
 
-    // The host burns down; what is left is the sealed backup.
+    // The host burns down; what is left is the sealed backup. Another host has another address, and the name leads there.
     let backups = server.podman.volume(&server.name("one")).join("server/backups");
     let latest = fs::read_dir(backups).unwrap().map(|entry| entry.unwrap().path()).max().unwrap();
     let kept = server.files.path("kept-backup");
@@ -155,11 +174,18 @@ fn a_server_is_killed_replaced_and_restored_elsewhere_and_no_agent_is_visited() 
         &["cert", "restore", "/backup", "--passphrase-file", "/run/passphrase"],
     );
     restored.ok();
+    let burnt = server.place.address();
+    server.place = lan.port();
+    assert_ne!(server.place.address(), burnt);
+    lead_to(&server);
     server.start("two");
     server.connected("two");
     server.note("two", "third");
     assert_eq!(server.agents("two")[0]["agent_id"], agent);
-    assert_eq!(web1.sh("sort /var/lib/writ/agent/notes | tr '\\n' ' '").ok().stdout, "first second third ");
+    assert_eq!(
+        web1.sh("sort /var/lib/writ/agent/notes | tr '\\n' ' '").ok().stdout,
+        "cut first second third "
+    );
 }
 
 #[test]
