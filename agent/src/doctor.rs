@@ -50,17 +50,18 @@ pub async fn examine(config: &Config, now: Timestamp) -> Vec<Finding> {
             None
         }
     };
-    // As the agent will look at them, not as root does.
+    // Whose they may be is judged as the agent will, not as root.
     let uid = users::owner_of(files.folder()).unwrap_or_else(users::own_uid);
     actions(config, uid, &mut findings);
     findings.push(host::folder(files.folder()));
     findings.push(host::disk(files.folder()));
     findings.push(host::open_files(FILES));
+    findings.extend(host::another_user(files.folder(), "writ-agent doctor"));
+    let mut is_obeyed = false;
     if let Some(chain) = chain {
         let asked = endpoints(held.as_ref(), &chain.head().bundle.endpoints);
-        servers(&record, &chain, floor, &asked, now, &mut findings).await;
+        is_obeyed = servers(&record, &chain, floor, &asked, now, &mut findings).await;
     }
-    let is_obeyed = findings.iter().any(|finding| finding.check == "server" && finding.level == Level::Good);
     findings.push(link(&files, is_obeyed, now));
     findings
 }
@@ -142,7 +143,8 @@ fn actions(config: &Config, uid: u32, findings: &mut Vec<Finding>) {
     });
 }
 
-/// Each endpoint, as the agent would meet it. While one of them is obeyed, the others only deserve a look.
+/// Each endpoint, as the agent would meet it, and whether one of them is obeyed: then the others only deserve a look. What the
+/// server thinks of the agent is not tried: its session would end that of the agent that runs.
 async fn servers(
     record: &IdentityRecord,
     chain: &Chain,
@@ -150,7 +152,7 @@ async fn servers(
     asked: &[String],
     now: Timestamp,
     findings: &mut Vec<Finding>,
-) {
+) -> bool {
     let (first, mut is_obeyed) = (findings.len(), false);
     for endpoint in asked {
         findings.push(match try_out(record, chain, floor, endpoint).await {
@@ -181,6 +183,7 @@ async fn servers(
             finding.level = Level::Notice;
         }
     }
+    is_obeyed
 }
 
 fn server(endpoint: &str, error: &LinkError) -> Finding {
@@ -199,15 +202,17 @@ fn link(files: &Files, is_obeyed: bool, now: Timestamp) -> Finding {
     let state = LinkState::read(files);
     match (state.is_running(), state.connected) {
         (false, _) => {
-            let next = match service::is_installed("writ-agent") {
-                true => {
-                    "systemctl start writ-agent; if that fails: journalctl -u writ-agent -n 20, mend it, then systemctl reset-failed writ-agent"
-                }
-                false => "writ-agent run",
-            };
+            let by_hand = format!("writ-agent run --data-dir {}", files.folder().display());
+            let next = service::how_to_start_again("writ-agent", files.folder(), &by_hand);
             Finding::bad("agent", "it is not running", next)
         }
         (true, true) => Finding::good("agent", format!("connected to {}", state.endpoint)),
+        // The agent was turned away with a reason, which waiting does not change.
+        (true, false) if state.refused => Finding::bad(
+            "agent",
+            format!("turned away: {}", state.told(now)),
+            "on the server: writ why AGENT",
+        ),
         (true, false) if is_obeyed => Finding::notice(
             "agent",
             format!("not connected: {}", state.told(now)),

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::{Notify, mpsc};
+use tonic::Code;
 use tonic::transport::Channel;
 use tracing::{info, warn};
 use writ_common::backoff::{Backoff, jitter};
@@ -74,6 +75,17 @@ pub enum LinkError {
     Follow(#[from] FollowError),
 }
 
+impl LinkError {
+    /// Whether trying again changes nothing by itself: somebody decided.
+    fn is_lasting(&self) -> bool {
+        match self {
+            Self::Refused(status) => status.code() == Code::PermissionDenied,
+            Self::NotObeyed { .. } => true,
+            _ => false,
+        }
+    }
+}
+
 impl From<tonic::Status> for LinkError {
     fn from(status: tonic::Status) -> Self {
         Self::Refused(status)
@@ -126,11 +138,11 @@ impl Link {
         tokio::select! {
             () = rendezvous::keep(&obedience, every, &learnt) => Ok(()),
             () = self.hold_sessions(&shutdown) => {
-                self.status.disconnected("the agent is shutting down");
+                self.status.disconnected("the agent is shutting down", false);
                 Ok(())
             }
             () = obedience.broken() => {
-                self.status.disconnected("the journal failed");
+                self.status.disconnected("the journal failed", false);
                 Err(BrokenJournal)
             }
         }
@@ -162,13 +174,13 @@ impl Link {
             match self.hold(endpoint, backoff, shutdown).await {
                 Ok(done) => {
                     info!(endpoint, ?done, "session ended");
-                    self.status.disconnected("the session ended in good order");
+                    self.status.disconnected("the session ended in good order", false);
                     return Some(done);
                 }
                 Err(error) => {
                     warn!(endpoint, %error, "no session");
                     self.note(&error);
-                    self.status.disconnected(&format!("{endpoint}: {error}"));
+                    self.status.disconnected(&format!("{endpoint}: {error}"), error.is_lasting());
                     if matches!(&error, LinkError::Connect(error) if error.is_unverifiable()) {
                         unverifiable.push(endpoint.clone());
                     }

@@ -4,6 +4,7 @@ use std::io::Write as _;
 
 use comfy_table::{Table, presets};
 use serde::Serialize;
+pub(crate) use writ_common::text::{plain, plain_lines};
 
 use crate::args::Format;
 use crate::failure::Failure;
@@ -65,20 +66,4 @@ pub(crate) fn time(millis: u64) -> String {
     } else {
         writ_common::time::Timestamp::from_millis(millis).to_string()
     }
-}
-
-/// Text from elsewhere with its lines, but no other control characters.
-pub(crate) fn plain_lines(text: &str) -> String {
-    let keep = |c: char| if c.is_control() && c != '\n' && c != '\t' { ' ' } else { c };
-    text.trim_end().chars().map(keep).collect()
-}
-
-/// Text from elsewhere, on one line and without control characters: an agent's output cannot steer a terminal.
-pub(crate) fn plain(text: &str) -> String {
-    text.trim_end().chars().map(|c| if c.is_control() || turns_text(c) { ' ' } else { c }).collect()
-}
-
-/// Invisible characters that make a line read otherwise than it is (Unicode TR 36, bidirectional spoofing).
-const fn turns_text(c: char) -> bool {
-    matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{2069}')
 }

@@ -11,6 +11,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use futures_util::future::BoxFuture;
 use http::{Request, Response};
 use http_body_util::{BodyExt as _, Full, Limited};
+use prost::Message as _;
 use tonic::body::Body;
 use tonic::{Code, Status};
 use tower::{Layer, Service};
@@ -20,8 +21,11 @@ use zeroize::Zeroizing;
 
 use crate::id::{Digest, random_bytes};
 use crate::limits::MAX_NAME_BYTES;
+use crate::manager;
+use crate::text::plain;
 use crate::tls::Peer;
 use crate::wire::status::Failure;
+use crate::wire::token;
 
 /// A request is never larger: the names of a thousand agents.
 pub const MAX_REQUEST_BYTES: usize = 256 << 10;
@@ -112,9 +116,67 @@ pub enum Rule {
     /// A token of at least this role; audited with its outcome.
     Look(Role),
     /// The same, audited before it begins too: nothing takes effect without a line in the log.
-    Change(Role),
+    Change(Role, About),
     /// The same for requests with passwords: no digest of them is kept, by which somebody could try guesses.
     ChangeSecrets(Role),
+}
+
+/// Which field of a request says what it is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum About {
+    /// None: what it makes has no name yet, or it changes this program itself.
+    Nothing,
+    /// Its first.
+    First,
+    /// Its sixth: the id a caller chose for a command.
+    CommandId,
+}
+
+impl About {
+    /// The field's number.
+    #[must_use]
+    pub const fn field(self) -> Option<i32> {
+        match self {
+            Self::Nothing => None,
+            Self::First => Some(1),
+            Self::CommandId => Some(6),
+        }
+    }
+
+    /// The field's text on one line, cut to [`MAX_SUBJECT_CHARS`]; empty of a request that cannot be read. Who pastes a token
+    /// where its id belongs has not told it to all who read the log.
+    fn subject(self, request: &[u8]) -> String {
+        let text = match self {
+            Self::Nothing => return String::new(),
+            Self::First => First::decode(request).map(|read| read.text),
+            Self::CommandId => Sixth::decode(request).map(|read| read.text),
+        };
+        let text = text.unwrap_or_default();
+        if [OPERATOR_TOKEN, manager::TOKEN_PREFIX, token::PREFIX].iter().any(|secret| text.contains(secret)) {
+            return "(a token)".to_owned();
+        }
+        plain(&text.chars().take(MAX_SUBJECT_CHARS).collect::<String>())
+    }
+}
+
+/// How an operator's token begins.
+const OPERATOR_TOKEN: &str = "writ-admin.";
+
+/// Of a subject so much is kept.
+const MAX_SUBJECT_CHARS: usize = 128;
+
+/// Any request whose first field is text; protobuf skips the fields it does not know.
+#[derive(Clone, PartialEq, prost::Message)]
+struct First {
+    #[prost(string, tag = "1")]
+    text: String,
+}
+
+/// Any request whose sixth field is text.
+#[derive(Clone, PartialEq, prost::Message)]
+struct Sixth {
+    #[prost(string, tag = "6")]
+    text: String,
 }
 
 /// Who is calling. In the extensions of every request that passed the policy.
@@ -170,6 +232,8 @@ pub struct Entry {
     pub method: &'static str,
     /// SHA-256 of the request; a stream has none.
     pub request: Option<Digest>,
+    /// What a change is about, as its caller wrote it; empty: see [`About`].
+    pub subject: String,
     /// `asked`, `ok`, or the status it ended with.
     pub outcome: &'static str,
 }
@@ -232,14 +296,11 @@ where
                 return inner.call(request).await;
             }
             let method = listed.map_or(UNLISTED, |(method, _)| method);
-            let called = match Call::identify(&*house, method, request).await {
+            let called = match Call::identify(&*house, method, rule, request).await {
                 Ok(called) => called,
                 Err(failure) => return Ok(Status::from(failure).into_http()),
             };
-            let (mut call, mut request) = called;
-            if let Some(Rule::ChangeSecrets(_)) = rule {
-                call.request = None;
-            }
+            let (call, mut request) = called;
             if let Err(failure) = call.check(rule) {
                 house.note(call.entry(AuditLog::Looks, "PERMISSION_DENIED")).await;
                 return Ok(Status::from(failure).into_http());
@@ -247,7 +308,7 @@ where
             request.extensions_mut().insert(call.actor.clone());
             // On disk before it begins: nothing takes effect that the log does not have.
             let log = match rule {
-                Some(Rule::Change(_) | Rule::ChangeSecrets(_)) => AuditLog::Changes,
+                Some(Rule::Change(..) | Rule::ChangeSecrets(_)) => AuditLog::Changes,
                 _ => AuditLog::Looks,
             };
             if log == AuditLog::Changes
@@ -268,6 +329,7 @@ struct Call {
     actor: Actor,
     method: &'static str,
     request: Option<Digest>,
+    subject: String,
 }
 
 impl Call {
@@ -275,6 +337,7 @@ impl Call {
     async fn identify<H: House>(
         house: &H,
         method: &'static str,
+        rule: Option<Rule>,
         request: Request<Body>,
     ) -> Result<(Self, Request<Body>), Failure> {
         let token = bearer_token(&request).ok_or_else(Failure::unauthenticated)?;
@@ -288,7 +351,7 @@ impl Call {
             peer.proven();
         }
         if method.starts_with("/grpc.reflection.") {
-            return Ok((Self { actor, method, request: None }, request));
+            return Ok((Self { actor, method, request: None, subject: String::new() }, request));
         }
         let (head, body) = request.into_parts();
         let body = Limited::new(body, FRAME_HEAD + MAX_REQUEST_BYTES).collect().await;
@@ -296,9 +359,14 @@ impl Call {
             Failure::exhausted(format!("the request is cut short, or larger than {MAX_REQUEST_BYTES} bytes"))
         })?;
         let bytes = body.to_bytes();
-        let digest = Digest::of(bytes.get(FRAME_HEAD..).unwrap_or_default());
+        let message = bytes.get(FRAME_HEAD..).unwrap_or_default();
+        let digest = (!matches!(rule, Some(Rule::ChangeSecrets(_)))).then(|| Digest::of(message));
+        let subject = match rule {
+            Some(Rule::Change(_, about)) => about.subject(message),
+            _ => String::new(),
+        };
         Ok((
-            Self { actor, method, request: Some(digest) },
+            Self { actor, method, request: digest, subject },
             Request::from_parts(head, Body::new(Full::new(bytes))),
         ))
     }
@@ -307,12 +375,12 @@ impl Call {
         let Self { actor, method, .. } = self;
         match rule {
             Some(Rule::Open) => Ok(()),
-            Some(Rule::Look(needed) | Rule::Change(needed) | Rule::ChangeSecrets(needed))
+            Some(Rule::Look(needed) | Rule::Change(needed, _) | Rule::ChangeSecrets(needed))
                 if actor.role >= needed =>
             {
                 Ok(())
             }
-            Some(Rule::Look(needed) | Rule::Change(needed) | Rule::ChangeSecrets(needed)) => {
+            Some(Rule::Look(needed) | Rule::Change(needed, _) | Rule::ChangeSecrets(needed)) => {
                 let (needed, role) = (needed.as_str(), actor.role.as_str());
                 let text = format!(
                     "{method} needs the role {needed}; `{}` is {role}. An admin gives another token: writ operator create",
@@ -328,9 +396,9 @@ impl Call {
     }
 
     fn entry(&self, log: AuditLog, outcome: &'static str) -> Entry {
-        let Self { actor, method, request } = self;
-        info!(target: "audit", method, actor = actor.name, outcome, "call");
-        Entry { log, actor: actor.clone(), method, request: *request, outcome }
+        let Self { actor, method, request, subject } = self;
+        info!(target: "audit", method, actor = actor.name, subject, outcome, "call");
+        Entry { log, actor: actor.clone(), method, request: *request, subject: subject.clone(), outcome }
     }
 }
 
@@ -373,7 +441,7 @@ fn bearer_token(request: &Request<Body>) -> Option<Zeroizing<String>> {
 /// A bearer token: 32 random bytes in a form that scanners of secrets can find.
 #[must_use]
 pub fn new_token() -> Zeroizing<String> {
-    Zeroizing::new(format!("writ-admin.{}", URL_SAFE_NO_PAD.encode(random_bytes::<32>())))
+    Zeroizing::new(format!("{OPERATOR_TOKEN}{}", URL_SAFE_NO_PAD.encode(random_bytes::<32>())))
 }
 
 /// Whether somebody can be called this.
@@ -387,4 +455,22 @@ pub fn check_operator_name(name: &str) -> Result<(), Failure> {
         return Err(Failure::invalid("name", text));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_change_is_about_fits_on_a_line_and_tells_no_secret() {
+        let first = |text: &str| First { text: text.to_owned() }.encode_to_vec();
+        assert_eq!(About::First.subject(&first("web-1")), "web-1");
+        assert_eq!(About::Nothing.subject(&first("web-1")), "");
+        assert_eq!(About::CommandId.subject(&first("web-1")), "");
+        assert_eq!(About::CommandId.subject(&Sixth { text: "id".to_owned() }.encode_to_vec()), "id");
+        assert_eq!(About::First.subject(&first("a\nb\u{1b}[2J")), "a b [2J");
+        assert_eq!(About::First.subject(&first(&"é".repeat(4096))), "é".repeat(MAX_SUBJECT_CHARS));
+        assert_eq!(About::First.subject(&first(&format!(" {}", new_token().as_str()))), "(a token)");
+        assert_eq!(About::First.subject(b"\xff\xff"), "");
+    }
 }

@@ -3,7 +3,11 @@
 
 pub mod host;
 
+use std::borrow::Cow;
+
 use serde::Serialize;
+
+use crate::text::plain_lines;
 
 /// How serious a finding is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -35,7 +39,7 @@ pub struct Finding {
     /// How it stands.
     pub level: Level,
     /// What.
-    pub check: &'static str,
+    pub check: Cow<'static, str>,
     /// In words.
     pub detail: String,
     /// What to do; empty when nothing.
@@ -46,19 +50,19 @@ impl Finding {
     /// As it should be.
     #[must_use]
     pub fn good(check: &'static str, detail: impl Into<String>) -> Self {
-        Self { level: Level::Good, check, detail: detail.into(), next: String::new() }
+        Self { level: Level::Good, check: Cow::Borrowed(check), detail: detail.into(), next: String::new() }
     }
 
     /// Somebody should look soon, and do this.
     #[must_use]
     pub fn notice(check: &'static str, detail: impl Into<String>, next: impl Into<String>) -> Self {
-        Self { level: Level::Notice, check, detail: detail.into(), next: next.into() }
+        Self { level: Level::Notice, check: Cow::Borrowed(check), detail: detail.into(), next: next.into() }
     }
 
     /// It is wrong, and this mends it.
     #[must_use]
     pub fn bad(check: &'static str, detail: impl Into<String>, next: impl Into<String>) -> Self {
-        Self { level: Level::Bad, check, detail: detail.into(), next: next.into() }
+        Self { level: Level::Bad, check: Cow::Borrowed(check), detail: detail.into(), next: next.into() }
     }
 }
 
@@ -72,12 +76,17 @@ pub struct Report {
 }
 
 impl Report {
-    /// Finds the cause.
+    /// Finds the cause. Details may quote others' words, which steer no terminal.
     #[must_use]
-    pub fn of(findings: Vec<Finding>) -> Self {
+    pub fn of(mut findings: Vec<Finding>) -> Self {
+        for finding in &mut findings {
+            finding.detail = plain_lines(&finding.detail);
+        }
         let worst = findings.iter().find(|finding| finding.level == Level::Bad);
-        let verdict = worst
-            .map_or_else(|| "nothing is wrong".to_owned(), |bad| format!("{}: {}", bad.check, bad.detail));
+        let verdict = worst.map_or_else(
+            || "nothing is wrong".to_owned(),
+            |bad| format!("{}: {}", bad.check, one_line(&bad.detail)),
+        );
         Self { verdict, findings }
     }
 
@@ -91,7 +100,7 @@ impl Report {
     #[must_use]
     pub fn text(&self) -> String {
         let below = |text: &str| text.replace('\n', "\n                  ");
-        let mut text = self.verdict.lines().next().unwrap_or_default().to_owned();
+        let mut text = self.verdict.clone();
         for Finding { level, check, detail, next } in &self.findings {
             text.push_str(&format!("\n  {:6} {check:8} {}", level.as_str(), below(detail)));
             if !next.is_empty() {
@@ -100,6 +109,10 @@ impl Report {
         }
         text
     }
+}
+
+fn one_line(text: &str) -> String {
+    text.lines().map(str::trim).collect::<Vec<_>>().join("; ")
 }
 
 #[cfg(test)]
@@ -118,6 +131,11 @@ mod tests {
         assert!(report.is_bad());
         assert_eq!(report.verdict, "keys: gone");
         assert!(report.text().contains("bad    keys     gone\n                  Next: restore them"));
+        let quoted = Report::of(vec![Finding::bad("files", "one\u{1b}[2J\ntwo", "")]);
+        assert_eq!(
+            (quoted.verdict.as_str(), quoted.findings[0].detail.as_str()),
+            ("files: one [2J; two", "one [2J\ntwo")
+        );
         assert_eq!(Report::of(Vec::new()).verdict, "nothing is wrong");
     }
 }

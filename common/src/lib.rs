@@ -46,6 +46,7 @@ pub mod shutdown;
 pub mod telemetry;
 #[cfg(feature = "testing")]
 pub mod testing;
+pub mod text;
 pub mod tls;
 
 /// Marks a state in which a story may kill this process. Expands to nothing in shipped binaries.

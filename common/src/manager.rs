@@ -7,8 +7,6 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use ring::hmac;
 use zeroize::Zeroizing;
@@ -16,6 +14,7 @@ use zeroize::Zeroizing;
 use crate::id::{CommandId, Digest, EntityId, ManagerId};
 use crate::keys::PublicKey;
 use crate::time::Timestamp;
+use crate::wire::token;
 
 /// The version of the protocol between the two.
 pub const PROTOCOL: u32 = 1;
@@ -402,7 +401,7 @@ pub fn check_communication(heartbeat: Duration, abnormal_after: Duration) -> Res
     Ok(())
 }
 
-const TOKEN_PREFIX: &str = "writ-manager1.";
+pub(crate) const TOKEN_PREFIX: &str = "writ-manager1.";
 
 /// Lets an entity in without approval. A secret.
 #[derive(Clone, PartialEq, Eq)]
@@ -444,7 +443,7 @@ impl RegistrationToken {
     /// As handed to an operator, in a form that scanners of secrets can find.
     #[must_use]
     pub fn to_text(&self) -> Zeroizing<String> {
-        Zeroizing::new(format!("{TOKEN_PREFIX}{}", URL_SAFE_NO_PAD.encode(self.0)))
+        Zeroizing::new(token::to_text(TOKEN_PREFIX, &self.0))
     }
 }
 
@@ -496,7 +495,7 @@ impl FromStr for RegistrationToken {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let body = text.trim().strip_prefix(TOKEN_PREFIX).ok_or("must begin with `writ-manager1.`")?;
-        let bytes = URL_SAFE_NO_PAD.decode(body).ok().and_then(|bytes| bytes.try_into().ok());
+        let bytes = token::from_body(TOKEN_PREFIX, body).and_then(|bytes| bytes.as_slice().try_into().ok());
         bytes.map(Self).ok_or("is damaged or incomplete; copy it again, whole")
     }
 }

@@ -1,18 +1,27 @@
 //! What can be watched over months, for Prometheus: on a port of its own, without secrets. docs/telemetry.md lists every one.
 
+use std::convert::Infallible;
 use std::fmt::Display;
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
-use axum::Router;
-use axum::http::StatusCode;
-use axum::routing::get;
+use http::{HeaderValue, Request, Response, StatusCode, header};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
 use metrics_exporter_prometheus::{BuildError, PrometheusBuilder, PrometheusHandle};
 use tokio::net::TcpListener;
-use tokio::sync::Mutex;
-use tracing::{error, warn};
+use tokio::sync::{Mutex, Semaphore};
+use tracing::{debug, error, warn};
 
 use crate::shutdown::Shutdown;
+
+/// Who reads at a time. Others wait in the kernel's queue, and take none of the daemon's files.
+const MAX_READERS: usize = 16;
+/// A connection is never kept longer: one that says nothing must not keep others out. Prometheus comes again.
+const READER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Counts from now on; once a process.
 ///
@@ -30,25 +39,60 @@ where
     F: Future<Output = Result<(), E>> + Send,
     E: Display + Send,
 {
-    let turn = Arc::new(Mutex::new(()));
-    let render = move || {
+    let (turn, readers) = (Arc::new(Mutex::new(())), Arc::new(Semaphore::new(MAX_READERS)));
+    let answer = move |request: Request<Incoming>| {
         let (look, handle, turn) = (look.clone(), handle.clone(), Arc::clone(&turn));
         async move {
+            if request.uri().path() != "/metrics" {
+                return Ok::<_, Infallible>(said(StatusCode::NOT_FOUND, "see /metrics\n".to_owned()));
+            }
             let _turn = turn.lock().await;
-            match look().await {
-                Ok(()) => Ok(handle.render()),
+            Ok(match look().await {
+                Ok(()) => said(StatusCode::OK, handle.render()),
                 Err(error) => {
                     error!(%error, "metrics could not be gathered");
-                    Err(StatusCode::SERVICE_UNAVAILABLE)
+                    said(
+                        StatusCode::SERVICE_UNAVAILABLE,
+                        "they could not be gathered; see the log\n".to_owned(),
+                    )
                 }
-            }
+            })
         }
     };
-    let routes = Router::new().route("/metrics", get(render));
-    let ended = async move { shutdown.requested().await };
-    if let Err(error) = axum::serve(listener, routes).with_graceful_shutdown(ended).await {
-        warn!(%error, "metrics cannot be read any more");
+    loop {
+        let next = async {
+            let reader = Arc::clone(&readers).acquire_owned().await;
+            (reader, listener.accept().await)
+        };
+        let Some((reader, accepted)) = shutdown.unless_requested(next).await else { return };
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                // Out of files: what is open has to end first.
+                warn!(%error, "metrics cannot be read now");
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                continue;
+            }
+        };
+        let (answer, ended) = (answer.clone(), shutdown.clone());
+        shutdown.spawn(async move {
+            let served = http1::Builder::new().serve_connection(TokioIo::new(stream), service_fn(answer));
+            let served = ended.unless_requested(tokio::time::timeout(READER_TIMEOUT, served)).await;
+            if let Some(Ok(Err(error))) = served {
+                debug!(%error, "a reader of metrics went");
+            }
+            drop(reader);
+        });
     }
+}
+
+fn said(status: StatusCode, text: String) -> Response<String> {
+    let mut response = Response::new(text);
+    *response.status_mut() = status;
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    response
 }
 
 /// A count or a time in seconds, as Prometheus has it.

@@ -14,18 +14,35 @@ fn say(states: &[NotifyState<'_>]) {
     }
 }
 
-/// Whether a service manager starts this program here: then people start it by that, not by hand.
-#[must_use]
-pub fn is_installed(unit: &str) -> bool {
+/// Where the units of this name keep their state: `StateDirectory` of each.
+const STATE: &str = "/var/lib/writ";
+
+/// Whether a service manager starts this program here, on this folder: then people start it by that, not by hand.
+fn is_service(unit: &str, folder: &Path) -> bool {
+    let name = unit.strip_prefix("writ-").unwrap_or(unit);
+    if folder != Path::new(STATE).join(name) {
+        return false;
+    }
     let is_there = |folder: &str| Path::new(folder).join(unit).with_extension("service").exists();
     Path::new("/run/systemd/system").exists()
         && ["/etc/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system"].into_iter().any(is_there)
 }
 
-/// How a program is started here: by its unit, or by hand with these flags.
+/// How a program is started on a folder: by its unit, or by hand with these flags.
 #[must_use]
-pub fn how_to_start(unit: &str, by_hand: &str) -> String {
-    if is_installed(unit) { format!("systemctl start {unit}") } else { by_hand.to_owned() }
+pub fn how_to_start(unit: &str, folder: &Path, by_hand: &str) -> String {
+    if is_service(unit, folder) { format!("systemctl start {unit}") } else { by_hand.to_owned() }
+}
+
+/// The same for somebody who finds it stopped: the service manager may have given it up.
+#[must_use]
+pub fn how_to_start_again(unit: &str, folder: &Path, by_hand: &str) -> String {
+    if !is_service(unit, folder) {
+        return by_hand.to_owned();
+    }
+    format!(
+        "systemctl start {unit}; if that fails: journalctl -u {unit} -n 20, mend it, then systemctl reset-failed {unit}"
+    )
 }
 
 /// Everything is loaded and bound; whoever waits for this service may go on.

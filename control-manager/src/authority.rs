@@ -284,10 +284,11 @@ pub struct Authority {
 }
 
 impl Authority {
-    /// Until when what is signed is believed.
+    /// Until when what is signed is believed: as long as every link from it to the authority lasts.
     #[must_use]
     pub fn signs_until(&self) -> Timestamp {
-        self.chain.first().and_then(|der| not_after(der)).unwrap_or(Timestamp::ZERO)
+        let links = self.chain.iter().map(|der| not_after(der).unwrap_or(Timestamp::ZERO));
+        links.fold(self.ca.not_after, Timestamp::min)
     }
 
     /// Reads and checks the files.

@@ -19,13 +19,16 @@ const OPEN: &str = "writ_manager_instruction_deliveries_open";
 const SIGNING_ENDS: &str = "writ_manager_signing_certificate_not_after_timestamp_seconds";
 const BUILD: &str = "writ_manager_build_info";
 
-/// A call was answered.
-pub fn count_call(body: &ReplyBody) {
+/// Who calls: anybody may make a key, and no stranger's calls should wake somebody.
+const CALLERS: [&str; 2] = ["stranger", "entity"];
+
+/// A call was answered, to one that had been let in or to a stranger.
+pub fn count_call(body: &ReplyBody, was_in: bool) {
     let outcome = match body {
         ReplyBody::Rejected(rejection) => rejection.code.as_str(),
         ReplyBody::Probe(_) | ReplyBody::Registered(_) | ReplyBody::Left | ReplyBody::Work(_) => "taken",
     };
-    counter!(CALLS, "outcome" => outcome).increment(1);
+    counter!(CALLS, "from" => CALLERS[usize::from(was_in)], "outcome" => outcome).increment(1);
 }
 
 /// Counts from now on; once a process.
@@ -45,8 +48,9 @@ pub fn install() -> Result<PrometheusHandle, BuildError> {
     describe_gauge!(BUILD, "1; the version is a label");
     gauge!(BUILD, "version" => VERSION).set(1);
     // A series that appears with its first event hides that event from `increase`.
-    counter!(CALLS, "outcome" => "taken").absolute(0);
-    RejectionCode::ALL.iter().for_each(|code| counter!(CALLS, "outcome" => code.as_str()).absolute(0));
+    for outcome in RejectionCode::ALL.iter().map(|code| code.as_str()).chain(["taken"]) {
+        CALLERS.iter().for_each(|from| counter!(CALLS, "from" => *from, "outcome" => outcome).absolute(0));
+    }
     Ok(handle)
 }
 

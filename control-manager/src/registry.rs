@@ -30,9 +30,9 @@ const LEFT_IS_KEPT: Duration = Duration::from_secs(120);
 /// When the store fails.
 pub async fn answer(manager: &Manager, call: EntityCall) -> Result<Decided, Failure> {
     let key = call.key.id();
-    let decided = decide(manager, call).await?;
+    let (was_in, decided) = decide(manager, call).await?;
     let Decided { body, .. } = &decided;
-    metrics::count_call(body);
+    metrics::count_call(body, was_in);
     if let ReplyBody::Rejected(Rejection { code, detail }) = body {
         if *code == RejectionCode::NotApproved {
             // Each of its polls, and anybody may wait.
@@ -59,14 +59,28 @@ impl From<ReplyBody> for Decided {
     }
 }
 
-async fn decide(manager: &Manager, call: EntityCall) -> Result<Decided, Failure> {
+/// Whether its caller had been let in before, and the answer.
+async fn decide(manager: &Manager, call: EntityCall) -> Result<(bool, Decided), Failure> {
     let now = manager.now();
     let mut turn = manager.store.turn().await;
     let mut change = Store::begin(&mut turn).await.map_err(unavailable)?;
     let known = change.entity_of(&call.key).await.map_err(unavailable)?;
-    if let Err(rejection) = judge(manager, &call, known.as_ref(), now) {
-        return Ok(ReplyBody::Rejected(rejection).into());
-    }
+    let was_in = known.as_ref().is_some_and(|known| known.standing == Standing::Approved);
+    let decided = match judge(manager, &call, known.as_ref(), now) {
+        Ok(()) => settle(manager, change, call, known, now).await?,
+        Err(rejection) => ReplyBody::Rejected(rejection).into(),
+    };
+    Ok((was_in, decided))
+}
+
+/// What a call that counts changes. Nothing, if it is rejected all the same.
+async fn settle(
+    manager: &Manager,
+    mut change: Change<'_>,
+    call: EntityCall,
+    known: Option<EntityRow>,
+    now: Timestamp,
+) -> Result<Decided, Failure> {
     let was_in = known.as_ref().is_some_and(|known| known.standing == Standing::Approved);
     let EntityCall { key, epoch, counter, body, .. } = call;
     let reply = match (body, known) {

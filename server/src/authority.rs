@@ -113,13 +113,31 @@ pub enum KeyFileError {
 }
 
 impl KeyFileError {
-    /// What to type, if its rights are all that is wrong with the file.
+    /// What to type. A restore replaces nothing: what is damaged is moved away first.
     #[must_use]
-    pub fn cure(&self) -> Option<String> {
+    pub fn cure(&self) -> String {
+        let put_back = "writ-server cert restore FILE";
         match self {
-            Self::File(error) => error.cure(),
-            Self::Pem { .. } | Self::Key { .. } => None,
+            Self::File(error) => error.cure().unwrap_or_else(|| put_back.to_owned()),
+            Self::Pem { path, .. } | Self::Key { path, .. } => {
+                format!("mv {0} {0}.damaged, then: {put_back}", path.display())
+            }
         }
+    }
+
+    /// Whether its content is gone, by which no change of rights mends it.
+    #[must_use]
+    pub fn is_lost(&self) -> bool {
+        match self {
+            Self::File(error) => error.cure().is_none(),
+            Self::Pem { .. } | Self::Key { .. } => true,
+        }
+    }
+
+    /// Whether the file is simply not there.
+    #[must_use]
+    pub fn is_missing(&self) -> bool {
+        matches!(self, Self::File(error) if error.is_missing())
     }
 }
 

@@ -21,7 +21,7 @@ use crate::traces::Traces;
 /// Files a server has open beside one socket an agent.
 const OWN_FILES: u64 = 256;
 /// How long a name may take.
-const NAME_TIMEOUT: Duration = Duration::from_secs(5);
+pub const NAME_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Looks at everything, in the order of causes.
 ///
@@ -82,12 +82,8 @@ pub async fn ports(files: &Files, config: &Config) -> Finding {
             return Finding::bad("ports", format!("{address} cannot be had: {error}"), next);
         }
     }
-    let next = match service::is_installed("writ-server") {
-        true => {
-            "systemctl start writ-server; if that fails: journalctl -u writ-server -n 20, mend it, then systemctl reset-failed writ-server"
-        }
-        false => "writ-server run",
-    };
+    let by_hand = format!("writ-server run --data-dir {}", files.folder().display());
+    let next = service::how_to_start_again("writ-server", files.folder(), &by_hand);
     Finding::bad("ports", "the server does not run; its ports are free", next)
 }
 
@@ -125,11 +121,7 @@ async fn clock(mint: &Mint) -> Result<Finding, StoreError> {
 
 fn keys(mint: &Mint) -> Finding {
     match read_signing_keys(&mint.files) {
-        Err(error) => {
-            let next =
-                error.cure().unwrap_or_else(|| "put the file back: writ-server cert restore FILE".to_owned());
-            Finding::bad("keys", error.to_string(), next)
-        }
+        Err(error) => Finding::bad("keys", error.to_string(), error.cure()),
         Ok(keys) if keys.is_empty() => {
             let detail = format!("{} holds no signing key", mint.files.signing().display());
             Finding::bad(
@@ -203,9 +195,10 @@ fn channel(mint: &Mint) -> Finding {
     let leaf = match read_tls_leaf(&mint.files) {
         Ok(leaf) => leaf,
         Err(error) => {
-            let next = error.cure().unwrap_or_else(|| {
-                format!("put the file back: writ-server cert restore FILE; only if no backup has it: {cure}")
-            });
+            let mut next = error.cure();
+            if error.is_lost() {
+                next.push_str(&format!("; only if no backup has the channel's authority: {cure}"));
+            }
             return Finding::bad("channel", error.to_string(), next);
         }
     };

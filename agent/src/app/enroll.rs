@@ -56,7 +56,7 @@ pub(super) async fn enroll(options: Enroll) -> Result<(), Fatal> {
             shown.fleet_id,
             shown.realm,
             shown.bundle_version,
-            service::how_to_start("writ-agent", &by_hand)
+            service::how_to_start("writ-agent", files.folder(), &by_hand)
         ),
     };
     writeln!(std::io::stdout(), "{text}").map_err(Fatal::failure)

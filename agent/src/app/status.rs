@@ -10,6 +10,7 @@ use tracing::warn;
 use writ_common::daemon::Fatal;
 use writ_common::files;
 use writ_common::service;
+use writ_common::text::plain;
 use writ_common::time::{Clock as _, SystemClock, Timestamp};
 use writ_common::users;
 
@@ -28,6 +29,9 @@ pub(crate) struct LinkState {
     pub(crate) connected: bool,
     pub(crate) endpoint: String,
     pub(crate) reason: String,
+    /// Since the last session a server turned this agent away, or was not obeyed.
+    #[serde(default)]
+    pub(crate) refused: bool,
     /// When that was, Unix milliseconds.
     #[serde(default)]
     since_ms: u64,
@@ -38,7 +42,10 @@ impl LinkState {
     /// As the running agent wrote it last; nothing if there is none.
     pub(crate) fn read(files: &Files) -> Self {
         let stored = files::read(&files.status()).ok();
-        stored.and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default()
+        let read: Self = stored.and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default();
+        // The agent's user wrote it, root may read it.
+        let actions = read.actions.iter().map(|row| plain(row)).collect();
+        Self { endpoint: plain(&read.endpoint), reason: plain(&read.reason), actions, ..read }
     }
 
     /// The reason, and how long ago that was: it tries again by itself, and what is written here is only the last attempt.
@@ -67,18 +74,21 @@ impl Status {
     pub fn new(files: &Files, table: &ActionTable) -> Self {
         let written = LinkState { actions: action_rows(table), ..LinkState::default() };
         let mut status = Self { path: files.status(), written };
-        status.disconnected("no session has begun yet");
+        status.disconnected("no session has begun yet", false);
         status
     }
 
     /// A session began.
     pub fn connected(&mut self, endpoint: &str) {
-        self.write(LinkState { connected: true, endpoint: endpoint.to_owned(), ..self.written.clone() }, "");
+        let endpoint = endpoint.to_owned();
+        self.write(LinkState { connected: true, refused: false, endpoint, ..self.written.clone() }, "");
     }
 
-    /// No session, and why.
-    pub fn disconnected(&mut self, reason: &str) {
-        self.write(LinkState { connected: false, ..self.written.clone() }, reason);
+    /// No session, and why. That a server refused is remembered until one takes the agent: others that cannot be reached say
+    /// nothing of it.
+    pub fn disconnected(&mut self, reason: &str, refused: bool) {
+        let refused = refused || self.written.refused;
+        self.write(LinkState { connected: false, refused, ..self.written.clone() }, reason);
     }
 
     fn write(&mut self, state: LinkState, reason: &str) {
@@ -152,7 +162,8 @@ pub(super) fn status(options: StatusOptions) -> Result<(), Fatal> {
     let running = link.is_running();
     let reason = match (running, link.connected) {
         (false, _) => {
-            let start = service::how_to_start("writ-agent", "writ-agent run");
+            let by_hand = format!("writ-agent run --data-dir {}", files.folder().display());
+            let start = service::how_to_start("writ-agent", files.folder(), &by_hand);
             format!("the agent is not running; start it: {start}")
         }
         (true, false) => link.told(SystemClock::new().wall()),

@@ -1,5 +1,7 @@
 //! `writ alerts`.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 use writ_proto::admin::v1::{Alert, ListAlertsRequest};
 
@@ -20,20 +22,25 @@ struct Row {
     first_at: String,
     last_at: String,
     detail: String,
+    next: String,
 }
 
 impl Rows for Row {
     const HEAD: &'static [&'static str] = &["LAST", "WHAT", "AGENT", "COUNT", "DETAIL"];
 
     fn cells(&self) -> Vec<String> {
-        let what =
-            if self.code.is_empty() { self.kind.clone() } else { format!("{} {}", self.kind, self.code) };
         let agent = match (self.agent_name.as_str(), self.agent_id.as_str()) {
             ("", "") => "the server",
             ("", id) => id,
             (name, _) => name,
         };
-        vec![self.last_at.clone(), what, agent.to_owned(), self.count.to_string(), self.detail.clone()]
+        vec![self.last_at.clone(), self.what(), agent.to_owned(), self.count.to_string(), self.detail.clone()]
+    }
+}
+
+impl Row {
+    fn what(&self) -> String {
+        format!("{} {}", self.kind, self.code).trim_end().to_owned()
     }
 }
 
@@ -43,8 +50,18 @@ pub(super) async fn run(format: Format, client: &Client) -> Result<(), Failure> 
         let page =
             client.alerts().list(ListAlertsRequest { page_size: PAGE, page_token }).await?.into_inner();
         rows.extend(page.alerts.into_iter().map(|alert| {
-            let Alert { alert_id, kind, code, agent_id, agent_name, count, first_at_ms, last_at_ms, detail } =
-                alert;
+            let Alert {
+                alert_id,
+                kind,
+                code,
+                agent_id,
+                agent_name,
+                count,
+                first_at_ms,
+                last_at_ms,
+                detail,
+                next,
+            } = alert;
             Row {
                 alert_id,
                 kind,
@@ -55,6 +72,7 @@ pub(super) async fn run(format: Format, client: &Client) -> Result<(), Failure> 
                 first_at: output::time(first_at_ms),
                 last_at: output::time(last_at_ms),
                 detail: output::plain(&detail),
+                next: output::plain(&next),
             }
         }));
         page_token = page.next_page_token;
@@ -62,5 +80,13 @@ pub(super) async fn run(format: Format, client: &Client) -> Result<(), Failure> 
             break;
         }
     }
-    output::list(format, &rows, "No alerts.")
+    output::list(format, &rows, "No alerts.")?;
+    if format == Format::Table {
+        // Below the table: once for all agents, and lines that wrap.
+        let cures: BTreeMap<_, _> = rows.iter().map(|row| (row.what(), &row.next)).collect();
+        for (what, next) in cures {
+            output::text(&format!("\n{what}: {next}"))?;
+        }
+    }
+    Ok(())
 }

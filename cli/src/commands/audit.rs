@@ -22,13 +22,14 @@ struct Row {
     actor: String,
     role: String,
     method: String,
+    subject: String,
     request_digest: String,
     outcome: String,
     hash: String,
 }
 
 impl Rows for Row {
-    const HEAD: &'static [&'static str] = &["SEQ", "AT", "ACTOR", "ROLE", "METHOD", "OUTCOME"];
+    const HEAD: &'static [&'static str] = &["SEQ", "AT", "ACTOR", "ROLE", "METHOD", "SUBJECT", "OUTCOME"];
 
     fn cells(&self) -> Vec<String> {
         let method = self.method.strip_prefix("/writ.admin.v1.").unwrap_or(&self.method);
@@ -38,6 +39,7 @@ impl Rows for Row {
             self.actor.clone(),
             self.role.clone(),
             output::plain(method),
+            output::plain(&self.subject),
             self.outcome.clone(),
         ]
     }
@@ -74,6 +76,7 @@ fn row(link: AuditLink) -> Row {
         actor: entry.actor,
         role: entry.role,
         method: entry.method,
+        subject: entry.subject,
         request_digest: hex::encode(entry.request_digest),
         outcome: entry.outcome,
         hash: hex::encode(link.hash),

@@ -1,59 +1,43 @@
-//! `writ why`.
+//! `writ why`: what keeps an agent from obeying, told as a doctor tells it.
 
 use std::process::ExitCode;
 
 use serde::Serialize;
-use writ_proto::admin::v1::{Finding, FindingLevel, GetAgentRequest, WhyResponse};
+use writ_common::doctor::{Finding, Level, Report};
+use writ_proto::admin::v1::{self, FindingLevel, GetAgentRequest, WhyResponse};
 
 use crate::args::Format;
 use crate::client::Client;
 use crate::failure::Failure;
-use crate::output::{self, Rows};
+use crate::output;
 
 #[derive(Serialize)]
 struct Shown {
-    verdict: String,
+    #[serde(flatten)]
+    report: Report,
     obeys: bool,
-    findings: Vec<Row>,
-}
-
-#[derive(Serialize)]
-struct Row {
-    check: String,
-    level: &'static str,
-    detail: String,
-    next: String,
-}
-
-impl Rows for Row {
-    const HEAD: &'static [&'static str] = &["", "CHECK", "WHAT", "NEXT"];
-
-    fn cells(&self) -> Vec<String> {
-        vec![self.level.to_owned(), self.check.clone(), output::plain(&self.detail), self.next.clone()]
-    }
 }
 
 /// Exit code 1 when the agent does not obey, as when it refuses.
 pub(super) async fn run(format: Format, client: &Client, agent: String) -> Result<ExitCode, Failure> {
     let WhyResponse { verdict, findings } =
         client.agents().why(GetAgentRequest { agent }).await?.into_inner();
-    let obeys = findings.iter().all(|finding| finding.level() != FindingLevel::Bad);
-    let shown = Shown { verdict, obeys, findings: findings.into_iter().map(row).collect() };
-    if format == Format::Json {
-        output::one(format, &shown, &[])?;
-    } else {
-        output::text(&output::plain(&shown.verdict))?;
-        output::text("")?;
-        output::list(format, &shown.findings, "")?;
+    let findings = findings.into_iter().map(finding).collect();
+    let report = Report { verdict: output::plain(&verdict), findings };
+    let obeys = !report.is_bad();
+    match format {
+        Format::Table => output::text(&report.text())?,
+        Format::Json => output::one(format, &Shown { report, obeys }, &[])?,
     }
-    Ok(if obeys { ExitCode::SUCCESS } else { ExitCode::from(1) })
+    Ok(ExitCode::from(u8::from(!obeys)))
 }
 
-fn row(finding: Finding) -> Row {
+fn finding(finding: v1::Finding) -> Finding {
     let level = match finding.level() {
-        FindingLevel::Good => "good",
-        FindingLevel::Unspecified | FindingLevel::Notice => "notice",
-        FindingLevel::Bad => "bad",
+        FindingLevel::Good => Level::Good,
+        FindingLevel::Unspecified | FindingLevel::Notice => Level::Notice,
+        FindingLevel::Bad => Level::Bad,
     };
-    Row { check: finding.check, level, detail: finding.detail, next: finding.next }
+    let (check, detail) = (output::plain(&finding.check).into(), output::plain(&finding.detail));
+    Finding { level, check, detail, next: finding.next }
 }

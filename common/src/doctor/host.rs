@@ -50,6 +50,15 @@ pub fn folder(path: &Path) -> Finding {
     Finding::good("folder", format!("{shown}, of user {owner}, mode {mode:03o}"))
 }
 
+/// Says so when root looks for somebody else: what root can read and start, that user may not.
+#[must_use]
+pub fn another_user(folder: &Path, command: &str) -> Option<Finding> {
+    let owner = users::owner_of(folder).filter(|owner| users::own_uid() == 0 && *owner != 0)?;
+    let owner = users::name_of(owner);
+    let detail = format!("root looks, {owner} runs: whether it may read the same files was not tried");
+    Some(Finding::notice("user", detail, format!("runuser -u {owner} -- {command}")))
+}
+
 /// What is left of the disk under a folder.
 #[must_use]
 pub fn disk(path: &Path) -> Finding {

@@ -1,6 +1,6 @@
 //! Who may call what here. The door itself: [`writ_common::admin`]. Calls are recorded in the program's log, target `audit`.
 
-use writ_common::admin::{Entry, House, Role, Rule};
+use writ_common::admin::{About, Entry, House, Role, Rule};
 use writ_common::id::Digest;
 use writ_common::wire::status::Failure;
 
@@ -14,19 +14,19 @@ const POLICY: &[(&str, Rule)] = &[
     ("/grpc.health.v1.Health/Watch", Rule::Open),
     ("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", Rule::Look(Role::Viewer)),
     ("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", Rule::Look(Role::Viewer)),
-    ("/writ.admin.v1.OperatorService/Create", Rule::Change(Role::Admin)),
+    ("/writ.admin.v1.OperatorService/Create", Rule::Change(Role::Admin, About::First)),
     ("/writ.admin.v1.OperatorService/List", Rule::Look(Role::Admin)),
-    ("/writ.admin.v1.OperatorService/Revoke", Rule::Change(Role::Admin)),
-    ("/writ.manager.v1.EntityService/Approve", Rule::Change(Role::Admin)),
-    ("/writ.manager.v1.EntityService/CreateToken", Rule::Change(Role::Admin)),
+    ("/writ.admin.v1.OperatorService/Revoke", Rule::Change(Role::Admin, About::First)),
+    ("/writ.manager.v1.EntityService/Approve", Rule::Change(Role::Admin, About::First)),
+    ("/writ.manager.v1.EntityService/CreateToken", Rule::Change(Role::Admin, About::Nothing)),
     ("/writ.manager.v1.EntityService/Get", Rule::Look(Role::Viewer)),
     ("/writ.manager.v1.EntityService/List", Rule::Look(Role::Viewer)),
     ("/writ.manager.v1.EntityService/ListTokens", Rule::Look(Role::Viewer)),
-    ("/writ.manager.v1.EntityService/Reject", Rule::Change(Role::Admin)),
-    ("/writ.manager.v1.EntityService/Remove", Rule::Change(Role::Admin)),
-    ("/writ.manager.v1.EntityService/RevokeToken", Rule::Change(Role::Admin)),
+    ("/writ.manager.v1.EntityService/Reject", Rule::Change(Role::Admin, About::First)),
+    ("/writ.manager.v1.EntityService/Remove", Rule::Change(Role::Admin, About::First)),
+    ("/writ.manager.v1.EntityService/RevokeToken", Rule::Change(Role::Admin, About::First)),
     ("/writ.manager.v1.InstructionService/Get", Rule::Look(Role::Viewer)),
-    ("/writ.manager.v1.InstructionService/Issue", Rule::Change(Role::Operator)),
+    ("/writ.manager.v1.InstructionService/Issue", Rule::Change(Role::Operator, About::Nothing)),
     ("/writ.manager.v1.InstructionService/List", Rule::Look(Role::Viewer)),
     ("/writ.manager.v1.InstructionService/ListDeliveries", Rule::Look(Role::Viewer)),
     ("/writ.manager.v1.ManagerService/Get", Rule::Look(Role::Viewer)),

@@ -59,6 +59,7 @@ fn the_doctor_names_one_primary_cause_for_each_fault() {
     fs::write(fleet.path("server/tls.pem"), "no").unwrap();
     assert!(verdict(&fleet, 1).starts_with("channel:"), "channel");
     fs::write(fleet.path("server/tls.pem"), leaf).unwrap();
+    what_it_says_of_a_damaged_key_mends_it(&fleet, &file);
     // Rights are mended by rights, never by other keys.
     let tls_key = fleet.path("server/tls.key");
     fs::set_permissions(&tls_key, fs::Permissions::from_mode(0o644)).unwrap();
@@ -71,9 +72,33 @@ fn the_doctor_names_one_primary_cause_for_each_fault() {
     assert_eq!(findings[1]["next"], format!("chmod 600 {}", signing.display()));
     assert_eq!(findings[2]["detail"], "not judged: a key cannot be read, see above");
     fs::set_permissions(&signing, fs::Permissions::from_mode(0o600)).unwrap();
-    assert!(verdict(&fleet, 1).starts_with("ports: the server does not run"), "nothing else is wrong");
+    let last = verdict(&fleet, 1);
+    assert!(last.starts_with("ports: the server does not run"), "nothing else is wrong: {last}");
     fleet.start_again();
     assert_eq!(verdict(&fleet, 0), "nothing is wrong");
+}
+
+/// A restore replaces nothing, so the doctor has the damaged file moved away first.
+fn what_it_says_of_a_damaged_key_mends_it(fleet: &Fleet, backup: &str) {
+    for (damaged, place) in [(fleet.signing_key(), 1), (fleet.path("server/tls.pem"), 3)] {
+        fs::write(&damaged, "no").unwrap();
+        let next = fleet.keys(&["doctor"]).failed(1).json()["findings"][place]["next"].clone();
+        let aside = format!("{}.damaged", damaged.display());
+        let says = format!("mv {} {aside}, then: writ-server cert restore FILE", damaged.display());
+        assert!(next.as_str().unwrap().starts_with(&says), "{next}");
+        let too_soon = fleet.keys(&["cert", "restore", backup]).failed(1);
+        assert!(
+            too_soon.stderr.contains(&says) && too_soon.stderr.contains("nothing was changed"),
+            "{too_soon:?}"
+        );
+        fs::rename(&damaged, &aside).unwrap();
+        let _restored = fleet.keys(&["cert", "restore", backup]).ok();
+        assert_eq!(fleet.keys(&["doctor"]).failed(1).json()["findings"][place]["level"], "good");
+    }
+    // An older backup than the chain's end would have said nothing else.
+    let next = fleet.keys(&["doctor"]).failed(1).json()["verdict"].as_str().unwrap().to_owned();
+    let (_, digest) = next.rsplit_once("writ-server authority confirm ").unwrap();
+    let _confirmed = fleet.keys(&["authority", "confirm", digest]).ok();
 }
 
 /// What the agent's doctor says first, and its exit code.
@@ -128,6 +153,15 @@ fn the_agents_doctor_names_what_is_wrong_with_its_files() {
     fs::write(fleet.path("actions.d/bad.toml"), "program = \"ls\"\n").unwrap();
     says(&fleet, "actions:", "absolute path");
     fs::remove_file(fleet.path("actions.d/bad.toml")).unwrap();
+}
+
+#[test]
+fn the_agents_doctor_knows_that_an_operator_removed_the_agent() {
+    let fleet = Fleet::new(Build::Testing);
+    let agent = fleet.agent("rome");
+    let _removed = fleet.writ(&["agents", "remove", "rome"]).ok();
+    agent.wait_for("no session", |_| true);
+    says(&fleet, "agent: turned away:", "was removed by an operator");
 }
 
 #[test]
@@ -199,6 +233,7 @@ fn the_agents_doctor_names_what_is_wrong_with_the_server_it_finds() {
         server["level"] == "notice" && server["detail"].as_str().unwrap().contains("clock"),
         "{findings}"
     );
+    assert_eq!(skewed.json()["verdict"], "nothing is wrong");
 
     // Expired: the server says so itself, and the agent's doctor hears it.
     fleet.restart_server_at(3 * 365 * 86_400 + 86_400);

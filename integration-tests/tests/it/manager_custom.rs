@@ -5,9 +5,25 @@ use std::path::Path;
 
 use integration_tests::fleet::{Build, Fleet};
 use integration_tests::manager::Manager;
+use integration_tests::stolen::now;
+
+use crate::telemetry::{DAY, metrics_of, value};
 
 /// Makes a key and a certificate signed by an issuer, with these extensions.
 pub(crate) fn issue(fleet: &Fleet, name: &str, issuer: Option<&str>, extensions: &str, algorithm: &[&str]) {
+    issue_for(30, fleet, name, issuer, extensions, algorithm);
+}
+
+/// The same for another number of days.
+fn issue_for(
+    days: u32,
+    fleet: &Fleet,
+    name: &str,
+    issuer: Option<&str>,
+    extensions: &str,
+    algorithm: &[&str],
+) {
+    let days = days.to_string();
     let path = |suffix: &str| fleet.path(&format!("{name}.{suffix}")).to_str().unwrap().to_owned();
     let openssl = |arguments: &[&str]| {
         let _done = fleet.run_tool("openssl", arguments).ok();
@@ -18,7 +34,7 @@ pub(crate) fn issue(fleet: &Fleet, name: &str, issuer: Option<&str>, extensions:
     let subject = format!("/O=Example/CN={name}");
     openssl(&["req", "-new", "-key", &path("key"), "-subj", &subject, "-out", &path("csr")]);
     let (csr, pem, ext) = (path("csr"), path("pem"), path("ext"));
-    let common = ["x509", "-req", "-in", &csr, "-out", &pem, "-days", "30", "-extfile", &ext];
+    let common = ["x509", "-req", "-in", &csr, "-out", &pem, "-days", &days, "-extfile", &ext];
     match issuer {
         None => openssl(&[common.as_slice(), &["-signkey", &path("key")]].concat()),
         Some(issuer) => {
@@ -50,7 +66,7 @@ pub(crate) const SIGNS: &str =
 fn a_manager_under_the_organisations_own_authority_and_intermediates_is_met_by_its_root() {
     let fleet = Fleet::new(Build::Shipped);
     issue(&fleet, "root", None, AUTHORITY, &EC);
-    issue(&fleet, "between", Some("root"), AUTHORITY, &EC);
+    issue_for(20, &fleet, "between", Some("root"), AUTHORITY, &EC);
     issue(&fleet, "tls", Some("between"), TLS, &EC);
     issue(&fleet, "signs", Some("between"), SIGNS, &EC);
     // Any other key the organisation vouches for is nobody's voice: a web server's among them.
@@ -96,6 +112,10 @@ fn a_manager_under_the_organisations_own_authority_and_intermediates_is_met_by_i
     assert!(!manager.path("control-manager-ca.key").exists(), "the organisation's key is none of ours");
     manager.start(None);
     manager.add_context(&fleet);
+    // What is between ends before what it vouches for: so long is the manager believed.
+    let ends = "writ_manager_signing_certificate_not_after_timestamp_seconds";
+    let left = value(&metrics_of(manager.daemon()), ends) - i64::try_from(now().as_millis() / 1000).unwrap();
+    assert!((20 * DAY - 600..=20 * DAY).contains(&left), "{left}");
 
     // The intermediate is not the root.
     let port = manager.link_port.to_string();

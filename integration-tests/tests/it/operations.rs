@@ -138,6 +138,14 @@ fn two_hosts_of_one_name_are_two_agents_and_one_takes_over_only_by_an_operators_
     assert_ne!(first, second);
     let ambiguous = fleet.writ(&["send", "ping", "--agent", "rome"]);
     assert!(ambiguous.code == 7 && ambiguous.stderr.contains("several agents are called `rome`"));
+    let alert = fleet.alerts("same_name", "").remove(0);
+    assert_eq!(alert["agent_id"], second.as_str());
+    assert!(alert["detail"].as_str().unwrap().contains(&first), "{alert}");
+    let shown = fleet.writ(&["alerts"]).ok();
+    assert!(
+        shown.stdout.contains("same_name: If the host was installed anew: `writ agents approve"),
+        "{shown:?}"
+    );
     let agent = fleet.start_agent("rome", None);
     assert_eq!(fleet.json(&["agents", "show", &second])["labels"], serde_json::json!({}));
     assert_eq!(agent.count("command admitted"), 0, "what waited for the old one is not for the new one");
@@ -244,22 +252,26 @@ fn roles_bound_what_operators_may_do_and_revoking_takes_effect_with_the_next_cal
 fn every_call_is_in_the_log_with_its_outcome_and_a_change_in_the_middle_shows() {
     let fleet = Fleet::new(Build::Shipped);
     let _created = fleet.json(&["enroll", "token", "create"]);
-    assert_eq!(fleet.writ(&["send", "ping", "--agent", "nobody"]).code, 5);
+    let id = "0192f1c0-0000-7000-8000-00000000000f";
+    assert_eq!(fleet.writ(&["send", "ping", "--agent", "nobody", "--id", id]).code, 5);
+    assert_eq!(fleet.writ(&["agents", "remove", "nobody"]).code, 5);
     let rows = fleet.json(&["audit", "list"]);
     let said: Vec<_> = rows
         .as_array()
         .unwrap()
         .iter()
         .rev()
-        .map(|row| (row["method"].as_str().unwrap(), row["outcome"].as_str().unwrap()))
+        .map(|row| ["method", "subject", "outcome"].map(|column| row[column].as_str().unwrap()))
         .collect();
     assert_eq!(
         said,
         [
-            ("/writ.admin.v1.EnrollmentService/CreateToken", "asked"),
-            ("/writ.admin.v1.EnrollmentService/CreateToken", "ok"),
-            ("/writ.admin.v1.CommandService/Submit", "asked"),
-            ("/writ.admin.v1.CommandService/Submit", "NOT_FOUND"),
+            ["/writ.admin.v1.EnrollmentService/CreateToken", "", "asked"],
+            ["/writ.admin.v1.EnrollmentService/CreateToken", "", "ok"],
+            ["/writ.admin.v1.CommandService/Submit", id, "asked"],
+            ["/writ.admin.v1.CommandService/Submit", id, "NOT_FOUND"],
+            ["/writ.admin.v1.AgentService/Remove", "nobody", "asked"],
+            ["/writ.admin.v1.AgentService/Remove", "nobody", "NOT_FOUND"],
         ]
     );
     let looked = fleet.json(&["audit", "list", "--looks"]);

@@ -2,6 +2,7 @@
 
 use integration_tests::python::root;
 use writ_common::refusal::{Audible, RefusalCode};
+use writ_server::store::AlertKind;
 
 fn pinned(path: &str, expected: &[u8]) {
     let path = root().join(path);
@@ -53,6 +54,21 @@ fn refusals_page_is_current() {
         }
     }
     pinned("docs/refusals.md", page.as_bytes());
+}
+
+#[test]
+fn alerts_page_is_current() {
+    let mut page = String::from(
+        "# Alerts\n\nGenerated from `server/src/store/alerts/kind.rs`; `make update` writes it.\n\n\
+         What `writ alerts` shows and `writ_alerts_total` counts. Names are stable: programs may rely on them. One row stands for all \
+         of one name, code and agent; a flood raises its count. Which of them should wake somebody is in \
+         [alerts.yaml](../deploy/prometheus/alerts.yaml).\n",
+    );
+    for kind in AlertKind::ALL {
+        let (name, meaning, cure) = (kind.as_str(), kind.meaning().trim(), kind.cure());
+        page.push_str(&format!("\n## `{name}`\n\n{meaning}\n\n*What to do:* {cure}\n"));
+    }
+    pinned("docs/alerts.md", page.as_bytes());
 }
 
 #[test]

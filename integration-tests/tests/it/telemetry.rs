@@ -5,19 +5,19 @@ use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 
-use integration_tests::daemon::Daemon;
+use integration_tests::daemon::{Daemon, until};
 use integration_tests::fleet::{Build, Fleet};
 use integration_tests::manager::Manager;
 use integration_tests::stolen::now;
 
-const DAY: i64 = 86_400;
+pub(crate) const DAY: i64 = 86_400;
 
 /// What `GET /metrics` answers.
 pub(crate) fn metrics(fleet: &Fleet) -> String {
     metrics_of(fleet.server())
 }
 
-fn metrics_of(daemon: &Daemon) -> String {
+pub(crate) fn metrics_of(daemon: &Daemon) -> String {
     let serving = daemon.wait_for("serving", |_| true);
     let mut stream = TcpStream::connect(serving["metrics"].as_str().unwrap()).unwrap();
     stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").unwrap();
@@ -73,6 +73,32 @@ fn named(text: &str) -> BTreeSet<String> {
     let is_of_name = |c: char| c.is_ascii_lowercase() || c == '_';
     let words = text.split(|c: char| !is_of_name(c)).filter(|word| word.starts_with("writ_"));
     words.map(str::to_owned).collect()
+}
+
+#[test]
+fn readers_of_metrics_are_few_at_a_time_and_keep_nobody_from_ending() {
+    let fleet = Fleet::new(Build::Shipped);
+    let serving = fleet.server().wait_for("serving", |_| true);
+    let address = serving["metrics"].as_str().unwrap().to_owned();
+    let half_asked = || {
+        let mut stream = TcpStream::connect(&address).unwrap();
+        stream.write_all(b"GET /met").unwrap();
+        stream
+    };
+    let open_files = |fleet: &Fleet| {
+        let sockets = fs::read_dir(format!("/proc/{}/fd", fleet.server().pid())).unwrap();
+        sockets.count()
+    };
+    let before = open_files(&fleet);
+    let readers: Vec<_> = (0..64).map(|_| half_asked()).collect();
+    // The last of those that are taken is there; the others stay in the kernel's queue.
+    until("sixteen readers", || open_files(&fleet) >= before + 16);
+    let _answers = fleet.writ(&["agents", "list"]).ok();
+    assert!(open_files(&fleet) <= before + 18, "16 readers and what an operator leaves open");
+    fleet.server().signal("-TERM");
+    fleet.server().wait_for("ended", |_| true);
+    assert_eq!(fleet.server().count("some sessions did not end in time"), 0);
+    drop(readers);
 }
 
 #[test]
@@ -137,8 +163,11 @@ fn what_a_manager_sees_of_its_entities_is_counted() {
     assert_eq!(series(&manager, active), 0);
     let _registered = fleet.registered(&manager);
     assert_eq!(series(&manager, active), 1);
-    assert!(series(&manager, "writ_manager_calls_total{outcome=\"taken\"}") > 0);
-    assert_eq!(series(&manager, "writ_manager_calls_total{outcome=\"replayed\"}"), 0);
+    // It was nobody's entity when it registered; since then it is.
+    assert_eq!(series(&manager, "writ_manager_calls_total{from=\"stranger\",outcome=\"taken\"}"), 1);
+    let taken = "writ_manager_calls_total{from=\"entity\",outcome=\"taken\"}";
+    until("a poll", || series(&manager, taken) > 0);
+    assert_eq!(series(&manager, "writ_manager_calls_total{from=\"entity\",outcome=\"replayed\"}"), 0);
     let ends = series(&manager, "writ_manager_signing_certificate_not_after_timestamp_seconds");
     let left = ends - i64::try_from(now().as_millis() / 1000).unwrap();
     assert!((3 * 365 * DAY - 600..=3 * 365 * DAY).contains(&left), "{left}");

@@ -7,7 +7,7 @@ use writ_proto::admin::v1::alert_service_server::AlertService;
 use writ_proto::admin::v1::{Alert, ListAlertsRequest, ListAlertsResponse};
 
 use crate::context::Server;
-use crate::store::{AlertRow, SERVER, unavailable};
+use crate::store::{AlertKind, AlertRow, SERVER, unavailable};
 use writ_common::admin::page;
 
 #[derive(Debug)]
@@ -35,6 +35,7 @@ fn show(row: AlertRow) -> Alert {
     let AlertRow { id, kind, code, agent, agent_name, count, first_at, last_at, detail } = row;
     Alert {
         alert_id: id,
+        next: AlertKind::stored_cure(&kind, &code).to_owned(),
         kind,
         code,
         // Empty: it is about the server itself.

@@ -215,7 +215,7 @@ pub async fn find_agent(server: &Arc<Server>, text: &str) -> Result<AgentRow, Fa
             };
             let ids: Vec<_> = named.iter().chain([&one]).map(seen).collect();
             let text = format!(
-                "several agents are called `{text}`, such as {}; use an id, and remove the one that is gone: writ agents remove ID",
+                "several agents are called `{text}`, such as {}; use an id. If that host was installed anew: writ agents approve NEW --replaces OLD; if not, somebody enrolled under its name: writ enroll token list",
                 ids.join(" and ")
             );
             Err(Failure::invalid("agent", text))

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use futures_util::future::join_all;
 use tracing::debug;
 use writ_common::daemon::Fatal;
 use writ_common::files;
@@ -11,6 +12,10 @@ use writ_common::time::{Clock as _, SystemClock};
 
 use super::{Init, passphrase};
 use crate::authority::create::{CreateError, Made, Plan, create, present};
+use crate::doctor::NAME_TIMEOUT;
+
+/// Where operators come in unless `listen.admin` says otherwise.
+const ADMIN_PORT: u16 = 7444;
 
 pub(super) async fn init(options: Init, shutdown: Shutdown) -> Result<(), Fatal> {
     let Init { place, name, endpoints, tls_names, kind, passphrase_file, replace_fleet, if_new } = options;
@@ -34,18 +39,21 @@ pub(super) async fn init(options: Init, shutdown: Shutdown) -> Result<(), Fatal>
         passphrase,
         replaces: replace_fleet,
     };
-    let (doubts, host) = (doubts(&plan.endpoints).await, host_of(&plan.endpoints));
+    let host = host_of(&plan.endpoints);
+    let endpoints = plan.endpoints.clone();
     let begin = || eprintln!("making keys and sealing the backup; the passphrase hash takes a few seconds …");
     let made = create(&files, plan, begin, SystemClock::new().wall(), &shutdown).await;
     let made = made.map_err(explain)?;
     let is_drained = shutdown.drain(std::time::Duration::from_secs(5)).await;
     debug!(is_drained, "store closed");
-    for doubt in doubts {
+    for doubt in shutdown.unless_requested(doubts(&endpoints)).await.unwrap_or_default() {
         eprintln!(
             "writ-server: warning: {doubt}. It is in the trust bundle; to change it: writ-server authority endpoints"
         );
     }
-    place.say(&made, &describe(&made, &host))
+    // A folder that is named needs no configuration, which may be what is broken.
+    let port = place.folder.config().map_or(ADMIN_PORT, |config| config.listen_admin.port());
+    place.say(&made, &describe(&made, &format!("{host}:{port}")))
 }
 
 fn explain(error: CreateError) -> Fatal {
@@ -64,13 +72,15 @@ fn explain(error: CreateError) -> Fatal {
 
 /// What is signed for years and looks wrong from here.
 async fn doubts(endpoints: &[String]) -> Vec<String> {
+    let ask = |endpoint| tokio::time::timeout(NAME_TIMEOUT, tokio::net::lookup_host(endpoint));
+    let asked = join_all(endpoints.iter().map(ask)).await;
     let mut doubts = Vec::new();
-    for endpoint in endpoints {
+    for (endpoint, asked) in endpoints.iter().zip(asked) {
         let (host, port) = endpoint.rsplit_once(':').unwrap_or((endpoint, ""));
         if ["localhost", "127.0.0.1", "[::1]"].contains(&host) {
             doubts.push(format!("{endpoint}: only agents on this host find it"));
-        } else if !tokio::net::lookup_host(endpoint).await.is_ok_and(|mut found| found.next().is_some()) {
-            doubts.push(format!("{endpoint}: from here nobody knows an address of it"));
+        } else if !asked.is_ok_and(|found| found.is_ok_and(|mut found| found.next().is_some())) {
+            doubts.push(format!("{endpoint}: from here, now, nobody knows an address of it"));
         }
         if port == "7444" {
             doubts.push(format!("{endpoint}: 7444 is where operators come in unless listen.admin says otherwise; agents come to 7443"));
@@ -85,7 +95,7 @@ fn host_of(endpoints: &[String]) -> String {
     host.map_or_else(|| "HOST".to_owned(), |(host, _)| host.to_owned())
 }
 
-fn describe(made: &Made, host: &str) -> String {
+fn describe(made: &Made, admin: &str) -> String {
     let Made {
         fleet_id,
         fleet_name,
@@ -106,7 +116,7 @@ fn describe(made: &Made, host: &str) -> String {
             folder.display()
         )
     });
-    let folder = admin_ca_file.parent().unwrap_or_else(|| Path::new(".")).display();
+    let folder = admin_ca_file.parent().unwrap_or_else(|| Path::new("."));
     format!(
         "Fleet `{fleet_name}` is made.{replaced}
 
@@ -125,11 +135,15 @@ fn describe(made: &Made, host: &str) -> String {
 Next:
   1. Copy the sealed backup to another place. Without it and its passphrase a lost disk is a lost fleet.
   2. {start}
-  3. writ context add {fleet_name} --server {host}:7444 --ca {ca} --token-file {token}",
+  3. writ context add {fleet_name} --server {admin} --ca {ca} --token-file {token}",
         backup = backup_file.display(),
         authority = authority_file.display(),
         token = admin_token_file.display(),
         ca = admin_ca_file.display(),
-        start = service::how_to_start("writ-server", &format!("writ-server run --data-dir {folder}")),
+        start = service::how_to_start(
+            "writ-server",
+            folder,
+            &format!("writ-server run --data-dir {}", folder.display())
+        ),
     )
 }

@@ -319,11 +319,13 @@ impl Mint {
         writ_common::checkpoint!("backup_written");
         // Once more: sealing took a second or two, in which agents may have said something.
         self.check().await?;
-        let bundle = (link.bundle.version, link.digest, link.envelope.clone());
-        self.store.publish(vec![bundle], head.digest, Some(self.call(command))).await?;
+        let version = link.bundle.version;
+        let bundle = (version, link.digest, link.envelope.clone());
+        self.store
+            .publish(vec![bundle], head.digest, Some(self.call(command, format!("bundle {version}"))))
+            .await?;
         writ_common::checkpoint!("bundle_published");
         // Killed before this ends: run it again. Its new keys take the place of these.
-        let version = link.bundle.version;
         self.put_in_place(fresh).map_err(|source| MintError::InForce { version, source })?;
         if let Err(error) = last_head::note(&self.files, &link) {
             warn!(%error, "the newest bundle could not be noted");
@@ -408,7 +410,7 @@ impl Mint {
     /// # Errors
     /// When the store fails.
     pub async fn note(&self, command: &'static str) -> Result<(), StoreError> {
-        self.store.audit(self.call(command)).await?.committed().await
+        self.store.audit(self.call(command, String::new())).await?.committed().await
     }
 
     /// Entries that ended go when a bundle has no room; revoked keys stay listed as long as possible.
@@ -422,7 +424,7 @@ impl Mint {
         Ok(())
     }
 
-    fn call(&self, command: &'static str) -> NewAudit {
+    fn call(&self, command: &'static str, subject: String) -> NewAudit {
         NewAudit {
             log: AuditLog::Changes,
             at: self.now,
@@ -431,6 +433,7 @@ impl Mint {
             role: "owner of the keys",
             method: command,
             request: None,
+            subject,
             outcome: "ok",
             max_entries: u64::MAX,
         }

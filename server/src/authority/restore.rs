@@ -19,7 +19,7 @@ use super::backup::{Archive, ArchiveError};
 use super::certificates;
 use super::channel::endpoint_names;
 use super::mint::{Mint, MintError};
-use super::{Files, write_tls_leaf};
+use super::{Files, KeyFileError, read_signing_keys, read_tls_leaf, write_tls_leaf};
 use crate::store::{BackupRow, Store, StoreError};
 
 /// Why nothing was restored.
@@ -59,6 +59,9 @@ pub enum RestoreError {
     /// Something is here already.
     #[error("{}: a database or signing keys lie here; take another --data-dir, or move them away", .0.display())]
     NotEmpty(PathBuf),
+    /// A key that is here cannot be used.
+    #[error("{_0}; nothing was changed. Next: {cure}", cure = _0.cure())]
+    Damaged(KeyFileError),
     /// A bundle of the backup does not follow.
     #[error("a bundle of the backup does not follow the chain here: {0}; nothing was changed")]
     Chain(Refusal),
@@ -130,6 +133,13 @@ async fn fill_up(
     now: Timestamp,
     shutdown: &Shutdown,
 ) -> Result<Restored, RestoreError> {
+    // What cannot be read would stay, and hide whose keys are here.
+    read_signing_keys(files).map_err(RestoreError::Damaged)?;
+    if let Err(error) = read_tls_leaf(files)
+        && !error.is_missing()
+    {
+        return Err(RestoreError::Damaged(error));
+    }
     let mint = Mint::open(files, now, shutdown).await?;
     let mut chain = mint.chain.clone();
     let mut newer = Vec::new();

@@ -1,5 +1,7 @@
 //! What somebody should look at. One row for each kind, code and agent: a flood raises a count, not a table.
 
+mod kind;
+
 use bytes::Bytes;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row as _, SqliteConnection};
@@ -7,69 +9,8 @@ use writ_common::id::{AgentId, Digest};
 use writ_common::receipt::RefusalReport;
 use writ_common::time::Timestamp;
 
+pub use self::kind::AlertKind;
 use super::{Store, StoreError, id, integer, time, unsigned};
-
-/// What happened.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum AlertKind {
-    /// An agent refused something in silence.
-    Refused,
-    /// An agent was handed a command that this server did not hand it.
-    Replayed,
-    /// An agent answered one command in two different ways.
-    Contradicted,
-    /// An agent answered a command it was never sent.
-    Unsolicited,
-    /// An agent let a receipt go that this server does not have.
-    Lost,
-    /// Somebody claimed an agent's id without its key.
-    Impostor,
-    /// An agent's journal went back or forked; nothing is sent to it until an operator decides.
-    Rewound,
-    /// An agent began a new journal.
-    JournalReplaced,
-    /// A certificate of this server ends soon.
-    CertificateEnds,
-    /// The Control Manager refuses this server.
-    ManagerRejects,
-    /// This server refused an instruction of its Control Manager, or of somebody who claims to be it.
-    InstructionRefused,
-}
-
-impl AlertKind {
-    /// Every kind.
-    pub const ALL: [Self; 11] = [
-        Self::Refused,
-        Self::Replayed,
-        Self::Contradicted,
-        Self::Unsolicited,
-        Self::Lost,
-        Self::Impostor,
-        Self::Rewound,
-        Self::JournalReplaced,
-        Self::CertificateEnds,
-        Self::ManagerRejects,
-        Self::InstructionRefused,
-    ];
-
-    /// Its name in outputs.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Refused => "refused",
-            Self::Replayed => "replayed",
-            Self::Contradicted => "contradicted",
-            Self::Unsolicited => "unsolicited",
-            Self::Lost => "lost",
-            Self::Impostor => "impostor",
-            Self::Rewound => "rewound",
-            Self::JournalReplaced => "journal_replaced",
-            Self::CertificateEnds => "certificate_ends",
-            Self::ManagerRejects => "manager_rejects",
-            Self::InstructionRefused => "instruction_refused",
-        }
-    }
-}
 
 /// In an alert's place for an agent: the server itself.
 pub const SERVER: AgentId = AgentId::from_bytes([0; 16]);

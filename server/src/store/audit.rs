@@ -36,6 +36,8 @@ pub struct NewAudit {
     pub method: &'static str,
     /// SHA-256 of the request; `None` for streams.
     pub request: Option<Digest>,
+    /// What it was about; empty: nothing that has a name.
+    pub subject: String,
     /// `asked`, `ok`, or a gRPC status.
     pub outcome: &'static str,
     /// Entries of this log to keep; past it the oldest go.
@@ -158,6 +160,7 @@ impl NewAudit {
             method: self.method.to_owned(),
             request_digest: self.request.map_or_else(Vec::new, |digest| digest.as_bytes().to_vec()),
             outcome: self.outcome.to_owned(),
+            subject: self.subject.clone(),
         }
     }
 }

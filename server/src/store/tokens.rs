@@ -12,6 +12,7 @@ use writ_common::keys::PublicKey;
 use writ_common::time::Timestamp;
 
 use super::agents::put_attribute;
+use super::alerts::{Alarm, AlertKind, raise};
 use super::{Source, Store, StoreError, bytes, id, integer, time, unsigned};
 
 /// A new agent, ready to be recorded.
@@ -431,9 +432,25 @@ async fn admit(connection: &mut SqliteConnection, admission: Admission) -> Resul
     let Some(row) = spent else { return Ok(TokenUse::Refused) };
     let _uses = unsigned(&row, "uses")?;
     let realm: String = row.try_get("realm")?;
+    note_same_name(connection, agent, &name, now).await?;
     let (who, shown) = ((agent, name, realm), (spki, token, identity_record.clone(), agent_version));
     insert_agent(connection, who, shown, now).await?;
     Ok(TokenUse::Admitted(identity_record))
+}
+
+/// Who enrols under a name that is taken is a host installed anew, or somebody who wants what is meant for the other.
+async fn note_same_name(
+    connection: &mut SqliteConnection,
+    agent: AgentId,
+    name: &str,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    let sql = "SELECT agent_id FROM agents WHERE name = $1 AND removed_at = 0 ORDER BY agent_id LIMIT 1";
+    let older = sqlx::query(sql).bind(name).fetch_optional(&mut *connection).await?;
+    let Some(row) = older else { return Ok(()) };
+    let older: AgentId = id(&row, "agent_id", "agent id")?;
+    let detail = format!("It enrolled under the name of {older}, which is still enrolled.");
+    raise(connection, &Alarm { kind: AlertKind::SameName, code: "", agent, count: 1, detail }, now).await
 }
 
 async fn insert_agent(

@@ -91,6 +91,7 @@ pub(super) async fn put_back(place: &Place, from: From, shutdown: &Shutdown) -> 
         restored.bundle_digest,
         service::how_to_start(
             "writ-server",
+            files.folder(),
             &format!("writ-server run --data-dir {}", files.folder().display())
         ),
         restored.bundle_version,

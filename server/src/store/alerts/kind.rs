@@ -1,0 +1,74 @@
+//! What alerts there are: a closed list with stable names.
+
+use writ_common::refusal::RefusalCode;
+
+macro_rules! alert_kinds {
+    ($(#[doc = $meaning:literal] $kind:ident = $name:literal, $cure:literal;)*) => {
+        /// What happened; `docs/alerts.md` is generated from this list.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum AlertKind {
+            $(#[doc = $meaning] $kind,)*
+        }
+
+        impl AlertKind {
+            /// Every kind.
+            pub const ALL: &'static [Self] = &[$(Self::$kind,)*];
+
+            /// Its name in the database, outputs and metrics.
+            #[must_use]
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$kind => $name,)* }
+            }
+
+            /// What it means, in one sentence.
+            #[must_use]
+            pub const fn meaning(self) -> &'static str {
+                match self { $(Self::$kind => $meaning,)* }
+            }
+
+            /// What an operator does about it.
+            #[must_use]
+            pub const fn cure(self) -> &'static str {
+                match self { $(Self::$kind => $cure,)* }
+            }
+        }
+    };
+}
+
+alert_kinds! {
+    /// An agent refused something in silence.
+    Refused = "refused", "Its code says what, and what to do: refusals.md.";
+    /// An agent was handed a command more often than this server sent it.
+    Replayed = "replayed", "Nothing was started again. Find out who is between this server and the agent, and who else has the key of the TLS certificate; `writ-server authority channel` makes a new one.";
+    /// An agent answered one command in two different ways.
+    Contradicted = "contradicted", "No honest agent does that; the first answer counts and both are kept. Take the host off the network and look who else is on it.";
+    /// An agent answered a command it was never sent.
+    Unsolicited = "unsolicited", "Explained if this server's database was put back to an earlier state. If it was not, somebody else signs with a key of this server: `writ-server cert revoke KEYID`.";
+    /// An agent let a receipt go that this server does not have.
+    Lost = "lost", "Explained if this server's database was put back to an earlier state. If it was not, somebody between the two forges acknowledgements: `writ-server authority channel` makes a new TLS key.";
+    /// Somebody claimed an agent's id without its key.
+    Impostor = "impostor", "They were turned away. Find the host that does it in this server's log, under the agent's id; the agent itself is not concerned.";
+    /// An agent's journal went back or forked; nothing is sent to it until an operator decides.
+    Rewound = "rewound", "`writ why AGENT` says which it is. Turn a copy off, or enrol it anew; then `writ agents approve AGENT`.";
+    /// An agent began a new journal.
+    JournalReplaced = "journal_replaced", "Expected if somebody emptied its data directory. If nobody did, look at the disk of the host.";
+    /// An agent enrolled under a name that another one has.
+    SameName = "same_name", "If the host was installed anew: `writ agents approve NEW --replaces OLD` gives it the labels of the older one, which is removed. If not, find out who has a token: `writ enroll token list`. Until one is gone, commands to the name alone are refused.";
+    /// A certificate of this server ends soon.
+    CertificateEnds = "certificate_ends", "`writ-server doctor` says which, and what makes the next one.";
+    /// The Control Manager refuses this server.
+    ManagerRejects = "manager_rejects", "The detail says why; `writ manager status` how it stands now.";
+    /// This server refused an instruction of its Control Manager, or of somebody who claims to be it.
+    InstructionRefused = "instruction_refused", "Nothing was changed. Ask the Control Manager's operators whether it is theirs; if it is not, somebody claims to be the manager, or has its key.";
+}
+
+impl AlertKind {
+    /// What to do about a stored alert; empty for one of another version.
+    #[must_use]
+    pub fn stored_cure(kind: &str, code: &str) -> &'static str {
+        let refusal =
+            RefusalCode::ALL.iter().find(|known| kind == Self::Refused.as_str() && known.as_str() == code);
+        let kind = || Self::ALL.iter().find(|known| known.as_str() == kind);
+        refusal.map(|known| known.cure()).or_else(|| kind().map(|known| known.cure())).unwrap_or_default()
+    }
+}
