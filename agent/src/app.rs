@@ -13,7 +13,10 @@ use std::time::Duration;
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use writ_common::daemon::{self, Threads};
 use writ_common::keys::Algorithm;
+use writ_common::service::Start;
 use writ_common::time::Timestamp;
+
+use crate::identity::Files;
 
 /// Obeys what carries the server's seal, once, and answers under its own.
 ///
@@ -49,6 +52,13 @@ struct Where {
     /// Overrides `data_dir`.
     #[arg(long, value_name = "FOLDER")]
     data_dir: Option<PathBuf>,
+}
+
+impl Where {
+    /// How the agent is started there.
+    fn start<'a>(&'a self, files: &'a Files) -> Start<'a> {
+        Start { program: "writ-agent", folder: files.folder(), config: self.config.as_deref() }
+    }
 }
 
 #[derive(Debug, Args)]

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use writ_common::doctor::{Finding, Level, host};
 use writ_common::identity::IdentityRecord;
-use writ_common::service;
+use writ_common::service::Start;
 use writ_common::time::Timestamp;
 use writ_common::trust::Chain;
 use writ_common::users;
@@ -25,7 +25,7 @@ const FILES: u64 = 1024;
 const CLOCK_TOLERANCE: Duration = Duration::from_secs(60);
 
 /// Looks at everything, in the order of causes.
-pub async fn examine(config: &Config, now: Timestamp) -> Vec<Finding> {
+pub async fn examine(config: &Config, start: Start<'_>, now: Timestamp) -> Vec<Finding> {
     let files = Files::new(&config.data_dir);
     let mut findings = Vec::new();
     let identity = match Identity::load(&files) {
@@ -62,7 +62,7 @@ pub async fn examine(config: &Config, now: Timestamp) -> Vec<Finding> {
         let asked = endpoints(held.as_ref(), &chain.head().bundle.endpoints);
         is_obeyed = servers(&record, &chain, floor, &asked, now, &mut findings).await;
     }
-    findings.push(link(&files, is_obeyed, now));
+    findings.push(link(&files, start, is_obeyed, now));
     findings
 }
 
@@ -198,14 +198,10 @@ fn server(endpoint: &str, error: &LinkError) -> Finding {
 }
 
 /// What the running agent says of its line.
-fn link(files: &Files, is_obeyed: bool, now: Timestamp) -> Finding {
+fn link(files: &Files, start: Start<'_>, is_obeyed: bool, now: Timestamp) -> Finding {
     let state = LinkState::read(files);
     match (state.is_running(), state.connected) {
-        (false, _) => {
-            let by_hand = format!("writ-agent run --data-dir {}", files.folder().display());
-            let next = service::how_to_start_again("writ-agent", files.folder(), &by_hand);
-            Finding::bad("agent", "it is not running", next)
-        }
+        (false, _) => Finding::bad("agent", "it is not running", start.again()),
         (true, true) => Finding::good("agent", format!("connected to {}", state.endpoint)),
         // The agent was turned away with a reason, which waiting does not change.
         (true, false) if state.refused => Finding::bad(

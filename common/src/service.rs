@@ -14,35 +14,54 @@ fn say(states: &[NotifyState<'_>]) {
     }
 }
 
-/// Where the units of this name keep their state: `StateDirectory` of each.
-const STATE: &str = "/var/lib/writ";
-
-/// Whether a service manager starts this program here, on this folder: then people start it by that, not by hand.
-fn is_service(unit: &str, folder: &Path) -> bool {
-    let name = unit.strip_prefix("writ-").unwrap_or(unit);
-    if folder != Path::new(STATE).join(name) {
-        return false;
-    }
-    let is_there = |folder: &str| Path::new(folder).join(unit).with_extension("service").exists();
-    Path::new("/run/systemd/system").exists()
-        && ["/etc/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system"].into_iter().any(is_there)
+/// How a program is started on the folder its state lies in, for people: by its unit if that starts it so, or by hand.
+#[derive(Debug, Clone, Copy)]
+pub struct Start<'a> {
+    /// The program, which is the unit's name too.
+    pub program: &'a str,
+    /// Where its state lies.
+    pub folder: &'a Path,
+    /// The configuration that was named.
+    pub config: Option<&'a Path>,
 }
 
-/// How a program is started on a folder: by its unit, or by hand with these flags.
-#[must_use]
-pub fn how_to_start(unit: &str, folder: &Path, by_hand: &str) -> String {
-    if is_service(unit, folder) { format!("systemctl start {unit}") } else { by_hand.to_owned() }
-}
-
-/// The same for somebody who finds it stopped: the service manager may have given it up.
-#[must_use]
-pub fn how_to_start_again(unit: &str, folder: &Path, by_hand: &str) -> String {
-    if !is_service(unit, folder) {
-        return by_hand.to_owned();
+impl Start<'_> {
+    /// What to type.
+    #[must_use]
+    pub fn how(&self) -> String {
+        let Self { program, folder, config } = self;
+        if self.is_service() {
+            return format!("systemctl start {program}");
+        }
+        let config = config.map_or_else(String::new, |file| format!(" --config {}", file.display()));
+        format!("{program} run{config} --data-dir {}", folder.display())
     }
-    format!(
-        "systemctl start {unit}; if that fails: journalctl -u {unit} -n 20, mend it, then systemctl reset-failed {unit}"
-    )
+
+    /// What to type for who finds it stopped: the service manager may have given it up.
+    #[must_use]
+    pub fn again(&self) -> String {
+        let (how, unit) = (self.how(), self.program);
+        if self.is_service() {
+            format!(
+                "{how}; if that fails: journalctl -u {unit} -n 20, mend it, then systemctl reset-failed {unit}"
+            )
+        } else {
+            how
+        }
+    }
+
+    /// Whether a service manager is here, and the unit starts this program on this folder and file: `StateDirectory` of each.
+    fn is_service(&self) -> bool {
+        let Self { program, folder, config } = *self;
+        let name = program.strip_prefix("writ-").unwrap_or(program);
+        let is_there = |folder: &str| Path::new(folder).join(program).with_extension("service").exists();
+        folder == Path::new("/var/lib/writ").join(name)
+            && config.is_none_or(|file| file == Path::new("/etc/writ").join(name).with_extension("toml"))
+            && Path::new("/run/systemd/system").exists()
+            && ["/etc/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system"]
+                .into_iter()
+                .any(is_there)
+    }
 }
 
 /// Everything is loaded and bound; whoever waits for this service may go on.
@@ -76,5 +95,18 @@ pub async fn keep_alive<F: Future<Output = bool> + Send>(
         if shutdown.unless_requested(tokio::time::sleep(period / 2)).await.is_none() {
             return;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_lies_elsewhere_is_started_by_hand_where_it_lies() {
+        let (folder, config) = (Path::new("/srv/writ"), Some(Path::new("/srv/server.toml")));
+        let start = Start { program: "writ-server", folder, config };
+        assert_eq!(start.how(), "writ-server run --config /srv/server.toml --data-dir /srv/writ");
+        assert_eq!(start.again(), start.how());
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use writ_common::doctor::{Finding, Level, host};
 use writ_common::health;
-use writ_common::service;
+use writ_common::service::Start;
 use writ_common::time::Timestamp;
 use writ_common::tls::{LeafFacts, ServerTls, server_name};
 
@@ -60,7 +60,7 @@ async fn names(mint: &Mint) -> Finding {
 }
 
 /// Whether the ports are this server's, or free for it.
-pub async fn ports(files: &Files, config: &Config) -> Finding {
+pub async fn ports(files: &Files, config: &Config, start: Start<'_>) -> Finding {
     if files.lock().is_err() {
         return match health::ask(config.listen_admin, "").await {
             Ok(()) => Finding::good("ports", format!("this server answers at {}", config.listen_admin)),
@@ -82,9 +82,7 @@ pub async fn ports(files: &Files, config: &Config) -> Finding {
             return Finding::bad("ports", format!("{address} cannot be had: {error}"), next);
         }
     }
-    let by_hand = format!("writ-server run --data-dir {}", files.folder().display());
-    let next = service::how_to_start_again("writ-server", files.folder(), &by_hand);
-    Finding::bad("ports", "the server does not run; its ports are free", next)
+    Finding::bad("ports", "the server does not run; its ports are free", start.again())
 }
 
 /// Whether a collector takes traces, where one is named.

@@ -10,7 +10,6 @@ use writ_common::files;
 use writ_common::identity::EnrolmentToken;
 use writ_common::keys::Algorithm;
 use writ_common::keys::public::PublicKey;
-use writ_common::service;
 
 use super::{Enroll, Output};
 use crate::config::Config;
@@ -44,9 +43,6 @@ pub(super) async fn enroll(options: Enroll) -> Result<(), Fatal> {
         key_id,
         bundle_version,
     };
-    let file =
-        place.config.as_deref().map_or_else(String::new, |file| format!(" --config {}", file.display()));
-    let by_hand = format!("writ-agent run{file} --data-dir {}", config.data_dir.display());
     let text = match output {
         Output::Json => serde_json::to_string_pretty(&shown).map_err(Fatal::failure)?,
         Output::Text => format!(
@@ -56,7 +52,7 @@ pub(super) async fn enroll(options: Enroll) -> Result<(), Fatal> {
             shown.fleet_id,
             shown.realm,
             shown.bundle_version,
-            service::how_to_start("writ-agent", files.folder(), &by_hand)
+            place.start(&files).how()
         ),
     };
     writeln!(std::io::stdout(), "{text}").map_err(Fatal::failure)

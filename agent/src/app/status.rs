@@ -162,9 +162,7 @@ pub(super) fn status(options: StatusOptions) -> Result<(), Fatal> {
     let running = link.is_running();
     let reason = match (running, link.connected) {
         (false, _) => {
-            let by_hand = format!("writ-agent run --data-dir {}", files.folder().display());
-            let start = service::how_to_start("writ-agent", files.folder(), &by_hand);
-            format!("the agent is not running; start it: {start}")
+            format!("the agent is not running; start it: {}", place.start(&files).how())
         }
         (true, false) => link.told(SystemClock::new().wall()),
         (true, true) => String::new(),

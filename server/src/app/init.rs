@@ -1,12 +1,9 @@
 //! `writ-server init`.
 
-use std::path::Path;
-
 use futures_util::future::join_all;
 use tracing::debug;
 use writ_common::daemon::Fatal;
 use writ_common::files;
-use writ_common::service;
 use writ_common::shutdown::Shutdown;
 use writ_common::time::{Clock as _, SystemClock};
 
@@ -53,7 +50,7 @@ pub(super) async fn init(options: Init, shutdown: Shutdown) -> Result<(), Fatal>
     }
     // A folder that is named needs no configuration, which may be what is broken.
     let port = place.folder.config().map_or(ADMIN_PORT, |config| config.listen_admin.port());
-    place.say(&made, &describe(&made, &format!("{host}:{port}")))
+    place.say(&made, &describe(&made, &format!("{host}:{port}"), &place.folder.start(&files).how()))
 }
 
 fn explain(error: CreateError) -> Fatal {
@@ -95,7 +92,7 @@ fn host_of(endpoints: &[String]) -> String {
     host.map_or_else(|| "HOST".to_owned(), |(host, _)| host.to_owned())
 }
 
-fn describe(made: &Made, admin: &str) -> String {
+fn describe(made: &Made, admin: &str, start: &str) -> String {
     let Made {
         fleet_id,
         fleet_name,
@@ -116,7 +113,6 @@ fn describe(made: &Made, admin: &str) -> String {
             folder.display()
         )
     });
-    let folder = admin_ca_file.parent().unwrap_or_else(|| Path::new("."));
     format!(
         "Fleet `{fleet_name}` is made.{replaced}
 
@@ -140,10 +136,5 @@ Next:
         authority = authority_file.display(),
         token = admin_token_file.display(),
         ca = admin_ca_file.display(),
-        start = service::how_to_start(
-            "writ-server",
-            folder,
-            &format!("writ-server run --data-dir {}", folder.display())
-        ),
     )
 }

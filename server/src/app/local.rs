@@ -8,6 +8,7 @@ use serde::Serialize;
 use writ_common::daemon::Fatal;
 use writ_common::id::Digest;
 use writ_common::keys::Algorithm;
+use writ_common::service::Start;
 use writ_common::shutdown::Shutdown;
 use writ_common::time::{Clock as _, SystemClock};
 
@@ -42,6 +43,11 @@ impl Folder {
             Some(folder) => Ok(Files::new(folder)),
             None => Ok(Files::new(&self.config()?.data_dir)),
         }
+    }
+
+    /// How the server is started on it.
+    pub(super) fn start<'a>(&'a self, files: &'a Files) -> Start<'a> {
+        Start { program: "writ-server", folder: files.folder(), config: self.config.as_deref() }
     }
 }
 

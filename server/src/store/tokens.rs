@@ -449,7 +449,7 @@ async fn note_same_name(
     let older = sqlx::query(sql).bind(name).fetch_optional(&mut *connection).await?;
     let Some(row) = older else { return Ok(()) };
     let older: AgentId = id(&row, "agent_id", "agent id")?;
-    let detail = format!("It enrolled under the name of {older}, which is still enrolled.");
+    let detail = format!("{agent} enrolled under the name of {older}, which is still enrolled.");
     raise(connection, &Alarm { kind: AlertKind::SameName, code: "", agent, count: 1, detail }, now).await
 }
 

@@ -8,7 +8,6 @@ use writ_common::daemon::Fatal;
 use writ_common::files;
 use writ_common::keys::transfer::{self, Pair};
 use writ_common::keys::{SigningCertificate, pem};
-use writ_common::service;
 use writ_common::shutdown::Shutdown;
 use writ_common::time::{Clock as _, SystemClock};
 use zeroize::Zeroizing;
@@ -89,11 +88,7 @@ pub(super) async fn put_back(place: &Place, from: From, shutdown: &Shutdown) -> 
         restored.fleet_id,
         restored.bundle_version,
         restored.bundle_digest,
-        service::how_to_start(
-            "writ-server",
-            files.folder(),
-            &format!("writ-server run --data-dir {}", files.folder().display())
-        ),
+        place.folder.start(&files).how(),
         restored.bundle_version,
         restored.bundle_digest
     );
