@@ -16,8 +16,6 @@ use writ_common::keys::Algorithm;
 use writ_common::service::Start;
 use writ_common::time::Timestamp;
 
-use crate::identity::Files;
-
 /// Obeys what carries the server's seal, once, and answers under its own.
 ///
 /// Exit codes: 0 ended in good order; 1 it failed; 2 a flag is wrong; 64 a value or the configuration is wrong.
@@ -56,8 +54,9 @@ struct Where {
 
 impl Where {
     /// How the agent is started there.
-    fn start<'a>(&'a self, files: &'a Files) -> Start<'a> {
-        Start { program: "writ-agent", folder: files.folder(), config: self.config.as_deref() }
+    fn start(&self) -> Start<'_> {
+        let Self { config, data_dir } = self;
+        Start { program: "writ-agent", config: config.as_deref(), data_dir: data_dir.as_deref() }
     }
 }
 

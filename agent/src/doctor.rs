@@ -56,7 +56,7 @@ pub async fn examine(config: &Config, start: Start<'_>, now: Timestamp) -> Vec<F
     findings.push(host::folder(files.folder()));
     findings.push(host::disk(files.folder()));
     findings.push(host::open_files(FILES));
-    findings.extend(host::another_user(files.folder(), "writ-agent doctor"));
+    findings.extend(host::another_user(files.folder(), &start.command("doctor")));
     let mut is_obeyed = false;
     if let Some(chain) = chain {
         let asked = endpoints(held.as_ref(), &chain.head().bundle.endpoints);
@@ -204,11 +204,9 @@ fn link(files: &Files, start: Start<'_>, is_obeyed: bool, now: Timestamp) -> Fin
         (false, _) => Finding::bad("agent", "it is not running", start.again()),
         (true, true) => Finding::good("agent", format!("connected to {}", state.endpoint)),
         // The agent was turned away with a reason, which waiting does not change.
-        (true, false) if state.refused => Finding::bad(
-            "agent",
-            format!("turned away: {}", state.told(now)),
-            "on the server: writ why AGENT",
-        ),
+        (true, false) if !state.refused.is_empty() => {
+            Finding::bad("agent", format!("turned away: {}", state.refused), "on the server: writ why AGENT")
+        }
         (true, false) if is_obeyed => Finding::notice(
             "agent",
             format!("not connected: {}", state.told(now)),

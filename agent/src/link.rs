@@ -78,11 +78,7 @@ pub enum LinkError {
 impl LinkError {
     /// Whether trying again changes nothing by itself: somebody decided.
     fn is_lasting(&self) -> bool {
-        match self {
-            Self::Refused(status) => status.code() == Code::PermissionDenied,
-            Self::NotObeyed { .. } => true,
-            _ => false,
-        }
+        matches!(self, Self::Refused(status) if status.code() == Code::PermissionDenied)
     }
 }
 

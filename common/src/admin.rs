@@ -128,35 +128,49 @@ pub enum About {
     Nothing,
     /// Its first.
     First,
+    /// Its first, and its second: whom that one replaces.
+    Replacement,
     /// Its sixth: the id a caller chose for a command.
     CommandId,
 }
 
 impl About {
-    /// The field's number.
+    /// The numbers of its fields, each a text.
     #[must_use]
-    pub const fn field(self) -> Option<i32> {
+    pub const fn fields(self) -> &'static [i32] {
         match self {
-            Self::Nothing => None,
-            Self::First => Some(1),
-            Self::CommandId => Some(6),
+            Self::Nothing => &[],
+            Self::First => &[1],
+            Self::Replacement => &[1, 2],
+            Self::CommandId => &[6],
         }
     }
 
-    /// The field's text on one line, cut to [`MAX_SUBJECT_CHARS`]; empty of a request that cannot be read. Who pastes a token
-    /// where its id belongs has not told it to all who read the log.
+    /// What the fields say, on one line, each cut to [`MAX_SUBJECT_CHARS`]; empty of a request that cannot be read, which no
+    /// service takes either.
     fn subject(self, request: &[u8]) -> String {
-        let text = match self {
+        let read = match self {
             Self::Nothing => return String::new(),
-            Self::First => First::decode(request).map(|read| read.text),
-            Self::CommandId => Sixth::decode(request).map(|read| read.text),
+            Self::First => First::decode(request).map(|read| vec![read.text]),
+            Self::Replacement => Both::decode(request).map(|read| vec![read.text, read.other]),
+            Self::CommandId => Sixth::decode(request).map(|read| vec![read.text]),
         };
-        let text = text.unwrap_or_default();
-        if [OPERATOR_TOKEN, manager::TOKEN_PREFIX, token::PREFIX].iter().any(|secret| text.contains(secret)) {
-            return "(a token)".to_owned();
-        }
-        plain(&text.chars().take(MAX_SUBJECT_CHARS).collect::<String>())
+        let named: Vec<_> =
+            read.unwrap_or_default().iter().filter(|text| !text.is_empty()).map(|text| shown(text)).collect();
+        named.join(" for ")
     }
+}
+
+/// A name for all who read the log. Who pastes a token where its id belongs has not told it to them.
+fn shown(text: &str) -> String {
+    let is_of_token = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+    let holds = |prefix: &str| {
+        text.split(prefix).skip(1).any(|rest| rest.chars().take_while(|c| is_of_token(*c)).count() >= 40)
+    };
+    if [OPERATOR_TOKEN, manager::TOKEN_PREFIX, token::PREFIX].into_iter().any(holds) {
+        return "(a token)".to_owned();
+    }
+    plain(&text.chars().take(MAX_SUBJECT_CHARS).collect::<String>())
 }
 
 /// How an operator's token begins.
@@ -170,6 +184,15 @@ const MAX_SUBJECT_CHARS: usize = 128;
 struct First {
     #[prost(string, tag = "1")]
     text: String,
+}
+
+/// Any request whose first and second fields are texts.
+#[derive(Clone, PartialEq, prost::Message)]
+struct Both {
+    #[prost(string, tag = "1")]
+    text: String,
+    #[prost(string, tag = "2")]
+    other: String,
 }
 
 /// Any request whose sixth field is text.
@@ -359,7 +382,7 @@ impl Call {
             Failure::exhausted(format!("the request is cut short, or larger than {MAX_REQUEST_BYTES} bytes"))
         })?;
         let bytes = body.to_bytes();
-        let message = bytes.get(FRAME_HEAD..).unwrap_or_default();
+        let message = only_message(&bytes)?;
         let digest = (!matches!(rule, Some(Rule::ChangeSecrets(_)))).then(|| Digest::of(message));
         let subject = match rule {
             Some(Rule::Change(_, about)) => about.subject(message),
@@ -407,6 +430,15 @@ const UNLISTED: &str = "(unlisted)";
 
 /// gRPC's five bytes before a message: whether it is compressed, and its length.
 const FRAME_HEAD: usize = 5;
+
+/// The message of a body that is one frame. Behind a first one a service would not look, and the record would not tell which it was.
+fn only_message(body: &[u8]) -> Result<&[u8], Failure> {
+    let frame = body.split_at_checked(FRAME_HEAD).and_then(|(head, message)| {
+        let length = u32::from_be_bytes(*head.last_chunk()?);
+        (u32::try_from(message.len()) == Ok(length)).then_some(message)
+    });
+    frame.ok_or_else(|| Failure::invalid("request", "must be one gRPC message, whole"))
+}
 
 /// `ok`, or the status the call ended with; of a stream, the one it began with.
 fn outcome(response: &Response<Body>) -> &'static str {
@@ -471,6 +503,19 @@ mod tests {
         assert_eq!(About::First.subject(&first("a\nb\u{1b}[2J")), "a b [2J");
         assert_eq!(About::First.subject(&first(&"é".repeat(4096))), "é".repeat(MAX_SUBJECT_CHARS));
         assert_eq!(About::First.subject(&first(&format!(" {}", new_token().as_str()))), "(a token)");
+        assert_eq!(About::First.subject(&first("writ1.example.com")), "writ1.example.com");
         assert_eq!(About::First.subject(b"\xff\xff"), "");
+        let both = |text: &str, other: &str| Both { text: text.to_owned(), other: other.to_owned() };
+        assert_eq!(About::Replacement.subject(&both("new", "old").encode_to_vec()), "new for old");
+        assert_eq!(About::Replacement.subject(&both("new", "").encode_to_vec()), "new");
+    }
+
+    #[test]
+    fn a_request_is_one_message_and_nothing_behind_it() {
+        assert_eq!(only_message(b"\0\0\0\0\x02ab").ok(), Some(b"ab".as_slice()));
+        assert_eq!(only_message(b"\0\0\0\0\0").ok(), Some(b"".as_slice()));
+        for body in [b"".as_slice(), b"\0\0\0\0", b"\0\0\0\0\x02a", b"\0\0\0\0\x02ab\0\0\0\0\0"] {
+            assert!(only_message(body).is_err(), "{body:?}");
+        }
     }
 }

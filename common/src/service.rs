@@ -14,30 +14,35 @@ fn say(states: &[NotifyState<'_>]) {
     }
 }
 
-/// How a program is started on the folder its state lies in, for people: by its unit if that starts it so, or by hand.
+/// A program as somebody called it, so that what they are told to type next means the same state.
 #[derive(Debug, Clone, Copy)]
 pub struct Start<'a> {
     /// The program, which is the unit's name too.
     pub program: &'a str,
-    /// Where its state lies.
-    pub folder: &'a Path,
-    /// The configuration that was named.
+    /// `--config`.
     pub config: Option<&'a Path>,
+    /// `--data-dir`.
+    pub data_dir: Option<&'a Path>,
 }
 
 impl Start<'_> {
-    /// What to type.
+    /// Another of its commands.
     #[must_use]
-    pub fn how(&self) -> String {
-        let Self { program, folder, config } = self;
-        if self.is_service() {
-            return format!("systemctl start {program}");
-        }
-        let config = config.map_or_else(String::new, |file| format!(" --config {}", file.display()));
-        format!("{program} run{config} --data-dir {}", folder.display())
+    pub fn command(&self, command: &str) -> String {
+        let Self { program, config, data_dir } = self;
+        let flag = |name: &str, path: &Option<&Path>| {
+            path.map_or_else(String::new, |path| format!(" {name} {}", path.display()))
+        };
+        format!("{program} {command}{}{}", flag("--config", config), flag("--data-dir", data_dir))
     }
 
-    /// What to type for who finds it stopped: the service manager may have given it up.
+    /// How it is started: by its unit, if that starts it so, or by hand.
+    #[must_use]
+    pub fn how(&self) -> String {
+        if self.is_service() { format!("systemctl start {}", self.program) } else { self.command("run") }
+    }
+
+    /// The same for who finds it stopped: the service manager may have given it up.
     #[must_use]
     pub fn again(&self) -> String {
         let (how, unit) = (self.how(), self.program);
@@ -50,12 +55,12 @@ impl Start<'_> {
         }
     }
 
-    /// Whether a service manager is here, and the unit starts this program on this folder and file: `StateDirectory` of each.
+    /// Whether a service manager is here, and the unit starts this program on the same state.
     fn is_service(&self) -> bool {
-        let Self { program, folder, config } = *self;
+        let Self { program, config, data_dir } = *self;
         let name = program.strip_prefix("writ-").unwrap_or(program);
         let is_there = |folder: &str| Path::new(folder).join(program).with_extension("service").exists();
-        folder == Path::new("/var/lib/writ").join(name)
+        data_dir.is_none_or(|folder| folder == Path::new("/var/lib/writ").join(name))
             && config.is_none_or(|file| file == Path::new("/etc/writ").join(name).with_extension("toml"))
             && Path::new("/run/systemd/system").exists()
             && ["/etc/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system"]
@@ -104,8 +109,8 @@ mod tests {
 
     #[test]
     fn what_lies_elsewhere_is_started_by_hand_where_it_lies() {
-        let (folder, config) = (Path::new("/srv/writ"), Some(Path::new("/srv/server.toml")));
-        let start = Start { program: "writ-server", folder, config };
+        let (data_dir, config) = (Some(Path::new("/srv/writ")), Some(Path::new("/srv/server.toml")));
+        let start = Start { program: "writ-server", config, data_dir };
         assert_eq!(start.how(), "writ-server run --config /srv/server.toml --data-dir /srv/writ");
         assert_eq!(start.again(), start.how());
     }

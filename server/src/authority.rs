@@ -117,11 +117,18 @@ impl KeyFileError {
     #[must_use]
     pub fn cure(&self) -> String {
         let put_back = "writ-server cert restore FILE";
+        let aside = |path: &Path| format!("mv {0} {0}.damaged, then: {put_back}", path.display());
         match self {
-            Self::File(error) => error.cure().unwrap_or_else(|| put_back.to_owned()),
-            Self::Pem { path, .. } | Self::Key { path, .. } => {
-                format!("mv {0} {0}.damaged, then: {put_back}", path.display())
+            Self::File(error) => match error {
+                _ if error.is_missing() => put_back.to_owned(),
+                FileError::Io { path, .. } => error.cure().unwrap_or_else(|| aside(path)),
+                _ => error.cure().unwrap_or_default(),
+            },
+            // The error says how to convert it.
+            Self::Pem { path, source: InvalidPem::Encrypted | InvalidPem::Sec1 } => {
+                format!("convert {}, as said", path.display())
             }
+            Self::Pem { path, .. } | Self::Key { path, .. } => aside(path),
         }
     }
 

@@ -9,14 +9,12 @@ use writ_common::time::{Clock as _, SystemClock};
 use super::{Output, StatusOptions};
 use crate::config::Config;
 use crate::doctor::examine;
-use crate::identity::Files;
 
 /// Exit code 1 when something is bad.
 pub(super) async fn doctor(options: StatusOptions) -> Result<(), Fatal> {
     let StatusOptions { place, output } = options;
     let config = Config::load(place.config.as_deref(), place.data_dir.as_deref()).map_err(Fatal::usage)?;
-    let files = Files::new(&config.data_dir);
-    let report = Report::of(examine(&config, place.start(&files), SystemClock::new().wall()).await);
+    let report = Report::of(examine(&config, place.start(), SystemClock::new().wall()).await);
     let text = match output {
         Output::Json => serde_json::to_string_pretty(&report).map_err(Fatal::failure)?,
         Output::Text => report.text(),

@@ -52,7 +52,7 @@ pub(super) async fn enroll(options: Enroll) -> Result<(), Fatal> {
             shown.fleet_id,
             shown.realm,
             shown.bundle_version,
-            place.start(&files).how()
+            place.start().how()
         ),
     };
     writeln!(std::io::stdout(), "{text}").map_err(Fatal::failure)

@@ -29,9 +29,9 @@ pub(crate) struct LinkState {
     pub(crate) connected: bool,
     pub(crate) endpoint: String,
     pub(crate) reason: String,
-    /// Since the last session a server turned this agent away, or was not obeyed.
+    /// How a server turned this agent away since the last session; empty if none did.
     #[serde(default)]
-    pub(crate) refused: bool,
+    pub(crate) refused: String,
     /// When that was, Unix milliseconds.
     #[serde(default)]
     since_ms: u64,
@@ -45,7 +45,13 @@ impl LinkState {
         let read: Self = stored.and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default();
         // The agent's user wrote it, root may read it.
         let actions = read.actions.iter().map(|row| plain(row)).collect();
-        Self { endpoint: plain(&read.endpoint), reason: plain(&read.reason), actions, ..read }
+        Self {
+            endpoint: plain(&read.endpoint),
+            reason: plain(&read.reason),
+            refused: plain(&read.refused),
+            actions,
+            ..read
+        }
     }
 
     /// The reason, and how long ago that was: it tries again by itself, and what is written here is only the last attempt.
@@ -81,13 +87,16 @@ impl Status {
     /// A session began.
     pub fn connected(&mut self, endpoint: &str) {
         let endpoint = endpoint.to_owned();
-        self.write(LinkState { connected: true, refused: false, endpoint, ..self.written.clone() }, "");
+        self.write(
+            LinkState { connected: true, refused: String::new(), endpoint, ..self.written.clone() },
+            "",
+        );
     }
 
     /// No session, and why. That a server refused is remembered until one takes the agent: others that cannot be reached say
     /// nothing of it.
     pub fn disconnected(&mut self, reason: &str, refused: bool) {
-        let refused = refused || self.written.refused;
+        let refused = if refused { reason.to_owned() } else { self.written.refused.clone() };
         self.write(LinkState { connected: false, refused, ..self.written.clone() }, reason);
     }
 
@@ -162,7 +171,7 @@ pub(super) fn status(options: StatusOptions) -> Result<(), Fatal> {
     let running = link.is_running();
     let reason = match (running, link.connected) {
         (false, _) => {
-            format!("the agent is not running; start it: {}", place.start(&files).how())
+            format!("the agent is not running; start it: {}", place.start().how())
         }
         (true, false) => link.told(SystemClock::new().wall()),
         (true, true) => String::new(),

@@ -153,7 +153,11 @@ impl Checked {
         let sequence = entry.sequence;
         let hash =
             Digest::try_from(link.hash.as_slice()).map_err(|_| format!("entry {sequence} has no hash"))?;
-        let computed = |before: &[u8]| Digest::of(&[before, &AuditEntry::encode_to_vec(&entry)].concat());
+        // What is shown is what is hashed.
+        if AuditEntry::decode(link.encoded.as_slice()).ok().as_ref() != Some(&entry) {
+            return Err(format!("entry {sequence} is shown otherwise than it is written"));
+        }
+        let computed = |before: &[u8]| Digest::of(&[before, &link.encoded].concat());
         match self.head {
             Some((last, _)) if sequence != last + 1 => {
                 return Err(format!("entry {sequence} follows {last}: entries between them are gone"));

@@ -56,7 +56,10 @@ pub fn another_user(folder: &Path, command: &str) -> Option<Finding> {
     let owner = users::owner_of(folder).filter(|owner| users::own_uid() == 0 && *owner != 0)?;
     let owner = users::name_of(owner);
     let detail = format!("root looks, {owner} runs: whether it may read the same files was not tried");
-    Some(Finding::notice("user", detail, format!("runuser -u {owner} -- {command}")))
+    // One that has a number alone is of a container, or of another host.
+    let is_named = owner.parse::<u32>().is_err();
+    let next = if is_named { format!("runuser -u {owner} -- {command}") } else { String::new() };
+    Some(Finding::notice("user", detail, next))
 }
 
 /// What is left of the disk under a folder.

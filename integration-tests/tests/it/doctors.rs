@@ -8,7 +8,7 @@ use integration_tests::intruder::Intruder;
 use integration_tests::old_tls::OldTls;
 use integration_tests::stolen::now;
 use writ_common::keys::{Agent, Algorithm, PrivateKey, Server, pem};
-use writ_common::tls::TlsAuthority;
+use writ_common::tls::{LeafFacts, TlsAuthority};
 
 #[test]
 fn the_doctor_names_one_primary_cause_for_each_fault() {
@@ -99,6 +99,23 @@ fn what_it_says_of_a_damaged_key_mends_it(fleet: &Fleet, backup: &str) {
     let next = fleet.keys(&["doctor"]).failed(1).json()["verdict"].as_str().unwrap().to_owned();
     let (_, digest) = next.rsplit_once("writ-server authority confirm ").unwrap();
     let _confirmed = fleet.keys(&["authority", "confirm", digest]).ok();
+}
+
+#[test]
+fn init_doubts_an_endpoint_only_this_host_finds_and_names_asked_for_outlive_a_damaged_tls_key() {
+    let fleet = Fleet::unmade(Build::Testing);
+    let made = fleet.init_with(&["--tls-name", "admin.example", "--endpoint", "127.0.0.1:7444"]).ok();
+    for doubt in ["only agents on this host find it", "7444 is where operators come in"] {
+        assert!(made.stderr.contains(doubt), "{doubt}: {made:?}");
+    }
+    let (key, aside) = (fleet.path("server/tls.key"), fleet.path("server/tls.key.damaged"));
+    fs::write(&key, "no").unwrap();
+    fs::rename(&key, &aside).unwrap();
+    let backup = made.json()["backup_file"].as_str().unwrap().to_owned();
+    let _restored = fleet.keys(&["cert", "restore", &backup]).ok();
+    let leaf = pem::certificates(&fs::read(fleet.path("server/tls.pem")).unwrap()).unwrap();
+    let names = LeafFacts::read(&leaf[0]).unwrap().names;
+    assert!(names.contains(&"admin.example".to_owned()), "{names:?}");
 }
 
 /// What the agent's doctor says first, and its exit code.

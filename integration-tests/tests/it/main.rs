@@ -3,6 +3,7 @@
 
 mod parsers;
 mod pinned;
+mod policy;
 mod vectors;
 
 mod first_command;

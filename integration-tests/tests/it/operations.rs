@@ -151,6 +151,7 @@ fn two_hosts_of_one_name_are_two_agents_and_one_takes_over_only_by_an_operators_
     assert_eq!(agent.count("command admitted"), 0, "what waited for the old one is not for the new one");
 
     let approved = fleet.json(&["agents", "approve", &second, "--replaces", &first]);
+    assert_eq!(fleet.json(&["audit", "list", "--limit", "1"])[0]["subject"], format!("{second} for {first}"));
     assert_eq!(approved["labels"], serde_json::json!({"site": "rome"}));
     let answered = fleet.json(&["send", "ping", "--agent", "rome", "--wait"]);
     assert_eq!(answered["targets"][0]["agent_id"], second.as_str());

@@ -49,7 +49,7 @@ impl Audit {
 }
 
 fn show(link: AuditLink) -> Result<Shown, Failure> {
-    let entry =
-        AuditEntry::decode(link.entry).map_err(|_| unavailable(StoreError::Damaged("audit entry")))?;
-    Ok(Shown { entry: Some(entry), hash: link.hash.as_bytes().to_vec() })
+    let entry = AuditEntry::decode(link.entry.clone())
+        .map_err(|_| unavailable(StoreError::Damaged("audit entry")))?;
+    Ok(Shown { entry: Some(entry), hash: link.hash.as_bytes().to_vec(), encoded: link.entry.to_vec() })
 }

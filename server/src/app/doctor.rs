@@ -14,7 +14,7 @@ pub(super) async fn run(options: Doctor, shutdown: Shutdown) -> Result<(), Fatal
     let mint = place.look(&shutdown).await?;
     let mut findings = examine(&mint).await.map_err(|error| Fatal::caused("cannot look", &error))?;
     findings.extend(traces(&mint, &config).await);
-    findings.push(ports(&mint.files, &config, place.folder.start(&mint.files)).await);
+    findings.push(ports(&mint.files, &config, place.folder.start()).await);
     let report = Report::of(findings);
     place.say(&report, &report.text())?;
     if report.is_bad() { Err(Fatal::failure(report.verdict)) } else { Ok(()) }

@@ -41,16 +41,16 @@ pub(super) async fn init(options: Init, shutdown: Shutdown) -> Result<(), Fatal>
     let begin = || eprintln!("making keys and sealing the backup; the passphrase hash takes a few seconds …");
     let made = create(&files, plan, begin, SystemClock::new().wall(), &shutdown).await;
     let made = made.map_err(explain)?;
-    let is_drained = shutdown.drain(std::time::Duration::from_secs(5)).await;
-    debug!(is_drained, "store closed");
     for doubt in shutdown.unless_requested(doubts(&endpoints)).await.unwrap_or_default() {
         eprintln!(
             "writ-server: warning: {doubt}. It is in the trust bundle; to change it: writ-server authority endpoints"
         );
     }
+    let is_drained = shutdown.drain(std::time::Duration::from_secs(5)).await;
+    debug!(is_drained, "store closed");
     // A folder that is named needs no configuration, which may be what is broken.
     let port = place.folder.config().map_or(ADMIN_PORT, |config| config.listen_admin.port());
-    place.say(&made, &describe(&made, &format!("{host}:{port}"), &place.folder.start(&files).how()))
+    place.say(&made, &describe(&made, &format!("{host}:{port}"), &place.folder.start().how()))
 }
 
 fn explain(error: CreateError) -> Fatal {

@@ -46,8 +46,9 @@ impl Folder {
     }
 
     /// How the server is started on it.
-    pub(super) fn start<'a>(&'a self, files: &'a Files) -> Start<'a> {
-        Start { program: "writ-server", folder: files.folder(), config: self.config.as_deref() }
+    pub(super) fn start(&self) -> Start<'_> {
+        let Self { config, data_dir } = self;
+        Start { program: "writ-server", config: config.as_deref(), data_dir: data_dir.as_deref() }
     }
 }
 

@@ -12,7 +12,7 @@ use writ_common::keys::pem;
 use writ_common::refusal::Refusal;
 use writ_common::shutdown::Shutdown;
 use writ_common::time::Timestamp;
-use writ_common::tls::{IssueError, TlsAuthority};
+use writ_common::tls::{IssueError, LeafFacts, TlsAuthority};
 use writ_common::trust::Chain;
 
 use super::backup::{Archive, ArchiveError};
@@ -192,7 +192,7 @@ async fn rebuild(
     let mut written = write_files(files, archive, stay_here)?;
     writ_common::checkpoint!("files_restored");
     // Whoever keeps the channel's authority elsewhere puts a leaf in place; `writ-server doctor` says so.
-    match write_leaf(files, archive, now) {
+    match write_leaf(files, &archive.chain, now) {
         Ok(()) => written.push("tls.pem".to_owned()),
         Err(RestoreError::NoChannel(why)) => warn!(
             why,
@@ -320,18 +320,24 @@ fn bring_channel_back(
     }
     files::write_secret(&files.tls_ca_key(), key)?;
     files::write_public(&files.tls_ca(), certificate)?;
-    write_leaf(files, archive, now)?;
+    write_leaf(files, chain, now)?;
     Ok(true)
 }
 
 /// A leaf for the endpoints the fleet knows, by the channel's authority of the backup.
-fn write_leaf(files: &Files, archive: &Archive, now: Timestamp) -> Result<(), RestoreError> {
+fn write_leaf(files: &Files, chain: &Chain, now: Timestamp) -> Result<(), RestoreError> {
     let none = |error: &dyn std::fmt::Display| RestoreError::NoChannel(error.to_string());
     let key = files::read_secret(&files.tls_ca_key()).map_err(|error| none(&error))?;
     let key = pem::private_key(&key).map_err(|error| none(&error))?;
     let certificate = files::read(&files.tls_ca()).map_err(|error| none(&error))?;
     let certificate = pem::certificates(&certificate).map_err(|error| none(&error))?.remove(0);
-    let names = endpoint_names(&archive.chain.head().bundle.endpoints);
+    // With the names of the one that is there, which somebody may have asked for.
+    let present = files::read(&files.tls_certificate()).ok();
+    let present = present.and_then(|text| LeafFacts::read(pem::certificates(&text).ok()?.first()?));
+    let mut names = present.map_or_else(Vec::new, |facts| facts.names);
+    names.extend(endpoint_names(&chain.head().bundle.endpoints));
+    names.sort();
+    names.dedup();
     issue_leaf(files, &TlsAuthority { certificate, key }, &names, now)
 }
 

@@ -97,13 +97,15 @@ pub(super) async fn greet(
         warn!(agent.id = %claimed, "session refused: unknown agent");
         return Err(refused().into());
     };
+    let address = from.map_or_else(String::new, |peer| peer.address().ip().to_canonical().to_string());
     let impostor =
         |detail: String| Alarm { kind: AlertKind::Impostor, code: "", agent: claimed, count: 1, detail };
     let verified = match verify::<AgentProofPurpose>(&proof, &[Candidate::accepted(&agent.public_key)], 1) {
         Ok(verified) => verified,
         Err(refusal) => {
-            warn!(agent.id = %claimed, %refusal, "session refused: proof");
-            let detail = format!("Somebody claimed this agent's id without its key ({}).", refusal.code);
+            warn!(agent.id = %claimed, %refusal, address, "session refused: proof");
+            let detail =
+                format!("Somebody at {address} claimed this agent's id without its key ({}).", refusal.code);
             server.store.raise(impostor(detail), None, now).await.map_err(unavailable)?;
             return Err(refused().into());
         }
@@ -115,8 +117,8 @@ pub(super) async fn greet(
         && proof.server_nonce == server_nonce
         && proof.server_key == server_key;
     if !is_about_this_session {
-        warn!(agent.id = %claimed, "session refused: the proof is of another session");
-        let detail = "Somebody repeated this agent's proof of another session.".to_owned();
+        warn!(agent.id = %claimed, address, "session refused: the proof is of another session");
+        let detail = format!("Somebody at {address} repeated this agent's proof of another session.");
         server.store.raise(impostor(detail), None, now).await.map_err(unavailable)?;
         return Err(refused().into());
     }
@@ -135,7 +137,7 @@ pub(super) async fn greet(
     let contact = Contact {
         agent: agent.id,
         at: now,
-        address: from.map_or_else(String::new, |peer| peer.address().ip().to_canonical().to_string()),
+        address,
         agent_version: proof.agent_version,
         bundle: proof.bundle,
         journal: proof.journal,

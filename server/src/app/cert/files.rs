@@ -88,7 +88,7 @@ pub(super) async fn put_back(place: &Place, from: From, shutdown: &Shutdown) -> 
         restored.fleet_id,
         restored.bundle_version,
         restored.bundle_digest,
-        place.folder.start(&files).how(),
+        place.folder.start().how(),
         restored.bundle_version,
         restored.bundle_digest
     );

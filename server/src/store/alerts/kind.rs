@@ -47,13 +47,13 @@ alert_kinds! {
     /// An agent let a receipt go that this server does not have.
     Lost = "lost", "Explained if this server's database was put back to an earlier state. If it was not, somebody between the two forges acknowledgements: `writ-server authority channel` makes a new TLS key.";
     /// Somebody claimed an agent's id without its key.
-    Impostor = "impostor", "They were turned away. Find the host that does it in this server's log, under the agent's id; the agent itself is not concerned.";
+    Impostor = "impostor", "They were turned away. The detail says from which address; that of a proxy, if one is in front. The agent itself is not concerned.";
     /// An agent's journal went back or forked; nothing is sent to it until an operator decides.
     Rewound = "rewound", "`writ why AGENT` says which it is. Turn a copy off, or enrol it anew; then `writ agents approve AGENT`.";
     /// An agent began a new journal.
     JournalReplaced = "journal_replaced", "Expected if somebody emptied its data directory. If nobody did, look at the disk of the host.";
     /// An agent enrolled under a name that another one has.
-    SameName = "same_name", "If the host was installed anew: `writ agents approve NEW --replaces OLD` gives it the labels of the older one, which is removed. If not, find out who has a token: `writ enroll token list`. Until one is gone, commands to the name alone are refused.";
+    SameName = "same_name", "If the host was installed anew: `writ agents approve NEW --replaces OLD` gives it the labels of the older one, which is removed. If not, find out who has a token: `writ enroll token list`. Until one is gone, `--agent NAME` is refused, and a selector on the name reaches both.";
     /// A certificate of this server ends soon.
     CertificateEnds = "certificate_ends", "`writ-server doctor` says which, and what makes the next one.";
     /// The Control Manager refuses this server.
