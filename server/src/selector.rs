@@ -46,6 +46,12 @@ impl Selector {
     pub fn requirements(&self) -> &[Requirement] {
         &self.0
     }
+
+    /// Hosts it asks for by name.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        let asked = self.0.iter().filter(|requirement| requirement.name == "name" && !requirement.is_negated);
+        asked.flat_map(|requirement| &requirement.values).map(String::as_str)
+    }
 }
 
 /// Whether a text can be an attribute's name: a letter or digit first, then also `-`, `_`, `.` and `/`.

@@ -138,6 +138,10 @@ fn two_hosts_of_one_name_are_two_agents_and_one_takes_over_only_by_an_operators_
     assert_ne!(first, second);
     let ambiguous = fleet.writ(&["send", "ping", "--agent", "rome"]);
     assert!(ambiguous.code == 7 && ambiguous.stderr.contains("several agents are called `rome`"));
+    let ambiguous = fleet.writ(&["send", "ping", "--selector", "name in (rome, oslo)"]);
+    assert!(ambiguous.code == 7 && ambiguous.stderr.contains("are called `rome`"), "{ambiguous:?}");
+    let told_apart = fleet.json(&["send", "ping", "--selector", "name=rome,site=rome", "--dry-run"]);
+    assert_eq!(told_apart["target_count"], 1);
     let alert = fleet.alerts("same_name", "").remove(0);
     assert_eq!(alert["agent_id"], second.as_str());
     assert!(alert["detail"].as_str().unwrap().contains(&first), "{alert}");

@@ -152,6 +152,13 @@ pub async fn resolve(server: &Arc<Server>, selection: Selection) -> Result<Vec<A
                     format!("no agent matches `{selector}`; see: writ agents list --selector '{selector}'");
                 return Err(Failure::precondition("no_agents", text));
             }
+            // Who asks for a host by name means one, and whoever has a token may enrol under it.
+            if let Some(name) = server.store.shared_name(&selector).await.map_err(unavailable)? {
+                let text = format!(
+                    "several agents of `{selector}` are called `{name}`; add a label that only one has, or use ids. If that host was installed anew: writ agents approve NEW --replaces OLD; if not, somebody enrolled under its name: writ enroll token list"
+                );
+                return Err(Failure::precondition("ambiguous_name", text));
+            }
             ids
         }
         Selection::Named(names) => {

@@ -244,6 +244,23 @@ impl Store {
         rows.iter().map(|row| id(row, "agent_id", "agent id")).collect()
     }
 
+    /// A name that a selector asks for and several of those it chooses have.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn shared_name(&self, selector: &Selector) -> Result<Option<String>, StoreError> {
+        let mut query = QueryBuilder::new("SELECT name FROM agents WHERE removed_at = 0 AND name IN (");
+        let mut list = query.separated(", ");
+        selector.names().for_each(|name| {
+            list.push_bind(name.to_owned());
+        });
+        query.push(")");
+        push_selector(&mut query, selector);
+        query.push(" GROUP BY name HAVING COUNT(*) > 1 ORDER BY name LIMIT 1");
+        let row = query.build().fetch_optional(&self.reader).await?;
+        row.map(|row| row.try_get("name").map_err(StoreError::from)).transpose()
+    }
+
     /// The allow-lists of these agents, ascending by id as they are.
     ///
     /// # Errors

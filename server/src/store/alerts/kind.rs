@@ -53,7 +53,7 @@ alert_kinds! {
     /// An agent began a new journal.
     JournalReplaced = "journal_replaced", "Expected if somebody emptied its data directory. If nobody did, look at the disk of the host.";
     /// An agent enrolled under a name that another one has.
-    SameName = "same_name", "If the host was installed anew: `writ agents approve NEW --replaces OLD` gives it the labels of the older one, which is removed. If not, find out who has a token: `writ enroll token list`. Until one is gone, `--agent NAME` is refused, and a selector on the name reaches both.";
+    SameName = "same_name", "If the host was installed anew: `writ agents approve NEW --replaces OLD` gives it the labels of the older one, which is removed. If not, find out who has a token: `writ enroll token list`. Until one is gone, commands to the name alone are refused.";
     /// A certificate of this server ends soon.
     CertificateEnds = "certificate_ends", "`writ-server doctor` says which, and what makes the next one.";
     /// The Control Manager refuses this server.
