@@ -1,5 +1,7 @@
 //! The journey of one delivery through the agent: verified, judged, planned, journalled, run, answered.
 
+mod recover;
+
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,7 +16,7 @@ use writ_common::envelope::IdentityRecordPurpose;
 use writ_common::files::FileError;
 use writ_common::id::{CommandId, Digest};
 use writ_common::limits::MAX_COUNTED_DELIVERIES;
-use writ_common::receipt::{Decision, Ending};
+use writ_common::receipt::Decision;
 use writ_common::refusal::{Refusal, RefusalCode};
 use writ_common::shutdown::Shutdown;
 use writ_common::time::Timestamp;
@@ -22,14 +24,14 @@ use writ_common::trust::Keyring;
 use writ_common::verify::VerifiedCommand;
 use writ_proto::v1 as proto;
 
-use crate::execute::{self, ActionTable, AdmittedCommand, Ended, Started, is_group_gone};
+use crate::execute::{self, ActionTable, AdmittedCommand, Started};
 use crate::identity::Identity;
-use crate::replay::{Entry, FreshCommand, Journal, JournalError, Judgement, State, judge, judge_again};
+use crate::replay::{FreshCommand, Journal, JournalError, Judgement, State, judge};
 use crate::reply::{About, SignedReceipt, frame, sign_receipt};
 use crate::session_time::SessionTime;
 use crate::settings::{self, Keeper};
 use crate::trust::{Trust, Walked};
-use crate::verify::{self, verify};
+use crate::verify::verify;
 
 /// Answers that wait for the session; more are found in the journal.
 const MAX_WAITING_ANSWERS: usize = 1024;
@@ -401,107 +403,6 @@ impl Obedience {
         let Some(known) = self.journal.find(command)? else { return Ok(None) };
         let is_settled = matches!(known.state, State::Finished | State::Acknowledged);
         Ok(is_settled.then(|| frame(command, known.digest, known.receipt, deliveries)))
-    }
-
-    /// Settles what a crash left behind (protocol.md §4.13): accepted commands are judged again, started ones are
-    /// indeterminate unless they are idempotent and their processes are proven gone.
-    ///
-    /// # Errors
-    /// When the journal fails.
-    pub fn recover(self: &Arc<Self>, now: Timestamp) -> Result<(), JournalError> {
-        for (id, entry) in self.journal.open_commands()? {
-            let digest = Digest::try_from(entry.digest.as_ref()).map_err(|_| JournalError::Damaged)?;
-            match entry.state() {
-                State::Accepted => self.resume(id, digest, &entry, now)?,
-                State::Started if self.may_run_again(&entry, now) => {
-                    info!(command.id = %id, attempt = entry.attempt, "idempotent command is started once more");
-                    let durable = self.journal.accept_again(id)?;
-                    self.resume_with(id, digest, &entry, durable, now)?;
-                }
-                State::Started => {
-                    warn!(command.id = %id, "the agent ended while this command ran; it is not started again");
-                    self.finish_indeterminate(id, digest, &entry, now)?;
-                }
-                State::Finished | State::Acknowledged => {}
-            }
-        }
-        Ok(())
-    }
-
-    fn resume(
-        self: &Arc<Self>,
-        id: CommandId,
-        digest: Digest,
-        entry: &Entry,
-        now: Timestamp,
-    ) -> Result<(), JournalError> {
-        let durable = self.journal.accepted_before(id)?;
-        self.resume_with(id, digest, entry, durable, now)
-    }
-
-    fn resume_with(
-        self: &Arc<Self>,
-        id: CommandId,
-        digest: Digest,
-        entry: &Entry,
-        durable: crate::replay::Durable,
-        now: Timestamp,
-    ) -> Result<(), JournalError> {
-        let planned = match self.verify_stored(entry, now) {
-            Ok(command) => match judge_again(&self.journal, command, now)? {
-                Ok(fresh) => self.plan(fresh.verified()),
-                Err((_, refusal)) => Err(refusal),
-            },
-            Err(refusal) => Err(refusal),
-        };
-        match planned {
-            Ok(plan) => {
-                let expires_at = Timestamp::from_millis(entry.expires_at_ms);
-                self.start(id, AdmittedCommand { durable, digest, expires_at, plan, started: None });
-                Ok(())
-            }
-            // Whatever was started once cannot be called refused any more.
-            Err(refusal) if entry.attempt > 0 => {
-                warn!(command.id = %id, code = %refusal.code, "command is not started once more");
-                self.finish_indeterminate(id, digest, entry, now)
-            }
-            Err(refusal) => {
-                warn!(command.id = %id, code = %refusal.code, "command accepted before a restart is refused now");
-                self.finish(id, &self.refuse(id, digest, &refusal, now))
-            }
-        }
-    }
-
-    fn finish_indeterminate(
-        &self,
-        id: CommandId,
-        digest: Digest,
-        entry: &Entry,
-        now: Timestamp,
-    ) -> Result<(), JournalError> {
-        let ended = Ended::quiet(Ending::Indeterminate, "the agent ended while it ran");
-        let started_at = Timestamp::from_millis(entry.started_at_ms);
-        let about = self.about(id, digest, now, entry.attempt);
-        let decision = Decision::Obeyed(ended.outcome(started_at, now));
-        self.finish(id, &sign_receipt(&self.identity, about, decision, &ended.detail))
-    }
-
-    fn verify_stored(&self, entry: &Entry, now: Timestamp) -> Result<VerifiedCommand, Refusal> {
-        let message = verify::decode(&entry.delivery)
-            .ok_or_else(|| Refusal::new(RefusalCode::JournalFailed, "the stored delivery is damaged"))?;
-        let record = &self.identity.record;
-        Ok(verify(message, &self.trust.chain(), (record.agent, &record.realm), now)?.0)
-    }
-
-    fn may_run_again(&self, entry: &Entry, now: Timestamp) -> bool {
-        let is_gone =
-            entry.boot != boot_id() || (entry.process_group != 0 && is_group_gone(entry.process_group));
-        let is_idempotent = || {
-            let command = self.verify_stored(entry, now).ok()?;
-            let plan = self.table.plan(&command.command().action).ok()?;
-            Some(plan.is_idempotent())
-        };
-        is_gone && is_idempotent() == Some(true)
     }
 
     fn refuse(&self, id: CommandId, digest: Digest, refusal: &Refusal, now: Timestamp) -> SignedReceipt {

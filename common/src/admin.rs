@@ -2,6 +2,7 @@
 //! passes is recorded.
 
 pub mod page;
+mod subject;
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -11,7 +12,6 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use futures_util::future::BoxFuture;
 use http::{Request, Response};
 use http_body_util::{BodyExt as _, Full, Limited};
-use prost::Message as _;
 use tonic::body::Body;
 use tonic::{Code, Status};
 use tower::{Layer, Service};
@@ -19,13 +19,11 @@ use tracing::{info, warn};
 use writ_proto::admin::v1::OperatorRole;
 use zeroize::Zeroizing;
 
+pub use self::subject::About;
 use crate::id::{Digest, random_bytes};
 use crate::limits::MAX_NAME_BYTES;
-use crate::manager;
-use crate::text::plain;
 use crate::tls::Peer;
 use crate::wire::status::Failure;
-use crate::wire::token;
 
 /// A request is never larger: the names of a thousand agents.
 pub const MAX_REQUEST_BYTES: usize = 256 << 10;
@@ -121,86 +119,8 @@ pub enum Rule {
     ChangeSecrets(Role),
 }
 
-/// Which field of a request says what it is about.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum About {
-    /// None: what it makes has no name yet, or it changes this program itself.
-    Nothing,
-    /// Its first.
-    First,
-    /// Its first, and its second: whom that one replaces.
-    Replacement,
-    /// Its sixth: the id a caller chose for a command.
-    CommandId,
-}
-
-impl About {
-    /// The numbers of its fields, each a text.
-    #[must_use]
-    pub const fn fields(self) -> &'static [i32] {
-        match self {
-            Self::Nothing => &[],
-            Self::First => &[1],
-            Self::Replacement => &[1, 2],
-            Self::CommandId => &[6],
-        }
-    }
-
-    /// What the fields say, on one line, each cut to [`MAX_SUBJECT_CHARS`]; empty of a request that cannot be read, which no
-    /// service takes either.
-    fn subject(self, request: &[u8]) -> String {
-        let read = match self {
-            Self::Nothing => return String::new(),
-            Self::First => First::decode(request).map(|read| vec![read.text]),
-            Self::Replacement => Both::decode(request).map(|read| vec![read.text, read.other]),
-            Self::CommandId => Sixth::decode(request).map(|read| vec![read.text]),
-        };
-        let named: Vec<_> =
-            read.unwrap_or_default().iter().filter(|text| !text.is_empty()).map(|text| shown(text)).collect();
-        named.join(" for ")
-    }
-}
-
-/// A name for all who read the log. Who pastes a token where its id belongs has not told it to them.
-fn shown(text: &str) -> String {
-    let is_of_token = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
-    let holds = |prefix: &str| {
-        text.split(prefix).skip(1).any(|rest| rest.chars().take_while(|c| is_of_token(*c)).count() >= 40)
-    };
-    if [OPERATOR_TOKEN, manager::TOKEN_PREFIX, token::PREFIX].into_iter().any(holds) {
-        return "(a token)".to_owned();
-    }
-    plain(&text.chars().take(MAX_SUBJECT_CHARS).collect::<String>())
-}
-
 /// How an operator's token begins.
 const OPERATOR_TOKEN: &str = "writ-admin.";
-
-/// Of a subject so much is kept.
-const MAX_SUBJECT_CHARS: usize = 128;
-
-/// Any request whose first field is text; protobuf skips the fields it does not know.
-#[derive(Clone, PartialEq, prost::Message)]
-struct First {
-    #[prost(string, tag = "1")]
-    text: String,
-}
-
-/// Any request whose first and second fields are texts.
-#[derive(Clone, PartialEq, prost::Message)]
-struct Both {
-    #[prost(string, tag = "1")]
-    text: String,
-    #[prost(string, tag = "2")]
-    other: String,
-}
-
-/// Any request whose sixth field is text.
-#[derive(Clone, PartialEq, prost::Message)]
-struct Sixth {
-    #[prost(string, tag = "6")]
-    text: String,
-}
 
 /// Who is calling. In the extensions of every request that passed the policy.
 #[derive(Debug, Clone)]
@@ -492,23 +412,6 @@ pub fn check_operator_name(name: &str) -> Result<(), Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn what_a_change_is_about_fits_on_a_line_and_tells_no_secret() {
-        let first = |text: &str| First { text: text.to_owned() }.encode_to_vec();
-        assert_eq!(About::First.subject(&first("web-1")), "web-1");
-        assert_eq!(About::Nothing.subject(&first("web-1")), "");
-        assert_eq!(About::CommandId.subject(&first("web-1")), "");
-        assert_eq!(About::CommandId.subject(&Sixth { text: "id".to_owned() }.encode_to_vec()), "id");
-        assert_eq!(About::First.subject(&first("a\nb\u{1b}[2J")), "a b [2J");
-        assert_eq!(About::First.subject(&first(&"é".repeat(4096))), "é".repeat(MAX_SUBJECT_CHARS));
-        assert_eq!(About::First.subject(&first(&format!(" {}", new_token().as_str()))), "(a token)");
-        assert_eq!(About::First.subject(&first("writ1.example.com")), "writ1.example.com");
-        assert_eq!(About::First.subject(b"\xff\xff"), "");
-        let both = |text: &str, other: &str| Both { text: text.to_owned(), other: other.to_owned() };
-        assert_eq!(About::Replacement.subject(&both("new", "old").encode_to_vec()), "new for old");
-        assert_eq!(About::Replacement.subject(&both("new", "").encode_to_vec()), "new");
-    }
 
     #[test]
     fn a_request_is_one_message_and_nothing_behind_it() {

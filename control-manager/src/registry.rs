@@ -65,12 +65,16 @@ async fn decide(manager: &Manager, call: EntityCall) -> Result<(bool, Decided), 
     let mut turn = manager.store.turn().await;
     let mut change = Store::begin(&mut turn).await.map_err(unavailable)?;
     let known = change.entity_of(&call.key).await.map_err(unavailable)?;
-    let was_in = known.as_ref().is_some_and(|known| known.standing == Standing::Approved);
+    let was_in = is_let_in(known.as_ref());
     let decided = match judge(manager, &call, known.as_ref(), now) {
         Ok(()) => settle(manager, change, call, known, now).await?,
         Err(rejection) => ReplyBody::Rejected(rejection).into(),
     };
     Ok((was_in, decided))
+}
+
+fn is_let_in(known: Option<&EntityRow>) -> bool {
+    known.is_some_and(|known| known.standing == Standing::Approved)
 }
 
 /// What a call that counts changes. Nothing, if it is rejected all the same.
@@ -81,7 +85,7 @@ async fn settle(
     known: Option<EntityRow>,
     now: Timestamp,
 ) -> Result<Decided, Failure> {
-    let was_in = known.as_ref().is_some_and(|known| known.standing == Standing::Approved);
+    let was_in = is_let_in(known.as_ref());
     let EntityCall { key, epoch, counter, body, .. } = call;
     let reply = match (body, known) {
         (CallBody::Register(registration), known) => {

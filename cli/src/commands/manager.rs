@@ -1,21 +1,18 @@
 //! `writ manager`: the line from this server up to its Control Manager.
 
+mod settings;
+
 use std::io::IsTerminal as _;
-use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use serde::Serialize;
 use tonic_types::StatusExt as _;
-use writ_common::files;
-use writ_common::id::Digest;
-use writ_common::keys::pem;
-use writ_common::keys::vouched::PinnedAuthority;
 use writ_proto::admin::v1 as proto;
-use zeroize::Zeroizing;
 
+use self::settings::{confirm_authority, show_settings, wire};
 use crate::args::Format;
-use crate::args::manager::{Changes, Manager, Proxy, Settings, UpdateSource};
+use crate::args::manager::{Changes, Manager, Settings, UpdateSource};
 use crate::client::Client;
 use crate::failure::Failure;
 use crate::output;
@@ -104,116 +101,6 @@ fn confirmed(question: &str) -> Result<bool, Failure> {
     }
 }
 
-/// The CA's file as it will be sent; `None`: it is to be removed. What must not leave this host is refused here.
-fn authority(path: &Path) -> Result<Option<Vec<u8>>, Failure> {
-    if path.as_os_str() == "none" {
-        return Ok(None);
-    }
-    let bytes = files::read(path).map_err(|error| Failure::local(error.to_string()))?;
-    let place = path.display();
-    if bytes.is_empty() {
-        return Err(Failure::local(format!("--ca {place}: the file is empty; `none` removes the CA")));
-    }
-    if bytes.windows(11).any(|window| window == b"PRIVATE KEY") {
-        return Err(Failure::local(format!(
-            "--ca {place}: it holds a private key, which was not sent; give the certificate alone, and keep the key where it was made"
-        )));
-    }
-    Ok(Some(bytes))
-}
-
-/// What is about to be trusted, before it is.
-fn confirm_authority(changes: &Changes) -> Result<(), Failure> {
-    let Some(path) = changes.ca.as_deref() else { return Ok(()) };
-    let Some(bytes) = authority(path)? else { return Ok(()) };
-    let der = pem::certificates(&bytes).ok().and_then(|found| found.into_iter().next()).unwrap_or(bytes);
-    // What is none is refused by the server, with its reason.
-    let Ok(read) = PinnedAuthority::at_any_date(&der) else { return Ok(()) };
-    eprintln!(
-        "Certificate authority of the manager:\n  subject    {}\n  issuer     {}\n  valid      {} to {}\n  SHA-256    {}",
-        output::plain(&read.subject),
-        output::plain(&read.issuer),
-        read.not_before,
-        read.not_after,
-        Digest::of(&der)
-    );
-    if changes.yes {
-        return Ok(());
-    }
-    if !std::io::stdin().is_terminal() {
-        return Err(Failure::usage(
-            "compare the SHA-256 above with what the manager's operator reads out, and say --yes; nothing was saved",
-        ));
-    }
-    if confirmed("Compare the SHA-256 with what the manager's operator reads out. Save it? [y/n] ")? {
-        Ok(())
-    } else {
-        Err(Failure::local("not saved"))
-    }
-}
-
-/// A secret from a file, or asked for; the terminal shows nothing of it.
-fn secret(path: &Path, what: &str) -> Result<Zeroizing<String>, Failure> {
-    if path.as_os_str() == "-" {
-        if !std::io::stdin().is_terminal() {
-            return Err(Failure::usage(format!(
-                "{what}: `-` asks on a terminal, and this is none; give a file"
-            )));
-        }
-        return rpassword::prompt_password(format!("{what}: "))
-            .map(Zeroizing::new)
-            .map_err(|error| Failure::local(error.to_string()));
-    }
-    if path.as_os_str() == "none" {
-        return Ok(Zeroizing::default());
-    }
-    let bytes = files::read_secret(path).map_err(|error| Failure::local(error.to_string()))?;
-    let text = std::str::from_utf8(&bytes)
-        .map_err(|_| Failure::local(format!("{}: not UTF-8 text", path.display())))?;
-    let text = text.trim_end_matches(['\r', '\n']);
-    if text.is_empty() {
-        return Err(Failure::local(format!(
-            "{}: the file is empty; `none` removes what is set",
-            path.display()
-        )));
-    }
-    Ok(Zeroizing::new(text.to_owned()))
-}
-
-fn wire(changes: Changes) -> Result<proto::SetManagerSettingsRequest, Failure> {
-    let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-    let secret = |path: Option<std::path::PathBuf>, what| {
-        path.map(|path| secret(&path, what).map(|secret| secret.to_string())).transpose()
-    };
-    let authority = changes.ca.map(|path| authority(&path).map(Option::unwrap_or_default)).transpose()?;
-    let proxy_protocol = changes.proxy.map(|proxy| match proxy {
-        Proxy::None => proto::ProxyProtocol::Unspecified,
-        Proxy::Http => proto::ProxyProtocol::HttpConnect,
-        Proxy::Socks4 => proto::ProxyProtocol::Socks4,
-        Proxy::Socks5 => proto::ProxyProtocol::Socks5,
-    });
-    Ok(proto::SetManagerSettingsRequest {
-        display_name: changes.display_name,
-        address: changes.address,
-        port: changes.port,
-        clear_text_i_know_what_i_do: changes.clear_text_i_know_what_i_do,
-        authority,
-        authority_overlap_seconds: changes.ca_overlap.map_or(0, |overlap| overlap.as_secs()),
-        without_authorization_i_know_what_i_do: changes.without_authorization_i_know_what_i_do,
-        web_user: changes.web_user,
-        web_password: secret(changes.web_password_file, "Password of the web server")?,
-        proxy_protocol: proxy_protocol.map(Into::into),
-        proxy_address: changes.proxy_address,
-        proxy_port: changes.proxy_port,
-        proxy_user: changes.proxy_user,
-        proxy_password: secret(changes.proxy_password_file, "Password of the proxy")?,
-        forwarding_address: if changes.one_way { Some(String::new()) } else { changes.two_way },
-        registration_token: secret(changes.registration_token_file, "Registration token")?,
-        heartbeat_ms: changes.heartbeat.map(millis),
-        abnormal_after_ms: changes.abnormal_after.map(millis),
-    })
-}
-
 #[derive(Serialize)]
 struct Leg {
     leg: String,
@@ -271,147 +158,6 @@ async fn test(format: Format, client: &Client, changes: Changes) -> Result<ExitC
         return Err(Failure::unreachable("the server ended the test before its first leg"));
     }
     Ok(code)
-}
-
-#[derive(Serialize)]
-struct Shown {
-    display_name: String,
-    address: String,
-    port: u32,
-    clear_text: bool,
-    authorities: Vec<Authority>,
-    without_authorization: bool,
-    web_user: String,
-    web_password_set: bool,
-    proxy: &'static str,
-    proxy_address: String,
-    proxy_port: u32,
-    proxy_user: String,
-    proxy_password_set: bool,
-    two_way: String,
-    registration_token_set: bool,
-    heartbeat_ms: u64,
-    abnormal_after_ms: u64,
-    not_sent: bool,
-}
-
-#[derive(Serialize)]
-struct Authority {
-    subject: String,
-    issuer: String,
-    not_before: String,
-    not_after: String,
-    sha256: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    accepted_until: Option<String>,
-}
-
-fn show_settings(format: Format, settings: &proto::ManagerSettings) -> Result<(), Failure> {
-    let proxy = match settings.proxy_protocol() {
-        proto::ProxyProtocol::Unspecified => "none",
-        proto::ProxyProtocol::HttpConnect => "http",
-        proto::ProxyProtocol::Socks4 => "socks4",
-        proto::ProxyProtocol::Socks5 => "socks5",
-    };
-    let authority = |row: &proto::PinnedAuthorityRow| Authority {
-        subject: row.subject.clone(),
-        issuer: row.issuer.clone(),
-        not_before: output::time(row.not_before_ms),
-        not_after: output::time(row.not_after_ms),
-        sha256: row.sha256.clone(),
-        accepted_until: (row.accepted_until_ms > 0).then(|| output::time(row.accepted_until_ms)),
-    };
-    let shown = Shown {
-        display_name: settings.display_name.clone(),
-        address: settings.address.clone(),
-        port: settings.port,
-        clear_text: settings.clear_text,
-        authorities: settings.authorities.iter().map(authority).collect(),
-        without_authorization: settings.without_authorization,
-        web_user: settings.web_user.clone(),
-        web_password_set: settings.web_password_set,
-        proxy,
-        proxy_address: settings.proxy_address.clone(),
-        proxy_port: settings.proxy_port,
-        proxy_user: settings.proxy_user.clone(),
-        proxy_password_set: settings.proxy_password_set,
-        two_way: settings.forwarding_address.clone(),
-        registration_token_set: settings.registration_token_set,
-        heartbeat_ms: settings.heartbeat_ms,
-        abnormal_after_ms: settings.abnormal_after_ms,
-        not_sent: settings.not_sent,
-    };
-    let set = |user: &str, is_set: bool| match (user.is_empty(), is_set) {
-        (true, _) => "none".to_owned(),
-        (false, true) => format!("{user}, password set"),
-        (false, false) => format!("{user}, no password"),
-    };
-    let authorities: Vec<_> = shown
-        .authorities
-        .iter()
-        .map(|one| {
-            let end = one.accepted_until.as_ref().map(|until| format!(", replaced, accepted until {until}"));
-            format!(
-                "{} (SHA-256 {}…, until {}{})",
-                one.subject,
-                &one.sha256[..16.min(one.sha256.len())],
-                one.not_after,
-                end.unwrap_or_default()
-            )
-        })
-        .collect();
-    let trust = match (authorities.is_empty(), shown.without_authorization) {
-        (false, _) => authorities.join("; "),
-        (true, true) => "none: nobody says who answers, and nothing it says is obeyed".to_owned(),
-        (true, false) => "not uploaded yet: --ca FILE".to_owned(),
-    };
-    let proxy = if proxy == "none" {
-        proxy.to_owned()
-    } else {
-        let login = set(&shown.proxy_user, shown.proxy_password_set);
-        format!("{proxy} {}:{}, user {login}", shown.proxy_address, shown.proxy_port)
-    };
-    let seconds = |millis: u64| humantime::format_duration(Duration::from_millis(millis)).to_string();
-    let fields = [
-        ("display name", shown.display_name.clone()),
-        (
-            "manager",
-            if shown.address.is_empty() {
-                "no address is set".to_owned()
-            } else {
-                format!("{} port {}", shown.address, shown.port)
-            },
-        ),
-        (
-            "channel",
-            if shown.clear_text { "clear text: whoever listens reads along" } else { "TLS" }.to_owned(),
-        ),
-        ("CA", trust),
-        ("web server", set(&shown.web_user, shown.web_password_set)),
-        ("proxy", proxy),
-        (
-            "mode",
-            if shown.two_way.is_empty() {
-                "one-way".to_owned()
-            } else {
-                format!("two-way by {}", shown.two_way)
-            },
-        ),
-        (
-            "token",
-            if shown.registration_token_set { "set" } else { "none: the manager's operator approves" }
-                .to_owned(),
-        ),
-        (
-            "heartbeat",
-            format!("{}, abnormal after {}", seconds(shown.heartbeat_ms), seconds(shown.abnormal_after_ms)),
-        ),
-        (
-            "sent",
-            if shown.not_sent { "not yet: writ manager update" } else { "nothing has to be" }.to_owned(),
-        ),
-    ];
-    output::one(format, &shown, &fields)
 }
 
 #[derive(Serialize)]

@@ -27,6 +27,7 @@ mod manager_legs;
 mod manager_life;
 mod manager_network;
 mod manager_orders;
+mod manager_upkeep;
 
 mod refused;
 mod refused_sessions;

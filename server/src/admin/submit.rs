@@ -155,7 +155,7 @@ pub async fn resolve(server: &Arc<Server>, selection: Selection) -> Result<Vec<A
             // Who asks for a host by name means one, and whoever has a token may enrol under it.
             if let Some(name) = server.store.shared_name(&selector).await.map_err(unavailable)? {
                 let text = format!(
-                    "several agents of `{selector}` are called `{name}`; add a label that only one has, or use ids. If that host was installed anew: writ agents approve NEW --replaces OLD; if not, somebody enrolled under its name: writ enroll token list"
+                    "several agents of `{selector}` are called `{name}`; add a label that only one has, or use ids. {SAME_NAME}"
                 );
                 return Err(Failure::precondition("ambiguous_name", text));
             }
@@ -200,6 +200,9 @@ async fn find_target(server: &Arc<Server>, text: &str) -> Result<(AgentId, bool)
     Ok((found.id, found.removed_at != Timestamp::ZERO))
 }
 
+/// What to do about two hosts of one name.
+const SAME_NAME: &str = "If that host was installed anew: writ agents approve NEW --replaces OLD; if not, somebody enrolled under its name: writ enroll token list";
+
 /// An agent by id or unique name.
 ///
 /// # Errors
@@ -222,7 +225,7 @@ pub async fn find_agent(server: &Arc<Server>, text: &str) -> Result<AgentRow, Fa
             };
             let ids: Vec<_> = named.iter().chain([&one]).map(seen).collect();
             let text = format!(
-                "several agents are called `{text}`, such as {}; use an id. If that host was installed anew: writ agents approve NEW --replaces OLD; if not, somebody enrolled under its name: writ enroll token list",
+                "several agents are called `{text}`, such as {}; use an id. {SAME_NAME}",
                 ids.join(" and ")
             );
             Err(Failure::invalid("agent", text))

@@ -73,7 +73,7 @@ pub fn open(files: &Files, now: Option<Timestamp>, endpoints: &[String]) -> Resu
 /// When they cannot be made, or no bundle may be minted.
 pub async fn replace(mint: &Mint, unlocked: &Unlocked, keeps_old: bool) -> Result<Published, ChannelError> {
     let authority = TlsAuthority::create(&format!("{} channel", mint.name), mint.now)?;
-    let leaf = authority.issue(&names(mint), mint.now)?;
+    let leaf = authority.issue(&leaf_names(&mint.files, &mint.chain.head().bundle.endpoints), mint.now)?;
     let chain: String = leaf.chain.iter().map(|der| pem::encode("CERTIFICATE", der).to_string()).collect();
     let text = |label: &str, der: &[u8]| Zeroizing::new(pem::encode(label, der).as_bytes().to_vec());
     let name = |path: PathBuf| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -91,11 +91,12 @@ pub async fn replace(mint: &Mint, unlocked: &Unlocked, keeps_old: bool) -> Resul
     Ok(mint.publish("writ-server authority channel", &fresh, unlocked, change).await?)
 }
 
-/// The names of the leaf in place, and those of the fleet's endpoints.
-fn names(mint: &Mint) -> Vec<String> {
-    let leaf = read_tls_leaf(&mint.files).ok();
-    let facts = leaf.and_then(|leaf| LeafFacts::read(leaf.chain.first()?));
-    names_with(facts.map_or_else(Vec::new, |facts| facts.names), &mint.chain.head().bundle.endpoints)
+/// The names of the leaf in place, and those of these endpoints. A key that is lost beside it costs no names.
+#[must_use]
+pub fn leaf_names(files: &Files, endpoints: &[String]) -> Vec<String> {
+    let text = files::read(&files.tls_certificate()).ok();
+    let facts = text.and_then(|text| LeafFacts::read(pem::certificates(&text).ok()?.first()?));
+    facts.map_or_else(|| endpoint_names(endpoints), |facts| names_with(facts.names, endpoints))
 }
 
 fn names_with(mut names: Vec<String>, endpoints: &[String]) -> Vec<String> {

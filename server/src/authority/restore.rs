@@ -12,12 +12,12 @@ use writ_common::keys::pem;
 use writ_common::refusal::Refusal;
 use writ_common::shutdown::Shutdown;
 use writ_common::time::Timestamp;
-use writ_common::tls::{IssueError, LeafFacts, TlsAuthority};
+use writ_common::tls::{IssueError, TlsAuthority};
 use writ_common::trust::Chain;
 
 use super::backup::{Archive, ArchiveError};
 use super::certificates;
-use super::channel::endpoint_names;
+use super::channel::{endpoint_names, leaf_names};
 use super::mint::{Mint, MintError};
 use super::{Files, KeyFileError, read_signing_keys, read_tls_leaf, write_tls_leaf};
 use crate::store::{BackupRow, Store, StoreError};
@@ -331,13 +331,7 @@ fn write_leaf(files: &Files, chain: &Chain, now: Timestamp) -> Result<(), Restor
     let key = pem::private_key(&key).map_err(|error| none(&error))?;
     let certificate = files::read(&files.tls_ca()).map_err(|error| none(&error))?;
     let certificate = pem::certificates(&certificate).map_err(|error| none(&error))?.remove(0);
-    // With the names of the one that is there, which somebody may have asked for.
-    let present = files::read(&files.tls_certificate()).ok();
-    let present = present.and_then(|text| LeafFacts::read(pem::certificates(&text).ok()?.first()?));
-    let mut names = present.map_or_else(Vec::new, |facts| facts.names);
-    names.extend(endpoint_names(&chain.head().bundle.endpoints));
-    names.sort();
-    names.dedup();
+    let names = leaf_names(files, &chain.head().bundle.endpoints);
     issue_leaf(files, &TlsAuthority { certificate, key }, &names, now)
 }
 

@@ -249,6 +249,9 @@ impl Store {
     /// # Errors
     /// When the database fails.
     pub async fn shared_name(&self, selector: &Selector) -> Result<Option<String>, StoreError> {
+        if selector.names().next().is_none() {
+            return Ok(None);
+        }
         let mut query = QueryBuilder::new("SELECT name FROM agents WHERE removed_at = 0 AND name IN (");
         let mut list = query.separated(", ");
         selector.names().for_each(|name| {
