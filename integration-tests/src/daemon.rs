@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::python;
+
 /// How long a story waits for anything before it fails. Generous: the machine may be busy; a good run never gets near.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -52,7 +54,15 @@ pub fn within<T>(host: &str, work: impl FnOnce() -> T) -> T {
     done
 }
 
+/// A program that `make` unpacked below `target`, if it is one of those; else as it is named.
+pub(crate) fn tool(name: &str) -> PathBuf {
+    let unpacked = ["target/network/bin", "target/install/unpacked/bin"];
+    let places = unpacked.map(|folder| python::root().join(folder).join(name));
+    places.into_iter().find(|place| place.is_file()).unwrap_or_else(|| PathBuf::from(name))
+}
+
 pub(crate) fn command(program: &Path) -> Command {
+    let program = &program.to_str().map_or_else(|| program.to_owned(), tool);
     let host = HOST.with_borrow(Clone::clone);
     #[expect(clippy::disallowed_methods, reason = "tests start what they test")]
     let mut command = match host {

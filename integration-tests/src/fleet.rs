@@ -20,6 +20,7 @@ use tempfile::TempDir;
 
 pub use crate::daemon::{Checkpoint, Daemon, PATIENCE, Said, binary};
 use crate::daemon::{command, said};
+use crate::python;
 use crate::road::Road;
 
 /// Which binaries a story runs.
@@ -160,6 +161,18 @@ impl Fleet {
     #[must_use]
     pub fn run_tool(&self, program: &str, arguments: &[&str]) -> Said {
         said(command(Path::new(program)).args(arguments))
+    }
+
+    /// Runs a program of the Python packages that `make` installed, such as grpcurl.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    #[must_use]
+    pub fn run_python_tool(&self, program: &str, arguments: &[&str]) -> Said {
+        // The child's PATH does not decide which program is started: a shell's does.
+        let mut shell = command(Path::new("sh"));
+        shell.args(["-c", "exec \"$@\"", "sh", program]).args(arguments);
+        said(python::with_packages(&mut shell))
     }
 
     /// Runs something on a host whose wall clock is so many seconds off.

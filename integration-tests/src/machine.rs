@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use tempfile::TempDir;
 
-use crate::daemon::{Said, until, within};
+use crate::daemon::{Said, tool, until, within};
 
 static COUNT: AtomicU32 = AtomicU32::new(0);
 
@@ -191,7 +191,7 @@ impl Machine {
     pub fn boot(&mut self) {
         let (root, log) = (self.disk.root(), self.disk.0.path().join("console"));
         let log = fs::OpenOptions::new().create(true).append(true).open(log).unwrap();
-        let container = program("systemd-nspawn")
+        let container = program(tool("systemd-nspawn").to_str().unwrap())
             .args(["-q", "--register=no", "--keep-unit", "--link-journal=no", "--console=pipe", "-b"])
             .arg("-D")
             .arg(root)

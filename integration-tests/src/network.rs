@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use crate::daemon::{until, within};
+use crate::daemon::{tool, until, within};
 
 /// The server's host.
 pub const SERVER: &str = "10.77.1.2";
@@ -132,7 +132,7 @@ impl Network {
                 "netns",
                 "exec",
                 &server,
-                "dnsmasq",
+                tool("dnsmasq").to_str().unwrap(),
                 "--no-daemon",
                 "--no-resolv",
                 "--no-hosts",

@@ -1,7 +1,7 @@
 //! Running the Python that checks our work with code that is not ours. `make` installs what it imports.
 
 use std::path::{Path, PathBuf};
-use std::process::Output;
+use std::process::{Command, Output};
 
 /// The repository.
 #[must_use]
@@ -16,8 +16,22 @@ pub fn root() -> PathBuf {
 #[must_use]
 pub fn inline(script: &str, arguments: &[&str]) -> Output {
     #[expect(clippy::disallowed_methods, reason = "tests start what they test against")]
-    let mut python = std::process::Command::new("python3");
+    let mut python = Command::new("python3");
     python.arg("-c").arg(script).args(arguments).output().unwrap()
+}
+
+/// Lets a program, and what it starts, find the packages that `make` put into `target/python`, and their programs.
+///
+/// # Panics
+/// When they are not there.
+pub fn with_packages(command: &mut Command) -> &mut Command {
+    let packages = root().join("target/python");
+    assert!(packages.is_dir(), "{} is missing; run the tests with: make test", packages.display());
+    let path = std::env::var("PATH").unwrap_or_default();
+    command
+        .env("PATH", format!("{}:{path}", packages.join("bin").display()))
+        .env("PYTHONPATH", packages)
+        .env("PYTHONDONTWRITEBYTECODE", "1")
 }
 
 /// Runs a script below the repository with the packages `make` put into `target/python`.
@@ -26,15 +40,8 @@ pub fn inline(script: &str, arguments: &[&str]) -> Output {
 /// When Python is missing.
 #[must_use]
 pub fn run(script: &str, arguments: &[&str]) -> Output {
-    let root = root();
-    let packages = root.join("target/python");
-    assert!(packages.is_dir(), "{} is missing; run the tests with: make test", packages.display());
     #[expect(clippy::disallowed_methods, reason = "tests start what they test against")]
-    let mut python = std::process::Command::new("python3");
-    python
-        .arg(root.join(script))
-        .args(arguments)
-        .env("PYTHONPATH", packages)
-        .env("PYTHONDONTWRITEBYTECODE", "1");
-    python.output().unwrap()
+    let mut python = Command::new("python3");
+    python.arg(root().join(script)).args(arguments);
+    with_packages(&mut python).output().unwrap()
 }

@@ -42,12 +42,10 @@ fn every_line_of_the_page_works_and_no_operation_is_without_one() {
         std::fs::copy(manager.path(from), fleet.path("server").join(to)).unwrap();
     }
     let script = shell_lines("docs/grpcurl.md");
-    let programs = python::root().join("target/python/bin");
-    let path = format!("{}:{}", programs.display(), std::env::var("PATH").unwrap());
     #[expect(clippy::disallowed_methods, reason = "tests start what they test against")]
     let mut shell = std::process::Command::new("sh");
     shell.args(["-xc", &script]).current_dir(fleet.path("server"));
-    shell.env("PATH", path).env("SERVER", format!("localhost:{}", fleet.admin_port()));
+    python::with_packages(&mut shell).env("SERVER", format!("localhost:{}", fleet.admin_port()));
     shell.env("MANAGER", format!("localhost:{}", manager.admin_port));
     shell.env("LINK_PORT", manager.link_port.to_string());
     let output = shell.output().unwrap();

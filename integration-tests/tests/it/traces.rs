@@ -5,7 +5,6 @@ use std::fs;
 use integration_tests::collector::{Collector, Manner, attribute};
 use integration_tests::daemon::until;
 use integration_tests::fleet::{Build, Fleet};
-use integration_tests::python;
 use integration_tests::stolen::now;
 use opentelemetry_proto::tonic::trace::v1::Span;
 use opentelemetry_proto::tonic::trace::v1::status::StatusCode;
@@ -104,12 +103,11 @@ fn a_caller_finds_its_own_span_as_a_link_and_only_one_command_in_so_many_is_trac
     let collector = Collector::new(None);
     traced(&mut fleet, "http", collector.port);
     let _rome = fleet.agent("rome");
-    let grpcurl = python::root().join("target/python/bin/grpcurl");
     let token = fs::read_to_string(fleet.path("server/admin-token")).unwrap();
     let ca = fleet.path("server/admin-ca.pem");
     let submit = |traceparent: &str| {
-        let said = fleet.run_tool(
-            grpcurl.to_str().unwrap(),
+        let said = fleet.run_python_tool(
+            "grpcurl",
             &[
                 "-cacert",
                 ca.to_str().unwrap(),
