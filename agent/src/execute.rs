@@ -11,7 +11,7 @@ use bytes::Bytes;
 use tokio::sync::OwnedSemaphorePermit;
 use writ_common::command::{Action, ActionClass, Settings};
 use writ_common::config::Problems;
-use writ_common::id::Digest;
+use writ_common::id::{CommandId, Digest};
 use writ_common::limits::{MAX_OUTPUT_BYTES, MAX_REPORT_ROWS};
 use writ_common::receipt::{Ending, Outcome};
 use writ_common::refusal::{Refusal, RefusalCode};
@@ -169,6 +169,14 @@ pub struct AdmittedCommand {
     pub plan: Plan,
     /// Set when its start was journalled with its admission.
     pub started: Option<Started>,
+}
+
+impl AdmittedCommand {
+    /// Which.
+    #[must_use]
+    pub const fn id(&self) -> CommandId {
+        self.durable.command()
+    }
 }
 
 /// That a start is journalled, and the place it runs in.

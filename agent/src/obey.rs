@@ -11,7 +11,7 @@ use prost::Message as _;
 use tokio::sync::{Semaphore, mpsc};
 use tracing::{error, info, warn};
 use writ_common::admission::check_approvals;
-use writ_common::command::Action;
+use writ_common::command::{Action, ActionClass};
 use writ_common::envelope::IdentityRecordPurpose;
 use writ_common::files::FileError;
 use writ_common::id::{CommandId, Digest};
@@ -26,8 +26,8 @@ use writ_proto::v1 as proto;
 
 use crate::execute::{self, ActionTable, AdmittedCommand, Started};
 use crate::identity::Identity;
-use crate::replay::{FreshCommand, Journal, JournalError, Judgement, State, judge};
-use crate::reply::{About, SignedReceipt, frame, sign_receipt};
+use crate::replay::{Admission, FreshCommand, Journal, JournalError, Judgement, State, judge};
+use crate::reply::{About, SignedReceipt, announcement, frame, sign_receipt};
 use crate::session_time::SessionTime;
 use crate::settings::{self, Keeper};
 use crate::trust::{Trust, Walked};
@@ -58,6 +58,8 @@ pub enum Reaction {
     AnswerAgain(CommandId),
     /// It runs; the answer comes later.
     Running,
+    /// It is to be started when this frame is on its way (protocol.md §6.15), or when the session is over.
+    Announce(proto::AgentFrame, Box<AdmittedCommand>),
     /// More commands on one stream than are counted: the stream must end.
     TooMany,
 }
@@ -249,10 +251,15 @@ impl Obedience {
             Ok(admitted) => Ok(admitted),
         };
         match admitted {
-            Ok(admitted) => {
+            Ok((admitted, announcement)) => {
                 info!(command.id = %id, "command admitted");
-                self.start(id, admitted);
-                Reaction::Running
+                match announcement {
+                    Some(frame) => Reaction::Announce(frame, Box::new(admitted)),
+                    None => {
+                        self.start(admitted);
+                        Reaction::Running
+                    }
+                }
             }
             Err(refusal) => {
                 warn!(command.id = %id, code = %refusal.code, detail = %refusal.detail, "command refused");
@@ -262,29 +269,31 @@ impl Obedience {
         }
     }
 
-    /// Checks 10 to 12: approvals, allow-list, journal.
+    /// Checks 10 to 12: approvals, allow-list, journal. Also what to say before it starts, if it changes something.
     fn admit(
         &self,
         fresh: FreshCommand,
         delivery: Bytes,
         now: Timestamp,
-    ) -> Result<AdmittedCommand, NotAdmitted> {
+    ) -> Result<(AdmittedCommand, Option<proto::AgentFrame>), NotAdmitted> {
         let command = fresh.verified();
         let plan = self.plan(command).map_err(NotAdmitted::Refused)?;
         let (id, digest, expires_at) =
             (command.command().id, command.digest(), command.command().window.expires_at);
-        let (durable, started) = match Arc::clone(&self.running).try_acquire_owned() {
+        let changes = self.table.class_of(&command.command().action) > ActionClass::Read;
+        let (admission, started) = match Arc::clone(&self.running).try_acquire_owned() {
             // It starts at once, so its start is journalled with it: one sync instead of two.
             Ok(place) => {
                 let about = (digest, expires_at);
-                let durable = self.journal.accept_and_start(id, about, delivery, now, &boot_id());
-                (durable, Some(Started { place, at: now }))
+                let admission = self.journal.accept_and_start(id, about, delivery, now, &boot_id());
+                (admission, Some(Started { place, at: now }))
             }
             Err(_) => (self.journal.accept(id, digest, expires_at, delivery, now), None),
         };
-        let durable = durable.map_err(NotAdmitted::Journal)?;
+        let Admission { durable, admissions } = admission.map_err(NotAdmitted::Journal)?;
         writ_common::checkpoint!("accepted");
-        Ok(AdmittedCommand { durable, digest, expires_at, plan, started })
+        let announcement = changes.then(|| announcement(id, admissions));
+        Ok((AdmittedCommand { durable, digest, expires_at, plan, started }, announcement))
     }
 
     fn plan(&self, command: &VerifiedCommand) -> Result<execute::Plan, Refusal> {
@@ -297,17 +306,20 @@ impl Obedience {
         self.table.plan(action)
     }
 
-    fn start(self: &Arc<Self>, id: CommandId, admitted: AdmittedCommand) {
+    /// Starts an admitted command, once there is a place for it.
+    pub fn start(self: &Arc<Self>, admitted: AdmittedCommand) {
         let this = Arc::clone(self);
         self.shutdown.spawn(async move {
-            if let Err(error) = this.run(id, admitted).await {
+            let id = admitted.id();
+            if let Err(error) = this.run(admitted).await {
                 error!(command.id = %id, %error, "the journal failed while a command ran; it will be settled at the next start");
                 this.broken.trigger();
             }
         });
     }
 
-    async fn run(&self, id: CommandId, admitted: AdmittedCommand) -> Result<(), JournalError> {
+    async fn run(&self, admitted: AdmittedCommand) -> Result<(), JournalError> {
+        let id = admitted.id();
         let AdmittedCommand { durable, digest, expires_at, plan, started } = admitted;
         let (_place, started_at, attempt) = match started {
             Some(Started { place, at }) => (place, at, 1),

@@ -2,7 +2,7 @@
 
 mod journal;
 
-pub use journal::{Durable, Entry, Facts, Journal, JournalError, Known, State};
+pub use journal::{Admission, Durable, Entry, Facts, Journal, JournalError, Known, State};
 
 use writ_common::admission::{JournalView, Novelty};
 use writ_common::refusal::Refusal;

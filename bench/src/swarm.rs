@@ -157,6 +157,7 @@ impl SwarmAgent {
             journal: JournalStanding {
                 id: JournalId::from_bytes(random_bytes()),
                 counter: 0,
+                admissions: 0,
                 marks: Vec::new(),
                 next_mark: SessionMark::from_bytes(random_bytes()),
             },

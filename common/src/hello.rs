@@ -89,6 +89,9 @@ pub struct JournalStanding {
     pub id: JournalId,
     /// Rises with every transaction.
     pub counter: u64,
+    /// How many commands it ever admitted. Only a session brings new ones, so unlike the counter this cannot catch up while a host
+    /// that was put back finishes what ran.
+    pub admissions: u64,
     /// What the latest sessions wrote, newest first. More than one, so that a server that was put back to an earlier state
     /// is told from a journal that was.
     pub marks: Vec<SessionMark>,

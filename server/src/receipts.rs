@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use tracing::{info, warn};
 use writ_common::envelope::{Candidate, ReceiptPurpose, RefusalsPurpose, Verified, verify};
-use writ_common::id::FleetId;
+use writ_common::id::{FleetId, SessionMark};
 use writ_common::receipt::{Decision, Receipt, RefusalAcknowledgement, RefusalReport};
 use writ_common::refusal::{Refusal, RefusalCode};
 use writ_common::time::Timestamp;
@@ -42,13 +42,15 @@ impl VerifiedReceipt {
         self.verified.document()
     }
 
-    /// Stores it; returns after the commit. `is_replay`: it answers a delivery this server did not make.
+    /// Stores it, as of the session with this mark; returns after the commit. `is_replay`: it answers a delivery this server did not
+    /// make.
     ///
     /// # Errors
     /// When the store fails; the agent then keeps its receipt.
     pub async fn record(
         self,
         store: &Store,
+        session: SessionMark,
         is_replay: bool,
         now: Timestamp,
     ) -> Result<ReceiptFate, StoreError> {
@@ -63,6 +65,7 @@ impl VerifiedReceipt {
             command,
             command_digest: receipt.command_digest,
             agent,
+            counter: (session, receipt.journal_counter),
             digest: self.verified.digest(),
             envelope: self.envelope,
             state,

@@ -43,6 +43,11 @@ pub(crate) struct Outbound {
 pub(crate) struct Gone;
 
 impl Outbound {
+    /// Says something if there is room for it.
+    pub(crate) fn offer(&self, frame: Frame) {
+        let _ = self.sender.try_send(Box::new(Ok(proto::ServerFrame { frame: Some(frame) })));
+    }
+
     pub(crate) async fn send(&self, frame: Frame) -> Result<(), Gone> {
         let frame = Box::new(Ok(proto::ServerFrame { frame: Some(frame) }));
         // A timer only for whoever does not read.

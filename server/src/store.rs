@@ -49,6 +49,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (2, "operations", include_str!("store/0002_operations.sql")),
     (3, "keys", include_str!("store/0003_keys.sql")),
     (4, "manager", include_str!("store/0004_manager.sql")),
+    (5, "admissions", include_str!("store/0005_admissions.sql")),
 ];
 
 /// What went wrong with the store.

@@ -23,6 +23,7 @@ use writ_proto::v1::{self as proto, agent_frame, server_frame::Frame};
 
 use super::greeting::{Greeted, fetch_chain};
 use super::{Done, Link, LinkError};
+use crate::execute::AdmittedCommand;
 use crate::host;
 use crate::obey::{Deliveries, FollowError, Reaction};
 use crate::settings::Keeper;
@@ -81,9 +82,7 @@ pub(super) async fn hold(
             // Sending never keeps from reading: two sides that both wait to send would wait for ever.
             permit = outbound.reserve(), if !session.queue.is_empty() => {
                 let permit = permit.map_err(|_| LinkError::Ended)?;
-                if let Some(frame) = session.next_frame()? {
-                    permit.send(frame);
-                }
+                session.send_next(|frame| permit.send(frame))?;
             }
             message = inbound.message() => {
                 last_heard = Instant::now();
@@ -125,6 +124,8 @@ enum Said {
     Frame(agent_frame::Frame),
     /// The answer the journal has when its turn comes.
     Stored(CommandId),
+    /// That a command is admitted; then it starts.
+    Admitted(proto::AgentFrame, Box<AdmittedCommand>),
 }
 
 struct Session<'a> {
@@ -135,6 +136,17 @@ struct Session<'a> {
     reports: u64,
     client: AgentGatewayClient<Channel>,
     has_asked_for_bundles: bool,
+}
+
+impl Drop for Session<'_> {
+    /// What was admitted is obeyed, also when the session ended before it could be announced.
+    fn drop(&mut self) {
+        for said in self.queue.drain(..) {
+            if let Said::Admitted(_, admitted) = said {
+                self.link.obedience.start(*admitted);
+            }
+        }
+    }
 }
 
 impl Session<'_> {
@@ -191,14 +203,22 @@ impl Session<'_> {
         Ok(())
     }
 
-    fn next_frame(&mut self) -> Result<Option<proto::AgentFrame>, LinkError> {
-        Ok(match self.queue.pop_front() {
-            Some(Said::Frame(frame)) => Some(proto::AgentFrame { frame: Some(frame) }),
+    fn send_next(&mut self, send: impl FnOnce(proto::AgentFrame)) -> Result<(), LinkError> {
+        match self.queue.pop_front() {
+            Some(Said::Frame(frame)) => send(proto::AgentFrame { frame: Some(frame) }),
             Some(Said::Stored(command)) => {
-                self.link.obedience.answer(command, self.deliveries.of(command))?
+                if let Some(answer) = self.link.obedience.answer(command, self.deliveries.of(command))? {
+                    send(answer);
+                }
             }
-            None => None,
-        })
+            // In this order: a host that is put back after the start has said so before.
+            Some(Said::Admitted(frame, admitted)) => {
+                send(frame);
+                self.link.obedience.start(*admitted);
+            }
+            None => {}
+        }
+        Ok(())
     }
 
     fn now(&self) -> Result<Timestamp, LinkError> {
@@ -260,6 +280,7 @@ impl Session<'_> {
             Reaction::Answer(frame) => self.queue.extend(frame.frame.map(Said::Frame)),
             Reaction::AnswerAgain(command) => self.queue.push_back(Said::Stored(command)),
             Reaction::Running => {}
+            Reaction::Announce(frame, admitted) => self.queue.push_back(Said::Admitted(frame, admitted)),
             Reaction::Silence(refusal) => self.refused(&refusal, &envelope, now)?,
             Reaction::TooMany => return Ok(Some(Done::ComeBack(Duration::ZERO))),
         }

@@ -70,7 +70,7 @@ impl Obedience {
         match planned {
             Ok(plan) => {
                 let expires_at = Timestamp::from_millis(entry.expires_at_ms);
-                self.start(id, AdmittedCommand { durable, digest, expires_at, plan, started: None });
+                self.start(AdmittedCommand { durable, digest, expires_at, plan, started: None });
                 Ok(())
             }
             // Whatever was started once cannot be called refused any more.

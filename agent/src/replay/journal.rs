@@ -24,7 +24,7 @@ use writ_common::limits::{MAX_MARKS, SKEW};
 use writ_common::time::Timestamp;
 
 use entry::known;
-pub use entry::{Durable, Entry, Facts, Known, State};
+pub use entry::{Admission, Durable, Entry, Facts, Known, State};
 
 /// redb would take 1 GiB; the journal's hot pages fit into this.
 const CACHE_BYTES: usize = 256 << 10;
@@ -257,12 +257,13 @@ impl Journal {
     /// # Errors
     /// When it cannot be read or written.
     pub fn standing(&self) -> Result<JournalStanding, JournalError> {
+        // As it was before this contact wrote anything: else one lost transaction would be made up for by the next mark.
+        let Facts { id, counter, admissions, .. } = self.facts()?;
         if self.mark("next_mark")?.is_none() {
             self.keep_document("next_mark", &random_bytes::<16>())?;
         }
-        let Facts { id, counter, .. } = self.facts()?;
         let next_mark = self.mark("next_mark")?.ok_or(JournalError::Damaged)?;
-        Ok(JournalStanding { id, counter, marks: self.marks()?, next_mark })
+        Ok(JournalStanding { id, counter, admissions, marks: self.marks()?, next_mark })
     }
 
     fn mark(&self, name: &str) -> Result<Option<SessionMark>, JournalError> {
@@ -399,6 +400,7 @@ fn facts(read: &redb::ReadTransaction) -> Result<Facts, JournalError> {
     Ok(Facts {
         id: JournalId::try_from(id.value()).map_err(|_| JournalError::Damaged)?,
         counter: number("counter")?.unwrap_or(0),
+        admissions: number("admissions")?.unwrap_or(0),
         // Before its birth a journal admits nothing: the far future is later than any command.
         birth: number("birth")?.map_or(Timestamp::from_millis(u64::MAX), Timestamp::from_millis),
         forgotten_until: time("forgotten_until")?,

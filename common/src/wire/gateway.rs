@@ -94,6 +94,7 @@ impl TryFrom<proto::AgentProof> for AgentProof {
             marks,
             next_mark,
             identity_record,
+            journal_admissions,
         } = message;
         if marks.len() > MAX_MARKS {
             return Err(field::invalid("marks", "must be at most 64"));
@@ -112,6 +113,7 @@ impl TryFrom<proto::AgentProof> for AgentProof {
             journal: JournalStanding {
                 id: field::journal("journal_id", &journal_id)?,
                 counter: journal_counter,
+                admissions: journal_admissions,
                 marks: marks.iter().map(|mark| field::mark("marks", mark)).collect::<Result<_, _>>()?,
                 next_mark: field::mark("next_mark", &next_mark)?,
             },
@@ -131,7 +133,7 @@ impl From<&AgentProof> for proto::AgentProof {
             tls_leaf_spki_digest,
             agent_version,
             bundle: (bundle_version, bundle_digest),
-            journal: JournalStanding { id, counter, marks, next_mark },
+            journal: JournalStanding { id, counter, admissions, marks, next_mark },
             identity_record,
         } = proof;
         Self {
@@ -149,6 +151,7 @@ impl From<&AgentProof> for proto::AgentProof {
             marks: marks.iter().map(|mark| mark.as_bytes().to_vec().into()).collect(),
             next_mark: next_mark.as_bytes().to_vec().into(),
             identity_record: identity_record.clone(),
+            journal_admissions: *admissions,
         }
     }
 }

@@ -201,15 +201,51 @@ fn a_host_put_back_to_an_earlier_state_gets_nothing_until_an_operator_decides() 
     assert_eq!(fleet.writ(&["why", "rome"]).code, 0);
 }
 
+fn copy_folder(from: &Path, to: &Path) {
+    std::fs::create_dir(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+    }
+}
+
+#[test]
+fn a_host_put_back_to_a_state_within_its_session_starts_nothing_a_second_time() {
+    let mut fleet = Fleet::unmade(Build::Testing);
+    "info,writ_server=debug".clone_into(&mut fleet.log_filter);
+    fleet.init().ok();
+    fleet.start_server(None);
+    fleet.add_context();
+    // It ends when somebody opens the gate, and nobody does.
+    let gate = fleet.path("gate");
+    let _made = fleet.run_tool("mkfifo", &[gate.to_str().unwrap()]).ok();
+    let notes = fleet.allow("wait", &format!("echo \"$1\" >> \"$NOTES\"; read _ < {}", gate.display()), "");
+    let agent = fleet.agent("rome");
+    copy_folder(&fleet.path("rome"), &fleet.path("snapshot"));
+    let sent = fleet.json(&["send", "action", "wait", "word=once", "--all"]);
+    let id = sent["command_id"].as_str().unwrap();
+    fleet.server().wait_for("start announced", |said| said["command.id"] == id);
+    agent.wait_for("action started", |said| said["command.id"] == id);
+    // A machine that is put back closes no connection: the server still takes its session for alive.
+    agent.signal("-STOP");
+    let put_back = fleet.start_agent("snapshot", None);
+    fleet.server().wait_for("nothing is sent to this agent until an operator decides", |_| true);
+    let detail = fleet.alerts("rewound", "")[0]["detail"].as_str().unwrap().to_owned();
+    assert!(detail.contains("put back to an earlier state"), "{detail}");
+    assert_eq!((lines(&notes).len(), put_back.count("command admitted")), (1, 0));
+    // Nor later, when an operator lets it go on: the command is older than that.
+    let _approved = fleet.writ(&["agents", "approve", "rome"]).ok();
+    fleet.server().wait_for("receipt stored", |said| said["command.id"] == id);
+    let shown = fleet.json(&["commands", "show", id]);
+    assert_eq!(shown["targets"][0]["refusal_code"], "too_old", "{shown}");
+    assert_eq!(lines(&notes), ["once"]);
+}
+
 #[test]
 fn two_hosts_with_one_identity_are_found_out() {
     let fleet = Fleet::new(Build::Testing);
     assert!(fleet.agent("rome").stop().success());
-    std::fs::create_dir(fleet.path("copy")).unwrap();
-    for entry in std::fs::read_dir(fleet.path("rome")).unwrap() {
-        let entry = entry.unwrap();
-        std::fs::copy(entry.path(), fleet.path("copy").join(entry.file_name())).unwrap();
-    }
+    copy_folder(&fleet.path("rome"), &fleet.path("copy"));
     let _original = fleet.start_agent("rome", None);
     let _done = fleet.writ(&["send", "ping", "--all", "--wait"]).ok();
     let _copy = fleet.start_agent("copy", None);

@@ -243,6 +243,10 @@ async fn judge_delivery(case: &DeliveryCase) -> String {
             assert_eq!(refusal.code.audible(), Audible::Silent, "{refusal} must not be silent");
             refusal.code.to_string()
         }
+        Reaction::Announce(_, admitted) => {
+            obedience.start(*admitted);
+            "accept".to_owned()
+        }
         Reaction::Running => "accept".to_owned(),
         Reaction::Answer(frame) => {
             let Some(proto::agent_frame::Frame::Answer(answer)) = frame.frame else {
@@ -268,7 +272,7 @@ fn journal(files: &Files, case: &JournalCase, now: Timestamp) -> Journal {
     let journal = Journal::open(&files.journal(), case.max_entries).unwrap();
     journal.begin_session(Timestamp::from_millis(case.birth_ms), Timestamp::ZERO).unwrap();
     let remember = |id: CommandId, digest: Digest, expires_at: Timestamp, at: Timestamp| {
-        let admitted = journal.accept(id, digest, expires_at, Bytes::new(), at).unwrap();
+        let admitted = journal.accept(id, digest, expires_at, Bytes::new(), at).unwrap().durable;
         assert_eq!(journal.start(&admitted, at, "").unwrap(), 1);
         journal.finish(id, Bytes::new()).unwrap();
         journal.acknowledge(id, digest).unwrap();

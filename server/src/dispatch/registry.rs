@@ -40,6 +40,8 @@ pub struct Line {
     most: usize,
     waiting: Mutex<Waiting>,
     news: Notify,
+    /// Notified when the session is told to end, and again when it has.
+    ends: Notify,
     /// Unix milliseconds.
     heard: AtomicU64,
 }
@@ -50,13 +52,21 @@ struct Waiting {
     is_behind: bool,
     has_new_trust: bool,
     end: Option<Ending>,
+    has_ended: bool,
 }
 
 impl Line {
     fn new(number: u64, most: usize) -> Self {
         // Whatever waits in the store is older than this seat: begin by looking there.
-        let waiting = Waiting { commands: VecDeque::new(), is_behind: true, has_new_trust: false, end: None };
-        Self { number, most, waiting: Mutex::new(waiting), news: Notify::new(), heard: AtomicU64::new(0) }
+        let waiting = Waiting {
+            commands: VecDeque::new(),
+            is_behind: true,
+            has_new_trust: false,
+            end: None,
+            has_ended: false,
+        };
+        let (news, ends) = (Notify::new(), Notify::new());
+        Self { number, most, waiting: Mutex::new(waiting), news, ends, heard: AtomicU64::new(0) }
     }
 
     fn offer(&self, outgoing: &Arc<Outgoing>, place: u32) {
@@ -73,6 +83,23 @@ impl Line {
     fn end(&self, ending: Ending) {
         self.lock().end.get_or_insert(ending);
         self.news.notify_one();
+        self.ends.notify_waiters();
+    }
+
+    /// Returns when the session is told to end.
+    pub async fn told_to_end(&self) {
+        self.wait(|waiting| waiting.end.is_some()).await;
+    }
+
+    async fn wait(&self, is_so: impl Fn(&Waiting) -> bool) {
+        loop {
+            // Before the look: what changes after it is heard of.
+            let changed = self.ends.notified();
+            if is_so(&self.lock()) {
+                return;
+            }
+            changed.await;
+        }
     }
 
     /// Whether the session is told to end.
@@ -171,6 +198,17 @@ impl Registry {
         is_newer
     }
 
+    /// Ends the session that has an agent's seat and returns when it has recorded what it heard, unless it is newer than this greeting:
+    /// what the agent says of its journal must be judged by all that was heard before.
+    pub async fn end_older(&self, agent: AgentId, ticket: u64) {
+        let believed = self.believed.lock().unwrap_or_else(PoisonError::into_inner).get(&agent).copied();
+        let older = self.lock().get(&agent).cloned();
+        if let Some(older) = older.filter(|_| believed.is_none_or(|believed| ticket >= believed)) {
+            older.end(Ending::Replaced);
+            older.wait(|waiting| waiting.has_ended).await;
+        }
+    }
+
     /// Gives an agent's seat to a session; an older session of the same agent is told to end.
     #[must_use]
     pub fn seat(&self, agent: AgentId) -> Seat {
@@ -238,6 +276,9 @@ impl Drop for Seat {
         if is_still_ours {
             seats.remove(&self.agent);
         }
+        drop(seats);
+        self.line.lock().has_ended = true;
+        self.line.ends.notify_waiters();
     }
 }
 
@@ -258,6 +299,24 @@ mod tests {
         assert!(registry.is_connected(agent));
         drop(newer);
         assert!(!registry.is_connected(agent));
+    }
+
+    #[tokio::test]
+    async fn a_newer_greeting_waits_until_the_older_session_has_ended_and_an_older_one_ends_nothing() {
+        let registry = Registry::new(1);
+        let agent = AgentId::from_bytes([1; 16]);
+        let (late, first, second) = (registry.ticket(), registry.ticket(), registry.ticket());
+        registry.believe(agent, first, || ());
+        let seat = registry.seat(agent);
+        registry.end_older(agent, late).await;
+        assert!(!seat.line.is_ending(), "a greeting from before does not end it");
+        let newer = registry.end_older(agent, second);
+        tokio::pin!(newer);
+        assert!(futures_util::poll!(newer.as_mut()).is_pending());
+        seat.line.told_to_end().await;
+        drop(seat);
+        newer.await;
+        registry.end_older(agent, second).await;
     }
 
     #[test]

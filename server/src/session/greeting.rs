@@ -143,6 +143,10 @@ pub(super) async fn greet(
         journal: proof.journal,
     };
     let registry = server.dispatcher.registry();
+    // A host that was put back to an earlier state says nothing to the session it had: that session knows what it said before.
+    if tokio::time::timeout(GREETING_TIMEOUT, registry.end_older(claimed, ticket)).await.is_err() {
+        return Err(Failure::protocol("an older session of this agent still ends; come back").into());
+    }
     let noted = server.store.note_contact(contact, |queue| registry.believe(claimed, ticket, queue));
     let Some(noted) = noted.await.map_err(unavailable)? else {
         // Somebody held it back; it says how the journal stood before a later session.

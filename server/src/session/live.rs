@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::FutureExt as _;
 use tracing::{debug, warn};
 use writ_common::hello::Nonce;
 use writ_common::id::{CommandId, Digest, KeyId, SessionMark};
@@ -46,8 +47,8 @@ pub(super) struct Live<'a> {
     /// Whether commands wait in the store until some are answered.
     is_held_back: bool,
     reconciled: tokio::time::Instant,
-    /// The greatest counter its receipts have shown.
-    journal_counter: u64,
+    /// The greatest number of admissions it announced.
+    admissions: u64,
     /// The newest bundle it has or was sent.
     bundle_version: u64,
     /// The key its identity record claims to be signed by.
@@ -84,7 +85,7 @@ impl<'a> Live<'a> {
             unanswered: HashMap::new(),
             is_held_back: false,
             reconciled: tokio::time::Instant::now(),
-            journal_counter: 0,
+            admissions: 0,
             bundle_version,
             vouched_by,
         };
@@ -98,7 +99,7 @@ impl<'a> Live<'a> {
         while self.bundle_version < self.server.chain().head().bundle.version {
             let (bundles, newest, _) = bundles_after(self.server, self.bundle_version);
             self.bundle_version = newest;
-            self.outbound.send(Frame::Bundles(proto::Bundles { bundles })).await?;
+            self.say(Frame::Bundles(proto::Bundles { bundles })).await?;
         }
         Ok(())
     }
@@ -112,7 +113,7 @@ impl<'a> Live<'a> {
         match vouch::renew(self.server, self.agent.id).await {
             Ok(Some(record)) => {
                 self.vouched_by = vouch::claimed(&record);
-                Ok(self.outbound.send(Frame::IdentityRecord(record)).await?)
+                self.say(Frame::IdentityRecord(record)).await
             }
             Ok(None) => Ok(()),
             Err(error) => {
@@ -124,8 +125,35 @@ impl<'a> Live<'a> {
 
     pub(super) async fn run(mut self, inbound: &mut tonic::Streaming<proto::AgentFrame>) -> Result<(), End> {
         let end = self.serve(inbound).await;
-        // Whatever its answers said of its journal counts when it comes back, as far as the store can be reached.
+        if self.seat.line.is_ending() {
+            self.take_what_came(inbound).await;
+        }
+        // What it announced counts when it comes back, as far as the store can be reached.
         self.note_heard(None).await.and(end)
+    }
+
+    /// What the agent said before this session had to end. A newer session waits for that: an announcement that is already here must
+    /// not be missed because the host that made it was put back.
+    async fn take_what_came(&mut self, inbound: &mut tonic::Streaming<proto::AgentFrame>) {
+        for _ in 0..MAX_COUNTED_DELIVERIES {
+            let Some(Ok(Some(proto::AgentFrame { frame: Some(frame) }))) = inbound.message().now_or_never()
+            else {
+                return;
+            };
+            // What cannot be said any more is no reason to leave the rest unread.
+            if let Err(End::Failed(failure)) = Box::pin(self.receive(frame)).await {
+                debug!(agent.id = %self.agent.id, ?failure, "a frame of an ending session failed");
+            }
+        }
+    }
+
+    /// Says something, unless the session is told to end: an agent that does not read must not keep a newer session waiting.
+    async fn say(&self, frame: Frame) -> Result<(), End> {
+        tokio::select! {
+            biased;
+            sent = self.outbound.send(frame) => Ok(sent?),
+            () = self.seat.line.told_to_end() => Err(End::Drained),
+        }
     }
 
     async fn serve(&mut self, inbound: &mut tonic::Streaming<proto::AgentFrame>) -> Result<(), End> {
@@ -229,7 +257,7 @@ impl<'a> Live<'a> {
             proof: Some((&proof).into()),
             approvals: Vec::new(),
         };
-        self.outbound.send(Frame::Delivery(delivery)).await?;
+        self.say(Frame::Delivery(delivery)).await?;
         self.server.dispatcher.sent().sent(outgoing.id(), place);
         Ok(())
     }
@@ -244,7 +272,7 @@ impl<'a> Live<'a> {
                 match recorded.await.map_err(unavailable)? {
                     Ok(ack) => {
                         let sealed = self.server.signer.refusals_ack(&ack).map_err(Failure::from)?;
-                        Ok(self.outbound.send(Frame::RefusalsAck(sealed.bytes().clone())).await?)
+                        self.say(Frame::RefusalsAck(sealed.bytes().clone())).await
                     }
                     Err(refusal) => {
                         warn!(agent.id = %self.agent.id, %refusal, "refusal report not believed");
@@ -260,15 +288,32 @@ impl<'a> Live<'a> {
                     self.reconciled = tokio::time::Instant::now();
                     self.seat.line.look_into_store();
                 }
-                Ok(self.outbound.send(Frame::Heartbeat(proto::Heartbeat {})).await?)
+                self.say(Frame::Heartbeat(proto::Heartbeat {})).await
             }
             agent_frame::Frame::Report(report) => self.report(&report).await,
+            agent_frame::Frame::Admitted(admitted) => self.admitted(&admitted).await,
             agent_frame::Frame::Hello(_) | agent_frame::Frame::Proof(_) => {
                 Err(Failure::protocol("the session has begun already").into())
             }
             // Changing an identity is not offered by this server.
             agent_frame::Frame::IdentityChange(_) => Ok(()),
         }
+    }
+
+    /// It is about to start what was delivered (protocol.md §6.15). Recorded with the next batch; nobody waits for that.
+    async fn admitted(&mut self, admitted: &proto::Admitted) -> Result<(), End> {
+        let proto::Admitted { command_id, journal_admissions } = admitted;
+        let malformed = |_| Failure::protocol("an announcement names no command");
+        let command = CommandId::try_from(command_id.as_ref()).map_err(malformed)?;
+        // One for each delivery, and each greater than the one before: no more of them are written.
+        if !self.unanswered.contains_key(&command) || *journal_admissions <= self.admissions {
+            return Ok(());
+        }
+        self.admissions = *journal_admissions;
+        debug!(command.id = %command, agent.id = %self.agent.id, admissions = self.admissions, "start announced");
+        let _pending = self.server.store.queue_heard(self.heard(None)).await.map_err(unavailable)?;
+        writ_common::checkpoint!("admission_queued");
+        Ok(())
     }
 
     async fn answer(&mut self, answer: proto::Answer) -> Result<(), End> {
@@ -296,18 +341,17 @@ impl<'a> Live<'a> {
                 }
             };
             let said = verified.receipt();
-            let counter = said.journal_counter;
             if said.command != command || said.command_digest != digest {
                 return Err(Failure::protocol("an answer and its receipt name different commands").into());
             }
             let told = self.server.traces.about(said);
-            let fate = verified.record(&self.server.store, is_replay, now).await.map_err(unavailable)?;
+            let fate =
+                verified.record(&self.server.store, self.mark, is_replay, now).await.map_err(unavailable)?;
             writ_common::checkpoint!("receipt_stored");
-            if fate == ReceiptFate::Stored {
-                self.journal_counter = self.journal_counter.max(counter);
-                if let Some(told) = told {
-                    self.server.traces.answered(told, sent.flatten(), Moment::now(&*self.server.clock));
-                }
+            if fate == ReceiptFate::Stored
+                && let Some(told) = told
+            {
+                self.server.traces.answered(told, sent.flatten(), Moment::now(&*self.server.clock));
             }
             is_replay &= matches!(fate, ReceiptFate::Stored | ReceiptFate::Known);
         }
@@ -330,7 +374,7 @@ impl<'a> Live<'a> {
             warn!(command.id = %command, agent.id = %self.agent.id, deliveries, made, "command replayed by somebody");
         }
         let ack = proto::AnswerAcknowledgement { command_id, command_digest };
-        Ok(self.outbound.send(Frame::AnswerAck(ack)).await?)
+        self.say(Frame::AnswerAck(ack)).await
     }
 
     async fn report(&mut self, envelope: &Bytes) -> Result<(), End> {
@@ -349,16 +393,18 @@ impl<'a> Live<'a> {
     }
 
     async fn note_heard(&self, report: Option<Report>) -> Result<(), End> {
-        let now = self.server.clock.wall();
-        let counter = (self.mark, self.journal_counter);
-        let heard = Heard { agent: self.agent.id, at: now, counter, report };
-        Ok(self.server.store.note_heard(heard).await.map_err(unavailable)?)
+        Ok(self.server.store.note_heard(self.heard(report)).await.map_err(unavailable)?)
+    }
+
+    fn heard(&self, report: Option<Report>) -> Heard {
+        let admissions = (self.mark, self.admissions);
+        Heard { agent: self.agent.id, at: self.server.clock.wall(), admissions, report }
     }
 
     async fn come_back(&self, after: Duration, reason: &str) -> Result<(), End> {
         let after_ms = u32::try_from(after.as_millis()).unwrap_or(u32::MAX);
         let frame = proto::ComeBack { after_ms, reason: reason.to_owned() };
-        self.outbound.send(Frame::ComeBack(frame)).await?;
+        self.outbound.offer(Frame::ComeBack(frame));
         Err(End::Drained)
     }
 }

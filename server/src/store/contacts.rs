@@ -13,7 +13,7 @@ use writ_common::time::Timestamp;
 use super::agents::{Source, put_attribute};
 use super::alerts::raise;
 use super::writer::Job;
-use super::{Alarm, AlertKind, Store, StoreError, integer, time, unsigned};
+use super::{Alarm, AlertKind, Pending, Store, StoreError, integer, time, unsigned};
 
 /// Journals of one agent that are told apart; an honest one has a new one after a lost disk.
 const MAX_JOURNALS: i64 = 16;
@@ -51,8 +51,8 @@ pub struct Heard {
     pub agent: AgentId,
     /// When.
     pub at: Timestamp,
-    /// The mark of its session, and the greatest counter its receipts have shown in it.
-    pub counter: (SessionMark, u64),
+    /// The mark of its session, and how many admissions it has announced in it: the greatest number it said.
+    pub admissions: (SessionMark, u64),
     /// What it says of itself, if it does.
     pub report: Option<Report>,
 }
@@ -91,7 +91,15 @@ impl Store {
     /// # Errors
     /// When the database fails.
     pub async fn note_heard(&self, heard: Heard) -> Result<(), StoreError> {
-        self.send(|answer| Job::Heard(heard, answer)).await?.committed().await
+        self.queue_heard(heard).await?.committed().await
+    }
+
+    /// The same with the next batch; whatever is queued later finds it recorded.
+    ///
+    /// # Errors
+    /// When the writer has ended.
+    pub async fn queue_heard(&self, heard: Heard) -> Result<Pending<()>, StoreError> {
+        self.send(|answer| Job::Heard(heard, answer)).await
     }
 }
 
@@ -115,7 +123,7 @@ pub(super) fn note_contacts(
         }
         if !usual.is_empty() {
             let mut update = QueryBuilder::<Sqlite>::new(
-                "WITH new(agent_id, at, version, bundle_version, bundle_digest, counter, mark, address) AS (",
+                "WITH new(agent_id, at, version, bundle_version, bundle_digest, counter, admissions, mark, address) AS (",
             );
             update.push_values(usual, |mut row, contact| {
                 row.push_bind(contact.agent.as_bytes().to_vec())
@@ -124,13 +132,14 @@ pub(super) fn note_contacts(
                     .push_bind(integer(contact.bundle.0))
                     .push_bind(contact.bundle.1.as_bytes().to_vec())
                     .push_bind(integer(contact.journal.counter))
+                    .push_bind(integer(contact.journal.admissions))
                     .push_bind(contact.journal.next_mark.as_bytes().to_vec())
                     .push_bind(contact.address.clone());
             });
             update.push(
                 ") UPDATE agents SET last_contact = new.at, agent_version = new.version,
                  bundle_version = new.bundle_version, bundle_digest = new.bundle_digest, journal_counter = new.counter,
-                 journal_mark = new.mark, address = new.address FROM new WHERE agents.agent_id = new.agent_id",
+                 journal_admissions = new.admissions, journal_mark = new.mark, address = new.address FROM new WHERE agents.agent_id = new.agent_id",
             );
             update.build().persistent(false).execute(&mut *connection).await?;
         }
@@ -144,6 +153,7 @@ pub(super) fn note_contacts(
 /// The journal an agent showed last.
 struct LastShown {
     counter: u64,
+    admissions: u64,
     mark: Option<SessionMark>,
     held: String,
     commands_from: Timestamp,
@@ -163,7 +173,7 @@ impl LastShown {
             None => now.marks.is_empty(),
             Some(mark) => mark == now.next_mark || now.marks.contains(&mark),
         };
-        now.counter >= self.counter && has_mark
+        now.counter >= self.counter && now.admissions >= self.admissions && has_mark
     }
 }
 
@@ -183,19 +193,19 @@ async fn known_journals(
             .push_bind(contact.journal.id.as_bytes().to_vec());
     });
     query.push(
-        ") SELECT json_group_array(json_array(number, journal_counter, hex(journal_mark), held, commands_from)) FROM new
+        ") SELECT json_group_array(json_array(number, journal_counter, journal_admissions, hex(journal_mark), held, commands_from)) FROM new
          CROSS JOIN agents ON agents.agent_id = new.agent_id AND agents.journal_id = new.journal_id",
     );
     let rows: String = query.build().persistent(false).fetch_one(connection).await?.try_get(0)?;
-    let rows: Vec<(usize, u64, String, String, u64)> =
+    let rows: Vec<(usize, u64, u64, String, String, u64)> =
         serde_json::from_str(&rows).map_err(|_| StoreError::Damaged("journal"))?;
     let mut known: Vec<_> = new.iter().map(|_| None).collect();
-    for (number, counter, mark, held, from) in rows {
+    for (number, counter, admissions, mark, held, from) in rows {
         let mark = hex::decode(mark).map_err(|_| StoreError::Damaged("journal mark"))?;
         let mark = (!mark.is_empty()).then(|| mark_of(&mark)).transpose()?;
         if let Some(known) = known.get_mut(number) {
             let commands_from = Timestamp::from_millis(from);
-            *known = Some(LastShown { counter, mark, held, commands_from });
+            *known = Some(LastShown { counter, admissions, mark, held, commands_from });
         }
     }
     Ok(known)
@@ -210,19 +220,20 @@ pub(super) fn note_all_heard(
         // Of several of one agent the greatest count.
         let mut latest = BTreeMap::<(AgentId, SessionMark), (Timestamp, u64)>::new();
         for heard in new.iter() {
-            let (at, counter) = latest.entry((heard.agent, heard.counter.0)).or_default();
+            let (at, admissions) = latest.entry((heard.agent, heard.admissions.0)).or_default();
             *at = heard.at.max(*at);
-            *counter = heard.counter.1.max(*counter);
+            *admissions = heard.admissions.1.max(*admissions);
         }
-        let mut update = QueryBuilder::<Sqlite>::new("WITH new(agent_id, mark, at, counter) AS (");
-        update.push_values(&latest, |mut row, ((agent, mark), (at, counter))| {
+        let mut update = QueryBuilder::<Sqlite>::new("WITH new(agent_id, mark, at, admissions) AS (");
+        update.push_values(&latest, |mut row, ((agent, mark), (at, admissions))| {
             row.push_bind(agent.as_bytes().to_vec())
                 .push_bind(mark.as_bytes().to_vec())
                 .push_bind(integer(at.as_millis()))
-                .push_bind(integer(*counter));
+                .push_bind(integer(*admissions));
         });
         update.push(
-            ") UPDATE agents SET last_contact = max(last_contact, new.at), journal_counter = max(journal_counter, new.counter)
+            ") UPDATE agents SET last_contact = max(last_contact, new.at),
+             journal_admissions = max(journal_admissions, new.admissions)
              FROM new WHERE agents.agent_id = new.agent_id AND journal_mark = new.mark",
         );
         update.build().persistent(false).execute(&mut *connection).await?;
@@ -312,7 +323,7 @@ async fn note_contact(connection: &mut SqliteConnection, contact: Contact) -> Re
     let Contact { agent, at, address, agent_version, bundle, journal } = contact;
     let key = agent.as_bytes().as_slice();
     let row = sqlx::query(
-        "SELECT journal_id, journal_counter, journal_mark, held, commands_from,
+        "SELECT journal_id, journal_counter, journal_admissions, journal_mark, held, commands_from,
                 EXISTS (SELECT 1 FROM journals WHERE agent_id = $1 AND journal_id = $2) AS is_known,
                 (SELECT count(*) FROM journals WHERE agent_id = $1 AND first_at > approved_at) AS journals
          FROM agents WHERE agent_id = $1",
@@ -326,13 +337,14 @@ async fn note_contact(connection: &mut SqliteConnection, contact: Contact) -> Re
     let mark: Option<Vec<u8>> = row.try_get("journal_mark")?;
     let mark = mark.as_deref().map(mark_of).transpose()?;
     let counter = unsigned(&row, "journal_counter")?;
+    let admissions = unsigned(&row, "journal_admissions")?;
     let held = row.try_get("held")?;
-    let last = LastShown { counter, mark, held, commands_from: time(&row, "commands_from")? };
+    let last = LastShown { counter, admissions, mark, held, commands_from: time(&row, "commands_from")? };
     let is_known: bool = row.try_get("is_known")?;
     let wrong = if is_latest && !last.is_continued_by(&journal) {
         Some(format!(
-            "its journal stands at {}, and does not hold what its last session wrote there (it stood at {counter} or later): the host was put back to an earlier state, or two hosts share its identity",
-            journal.counter
+            "its journal stands at {} with {} commands admitted, and its last session wrote more there (it stood at {counter} with {admissions}, or later): the host was put back to an earlier state, or two hosts share its identity",
+            journal.counter, journal.admissions
         ))
     } else if !is_latest && is_known {
         Some("it came back to a journal it had given up: two hosts share its identity, or the host was put back to an earlier state".to_owned())
@@ -373,7 +385,7 @@ async fn note_contact(connection: &mut SqliteConnection, contact: Contact) -> Re
     sqlx::query(
         "UPDATE agents SET last_contact = $2, agent_version = $3, bundle_version = $4, bundle_digest = $5,
          journal_id = $6, journal_counter = $7, held = $8, journal_mark = $9,
-         commands_from = $10, address = $11 WHERE agent_id = $1",
+         commands_from = $10, address = $11, journal_admissions = $12 WHERE agent_id = $1",
     )
     .bind(key)
     .bind(integer(at.as_millis()))
@@ -386,6 +398,7 @@ async fn note_contact(connection: &mut SqliteConnection, contact: Contact) -> Re
     .bind(journal.next_mark.as_bytes().as_slice())
     .bind(integer(noted.commands_from.as_millis()))
     .bind(address)
+    .bind(integer(journal.admissions))
     .execute(&mut *connection)
     .await?;
     Ok(noted)
@@ -415,10 +428,11 @@ mod tests {
     fn a_journal_continues_with_the_mark_of_its_last_session_or_of_one_it_never_heard_the_welcome_of() {
         let mark = |byte| SessionMark::from_bytes([byte; 16]);
         let (held, commands_from) = (String::new(), Timestamp::ZERO);
-        let last = LastShown { counter: 9, mark: Some(mark(2)), held, commands_from };
+        let last = LastShown { counter: 9, admissions: 4, mark: Some(mark(2)), held, commands_from };
         let journal = |counter, marks: &[u8], next_mark| JournalStanding {
             id: JournalId::from_bytes([0; 16]),
             counter,
+            admissions: 4,
             marks: marks.iter().copied().map(mark).collect(),
             next_mark: mark(next_mark),
         };
@@ -427,5 +441,7 @@ mod tests {
         assert!(last.is_continued_by(&journal(9, &[4, 3, 2, 1], 5)), "the server was put back");
         assert!(!last.is_continued_by(&journal(8, &[2, 1], 3)), "the counter went back");
         assert!(!last.is_continued_by(&journal(99, &[1], 3)), "the counter caught up, the mark did not");
+        let fewer = JournalStanding { admissions: 3, ..journal(99, &[2, 1], 3) };
+        assert!(!last.is_continued_by(&fewer), "it was put back within the session, and finished what ran");
     }
 }

@@ -1,12 +1,12 @@
 //! The receipts that answer commands.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use sqlx::{QueryBuilder, Row as _, Sqlite, SqliteConnection};
-use writ_common::id::{AgentId, CommandId, Digest};
+use writ_common::id::{AgentId, CommandId, Digest, SessionMark};
 use writ_common::time::Timestamp;
 
 use super::alerts::{keep_evidence, raise};
@@ -36,6 +36,8 @@ pub struct NewReceipt {
     pub command_digest: Digest,
     /// The agent.
     pub agent: AgentId,
+    /// The mark of the session it came in, and the journal's counter it shows.
+    pub counter: (SessionMark, u64),
     /// The receipt's own digest.
     pub digest: Digest,
     /// The receipt's envelope.
@@ -83,6 +85,7 @@ pub(super) fn record_receipts(
             }
         }
         insert_receipts(connection, &firsts).await?;
+        note_counters(connection, &new).await?;
         let mut fates = vec![ReceiptFate::Stored; new.len()];
         for (number, receipt) in rest {
             fates[number] = record_receipt(connection, receipt.clone()).await?;
@@ -153,11 +156,34 @@ async fn insert_receipts(
     Ok(())
 }
 
+/// How far the journals were, with the receipts that say so: an agent that comes back with less was put back, also when nothing
+/// else was heard of the session. What an older session brings says nothing of the journal's present session.
+async fn note_counters(connection: &mut SqliteConnection, new: &[NewReceipt]) -> Result<(), StoreError> {
+    let mut latest = BTreeMap::<(AgentId, SessionMark), u64>::new();
+    for NewReceipt { agent, counter: (mark, counter), .. } in new {
+        let held = latest.entry((*agent, *mark)).or_default();
+        *held = (*held).max(*counter);
+    }
+    let mut update = QueryBuilder::<Sqlite>::new("WITH new(agent_id, mark, counter) AS (");
+    update.push_values(latest, |mut row, ((agent, mark), counter)| {
+        row.push_bind(agent.as_bytes().to_vec())
+            .push_bind(mark.as_bytes().to_vec())
+            .push_bind(integer(counter));
+    });
+    update.push(
+        ") UPDATE agents SET journal_counter = max(journal_counter, new.counter)
+         FROM new WHERE agents.agent_id = new.agent_id AND journal_mark = new.mark",
+    );
+    update.build().persistent(false).execute(connection).await?;
+    Ok(())
+}
+
 async fn record_receipt(
     connection: &mut SqliteConnection,
     receipt: NewReceipt,
 ) -> Result<ReceiptFate, StoreError> {
-    let NewReceipt { command, command_digest, agent, digest, envelope, state, is_replay, now } = receipt;
+    let NewReceipt { command, command_digest, agent, counter: _, digest, envelope, state, is_replay, now } =
+        receipt;
     let target = sqlx::query(
         "SELECT sequence, place, state FROM commands JOIN targets ON command = sequence
          WHERE command_id = $1 AND digest = $2 AND agent_id = $3",

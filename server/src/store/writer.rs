@@ -218,8 +218,9 @@ struct Lanes {
     audits: Lane<NewAudit, ()>,
     commands: Lane<NewCommand, Option<RecordedCommand>>,
     receipts: Lane<NewReceipt, ReceiptFate>,
-    contacts: Lane<Contact, Noted>,
+    /// Before the contacts: what an older session heard is known when a newer one is judged.
     heard: Lane<Heard, ()>,
+    contacts: Lane<Contact, Noted>,
 }
 
 type Lane<T, A> = Vec<(T, Answer<A>)>;
@@ -261,8 +262,8 @@ impl Lanes {
                 audits: items(connection, &self.audits, audit::append).await?,
                 commands: items(connection, &self.commands, commands::record).await?,
                 receipts: items(connection, &self.receipts, receipts::record_receipts).await?,
-                contacts: items(connection, &self.contacts, contacts::note_contacts).await?,
                 heard: items(connection, &self.heard, contacts::note_all_heard).await?,
+                contacts: items(connection, &self.contacts, contacts::note_contacts).await?,
             };
             connection.execute("COMMIT").await.ok()?;
             Some(done)
@@ -285,8 +286,8 @@ impl Lanes {
         each(self.audits, done.audits);
         each(self.commands, done.commands);
         each(self.receipts, done.receipts);
-        each(self.contacts, done.contacts);
         each(self.heard, done.heard);
+        each(self.contacts, done.contacts);
     }
 
     /// Writes each job so that its failure undoes it alone; whether there was something to write to.
@@ -299,8 +300,8 @@ impl Lanes {
         batch.run_lane(self.audits, audit::append).await;
         batch.run_lane(self.commands, commands::record).await;
         batch.run_lane(self.receipts, receipts::record_receipts).await;
-        batch.run_lane(self.contacts, contacts::note_contacts).await;
         batch.run_lane(self.heard, contacts::note_all_heard).await;
+        batch.run_lane(self.contacts, contacts::note_contacts).await;
         let Batch { connection, mut failed, finishes } = batch;
         if failed.is_none() {
             failed = connection.execute("COMMIT").await.err().map(|error| error.to_string());
@@ -322,8 +323,8 @@ struct Done {
     audits: Vec<()>,
     commands: Vec<Option<RecordedCommand>>,
     receipts: Vec<ReceiptFate>,
-    contacts: Vec<Noted>,
     heard: Vec<()>,
+    contacts: Vec<Noted>,
 }
 
 /// The writer's task. Ends when every handle is gone.

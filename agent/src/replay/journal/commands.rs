@@ -7,7 +7,7 @@ use writ_common::id::{CommandId, Digest};
 use writ_common::limits::SKEW;
 use writ_common::time::Timestamp;
 
-use super::entry::{Durable, Entry, State};
+use super::entry::{Admission, Durable, Entry, State};
 use super::{COMMANDS, EXPIRY, Journal, JournalError, META, OPEN};
 
 /// Finished and expired commands removed in one transaction, so that admission stays quick.
@@ -25,15 +25,14 @@ impl Journal {
         expires_at: Timestamp,
         delivery: Bytes,
         now: Timestamp,
-    ) -> Result<Durable, JournalError> {
+    ) -> Result<Admission, JournalError> {
         let entry = Entry {
             digest: digest.as_bytes().to_vec().into(),
             expires_at_ms: expires_at.as_millis(),
             delivery,
             ..Entry::default()
         };
-        self.admit(command, entry, now)?;
-        Ok(Durable { command })
+        self.admit(command, entry, now)
     }
 
     /// Admits a command that is about to start: both are on disk when this returns, by one sync.
@@ -47,7 +46,7 @@ impl Journal {
         delivery: Bytes,
         now: Timestamp,
         boot: &str,
-    ) -> Result<Durable, JournalError> {
+    ) -> Result<Admission, JournalError> {
         let mut entry = Entry {
             digest: digest.as_bytes().to_vec().into(),
             expires_at_ms: expires_at.as_millis(),
@@ -55,11 +54,10 @@ impl Journal {
             ..Entry::default()
         };
         entry.start(now, boot);
-        self.admit(command, entry, now)?;
-        Ok(Durable { command })
+        self.admit(command, entry, now)
     }
 
-    fn admit(&self, command: CommandId, entry: Entry, now: Timestamp) -> Result<(), JournalError> {
+    fn admit(&self, command: CommandId, entry: Entry, now: Timestamp) -> Result<Admission, JournalError> {
         let max_entries = self.max_entries;
         // A transaction of its own: a journal found full must not undo it.
         if self.has_forgettable(now)? {
@@ -74,7 +72,10 @@ impl Journal {
             commands.insert(command.as_bytes(), entry.encode_to_vec().as_slice())?;
             write.open_table(EXPIRY)?.insert((entry.expires_at_ms, *command.as_bytes()), ())?;
             write.open_table(OPEN)?.insert(command.as_bytes(), ())?;
-            Ok(())
+            let mut meta = write.open_table(META)?;
+            let admissions = meta.get("admissions")?.map_or(0, |held| held.value()) + 1;
+            meta.insert("admissions", admissions)?;
+            Ok(Admission { durable: Durable { command }, admissions })
         })
     }
 

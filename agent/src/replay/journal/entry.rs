@@ -80,6 +80,8 @@ pub struct Facts {
     pub id: JournalId,
     /// Rises with every transaction.
     pub counter: u64,
+    /// How many commands it ever admitted.
+    pub admissions: u64,
     /// Session time at its birth.
     pub birth: Timestamp,
     /// The greatest expiry it pruned.
@@ -95,6 +97,16 @@ pub struct Facts {
 #[must_use]
 pub struct Durable {
     pub(super) command: CommandId,
+}
+
+/// That a command was admitted now, as the journal's how-manieth.
+#[derive(Debug)]
+#[must_use]
+pub struct Admission {
+    /// The evidence.
+    pub durable: Durable,
+    /// How many the journal ever admitted, with this one.
+    pub admissions: u64,
 }
 
 impl Durable {

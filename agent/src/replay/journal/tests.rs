@@ -22,7 +22,9 @@ fn accept(
     expires_at: Timestamp,
     now: Timestamp,
 ) -> Result<Durable, JournalError> {
-    journal.accept(id(number), Digest::of(&[number]), expires_at, Bytes::from_static(b"delivery"), now)
+    let accepted =
+        journal.accept(id(number), Digest::of(&[number]), expires_at, Bytes::from_static(b"delivery"), now);
+    accepted.map(|admission| admission.durable)
 }
 
 fn run(journal: &Journal, number: u8, admitted: &Durable) {
