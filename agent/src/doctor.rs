@@ -99,7 +99,12 @@ fn trust(files: &Files, findings: &mut Vec<Finding>) -> Option<Chain> {
 /// The time floor it holds.
 fn journal(files: &Files, most: u64, now: Timestamp, findings: &mut Vec<Finding>) -> Timestamp {
     let path = files.journal();
-    match Journal::peek(&path) {
+    // As strictly as a start of the agent looks; one that runs has looked, and writes meanwhile.
+    let checked = match LinkState::read(files).is_running() {
+        true => Ok(()),
+        false => Journal::check(&path),
+    };
+    match checked.and_then(|()| Journal::peek(&path)) {
         Ok(facts) => {
             let detail = format!("{} commands remembered", facts.entries);
             let is_full = Journal::peek_is_full(&path, most, now).unwrap_or(false);
@@ -114,6 +119,14 @@ fn journal(files: &Files, most: u64, now: Timestamp, findings: &mut Vec<Finding>
                 Finding::good("journal", detail)
             });
             facts.floor
+        }
+        Err(JournalError::DamagedFile { why, .. }) => {
+            let next = format!(
+                "look at the disk, then: mv {0} {0}.damaged; the agent begins a new journal, and refuses what was issued before",
+                path.display()
+            );
+            findings.push(Finding::bad("journal", format!("{} is damaged: {why}", path.display()), next));
+            Timestamp::ZERO
         }
         Err(JournalError::Redb(redb::Error::RepairAborted)) => {
             let detail = "it was not closed in good order (a kill, a power failure)";

@@ -202,7 +202,7 @@ impl Link {
 
     /// A server that is not obeyed is a refusal like any other: it is counted, and reported to one that is.
     fn note(&mut self, error: &LinkError) {
-        if matches!(error, LinkError::Journal(_)) {
+        if matches!(error, LinkError::Journal(error) if error.is_lasting()) {
             self.obedience.give_up();
         }
         if let LinkError::NotObeyed { refusal, frame } = error {

@@ -5,6 +5,7 @@ mod recover;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use prost::Message as _;
@@ -35,6 +36,9 @@ use crate::verify::verify;
 
 /// Answers that wait for the session; more are found in the journal.
 const MAX_WAITING_ANSWERS: usize = 1024;
+
+/// How often a receipt that found no room on the disk is tried again.
+const LOOK_FOR_ROOM: Duration = Duration::from_secs(5);
 
 /// A bundle could not be kept.
 #[derive(Debug, thiserror::Error)]
@@ -195,7 +199,10 @@ impl Obedience {
             if let Some(floor) = chain.after(before).filter_map(|link| link.bundle.floor_reset).last() {
                 self.journal.reset_floor(floor)?;
             }
-            self.trust.adopt(chain)?;
+            match self.trust.adopt(chain.clone()) {
+                Err(_) if self.journal.make_room() => self.trust.adopt(chain)?,
+                adopted => adopted?,
+            }
         }
         Ok(refused.map_or(Ok(added), Err))
     }
@@ -235,10 +242,8 @@ impl Obedience {
         let admitted = match admitted {
             Err(NotAdmitted::Refused(refusal)) => Err(refusal),
             Err(NotAdmitted::Journal(failed)) => {
-                // redb answers nothing more after an error of the disk until it is opened again; a damaged entry is
-                // the trouble of one command.
-                let is_broken = matches!(failed, JournalError::Redb(_) | JournalError::Unknown(_));
-                if is_broken {
+                // A damaged entry is the trouble of one command, a full disk that of all until there is room.
+                if failed.is_lasting() {
                     error!(command.id = %id, error = %failed, "the journal failed");
                     self.broken.trigger();
                 }
@@ -350,7 +355,18 @@ impl Obedience {
         let finished_at = self.now();
         let decision = Decision::Obeyed(ended.outcome(started_at, finished_at));
         let about = self.about(id, digest, finished_at, attempt);
-        self.finish(id, &sign_receipt(&self.identity, about, decision, &ended.detail))
+        let receipt = sign_receipt(&self.identity, about, decision, &ended.detail);
+        loop {
+            match self.finish(id, &receipt) {
+                Err(error @ JournalError::NoRoom(_)) => warn!(command.id = %id, %error, "the receipt waits"),
+                done => return done,
+            }
+            let waited = self.shutdown.unless_requested(tokio::time::sleep(LOOK_FOR_ROOM)).await;
+            // The journal says that it was started; the next start says that nobody knows how it ended.
+            if waited.is_none() {
+                return Ok(());
+            }
+        }
     }
 
     /// It expired while it waited for a place.

@@ -1,10 +1,13 @@
 //! The one shape of every `main`: provider, signals, run, exit code.
 
 use std::fmt::Display;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Poll;
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tracing::info;
 
 use crate::shutdown::Shutdown;
 
@@ -62,7 +65,44 @@ pub enum Threads {
     PerCore,
 }
 
-/// Runs a program's work with ring as the TLS provider and SIGTERM and SIGINT as the wish to end.
+/// Whether this process serves, and goes on when the terminal it was started from is closed.
+static OUTLIVES_TERMINAL: AtomicBool = AtomicBool::new(false);
+
+/// From here on SIGHUP is no wish to end: what runs would be cut off.
+pub fn outlive_terminal() {
+    OUTLIVES_TERMINAL.store(true, Ordering::Relaxed);
+}
+
+/// Ends a program in good order when it is asked to, and keeps other signals from ending it in any other.
+async fn listen(
+    shutdown: Shutdown,
+    mut ends: Vec<Signal>,
+    mut hang_up: Vec<Signal>,
+    mut others: Vec<Signal>,
+) {
+    loop {
+        tokio::select! {
+            () = any(&mut ends) => break,
+            () = any(&mut hang_up) => match OUTLIVES_TERMINAL.load(Ordering::Relaxed) {
+                true => info!("SIGHUP does not end this program, and reads no configuration; to do that, restart it"),
+                false => break,
+            },
+            () = any(&mut others) => info!("a signal without a meaning here is ignored"),
+            () = shutdown.requested() => return,
+        }
+    }
+    shutdown.trigger();
+}
+
+async fn any(signals: &mut [Signal]) {
+    poll_fn(|context| {
+        let came = signals.iter_mut().any(|signal| signal.poll_recv(context).is_ready());
+        if came { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
+}
+
+/// Runs a program's work with ring as the TLS provider. SIGTERM, SIGINT and SIGQUIT are the wish to end; SIGHUP too, unless it serves.
 #[must_use]
 pub fn run<F>(name: &str, threads: Threads, work: impl FnOnce(Shutdown) -> F) -> ExitCode
 where
@@ -84,19 +124,16 @@ where
     };
     let shutdown = Shutdown::new();
     let result = runtime.block_on(async {
-        let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
-        else {
+        let ends = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::quit()].map(signal);
+        let hang_up = [SignalKind::hangup()].map(signal);
+        // Each of them would end the process at once, whatever it is doing.
+        let others =
+            [SignalKind::user_defined1(), SignalKind::user_defined2(), SignalKind::alarm()].map(signal);
+        let all = [ends.into_iter().collect(), hang_up.into_iter().collect(), others.into_iter().collect()];
+        let [Ok(ends), Ok(hang_up), Ok(others)] = all else {
             return Err(Fatal::failure("cannot listen for signals"));
         };
-        let asked = shutdown.clone();
-        shutdown.spawn(async move {
-            tokio::select! {
-                _ = term.recv() => {}
-                _ = int.recv() => {}
-                () = asked.requested() => {}
-            }
-            asked.trigger();
-        });
+        shutdown.spawn(listen(shutdown.clone(), ends, hang_up, others));
         work(shutdown.clone()).await
     });
     match result {

@@ -8,6 +8,7 @@ use std::process;
 
 use zeroize::Zeroizing;
 
+use crate::time::Timestamp;
 use crate::users;
 
 /// A file that could not be read or written, or that too many may read.
@@ -169,6 +170,66 @@ pub fn touch_private(path: &Path) -> Result<(), FileError> {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(FileError::io(path)(error)),
         Ok(_) | Err(_) => Ok(()),
     }
+}
+
+/// The mark of a folder in which something is being made: its keys are nobody's until the mark is gone.
+const UNFINISHED: &str = "unfinished";
+/// What names of folders begin with into which state was moved.
+const SET_ASIDE: [&str; 2] = ["replaced-", "unfinished-"];
+
+/// Marks a folder, before the first key is written to it.
+///
+/// # Errors
+/// When the mark cannot be written.
+pub fn begin_making(folder: &Path) -> Result<(), FileError> {
+    write_public(&folder.join(UNFINISHED), b"")
+}
+
+/// Takes the mark away: what was made is in force.
+///
+/// # Errors
+/// When it cannot be removed.
+pub fn end_making(folder: &Path) -> Result<(), FileError> {
+    let path = folder.join(UNFINISHED);
+    match fs::remove_file(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed.map_err(FileError::io(&path)).and_then(|()| sync_folder(&path)),
+    }
+}
+
+/// Whether a folder is marked.
+#[must_use]
+pub fn is_unfinished(folder: &Path) -> bool {
+    folder.join(UNFINISHED).exists()
+}
+
+/// Moves everything in a folder into one below it, whose name begins with `what`, in the order of `turn`. What was moved so earlier, and
+/// the lock, stay.
+///
+/// # Errors
+/// When something cannot be renamed; what was moved before it stays moved.
+pub fn move_aside<K: Ord>(
+    folder: &Path,
+    what: &str,
+    now: Timestamp,
+    turn: impl Fn(&str) -> K,
+) -> Result<PathBuf, FileError> {
+    let aside = folder.join(format!("{what}-{}", now.to_string().replace(':', "")));
+    private_folder(&aside)?;
+    let mut names = Vec::new();
+    for entry in fs::read_dir(folder).map_err(FileError::io(folder))? {
+        let name = entry.map_err(FileError::io(folder))?.file_name().to_string_lossy().into_owned();
+        let stays = ["lock", UNFINISHED].contains(&name.as_str())
+            || SET_ASIDE.iter().any(|aside| name.starts_with(aside));
+        if !stays {
+            names.push(name);
+        }
+    }
+    names.sort_by_key(|name| turn(name));
+    for name in names {
+        rename(&folder.join(&name), &aside.join(&name))?;
+    }
+    Ok(aside)
 }
 
 /// Takes a folder for this process; the lock is held as long as what is returned, and ends with the process however

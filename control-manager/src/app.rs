@@ -57,6 +57,9 @@ struct Init {
     tls_names: Vec<String>,
     #[command(flatten)]
     custom: Option<Custom>,
+    /// Its database is lost: go on with the keys that are here and a new database. Servers go on trusting it, and are registered again.
+    #[arg(long, conflicts_with_all = ["tls_names", "custom_ca", "if_new"])]
+    keep_keys: bool,
     /// Do nothing, and succeed, when the manager of this name is here already.
     #[arg(long)]
     if_new: bool,

@@ -20,6 +20,7 @@ pub mod authority;
 pub mod app;
 pub mod config;
 pub mod context;
+pub mod folder;
 
 /// The program's version; what it announces to entities is in [`config`].
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

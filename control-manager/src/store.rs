@@ -26,6 +26,15 @@ use writ_common::id::{Digest, ManagerId};
 use writ_common::time::Timestamp;
 use writ_common::wire::status::Failure;
 
+/// How long a command waits for another's transaction.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
+
+const MANAGER: &str = "SELECT manager_id, name FROM manager";
+
+fn read_manager(row: Option<SqliteRow>) -> Result<Option<(ManagerId, String)>, StoreError> {
+    row.map(|row| Ok((id(&row, "manager_id", "manager id")?, row.try_get("name")?))).transpose()
+}
+
 const MIGRATIONS: &[(i64, &str, &str)] = &[(1, "initial", include_str!("store/0001_initial.sql"))];
 
 /// What went wrong with the store.
@@ -33,7 +42,12 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[(1, "initial", include_str!("store/00
 pub enum StoreError {
     /// The database's word.
     #[error("the database failed: {0}")]
-    Database(#[from] sqlx::Error),
+    Database(sqlx::Error),
+    /// The file is not a whole database any more.
+    #[error(
+        "the database is damaged ({0}): stop the manager and put a copy of control-manager.db back, or move it away and go on with a new one: writ-control-manager init --keep-keys"
+    )]
+    DamagedFile(String),
     /// The file cannot be made.
     #[error(transparent)]
     File(#[from] FileError),
@@ -43,6 +57,17 @@ pub enum StoreError {
     /// A stored value that cannot be read back.
     #[error("the database holds a damaged {0}")]
     Damaged(&'static str),
+}
+
+impl From<sqlx::Error> for StoreError {
+    fn from(error: sqlx::Error) -> Self {
+        // SQLITE_CORRUPT and SQLITE_NOTADB (sqlite.org/rescode.html).
+        let code = error.as_database_error().and_then(|error| error.code()?.parse::<u32>().ok());
+        if code.is_some_and(|code| matches!(code & 0xff, 11 | 26)) {
+            return Self::DamagedFile(error.to_string());
+        }
+        Self::Database(error)
+    }
 }
 
 /// The caller hears that it is not their fault; the log hears why.
@@ -60,19 +85,46 @@ pub struct Store {
 }
 
 impl Store {
-    /// Opens or makes the file and brings it up to date.
+    /// Makes the file, if it is not there, and opens it.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub async fn make(path: &Path) -> Result<Self, StoreError> {
+        // SQLite gives its own files the mode of this one.
+        files::touch_private(path)?;
+        Self::open(path).await
+    }
+
+    /// The manager whose database this is, without bringing it up to date; `None` if it is nobody's yet.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub async fn look_for_manager(path: &Path) -> Result<Option<(ManagerId, String)>, StoreError> {
+        let options = SqliteConnectOptions::new().filename(path).busy_timeout(BUSY_TIMEOUT);
+        let mut connection = SqliteConnection::connect_with(&options).await?;
+        let work = async {
+            let sql = "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'manager'";
+            match sqlx::query(sql).fetch_optional(&mut connection).await? {
+                Some(_) => read_manager(sqlx::query(MANAGER).fetch_optional(&mut connection).await?),
+                None => Ok(None),
+            }
+        };
+        let found = work.await;
+        connection.close().await?;
+        found
+    }
+
+    /// Opens the file and brings it up to date. Whether it is one is asked of [`crate::folder`] first.
     ///
     /// # Errors
     /// When the disk or the file is not usable.
     pub async fn open(path: &Path) -> Result<Self, StoreError> {
-        // SQLite gives its own files the mode of this one.
-        files::touch_private(path)?;
         let options = SqliteConnectOptions::new()
             .filename(path)
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Full)
             .foreign_keys(true)
-            .busy_timeout(Duration::from_secs(10));
+            .busy_timeout(BUSY_TIMEOUT);
         let mut connection = SqliteConnection::connect_with(&options).await?;
         let migrations = MIGRATIONS
             .iter()
@@ -92,8 +144,7 @@ impl Store {
     /// # Errors
     /// When the database fails.
     pub async fn manager(&self) -> Result<Option<(ManagerId, String)>, StoreError> {
-        let row = sqlx::query("SELECT manager_id, name FROM manager").fetch_optional(&self.reader).await?;
-        row.map(|row| Ok((id(&row, "manager_id", "manager id")?, row.try_get("name")?))).transpose()
+        read_manager(sqlx::query(MANAGER).fetch_optional(&self.reader).await?)
     }
 
     /// Records the manager and its first administrator: the last step of `init`.

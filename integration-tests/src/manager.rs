@@ -137,6 +137,23 @@ impl Manager {
         self.daemon.take().unwrap().kill();
     }
 
+    /// SIGTERM.
+    ///
+    /// # Panics
+    /// When it does not run, or ends badly.
+    pub fn stop(&mut self) {
+        assert!(self.daemon.take().unwrap().stop().success());
+    }
+
+    /// What it says when it is started and cannot serve.
+    #[must_use]
+    pub fn try_run(&self, fleet: &Fleet) -> Said {
+        fleet.run(
+            &format!("writ-control-manager{}", self.suffix),
+            &["run", "--config", self.folder.with_extension("toml").to_str().unwrap()],
+        )
+    }
+
     /// kill -9, and a new one whose wall clock is so many seconds off.
     ///
     /// # Panics

@@ -115,6 +115,7 @@ cache deny all
 coredump_dir {place}
 shutdown_lifetime 1 seconds
 pinger_enable off
+mime_table {place}/mime.conf
 max_filedescriptors 4096
 cache_effective_user proxy
 auth_param basic program {}
@@ -127,6 +128,8 @@ http_access deny all
 ",
             helper.display()
         );
+        // What a package installs for all squids of a host; this one guesses no types.
+        fs::write(folder.path().join("mime.conf"), "").unwrap();
         let path = folder.path().join("squid.conf");
         fs::write(&path, config).unwrap();
         let owned = command(Path::new("chown")).args(["-R", "proxy"]).arg(folder.path()).status();

@@ -8,6 +8,7 @@ pub mod follow;
 pub mod last_head;
 pub mod mint;
 pub mod mismatch;
+pub mod presence;
 pub mod restore;
 
 use std::path::{Path, PathBuf};

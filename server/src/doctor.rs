@@ -1,10 +1,14 @@
 //! What is wrong with this server, by cause: the first bad finding is the one to mend, the others may follow from it.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use writ_common::doctor::{Finding, Level, host};
+use writ_common::files;
 use writ_common::health;
+use writ_common::keys::pem;
+use writ_common::keys::sealed::SEALED;
+use writ_common::keys::vault::Vault;
 use writ_common::service::Start;
 use writ_common::time::Timestamp;
 use writ_common::tls::{LeafFacts, ServerTls, server_name};
@@ -31,6 +35,7 @@ pub async fn examine(mint: &Mint) -> Result<Vec<Finding>, StoreError> {
     let mut findings =
         vec![clock(mint).await?, keys(mint), signing(mint).await?, channel(mint), chain(mint).await?];
     findings.push(backup(mint).await?);
+    findings.push(kept(mint));
     findings.push(host::folder(mint.files.folder()));
     findings.push(host::disk(mint.files.folder()));
     let agents: u64 = mint.store.bundle_holders().await?.iter().map(|holders| holders.agents).sum();
@@ -129,6 +134,39 @@ fn keys(mint: &Mint) -> Finding {
             )
         }
         Ok(keys) => Finding::good("keys", format!("{} signing keys are here", keys.len())),
+    }
+}
+
+/// Files that are read seldom, or not before they are needed most.
+fn kept(mint: &Mint) -> Finding {
+    let restore =
+        |path: &Path| format!("mv {0} {0}.damaged, then: writ-server cert restore FILE", path.display());
+    let again = |path: &Path, then: &str| {
+        format!("mv {0} {0}.damaged, start the server, then: {then}", path.display())
+    };
+    let (files, mut wrong) = (&mint.files, Vec::new());
+    let mut look =
+        |path: PathBuf, is_whole: fn(&[u8]) -> bool, cure: &dyn Fn(&Path) -> String| match files::read(&path)
+        {
+            Err(error) if error.is_missing() => {}
+            Err(error) => wrong.push((error.to_string(), error.cure().unwrap_or_else(|| cure(&path)))),
+            Ok(content) if is_whole(&content) => {}
+            Ok(content) => {
+                let what = if content.is_empty() { "is empty" } else { "is not what it should be" };
+                wrong.push((format!("{} {what}", path.display()), cure(&path)));
+            }
+        };
+    let is_key = |content: &[u8]| pem::private_key(content).is_ok();
+    look(files.authority(), |content| content.starts_with(SEALED), &restore);
+    look(files.tls_ca_key(), is_key, &restore);
+    look(files.tls_ca(), |content| pem::certificates(content).is_ok(), &restore);
+    look(files.manager_entity_key(), is_key, &|path| again(path, "writ manager register"));
+    look(files.manager_secrets_key(), Vault::is_key, &|path| {
+        again(path, "writ manager settings set, with the passwords of the line")
+    });
+    match wrong.into_iter().next() {
+        None => Finding::good("files", "what else is kept here can be read"),
+        Some((detail, next)) => Finding::bad("files", detail, next),
     }
 }
 

@@ -44,6 +44,9 @@ use writer::{Answer, Health, Job, MAX_WAITING_WRITES, other, write_batches};
 /// Changes a watcher may fall behind by before it has to look at everything again.
 const MAX_WAITING_CHANGES: usize = 1024;
 
+/// How long a command waits for another's transaction.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
+
 const MIGRATIONS: &[(i64, &str, &str)] = &[
     (1, "initial", include_str!("store/0001_initial.sql")),
     (2, "operations", include_str!("store/0002_operations.sql")),
@@ -57,13 +60,18 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
 pub enum StoreError {
     /// The database's word.
     #[error("the database failed: {0}")]
-    Database(#[from] sqlx::Error),
+    Database(sqlx::Error),
     /// The file cannot be made.
     #[error(transparent)]
     File(#[from] FileError),
     /// A migration's word.
     #[error("the database could not be brought up to date: {0}")]
-    Migration(#[from] sqlx::migrate::MigrateError),
+    Migration(sqlx::migrate::MigrateError),
+    /// The file is not a whole database any more.
+    #[error(
+        "the database is damaged ({0}): stop the server, move writ.db and writ.db-wal away, and put a copy back or restore a backup: writ-server cert restore FILE"
+    )]
+    DamagedFile(String),
     /// A stored value that cannot be read back.
     #[error("the database holds a damaged {0}")]
     Damaged(&'static str),
@@ -76,6 +84,27 @@ pub enum StoreError {
     /// The writer has ended.
     #[error("the server is shutting down")]
     Closed,
+}
+
+impl From<sqlx::Error> for StoreError {
+    fn from(error: sqlx::Error) -> Self {
+        if is_damage(&error) { Self::DamagedFile(error.to_string()) } else { Self::Database(error) }
+    }
+}
+
+impl From<sqlx::migrate::MigrateError> for StoreError {
+    fn from(error: sqlx::migrate::MigrateError) -> Self {
+        match error {
+            sqlx::migrate::MigrateError::Execute(error) => error.into(),
+            other => Self::Migration(other),
+        }
+    }
+}
+
+/// SQLITE_CORRUPT and SQLITE_NOTADB (sqlite.org/rescode.html).
+fn is_damage(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(|error| error.code()?.parse::<u32>().ok());
+    code.is_some_and(|code| matches!(code & 0xff, 11 | 26))
 }
 
 /// The caller hears that it is not their fault; the log hears why.
@@ -110,19 +139,27 @@ pub struct Store {
 }
 
 impl Store {
-    /// Opens or makes the file and brings it up to date.
+    /// Makes the file, if it is not there, and opens it.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub async fn make(path: &Path, shutdown: &Shutdown) -> Result<Self, StoreError> {
+        // SQLite gives its own files the mode of this one; receipts hold what actions printed.
+        files::touch_private(path)?;
+        Self::open(path, shutdown).await
+    }
+
+    /// Opens the file and brings it up to date. Whether it is one is asked of [`crate::authority::presence`] first.
     ///
     /// # Errors
     /// When the disk or the file is not usable.
     pub async fn open(path: &Path, shutdown: &Shutdown) -> Result<Self, StoreError> {
-        // SQLite gives its own files the mode of this one; receipts hold what actions printed.
-        files::touch_private(path)?;
         let options = SqliteConnectOptions::new()
             .filename(path)
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Full)
             .foreign_keys(true)
-            .busy_timeout(Duration::from_secs(10));
+            .busy_timeout(BUSY_TIMEOUT);
         let mut connection = SqliteConnection::connect_with(&options).await?;
         let migrations = MIGRATIONS
             .iter()
@@ -139,6 +176,26 @@ impl Store {
         let health = Arc::<Health>::default();
         shutdown.spawn(write_batches(connection, jobs, changes.clone(), Arc::clone(&health)));
         Ok(Self { reader, writer, admins: Arc::default(), changes, health })
+    }
+
+    /// The fleet whose database this is, without bringing it up to date; `None` if it is nobody's yet.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub async fn look_for_fleet(path: &Path) -> Result<Option<(FleetId, String)>, StoreError> {
+        let options = SqliteConnectOptions::new().filename(path).busy_timeout(BUSY_TIMEOUT);
+        let mut connection = SqliteConnection::connect_with(&options).await?;
+        let work = async {
+            let sql = "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'fleet'";
+            match sqlx::query(sql).fetch_optional(&mut connection).await? {
+                Some(_) => read_fleet(sqlx::query(FLEET).fetch_optional(&mut connection).await?),
+                None => Ok(None),
+            }
+        };
+        let found = work.await;
+        // SQLite removes files of its own when the last connection closes, and they must not go while they are moved.
+        connection.close().await?;
+        found
     }
 
     /// Whether the disk takes what is written: after a batch that was not stored, only once [`Self::note_time`] wrote.
@@ -207,8 +264,7 @@ impl Store {
     /// # Errors
     /// When the database fails.
     pub async fn fleet(&self) -> Result<Option<(FleetId, String)>, StoreError> {
-        let row = sqlx::query("SELECT fleet_id, name FROM fleet").fetch_optional(&self.reader).await?;
-        row.map(|row| Ok((id(&row, "fleet_id", "fleet id")?, row.try_get("name")?))).transpose()
+        read_fleet(sqlx::query(FLEET).fetch_optional(&self.reader).await?)
     }
 
     /// Records the fleet, its first bundle and its first administrator: the last step of `init`.
@@ -281,6 +337,12 @@ impl Store {
         self.health.wrote();
         Ok(())
     }
+}
+
+const FLEET: &str = "SELECT fleet_id, name FROM fleet";
+
+fn read_fleet(row: Option<sqlx::sqlite::SqliteRow>) -> Result<Option<(FleetId, String)>, StoreError> {
+    row.map(|row| Ok((id(&row, "fleet_id", "fleet id")?, row.try_get("name")?))).transpose()
 }
 
 async fn insert_fleet(

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tracing::{debug, info, warn};
-use writ_common::daemon::Fatal;
+use writ_common::daemon::{self, Fatal};
 use writ_common::files;
 use writ_common::keys::Algorithm;
 use writ_common::service;
@@ -98,8 +98,9 @@ pub(super) async fn run(options: Run, shutdown: Shutdown) -> Result<(), Fatal> {
     let journal = Arc::clone(&link.obedience);
     shutdown.spawn(service::keep_alive(shutdown.clone(), move || {
         let journal = Arc::clone(&journal);
-        async move { journal.journal.facts().is_ok() }
+        async move { !journal.journal.facts().is_err_and(|error| error.is_lasting()) }
     }));
+    daemon::outlive_terminal();
     service::ready();
     let ran = link.run(shutdown).await;
     service::stopping();

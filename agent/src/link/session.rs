@@ -26,6 +26,7 @@ use super::{Done, Link, LinkError};
 use crate::execute::AdmittedCommand;
 use crate::host;
 use crate::obey::{Deliveries, FollowError, Reaction};
+use crate::replay::JournalError;
 use crate::settings::Keeper;
 
 /// What a server's unsigned frames may ask for: whoever forges them must not be able to mute the agent.
@@ -115,6 +116,17 @@ pub(super) async fn hold(
             }
             () = sleep_until(last_heard + deadline) => return Err(LinkError::Silent(deadline)),
         }
+    }
+}
+
+/// What can wait until the disk has room again must not end a session: commands are still to be refused in it.
+fn unless_full(done: Result<(), JournalError>) -> Result<(), JournalError> {
+    match done {
+        Err(error @ JournalError::NoRoom(_)) => {
+            warn!(%error, "not noted in the journal");
+            Ok(())
+        }
+        done => done,
     }
 }
 
@@ -235,7 +247,7 @@ impl Session<'_> {
                 else {
                     return Err(LinkError::Protocol("an acknowledgement names no command"));
                 };
-                self.link.obedience.journal.acknowledge(command, digest)?;
+                unless_full(self.link.obedience.journal.acknowledge(command, digest))?;
             }
             Frame::RefusalsAck(envelope) => self.refusals_acknowledged(&envelope)?,
             Frame::Heartbeat(_) => {}
@@ -346,7 +358,7 @@ impl Session<'_> {
         if let Err(error) = refusals.keep(&obedience.journal) {
             warn!(%error, "refusal records could not be written");
         }
-        obedience.journal.raise_floor(now)?;
+        unless_full(obedience.journal.raise_floor(now))?;
         self.say(agent_frame::Frame::Heartbeat(proto::Heartbeat {}));
         if self.link.obedience.take_behind() {
             self.queue_owed()?;

@@ -4,10 +4,14 @@
 //! accepted ──► started ──► finished(receipt) ──► acknowledged ──► pruned (raises forgotten_until)
 //! ```
 
+mod check;
 mod commands;
 mod entry;
+mod reserve;
 
-use std::path::Path;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,15 +20,17 @@ use redb::{
     Builder, ConcurrencyMode, Database, ReadOnlyDatabase, ReadOnlyTable, ReadableDatabase as _,
     ReadableTable as _, ReadableTableMetadata as _, TableDefinition, WriteTransaction,
 };
-use tracing::error;
+use tracing::{error, warn};
 use writ_common::files::{self, FileError};
 use writ_common::hello::JournalStanding;
 use writ_common::id::{AgentId, CommandId, JournalId, SessionMark, random_bytes};
 use writ_common::limits::{MAX_MARKS, SKEW};
 use writ_common::time::Timestamp;
 
+use check::caught;
 use entry::known;
 pub use entry::{Admission, Durable, Entry, Facts, Known, State};
+use reserve::Reserve;
 
 /// redb would take 1 GiB; the journal's hot pages fit into this.
 const CACHE_BYTES: usize = 256 << 10;
@@ -52,6 +58,20 @@ pub enum JournalError {
     /// A commit failed: whether it is on disk is known only after the journal is opened again.
     #[error("the journal could not be synced: {0}")]
     Unknown(redb::Error),
+    /// The file is damaged.
+    #[error(
+        "{0}: the journal is damaged: {why}. Look at the disk, then: mv {0} {0}.damaged; the agent begins a new journal, and refuses what was issued before",
+        path.display()
+    )]
+    DamagedFile {
+        /// The journal.
+        path: PathBuf,
+        /// What redb found.
+        why: String,
+    },
+    /// The disk takes no more.
+    #[error("the disk has no room for the journal: {0}. Make room; the agent goes on by itself")]
+    NoRoom(io::Error),
     /// An entry cannot be read back.
     #[error("the journal holds a damaged entry")]
     Damaged,
@@ -88,11 +108,57 @@ macro_rules! from_redb {
 }
 from_redb! { DatabaseError TransactionError TableError StorageError }
 
+impl JournalError {
+    /// Whether only a restart can mend it: redb answers nothing more, or nobody knows what is on disk.
+    #[must_use]
+    pub const fn is_lasting(&self) -> bool {
+        matches!(self, Self::Redb(_) | Self::Unknown(_) | Self::DamagedFile { .. })
+    }
+
+    /// The same, as what it is when the disk is full.
+    fn named(self) -> Self {
+        match self {
+            Self::Redb(redb::Error::Io(error)) | Self::Unknown(redb::Error::Io(error)) if is_full(&error) => {
+                Self::NoRoom(error)
+            }
+            other => other,
+        }
+    }
+}
+
+/// A full disk, a used up quota, or a file that may not grow.
+fn is_full(error: &io::Error) -> bool {
+    use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+    matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge)
+}
+
 /// The journal of a running agent.
 #[derive(Debug)]
 pub struct Journal {
-    database: Database,
+    path: PathBuf,
+    /// `None` after the disk was full: redb answers nothing more until it is opened again.
+    database: Mutex<Option<Database>>,
+    reserve: Reserve,
     max_entries: u64,
+}
+
+/// Opens the file, if need be with what is set aside: after a failure redb writes before it reads.
+fn open_database(path: &Path, reserve: &Reserve) -> Result<Database, JournalError> {
+    let open = || {
+        let opened = caught(path, || {
+            let mut builder = Builder::new();
+            builder.set_cache_size(CACHE_BYTES).set_concurrency_mode(ConcurrencyMode::SingleWriter);
+            builder.create(path).map_err(|error| match error {
+                redb::DatabaseError::DatabaseAlreadyOpen => JournalError::InUse,
+                other => other.into(),
+            })
+        });
+        opened.map_err(JournalError::named)
+    };
+    match open() {
+        Err(JournalError::NoRoom(_)) if reserve.release() => open(),
+        opened => opened,
+    }
 }
 
 impl Journal {
@@ -101,17 +167,16 @@ impl Journal {
     /// # Errors
     /// When the file cannot be opened or another agent has it.
     pub fn open(path: &Path, max_entries: u64) -> Result<Self, JournalError> {
+        check::whole(path)?;
         // Receipts hold what actions printed.
         files::touch_private(path)?;
-        let database = Builder::new()
-            .set_cache_size(CACHE_BYTES)
-            .set_concurrency_mode(ConcurrencyMode::SingleWriter)
-            .create(path)
-            .map_err(|error| match error {
-                redb::DatabaseError::DatabaseAlreadyOpen => JournalError::InUse,
-                other => other.into(),
-            })?;
-        let journal = Self { database, max_entries };
+        let reserve = Reserve::beside(path);
+        let database = open_database(path, &reserve)?;
+        if let Err(error) = reserve.keep() {
+            warn!(%error, "the disk has no room to set aside: commands are refused as `journal_failed` until it has");
+        }
+        let journal =
+            Self { path: path.to_owned(), database: Mutex::new(Some(database)), reserve, max_entries };
         journal.write(|write| {
             let mut meta = write.open_table(META)?;
             let format = meta.get("format")?.map(|format| format.value());
@@ -138,7 +203,15 @@ impl Journal {
     /// # Errors
     /// When it cannot be read.
     pub fn peek(path: &Path) -> Result<Facts, JournalError> {
-        facts(&read_only(path)?.begin_read()?)
+        caught(path, || facts(&read_only(path)?.begin_read()?))
+    }
+
+    /// Whether every page of a journal is what was written, as a start of the agent asks.
+    ///
+    /// # Errors
+    /// When it is damaged.
+    pub fn check(path: &Path) -> Result<(), JournalError> {
+        check::whole(path)
     }
 
     /// What such a journal knows of a command.
@@ -146,8 +219,10 @@ impl Journal {
     /// # Errors
     /// When it cannot be read.
     pub fn peek_entry(path: &Path, command: CommandId) -> Result<Option<Known>, JournalError> {
-        let commands = read_only(path)?.begin_read()?.open_table(COMMANDS)?;
-        entry(&commands, command)?.map(|entry| known(&entry)).transpose()
+        caught(path, || {
+            let commands = read_only(path)?.begin_read()?.open_table(COMMANDS)?;
+            entry(&commands, command)?.map(|entry| known(&entry)).transpose()
+        })
     }
 
     /// Whether such a journal would take no further command at this time: it holds as many as it may, and none of them can
@@ -156,17 +231,19 @@ impl Journal {
     /// # Errors
     /// When it cannot be read.
     pub fn peek_is_full(path: &Path, max_entries: u64, now: Timestamp) -> Result<bool, JournalError> {
-        let read = read_only(path)?.begin_read()?;
-        if read.open_table(COMMANDS)?.len()? < max_entries {
-            return Ok(false);
-        }
-        let (expiry, open) = (read.open_table(EXPIRY)?, read.open_table(OPEN)?);
-        for item in expiry.range(..((now - SKEW).as_millis(), [0; 16]))? {
-            if open.get(&item?.0.value().1)?.is_none() {
+        caught(path, || {
+            let read = read_only(path)?.begin_read()?;
+            if read.open_table(COMMANDS)?.len()? < max_entries {
                 return Ok(false);
             }
-        }
-        Ok(true)
+            let (expiry, open) = (read.open_table(EXPIRY)?, read.open_table(OPEN)?);
+            for item in expiry.range(..((now - SKEW).as_millis(), [0; 16]))? {
+                if open.get(&item?.0.value().1)?.is_none() {
+                    return Ok(false);
+                }
+            }
+            Ok(true)
+        })
     }
 
     /// What is true of the journal as a whole.
@@ -174,7 +251,7 @@ impl Journal {
     /// # Errors
     /// When it cannot be read.
     pub fn facts(&self) -> Result<Facts, JournalError> {
-        facts(&self.database.begin_read()?)
+        self.read(facts)
     }
 
     /// What is known of a command.
@@ -190,7 +267,7 @@ impl Journal {
     /// # Errors
     /// When it cannot be read.
     pub fn entry(&self, command: CommandId) -> Result<Option<Entry>, JournalError> {
-        entry(&self.database.begin_read()?.open_table(COMMANDS)?, command)
+        self.read(|read| entry(&read.open_table(COMMANDS)?, command))
     }
 
     /// Commands that are not acknowledged. One whose entry is damaged is left out and said: it must not keep the
@@ -199,19 +276,20 @@ impl Journal {
     /// # Errors
     /// When it cannot be read.
     pub fn open_commands(&self) -> Result<Vec<(CommandId, Entry)>, JournalError> {
-        let read = self.database.begin_read()?;
-        let (open, commands) = (read.open_table(OPEN)?, read.open_table(COMMANDS)?);
-        let mut entries = Vec::new();
-        for item in open.iter()? {
-            let id = item?.0.value();
-            let id = CommandId::from_bytes(id);
-            let stored = commands.get(id.as_bytes())?;
-            match stored.and_then(|stored| Entry::decode(stored.value()).ok()) {
-                Some(entry) => entries.push((id, entry)),
-                None => error!(command.id = %id, "the journal's entry of this command is damaged"),
+        self.read(|read| {
+            let (open, commands) = (read.open_table(OPEN)?, read.open_table(COMMANDS)?);
+            let mut entries = Vec::new();
+            for item in open.iter()? {
+                let id = item?.0.value();
+                let id = CommandId::from_bytes(id);
+                let stored = commands.get(id.as_bytes())?;
+                match stored.and_then(|stored| Entry::decode(stored.value()).ok()) {
+                    Some(entry) => entries.push((id, entry)),
+                    None => error!(command.id = %id, "the journal's entry of this command is damaged"),
+                }
             }
-        }
-        Ok(entries)
+            Ok(entries)
+        })
     }
 
     /// The identity key was made just now: this journal is as old as the identity, and none was lost before it.
@@ -330,8 +408,10 @@ impl Journal {
     /// # Errors
     /// When it cannot be read.
     pub fn document(&self, name: &str) -> Result<Option<Bytes>, JournalError> {
-        let documents = self.database.begin_read()?.open_table(DOCUMENTS)?;
-        Ok(documents.get(name)?.map(|stored| Bytes::copy_from_slice(stored.value())))
+        self.read(|read| {
+            let documents = read.open_table(DOCUMENTS)?;
+            Ok(documents.get(name)?.map(|stored| Bytes::copy_from_slice(stored.value())))
+        })
     }
 
     /// Keeps such a document.
@@ -345,20 +425,68 @@ impl Journal {
         })
     }
 
-    /// One transaction: the counter rises with it, and it is synced when this returns.
+    /// Gives what is set aside to other files of the agent's that must be written; whether there was anything.
+    #[must_use]
+    pub fn make_room(&self) -> bool {
+        self.reserve.release()
+    }
+
+    fn read<T>(
+        &self,
+        work: impl FnOnce(&redb::ReadTransaction) -> Result<T, JournalError>,
+    ) -> Result<T, JournalError> {
+        self.with_database(|database| work(&database.begin_read()?))
+    }
+
+    /// One transaction: the counter rises with it, and it is synced when this returns. On a full disk it takes what is set aside.
     fn write<T>(
+        &self,
+        work: impl Fn(&WriteTransaction) -> Result<T, JournalError>,
+    ) -> Result<T, JournalError> {
+        match self.write_once(&work) {
+            Err(JournalError::NoRoom(_)) if self.reserve.release() => self.write_once(&work),
+            done => done,
+        }
+    }
+
+    /// The same with the room there is.
+    fn write_once<T>(
         &self,
         work: impl FnOnce(&WriteTransaction) -> Result<T, JournalError>,
     ) -> Result<T, JournalError> {
-        let write = self.database.begin_write()?;
-        let done = work(&write)?;
-        {
-            let mut meta = write.open_table(META)?;
-            let counter = meta.get("counter")?.map_or(0, |held| held.value());
-            meta.insert("counter", counter + 1)?;
+        let done = self.with_database(|database| {
+            let write = database.begin_write()?;
+            let done = work(&write)?;
+            {
+                let mut meta = write.open_table(META)?;
+                let counter = meta.get("counter")?.map_or(0, |held| held.value());
+                meta.insert("counter", counter + 1)?;
+            }
+            write.commit().map_err(|error| JournalError::Unknown(error.into()))?;
+            Ok(done)
+        });
+        let done = done.map_err(JournalError::named);
+        if matches!(done, Err(JournalError::NoRoom(_))) {
+            *self.lock() = None;
         }
-        write.commit().map_err(|error| JournalError::Unknown(error.into()))?;
-        Ok(done)
+        done
+    }
+
+    fn with_database<T>(
+        &self,
+        work: impl FnOnce(&Database) -> Result<T, JournalError>,
+    ) -> Result<T, JournalError> {
+        let mut held = self.lock();
+        let database = match held.take() {
+            Some(database) => database,
+            None => open_database(&self.path, &self.reserve)?,
+        };
+        let database = held.insert(database);
+        caught(&self.path, || work(database))
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Database>> {
+        self.database.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

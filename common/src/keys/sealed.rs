@@ -96,6 +96,9 @@ pub fn seal(plain: &[u8], passphrase: &Passphrase) -> Result<Vec<u8>, SealError>
     Ok(sealed)
 }
 
+/// What every sealed file begins with (age-encryption.org/v1).
+pub const SEALED: &[u8] = b"age-encryption.org/v1\n";
+
 /// Opens sealed bytes wholly, or not at all.
 ///
 /// # Errors

@@ -55,6 +55,12 @@ impl Vault {
         Identity::from_str(text).map(Self).map_err(|_| VaultError::NotAKey(path.display().to_string()))
     }
 
+    /// Whether a file's content is such a key.
+    #[must_use]
+    pub fn is_key(content: &[u8]) -> bool {
+        std::str::from_utf8(content).is_ok_and(|text| Identity::from_str(text.trim()).is_ok())
+    }
+
     /// Seals a secret into text.
     ///
     /// # Errors

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 use writ_common::admin::new_token;
 use writ_common::daemon::Fatal;
+use writ_common::database_file;
 use writ_common::files;
 use writ_common::id::{Digest, ManagerId};
 use writ_common::time::{Clock as _, SystemClock};
@@ -13,6 +14,7 @@ use writ_common::tls::server_name;
 
 use super::{Custom, Init, Names, Output};
 use crate::authority::{self, Authority, AuthorityError};
+use crate::folder::{self, Presence};
 use crate::store::Store;
 
 /// Names every leaf carries.
@@ -30,7 +32,7 @@ struct Made {
 }
 
 pub(super) async fn init(options: Init) -> Result<(), Fatal> {
-    let Init { folder, name, tls_names, custom, if_new, output } = options;
+    let Init { folder, name, tls_names, custom, keep_keys, if_new, output } = options;
     let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     if name.is_empty() || name.len() > 64 || !name.chars().all(is_plain) {
         return Err(Fatal::usage("--name must have 1 to 64 of A-Z, a-z, 0-9, `.`, `_` and `-`"));
@@ -42,24 +44,47 @@ pub(super) async fn init(options: Init) -> Result<(), Fatal> {
     let files = folder.files()?;
     files::private_folder(files.folder()).map_err(Fatal::failure)?;
     let failed = |error: &dyn std::error::Error| Fatal::caused("no manager was made", error);
-    let store = Store::open(&files.database()).await.map_err(|error| failed(&error))?;
-    if let Some((manager, there)) = store.manager().await.map_err(|error| failed(&error))? {
+    // Before the folder is taken: a manager that runs has it.
+    if let Presence::Manager { id, name: there } =
+        folder::look(&files).await.map_err(|error| failed(&error))?
+    {
         if if_new && there == name {
-            eprintln!("manager `{name}` ({manager}) is here already; nothing was changed");
+            eprintln!("manager `{name}` ({id}) is here already; nothing was changed");
             return Ok(());
         }
+        let folder = files.folder().display();
         return Err(Fatal::failure(format!(
-            "{}: the manager `{there}` ({manager}) lives here; start it: writ-control-manager run --data-dir {}",
-            files.folder().display(),
-            files.folder().display()
+            "{folder}: the manager `{there}` ({id}) lives here; start it: writ-control-manager run --data-dir {folder}"
         )));
     }
     let _lock = files::lock_folder(files.folder()).map_err(Fatal::failure)?;
-    if store.manager().await.map_err(|error| failed(&error))?.is_some() {
-        return Err(Fatal::failure("a manager was made here meanwhile; nothing was changed"));
-    }
     let now = SystemClock::new().wall();
+    match folder::look(&files).await.map_err(|error| failed(&error))? {
+        Presence::Manager { .. } => {
+            return Err(Fatal::failure("a manager was made here meanwhile; nothing was changed"));
+        }
+        Presence::Lost(lost) if !keep_keys => return Err(Fatal::failure(lost)),
+        Presence::Lost(_) => {
+            // Before anything moves: the keys must be whole.
+            Authority::open(&files, now).map_err(|error| failed(&error))?;
+            if let Some(aside) = database_file::move_aside(&files.database(), now).map_err(Fatal::failure)? {
+                eprintln!("the database that was here lies in {}", aside.display());
+            }
+        }
+        Presence::Nothing | Presence::Unfinished if keep_keys => {
+            let folder = files.folder().display();
+            return Err(Fatal::failure(format!(
+                "{folder}: no keys of a manager lie here; leave --keep-keys out"
+            )));
+        }
+        Presence::Unfinished => {
+            files::move_aside(files.folder(), "unfinished", now, str::to_owned).map_err(Fatal::failure)?;
+        }
+        Presence::Nothing => {}
+    }
+    files::begin_making(files.folder()).map_err(Fatal::failure)?;
     let made = match custom {
+        _ if keep_keys => Ok(()),
         Some(Custom { custom_ca, tls_certificate, tls_key, signing_certificate, signing_key }) => {
             let custom = authority::Custom {
                 ca: custom_ca,
@@ -93,9 +118,11 @@ pub(super) async fn init(options: Init) -> Result<(), Fatal> {
     let secret = new_token();
     files::write_secret(&files.admin_token(), secret.as_bytes()).map_err(|error| failed(&error))?;
     let id = ManagerId::generate(now);
+    let store = Store::make(&files.database()).await.map_err(|error| failed(&error))?;
     let created = store.create(id, &name, Digest::of(secret.as_bytes()), now).await;
     created.map_err(|error| failed(&error))?;
     store.close().await;
+    files::end_making(files.folder()).map_err(Fatal::failure)?;
     say(
         output,
         &Made {

@@ -7,7 +7,7 @@ use tokio::sync::Semaphore;
 use tonic::transport::server::TcpIncoming;
 use tracing::{error, info, warn};
 use writ_common::admin::PolicyLayer;
-use writ_common::daemon::Fatal;
+use writ_common::daemon::{self, Fatal};
 use writ_common::files;
 use writ_common::limits::MAX_FRAME_BYTES;
 use writ_common::port::{self, DRAIN_DEADLINE};
@@ -23,6 +23,7 @@ use crate::VERSION;
 use crate::admin;
 use crate::authority::{Authority, Files};
 use crate::context::Manager;
+use crate::folder::{self, Presence};
 use crate::metrics;
 use crate::notify::{MAX_DIALS, MAX_TRIALS};
 use crate::service::Link;
@@ -42,11 +43,20 @@ pub(super) async fn run(options: Run, shutdown: Shutdown) -> Result<(), Fatal> {
             "{folder}: there is no manager here; make one: writ-control-manager init --data-dir {folder} --name NAME --tls-name HOST"
         ))
     };
-    if !files.database().exists() {
+    if !files.folder().exists() {
         return Err(none());
     }
     let failed = |error: &dyn std::error::Error| Fatal::caused("cannot start", error);
     let _lock = files::lock_folder(files.folder()).map_err(|error| failed(&error))?;
+    match folder::look(&files).await.map_err(|error| failed(&error))? {
+        Presence::Nothing => return Err(none()),
+        Presence::Unfinished => {
+            let folder = files.folder().display();
+            return Err(Fatal::failure(format!("{folder}: init did not finish here; run it again")));
+        }
+        Presence::Lost(lost) => return Err(Fatal::failure(lost)),
+        Presence::Manager { .. } => files::end_making(files.folder()).map_err(|error| failed(&error))?,
+    }
     let store = Store::open(&files.database()).await.map_err(|error| failed(&error))?;
     let (id, name) = store.manager().await.map_err(|error| failed(&error))?.ok_or_else(none)?;
     let clock: SharedClock = Arc::new(SystemClock::new());
@@ -113,6 +123,7 @@ pub(super) async fn run(options: Run, shutdown: Shutdown) -> Result<(), Fatal> {
         let store = looked_at.clone();
         async move { store.manager().await.is_ok() }
     }));
+    daemon::outlive_terminal();
     service::ready();
     let (first, second) = tokio::join!(
         port::serve(services(), link.0, &tls, &shutdown),

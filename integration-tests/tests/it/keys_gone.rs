@@ -24,7 +24,7 @@ fn with_the_authority_alone_a_server_is_rebuilt_from_the_chain_any_agent_holds()
     let rebuilt = fleet.keys(&["authority", "rebuild", chain.to_str().unwrap()]).ok();
     assert_eq!(rebuilt.json()["bundle_version"], 1);
     let twice = fleet.keys(&["authority", "rebuild", chain.to_str().unwrap()]);
-    assert!(twice.code == 1 && twice.stderr.contains("a database or signing keys lie here"), "{twice:?}");
+    assert!(twice.code == 1 && twice.stderr.contains("a fleet lives here, with its database"), "{twice:?}");
     fleet.start_again();
     fleet
         .server()

@@ -22,7 +22,7 @@ use super::local::{Kind, Place, Print, Unlock, is_free, unchanged};
 use super::passphrase;
 use crate::authority::backup::Held;
 use crate::authority::mint::{Fresh, Mint, Unlocked};
-use crate::authority::{channel, restore};
+use crate::authority::{channel, read_signing_keys, restore};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Authority {
@@ -260,8 +260,19 @@ async fn rebuild(place: &Place, chain: &Path, shutdown: &Shutdown) -> Result<(),
     let (files, now) = (place.folder.files()?, SystemClock::new().wall());
     let rebuilt = restore::rebuild_from_chain(&files, read_chain(chain)?, now, shutdown).await;
     let rebuilt = rebuilt.map_err(|error| unchanged(&error))?;
+    let has_keys = read_signing_keys(&files).is_ok_and(|keys| !keys.is_empty());
+    let (signs, last) = match has_keys {
+        true => (
+            "the signing keys that were left here",
+            "With the authority's key, when you trust no key that lay here: writ-server cert create --authority FILE",
+        ),
+        false => (
+            "no key to sign with",
+            "With the authority's key: writ-server authority channel --authority FILE, then writ-server cert create --authority FILE",
+        ),
+    };
     let text = format!(
-        "Fleet {} ({}) has a server again, with trust bundle {} ({}) and without a key to sign with. Agents that were removed are not known any more: remove them again.\nNext:\n  1. writ-server run --data-dir {folder}; agents that hold newer bundles hand them back.\n  2. When {} is the newest there is: writ-server authority confirm {}\n  3. With the authority's key: writ-server authority channel --authority FILE, then writ-server cert create --authority FILE",
+        "Fleet {} ({}) has a server again, with trust bundle {} ({}) and {signs}. Agents that were removed are not known any more: remove them again.\nNext:\n  1. writ-server run --data-dir {folder}; agents that hold newer bundles hand them back.\n  2. When {} is the newest there is: writ-server authority confirm {}\n  3. {last}",
         rebuilt.fleet_name,
         rebuilt.fleet_id,
         rebuilt.bundle_version,

@@ -8,7 +8,7 @@ use writ_common::shutdown::Shutdown;
 use writ_common::time::{Clock as _, SystemClock};
 
 use super::{Init, passphrase};
-use crate::authority::create::{CreateError, Made, Plan, create, present};
+use crate::authority::create::{CreateError, Made, Plan, check_room, create};
 use crate::doctor::NAME_TIMEOUT;
 
 /// Where operators come in unless `listen.admin` says otherwise.
@@ -17,15 +17,16 @@ const ADMIN_PORT: u16 = 7444;
 pub(super) async fn init(options: Init, shutdown: Shutdown) -> Result<(), Fatal> {
     let Init { place, name, endpoints, tls_names, kind, passphrase_file, replace_fleet, if_new } = options;
     let files = place.folder.files()?;
-    if if_new && files.folder().exists() {
+    if files.folder().exists() {
         files::check_owner(files.folder()).map_err(Fatal::failure)?;
-    }
-    if if_new
-        && let Some((CreateError::Exists { fleet, .. }, there)) = present(&files).await.map_err(explain)?
-        && there == name
-    {
-        eprintln!("fleet `{name}` ({fleet}) is here already; nothing was changed");
-        return Ok(());
+        // Before anybody is asked for a passphrase.
+        match check_room(&files, replace_fleet.as_deref()).await {
+            Err(CreateError::Exists { fleet, name: there, .. }) if if_new && there == name => {
+                eprintln!("fleet `{name}` ({fleet}) is here already; nothing was changed");
+                return Ok(());
+            }
+            checked => checked.map_err(explain)?,
+        }
     }
     let passphrase = passphrase::ask(passphrase_file.as_deref(), "the authority key and the backup", true)?;
     let plan = Plan {
@@ -59,8 +60,8 @@ fn explain(error: CreateError) -> Fatal {
             Fatal::usage(error)
         }
         CreateError::Exists { .. }
-        | CreateError::KeysWithoutDatabase { .. }
-        | CreateError::Aside(_)
+        | CreateError::Lost(_)
+        | CreateError::Presence(_)
         | CreateError::File(_)
         | CreateError::Store(_)
         | CreateError::Backup(_) => Fatal::caused("no fleet was made", &error),

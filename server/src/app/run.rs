@@ -7,7 +7,8 @@ use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
 use writ_common::admin::PolicyLayer;
-use writ_common::daemon::Fatal;
+use writ_common::daemon::{self, Fatal};
+use writ_common::files;
 use writ_common::port::{self, DRAIN_DEADLINE};
 use writ_common::service;
 use writ_common::shutdown::Shutdown;
@@ -19,6 +20,7 @@ use writ_proto::v1::agent_gateway_server::AgentGatewayServer;
 use super::{Run, gateway};
 use crate::VERSION;
 use crate::admin;
+use crate::authority::presence::{self, Presence};
 use crate::authority::{Files, channel, follow, last_head, read_signing_keys};
 use crate::cm_bridge::{Bridge, notify, poll, register};
 use crate::config::Config;
@@ -50,7 +52,8 @@ pub(super) async fn run(options: Run, shutdown: Shutdown) -> Result<(), Fatal> {
     if let Some(patience) = options.patience {
         let made = async {
             // `init` holds the folder until it is done.
-            while !files.database().exists() || files.lock().is_err() {
+            while !files.database().exists() || files::is_unfinished(files.folder()) || files.lock().is_err()
+            {
                 tokio::time::sleep(LOOK_FOR_FLEET).await;
             }
         };
@@ -59,21 +62,27 @@ pub(super) async fn run(options: Run, shutdown: Shutdown) -> Result<(), Fatal> {
     }
     // What requests and sessions that are drained still write to ends last: the store, and the traces.
     let last_shutdown = Shutdown::new();
-    if !files.database().exists() {
-        if files.signing().exists() {
-            return Err(Fatal::failure(format!(
-                "{}: keys of a fleet lie here, but its database writ.db is gone. Put the database back, or restore a backup: writ-server cert restore FILE --data-dir {}",
-                files.folder().display(),
-                files.folder().display()
-            )));
-        }
-        return Err(Fatal::failure(format!(
-            "{}: there is no fleet here; make one: writ-server init --data-dir {} --name NAME --endpoint HOST:7443",
-            files.folder().display(),
-            files.folder().display()
-        )));
+    let nothing = || {
+        let folder = files.folder().display();
+        Fatal::failure(format!(
+            "{folder}: there is no fleet here; make one: writ-server init --data-dir {folder} --name NAME --endpoint HOST:7443"
+        ))
+    };
+    if !files.folder().exists() {
+        return Err(nothing());
     }
     let _lock = files.lock().map_err(|error| Fatal::caused("cannot start", &error))?;
+    match presence::look(&files).await.map_err(|error| Fatal::caused("cannot start", &error))? {
+        Presence::Nothing => return Err(nothing()),
+        Presence::Unfinished => {
+            let folder = files.folder().display();
+            return Err(Fatal::failure(format!("{folder}: init did not finish here; run it again")));
+        }
+        Presence::Lost(lost) => return Err(Fatal::failure(lost)),
+        Presence::Fleet { .. } => {
+            files::end_making(files.folder()).map_err(|error| Fatal::caused("cannot start", &error))?;
+        }
+    }
     let store = Store::open(&files.database(), &last_shutdown)
         .await
         .map_err(|e| Fatal::caused("cannot start", &e))?;
@@ -112,6 +121,7 @@ pub(super) async fn run(options: Run, shutdown: Shutdown) -> Result<(), Fatal> {
     shutdown.spawn(channel::keep(Arc::clone(&server), files.clone()));
     shutdown.spawn(follow::keep(Arc::clone(&server), files.clone()));
     shutdown.spawn(keep_alive(&server));
+    daemon::outlive_terminal();
     service::ready();
     let serving = port::serve(agent_port, agents.0, &tls, &shutdown);
     let administrating = port::serve(admin_port, operators.0, &tls, &shutdown);

@@ -4,10 +4,8 @@
 //! `init` may be run again; afterwards it refuses.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 use serde::Serialize;
-use tracing::debug;
 use writ_common::admin::new_token;
 use writ_common::envelope::{BundlePurpose, sign};
 use writ_common::facts::is_plain_name;
@@ -23,6 +21,7 @@ use writ_common::trust::{Chain, Role, SigningEntry, TrustBundle};
 
 use super::Files;
 use super::backup::{BackupError, contents, write_backup};
+use super::presence::{self, Lost, Presence, PresenceError};
 use crate::store::{BackupRow, Store, StoreError};
 
 /// The realm of agents whose token names no other.
@@ -92,19 +91,11 @@ pub enum CreateError {
         fleet: FleetId,
     },
     /// The keys of a fleet are there, its database is not.
-    #[error(
-        "{}: keys of a fleet lie here (`{name}`), but its database writ.db is gone. Put the database back, or restore a backup: writ-server cert restore. To give that fleet up, so that none of its agents obeys this server any more: --replace-fleet {name}",
-        folder.display()
-    )]
-    KeysWithoutDatabase {
-        /// Where.
-        folder: PathBuf,
-        /// Its name, as its certificate says.
-        name: String,
-    },
-    /// The old state cannot be moved.
-    #[error("the state of the fleet that is given up cannot be moved aside: {0}")]
-    Aside(std::io::Error),
+    #[error(transparent)]
+    Lost(#[from] Lost),
+    /// What is there cannot be told.
+    #[error(transparent)]
+    Presence(#[from] PresenceError),
     /// A host name or the fleet's name cannot stand in a certificate or bundle.
     #[error("{0}")]
     Plan(String),
@@ -148,10 +139,7 @@ pub async fn create(
     let host_names = host_names(&endpoints, extra_names)?;
     files::private_folder(files.folder())?;
     let _lock = files.lock()?;
-    let replaced = match present(files).await? {
-        Some((error, name)) if replaces.as_ref() != Some(&name) => return Err(error),
-        present => present.is_some(),
-    };
+    let replaced = room(files, replaces.as_deref()).await?;
 
     let fleet = FleetId::generate(now);
     let authority = PrivateKey::<Authority>::generate(algorithm);
@@ -184,13 +172,18 @@ pub async fn create(
     let chain = Chain::pinned(sealed_bundle.bytes().clone(), sealed_bundle.digest())
         .map_err(|refusal| CreateError::Plan(refusal.to_string()))?;
     // Whatever was asked for can be made: only now what is here goes.
-    let replaced_folder = match replaced {
-        true => Some(move_aside(files, now)?),
-        false => None,
+    let aside = match replaced {
+        Room::Free => None,
+        Room::Unfinished => {
+            move_aside(files, "unfinished", now)?;
+            None
+        }
+        Room::GivenUp => Some(move_aside(files, "replaced", now)?),
     };
+    files::begin_making(files.folder())?;
     files::private_folder(&files.backups())?;
     files::private_folder(&files.signing())?;
-    let store = Store::open(&files.database(), shutdown).await?;
+    let store = Store::make(&files.database(), shutdown).await?;
     begin();
     let admin_secret = new_token();
 
@@ -227,6 +220,7 @@ pub async fn create(
     let admin_digest = Digest::of(admin_secret.as_bytes());
     let first = vec![(1, sealed_bundle.digest(), sealed_bundle.bytes().clone())];
     store.create_fleet(fleet, name.clone(), first, admin_digest, now).await?;
+    files::end_making(files.folder())?;
     store.note_backup(BackupRow::made(&backup_file, &sealed, 1, now)).await?;
 
     Ok(Made {
@@ -242,58 +236,49 @@ pub async fn create(
         admin_token_file: files.admin_token(),
         admin_ca_file: files.tls_ca(),
         backup_file,
-        replaced_folder,
+        replaced_folder: aside,
     })
 }
 
-/// The fleet that lives here, as the reason not to make another one, and its name.
+/// Room for a fleet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Room {
+    /// Nothing is here.
+    Free,
+    /// What an interrupted `init` left.
+    Unfinished,
+    /// A fleet that is given up by its name.
+    GivenUp,
+}
+
+/// Whether a fleet may be made here; `replaces` names one that is given up for it.
 ///
 /// # Errors
-/// When what lies here cannot be read.
-pub async fn present(files: &Files) -> Result<Option<(CreateError, String)>, CreateError> {
-    let folder = files.folder().to_owned();
-    if !files.database().exists() {
-        let keys = files::list(&files.signing())?;
-        if keys.is_empty() && !files.authority().exists() {
-            return Ok(None);
+/// Why not: a fleet, or what is left of one, is here.
+pub async fn check_room(files: &Files, replaces: Option<&str>) -> Result<(), CreateError> {
+    room(files, replaces).await.map(|_| ())
+}
+
+async fn room(files: &Files, replaces: Option<&str>) -> Result<Room, CreateError> {
+    match presence::look(files).await? {
+        Presence::Nothing => Ok(Room::Free),
+        Presence::Unfinished => Ok(Room::Unfinished),
+        Presence::Lost(lost) if replaces != Some(&lost.name) => Err(lost.into()),
+        Presence::Fleet { fleet, name } if replaces != Some(&name) => {
+            Err(CreateError::Exists { folder: files.folder().to_owned(), name, fleet })
         }
-        let certificates = keys.iter().filter_map(|path| pem::certificates(&files::read(path).ok()?).ok());
-        let name = certificates.flatten().find_map(|der| SigningCertificate::from_der(&der).ok()?.name());
-        let name = name.unwrap_or_else(|| "unknown".to_owned());
-        return Ok(Some((CreateError::KeysWithoutDatabase { folder, name: name.clone() }, name)));
+        Presence::Lost(_) | Presence::Fleet { .. } => Ok(Room::GivenUp),
     }
-    let reading = Shutdown::new();
-    let store = Store::open(&files.database(), &reading).await?;
-    let fleet = store.fleet().await;
-    // SQLite removes files of its own when the last connection closes, and they must not go while they are moved.
-    store.close().await;
-    let is_closed = reading.drain(Duration::from_secs(5)).await;
-    debug!(is_closed, "looked for a fleet");
-    Ok(fleet?.map(|(fleet, name)| (CreateError::Exists { folder, name: name.clone(), fleet }, name)))
 }
 
 /// Nothing is lost: what was here lies in a folder beside. The database goes first and the signing keys last: whoever is killed in
 /// between is told that keys without a database lie here, and gives them up once more.
-fn move_aside(files: &Files, now: Timestamp) -> Result<PathBuf, CreateError> {
+fn move_aside(files: &Files, what: &str, now: Timestamp) -> Result<PathBuf, CreateError> {
     files::private_folder(&files.signing())?;
     // A local command that changes keys holds this, and goes on by path.
     let _alone = files::lock_folder(&files.signing())?;
-    let folder = files.folder();
-    let aside = folder.join(format!("replaced-{}", now.to_string().replace(':', "")));
-    files::private_folder(&aside)?;
-    let mut names = Vec::new();
-    for entry in std::fs::read_dir(folder).map_err(CreateError::Aside)? {
-        let name = entry.map_err(CreateError::Aside)?.file_name().to_string_lossy().into_owned();
-        if name != "lock" && !name.starts_with("replaced-") {
-            names.push(name);
-        }
-    }
-    let turn = |name: &String| (name == "signing", !name.starts_with("writ.db"), name.clone());
-    names.sort_by_key(turn);
-    for name in names {
-        files::rename(&folder.join(&name), &aside.join(&name))?;
-    }
-    Ok(aside)
+    let turn = |name: &str| (name == "signing", !name.starts_with("writ.db"), name.to_owned());
+    Ok(files::move_aside(files.folder(), what, now, turn)?)
 }
 
 fn host_names(endpoints: &[String], extra: Vec<String>) -> Result<Vec<String>, CreateError> {

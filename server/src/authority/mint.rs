@@ -20,6 +20,7 @@ use writ_common::trust::{Chain, Link, TrustBundle};
 use zeroize::Zeroizing;
 
 use super::backup::{BackupError, Held, REMOVED, contents, write_backup};
+use super::presence::{self, Lost, Presence, PresenceError};
 use super::{Files, KeyFileError, last_head};
 use crate::sign::CLOCK_TOLERANCE;
 use crate::store::{BackupRow, NewAudit, Store, StoreError, UnknownHead};
@@ -30,6 +31,12 @@ pub enum MintError {
     /// There is no fleet here.
     #[error("{}: there is no fleet here; name another folder with --data-dir, make a fleet (writ-server init), or restore one (writ-server cert restore FILE)", .0.display())]
     NoFleet(PathBuf),
+    /// The keys of a fleet are there, its database is not.
+    #[error(transparent)]
+    Lost(#[from] Lost),
+    /// What is there cannot be told.
+    #[error(transparent)]
+    Presence(#[from] PresenceError),
     /// Another command changes keys at this moment.
     #[error("another command changes the keys of this fleet at the moment; wait until it has ended")]
     Busy,
@@ -190,8 +197,10 @@ impl Mint {
     /// When there is no fleet, another command has them, or the stored chain does not hold.
     pub async fn open(files: &Files, now: Timestamp, shutdown: &Shutdown) -> Result<Self, MintError> {
         let nobody = || MintError::NoFleet(files.folder().to_owned());
-        if !files.database().exists() {
-            return Err(nobody());
+        match presence::look(files).await? {
+            Presence::Nothing | Presence::Unfinished => return Err(nobody()),
+            Presence::Lost(lost) => return Err(lost.into()),
+            Presence::Fleet { .. } => {}
         }
         files::private_folder(&files.signing())?;
         let alone = files::lock_folder(&files.signing()).map_err(|error| match error {

@@ -6,8 +6,9 @@ use bytes::Bytes;
 use serde::Serialize;
 use tracing::warn;
 use writ_common::admin::new_token;
+use writ_common::database_file;
 use writ_common::files::{self, FileError};
-use writ_common::id::{Digest, FleetId};
+use writ_common::id::{Digest, FleetId, KeyId};
 use writ_common::keys::pem;
 use writ_common::refusal::Refusal;
 use writ_common::shutdown::Shutdown;
@@ -19,6 +20,7 @@ use super::backup::{Archive, ArchiveError};
 use super::certificates;
 use super::channel::{endpoint_names, leaf_names};
 use super::mint::{Mint, MintError};
+use super::presence::{self, Presence, PresenceError};
 use super::{Files, KeyFileError, read_signing_keys, read_tls_leaf, write_tls_leaf};
 use crate::store::{BackupRow, Store, StoreError};
 
@@ -56,9 +58,17 @@ pub enum RestoreError {
     /// A file of something else is here.
     #[error("{}: it is here already, and another one than in the backup; take another --data-dir, or move what is here away. Nothing was changed", .0.display())]
     Differs(PathBuf),
-    /// Something is here already.
-    #[error("{}: a database or signing keys lie here; take another --data-dir, or move them away", .0.display())]
+    /// A fleet is here already.
+    #[error("{}: a fleet lives here, with its database; take another --data-dir", .0.display())]
     NotEmpty(PathBuf),
+    /// A key that is here belongs to none of the chain's bundles.
+    #[error("{}: key {key} lies here, and no bundle of this chain lists it: it is of another fleet; take another --data-dir, or move it away. Nothing was changed", folder.display())]
+    Stranger {
+        /// Where.
+        folder: PathBuf,
+        /// Which.
+        key: KeyId,
+    },
     /// A key that is here cannot be used.
     #[error("{_0}; nothing was changed. Next: {cure}", cure = _0.cure())]
     Damaged(KeyFileError),
@@ -77,6 +87,9 @@ pub enum RestoreError {
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// What is there cannot be told.
+    #[error(transparent)]
+    Presence(#[from] PresenceError),
     /// The keys that are here cannot be used.
     #[error(transparent)]
     Mint(#[from] MintError),
@@ -111,17 +124,14 @@ pub async fn restore(
     shutdown: &Shutdown,
 ) -> Result<Restored, RestoreError> {
     files::private_folder(files.folder())?;
-    // Not made here if it is not there: until the end nothing must look like a fleet.
-    let here = match files.database().exists() {
-        true => Store::open(&files.database(), shutdown).await?.fleet().await?,
-        false => None,
-    };
-    match here {
-        Some((fleet, name)) if fleet != archive.fleet => {
+    match presence::look(files).await? {
+        Presence::Fleet { fleet, name } if fleet != archive.fleet => {
             Err(RestoreError::AnotherFleet { folder: files.folder().to_owned(), name, fleet })
         }
-        Some(_) => fill_up(files, archive, stay_here, now, shutdown).await,
-        None => rebuild(files, archive, stay_here, now, shutdown).await,
+        Presence::Fleet { .. } => fill_up(files, archive, stay_here, now, shutdown).await,
+        Presence::Nothing | Presence::Unfinished | Presence::Lost(_) => {
+            rebuild(files, archive, stay_here, now, shutdown).await
+        }
     }
 }
 
@@ -203,7 +213,8 @@ async fn rebuild(
     let secret = new_token();
     files::write_secret(&files.admin_token(), secret.as_bytes())?;
     let bundles = rows(&archive.chain);
-    let store = Store::open(&files.database(), shutdown).await?;
+    database_file::move_aside(&files.database(), now)?;
+    let store = Store::make(&files.database(), shutdown).await?;
     let name = archive.fleet_name.clone();
     let token = Digest::of(secret.as_bytes());
     store.restore_fleet((archive.fleet, name), bundles, archive.removed(), token, now).await?;
@@ -220,10 +231,11 @@ async fn rebuild(
 }
 
 /// A server from the chain of an agent, when there is no backup: it listens, hands nothing on but bundles, and signs nothing until
-/// the authority minted new keys for it. The channel gets an authority no bundle lists yet; agents come by what is theirs alone.
+/// the authority minted new keys for it, unless keys of the fleet are left. Where the channel's authority is gone too it gets one that
+/// no bundle lists yet; agents come by what is theirs alone.
 ///
 /// # Errors
-/// When a fleet or keys are here, or the bundles make no chain.
+/// When a fleet or keys of another one are here, or the bundles make no chain.
 pub async fn rebuild_from_chain(
     files: &Files,
     bundles: Vec<Bytes>,
@@ -233,21 +245,39 @@ pub async fn rebuild_from_chain(
     let chain = Chain::stored(bundles).map_err(RestoreError::Chain)?;
     files::private_folder(files.folder())?;
     let _lock = files.lock()?;
-    if files.database().exists() || !files::list(&files.signing())?.is_empty() {
+    if let Presence::Fleet { .. } = presence::look(files).await? {
         return Err(RestoreError::NotEmpty(files.folder().to_owned()));
+    }
+    // Keys that are left count, if they are of this fleet.
+    let keys = read_signing_keys(files).map_err(RestoreError::Damaged)?;
+    let ids: Vec<_> = keys.iter().map(|key| key.public().id()).collect();
+    let listed = |key: &KeyId| {
+        let mut entries = chain.links().iter().flat_map(|link| &link.bundle.signing);
+        entries.any(|entry| entry.certificate.key().id() == *key)
+    };
+    if let Some(key) = ids.iter().copied().find(|key| !listed(key)) {
+        return Err(RestoreError::Stranger { folder: files.folder().to_owned(), key });
     }
     files::private_folder(&files.signing())?;
     files::private_folder(&files.backups())?;
     let bundle = chain.head().bundle.clone();
-    let authority = TlsAuthority::create(&format!("{} channel", bundle.fleet_name), now)?;
-    files::write_secret(&files.tls_ca_key(), pem::encode("PRIVATE KEY", &authority.key).as_bytes())?;
-    files::write_public(&files.tls_ca(), pem::encode("CERTIFICATE", &authority.certificate).as_bytes())?;
-    issue_leaf(files, &authority, &endpoint_names(&bundle.endpoints), now)?;
+    let mut written = Vec::new();
+    if !files.tls_ca_key().exists() && !files.tls_ca().exists() {
+        let authority = TlsAuthority::create(&format!("{} channel", bundle.fleet_name), now)?;
+        files::write_secret(&files.tls_ca_key(), pem::encode("PRIVATE KEY", &authority.key).as_bytes())?;
+        files::write_public(&files.tls_ca(), pem::encode("CERTIFICATE", &authority.certificate).as_bytes())?;
+        issue_leaf(files, &authority, &endpoint_names(&bundle.endpoints), now)?;
+        written.extend(["tls-ca.key", "admin-ca.pem", "tls.key", "tls.pem"].map(str::to_owned));
+    } else if read_tls_leaf(files).is_err() {
+        write_leaf(files, &chain, now)?;
+        written.extend(["tls.key", "tls.pem"].map(str::to_owned));
+    }
     let secret = new_token();
     files::write_secret(&files.admin_token(), secret.as_bytes())?;
     writ_common::checkpoint!("chain_rebuilt");
     let rows = rows(&chain);
-    let store = Store::open(&files.database(), shutdown).await?;
+    database_file::move_aside(&files.database(), now)?;
+    let store = Store::make(&files.database(), shutdown).await?;
     let token = Digest::of(secret.as_bytes());
     store.restore_fleet((bundle.fleet, bundle.fleet_name.clone()), rows, Vec::new(), token, now).await?;
     Ok(Restored {
@@ -255,7 +285,7 @@ pub async fn rebuild_from_chain(
         fleet_name: bundle.fleet_name,
         bundle_version: bundle.version,
         bundle_digest: chain.head().digest.to_string(),
-        files: ["tls-ca.key", "admin-ca.pem", "tls.key", "tls.pem"].map(str::to_owned).into(),
+        files: written,
         admin_token_file: files.admin_token(),
     })
 }

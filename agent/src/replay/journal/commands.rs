@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use prost::Message as _;
-use redb::{ReadableDatabase as _, ReadableTable as _, ReadableTableMetadata as _, WriteTransaction};
+use redb::{ReadableTable as _, ReadableTableMetadata as _, WriteTransaction};
 use writ_common::id::{CommandId, Digest};
 use writ_common::limits::SKEW;
 use writ_common::time::Timestamp;
@@ -59,11 +59,13 @@ impl Journal {
 
     fn admit(&self, command: CommandId, entry: Entry, now: Timestamp) -> Result<Admission, JournalError> {
         let max_entries = self.max_entries;
+        // What is set aside is for the receipts of what was admitted.
+        self.reserve.keep().map_err(JournalError::NoRoom)?;
         // A transaction of its own: a journal found full must not undo it.
         if self.has_forgettable(now)? {
             self.write(|write| prune(write, now))?;
         }
-        self.write(|write| {
+        let admitted = self.write_once(|write| {
             let mut commands = write.open_table(COMMANDS)?;
             let entries = commands.len()?;
             if entries >= max_entries {
@@ -76,7 +78,14 @@ impl Journal {
             let admissions = meta.get("admissions")?.map_or(0, |held| held.value()) + 1;
             meta.insert("admissions", admissions)?;
             Ok(Admission { durable: Durable { command }, admissions })
-        })
+        });
+        // A full disk may fail a commit late: it counts as refused only if it is not there.
+        match admitted {
+            Err(JournalError::NoRoom(error)) if self.entry(command).ok() != Some(None) => {
+                Err(JournalError::Unknown(error.into()))
+            }
+            admitted => admitted,
+        }
     }
 
     /// A command that was accepted before a crash is as good as one admitted now.
@@ -130,7 +139,7 @@ impl Journal {
     pub fn finish(&self, command: CommandId, receipt: Bytes) -> Result<(), JournalError> {
         self.change(command, |entry| {
             entry.set_state(State::Finished);
-            entry.receipt = receipt;
+            entry.receipt = receipt.clone();
             entry.delivery = Bytes::new();
         })
     }
@@ -160,12 +169,14 @@ impl Journal {
     }
 
     fn has_forgettable(&self, now: Timestamp) -> Result<bool, JournalError> {
-        let expiry = self.database.begin_read()?.open_table(EXPIRY)?;
-        Ok(expiry.range(..((now - SKEW).as_millis(), [0; 16]))?.next().is_some())
+        self.read(|read| {
+            let expiry = read.open_table(EXPIRY)?;
+            Ok(expiry.range(..((now - SKEW).as_millis(), [0; 16]))?.next().is_some())
+        })
     }
 
-    fn change(&self, command: CommandId, edit: impl FnOnce(&mut Entry)) -> Result<(), JournalError> {
-        self.write(|write| change(write, command, edit))
+    fn change(&self, command: CommandId, edit: impl Fn(&mut Entry)) -> Result<(), JournalError> {
+        self.write(|write| change(write, command, &edit))
     }
 }
 

@@ -155,3 +155,48 @@ fn a_journal_of_a_later_release_is_left_alone_and_the_error_says_what_to_start()
     let error = Journal::open(&path, 16).unwrap_err().to_string();
     assert!(error.contains("format 2") && error.contains("start the release that wrote it"), "{error}");
 }
+
+#[test]
+fn a_journal_with_any_page_damaged_or_cut_off_is_an_error_that_names_it_or_serves_as_before() {
+    let (folder, journal) = journal(64);
+    for number in 1..=20 {
+        let admitted = accept(&journal, number, NOW + HOUR, NOW).unwrap();
+        run(&journal, number, &admitted);
+    }
+    drop(journal);
+    let whole = std::fs::read(folder.path().join("journal.redb")).unwrap();
+    let path = folder.path().join("damaged.redb");
+    let mut refused = 0;
+    let mut try_out = |content: &[u8]| {
+        std::fs::write(&path, content).unwrap();
+        let looked = Journal::check(&path).and_then(|()| Journal::peek(&path));
+        match Journal::open(&path, 64) {
+            Ok(journal) => {
+                // Whatever was not part of it was damaged: all of it is there.
+                assert_eq!(journal.open_commands().unwrap().len(), 20);
+                assert!(looked.is_ok(), "{looked:?}");
+            }
+            Err(error) => {
+                refused += 1;
+                let said = error.to_string();
+                assert!(
+                    said.contains("damaged.redb: the journal is damaged") && said.contains("mv "),
+                    "{said}"
+                );
+                assert!(looked.is_err(), "who only looks sees it too");
+            }
+        }
+    };
+    for page in 0..whole.len() / 4096 {
+        let mut damaged = whole.clone();
+        damaged[page * 4096..(page + 1) * 4096].fill(0xa5);
+        try_out(&damaged);
+        let mut flipped = whole.clone();
+        flipped[page * 4096 + 2048] ^= 1;
+        try_out(&flipped);
+    }
+    for pages in 1..8 {
+        try_out(&whole[..pages * 4096]);
+    }
+    assert!(refused > 10, "{refused}");
+}
