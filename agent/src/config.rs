@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use writ_common::config::{Problems, Reader};
+use writ_common::files::secret_line;
+use writ_common::net::{Login, Place, Protocol, Proxy};
 use writ_common::telemetry::LogFormat;
 
 /// What is read unless told otherwise.
@@ -24,6 +26,8 @@ pub struct Config {
     pub max_running: usize,
     /// Commands remembered at the same time; more are refused.
     pub max_entries: u64,
+    /// The proxy on the way to every server.
+    pub proxy: Option<Proxy>,
     /// The longest wait between two attempts to connect.
     pub max_backoff: Duration,
     /// How often the trust bundle's own endpoints are asked for a successor, whatever settings say.
@@ -50,6 +54,7 @@ impl Config {
             actions_dir: reader.path("actions.dir", Path::new(DEFAULT_ACTIONS_DIR)),
             max_running: usize::try_from(reader.number("actions.max_running", 8, 1..=256)).unwrap_or(8),
             max_entries: reader.number("journal.max_entries", 100_000, 16..=10_000_000),
+            proxy: proxy(&mut reader),
             max_backoff: reader.duration("link.max_backoff", second * 300, second / 10..=second * 3600),
             rendezvous_every: reader.duration(
                 "link.rendezvous_every",
@@ -71,4 +76,46 @@ impl Config {
         };
         reader.finish(config)
     }
+}
+
+/// `http://HOST:PORT` or `socks5://HOST:PORT`. Variables such as `HTTPS_PROXY` and `NO_PROXY` are not looked at: which way an agent goes
+/// is decided by one file.
+fn proxy(reader: &mut Reader) -> Option<Proxy> {
+    let read = |url: &str| {
+        let (scheme, place) = url.strip_suffix('/').unwrap_or(url).split_once("://")?;
+        let protocol = match scheme {
+            "http" => Protocol::HttpConnect,
+            "socks5" => Protocol::Socks5,
+            _ => return None,
+        };
+        Some((protocol, place.parse::<Place>().ok()?))
+    };
+    let rule = "`http://HOST:PORT`, for HTTP CONNECT, or `socks5://HOST:PORT`; user and password are keys of their own";
+    let url = reader.string("proxy.url", "", rule, |url| url.is_empty() || read(url).is_some());
+    let user = reader.string("proxy.user", "", "1 to 255 characters", |user| user.len() <= 255);
+    let file = reader.string("proxy.password_file", "", "an absolute path", |path| {
+        path.is_empty() || Path::new(path).is_absolute()
+    });
+    let Some((protocol, place)) = read(&url) else {
+        if url.is_empty() && !(user.is_empty() && file.is_empty()) {
+            reader.problem("proxy.url", "is missing; without it there is no proxy to log in to".to_owned());
+        }
+        return None;
+    };
+    if user.is_empty() != file.is_empty() {
+        reader.problem("proxy", "has one of `user` and `password_file`; set both, or none".to_owned());
+        return None;
+    }
+    let login = if user.is_empty() {
+        None
+    } else {
+        match secret_line(Path::new(&file)) {
+            Ok(password) => Some(Login { user, password }),
+            Err(error) => {
+                reader.problem("proxy.password_file", format!("cannot be used: {error}"));
+                return None;
+            }
+        }
+    };
+    Some(Proxy { protocol, place, login })
 }

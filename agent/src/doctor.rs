@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use writ_common::doctor::{Finding, Level, host};
 use writ_common::identity::IdentityRecord;
+use writ_common::net::Proxy;
 use writ_common::service::Start;
 use writ_common::time::Timestamp;
 use writ_common::trust::Chain;
@@ -60,7 +61,8 @@ pub async fn examine(config: &Config, start: Start<'_>, now: Timestamp) -> Vec<F
     let mut is_obeyed = false;
     if let Some(chain) = chain {
         let asked = endpoints(held.as_ref(), &chain.head().bundle.endpoints);
-        is_obeyed = servers(&record, &chain, floor, &asked, now, &mut findings).await;
+        is_obeyed =
+            servers(&record, &chain, floor, (config.proxy.as_ref(), &asked), now, &mut findings).await;
     }
     findings.push(link(&files, start, is_obeyed, now));
     findings
@@ -162,13 +164,13 @@ async fn servers(
     record: &IdentityRecord,
     chain: &Chain,
     floor: Timestamp,
-    asked: &[String],
+    (proxy, asked): (Option<&Proxy>, &[String]),
     now: Timestamp,
     findings: &mut Vec<Finding>,
 ) -> bool {
     let (first, mut is_obeyed) = (findings.len(), false);
     for endpoint in asked {
-        findings.push(match try_out(record, chain, floor, endpoint).await {
+        findings.push(match try_out(record, chain, floor, (proxy, endpoint)).await {
             Ok(heard) => {
                 is_obeyed = true;
                 let drift = heard.time.since(now).max(now.since(heard.time));

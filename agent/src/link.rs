@@ -20,9 +20,10 @@ use writ_common::hello::Expected;
 use writ_common::id::CommandId;
 use writ_common::identity::IdentityRecord;
 use writ_common::limits::MAX_FRAME_BYTES;
+use writ_common::net::Proxy;
 use writ_common::refusal::Refusal;
 use writ_common::time::{SystemClock, Timestamp};
-use writ_common::tls::{Anchors, ConnectError, connect};
+use writ_common::tls::{Anchors, ConnectError, connect_by};
 use writ_common::trust::{Chain, TrustBundle};
 use writ_proto::v1::agent_gateway_client::AgentGatewayClient;
 
@@ -223,7 +224,10 @@ impl Link {
     ) -> Result<Done, LinkError> {
         let anchors =
             Anchors::AuthoritiesAtAnyDate(self.obedience.trust.chain().head().bundle.tls_cas.clone());
-        let Some(connection) = shutdown.unless_requested(Box::pin(connect(endpoint, &anchors))).await else {
+        let Some(connection) = shutdown
+            .unless_requested(Box::pin(connect_by(self.obedience.proxy.as_ref(), endpoint, &anchors)))
+            .await
+        else {
             return Ok(Done::ShuttingDown);
         };
         let connection = connection?;
@@ -243,7 +247,8 @@ impl Link {
 async fn ask_for_bundles(obedience: &Obedience, endpoint: &str) -> Result<bool, LinkError> {
     let before = obedience.trust.chain().head().bundle.version;
     let work = async {
-        let connection = Box::pin(connect(endpoint, &Anchors::Unverified)).await?;
+        let connection =
+            Box::pin(connect_by(obedience.proxy.as_ref(), endpoint, &Anchors::Unverified)).await?;
         greeting::fetch_chain(obedience, &mut gateway(connection.channel)).await
     };
     let asked = tokio::time::timeout(RESCUE_TIMEOUT, work).await;
@@ -259,7 +264,7 @@ async fn ask_for_bundles(obedience: &Obedience, endpoint: &str) -> Result<bool, 
 pub(crate) async fn probe(obedience: &Obedience, endpoint: &str) -> Result<(), LinkError> {
     let anchors = Anchors::AuthoritiesAtAnyDate(obedience.trust.chain().head().bundle.tls_cas.clone());
     let work = async {
-        let connection = Box::pin(connect(endpoint, &anchors)).await?;
+        let connection = Box::pin(connect_by(obedience.proxy.as_ref(), endpoint, &anchors)).await?;
         let mut client = gateway(connection.channel);
         greeting::hear(obedience, &mut client, connection.leaf_spki_digest).await
     };
@@ -290,9 +295,10 @@ pub async fn try_out(
     record: &IdentityRecord,
     chain: &Chain,
     floor: Timestamp,
-    endpoint: &str,
+    (proxy, endpoint): (Option<&Proxy>, &str),
 ) -> Result<Heard, LinkError> {
-    let tried = try_once(record, &chain.head().bundle, floor, endpoint).await;
+    let way = (proxy, endpoint);
+    let tried = try_once(record, &chain.head().bundle, floor, way).await;
     let may_learn = match &tried {
         Err(LinkError::NotObeyed { refusal, .. }) => greeting::may_be_mended_by_a_bundle(refusal.code),
         Err(LinkError::Connect(error)) => error.is_unverifiable(),
@@ -303,7 +309,7 @@ pub async fn try_out(
     }
     let (mut chain, before) = (chain.clone(), chain.head().bundle.version);
     let work = async {
-        let connection = Box::pin(connect(endpoint, &Anchors::Unverified)).await?;
+        let connection = Box::pin(connect_by(proxy, endpoint, &Anchors::Unverified)).await?;
         let mut client = gateway(connection.channel);
         greeting::learn(&mut chain, &mut client).await
     };
@@ -314,19 +320,19 @@ pub async fn try_out(
     }
     // A bundle may say that an earlier time is right.
     let reset = chain.after(before).filter_map(|link| link.bundle.floor_reset).last();
-    try_once(record, head, reset.unwrap_or(floor), endpoint).await
+    try_once(record, head, reset.unwrap_or(floor), way).await
 }
 
 async fn try_once(
     record: &IdentityRecord,
     bundle: &TrustBundle,
     floor: Timestamp,
-    endpoint: &str,
+    (proxy, endpoint): (Option<&Proxy>, &str),
 ) -> Result<Heard, LinkError> {
     let anchors = Anchors::AuthoritiesAtAnyDate(bundle.tls_cas.clone());
     let time = SessionTime::new(Arc::new(SystemClock::new()));
     let work = async {
-        let connection = Box::pin(connect(endpoint, &anchors)).await?;
+        let connection = Box::pin(connect_by(proxy, endpoint, &anchors)).await?;
         let mut client = gateway(connection.channel);
         let hailed = greeting::hail(record.agent, &time, &mut client).await?;
         let expected = Expected {

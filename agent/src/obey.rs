@@ -17,6 +17,7 @@ use writ_common::envelope::IdentityRecordPurpose;
 use writ_common::files::FileError;
 use writ_common::id::{CommandId, Digest};
 use writ_common::limits::MAX_COUNTED_DELIVERIES;
+use writ_common::net::Proxy;
 use writ_common::receipt::Decision;
 use writ_common::refusal::{Refusal, RefusalCode};
 use writ_common::shutdown::Shutdown;
@@ -110,6 +111,8 @@ pub struct Obedience {
     pub settings: Keeper,
     /// What time it is.
     pub time: SessionTime,
+    /// On the way to every server.
+    pub proxy: Option<Proxy>,
     running: Arc<Semaphore>,
     answers: mpsc::Sender<CommandId>,
     is_behind: AtomicBool,
@@ -130,6 +133,7 @@ impl Obedience {
         journal: Journal,
         (table, settings): (ActionTable, Keeper),
         (time, max_running, shutdown): (SessionTime, usize, Shutdown),
+        proxy: Option<Proxy>,
     ) -> (Arc<Self>, mpsc::Receiver<CommandId>) {
         let (answers, receiver) = mpsc::channel(MAX_WAITING_ANSWERS);
         let running = Arc::new(Semaphore::new(max_running));
@@ -143,6 +147,7 @@ impl Obedience {
             table,
             settings,
             time,
+            proxy,
             running,
             answers,
             is_behind,

@@ -73,9 +73,8 @@ impl Client {
     /// Connects to the server of a context.
     pub(crate) async fn connect(context: &Context) -> Result<Self, Failure> {
         let local = |error: &dyn std::fmt::Display| Failure::local(error.to_string());
-        let token = files::read_secret(&context.token_file).map_err(|error| local(&error))?;
-        let token = std::str::from_utf8(&token).unwrap_or_default().trim();
-        let mut value: MetadataValue<Ascii> = format!("Bearer {token}")
+        let token = files::secret_line(&context.token_file).map_err(|error| local(&error))?;
+        let mut value: MetadataValue<Ascii> = format!("Bearer {}", token.trim())
             .parse()
             .map_err(|_| Failure::local(format!("{}: not a bearer token", context.token_file.display())))?;
         value.set_sensitive(true);

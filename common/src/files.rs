@@ -8,6 +8,7 @@ use std::process;
 
 use zeroize::Zeroizing;
 
+use crate::text::{self, NotOneLine};
 use crate::time::Timestamp;
 use crate::users;
 
@@ -36,6 +37,14 @@ pub enum FileError {
         /// Whose it is.
         owner: String,
     },
+    /// It is to hold one secret, and holds something else.
+    #[error("{}: {why}", path.display())]
+    NotOneLine {
+        /// Which file.
+        path: PathBuf,
+        /// What it is.
+        why: NotOneLine,
+    },
     /// A secret that others may read or replace.
     #[error("{}: mode {mode:03o} lets others read it; run: chmod 600 {}", path.display(), path.display())]
     Exposed {
@@ -57,7 +66,7 @@ impl FileError {
                 "see whose {} is: ls -l; it must be readable by the user of this program",
                 path.display()
             )),
-            Self::Io { .. } | Self::InUse { .. } => None,
+            Self::Io { .. } | Self::InUse { .. } | Self::NotOneLine { .. } => None,
         }
     }
 
@@ -95,6 +104,15 @@ pub fn read_secret(path: &Path) -> Result<Zeroizing<Vec<u8>>, FileError> {
         return Err(FileError::Exposed { path: path.to_owned(), mode });
     }
     fs::read(path).map(Zeroizing::new).map_err(FileError::io(path))
+}
+
+/// Reads a secret of one line: a passphrase, a token, a password.
+///
+/// # Errors
+/// When it cannot be read, is exposed, or is not one line of text.
+pub fn secret_line(path: &Path) -> Result<Zeroizing<String>, FileError> {
+    let bytes = read_secret(path)?;
+    text::secret_line(&bytes).map_err(|why| FileError::NotOneLine { path: path.to_owned(), why })
 }
 
 /// Reads a file anybody may read.

@@ -4,7 +4,7 @@
 //! if not, send nobody there).
 
 use std::future::Future;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use tonic_health::ServingStatus;
@@ -62,12 +62,11 @@ where
 /// # Errors
 /// When it is not reached or says no; what to look at.
 pub async fn ask(listens: SocketAddr, service: &str) -> Result<(), Fatal> {
-    let host = match listens.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
-        IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
-        ip => ip,
+    let endpoint = match listens.ip().is_unspecified() {
+        // Of either family: this host may have one alone.
+        true => format!("localhost:{}", listens.port()),
+        false => listens.to_string(),
     };
-    let endpoint = SocketAddr::new(host, listens.port()).to_string();
     let asked = async {
         let connection =
             Box::pin(connect(&endpoint, &Anchors::Unverified)).await.map_err(|e| e.to_string())?;

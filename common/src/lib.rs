@@ -41,6 +41,7 @@ pub mod facts;
 pub mod files;
 #[cfg(feature = "metrics")]
 pub mod metrics;
+pub mod net;
 pub mod port;
 pub mod service;
 pub mod shutdown;

@@ -1,11 +1,13 @@
 //! A port of a daemon: bound, served over TLS, drained.
 
-use std::net::SocketAddr;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tonic::transport::Server;
 use tonic::transport::server::Router;
+use tracing::warn;
 
 use crate::daemon::Fatal;
 use crate::shutdown::Shutdown;
@@ -67,15 +69,117 @@ where
     }
 }
 
+/// Why nobody can listen at an address.
+#[derive(Debug, thiserror::Error)]
+#[error("`{key}` = {address}: {}", reason(.source))]
+pub struct BindError {
+    /// Where it is set.
+    key: &'static str,
+    address: SocketAddr,
+    source: io::Error,
+}
+
+/// A kernel without the family at all.
+fn lacks_family(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(rustix::io::Errno::AFNOSUPPORT.raw_os_error())
+}
+
+fn reason(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => "another program has this port".to_owned(),
+        io::ErrorKind::AddrNotAvailable => "it is no address of this host".to_owned(),
+        io::ErrorKind::PermissionDenied => "ports below 1024 are for root alone".to_owned(),
+        _ if lacks_family(error) => "this host has no IPv6".to_owned(),
+        _ => error.to_string(),
+    }
+}
+
+impl BindError {
+    /// What to do.
+    #[must_use]
+    pub fn cure(&self) -> String {
+        let Self { key, address, source } = self;
+        let port = address.port();
+        match source.kind() {
+            io::ErrorKind::AddrInUse => {
+                format!("see which one: ss -ltnp 'sport = :{port}'; end it, or set {key} to another port")
+            }
+            io::ErrorKind::AddrNotAvailable => {
+                format!("set {key} to an address this host has (ip address), or to 0.0.0.0:{port}")
+            }
+            io::ErrorKind::PermissionDenied => {
+                format!(
+                    "set {key} to a port above 1023, or give the service AmbientCapabilities=CAP_NET_BIND_SERVICE"
+                )
+            }
+            _ if lacks_family(source) => format!("set {key} to an IPv4 address, such as 0.0.0.0:{port}"),
+            _ => format!("set {key} to another address"),
+        }
+    }
+}
+
+/// Where to listen instead: every address of a host without IPv6 is every IPv4 address.
+fn instead(address: SocketAddr, error: &io::Error) -> Option<SocketAddr> {
+    let is_every_address = address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED);
+    (is_every_address && lacks_family(error))
+        .then(|| SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), address.port()))
+}
+
 /// Takes an address. `key` is where it is set.
 ///
 /// # Errors
 /// When it is taken or not this host's.
-pub async fn bind(address: SocketAddr, key: &str) -> Result<(TcpListener, SocketAddr), Fatal> {
-    let explain = |error: std::io::Error| {
-        Fatal::failure(format!("`{key}` = {address}: {error}; is another one running?"))
+pub async fn bind(address: SocketAddr, key: &'static str) -> Result<(TcpListener, SocketAddr), Fatal> {
+    let explain = |source| {
+        let error = BindError { key, address, source };
+        Fatal::failure(format!("{error}; {}", error.cure()))
     };
-    let listener = TcpListener::bind(address).await.map_err(explain)?;
+    let bound = match TcpListener::bind(address).await {
+        Err(error) => match instead(address, &error) {
+            Some(v4) => {
+                warn!(key, address = %v4, "this host has no IPv6: listening at every IPv4 address");
+                TcpListener::bind(v4).await
+            }
+            None => Err(error),
+        },
+        bound => bound,
+    };
+    let listener = bound.map_err(explain)?;
     let bound = listener.local_addr().map_err(explain)?;
     Ok((listener, bound))
+}
+
+/// Whether an address could be taken, by the same rules.
+///
+/// # Errors
+/// Why not.
+pub fn try_bind(address: SocketAddr, key: &'static str) -> Result<(), BindError> {
+    let bound = std::net::TcpListener::bind(address);
+    let bound = bound.or_else(|error| match instead(address, &error) {
+        Some(v4) => std::net::TcpListener::bind(v4),
+        None => Err(error),
+    });
+    bound.map(drop).map_err(|source| BindError { key, address, source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_reason_not_to_listen_has_a_cure_of_its_own() {
+        let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let error = try_bind(taken.local_addr().unwrap(), "listen.admin").unwrap_err();
+        assert!(error.to_string().ends_with("another program has this port"), "{error}");
+        assert!(error.cure().contains("ss -ltnp"), "{}", error.cure());
+        let error = try_bind("192.0.2.1:7443".parse().unwrap(), "listen.agents").unwrap_err();
+        assert!(error.to_string().ends_with("no address of this host"), "{error}");
+        let without = io::Error::from_raw_os_error(97);
+        let every = SocketAddr::from(([0; 16], 7443));
+        assert_eq!(instead(every, &without), Some("0.0.0.0:7443".parse().unwrap()));
+        let one = "[2001:db8::1]:7443".parse().unwrap();
+        assert_eq!(instead(one, &without), None, "an address somebody chose is not another one");
+        let error = BindError { key: "listen.agents", address: one, source: without };
+        assert_eq!(error.cure(), "set listen.agents to an IPv4 address, such as 0.0.0.0:7443");
+    }
 }

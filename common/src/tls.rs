@@ -6,7 +6,8 @@ mod issue;
 mod server;
 
 pub use client::{
-    Anchors, ConnectError, Connection, TlsFault, check_authorities, connect, connect_over, over, server_name,
+    Anchors, ConnectError, Connection, TlsFault, check_authorities, connect, connect_by, connect_over, over,
+    server_name,
 };
 pub use issue::{IssueError, TlsAuthority, TlsLeaf};
 pub use server::{Accepted, Incoming, Peer, ServerTls, TlsSetupError, incoming, source};

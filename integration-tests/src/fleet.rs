@@ -163,6 +163,14 @@ impl Fleet {
         said(command(Path::new(program)).args(arguments))
     }
 
+    /// Starts a program of the system that becomes a daemon of ours.
+    #[must_use]
+    pub fn spawn_tool(&self, program: &str, arguments: &[String]) -> Daemon {
+        let mut started = command(Path::new(program));
+        started.args(arguments);
+        Daemon::spawn(program, started)
+    }
+
     /// Runs a program of the Python packages that `make` installed, such as grpcurl.
     ///
     /// # Panics

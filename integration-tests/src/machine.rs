@@ -1,7 +1,7 @@
 //! Machines with systemd as PID 1, on a switch of the story's own, as users have them: packages are installed, the power goes.
 //!
-//! A machine is a container of systemd-nspawn over an overlay of `target/install/rootfs`, which `make test-install` makes: what a
-//! story writes is the machine's disk, survives a power loss, and is gone with the machine.
+//! A machine is a container of systemd-nspawn over an overlay of `target/install/rootfs-$MACHINES`, which `make test-install`
+//! makes, once for each Debian: what a story writes is the machine's disk, survives a power loss, and is gone with the machine.
 
 use std::fs;
 use std::io::Write as _;
@@ -151,7 +151,8 @@ struct Disk(TempDir);
 
 impl Disk {
     fn new() -> Self {
-        let lower = repository().join("target/install/rootfs");
+        let release = std::env::var("MACHINES").unwrap_or_else(|_| "bookworm".to_owned());
+        let lower = repository().join(format!("target/install/rootfs-{release}"));
         assert!(lower.join("usr").is_dir(), "{} is missing; run: make test-install", lower.display());
         let folder = TempDir::with_prefix("writ-machine-").unwrap();
         for part in ["upper", "work", "root"] {

@@ -1,4 +1,4 @@
-//! What stands between a server and its manager in real networks: nginx, squid, microsocks, danted, on random ports of the loopback.
+//! What stands between a server and its manager in real networks: nginx, squid, microsocks, pproxy, on random ports of the loopback.
 
 use std::fs;
 use std::net::TcpStream;
@@ -10,6 +10,7 @@ use tempfile::TempDir;
 
 use crate::daemon::{command, until};
 use crate::manager::free_port;
+use crate::python;
 
 /// A program of the system that listens on a port until it is dropped.
 #[derive(Debug)]
@@ -151,31 +152,20 @@ http_access deny all
         Self::start(folder, port, "microsocks", &arguments)
     }
 
-    /// danted: SOCKS4 and SOCKS5, without a password.
+    /// pproxy: SOCKS4, without a password.
     ///
     /// # Panics
     /// When it does not start.
     #[must_use]
-    pub fn danted() -> Self {
+    pub fn socks4() -> Self {
         let (folder, port) = (Self::folder(), free_port());
-        let config = format!(
-            "logoutput: {place}/log
-internal: 127.0.0.1 port = {port}
-external: lo
-clientmethod: none
-socksmethod: none
-user.privileged: root
-user.unprivileged: nobody
-client pass {{ from: 127.0.0.0/8 to: 0.0.0.0/0 }}
-socks pass {{ from: 127.0.0.0/8 to: 0.0.0.0/0 }}
-",
-            place = folder.path().display()
-        );
-        let path = folder.path().join("danted.conf");
-        fs::write(&path, config).unwrap();
-        let pid = folder.path().join("pid").display().to_string();
-        let arguments = ["-f", path.to_str().unwrap(), "-p", &pid].map(str::to_owned);
-        Self::start(folder, port, "danted", &arguments)
+        let module = python::root().join("target/python/pproxy");
+        assert!(module.is_dir(), "{} is missing; run the tests with: make test", module.display());
+        let script = "import sys; sys.path.insert(0, sys.argv[1]); sys.argv[1:] = ['-l', sys.argv[2]]; import pproxy.server; pproxy.server.main()";
+        let packages = module.parent().unwrap().display().to_string();
+        let listens = format!("socks4://127.0.0.1:{port}");
+        let arguments = ["-c", script, &packages, &listens].map(str::to_owned);
+        Self::start(folder, port, "python3", &arguments)
     }
 }
 

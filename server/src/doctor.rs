@@ -1,7 +1,6 @@
 //! What is wrong with this server, by cause: the first bad finding is the one to mend, the others may follow from it.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use writ_common::doctor::{Finding, Level, host};
 use writ_common::files;
@@ -9,6 +8,8 @@ use writ_common::health;
 use writ_common::keys::pem;
 use writ_common::keys::sealed::SEALED;
 use writ_common::keys::vault::Vault;
+use writ_common::net::{Place, resolve};
+use writ_common::port;
 use writ_common::service::Start;
 use writ_common::time::Timestamp;
 use writ_common::tls::{LeafFacts, ServerTls, server_name};
@@ -24,8 +25,6 @@ use crate::traces::Traces;
 
 /// Files a server has open beside one socket an agent.
 const OWN_FILES: u64 = 256;
-/// How long a name may take.
-pub const NAME_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Looks at everything, in the order of causes.
 ///
@@ -48,15 +47,15 @@ pub async fn examine(mint: &Mint) -> Result<Vec<Finding>, StoreError> {
 async fn names(mint: &Mint) -> Finding {
     let mut lost = Vec::new();
     for endpoint in &mint.chain.head().bundle.endpoints {
-        let asked = tokio::time::timeout(NAME_TIMEOUT, tokio::net::lookup_host(endpoint)).await;
-        if !asked.is_ok_and(|answer| answer.is_ok_and(|mut addresses| addresses.next().is_some())) {
-            lost.push(endpoint.as_str());
+        let Ok(place) = endpoint.parse::<Place>() else { continue };
+        if let Err(error) = resolve(&place).await {
+            lost.push(format!("{endpoint}: {error}"));
         }
     }
     if lost.is_empty() {
         return Finding::good("names", "every endpoint of the trust bundle has an address");
     }
-    let detail = format!("from here nobody knows an address of {}", lost.join(", "));
+    let detail = format!("from here an endpoint leads nowhere: {}", lost.join("; "));
     Finding::notice(
         "names",
         detail,
@@ -80,11 +79,8 @@ pub async fn ports(files: &Files, config: &Config, start: Start<'_>) -> Finding 
         ("listen.admin", config.listen_admin),
         ("listen.metrics", config.listen_metrics),
     ] {
-        if let Err(error) = std::net::TcpListener::bind(address) {
-            let next = format!(
-                "end what has it (ss -ltnp), or set {key} to another one: the server does not start so"
-            );
-            return Finding::bad("ports", format!("{address} cannot be had: {error}"), next);
+        if let Err(error) = port::try_bind(address, key) {
+            return Finding::bad("ports", error.to_string(), error.cure());
         }
     }
     Finding::bad("ports", "the server does not run; its ports are free", start.again())

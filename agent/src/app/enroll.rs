@@ -10,6 +10,8 @@ use writ_common::files;
 use writ_common::identity::EnrolmentToken;
 use writ_common::keys::Algorithm;
 use writ_common::keys::public::PublicKey;
+use writ_common::net::Proxy;
+use writ_common::text::secret_line;
 
 use super::{Enroll, Output};
 use crate::config::Config;
@@ -33,7 +35,8 @@ pub(super) async fn enroll(options: Enroll) -> Result<(), Fatal> {
     let Enroll { place, token_file, name, key_algorithm, output } = options;
     let config = Config::load(place.config.as_deref(), place.data_dir.as_deref()).map_err(Fatal::usage)?;
     let files = Files::new(&config.data_dir);
-    let Enrolled { record, bundle_version } = with_token(&files, &token_file, name, key_algorithm).await?;
+    let Enrolled { record, bundle_version } =
+        with_token(&files, &token_file, name, key_algorithm, config.proxy.as_ref()).await?;
     let key_id = PublicKey::id(&record.public_key).to_string();
     let shown = Shown {
         agent_id: record.agent.to_string(),
@@ -64,14 +67,14 @@ pub(super) async fn with_token(
     token_file: &Path,
     name: Option<String>,
     algorithm: Algorithm,
+    proxy: Option<&Proxy>,
 ) -> Result<Enrolled, Fatal> {
     let text = if token_file.as_os_str() == "-" {
-        let mut text = String::new();
-        std::io::stdin().take(MAX_TOKEN_BYTES).read_to_string(&mut text).map_err(Fatal::usage)?;
-        text
+        let mut bytes = Vec::new();
+        std::io::stdin().take(MAX_TOKEN_BYTES).read_to_end(&mut bytes).map_err(Fatal::usage)?;
+        secret_line(&bytes).map_err(|why| Fatal::usage(format!("standard input: {why}")))?
     } else {
-        let bytes = files::read_secret(token_file).map_err(Fatal::usage)?;
-        String::from_utf8_lossy(&bytes).into_owned()
+        files::secret_line(token_file).map_err(Fatal::usage)?
     };
     let token = EnrolmentToken::from_text(&text)
         .map_err(|error| Fatal::usage(format!("the token {}", error.rule)))?;
@@ -80,7 +83,7 @@ pub(super) async fn with_token(
         let rule = "it must have 1 to 128 of A-Z, a-z, 0-9, `.`, `_` and `-`";
         return Err(Fatal::usage(format!("the name `{host_name}`: {rule}; give one with --name")));
     }
-    let host = NewAgent { name: &host_name, algorithm };
+    let host = NewAgent { name: &host_name, algorithm, proxy };
     let enrolled = link::enroll(files, &token, host).await;
     enrolled.map_err(|error| Fatal::caused("not enrolled", &error))
 }

@@ -53,7 +53,8 @@ pub(super) async fn run(options: Run, shutdown: Shutdown) -> Result<(), Fatal> {
             debug!(made = matches!(waited, Some(Ok(()))), "waited for a token");
         }
         let Enrolled { record, .. } =
-            enroll::with_token(&files, &token_file, None, Algorithm::default()).await?;
+            enroll::with_token(&files, &token_file, None, Algorithm::default(), config.proxy.as_ref())
+                .await?;
         info!(agent.id = %record.agent, name = record.name, "enrolled");
     }
     if files.folder().exists() {
@@ -84,7 +85,8 @@ pub(super) async fn run(options: Run, shutdown: Shutdown) -> Result<(), Fatal> {
     let parts = (time, config.max_running, actions_shutdown.clone());
     let status = Status::new(&files, &table);
     let settings = Keeper::load(&files.settings(), &config.log_filter).map_err(|error| failed(&error))?;
-    let (obedience, answers) = Obedience::new(identity, trust, journal, (table, settings), parts);
+    let (obedience, answers) =
+        Obedience::new(identity, trust, journal, (table, settings), parts, config.proxy);
     let link = Link {
         obedience,
         answers,

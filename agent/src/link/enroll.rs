@@ -4,8 +4,9 @@ use writ_common::envelope::{EnrolmentPurpose, IdentityRecordPurpose, Sealed, sig
 use writ_common::files::{self, FileError};
 use writ_common::identity::{Enrolment, EnrolmentToken, IdentityRecord};
 use writ_common::keys::Algorithm;
+use writ_common::net::Proxy;
 use writ_common::refusal::Refusal;
-use writ_common::tls::{Anchors, connect};
+use writ_common::tls::{Anchors, connect_by};
 use writ_common::trust::Keyring;
 use writ_proto::v1 as proto;
 
@@ -53,6 +54,8 @@ pub struct NewAgent<'a> {
     pub name: &'a str,
     /// How it will sign, unless an interrupted enrolment has made the key already.
     pub algorithm: Algorithm,
+    /// The proxy on the way to the server.
+    pub proxy: Option<&'a Proxy>,
 }
 
 /// A new agent.
@@ -114,7 +117,8 @@ async fn enroll_at(
     host: NewAgent<'_>,
     endpoint: &str,
 ) -> Result<Enrolled, Attempt> {
-    let connection = connect(endpoint, &Anchors::SpkiDigests(token.tls_ca_spki_digests.clone())).await?;
+    let connection =
+        connect_by(host.proxy, endpoint, &Anchors::SpkiDigests(token.tls_ca_spki_digests.clone())).await?;
     let mut client = gateway(connection.channel);
     let chain = fetch_pinned(&mut client, token.bundle_version, token.bundle_digest).await?;
     let (key, is_new) = key_or_new(files, host.algorithm).map_err(|error| Attempt::Final(error.into()))?;

@@ -44,7 +44,7 @@ pub(super) async fn run(format: Format, verb: Verb) -> Result<(), Failure> {
             // Said now rather than at the first call.
             let text = files::read(&ca).map_err(|error| local(&error))?;
             pem::certificates(&text).map_err(|error| Failure::local(format!("{}: {error}", ca.display())))?;
-            files::read_secret(&token_file).map_err(|error| local(&error))?;
+            files::secret_line(&token_file).map_err(|error| local(&error))?;
             let context = Context { server, ca, token_file };
             if !untried {
                 try_out(&context).await.map_err(|failure| failure.about("not added (--untried adds it)"))?;

@@ -3,11 +3,11 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use tokio::net::{TcpStream, lookup_host};
 use tonic::Code;
 use writ_common::doctor::{Finding, Report};
 use writ_common::files;
 use writ_common::keys::pem;
+use writ_common::net::{InvalidPlace, Place, advice_on, dial, resolve};
 use writ_common::time::{Clock as _, SystemClock, Timestamp};
 use writ_proto::admin::v1::GetSystemRequest;
 use writ_proto::manager::v1::GetManagerRequest;
@@ -18,8 +18,6 @@ use crate::context::{Context, Contexts};
 use crate::failure::Failure;
 use crate::output;
 
-/// How long a name or a port may take.
-const STEP_TIMEOUT: Duration = Duration::from_secs(5);
 /// A clock that is off by more is worth a word: expiry is told by the server's.
 const CLOCK_TOLERANCE: Duration = Duration::from_secs(60);
 
@@ -43,7 +41,7 @@ async fn examine(name: Option<&str>) -> Vec<Finding> {
         Err(failure) => return vec![Finding::bad("context", failure.text(), "")],
     };
     findings.push(ca(&context));
-    findings.push(match files::read_secret(&context.token_file) {
+    findings.push(match files::secret_line(&context.token_file) {
         Ok(_) => Finding::good("token", format!("{}", context.token_file.display())),
         Err(error) => Finding::bad(
             "token",
@@ -51,40 +49,29 @@ async fn examine(name: Option<&str>) -> Vec<Finding> {
             "an administrator makes one: writ operator create NAME --role operator --token-file FILE",
         ),
     });
-    let addresses = match tokio::time::timeout(STEP_TIMEOUT, lookup_host(&context.server)).await {
-        Ok(Ok(found)) => found.collect::<Vec<_>>(),
-        Ok(Err(error)) => {
-            findings.push(Finding::bad(
-                "name",
-                format!("{}: {error}", context.server),
-                "mend the name, or add the context again with one that is known here",
-            ));
+    let place: Place = match context.server.parse() {
+        Ok(place) => place,
+        Err(error) => {
+            let next = "add the context again: writ context add NAME --server HOST:7444";
+            findings.push(Finding::bad("name", InvalidPlace::to_string(&error), next));
             return findings;
         }
-        Err(_) => {
-            findings.push(Finding::bad(
-                "name",
-                format!("no name server answers for {}", context.server),
-                "look at /etc/resolv.conf",
-            ));
+    };
+    let addresses = match resolve(&place).await {
+        Ok(found) => found,
+        Err(error) => {
+            findings.push(Finding::bad("name", error.to_string(), error.advice()));
             return findings;
         }
     };
     let shown: Vec<_> = addresses.iter().map(ToString::to_string).collect();
     findings.push(Finding::good("name", shown.join(", ")));
-    let reached = tokio::time::timeout(STEP_TIMEOUT, TcpStream::connect(addresses.as_slice())).await;
-    findings.push(match reached {
-        Ok(Ok(_)) => Finding::good("port", "somebody listens"),
-        Ok(Err(error)) => Finding::bad(
-            "port",
-            error.to_string(),
-            "on the server: systemctl status writ-server, writ-server doctor",
-        ),
-        Err(_) => Finding::bad(
-            "port",
-            "nobody answers",
-            "look for a firewall in between; on the server: writ-server doctor",
-        ),
+    findings.push(match dial(&addresses).await {
+        Ok(_) => Finding::good("port", "somebody listens"),
+        Err(error) => {
+            let next = advice_on(&error, "on the server: systemctl status writ-server, writ-server doctor");
+            Finding::bad("port", error.to_string(), next)
+        }
     });
     if Report::of(findings.clone()).is_bad() {
         return findings;

@@ -15,16 +15,16 @@ use rustls::{
     version,
 };
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tonic::transport::{Channel, Endpoint};
 
 use super::{LeafFacts, spki_digest};
 use crate::id::Digest;
+use crate::net::{DialError, InvalidPlace, Place, Proxy, reach};
 use crate::time::{Clock as _, SystemClock};
 
-/// For name look-up, TCP and TLS together.
+/// For TLS.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What a peer's certificate must lead to.
@@ -55,16 +55,11 @@ pub struct Connection {
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
     /// Not "host:port".
-    #[error("`{0}` is not host:port, such as writ.example:7443 or [2001:db8::1]:7443")]
-    Address(String),
-    /// Name look-up or TCP.
-    #[error("cannot connect to {endpoint}: {source}")]
-    Tcp {
-        /// Where to.
-        endpoint: String,
-        /// Why.
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Address(#[from] InvalidPlace),
+    /// Name, proxy or TCP.
+    #[error(transparent)]
+    Dial(#[from] DialError),
     /// TLS, most often an authority we were not given.
     #[error("cannot verify {endpoint}: {source}")]
     Tls {
@@ -126,13 +121,7 @@ impl ConnectError {
     pub fn advice(&self) -> &'static str {
         match self {
             Self::Address(_) => "correct the address",
-            Self::Tcp { source, .. } => match source.kind() {
-                io::ErrorKind::ConnectionRefused => "start the server there, or correct the port",
-                io::ErrorKind::TimedOut
-                | io::ErrorKind::NetworkUnreachable
-                | io::ErrorKind::HostUnreachable => "look at the route and the firewalls in between",
-                _ => "look at the name and at this host's DNS",
-            },
+            Self::Dial(error) => error.advice(),
             Self::Timeout(_) => "look at the firewalls in between: something swallows what is sent",
             Self::Tls { source, .. } => {
                 match source.get_ref().and_then(|error| error.downcast_ref::<rustls::Error>()) {
@@ -173,19 +162,22 @@ impl ConnectError {
 /// # Errors
 /// By leg; see [`ConnectError`].
 pub async fn connect(endpoint: &str, anchors: &Anchors) -> Result<Connection, ConnectError> {
-    let name = server_name(endpoint)?;
-    let config = client_config(anchors)?;
-    let handshake = async {
-        let tcp = TcpStream::connect(endpoint)
-            .await
-            .map_err(|source| ConnectError::Tcp { endpoint: endpoint.to_owned(), source })?;
-        let _ = tcp.set_nodelay(true);
-        handshake(tcp, endpoint, name, config).await
-    };
-    let (stream, leaf_spki_digest) = tokio::time::timeout(CONNECT_TIMEOUT, handshake)
-        .await
-        .map_err(|_| ConnectError::Timeout(endpoint.to_owned()))??;
-    Ok(Connection { channel: over(stream, endpoint).await?, leaf_spki_digest })
+    connect_by(None, endpoint, anchors).await
+}
+
+/// The same, by a proxy if there is one.
+///
+/// # Errors
+/// By leg; see [`ConnectError`].
+pub async fn connect_by(
+    proxy: Option<&Proxy>,
+    endpoint: &str,
+    anchors: &Anchors,
+) -> Result<Connection, ConnectError> {
+    let place: Place = endpoint.parse()?;
+    // Boxed: a resolver's futures are large, and most of the life of a connection is not spent here.
+    let stream = Box::pin(reach(&place, proxy)).await?;
+    connect_over(stream, endpoint, anchors).await
 }
 
 /// The same over a stream that leads to "host:port" already, perhaps by a proxy.
@@ -232,7 +224,9 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let http = |source| ConnectError::Http { endpoint: endpoint.to_owned(), source };
-    let target = Endpoint::from_shared(format!("http://{endpoint}")).map_err(http)?;
+    // A zone cannot stand in the authority of a URI as it is written; nobody looks at this one.
+    let authority = if endpoint.contains('%') { "link.local" } else { endpoint };
+    let target = Endpoint::from_shared(format!("http://{authority}")).map_err(http)?;
     // The stream made above is handed over once. When it breaks the channel is dead: whoever holds it
     // connects again from the start, and with it checks again from the start.
     let mut stream = Some(stream);
@@ -248,17 +242,8 @@ where
 ///
 /// # Errors
 /// When it is anything else, such as a URL.
-pub fn server_name(endpoint: &str) -> Result<ServerName<'static>, ConnectError> {
-    let wrong = || ConnectError::Address(endpoint.to_owned());
-    let (host, port) = endpoint.rsplit_once(':').ok_or_else(wrong)?;
-    let is_port = port.parse::<u16>().is_ok_and(|port| port > 0);
-    let bracketed = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
-    // Without brackets nobody can say where an IPv6 address ends and the port begins.
-    if bracketed.is_none() && host.contains(':') {
-        return Err(wrong());
-    }
-    let host = bracketed.unwrap_or(host);
-    ServerName::try_from(host.to_owned()).ok().filter(|_| is_port).ok_or_else(wrong)
+pub fn server_name(endpoint: &str) -> Result<ServerName<'static>, InvalidPlace> {
+    endpoint.parse::<Place>().map(|place| place.server_name())
 }
 
 fn client_config(anchors: &Anchors) -> Result<ClientConfig, rustls::Error> {

@@ -309,3 +309,35 @@ fn the_static_program_runs_on_a_host_that_has_nothing_else() {
     let doctor = fleet.run_tool("chroot", &[bare, "/writ-agent", "doctor"]).failed(1);
     assert!(doctor.stdout.contains("identity"), "{doctor:?}");
 }
+
+#[test]
+fn static_programs_find_names_where_the_name_service_lists_modules_and_say_in_words_what_they_do_not_find() {
+    let (lan, fleet) = site();
+    let machine = Machine::new(&lan, "oslo");
+    machine.put("/root/writ.deb", &package("writ"), 0o644);
+    machine.sh("dpkg -i /root/writ.deb").ok();
+    machine.put("/root/ca.pem", &fs::read(fleet.path("server/admin-ca.pem")).unwrap(), 0o644);
+    machine.put("/root/token", b"no token\n", 0o600);
+    machine.sh("echo '192.0.2.7 listed.example' >> /etc/hosts").ok();
+    let add = |server: &str| {
+        machine
+            .sh(&format!("writ context add it --server {server} --ca /root/ca.pem --token-file /root/token"))
+    };
+    for (server, says) in [
+        // Found, and then nobody is there: the switch leads nowhere else.
+        ("listed.example:7444", "cannot connect to listed.example:7444"),
+        ("oslo:7444", "cannot connect to oslo:7444"),
+        ("localhost:7444", "cannot connect to localhost:7444"),
+        ("unlisted.example:7444", "unlisted.example"),
+        ("printer.local:7444", "printer.local"),
+        ("[fe80::1%none0]:7444", "this host has no such interface"),
+    ] {
+        let said = add(server);
+        assert!(said.code == 3 && said.stderr.contains(says), "{server}: {said:?}");
+    }
+    let said = machine.sh("mv /etc/resolv.conf /etc/resolv.conf.away; writ context add it --server unlisted.example:1 --ca /root/ca.pem --token-file /root/token");
+    assert!(said.stderr.contains("there is no name server to ask: /etc/resolv.conf is missing"), "{said:?}");
+    let doctor = machine
+        .sh("WRIT_SERVER=unlisted.example:1 WRIT_CA=/root/ca.pem WRIT_TOKEN_FILE=/root/token writ doctor");
+    assert!(doctor.code == 1 && doctor.stdout.contains("put the name into /etc/hosts"), "{doctor:?}");
+}

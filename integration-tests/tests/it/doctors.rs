@@ -339,7 +339,7 @@ fn doctors_look_at_the_host_too() {
     );
     fs::write(&config, text).unwrap();
     let said = finding(&server(&fleet), "ports");
-    assert!(said["detail"].as_str().unwrap().contains("cannot be had"), "{said}");
+    assert!(said["detail"].as_str().unwrap().contains("another program has this port"), "{said}");
     assert!(said["next"].as_str().unwrap().contains("listen.agents"), "{said}");
 }
 

@@ -41,6 +41,7 @@ mod traces;
 mod away;
 mod clocks_and_disks;
 mod crash;
+mod elsewhere;
 mod lost;
 
 mod evidence;

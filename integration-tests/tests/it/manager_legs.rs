@@ -165,11 +165,11 @@ fn a_web_server_that_asks_gets_the_password_and_one_that_does_not_ask_never_sees
 }
 
 #[test]
-fn squid_microsocks_and_danted_are_passed_and_each_refusal_is_told_apart() {
+fn squid_microsocks_and_pproxy_are_passed_and_each_refusal_is_told_apart() {
     let (fleet, manager) = introduced();
     let (right, wrong) = (fleet.write_secret("right", PASSWORD), fleet.write_secret("wrong", "guess"));
     let (right, wrong) = (right.to_str().unwrap(), wrong.to_str().unwrap());
-    let (squid, socks, dante) = (Proxy::squid(), Proxy::microsocks(), Proxy::danted());
+    let (squid, socks, socks4) = (Proxy::squid(), Proxy::microsocks(), Proxy::socks4());
 
     for (protocol, proxy) in [("http", &squid), ("socks5", &socks)] {
         let place = port(proxy.port);
@@ -201,7 +201,7 @@ fn squid_microsocks_and_danted_are_passed_and_each_refusal_is_told_apart() {
     let forbidden = [by.as_slice(), &login, &["--address", "192.0.2.1"]].concat();
     fails(&fleet, &forbidden, "tcp", &["forbids 192.0.2.1"]);
     // SOCKS4 knows no passwords.
-    let place = port(dante.port);
+    let place = port(socks4.port);
     let by = ["--proxy", "socks4", "--proxy-address", "127.0.0.1", "--proxy-port", &place];
     let legs = passes(&fleet, &[by.as_slice(), &["--address", "127.0.0.1"]].concat());
     assert_eq!(outcome(&legs, "proxy_connect"), "passed");
@@ -210,7 +210,7 @@ fn squid_microsocks_and_danted_are_passed_and_each_refusal_is_told_apart() {
     // A proxy of another kind hangs up; one that says nothing is waited for.
     let place = port(socks.port);
     let other = ["--proxy", "http", "--proxy-address", "127.0.0.1", "--proxy-port", &place];
-    fails(&fleet, &other, "proxy_connect", &["no HTTP proxy"]);
+    fails(&fleet, &other, "proxy_connect", &["no such proxy"]);
     let place = port(squid.port);
     let mistaken = ["--proxy", "socks5", "--proxy-address", "127.0.0.1", "--proxy-port", &place];
     fails(&fleet, &mistaken, "tcp", &["nor said no", "the proxy's protocol"]);

@@ -236,6 +236,7 @@ async fn judge_delivery(case: &DeliveryCase) -> String {
             Keeper::load(&files.settings(), "info").unwrap(),
         ),
         (time, 1, shutdown.clone()),
+        None,
     );
     let message = proto::Delivery::decode(unbase64(&case.delivery)).unwrap();
     let judged = match obedience.receive(message, now, &mut Deliveries::default()) {

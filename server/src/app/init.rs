@@ -4,12 +4,12 @@ use futures_util::future::join_all;
 use tracing::debug;
 use writ_common::daemon::Fatal;
 use writ_common::files;
+use writ_common::net::{Place, resolve};
 use writ_common::shutdown::Shutdown;
 use writ_common::time::{Clock as _, SystemClock};
 
 use super::{Init, passphrase};
 use crate::authority::create::{CreateError, Made, Plan, check_room, create};
-use crate::doctor::NAME_TIMEOUT;
 
 /// Where operators come in unless `listen.admin` says otherwise.
 const ADMIN_PORT: u16 = 7444;
@@ -70,15 +70,23 @@ fn explain(error: CreateError) -> Fatal {
 
 /// What is signed for years and looks wrong from here.
 async fn doubts(endpoints: &[String]) -> Vec<String> {
-    let ask = |endpoint| tokio::time::timeout(NAME_TIMEOUT, tokio::net::lookup_host(endpoint));
-    let asked = join_all(endpoints.iter().map(ask)).await;
+    let ask = |endpoint: &str| {
+        let place = endpoint.parse::<Place>();
+        async move {
+            match place {
+                Ok(place) => resolve(&place).await.map_err(|error| error.to_string()),
+                Err(error) => Err(error.to_string()),
+            }
+        }
+    };
+    let asked = join_all(endpoints.iter().map(|endpoint| ask(endpoint))).await;
     let mut doubts = Vec::new();
     for (endpoint, asked) in endpoints.iter().zip(asked) {
         let (host, port) = endpoint.rsplit_once(':').unwrap_or((endpoint, ""));
         if ["localhost", "127.0.0.1", "[::1]"].contains(&host) {
             doubts.push(format!("{endpoint}: only agents on this host find it"));
-        } else if !asked.is_ok_and(|found| found.is_ok_and(|mut found| found.next().is_some())) {
-            doubts.push(format!("{endpoint}: from here, now, nobody knows an address of it"));
+        } else if let Err(error) = asked {
+            doubts.push(format!("{endpoint}: from here, now, it leads nowhere: {error}"));
         }
         if port == "7444" {
             doubts.push(format!("{endpoint}: 7444 is where operators come in unless listen.admin says otherwise; agents come to 7443"));

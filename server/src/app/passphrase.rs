@@ -14,12 +14,7 @@ pub(super) fn ask(file: Option<&Path>, what: &str, is_new: bool) -> Result<Passp
         .map(|folder| Path::new(&folder).join("writ-passphrase"))
         .filter(|path| path.exists());
     let text = match file.map(Path::to_owned).or(credential) {
-        Some(path) => {
-            let bytes = files::read_secret(&path).map_err(Fatal::usage)?;
-            let text = std::str::from_utf8(&bytes)
-                .map_err(|_| Fatal::usage(format!("{}: not UTF-8 text", path.display())))?;
-            Zeroizing::new(text.to_owned())
-        }
+        Some(path) => files::secret_line(&path).map_err(Fatal::usage)?,
         None if std::io::stdin().is_terminal() => {
             let prompt =
                 |prompt: &str| rpassword::prompt_password(prompt).map(Zeroizing::new).map_err(Fatal::failure);

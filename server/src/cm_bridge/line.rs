@@ -23,9 +23,10 @@ use writ_proto::manager::v1 as proto;
 use writ_proto::manager::v1::entity_link_client::EntityLinkClient;
 use writ_proto::manager::v1::registry_client::RegistryClient;
 
-use super::connect::{basic, connect, open};
+use super::connect::{connect, open};
 use super::legs::{Fault, Leg, Legs};
 use super::settings::Settings;
+use writ_common::net::basic;
 
 /// How long an answer may take: less than an operator's call to this server, which waits for it.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(8);

@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use writ_common::id::Digest;
 use writ_common::keys::vouched::PinnedAuthority;
+use writ_common::net::Protocol;
 use writ_common::time::Timestamp;
 use writ_proto::admin::v1 as proto;
 
@@ -75,17 +76,6 @@ pub struct Proxy {
     pub port: u16,
     /// If it asks.
     pub login: Option<Login>,
-}
-
-/// What a proxy speaks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Protocol {
-    /// HTTP CONNECT (RFC 9110 §9.3.6), in clear text up to the proxy.
-    HttpConnect,
-    /// SOCKS4a.
-    Socks4,
-    /// SOCKS5 (RFC 1928), with RFC 1929 if there is a user.
-    Socks5,
 }
 
 impl Default for Settings {

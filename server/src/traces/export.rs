@@ -1,6 +1,10 @@
 //! To the collector: whatever waits goes in one call. A collector that is away costs spans, never commands.
 
+use std::io;
 use std::time::Duration;
+
+use http::Uri;
+use hyper_util::rt::TokioIo;
 
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use opentelemetry_proto::tonic::collector::trace::v1::trace_service_client::TraceServiceClient;
@@ -15,6 +19,7 @@ use tracing::{info, warn};
 use writ_common::files::{self, FileError};
 use writ_common::id::FleetId;
 use writ_common::keys::pem;
+use writ_common::net::{Place, reach};
 use writ_common::shutdown::Shutdown;
 use writ_common::tls::check_authorities;
 
@@ -51,6 +56,12 @@ pub enum TraceError {
     Endpoint(#[from] tonic::transport::Error),
 }
 
+/// Where a collector's address leads to.
+fn place(uri: &Uri) -> io::Result<Place> {
+    let usual = if uri.scheme_str() == Some("https") { 443 } else { 80 };
+    Place::of(uri.host().unwrap_or_default(), uri.port_u16().unwrap_or(usual)).map_err(io::Error::other)
+}
+
 /// Whoever takes spans.
 #[derive(Debug)]
 pub(super) struct Collector {
@@ -79,7 +90,10 @@ impl Collector {
             text("writ.fleet.id", fleet.to_string()),
         ];
         let resource = Resource { attributes, ..Resource::default() };
-        let client = TraceServiceClient::new(endpoint.connect_lazy());
+        let connector = tower::service_fn(|uri: Uri| async move {
+            reach(&place(&uri)?, None).await.map(TokioIo::new).map_err(io::Error::other)
+        });
+        let client = TraceServiceClient::new(endpoint.connect_with_connector_lazy(connector));
         Ok(Self { client, endpoint: settings.endpoint.clone(), resource })
     }
 

@@ -5,10 +5,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use serde::Serialize;
-use writ_common::files;
+use writ_common::files::{self, FileError};
 use writ_common::id::Digest;
 use writ_common::keys::pem;
 use writ_common::keys::vouched::PinnedAuthority;
+use writ_common::text::NotOneLine;
 use writ_proto::admin::v1 as proto;
 use zeroize::Zeroizing;
 
@@ -81,17 +82,11 @@ fn secret(path: &Path, what: &str) -> Result<Zeroizing<String>, Failure> {
     if path.as_os_str() == "none" {
         return Ok(Zeroizing::default());
     }
-    let bytes = files::read_secret(path).map_err(|error| Failure::local(error.to_string()))?;
-    let text = std::str::from_utf8(&bytes)
-        .map_err(|_| Failure::local(format!("{}: not UTF-8 text", path.display())))?;
-    let text = text.trim_end_matches(['\r', '\n']);
-    if text.is_empty() {
-        return Err(Failure::local(format!(
-            "{}: the file is empty; `none` removes what is set",
-            path.display()
-        )));
-    }
-    Ok(Zeroizing::new(text.to_owned()))
+    files::secret_line(path).map_err(|error| {
+        let is_empty = matches!(error, FileError::NotOneLine { why: NotOneLine::Empty, .. });
+        let hint = if is_empty { "; `none` removes what is set" } else { "" };
+        Failure::local(format!("{error}{hint}"))
+    })
 }
 
 pub(super) fn wire(changes: Changes) -> Result<proto::SetManagerSettingsRequest, Failure> {

@@ -262,9 +262,8 @@ fn read_pair(file: &Path, passphrase_file: Option<&Path>) -> Result<Pair, Fatal>
     if content.windows(11).any(|part| part == b"PRIVATE KEY") {
         content = files::read_secret(file).map_err(Fatal::usage)?;
     }
-    let secret = passphrase_file.map(files::read_secret).transpose().map_err(Fatal::usage)?;
-    let secret = secret.as_deref().map(|secret| String::from_utf8_lossy(secret).trim_end().to_owned());
-    let pair = transfer::read(&content, secret.map(Zeroizing::new).as_deref().map(String::as_str));
+    let secret = passphrase_file.map(files::secret_line).transpose().map_err(Fatal::usage)?;
+    let pair = transfer::read(&content, secret.as_deref().map(String::as_str));
     pair.map_err(|error| Fatal::usage(format!("{}: {error}; nothing was imported", file.display())))
 }
 

@@ -8,12 +8,13 @@ use writ_common::keys::vault::Vault;
 use writ_common::keys::vouched::PinnedAuthority;
 use writ_common::limits::MAX_NAME_BYTES;
 use writ_common::manager::{RegistrationToken, check_communication};
+use writ_common::net::Protocol;
 use writ_common::time::Timestamp;
 use writ_common::tls::server_name;
 use writ_common::wire::status::Failure;
 use writ_proto::admin::v1 as proto;
 
-use super::{Login, Pinned, Protocol, Proxy, Settings};
+use super::{Login, Pinned, Proxy, Settings};
 
 /// The longest a replaced authority is still accepted.
 const MAX_OVERLAP: Duration = Duration::from_secs(30 * 24 * 3600);
