@@ -1,6 +1,7 @@
 //! Keys, typed by who holds them. What a key may sign is decided by [`crate::envelope::Purpose`].
 
 pub mod certificate;
+mod der;
 pub mod pem;
 pub mod private;
 pub mod public;

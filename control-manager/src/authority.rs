@@ -167,9 +167,8 @@ pub fn create(files: &Files, name: &str, hosts: &[String], now: Timestamp) -> Re
 }
 
 fn write_leaf(files: &Files, leaf: &TlsLeaf) -> Result<(), AuthorityError> {
-    let chain: String = leaf.chain.iter().map(|der| pem::encode("CERTIFICATE", der).to_string()).collect();
     files::write_secret(&files.tls_key(), pem::encode("PRIVATE KEY", &leaf.key).as_bytes())?;
-    Ok(files::write_public(&files.tls(), chain.as_bytes())?)
+    Ok(files::write_public(&files.tls(), text_of(&leaf.chain).as_bytes())?)
 }
 
 /// Issues a leaf for these names under our own authority, and puts it in place.
@@ -194,11 +193,21 @@ pub fn adopt(files: &Files, custom: &Custom, now: Timestamp) -> Result<(), Autho
     let signing = (&from(&custom.signing), &from(&custom.signing_key));
     let leaf = read_leaf(&from(&custom.tls), &from(&custom.tls_key))?;
     Checked::read(&from(&custom.ca), signing, now)?.check_leaf(&custom.tls, &leaf, now)?;
-    files::write_public(&files.ca(), &files::read(&custom.ca)?)?;
-    files::write_secret(&files.signing_key(), &files::read_secret(&custom.signing_key)?)?;
-    files::write_public(&files.signing(), &files::read(&custom.signing)?)?;
-    files::write_secret(&files.tls_key(), &files::read_secret(&custom.tls_key)?)?;
-    Ok(files::write_public(&files.tls(), &files::read(&custom.tls)?)?)
+    // Whatever form they had: entities and operators are given these files.
+    let certificates = |path: PathBuf, spot: &Spot| -> Result<(), AuthorityError> {
+        Ok(files::write_public(&path, text_of(&spot.certificates()?).as_bytes())?)
+    };
+    let key = |path: PathBuf, spot: &Spot| -> Result<(), AuthorityError> {
+        Ok(files::write_secret(&path, pem::encode("PRIVATE KEY", &spot.key()?).as_bytes())?)
+    };
+    certificates(files.ca(), &from(&custom.ca))?;
+    key(files.signing_key(), signing.1)?;
+    certificates(files.signing(), signing.0)?;
+    write_leaf(files, &leaf)
+}
+
+fn text_of(certificates: &[Vec<u8>]) -> String {
+    certificates.iter().map(|der| pem::encode("CERTIFICATE", der).to_string()).collect()
 }
 
 struct Spot {

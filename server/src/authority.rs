@@ -126,7 +126,7 @@ impl KeyFileError {
                 _ => error.cure().unwrap_or_default(),
             },
             // The error says how to convert it.
-            Self::Pem { path, source: InvalidPem::Encrypted | InvalidPem::Sec1 } => {
+            Self::Pem { path, source: InvalidPem::Encrypted | InvalidPem::Pkcs12 } => {
                 format!("convert {}, as said", path.display())
             }
             Self::Pem { path, .. } | Self::Key { path, .. } => aside(path),

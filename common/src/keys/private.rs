@@ -8,6 +8,7 @@ use ring::rand::SystemRandom;
 use ring::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair as _};
 use zeroize::Zeroizing;
 
+use super::der::algorithm;
 use super::{Algorithm, Holder, PublicKey};
 use crate::envelope::Purpose;
 use crate::id::random_bytes;
@@ -42,8 +43,8 @@ pub struct SigningKey<P: Purpose> {
 
 /// Bytes that are no private key we use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("not an unencrypted Ed25519 or P-256 private key in PKCS#8 form")]
-pub struct InvalidPrivateKey;
+#[error("it is {0}; Writ signs with Ed25519 or P-256")]
+pub struct InvalidPrivateKey(&'static str);
 
 impl<H: Holder> PrivateKey<H> {
     /// A new key from the operating system's random source.
@@ -80,21 +81,20 @@ impl<H: Holder> PrivateKey<H> {
     /// # Errors
     /// When the bytes are something else.
     pub fn from_pkcs8(der: &[u8]) -> Result<Self, InvalidPrivateKey> {
+        let wrong = || InvalidPrivateKey(algorithm(der));
         let p256 = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, der, &SystemRandom::new());
         if let Ok(pair) = p256 {
             let public = PublicKey::from_ring(Algorithm::P256, pair.public_key().as_ref());
-            let public = public.map_err(|_| InvalidPrivateKey)?;
+            let public = public.map_err(|_| wrong())?;
             return Ok(Self::new(Pair::P256(pair), public, Zeroizing::new(der.to_vec())));
         }
-        Ed25519KeyPair::from_pkcs8_maybe_unchecked(der).map_err(|_| InvalidPrivateKey)?;
+        Ed25519KeyPair::from_pkcs8_maybe_unchecked(der).map_err(|_| wrong())?;
         // Both versions carry the seed as OCTET STRING in an OCTET STRING after the same 9 bytes of
         // algorithm; ring has just checked the structure.
         let marker = &PKCS8_V1_PREFIX[5..];
-        let start = der.windows(marker.len()).position(|window| window == marker).ok_or(InvalidPrivateKey)?;
-        let seed = der
-            .get(start + marker.len()..)
-            .and_then(|rest| rest.first_chunk::<32>())
-            .ok_or(InvalidPrivateKey)?;
+        let start = der.windows(marker.len()).position(|window| window == marker).ok_or_else(wrong)?;
+        let seed =
+            der.get(start + marker.len()..).and_then(|rest| rest.first_chunk::<32>()).ok_or_else(wrong)?;
         Ok(Self::from_seed(seed))
     }
 
@@ -175,7 +175,8 @@ mod tests {
 
     #[test]
     fn garbage_is_no_key_and_debug_output_is_no_leak() {
-        assert_eq!(PrivateKey::<Agent>::from_pkcs8(b"no").unwrap_err(), InvalidPrivateKey);
+        let unknown = InvalidPrivateKey("a private key of an unknown kind");
+        assert_eq!(PrivateKey::<Agent>::from_pkcs8(b"no").unwrap_err(), unknown);
         let key = PrivateKey::<Agent>::generate(Algorithm::Ed25519);
         let (shown, seed) = (format!("{key:?}"), hex::encode(&key.pkcs8[PKCS8_V1_PREFIX.len()..]));
         assert!(shown.contains("secret") && !shown.contains(&seed));

@@ -3,6 +3,7 @@
 use std::fs;
 
 use integration_tests::fleet::{Build, Fleet, Said};
+use integration_tests::python;
 
 fn openssl(fleet: &Fleet, arguments: &[&str]) {
     let said = fleet.run_tool("openssl", arguments);
@@ -93,13 +94,17 @@ fn what_is_no_certificate_with_its_key_is_refused_by_what_it_is() {
     fs::write(path("garbage"), "no").unwrap();
     let cases: [(&str, &[&str], &str); 10] = [
         (&path("exposed.pem"), &[], "lets others read it"),
-        (&path("garbage"), &[], "neither PEM nor a whole PKCS#12 file"),
+        (&path("garbage"), &[], "it is neither PEM nor DER"),
         (&path("good.crt"), &[], "no private key in it"),
         (&path("good.key"), &[], "no certificate of its key"),
         (&path("mixed.pem"), &[], "no certificate of its key"),
-        (&path("locked.key"), &[], "is encrypted; decrypt it first"),
-        (&rsa, &[], "not an Ed25519 or P-256 key"),
-        (&path("good.p12"), &[], "which a passphrase opens"),
+        (
+            &path("locked.key"),
+            &[],
+            "a passphrase opens it: name a file that holds it with --file-passphrase-file",
+        ),
+        (&rsa, &[], "it holds an RSA key; Writ signs with Ed25519 or P-256"),
+        (&path("good.p12"), &[], "a passphrase opens it"),
         (
             &path("good.p12"),
             &["--file-passphrase-file", wrong.to_str().unwrap()],
@@ -108,7 +113,7 @@ fn what_is_no_certificate_with_its_key_is_refused_by_what_it_is() {
         (
             &path("cut.p12"),
             &["--file-passphrase-file", secret.to_str().unwrap()],
-            "neither PEM nor a whole PKCS#12 file",
+            "it is neither PEM nor DER",
         ),
     ];
     for (file, more, says) in cases {
@@ -195,4 +200,180 @@ fn a_dry_run_changes_nothing_and_what_changes_is_in_the_audit_log() {
     for command in ["cert create", "cert backup", "cert prove-backup"] {
         assert!(audited.contains(&format!("writ-server {command}")), "{command}: {audited}");
     }
+}
+
+/// Files with a certificate and its key as all kinds of programs leave them; the passphrase opens those that need one.
+fn as_others_write_it(fleet: &Fleet, secret: &str) -> Vec<(String, String)> {
+    let pair = made(fleet, "whole", &ED25519);
+    let curve = made(fleet, "curve", &P256);
+    let path = |name: &str| fleet.path(name).to_str().unwrap().to_owned();
+    let read = |name: &str| fs::read_to_string(path(name)).unwrap();
+    let pass = format!("file:{secret}");
+    openssl(fleet, &["ec", "-in", &path("curve.key"), "-out", &path("sec1.key")]);
+    let sec1 = read("sec1.key");
+    assert!(sec1.contains("BEGIN EC PRIVATE KEY"), "{sec1}");
+    for (name, more) in [
+        ("aes256", &["-v2", "aes-256-cbc"][..]),
+        ("sha1", &["-v2", "aes-128-cbc", "-v2prf", "hmacWithSHA1"]),
+        ("3des", &["-v2", "des3"]),
+        ("scrypt", &["-scrypt"]),
+    ] {
+        let locked = path(&format!("{name}.key"));
+        let begin = ["pkcs8", "-topk8", "-in", &path("whole.key"), "-passout", &pass, "-out", &locked];
+        openssl(fleet, &[&begin, more].concat());
+    }
+    openssl(
+        fleet,
+        &["x509", "-in", &path("whole.crt"), "-trustout", "-setalias", "x", "-out", &path("trusted.crt")],
+    );
+    openssl(fleet, &["x509", "-in", &path("whole.crt"), "-text", "-out", &path("text.crt")]);
+    let whole = fs::read_to_string(&pair).unwrap();
+    let (key, crt) = (read("whole.key"), read("whole.crt"));
+    let mut files = vec![
+        ("a byte order mark", format!("\u{feff}{whole}")),
+        ("line ends of another system", whole.replace('\n', "\r\n")),
+        ("glued blocks", whole.replace("-----\n-----BEGIN", "----------BEGIN")),
+        ("the certificate first", format!("{crt}{key}")),
+        ("two keys, one with its certificate", format!("{}{whole}", read("curve.key"))),
+        (
+            "the SEC1 form",
+            format!(
+                "{sec1}{}",
+                fs::read_to_string(&curve).unwrap().split_once("-----END PRIVATE KEY-----").unwrap().1
+            ),
+        ),
+        ("a trusted certificate", format!("{key}{}", read("trusted.crt"))),
+        ("text of openssl", format!("{}{key}", read("text.crt"))),
+    ]
+    .into_iter()
+    .map(|(what, text)| (what.to_owned(), text))
+    .collect::<Vec<_>>();
+    for name in ["aes256", "sha1", "3des", "scrypt"] {
+        files.push((format!("a key sealed by {name}"), format!("{}{crt}", read(&format!("{name}.key")))));
+    }
+    let written = files.into_iter().enumerate().map(|(number, (what, text))| {
+        let file = fleet.write_secret(&format!("handed-in-{number}"), &text);
+        (what, file.to_str().unwrap().to_owned())
+    });
+    written.collect()
+}
+
+#[test]
+fn whatever_program_wrote_a_key_and_its_certificate_they_are_read() {
+    let fleet = Fleet::new(Build::Testing);
+    let secret = fleet.write_secret("secret", "correct horse battery\n");
+    let secret = secret.to_str().unwrap();
+    let mut files = as_others_write_it(&fleet, secret);
+    let fixture = fleet.path("prf.p12");
+    let given = python::root().join("integration-tests/fixtures/pbes2-default-prf.p12");
+    fs::copy(given, &fixture).unwrap();
+    files.push(("PKCS#12 with the usual PRF left out".to_owned(), fixture.to_str().unwrap().to_owned()));
+    for (what, file) in files {
+        let said = import(&fleet, &file, &["--file-passphrase-file", secret, "--dry-run"]);
+        assert_eq!(said.code, 0, "{what}: {said:?}");
+    }
+}
+
+#[test]
+fn what_is_of_another_format_is_named_and_each_cure_is_typed_to_success() {
+    let fleet = Fleet::new(Build::Testing);
+    let whole = made(&fleet, "whole", &ED25519);
+    let path = |name: &str| fleet.path(name).to_str().unwrap().to_owned();
+    let secret = fleet.write_secret("secret", "correct horse battery\n");
+    let pass = format!("file:{}", secret.display());
+    openssl(&fleet, &["crl2pkcs7", "-nocrl", "-certfile", &path("whole.crt"), "-out", &path("bundle.p7b")]);
+    openssl(
+        &fleet,
+        &[
+            "crl2pkcs7",
+            "-nocrl",
+            "-certfile",
+            &path("whole.crt"),
+            "-outform",
+            "DER",
+            "-out",
+            &path("bundle.p7c"),
+        ],
+    );
+    openssl(&fleet, &["pkcs12", "-export", "-in", &whole, "-out", &path("whole.p12"), "-passout", &pass]);
+    openssl(
+        &fleet,
+        &["req", "-new", "-key", &path("whole.key"), "-subj", "/CN=x", "-out", &path("asked.csr")],
+    );
+    openssl(
+        &fleet,
+        &[
+            "rsa",
+            "-in",
+            &made(&fleet, "rsa", &["-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048"]),
+            "-traditional",
+            "-out",
+            &path("rsa1.key"),
+        ],
+    );
+    openssl(&fleet, &["x509", "-in", &path("whole.crt"), "-outform", "DER", "-out", &path("whole.der")]);
+    let token = fleet.write_secret("some-token", "token\n");
+    let context = |ca: &str| {
+        let server = format!("localhost:{}", fleet.admin_port());
+        fleet.writ(&[
+            "context",
+            "add",
+            "tried",
+            "--server",
+            &server,
+            "--ca",
+            ca,
+            "--token-file",
+            token.to_str().unwrap(),
+            "--untried",
+        ])
+    };
+    let follow = |said: &str, file: &str| {
+        let (_, cure) = said.split_once(": openssl ").unwrap_or_else(|| panic!("no cure: {said}"));
+        let cure = cure.lines().next().unwrap().split("; ").next().unwrap();
+        let typed = format!("openssl {cure}").replace("FILE", file).replace("PLAIN", &path("cured"));
+        // Where openssl would ask.
+        let typed =
+            typed.replace("NEW", &path("cured")).replace("pkey -in", &format!("pkey -passin {pass} -in"));
+        let typed = typed.replace("pkcs12 -in", &format!("pkcs12 -passin {pass} -in"));
+        let _ = fs::remove_file(path("cured"));
+        let _done = fleet.run_tool("sh", &["-c", &format!("umask 077; {typed}")]).ok();
+    };
+    for (name, format) in
+        [("bundle.p7b", "a PKCS#7 file"), ("bundle.p7c", "a PKCS#7 file"), ("whole.p12", "a PKCS#12 file")]
+    {
+        let said = context(&path(name)).failed(8);
+        assert!(said.stderr.contains(format), "{said:?}");
+        follow(&said.stderr, &path(name));
+        let _added = context(&path("cured")).ok();
+    }
+    for (name, says) in [
+        ("asked.csr", "no certificate in it, only a certificate signing request"),
+        ("rsa1.key", "no certificate in it, only a private key"),
+    ] {
+        let said = context(&path(name)).failed(8);
+        assert!(said.stderr.contains(says), "{said:?}");
+    }
+    for name in ["whole.der", "whole.crt"] {
+        let _added = context(&path(name)).ok();
+    }
+    fs::write(path("bom.crt"), format!("\u{feff}{}", fs::read_to_string(path("whole.crt")).unwrap()))
+        .unwrap();
+    let _added = context(&path("bom.crt")).ok();
+    let rsa = import(&fleet, &path("rsa1.key"), &["--dry-run"]);
+    assert!(rsa.stderr.contains("an RSA key"), "{rsa:?}");
+    // An encrypted key of the form before PKCS#8, with its certificate.
+    let curve = made(&fleet, "curve", &P256);
+    let old = path("old.pem");
+    openssl(
+        &fleet,
+        &["ec", "-in", &path("curve.key"), "-aes128", "-passout", &pass, "-out", &path("old.key")],
+    );
+    let both = [fs::read(path("old.key")).unwrap(), fs::read(path("curve.crt")).unwrap()].concat();
+    fleet.write_secret("old.pem", &String::from_utf8(both).unwrap());
+    assert!(fs::read_to_string(&old).unwrap().contains("Proc-Type"), "{curve}");
+    let locked = import(&fleet, &old, &["--dry-run"]).failed(64);
+    assert!(locked.stderr.contains("a form older than PKCS#8"), "{locked:?}");
+    follow(&locked.stderr, &old);
+    let _read = import(&fleet, &path("cured"), &["--dry-run"]).ok();
 }

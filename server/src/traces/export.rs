@@ -79,8 +79,11 @@ impl Collector {
             .keep_alive_timeout(DEADLINE)
             .buffer_size(1);
         if let Some(ca) = &settings.ca {
-            let text = files::read(ca)?;
-            check_authorities(&pem::certificates(&text)?).map_err(TraceError::Ca)?;
+            let authorities = pem::certificates(&files::read(ca)?)?;
+            check_authorities(&authorities).map_err(TraceError::Ca)?;
+            // Whatever form the file has, one that the library reads.
+            let text: String =
+                authorities.iter().map(|der| pem::encode("CERTIFICATE", der).to_string()).collect();
             let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(text)).timeout(DEADLINE);
             endpoint = endpoint.tls_config(tls)?;
         }

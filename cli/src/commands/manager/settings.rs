@@ -29,7 +29,7 @@ fn authority(path: &Path) -> Result<Option<Vec<u8>>, Failure> {
     if bytes.is_empty() {
         return Err(Failure::local(format!("--ca {place}: the file is empty; `none` removes the CA")));
     }
-    if bytes.windows(11).any(|window| window == b"PRIVATE KEY") {
+    if pem::holds_private_key(&bytes) {
         return Err(Failure::local(format!(
             "--ca {place}: it holds a private key, which was not sent; give the certificate alone, and keep the key where it was made"
         )));

@@ -259,7 +259,8 @@ fn export_pair(
 /// A certificate with its key from a file of another program. PKCS#12 protects itself; PEM is protected by its mode alone.
 fn read_pair(file: &Path, passphrase_file: Option<&Path>) -> Result<Pair, Fatal> {
     let mut content = Zeroizing::new(files::read(file).map_err(Fatal::usage)?);
-    if content.windows(11).any(|part| part == b"PRIVATE KEY") {
+    // PKCS#12 protects itself.
+    if content.windows(11).any(|part| part == b"PRIVATE KEY") || pem::private_key(&content).is_ok() {
         content = files::read_secret(file).map_err(Fatal::usage)?;
     }
     let secret = passphrase_file.map(files::secret_line).transpose().map_err(Fatal::usage)?;

@@ -326,29 +326,15 @@ fn plain_port(port: u32) -> Result<u16, String> {
 
 /// PEM or DER, one CA certificate that is valid now.
 fn read_authority(uploaded: &[u8], now: Timestamp) -> Result<PinnedAuthority, String> {
-    let is_pem = uploaded.windows(11).any(|window| window == b"-----BEGIN ");
-    let der = if is_pem {
-        if pem::private_key(uploaded).is_ok() || contains(uploaded, b"PRIVATE KEY") {
-            return Err(
-                "holds a private key: upload the certificate alone, and keep the key where it was made"
-                    .to_owned(),
-            );
-        }
-        let found = pem::certificates(uploaded).map_err(|error| format!("is no PEM certificate: {error}"))?;
-        match <[Vec<u8>; 1]>::try_from(found) {
-            Ok([der]) => der,
-            Err(found) => {
-                return Err(format!("holds {} certificates; upload the root CA alone", found.len()));
-            }
-        }
-    } else {
-        uploaded.to_vec()
+    if pem::holds_private_key(uploaded) {
+        return Err("holds a private key: upload the certificate alone, and keep the key where it was made"
+            .to_owned());
+    }
+    let found = pem::certificates(uploaded).map_err(|error| format!("is no certificate: {error}"))?;
+    let [der] = found.as_slice() else {
+        return Err(format!("holds {} certificates; upload the root CA alone", found.len()));
     };
-    PinnedAuthority::from_der(&der, now).map_err(|error| format!("cannot be used: {error}"))
-}
-
-fn contains(text: &[u8], part: &[u8]) -> bool {
-    text.windows(part.len()).any(|window| window == part)
+    PinnedAuthority::from_der(der, now).map_err(|error| format!("cannot be used: {error}"))
 }
 
 #[cfg(test)]
