@@ -68,6 +68,9 @@ struct Run {
     /// images, where nobody can. Once it is, the file is not read.
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
+    /// The name operators will see, when it enrols; this host's unless given.
+    #[arg(long, value_name = "NAME", requires = "token_file")]
+    name: Option<String>,
     /// Wait so long for that file, for containers that start beside who makes it.
     #[arg(long, requires = "token_file", value_parser = humantime::parse_duration, value_name = "TIME")]
     patience: Option<Duration>,

@@ -22,6 +22,10 @@ use crate::trust::{self, Trust};
 
 /// Files an agent has open at the most: its own few, and three for each of 256 actions.
 const FILES: u64 = 1024;
+/// How long the next attempt of an agent without a session is waited for.
+const NEXT_ATTEMPT: Duration = Duration::from_secs(5);
+/// How often it is looked for.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// A clock that is off by more is worth a word, although nothing depends on it.
 const CLOCK_TOLERANCE: Duration = Duration::from_secs(60);
 
@@ -53,7 +57,7 @@ pub async fn examine(config: &Config, start: Start<'_>, now: Timestamp) -> Vec<F
     };
     // Whose they may be is judged as the agent will, not as root.
     let uid = users::owner_of(files.folder()).unwrap_or_else(users::own_uid);
-    actions(config, uid, &mut findings);
+    actions(config, uid, &LinkState::read(&files), &mut findings);
     findings.push(host::folder(files.folder()));
     findings.push(host::disk(files.folder()));
     findings.push(host::open_files(FILES));
@@ -64,8 +68,25 @@ pub async fn examine(config: &Config, start: Start<'_>, now: Timestamp) -> Vec<F
         is_obeyed =
             servers(&record, &chain, floor, (config.proxy.as_ref(), &asked), now, &mut findings).await;
     }
-    findings.push(link(&files, start, is_obeyed, now));
+    findings.push(link(&settled(&files, is_obeyed).await, start, is_obeyed, now));
     findings
+}
+
+/// What the running agent says of its line. One whose session has just ended has not tried again yet, and the server may have a reason
+/// to turn it away: its next attempt is waited for.
+async fn settled(files: &Files, is_obeyed: bool) -> LinkState {
+    let looking = async {
+        loop {
+            let state = LinkState::read(files);
+            let is_between = is_obeyed && state.is_running() && !state.connected && state.refused.is_empty();
+            if !is_between {
+                return state;
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    };
+    let looked = tokio::time::timeout(NEXT_ATTEMPT, looking).await;
+    looked.unwrap_or_else(|_| LinkState::read(files))
 }
 
 fn trust(files: &Files, findings: &mut Vec<Finding>) -> Option<Chain> {
@@ -148,9 +169,23 @@ fn journal(files: &Files, most: u64, now: Timestamp, findings: &mut Vec<Finding>
     }
 }
 
-fn actions(config: &Config, uid: u32, findings: &mut Vec<Finding>) {
+fn actions(config: &Config, uid: u32, state: &LinkState, findings: &mut Vec<Finding>) {
     findings.push(match ActionTable::load(&config.actions_dir, uid) {
-        Ok(table) => Finding::good("actions", format!("{} allowed", table.rows().count())),
+        Ok(table) if state.is_running() && !state.has_read(&table) => Finding::notice(
+            "actions",
+            "the files are not those the running agent has read: it read them when it started",
+            "start it again: systemctl restart writ-agent",
+        ),
+        Ok(table) => match table.script_faults() {
+            faults if faults.is_empty() => {
+                Finding::good("actions", format!("{} allowed", table.rows().count()))
+            }
+            faults => Finding::notice(
+                "actions",
+                faults.join("\n"),
+                "mend these programs; their actions do not start",
+            ),
+        },
         Err(problems) => {
             let all: Vec<_> = problems.iter().map(ToString::to_string).collect();
             Finding::bad("actions", all.join("\n"), "mend these files; the agent does not start with them")
@@ -212,9 +247,7 @@ fn server(endpoint: &str, error: &LinkError) -> Finding {
     }
 }
 
-/// What the running agent says of its line.
-fn link(files: &Files, start: Start<'_>, is_obeyed: bool, now: Timestamp) -> Finding {
-    let state = LinkState::read(files);
+fn link(state: &LinkState, start: Start<'_>, is_obeyed: bool, now: Timestamp) -> Finding {
     match (state.is_running(), state.connected) {
         (false, _) => Finding::bad("agent", "it is not running", start.again()),
         (true, true) => Finding::good("agent", format!("connected to {}", state.endpoint)),

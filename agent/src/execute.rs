@@ -63,7 +63,7 @@ impl Plan {
 }
 
 /// What every agent does, and at least how harmful it is: settings with endpoints are of class trust.
-const OWN_ACTIONS: [(&str, ActionClass); 3] =
+const OWN_CLASSES: [(&str, ActionClass); 3] =
     [("ping", ActionClass::Read), ("inventory", ActionClass::Read), ("settings", ActionClass::Change)];
 
 impl ActionTable {
@@ -98,17 +98,23 @@ impl ActionTable {
                 Err(found) => problems.push(found),
             }
         }
-        if definitions.len() + OWN_ACTIONS.len() > MAX_REPORT_ROWS {
-            let most = MAX_REPORT_ROWS - OWN_ACTIONS.len();
+        if definitions.len() + OWN_CLASSES.len() > MAX_REPORT_ROWS {
+            let most = MAX_REPORT_ROWS - OWN_CLASSES.len();
             let text = format!("holds {} actions; at most {most} can be reported", definitions.len());
             problems.push(Problems::one(folder, "", text));
         }
         if problems.is_empty() { Ok(Self { definitions }) } else { Err(problems) }
     }
 
+    /// Programs that the kernel will not start as they are, and why.
+    #[must_use]
+    pub fn script_faults(&self) -> Vec<String> {
+        self.definitions.values().filter_map(|definition| action::script_fault(&definition.program)).collect()
+    }
+
     /// Names and classes of everything on the list, for the server.
     pub fn rows(&self) -> impl Iterator<Item = (&str, ActionClass)> {
-        OWN_ACTIONS
+        OWN_CLASSES
             .into_iter()
             .chain(self.definitions.values().map(|definition| (definition.name.as_str(), definition.class)))
     }
@@ -265,7 +271,7 @@ mod tests {
     #[test]
     fn more_actions_than_a_report_holds_are_a_mistake_of_the_folder() {
         let folder = tempfile::tempdir().unwrap();
-        for number in 0..=MAX_REPORT_ROWS - OWN_ACTIONS.len() {
+        for number in 0..=MAX_REPORT_ROWS - OWN_CLASSES.len() {
             std::fs::write(folder.path().join(format!("a{number}.toml")), "program = '/bin/true'").unwrap();
         }
         let problems = ActionTable::load(folder.path(), users::own_uid()).unwrap_err();

@@ -175,9 +175,10 @@ impl Link {
                     return Some(done);
                 }
                 Err(error) => {
-                    warn!(endpoint, %error, "no session");
                     self.note(&error);
+                    // Before it is logged: whoever has read that finds it in the status, too.
                     self.status.disconnected(&format!("{endpoint}: {error}"), error.is_lasting());
+                    warn!(endpoint, %error, "no session");
                     if matches!(&error, LinkError::Connect(error) if error.is_unverifiable()) {
                         unverifiable.push(endpoint.clone());
                     }

@@ -1,5 +1,9 @@
 //! The records: a real server under a swarm of agents, on one machine. `make bench` runs it; RESULTS.md says what came out.
-#![allow(clippy::unwrap_used, reason = "a benchmark that cannot go on has nothing to say but why")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "a benchmark that cannot go on has nothing to say but why"
+)]
 
 mod admin;
 mod manager;

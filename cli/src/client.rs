@@ -7,7 +7,7 @@ use tonic::transport::Channel;
 use tonic::{Request, Status};
 use writ_common::files;
 use writ_common::keys::pem;
-use writ_common::tls::{Anchors, connect};
+use writ_common::tls::{Anchors, TlsFault, connect};
 use writ_proto::admin::v1::agent_service_client::AgentServiceClient;
 use writ_proto::admin::v1::alert_service_client::AlertServiceClient;
 use writ_proto::admin::v1::audit_service_client::AuditServiceClient;
@@ -84,7 +84,9 @@ impl Client {
         let connection = Box::pin(connect(&context.server, &Anchors::Authorities(authorities)))
             .await
             .map_err(|error| {
-                Failure::unreachable(format!("{error}; is the server running, and is --ca its admin-ca.pem?"))
+                let is_about_trust = error.tls_fault() == Some(TlsFault::Trust) && !error.is_about_dates();
+                let hint = if is_about_trust { "; is --ca the admin-ca.pem of that server?" } else { "" };
+                Failure::unreachable(format!("{error}; {}{hint}", error.advice()))
             })?;
         Ok(Self(InterceptedService::new(connection.channel, Bearer(value))))
     }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use writ_common::files;
+use writ_common::net::{InvalidPlace, Place};
 
 use crate::failure::Failure;
 
@@ -25,6 +26,7 @@ pub(crate) struct Context {
 #[serde(deny_unknown_fields)]
 pub(crate) struct Contexts {
     /// The one that is used.
+    #[serde(default)]
     pub(crate) current: String,
     /// By name.
     #[serde(default)]
@@ -32,12 +34,23 @@ pub(crate) struct Contexts {
 }
 
 impl Context {
+    /// Where a server answers, written in one way.
+    pub(crate) fn place(server: &str) -> Result<String, Failure> {
+        let wrong = |error: InvalidPlace| Failure::usage(error.to_string());
+        let place: Place = server.parse().map_err(wrong)?;
+        if place.ip().is_some_and(|ip| ip.is_unspecified()) {
+            return Err(wrong(InvalidPlace::Unspecified(server.to_owned())));
+        }
+        Ok(place.to_string())
+    }
+
     /// The one the environment names, for containers and jobs: `WRIT_SERVER`, `WRIT_CA`, `WRIT_TOKEN_FILE`.
     pub(crate) fn of_environment() -> Result<Option<Self>, Failure> {
         let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
         match (variable("WRIT_SERVER"), variable("WRIT_CA"), variable("WRIT_TOKEN_FILE")) {
             (None, None, None) => Ok(None),
             (Some(server), Some(ca), Some(token_file)) => {
+                let server = Self::place(&server).map_err(|failure| failure.about("WRIT_SERVER"))?;
                 Ok(Some(Self { server, ca: ca.into(), token_file: token_file.into() }))
             }
             _ => Err(Failure::local(
@@ -56,7 +69,8 @@ impl Contexts {
             read => read.map_err(|error| Failure::local(error.to_string()))?,
         };
         let text = String::from_utf8_lossy(&text);
-        toml::from_str(&text).map_err(|error| Failure::local(format!("{}: {error}", path.display())))
+        toml::from_str(text.strip_prefix('\u{feff}').unwrap_or(&text))
+            .map_err(|error| Failure::local(format!("{}: {error}", path.display())))
     }
 
     /// Writes the file.
@@ -66,6 +80,8 @@ impl Contexts {
         files::private_folder(path.parent().unwrap_or_else(|| Path::new(".")))
             .map_err(|error| local(&error))?;
         let text = toml::to_string(self).map_err(|error| local(&error))?;
+        // A link stays one: people keep such files elsewhere.
+        let path = path.canonicalize().unwrap_or(path);
         files::write_secret(&path, text.as_bytes()).map_err(|error| local(&error))
     }
 
@@ -85,9 +101,10 @@ impl Contexts {
 }
 
 fn path() -> Result<PathBuf, Failure> {
-    let folder = std::env::var_os("XDG_CONFIG_HOME")
+    let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
+    let folder = variable("XDG_CONFIG_HOME")
         .map(PathBuf::from)
-        .or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(".config")));
+        .or_else(|| variable("HOME").map(|home| Path::new(&home).join(".config")));
     let folder = folder.ok_or_else(|| Failure::local("neither XDG_CONFIG_HOME nor HOME is set"))?;
     Ok(folder.join("writ/contexts.toml"))
 }

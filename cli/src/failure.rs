@@ -60,10 +60,11 @@ impl Failure {
     /// Prints it to standard error, as text or JSON.
     pub(crate) fn report(&self, format: Format) -> ExitCode {
         match format {
-            Format::Table => eprintln!("writ: {}", self.error),
-            Format::Json => {
-                eprintln!("{}", serde_json::to_string(self).unwrap_or_else(|_| self.error.clone()))
-            }
+            Format::Table => writ_common::say::aside(format_args!("writ: {}", self.error)),
+            Format::Json => writ_common::say::aside(format_args!(
+                "{}",
+                serde_json::to_string(self).unwrap_or_else(|_| self.error.clone())
+            )),
         }
         ExitCode::from(self.exit_code)
     }
@@ -145,6 +146,12 @@ impl From<tonic::Status> for Failure {
             status.get_details_bad_request().map(|request| request.field_violations).unwrap_or_default();
         let field =
             fields.first().map_or_else(String::new, |violation| format!("{}: ", flag(&violation.field)));
+        // What was typed cannot be read, as the command line's own parser would say it.
+        let is_usage = fields.first().is_some_and(|violation| {
+            status.code() == Code::InvalidArgument
+                && ["selector", "set", "remove"].contains(&violation.field.as_str())
+        });
+        let exit_code = if is_usage { 2 } else { exit_code };
         Self { error: format!("{field}{message}"), reason, exit_code }
     }
 }

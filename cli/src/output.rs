@@ -1,9 +1,8 @@
 //! Tables and JSON from the same value. The only place that prints to standard output.
 
-use std::io::Write as _;
-
 use comfy_table::{Table, presets};
 use serde::Serialize;
+use writ_common::say;
 pub(crate) use writ_common::text::{plain, plain_lines};
 
 use crate::args::Format;
@@ -47,11 +46,7 @@ pub(crate) fn one<T: Serialize>(format: Format, value: &T, fields: &[(&str, Stri
 
 /// Prints a line of text.
 pub(crate) fn text(text: &str) -> Result<(), Failure> {
-    match writeln!(std::io::stdout(), "{text}") {
-        // Whoever read the output has seen enough.
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
-        written => written.map_err(|error| Failure::local(error.to_string())),
-    }
+    say::result(text).map_err(|error| Failure::local(error.to_string()))
 }
 
 fn json<T: Serialize>(value: &T) -> Result<(), Failure> {

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::audience::{Audience, AudienceProof};
 use crate::id::{CommandId, Digest, FleetId};
+use crate::limits::MAX_NAME_BYTES;
 use crate::time::Timestamp;
 
 /// The payload of a command.
@@ -133,6 +134,16 @@ impl Settings {
         let endpoints = self.endpoints.iter().map(|endpoint| ("endpoint".to_owned(), endpoint.clone()));
         heartbeat.into_iter().chain(endpoints).chain(filter).collect()
     }
+}
+
+/// What every agent does without being allowed to by a file.
+pub const OWN_ACTIONS: [&str; 3] = ["ping", "inventory", "settings"];
+
+/// Whether a text may name an action of a host's own.
+#[must_use]
+pub fn is_action_name(text: &str) -> bool {
+    let is_allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '_' | '.');
+    (1..=MAX_NAME_BYTES).contains(&text.len()) && text.chars().all(is_allowed) && !OWN_ACTIONS.contains(&text)
 }
 
 /// How much harm an action can do, mildest first; unlabelled ones are destructive.

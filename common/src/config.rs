@@ -12,8 +12,9 @@ use std::time::Duration;
 
 use config::{Environment, File, FileFormat, Source as _, Value, ValueKind};
 
-/// What `writ` reads from the environment, beside daemons that are looked at from the same shell.
-const OF_WRIT: [&str; 3] = ["server", "ca", "token_file"];
+/// What `writ` reads from the environment, and what the page about grpcurl puts there, beside daemons that are looked at from the same
+/// shell.
+const OF_WRIT: [&str; 4] = ["server", "ca", "token_file", "token"];
 
 /// One mistake.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -102,9 +103,15 @@ impl Reader {
     /// When the file is missing or is not TOML.
     pub fn file_only(file: &Path) -> Result<Self, Problems> {
         let mut reader = Self::empty(file);
-        let source = File::new(&file.to_string_lossy(), FileFormat::Toml);
-        let table =
-            source.collect().map_err(|error| Problems::one(file, "", format!("cannot be read: {error}")))?;
+        let unreadable = |error: &dyn Display| Problems::one(file, "", format!("cannot be read: {error}"));
+        let text = std::fs::read(file).map_err(|error| unreadable(&error))?;
+        if text.starts_with(&[0xff, 0xfe]) || text.starts_with(&[0xfe, 0xff]) {
+            return Err(unreadable(&"it is UTF-16 text; save it as UTF-8"));
+        }
+        let text = String::from_utf8(text).map_err(|_| unreadable(&"it is not UTF-8 text"))?;
+        // As some editors begin a file.
+        let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
+        let table = File::from_str(text, FileFormat::Toml).collect().map_err(|error| unreadable(&error))?;
         flatten("", table, &mut reader.values);
         Ok(reader)
     }
@@ -211,6 +218,10 @@ impl Reader {
     /// A flag's path, which beats file and environment; a relative one is relative to where it was typed.
     pub fn override_path(&mut self, key: &str, path: Option<&Path>) {
         let path = path.map(|path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned()));
+        if let Some(path) = path.as_deref().filter(|path| path.to_str().is_none()) {
+            self.problem(key, not_text(path));
+            return;
+        }
         self.override_with(key, path.as_deref().map(Path::display));
     }
 
@@ -287,6 +298,12 @@ impl Reader {
             Err(Problems { file: self.file, problems: self.problems })
         }
     }
+}
+
+/// What to say of a path that is not UTF-8: databases and configuration files hold paths as text.
+#[must_use]
+pub fn not_text(path: &Path) -> String {
+    format!("is `{}`, which is not UTF-8 text; name another folder", path.display())
 }
 
 fn flatten(prefix: &str, table: config::Map<String, Value>, into: &mut BTreeMap<String, Value>) {

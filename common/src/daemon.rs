@@ -34,6 +34,12 @@ impl Fatal {
         Self { code: EXIT_FAILURE, message: message.to_string() }
     }
 
+    /// It failed, and what was printed says why.
+    #[must_use]
+    pub const fn said() -> Self {
+        Self { code: EXIT_FAILURE, message: String::new() }
+    }
+
     /// Failure with its causes, most specific last.
     pub fn caused(context: impl Display, error: &dyn std::error::Error) -> Self {
         let mut message = format!("{context}: {error}");
@@ -118,7 +124,7 @@ where
     let runtime = match runtime.enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!("{name}: cannot start: {error}");
+            crate::say::aside(format_args!("{name}: cannot start: {error}"));
             return ExitCode::from(EXIT_FAILURE);
         }
     };
@@ -138,8 +144,9 @@ where
     });
     match result {
         Ok(()) => ExitCode::SUCCESS,
+        Err(Fatal { code, message }) if message.is_empty() => ExitCode::from(code),
         Err(Fatal { code, message }) => {
-            eprintln!("{name}: {message}");
+            crate::say::aside(format_args!("{name}: {message}"));
             ExitCode::from(code)
         }
     }

@@ -9,6 +9,9 @@ use serde::Serialize;
 
 use crate::text::plain_lines;
 
+/// Characters of the one line that comes first.
+const LONGEST_VERDICT: usize = 72;
+
 /// How serious a finding is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -100,7 +103,11 @@ impl Report {
     #[must_use]
     pub fn text(&self) -> String {
         let below = |text: &str| text.replace('\n', "\n                  ");
-        let mut text = self.verdict.clone();
+        // In full below.
+        let mut text = match self.verdict.char_indices().nth(LONGEST_VERDICT) {
+            Some((end, _)) => format!("{} …", self.verdict[..end].trim_end()),
+            None => self.verdict.clone(),
+        };
         for Finding { level, check, detail, next } in &self.findings {
             text.push_str(&format!("\n  {:6} {check:8} {}", level.as_str(), below(detail)));
             if !next.is_empty() {

@@ -54,6 +54,17 @@ where
     }
 }
 
+/// The answer of [`ask`] as JSON, on standard output.
+///
+/// # Errors
+/// When the daemon was not reached or said no; what was printed says why.
+pub fn say(asked: Result<(), Fatal>) -> Result<(), Fatal> {
+    let reason = asked.as_ref().err().map(ToString::to_string);
+    let answer = serde_json::json!({ "serving": asked.is_ok(), "reason": reason.unwrap_or_default() });
+    crate::say::result(answer).map_err(Fatal::failure)?;
+    asked.map_err(|_| Fatal::said())
+}
+
 /// Asks the daemon that listens at this address on this host.
 ///
 /// The channel is not verified: nothing secret is said, who answers on this host's own port is this host's concern, and a leaf that

@@ -23,6 +23,7 @@ pub mod manager;
 pub mod receipt;
 pub mod refusal;
 pub mod report;
+pub mod say;
 pub mod time;
 pub mod trust;
 pub mod users;

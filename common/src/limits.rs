@@ -41,7 +41,10 @@ pub const MAX_BUNDLES_PER_CALL: usize = 256;
 pub const MAX_BUNDLE_BATCH_BYTES: usize = 768 << 10;
 /// Rendezvous endpoints of one bundle.
 pub const MAX_ENDPOINTS: usize = 8;
-/// Bytes of any name: fleets, realms, operators, actions, hosts.
+/// Bytes of an endpoint: a host name of 253 (RFC 1035, section 2.3.4), a colon and a port. More is nobody's address, and would only make
+/// bundles and tokens large.
+pub const MAX_ENDPOINT_BYTES: usize = 259;
+/// Bytes of any name: fleets, realms, operators, actions.
 pub const MAX_NAME_BYTES: usize = 128;
 /// Bytes of a log filter in settings: a few dozen directives.
 pub const MAX_LOG_FILTER_BYTES: usize = 1024;

@@ -10,7 +10,7 @@ mod proxy;
 
 pub use families::{Families, family, other_family};
 pub use names::{NAME_TIMEOUT, NameError, resolve};
-pub use place::{InvalidPlace, Place, check_host};
+pub use place::{InvalidPlace, Place, host_for_others};
 pub use proxy::{Login, Protocol, Proxy, ProxyFault, ask, basic};
 
 use std::io;

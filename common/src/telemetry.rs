@@ -62,7 +62,7 @@ where
 pub fn init(filter: &str, format: LogFormat) -> Result<(), String> {
     let filter = EnvFilter::try_new(filter).map_err(|error| error.to_string())?;
     let (filter, handle) = reload::Layer::new(filter);
-    let lines = fmt::layer().with_writer(std::io::stderr).with_ansi(false);
+    let lines = fmt::layer().with_writer(std::io::stderr).with_ansi(false).log_internal_errors(false);
     let lines = match format {
         LogFormat::Text if journal_reads() => lines.event_format(ForJournal).boxed(),
         LogFormat::Text => lines.boxed(),

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
+use writ_common::config::not_text;
 use writ_common::daemon::{self, Fatal, Threads};
 use writ_common::health;
 
@@ -43,6 +44,9 @@ struct Health {
     /// Ask whether it does what it is for, not only whether it works: for readiness, not for restarts.
     #[arg(long)]
     ready: bool,
+    /// How to print.
+    #[arg(long, value_enum, default_value_t = Output::Text)]
+    output: Output,
 }
 
 #[derive(Debug, Args)]
@@ -129,6 +133,9 @@ impl Folder {
     /// Where everything is. A folder that is named needs no configuration, which may be what is broken.
     fn files(&self) -> Result<Files, Fatal> {
         match &self.data_dir {
+            Some(folder) if folder.to_str().is_none() => {
+                Err(Fatal::usage(format!("--data-dir {}", not_text(folder))))
+            }
             Some(folder) => Ok(Files::new(folder)),
             None => Ok(Files::new(&self.config()?.data_dir)),
         }
@@ -157,5 +164,9 @@ pub fn main() -> ExitCode {
 
 async fn health(options: Health) -> Result<(), Fatal> {
     let config = Config::load(options.config.as_deref(), None).map_err(Fatal::usage)?;
-    health::ask(config.listen_admin, if options.ready { health::READY } else { "" }).await
+    let asked = health::ask(config.listen_admin, if options.ready { health::READY } else { "" }).await;
+    match options.output {
+        Output::Text => asked,
+        Output::Json => health::say(asked),
+    }
 }

@@ -8,7 +8,7 @@ use tonic::{Request, Response, Status};
 use writ_common::envelope::{Candidate, EntityCallPurpose, Verified, verify};
 use writ_common::id::Digest;
 use writ_common::keys::PublicKey;
-use writ_common::limits::MAX_NAME_BYTES;
+use writ_common::limits::MAX_ENDPOINT_BYTES;
 use writ_common::manager::{self, CallBody, ProbeAnswer, ReplyBody};
 use writ_common::tls::{Peer, server_name};
 use writ_common::wire::status::Failure;
@@ -41,7 +41,7 @@ impl Registry for Link {
             if callback_nonce.len() != 32 {
                 return Err(wrong("callback_nonce").into());
             }
-            if callback_address.len() > MAX_NAME_BYTES || server_name(&callback_address).is_err() {
+            if callback_address.len() > MAX_ENDPOINT_BYTES || server_name(&callback_address).is_err() {
                 return Err(Failure::invalid("callback_address", "must be host:port").into());
             }
             Some(notify::try_callback(&self.0, &callback_address, callback_nonce).await)

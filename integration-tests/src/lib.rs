@@ -1,5 +1,5 @@
 //! What stories, vectors and the demo share: a fleet of real processes, and the villain between them.
-#![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
+#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "in a test a panic is the report")]
 
 pub mod collector;
 pub mod containers;

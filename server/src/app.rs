@@ -61,6 +61,9 @@ struct Health {
     /// Ask whether it does what it is for, not only whether it works: for readiness, not for restarts.
     #[arg(long)]
     ready: bool,
+    /// How to print.
+    #[arg(long, value_enum, default_value_t = Output::Text)]
+    output: Output,
 }
 
 #[derive(Debug, Args)]
@@ -134,5 +137,9 @@ pub fn main() -> ExitCode {
 
 async fn health(options: Health) -> Result<(), Fatal> {
     let config = Config::load(options.config.as_deref(), None).map_err(Fatal::usage)?;
-    health::ask(config.listen_admin, if options.ready { health::READY } else { "" }).await
+    let asked = health::ask(config.listen_admin, if options.ready { health::READY } else { "" }).await;
+    match options.output {
+        Output::Text => asked,
+        Output::Json => health::say(asked),
+    }
 }

@@ -15,6 +15,7 @@ use writ_common::time::Timestamp;
 use writ_common::tls::{LeafFacts, ServerTls, server_name};
 
 use crate::authority::certificates::{Standing, held_entries, signing_here};
+use crate::authority::channel::is_foreign;
 use crate::authority::mint::{Mint, MintError};
 use crate::authority::{Files, read_signing_keys, read_tls_leaf};
 use crate::config::Config;
@@ -238,7 +239,7 @@ fn channel(mint: &Mint) -> Finding {
         return Finding::bad("channel", error.to_string(), cure);
     }
     let bundle = &mint.chain.head().bundle;
-    if !leaf.chain.iter().any(|shown| bundle.tls_cas.contains(shown)) {
+    if is_foreign(&leaf, bundle) {
         let detail =
             "the TLS leaf is by no authority the newest trust bundle lists: agents cannot verify the channel";
         return Finding::bad("channel", detail, cure);

@@ -28,21 +28,30 @@ pub fn days_left(until: Timestamp, now: Timestamp) -> Option<u64> {
 pub async fn watch(server: Arc<Server>) {
     let mut said = BTreeMap::<KeyId, u64>::new();
     loop {
-        if let Some(entry) = server.signer.entry() {
-            let (key, now) = (entry.certificate.key().id(), server.clock.wall());
+        let now = server.clock.wall();
+        let signs = server.signer.entry().map(|entry| {
             let ends = server.signer.until().unwrap_or(entry.accept_until);
-            let left = days_left(ends, now);
-            if let Some(days) = left.filter(|days| said.insert(key, *days) != Some(*days)) {
-                warn!(%key, days, %ends, "the signing certificate ends soon; make the next one: writ-server cert create");
-                let detail = format!(
+            (entry.certificate.key().id(), ends, days_left(ends, now))
+        });
+        // No days are left of one that has ended.
+        let ended =
+            || server.signer.ended().map(|entry| (entry.certificate.key().id(), entry.accept_until, Some(0)));
+        if let Some((key, ends, Some(days))) = signs.or_else(ended)
+            && said.insert(key, days) != Some(days)
+        {
+            let detail = match days {
+                0 => format!(
+                    "Certificate {key} ended at {ends}: no agent obeys this server. Make a new one: writ-server cert create."
+                ),
+                _ => format!(
                     "Certificate {key}, which signs now, ends at {ends}, in less than {days} days; from then on no agent obeys. Make the next one: writ-server cert create."
-                );
-                let alarm =
-                    Alarm { kind: AlertKind::CertificateEnds, code: "", agent: SERVER, count: 1, detail };
-                if let Err(error) = server.store.raise(alarm, None, now).await {
-                    error!(%error, "the alert could not be raised");
-                    said.remove(&key);
-                }
+                ),
+            };
+            warn!(%key, days, %ends, "the signing certificate ends soon, or has ended; make the next one: writ-server cert create");
+            let alarm = Alarm { kind: AlertKind::CertificateEnds, code: "", agent: SERVER, count: 1, detail };
+            if let Err(error) = server.store.raise(alarm, None, now).await {
+                error!(%error, "the alert could not be raised");
+                said.remove(&key);
             }
         }
         if server.shutdown.unless_requested(tokio::time::sleep(LOOK_EVERY)).await.is_none() {

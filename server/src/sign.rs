@@ -212,6 +212,19 @@ impl Signer {
         self.ring().at(self.clock.wall()).map(|held| held.entry.clone())
     }
 
+    /// What signed last, when nothing signs now because it ended.
+    #[must_use]
+    pub fn ended(&self) -> Option<SigningEntry> {
+        let (ring, now) = (self.ring(), self.clock.wall());
+        if ring.at(now).is_some() {
+            return None;
+        }
+        let held = ring.held.iter().map(|held| &held.entry);
+        held.filter(|entry| !entry.revoked && entry.accept_until <= now)
+            .max_by_key(|entry| entry.accept_until)
+            .cloned()
+    }
+
     /// Until when something can be signed with what is held, standby certificates included.
     #[must_use]
     pub fn until(&self) -> Option<Timestamp> {

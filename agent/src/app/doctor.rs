@@ -1,9 +1,8 @@
 //! `writ-agent doctor`.
 
-use std::io::Write as _;
-
 use writ_common::daemon::Fatal;
 use writ_common::doctor::Report;
+use writ_common::say;
 use writ_common::time::{Clock as _, SystemClock};
 
 use super::{Output, StatusOptions};
@@ -19,6 +18,6 @@ pub(super) async fn doctor(options: StatusOptions) -> Result<(), Fatal> {
         Output::Json => serde_json::to_string_pretty(&report).map_err(Fatal::failure)?,
         Output::Text => report.text(),
     };
-    writeln!(std::io::stdout(), "{text}").map_err(Fatal::failure)?;
-    if report.is_bad() { Err(Fatal::failure(report.verdict)) } else { Ok(()) }
+    say::result(text).map_err(Fatal::failure)?;
+    if report.is_bad() { Err(Fatal::said()) } else { Ok(()) }
 }

@@ -1,6 +1,6 @@
 //! `writ-agent enroll`.
 
-use std::io::{Read as _, Write as _};
+use std::io::Read as _;
 use std::path::Path;
 
 use serde::Serialize;
@@ -11,6 +11,7 @@ use writ_common::identity::EnrolmentToken;
 use writ_common::keys::Algorithm;
 use writ_common::keys::public::PublicKey;
 use writ_common::net::Proxy;
+use writ_common::say;
 use writ_common::text::secret_line;
 
 use super::{Enroll, Output};
@@ -58,7 +59,7 @@ pub(super) async fn enroll(options: Enroll) -> Result<(), Fatal> {
             place.start().how()
         ),
     };
-    writeln!(std::io::stdout(), "{text}").map_err(Fatal::failure)
+    say::result(text).map_err(Fatal::failure)
 }
 
 /// Reads the token, and enrols this host under this name or its own.
@@ -78,7 +79,10 @@ pub(super) async fn with_token(
     };
     let token = EnrolmentToken::from_text(&text)
         .map_err(|error| Fatal::usage(format!("the token {}", error.rule)))?;
-    let host_name = name.unwrap_or_else(host_name);
+    let host_name = match name {
+        Some(name) => name,
+        None => host_name()?,
+    };
     if !is_plain_name(&host_name) {
         let rule = "it must have 1 to 128 of A-Z, a-z, 0-9, `.`, `_` and `-`";
         return Err(Fatal::usage(format!("the name `{host_name}`: {rule}; give one with --name")));
@@ -88,7 +92,15 @@ pub(super) async fn with_token(
     enrolled.map_err(|error| Fatal::caused("not enrolled", &error))
 }
 
-fn host_name() -> String {
+/// What a kernel says whom nobody gave a name, and what many hosts are called.
+const NOBODYS: [&str; 5] = ["", "(none)", "localhost", "localhost.localdomain", "localhost6.localdomain6"];
+
+fn host_name() -> Result<String, Fatal> {
     let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    if name.is_empty() { "unnamed".to_owned() } else { name }
+    if NOBODYS.contains(&name.as_str()) {
+        return Err(Fatal::usage(format!(
+            "this host has no name of its own (it is called `{name}`), and operators would not tell it from others; give one with --name, or name the host: hostnamectl hostname NAME"
+        )));
+    }
+    Ok(name)
 }

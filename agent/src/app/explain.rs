@@ -1,16 +1,15 @@
 //! `writ-agent explain`: what this agent would say to a command, check by check, without starting anything.
 
-use std::fmt::Write as _;
-use std::io::Write as _;
-
 use prost::Message as _;
 use serde::Serialize;
+use std::fmt::Write as _;
 use writ_common::admission::{JournalView, Novelty, check_approvals};
 use writ_common::command::{Action, Delivery};
 use writ_common::daemon::Fatal;
 use writ_common::evidence::Evidence;
 use writ_common::files;
 use writ_common::refusal::{Refusal, RefusalCode};
+use writ_common::say;
 use writ_common::time::{Clock as _, SystemClock, Timestamp};
 use writ_common::trust::Chain;
 use writ_common::users;
@@ -118,7 +117,7 @@ pub(super) fn explain(options: Explain) -> Result<(), Fatal> {
         Output::Json => serde_json::to_string_pretty(&shown).map_err(Fatal::failure)?,
         Output::Text => describe(&shown),
     };
-    writeln!(std::io::stdout(), "{}", text.trim_end()).map_err(Fatal::failure)?;
+    say::result(text.trim_end()).map_err(Fatal::failure)?;
     // Scripts tell by the exit code; people have read why.
     if shown.code.is_empty() { Ok(()) } else { Err(Fatal::failure(shown.verdict)) }
 }

@@ -34,7 +34,7 @@ const DRAIN_DEADLINE: Duration = Duration::from_secs(20);
 const LOOK_FOR_TOKEN: Duration = Duration::from_millis(200);
 
 pub(super) async fn run(options: Run, shutdown: Shutdown) -> Result<(), Fatal> {
-    let Run { place, token_file, patience } = options;
+    let Run { place, token_file, name, patience } = options;
     let config = Config::load(place.config.as_deref(), place.data_dir.as_deref()).map_err(Fatal::usage)?;
     telemetry::init(&config.log_filter, config.log_format)
         .map_err(|error| Fatal::usage(format!("`log.filter` is not a filter: {error}")))?;
@@ -53,7 +53,7 @@ pub(super) async fn run(options: Run, shutdown: Shutdown) -> Result<(), Fatal> {
             debug!(made = matches!(waited, Some(Ok(()))), "waited for a token");
         }
         let Enrolled { record, .. } =
-            enroll::with_token(&files, &token_file, None, Algorithm::default(), config.proxy.as_ref())
+            enroll::with_token(&files, &token_file, name, Algorithm::default(), config.proxy.as_ref())
                 .await?;
         info!(agent.id = %record.agent, name = record.name, "enrolled");
     }

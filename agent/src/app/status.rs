@@ -1,7 +1,6 @@
 //! `writ-agent status`, and the small file a running agent leaves for it.
 
 use std::fmt::Write as _;
-use std::io::Write as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -9,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use tracing::warn;
 use writ_common::daemon::Fatal;
 use writ_common::files;
+use writ_common::say;
 use writ_common::service;
 use writ_common::text::plain;
 use writ_common::time::{Clock as _, SystemClock, Timestamp};
@@ -19,7 +19,7 @@ use crate::VERSION;
 use crate::config::Config;
 use crate::execute::ActionTable;
 use crate::identity::{Files, Identity};
-use crate::replay::Journal;
+use crate::replay::{Journal, JournalError};
 use crate::trust::Trust;
 
 /// How the link stands, as the running agent last wrote it.
@@ -58,6 +58,11 @@ impl LinkState {
     pub(crate) fn told(&self, now: Timestamp) -> String {
         let ago = Duration::from_secs(now.since(Timestamp::from_millis(self.since_ms)).as_secs());
         format!("{} ({} ago; it tries again by itself)", self.reason, humantime::format_duration(ago))
+    }
+
+    /// Whether the running agent has these actions.
+    pub(crate) fn has_read(&self, table: &ActionTable) -> bool {
+        self.actions == action_rows(table)
     }
 
     /// Whether a process of that number is an agent.
@@ -144,9 +149,12 @@ struct Shown {
     connected: bool,
     endpoint: String,
     reason: String,
-    journal_counter: u64,
-    remembered_commands: u64,
-    time_floor: String,
+    /// Why the next three are not known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    journal: Option<String>,
+    journal_counter: Option<u64>,
+    remembered_commands: Option<u64>,
+    time_floor: Option<String>,
     actions: Vec<String>,
 }
 
@@ -167,7 +175,14 @@ pub(super) fn status(options: StatusOptions) -> Result<(), Fatal> {
     let chain = Trust::load(&files).map_err(Fatal::failure)?.chain();
     let head = chain.head();
     let link = LinkState::read(&files);
-    let facts = Journal::peek(&files.journal()).ok();
+    let peeked = Journal::peek(&files.journal());
+    let journal = peeked.as_ref().err().map(|error| match error {
+        JournalError::Redb(redb::Error::RepairAborted) => {
+            "not closed in good order; the agent mends it when it starts".to_owned()
+        }
+        error => error.to_string(),
+    });
+    let facts = peeked.ok();
     let running = link.is_running();
     let reason = match (running, link.connected) {
         (false, _) => {
@@ -212,16 +227,17 @@ pub(super) fn status(options: StatusOptions) -> Result<(), Fatal> {
         connected: running && link.connected,
         endpoint: link.endpoint,
         reason,
-        journal_counter: facts.map_or(0, |facts| facts.counter),
-        remembered_commands: facts.map_or(0, |facts| facts.entries),
-        time_floor: facts.map_or_else(|| "none".to_owned(), |facts| facts.floor.to_string()),
+        journal,
+        journal_counter: facts.map(|facts| facts.counter),
+        remembered_commands: facts.map(|facts| facts.entries),
+        time_floor: facts.map(|facts| facts.floor.to_string()),
         actions,
     };
     let text = match output {
         Output::Json => serde_json::to_string_pretty(&shown).map_err(Fatal::failure)?,
         Output::Text => describe(&shown),
     };
-    writeln!(std::io::stdout(), "{}", text.trim_end()).map_err(Fatal::failure)
+    say::result(text.trim_end()).map_err(Fatal::failure)
 }
 
 fn action_rows(table: &ActionTable) -> Vec<String> {
@@ -251,13 +267,14 @@ fn describe(shown: &Shown) -> String {
         let _ =
             writeln!(text, "  obeys      {} {state} {} for {realms}", signing.key_id, signing.accept_until);
     }
-    let _ = writeln!(
-        text,
-        "  journal    counter {}, {} commands remembered, time floor {}\n  actions    {}",
-        shown.journal_counter,
-        shown.remembered_commands,
-        shown.time_floor,
-        shown.actions.join(", ")
-    );
+    let journal = shown.journal.clone().unwrap_or_else(|| {
+        format!(
+            "counter {}, {} commands remembered, time floor {}",
+            shown.journal_counter.unwrap_or_default(),
+            shown.remembered_commands.unwrap_or_default(),
+            shown.time_floor.as_deref().unwrap_or("none")
+        )
+    });
+    let _ = writeln!(text, "  journal    {journal}\n  actions    {}", shown.actions.join(", "));
     text
 }

@@ -12,14 +12,15 @@
 //! ```
 
 use std::collections::BTreeMap;
+use std::io::Read as _;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use regex_lite::Regex;
-use writ_common::command::ActionClass;
+use writ_common::command::{ActionClass, is_action_name};
 use writ_common::config::{Problems, Reader};
-use writ_common::limits::{MAX_NAME_BYTES, MAX_OUTPUT_BYTES, MAX_PARAMETER_BYTES};
+use writ_common::limits::{MAX_OUTPUT_BYTES, MAX_PARAMETER_BYTES};
 use writ_common::refusal::{Refusal, RefusalCode};
 use writ_common::users::{self, User};
 
@@ -36,7 +37,7 @@ pub struct Definition {
     pub class: ActionClass,
     /// Whether it may be started again after a crash.
     pub is_idempotent: bool,
-    program: PathBuf,
+    pub program: PathBuf,
     arguments: Vec<Vec<Part>>,
     working_directory: PathBuf,
     timeout: Duration,
@@ -117,8 +118,20 @@ impl Definition {
         }
         let mut reader = Reader::file_only(path)?;
         let second = Duration::from_secs(1);
-        let name =
-            reader.string("name", &stem, "1 to 128 of a-z, 0-9, `-`, `_` and `.`, not `ping`", is_name);
+        let rule = "1 to 128 of a-z, 0-9, `-`, `_` and `.`, and none of `ping`, `inventory`, `settings`";
+        let name = reader.string("name", "", rule, is_action_name);
+        // A file's name is held to the rule of names, too.
+        let name = match name.as_str() {
+            "" if is_action_name(&stem) => stem,
+            "" => {
+                let text = format!(
+                    "is not set, and the file's name `{stem}` cannot be one: it must be {rule}. Rename the file, or set it"
+                );
+                reader.problem("name", text);
+                stem
+            }
+            _ => name,
+        };
         let program =
             PathBuf::from(reader.required("program", "an absolute path", |text| text.starts_with('/')));
         check_program(&mut reader, &program, uid);
@@ -212,11 +225,6 @@ impl Part {
     }
 }
 
-fn is_name(text: &str) -> bool {
-    let is_allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '_' | '.');
-    (1..=MAX_NAME_BYTES).contains(&text.len()) && text.chars().all(is_allowed) && text != "ping"
-}
-
 /// Who but root and the agent's user may write it, and with it run what they like; and what mends that.
 pub(super) fn others_may_write(path: &Path, uid: u32) -> Option<String> {
     let file = std::fs::metadata(path).ok()?;
@@ -259,6 +267,23 @@ fn check_program(reader: &mut Reader, program: &Path, uid: u32) {
             }
         }
     }
+}
+
+/// What keeps the kernel from starting a script although the file is there: its first line (execve(2)).
+pub(crate) fn script_fault(program: &Path) -> Option<String> {
+    let mut first = [0; 256];
+    let read = std::fs::File::open(program).and_then(|mut file| file.read(&mut first)).ok()?;
+    let line = first.get(..read)?.strip_prefix(b"#!")?.split(|byte| *byte == b'\n').next()?;
+    let line = String::from_utf8_lossy(line).into_owned();
+    let shown = program.display();
+    if line.ends_with('\r') {
+        return Some(format!(
+            "{shown}: its lines end with CR and LF, so the kernel looks for an interpreter whose name ends with CR; write it with LF alone: sed -i 's/\\r$//' {shown}"
+        ));
+    }
+    let interpreter = line.trim().split([' ', '\t']).next().filter(|name| !name.is_empty())?.to_owned();
+    (!Path::new(&interpreter).exists())
+        .then(|| format!("{shown}: its first line names {interpreter}, which is not there"))
 }
 
 /// Only root may start a program as somebody else; an agent that could not is told when it starts, not when it is commanded.

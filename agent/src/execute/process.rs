@@ -15,6 +15,7 @@ use writ_common::receipt::Ending;
 
 use super::Ended;
 use super::action::Invocation;
+use super::action::script_fault;
 
 /// Read at a time from a process's output.
 const READ_BYTES: usize = 8 << 10;
@@ -61,7 +62,10 @@ pub(super) async fn run(invocation: Invocation, on_group: impl FnOnce(u32) + Sen
     }
     let mut child = match command.spawn() {
         Ok(child) => child,
-        Err(error) => return Ended::quiet(Ending::NotStarted, format!("{}: {error}", program.display())),
+        Err(error) => {
+            let why = script_fault(&program).unwrap_or_else(|| format!("{}: {error}", program.display()));
+            return Ended::quiet(Ending::NotStarted, why);
+        }
     };
     let leader = child.id();
     let group = Group(leader.and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw));

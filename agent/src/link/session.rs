@@ -190,7 +190,7 @@ impl Session<'_> {
             agent: obedience.identity.record.agent,
             server_nonce: self.server_nonce,
             facts: host::facts(),
-            actions: obedience.table.rows().map(|(name, class)| (name.to_owned(), class)).collect(),
+            actions: obedience.table.rows().map(|(name, class)| (name.to_owned(), class.into())).collect(),
             bundle: (chain.head().bundle.version, chain.head().digest),
             settings_revision: obedience.settings.revision(),
             number: self.reports,

@@ -160,7 +160,7 @@ pub(super) async fn run(format: Format, client: &Client, verb: Agents) -> Result
                     (None, None) => {
                         let text =
                             format!("`{change}`: write NAME=VALUE to set a label, NAME- to remove one");
-                        return Err(Failure::local(text));
+                        return Err(Failure::usage(text));
                     }
                 }
             }

@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use writ_common::files;
 use writ_common::keys::pem;
-use writ_common::tls::server_name;
 use writ_proto::admin::v1::GetSystemRequest;
 use writ_proto::manager::v1::GetManagerRequest;
 
@@ -39,7 +38,7 @@ pub(super) async fn run(format: Format, verb: Verb) -> Result<(), Failure> {
     match verb {
         Verb::Add { name, server, ca, token_file, untried } => {
             let local = |error: &dyn std::fmt::Display| Failure::local(error.to_string());
-            server_name(&server).map_err(|error| Failure::usage(format!("--server: {error}")))?;
+            let server = Context::place(&server).map_err(|failure| failure.about("--server"))?;
             let (ca, token_file) = (absolute(&ca)?, absolute(&token_file)?);
             // Said now rather than at the first call.
             let text = files::read(&ca).map_err(|error| local(&error))?;

@@ -25,7 +25,7 @@ pub(super) async fn run(format: Format, client: &Client, verb: Enroll) -> Result
     let Enroll::Token(verb) = verb;
     match verb {
         Token::Create { token_file: Some(file), if_new: true, .. } if file.exists() => {
-            eprintln!("{} is there already; no token was made", file.display());
+            writ_common::say::aside(format_args!("{} is there already; no token was made", file.display()));
             Ok(())
         }
         Token::Create { uses, expires, realm, token_file, .. } => {

@@ -2,7 +2,7 @@
 
 mod settings;
 
-use std::io::IsTerminal as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -79,7 +79,7 @@ async fn register(
         return Err(Failure::from(refused)
             .with_next(is_question, "--update-source manager or --update-source default"));
     }
-    eprintln!("{}", refused.message());
+    writ_common::say::aside(format_args!("{}", refused.message()));
     let yes =
         confirmed("Use the Control Manager as the update source? No: stay with the current one [y/n] ")?;
     let answer = if yes { UpdateSource::Manager } else { UpdateSource::Default };
@@ -88,7 +88,7 @@ async fn register(
 
 fn confirmed(question: &str) -> Result<bool, Failure> {
     loop {
-        eprint!("{question}");
+        let _ = write!(std::io::stderr(), "{question}");
         let mut line = String::new();
         let read =
             std::io::stdin().read_line(&mut line).map_err(|error| Failure::local(error.to_string()))?;

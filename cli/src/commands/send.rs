@@ -1,10 +1,9 @@
 //! `writ send`.
 
-use std::io::IsTerminal as _;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use writ_common::say;
 use writ_proto::admin::v1::submit_request::Action;
 use writ_proto::admin::v1::{
     Command, GetCommandRequest, InventoryAction, NamedAction, NamedValue, PingAction, SettingsAction,
@@ -17,6 +16,7 @@ use crate::args::{Delivery, Format, Send};
 use crate::client::Client;
 use crate::failure::Failure;
 use crate::output;
+use crate::progress::Progress;
 
 const EXIT_AGENT: u8 = 1;
 const EXIT_UNANSWERED: u8 = 6;
@@ -61,7 +61,7 @@ pub(super) async fn run(format: Format, client: &Client, verb: Send) -> Result<E
         return Ok(ExitCode::SUCCESS);
     }
     // Said at once: whatever becomes of the waiting, the command goes on.
-    eprintln!("command {}", command.command_id);
+    say::aside(format_args!("command {}", command.command_id));
     let latest = follow(client, command, timeout).await?;
     let counts = track::print(format, client, latest).await?;
     Ok(exit_code(counts))
@@ -81,38 +81,32 @@ fn exit_code(counts: Counts) -> ExitCode {
 async fn follow(client: &Client, command: Command, timeout: Option<Duration>) -> Result<Command, Failure> {
     let mut latest = command;
     let counts = Counts::new(latest.progress);
-    let bar = ProgressBar::with_draw_target(Some(counts.targets), ProgressDrawTarget::stderr());
-    let style = ProgressStyle::with_template("{bar:30} {pos}/{len} answered  {msg}  {elapsed}");
-    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+    let mut progress = Progress::of(counts.targets, "answered");
+    progress.show(counts.settled(), counts.targets, counts.describe());
     let request = GetCommandRequest { command_id: latest.command_id.clone() };
     let mut changes = client.commands().watch(request).await?.into_inner();
     let limit = timeout.unwrap_or(Duration::MAX);
-    let is_terminal = std::io::stderr().is_terminal();
-    let mut shown_tenths = None;
     let watching = async {
         while let Some(change) = changes.message().await? {
             let counts = Counts::new(change.progress);
-            let settled = counts.settled();
-            bar.set_position(settled);
-            bar.set_message(counts.describe());
-            // A log has no bar; it gets a line for every tenth.
-            let tenths = Some(settled * 10 / counts.targets.max(1));
-            if !is_terminal && tenths != shown_tenths {
-                eprintln!("{settled}/{} answered: {}", counts.targets, counts.describe());
-                shown_tenths = tenths;
-            }
+            progress.show(counts.settled(), counts.targets, counts.describe());
             latest = change;
         }
         Ok::<_, tonic::Status>(())
     };
     let ended = tokio::time::timeout(limit, watching).await;
-    bar.finish();
+    progress.end();
+    let goes_on = format!("the command goes on: writ commands show {}", latest.command_id);
+    let counts = Counts::new(latest.progress);
     match ended {
-        Ok(done) => done?,
-        Err(_) => eprintln!(
-            "writ: not all answered within {limit:?}; the command goes on: writ commands show {}; why an agent does not answer: writ why AGENT",
-            latest.command_id
-        ),
+        Ok(Err(status)) => return Err(Failure::from(status).with_next(true, &goes_on)),
+        Ok(Ok(())) if counts.settled() < counts.targets => {
+            return Err(Failure::unreachable(format!("the server ended before all had answered; {goes_on}")));
+        }
+        Ok(Ok(())) => {}
+        Err(_) => say::aside(format_args!(
+            "writ: not all answered within {limit:?}; {goes_on}; why an agent does not answer: writ why AGENT"
+        )),
     }
     Ok(latest)
 }

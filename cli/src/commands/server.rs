@@ -42,17 +42,27 @@ pub(super) async fn run(format: Format, client: &Client) -> Result<(), Failure> 
         chain_version,
         chain_digest,
         signing_key_id,
-        signing_accept_until: output::time(signing_accept_until_ms),
+        signing_accept_until: match signing_accept_until_ms {
+            0 => "nothing can be signed".to_owned(),
+            until => output::time(until),
+        },
         agents_enrolled,
         agents_connected,
         time: output::time(time_ms),
+    };
+    let signs_until = match signing_accept_until_ms {
+        0 => "nothing can be signed; on the server: writ-server doctor".to_owned(),
+        _ => shown.signing_accept_until.clone(),
     };
     let fields = [
         ("fleet", format!("{} ({})", shown.fleet_name, shown.fleet_id)),
         ("version", shown.version.clone()),
         ("bundle", format!("{} ({})", shown.chain_version, shown.chain_digest)),
-        ("signing key", shown.signing_key_id.clone()),
-        ("signs until", shown.signing_accept_until.clone()),
+        (
+            "signing key",
+            if shown.signing_key_id.is_empty() { "none".to_owned() } else { shown.signing_key_id.clone() },
+        ),
+        ("signs until", signs_until),
         ("agents", format!("{} of {} connected", shown.agents_connected, shown.agents_enrolled)),
         ("time", shown.time.clone()),
     ];

@@ -1,11 +1,9 @@
 //! `writ trust`.
 
-use std::io::IsTerminal as _;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 use writ_common::csv::{self, MISMATCHED};
 use writ_proto::admin::v1::{
@@ -18,6 +16,7 @@ use crate::args::{Format, Trust};
 use crate::client::Client;
 use crate::failure::Failure;
 use crate::output::{self, Rows};
+use crate::progress::Progress;
 
 /// How often `--watch` looks.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -203,24 +202,15 @@ pub(super) async fn run(format: Format, client: &Client, verb: Trust) -> Result<
 
 /// Until every agent holds the newest bundle, which is then said, or as long as one wants to wait.
 async fn follow(client: &Client, timeout: Option<Duration>) -> Result<Option<Convergence>, Failure> {
-    let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr());
-    let style = ProgressStyle::with_template("{bar:30} {pos}/{len} hold the newest bundle  {msg}  {elapsed}");
-    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-    let is_terminal = std::io::stderr().is_terminal();
-    let mut shown = None;
+    let mut progress = Progress::of(0, "hold the newest bundle");
     let watching = async {
         loop {
             let now = client.trust().get_convergence(GetConvergenceRequest {}).await?.into_inner();
-            bar.set_length(now.agents);
-            bar.set_position(now.newest);
-            bar.set_message(format!("{} obey", now.obeying));
-            if !is_terminal && shown != Some(now.newest) {
-                eprintln!(
-                    "{}/{} hold bundle {}, {} obey",
-                    now.newest, now.agents, now.chain_version, now.obeying
-                );
-                shown = Some(now.newest);
-            }
+            progress.show(
+                now.newest,
+                now.agents,
+                format!("bundle {}, {} obey", now.chain_version, now.obeying),
+            );
             if now.newest >= now.agents && now.obeying >= now.agents {
                 return Ok::<_, Failure>(Some(now));
             }
@@ -228,7 +218,7 @@ async fn follow(client: &Client, timeout: Option<Duration>) -> Result<Option<Con
         }
     };
     let ended = tokio::time::timeout(timeout.unwrap_or(Duration::MAX), watching).await;
-    bar.finish();
+    progress.end();
     ended.unwrap_or(Ok(None))
 }
 

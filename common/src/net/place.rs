@@ -108,20 +108,28 @@ impl Place {
     }
 }
 
+/// A host without a port that is given to others: a name of a certificate, an address in a setting. As it is written from then on.
+///
+/// # Errors
+/// When it is none, or means nothing elsewhere.
+pub fn host_for_others(host: &str) -> Result<String, InvalidPlace> {
+    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    let shown = if bare.contains(':') { format!("[{bare}]:1") } else { format!("{bare}:1") };
+    let whole = |_: String| host.to_owned();
+    Place::for_others(&shown).map(|place| place.host).map_err(|error| match error {
+        InvalidPlace::Shape(text) | InvalidPlace::Name(text) => InvalidPlace::Name(whole(text)),
+        InvalidPlace::TooLong(text) => InvalidPlace::TooLong(whole(text)),
+        InvalidPlace::Unspecified(text) => InvalidPlace::Unspecified(whole(text)),
+        InvalidPlace::Zone(text) => InvalidPlace::Zone(whole(text)),
+    })
+}
+
 /// The number of an interface (RFC 4007, section 11.2): its name or the number itself.
 fn interface(zone: &str) -> Option<u32> {
     let is_plain = zone.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'));
     let listed =
         || std::fs::read_to_string(format!("/sys/class/net/{zone}/ifindex")).ok()?.trim().parse().ok();
     zone.parse().ok().or_else(|| if is_plain { listed() } else { None })
-}
-
-/// Whether something can stand before a port: a host name or an address.
-///
-/// # Errors
-/// Why not.
-pub fn check_host(host: &str) -> Result<(), InvalidPlace> {
-    Place::of(host, 1).map(|_| ())
 }
 
 impl FromStr for Place {

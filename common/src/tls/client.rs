@@ -22,7 +22,7 @@ use tonic::transport::{Channel, Endpoint};
 use super::{LeafFacts, spki_digest};
 use crate::id::Digest;
 use crate::net::{DialError, InvalidPlace, Place, Proxy, reach};
-use crate::time::{Clock as _, SystemClock};
+use crate::time::{Clock as _, SystemClock, Timestamp};
 
 /// For TLS.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -61,7 +61,7 @@ pub enum ConnectError {
     #[error(transparent)]
     Dial(#[from] DialError),
     /// TLS, most often an authority we were not given.
-    #[error("cannot verify {endpoint}: {source}")]
+    #[error("cannot verify {endpoint}: {}", in_words(.source))]
     Tls {
         /// Where to.
         endpoint: String,
@@ -95,7 +95,52 @@ pub enum TlsFault {
     Name,
 }
 
+/// What is wrong with the dates of a certificate, with times as people read them; anything else in the library's words.
+fn in_words(source: &io::Error) -> String {
+    let time = |at: UnixTime| Timestamp::from_millis(at.as_secs().saturating_mul(1000)).to_string();
+    let fault = source.get_ref().and_then(|error| error.downcast_ref::<rustls::Error>());
+    match fault {
+        Some(rustls::Error::InvalidCertificate(CertificateError::ExpiredContext {
+            time: now,
+            not_after,
+        })) => {
+            format!(
+                "the certificate there ended at {}, and this machine's clock says {}",
+                time(*not_after),
+                time(*now)
+            )
+        }
+        Some(rustls::Error::InvalidCertificate(CertificateError::NotValidYetContext {
+            time: now,
+            not_before,
+        })) => {
+            format!(
+                "the certificate there begins at {}, and this machine's clock says {}",
+                time(*not_before),
+                time(*now)
+            )
+        }
+        _ => source.to_string(),
+    }
+}
+
 impl ConnectError {
+    /// Whether it is only that a certificate is not valid now, as this machine's clock has it.
+    #[must_use]
+    pub fn is_about_dates(&self) -> bool {
+        let Self::Tls { source, .. } = self else { return false };
+        let fault = source.get_ref().and_then(|error| error.downcast_ref::<rustls::Error>());
+        matches!(
+            fault,
+            Some(rustls::Error::InvalidCertificate(
+                CertificateError::Expired
+                    | CertificateError::ExpiredContext { .. }
+                    | CertificateError::NotValidYet
+                    | CertificateError::NotValidYetContext { .. }
+            ))
+        )
+    }
+
     /// Whether somebody may be there whom the anchors do not vouch for.
     #[must_use]
     pub const fn is_unverifiable(&self) -> bool {

@@ -3,7 +3,7 @@
 use crate::envelope::InvalidDocument;
 use crate::id::{AgentId, CommandId, Digest, EntityId, FleetId, JournalId, ManagerId, SessionMark};
 use crate::keys::PublicKey;
-use crate::limits::{MAX_DETAIL_BYTES, MAX_NAME_BYTES};
+use crate::limits::{MAX_DETAIL_BYTES, MAX_ENDPOINT_BYTES, MAX_NAME_BYTES};
 use crate::time::Timestamp;
 
 pub(super) fn invalid(field: &'static str, rule: impl Into<String>) -> InvalidDocument {
@@ -55,6 +55,14 @@ pub(super) fn text(field: &'static str, text: String) -> Result<String, InvalidD
 }
 
 /// A name for people: 1 to 128 bytes, no control characters, so that it cannot forge a line of a log.
+pub(super) fn endpoint(field: &'static str, text: String) -> Result<String, InvalidDocument> {
+    let is_printable = !text.chars().any(char::is_control);
+    if text.is_empty() || text.len() > MAX_ENDPOINT_BYTES || !is_printable {
+        return Err(invalid(field, "must have 1 to 259 bytes and no control characters"));
+    }
+    Ok(text)
+}
+
 pub(super) fn name(field: &'static str, text: String) -> Result<String, InvalidDocument> {
     let is_printable = !text.chars().any(char::is_control);
     if text.is_empty() || text.len() > MAX_NAME_BYTES || !is_printable {

@@ -3,7 +3,6 @@
 use writ_proto::v1 as proto;
 
 use super::field;
-use crate::command::ActionClass;
 use crate::envelope::InvalidDocument;
 use std::time::Duration;
 
@@ -11,7 +10,7 @@ use crate::hello::{AgentProof, JournalStanding, ServerHello, Welcome};
 use crate::id::KeyId;
 use crate::identity::{Enrolment, IdentityRecord};
 use crate::limits::{MAX_KEYS, MAX_MARKS, MAX_REPORT_ROWS};
-use crate::report::AgentReport;
+use crate::report::{AgentReport, ReportedClass};
 use crate::time::Timestamp;
 
 impl TryFrom<proto::ServerHello> for ServerHello {
@@ -228,17 +227,13 @@ impl TryFrom<proto::AgentReport> for AgentReport {
         if facts.len() > MAX_REPORT_ROWS || actions.len() > MAX_REPORT_ROWS {
             return Err(field::invalid("actions", "must be at most 1024, as must be facts"));
         }
-        let action = |entry: proto::ActionEntry| {
-            let class = ActionClass::from_proto(entry.class)
-                .ok_or_else(|| field::invalid("actions.class", "must be known"))?;
-            Ok((field::name("actions.name", entry.name)?, class))
-        };
+        let action = |entry: proto::ActionEntry| (entry.name, ReportedClass::from_wire(entry.class));
         Ok(Self {
             fleet: field::fleet("fleet_id", &fleet_id)?,
             agent: field::agent("agent_id", &agent_id)?,
             server_nonce: field::nonce("server_nonce", &server_nonce)?,
             facts: facts.into_iter().map(|fact| (fact.name, fact.value)).collect(),
-            actions: actions.into_iter().map(action).collect::<Result<_, _>>()?,
+            actions: actions.into_iter().map(action).collect(),
             bundle: (bundle_version, field::digest("bundle_digest", &bundle_digest)?),
             settings_revision,
             number,
@@ -260,9 +255,9 @@ impl From<&AgentReport> for proto::AgentReport {
         } = report;
         let fact =
             |(name, value): &(String, String)| proto::Fact { name: name.clone(), value: value.clone() };
-        let action = |(name, class): &(String, ActionClass)| proto::ActionEntry {
+        let action = |(name, class): &(String, ReportedClass)| proto::ActionEntry {
             name: name.clone(),
-            class: class.to_proto().into(),
+            class: class.to_wire(),
         };
         Self {
             fleet_id: fleet.as_bytes().to_vec().into(),

@@ -97,7 +97,7 @@ impl TryFrom<proto::Registration> for Registration {
                 return Err(invalid("forwarding_address", "must be empty in one-way mode"));
             }
             Ok(proto::Mode::TwoWay) => Mode::TwoWay {
-                forwarding: field::name("forwarding_address", forwarding_address)?,
+                forwarding: field::endpoint("forwarding_address", forwarding_address)?,
                 leaf_spki_digest: field::digest("notify_leaf_spki_digest", &notify_leaf_spki_digest)?,
             },
             Ok(proto::Mode::Unspecified) | Err(_) => return Err(invalid("mode", "is not one we know")),

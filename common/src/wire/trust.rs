@@ -44,7 +44,7 @@ impl TryFrom<proto::TrustBundle> for TrustBundle {
             tls_cas: tls_cas.into_iter().map(|der| der.to_vec()).collect(),
             endpoints: endpoints
                 .into_iter()
-                .map(|e| field::name("endpoints", e))
+                .map(|e| field::endpoint("endpoints", e))
                 .collect::<Result<_, _>>()?,
             floor_reset: (floor_reset_ms != 0).then_some(Timestamp::from_millis(floor_reset_ms)),
             issued_at: field::time("issued_at_ms", issued_at_ms)?,

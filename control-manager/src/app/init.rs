@@ -1,6 +1,5 @@
 //! `writ-control-manager init`.
 
-use std::io::Write as _;
 use std::path::PathBuf;
 
 use serde::Serialize;
@@ -9,8 +8,9 @@ use writ_common::daemon::Fatal;
 use writ_common::database_file;
 use writ_common::files;
 use writ_common::id::{Digest, ManagerId};
+use writ_common::net::host_for_others;
+use writ_common::say;
 use writ_common::time::{Clock as _, SystemClock};
-use writ_common::tls::server_name;
 
 use super::{Custom, Init, Names, Output};
 use crate::authority::{self, Authority, AuthorityError};
@@ -40,7 +40,7 @@ pub(super) async fn init(options: Init) -> Result<(), Fatal> {
     if custom.is_some() && !tls_names.is_empty() {
         return Err(Fatal::usage("--tls-name is for a certificate made here; yours has its names already"));
     }
-    check_names(&tls_names)?;
+    let tls_names = certificate_names(&tls_names)?;
     let files = folder.files()?;
     files::private_folder(files.folder()).map_err(Fatal::failure)?;
     let failed = |error: &dyn std::error::Error| Fatal::caused("no manager was made", error);
@@ -49,7 +49,7 @@ pub(super) async fn init(options: Init) -> Result<(), Fatal> {
         folder::look(&files).await.map_err(|error| failed(&error))?
     {
         if if_new && there == name {
-            eprintln!("manager `{name}` ({id}) is here already; nothing was changed");
+            say::aside(format_args!("manager `{name}` ({id}) is here already; nothing was changed"));
             return Ok(());
         }
         let folder = files.folder().display();
@@ -68,7 +68,7 @@ pub(super) async fn init(options: Init) -> Result<(), Fatal> {
             // Before anything moves: the keys must be whole.
             Authority::open(&files, now).map_err(|error| failed(&error))?;
             if let Some(aside) = database_file::move_aside(&files.database(), now).map_err(Fatal::failure)? {
-                eprintln!("the database that was here lies in {}", aside.display());
+                say::aside(format_args!("the database that was here lies in {}", aside.display()));
             }
         }
         Presence::Nothing | Presence::Unfinished if keep_keys => {
@@ -137,21 +137,16 @@ pub(super) async fn init(options: Init) -> Result<(), Fatal> {
     )
 }
 
-/// Names a certificate can carry.
-fn check_names(names: &[String]) -> Result<(), Fatal> {
-    for name in names {
-        // With any port: a name of a certificate is what could stand before one.
-        let shown = if name.contains(':') { format!("[{name}]:1") } else { format!("{name}:1") };
-        server_name(&shown)
-            .map_err(|_| Fatal::usage(format!("--tls-name: `{name}` is no host name or address")))?;
-    }
-    Ok(())
+/// Names a certificate can carry, each written in one way.
+fn certificate_names(names: &[String]) -> Result<Vec<String>, Fatal> {
+    let read = names.iter().map(|name| host_for_others(name));
+    read.collect::<Result<_, _>>().map_err(|error| Fatal::usage(format!("--tls-name: {error}")))
 }
 
 /// `writ-control-manager names`.
 pub(super) async fn names(options: Names) -> Result<(), Fatal> {
     let Names { folder, tls_names } = options;
-    check_names(&tls_names)?;
+    let tls_names = certificate_names(&tls_names)?;
     let files = folder.files()?;
     if !files.ca_key().exists() {
         return Err(Fatal::failure(format!(
@@ -164,12 +159,8 @@ pub(super) async fn names(options: Names) -> Result<(), Fatal> {
     let now = SystemClock::new().wall();
     let authority = Authority::open(&files, now).map_err(|error| failed(&error))?;
     let all = authority.add_names(&files, &tls_names, now).map_err(|error| failed(&error))?;
-    writeln!(
-        std::io::stdout(),
-        "The certificate names {}. Start the manager again to show it.",
-        all.join(", ")
-    )
-    .map_err(Fatal::failure)
+    say::result(format_args!("The certificate names {}. Start the manager again to show it.", all.join(", ")))
+        .map_err(Fatal::failure)
 }
 
 fn say(output: Output, made: &Made) -> Result<(), Fatal> {
@@ -198,5 +189,5 @@ Next:
             )
         }
     };
-    writeln!(std::io::stdout(), "{text}").map_err(Fatal::failure)
+    say::result(text).map_err(Fatal::failure)
 }

@@ -48,4 +48,5 @@ mod evidence;
 
 mod bad_input;
 mod documents;
+mod first_hour;
 mod shipped;

@@ -14,6 +14,7 @@ use writ_common::envelope::{Candidate, ReceiptPurpose, verify};
 use writ_common::id::CommandId;
 use writ_common::keys::PublicKey;
 use writ_common::limits::MAX_COMMAND_LIFETIME;
+use writ_common::net::Place;
 use writ_common::receipt::{Decision, Ending};
 use writ_common::time::Timestamp;
 use writ_common::wire::status::Failure;
@@ -275,6 +276,9 @@ fn parse(request: SubmitRequest) -> Result<submit::Request, Failure> {
 
 fn parse_settings(settings: SettingsAction) -> Result<Settings, Failure> {
     let SettingsAction { heartbeat_ms, endpoints, log_filter } = settings;
+    let read = endpoints.iter().map(|endpoint| Place::for_others(endpoint).map(|place| place.to_string()));
+    let endpoints = read.collect::<Result<Vec<_>, _>>();
+    let endpoints = endpoints.map_err(|error| Failure::invalid("settings.endpoints", error.to_string()))?;
     // The revision is given when the command is signed.
     let wire = ApplySettings { revision: 1, heartbeat_ms, endpoints, log_filter };
     Settings::try_from(wire).map_err(|error| Failure::invalid("settings", error.to_string()))

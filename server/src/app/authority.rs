@@ -15,12 +15,12 @@ use writ_common::keys::{Algorithm, Authority as Holder, PrivateKey, pem};
 use writ_common::limits::SKEW;
 use writ_common::shutdown::Shutdown;
 use writ_common::time::{Clock as _, SystemClock};
-use writ_common::tls::server_name;
 use writ_common::trust::{Role, SigningEntry, TrustBundle};
 
 use super::local::{Kind, Place, Print, Unlock, is_free, unchanged};
 use super::passphrase;
 use crate::authority::backup::Held;
+use crate::authority::create::endpoints_for_others;
 use crate::authority::mint::{Fresh, Mint, Unlocked};
 use crate::authority::{channel, read_signing_keys, restore};
 
@@ -166,12 +166,8 @@ pub(super) async fn run(verb: Authority, shutdown: Shutdown) -> Result<(), Fatal
             unlock.place.changed(&mint, &made)
         }
         Authority::Endpoints { unlock, endpoints } => {
-            for (place, endpoint) in endpoints.iter().enumerate() {
-                server_name(endpoint).map_err(Fatal::usage)?;
-                if endpoints[..place].contains(endpoint) {
-                    return Err(Fatal::usage(format!("--endpoint {endpoint} is given twice")));
-                }
-            }
+            let places = endpoints_for_others(&endpoints).map_err(Fatal::usage)?;
+            let endpoints: Vec<_> = places.iter().map(ToString::to_string).collect();
             let mint = unlock.mint(&shutdown).await?;
             let unlocked = unlock.open(&mint.files)?;
             let command = "writ-server authority endpoints";

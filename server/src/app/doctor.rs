@@ -17,5 +17,5 @@ pub(super) async fn run(options: Doctor, shutdown: Shutdown) -> Result<(), Fatal
     findings.push(ports(&mint.files, &config, place.folder.start()).await);
     let report = Report::of(findings);
     place.say(&report, &report.text())?;
-    if report.is_bad() { Err(Fatal::failure(report.verdict)) } else { Ok(()) }
+    if report.is_bad() { Err(Fatal::said()) } else { Ok(()) }
 }

@@ -22,7 +22,9 @@ pub(super) async fn init(options: Init, shutdown: Shutdown) -> Result<(), Fatal>
         // Before anybody is asked for a passphrase.
         match check_room(&files, replace_fleet.as_deref()).await {
             Err(CreateError::Exists { fleet, name: there, .. }) if if_new && there == name => {
-                eprintln!("fleet `{name}` ({fleet}) is here already; nothing was changed");
+                writ_common::say::aside(format_args!(
+                    "fleet `{name}` ({fleet}) is here already; nothing was changed"
+                ));
                 return Ok(());
             }
             checked => checked.map_err(explain)?,
@@ -37,15 +39,21 @@ pub(super) async fn init(options: Init, shutdown: Shutdown) -> Result<(), Fatal>
         passphrase,
         replaces: replace_fleet,
     };
-    let host = host_of(&plan.endpoints);
-    let endpoints = plan.endpoints.clone();
-    let begin = || eprintln!("making keys and sealing the backup; the passphrase hash takes a few seconds …");
+    // As they will be signed; what is none is refused below.
+    let places = plan.endpoints.iter().filter_map(|endpoint| Place::for_others(endpoint).ok());
+    let endpoints: Vec<_> = places.map(|place| place.to_string()).collect();
+    let host = host_of(&endpoints);
+    let begin = || {
+        writ_common::say::aside(format_args!(
+            "making keys and sealing the backup; the passphrase hash takes a few seconds …"
+        ))
+    };
     let made = create(&files, plan, begin, SystemClock::new().wall(), &shutdown).await;
     let made = made.map_err(explain)?;
     for doubt in shutdown.unless_requested(doubts(&endpoints)).await.unwrap_or_default() {
-        eprintln!(
+        writ_common::say::aside(format_args!(
             "writ-server: warning: {doubt}. It is in the trust bundle; to change it: writ-server authority endpoints"
-        );
+        ));
     }
     let is_drained = shutdown.drain(std::time::Duration::from_secs(5)).await;
     debug!(is_drained, "store closed");

@@ -1,13 +1,14 @@
 //! What the commands that work on the local files share: which fleet, who signs, how to print.
 
-use std::io::Write as _;
 use std::path::PathBuf;
 
 use clap::Args;
 use serde::Serialize;
+use writ_common::config::not_text;
 use writ_common::daemon::Fatal;
 use writ_common::id::Digest;
 use writ_common::keys::Algorithm;
+use writ_common::say;
 use writ_common::service::Start;
 use writ_common::shutdown::Shutdown;
 use writ_common::time::{Clock as _, SystemClock};
@@ -40,6 +41,9 @@ impl Folder {
     /// Where everything is. A folder that is named needs no configuration, which may be what is broken.
     pub(super) fn files(&self) -> Result<Files, Fatal> {
         match &self.data_dir {
+            Some(folder) if folder.to_str().is_none() => {
+                Err(Fatal::usage(format!("--data-dir {}", not_text(folder))))
+            }
             Some(folder) => Ok(Files::new(folder)),
             None => Ok(Files::new(&self.config()?.data_dir)),
         }
@@ -185,7 +189,7 @@ impl Print {
             Output::Json => serde_json::to_string_pretty(value).map_err(Fatal::failure)?,
             Output::Text => text.to_owned(),
         };
-        writeln!(std::io::stdout(), "{text}").map_err(Fatal::failure)
+        say::result(text).map_err(Fatal::failure)
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 use writ_common::files::{self, FileError};
 use writ_common::keys::pem;
 use writ_common::limits::MAX_KEYS;
@@ -64,6 +64,21 @@ pub fn open(files: &Files, now: Option<Timestamp>, endpoints: &[String]) -> Resu
             None => Err(error.into()),
         },
         (Err(error), None) => Err(error.into()),
+    }
+}
+
+/// Whether a leaf is by no authority that a bundle lists: agents cannot verify the channel then, and operators may not.
+#[must_use]
+pub fn is_foreign(leaf: &TlsLeaf, bundle: &TrustBundle) -> bool {
+    !leaf.chain.iter().any(|shown| bundle.tls_cas.contains(shown))
+}
+
+fn say_if_foreign(files: &Files, bundle: &TrustBundle) {
+    if read_tls_leaf(files).is_ok_and(|leaf| is_foreign(&leaf, bundle)) {
+        error!(
+            file = %files.tls_certificate().display(),
+            "the TLS certificate is by no authority the trust bundle lists: agents cannot verify this channel; put back one that is, or make a new authority: writ-server authority channel"
+        );
     }
 }
 
@@ -131,6 +146,7 @@ pub async fn keep(server: Arc<Server>, files: Files) {
     };
     let mut ticks = tokio::time::interval(LOOK_EVERY);
     let mut warned = Timestamp::ZERO;
+    say_if_foreign(&files, &server.chain().head().bundle);
     loop {
         let look = async {
             tokio::select! {
@@ -145,7 +161,10 @@ pub async fn keep(server: Arc<Server>, files: Files) {
         let Ok(now) = server.signer.now() else { continue };
         let chain = server.chain();
         match look_again(&files, &server.tls, now, &chain.head().bundle.endpoints) {
-            Ok(true) => info!(leaves = ?server.tls.leaf_spki_digests(), "TLS leaf replaced"),
+            Ok(true) => {
+                info!(leaves = ?server.tls.leaf_spki_digests(), "TLS leaf replaced");
+                say_if_foreign(&files, &chain.head().bundle);
+            }
             Ok(false) => {}
             Err(error) => warn!(%error, "the TLS leaf stays as it is"),
         }

@@ -14,9 +14,10 @@ use writ_common::id::{Digest, FleetId};
 use writ_common::keys::certificate::InvalidCertificate;
 use writ_common::keys::sealed::{Passphrase, SealError, seal};
 use writ_common::keys::{Algorithm, Authority, PrivateKey, Server, SigningCertificate, pem};
+use writ_common::net::{Place, host_for_others};
 use writ_common::shutdown::Shutdown;
 use writ_common::time::Timestamp;
-use writ_common::tls::{IssueError, TlsAuthority, server_name, spki_digest};
+use writ_common::tls::{IssueError, TlsAuthority, spki_digest};
 use writ_common::trust::{Chain, Role, SigningEntry, TrustBundle};
 
 use super::Files;
@@ -136,7 +137,9 @@ pub async fn create(
             "--name must have 1 to 128 of A-Z, a-z, 0-9, `.`, `_` and `-`".to_owned(),
         ));
     }
-    let host_names = host_names(&endpoints, extra_names)?;
+    let places = endpoints_for_others(&endpoints)?;
+    let endpoints = places.iter().map(ToString::to_string).collect();
+    let host_names = host_names(&places, extra_names)?;
     files::private_folder(files.folder())?;
     let _lock = files.lock()?;
     let replaced = room(files, replaces.as_deref()).await?;
@@ -281,20 +284,29 @@ fn move_aside(files: &Files, what: &str, now: Timestamp) -> Result<PathBuf, Crea
     Ok(files::move_aside(files.folder(), what, now, turn)?)
 }
 
-fn host_names(endpoints: &[String], extra: Vec<String>) -> Result<Vec<String>, CreateError> {
-    let mut names = Vec::new();
+/// Endpoints as they are signed: one way to write each, and none that means nothing elsewhere.
+///
+/// # Errors
+/// Which of them is none.
+pub fn endpoints_for_others(endpoints: &[String]) -> Result<Vec<Place>, CreateError> {
+    let mut places: Vec<Place> = Vec::new();
     for endpoint in endpoints {
-        let name =
-            server_name(endpoint).map_err(|error| CreateError::Plan(format!("--endpoint: {error}")))?;
-        names.push(name.to_str().into_owned());
+        let wrong = |error: &dyn std::fmt::Display| CreateError::Plan(format!("--endpoint: {error}"));
+        let place = Place::for_others(endpoint).map_err(|error| wrong(&error))?;
+        if places.contains(&place) {
+            return Err(wrong(&format_args!("{place} is given twice")));
+        }
+        places.push(place);
     }
-    for name in &extra {
-        // With any port: a name of a certificate is what could stand before one.
-        let shown = if name.contains(':') { format!("[{name}]:1") } else { format!("{name}:1") };
-        server_name(&shown)
-            .map_err(|_| CreateError::Plan(format!("--tls-name: `{name}` is no host name or address")))?;
+    Ok(places)
+}
+
+fn host_names(endpoints: &[Place], extra: Vec<String>) -> Result<Vec<String>, CreateError> {
+    let mut names: Vec<_> = endpoints.iter().map(|place| place.host().to_owned()).collect();
+    for name in extra {
+        let name = host_for_others(&name);
+        names.push(name.map_err(|error| CreateError::Plan(format!("--tls-name: {error}")))?);
     }
-    names.extend(extra);
     names.extend(["localhost", "127.0.0.1", "::1"].map(str::to_owned));
     names.sort();
     names.dedup();

@@ -94,7 +94,7 @@ async fn tls_fault(error: &ConnectError, legs: &mut Legs) -> Fault {
         None if matches!(error, ConnectError::Http { .. }) => return not_ours(error),
         None => Leg::Tls,
     };
-    let is_about_dates = error.advice().contains("clocks");
+    let is_about_dates = error.is_about_dates();
     let advice = match leg {
         Leg::CertificateTrust if !is_about_dates => {
             "somebody else answers there, or the CA that was uploaded is not this manager's: look at the address, and compare the SHA-256 (writ manager settings show, and writ --context CM entities manager)"

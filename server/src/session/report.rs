@@ -1,6 +1,9 @@
 //! What an agent says of itself: believed as its word, in its session only.
 
+use std::collections::HashSet;
+
 use bytes::Bytes;
+use writ_common::command::{OWN_ACTIONS, is_action_name};
 use writ_common::envelope::{AgentReportPurpose, Candidate, verify};
 use writ_common::facts::FACTS;
 use writ_common::hello::Nonce;
@@ -33,5 +36,13 @@ pub(super) fn read_report(
     facts.retain(|(name, value)| FACTS.contains(&name.as_str()) && is_value(value));
     facts.sort();
     facts.dedup_by(|a, b| a.0 == b.0);
+    // Neither is a row that no command could name, nor a second one of a name.
+    let mut actions: Vec<_> = actions
+        .into_iter()
+        .filter(|(name, _)| is_action_name(name) || OWN_ACTIONS.contains(&name.as_str()))
+        .map(|(name, class)| (name, class.class()))
+        .collect();
+    let mut seen = HashSet::new();
+    actions.retain(|(name, _)| seen.insert(name.clone()));
     Ok((number, Report { bundle, settings_revision, actions, facts }))
 }

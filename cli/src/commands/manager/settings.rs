@@ -44,14 +44,14 @@ pub(super) fn confirm_authority(changes: &Changes) -> Result<(), Failure> {
     let der = pem::certificates(&bytes).ok().and_then(|found| found.into_iter().next()).unwrap_or(bytes);
     // What is none is refused by the server, with its reason.
     let Ok(read) = PinnedAuthority::at_any_date(&der) else { return Ok(()) };
-    eprintln!(
+    writ_common::say::aside(format_args!(
         "Certificate authority of the manager:\n  subject    {}\n  issuer     {}\n  valid      {} to {}\n  SHA-256    {}",
         output::plain(&read.subject),
         output::plain(&read.issuer),
         read.not_before,
         read.not_after,
         Digest::of(&der)
-    );
+    ));
     if changes.yes {
         return Ok(());
     }

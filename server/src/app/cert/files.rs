@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 use writ_common::daemon::Fatal;
-use writ_common::files;
+use writ_common::files::{self, FileError};
 use writ_common::keys::transfer::{self, Pair};
 use writ_common::keys::{SigningCertificate, pem};
 use writ_common::shutdown::Shutdown;
@@ -82,13 +82,26 @@ pub(super) async fn put_back(place: &Place, from: From, shutdown: &Shutdown) -> 
     let now = SystemClock::new().wall();
     let restored =
         restore(&files, &archive, non_exportable, now, shutdown).await.map_err(|error| unchanged(&error))?;
+    // Whoever runs on the folder follows it by itself, and a second one would be refused.
+    let start = match files.lock() {
+        Err(FileError::InUse { .. }) => "Nothing: the server that runs here goes on with it.".to_owned(),
+        _ => place.folder.start().how(),
+    };
+    // A token is made only where there was no fleet.
+    let lost = match restored.admin_token_file.as_os_str().is_empty() {
+        true => "",
+        false => {
+            "\nThe backup holds keys and trust bundles. Gone with the database: commands and receipts, alerts, the audit log, operators and their tokens, enrolment tokens, labels of agents, the line to a Control Manager. Agents that come back are known by their identity records; label them again."
+        }
+    };
     let text = format!(
-        "Restored fleet {} ({}), trust bundle {} ({}).\nNext:\n  1. {}\n  2. Agents come back by themselves; those that hold newer bundles hand them back.\n  3. When {} is the newest there is: writ-server authority confirm {}",
+        "Restored fleet {} ({}), trust bundle {} ({}).{}\nNext:\n  1. {}\n  2. Agents come back by themselves; those that hold newer bundles hand them back.\n  3. When {} is the newest there is: writ-server authority confirm {}",
         restored.fleet_name,
         restored.fleet_id,
         restored.bundle_version,
         restored.bundle_digest,
-        place.folder.start().how(),
+        lost,
+        start,
         restored.bundle_version,
         restored.bundle_digest
     );

@@ -1,16 +1,15 @@
 //! What an operator typed, checked once: [`Settings::changed`] is the one way to settings that are saved.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::time::Duration;
 
 use writ_common::keys::pem;
 use writ_common::keys::vault::Vault;
 use writ_common::keys::vouched::PinnedAuthority;
-use writ_common::limits::MAX_NAME_BYTES;
+use writ_common::limits::{MAX_ENDPOINT_BYTES, MAX_NAME_BYTES};
 use writ_common::manager::{RegistrationToken, check_communication};
-use writ_common::net::Protocol;
+use writ_common::net::{InvalidPlace, Place, Protocol, host_for_others};
 use writ_common::time::Timestamp;
-use writ_common::tls::server_name;
 use writ_common::wire::status::Failure;
 use writ_proto::admin::v1 as proto;
 
@@ -72,8 +71,8 @@ impl Settings {
             }
         }
         if let Some(forwarding) = &changes.forwarding_address {
-            let is_good = forwarding.is_empty() || server_name(forwarding).is_ok();
-            if !is_good || forwarding.len() > MAX_NAME_BYTES {
+            let is_good = forwarding.is_empty() || Place::for_others(forwarding).is_ok();
+            if !is_good || forwarding.len() > MAX_ENDPOINT_BYTES {
                 problems.add(
                     "forwarding_address",
                     "must be host:port, such as gate.example:7545 or [2001:db8::1]:7545",
@@ -298,23 +297,17 @@ fn plain_address(text: &str) -> Result<String, String> {
     if text.is_empty() {
         return Ok(String::new());
     }
-    let inner = text.strip_prefix('[').and_then(|text| text.strip_suffix(']'));
-    if let Some(inner) = inner {
-        return inner
-            .parse::<Ipv6Addr>()
-            .map(|address| address.to_string())
-            .map_err(|_| format!("is `{text}`: only IPv6 addresses stand in brackets"));
-    }
-    if let Ok(address) = text.parse::<IpAddr>() {
-        return Ok(address.to_string());
-    }
-    let looks_numeric = text.chars().all(|c| c.is_ascii_digit() || c == '.');
-    if looks_numeric || server_name(&format!("{text}:1")).is_err() {
-        return Err(format!(
+    let looks_numeric =
+        text.chars().all(|c| c.is_ascii_digit() || c == '.') && text.parse::<IpAddr>().is_err();
+    match host_for_others(text) {
+        Ok(host) if !looks_numeric => Ok(host),
+        Err(error @ (InvalidPlace::Unspecified(_) | InvalidPlace::Zone(_) | InvalidPlace::TooLong(_))) => {
+            Err(format!("cannot be used: {error}"))
+        }
+        _ => Err(format!(
             "is `{text}`; it must be a host name, an IPv4 or an IPv6 address, without scheme, port or path"
-        ));
+        )),
     }
-    Ok(text.to_owned())
 }
 
 fn plain_port(port: u32) -> Result<u16, String> {
