@@ -56,7 +56,8 @@ impl Podman {
         let file = repository().join("deploy/compose.yaml");
         let mut command = self.command("python3");
         let hosts = repository().join("integration-tests/tests/install/compose.hosts.yaml");
-        said(command.args(["-m", "podman_compose", "-f"]).arg(file).arg("-f").arg(hosts).args(arguments))
+        command.args(["-m", "podman_compose", "--podman-path"]).arg(tool("podman"));
+        said(command.arg("-f").arg(file).arg("-f").arg(hosts).args(arguments))
     }
 
     /// An image of ours.
