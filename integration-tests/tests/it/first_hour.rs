@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fs;
+use std::io::Read as _;
 use std::os::unix::ffi::OsStrExt as _;
 
 use integration_tests::fleet::{Build, Fleet, binary};
@@ -321,4 +322,62 @@ fn a_foreign_certificate_of_the_channel_is_not_served_without_a_word() {
     fleet.server().wait_for(said, |_| true);
     let doctor = fleet.keys(&["doctor"]).failed(1).json();
     assert!(doctor["verdict"].as_str().unwrap().starts_with("channel:"), "{doctor}");
+}
+
+/// What a terminal shows of a command of ours, in the order in which it was drawn.
+fn drawn(typescript: &std::path::Path) -> String {
+    String::from_utf8_lossy(&fs::read(typescript).unwrap()).into_owned()
+}
+
+#[test]
+fn a_bar_stays_where_its_work_stays_and_its_clock_goes_on() {
+    let mut fleet = Fleet::new(Build::Shipped);
+    let oslo = fleet.agent("oslo");
+    let _rome = fleet.agent("rome");
+    assert!(oslo.stop().success());
+    let typescript = fleet.path("typescript");
+    // `script` gives a program a terminal and keeps what it draws.
+    let on_a_terminal = |line: &str| {
+        let line = format!(
+            "TERM=xterm XDG_CONFIG_HOME={} {} {line}",
+            fleet.path("config").display(),
+            binary("writ").display()
+        );
+        ["-qec".to_owned(), line, typescript.display().to_string()]
+    };
+
+    let sent = fleet.spawn_tool("script", &on_a_terminal("send ping --all --wait --timeout 4s")).wait();
+    let shown = drawn(&typescript);
+    assert_eq!(sent.0.code(), Some(6), "{shown}");
+    let last = shown.rsplit_once("/2 answered").unwrap();
+    assert!(last.0.ends_with('1') && last.1.contains("1 done, 1 queued"), "{shown}");
+    assert!(
+        ["1s", "2s", "3s"].iter().any(|seconds| shown.contains(seconds)),
+        "the clock stood still: {shown}"
+    );
+
+    // The only agent that holds the next bundle is the one that runs.
+    let _made = fleet.keys(&["cert", "create", "--overlap", "1h"]).ok();
+    let watched = fleet.spawn_tool("script", &on_a_terminal("trust converge --watch --timeout 4s")).wait();
+    let shown = drawn(&typescript);
+    assert!(!watched.0.success(), "{shown}");
+    let last = shown.rsplit_once("/2 hold the newest bundle").unwrap();
+    assert!(last.0.ends_with('1') && last.1.contains("bundle 2"), "{shown}");
+
+    // A pipe in the typescript's place shows the moment at which the bar says that one of two has answered.
+    fs::remove_file(&typescript).unwrap();
+    let _made = fleet.run_tool("mkfifo", &[typescript.to_str().unwrap()]).ok();
+    let waits = fleet.spawn_tool("script", &on_a_terminal("send ping --all --wait"));
+    let mut pipe = fs::File::open(&typescript).unwrap();
+    let (mut shown, mut part) = (Vec::new(), [0; 4096]);
+    while !String::from_utf8_lossy(&shown).contains("1/2 answered") {
+        let length = pipe.read(&mut part).unwrap();
+        assert!(length > 0, "{}", String::from_utf8_lossy(&shown));
+        shown.extend_from_slice(&part[..length]);
+    }
+    fleet.kill_server();
+    pipe.read_to_end(&mut shown).unwrap();
+    let shown = String::from_utf8_lossy(&shown);
+    assert!(!waits.wait().0.success(), "{shown}");
+    assert!(!shown.contains("2/2") && shown.contains("the command goes on"), "{shown}");
 }

@@ -29,6 +29,8 @@ fn with_the_authority_alone_a_server_is_rebuilt_from_the_chain_any_agent_holds()
     fleet
         .server()
         .wait_for("trust bundle in force, but nothing can be signed", |said| said["bundle.version"] == 2);
+    let shown = fleet.writ(&["server"]).ok().stdout;
+    assert!(shown.contains("nothing can be signed; on the server: writ-server doctor"), "{shown}");
     let head = fleet.json(&["server"])["chain_digest"].as_str().unwrap().to_owned();
     let early = fleet.keys(&["authority", "channel", "--authority", authority.to_str().unwrap()]);
     assert!(early.code == 1 && early.stderr.contains("writ-server authority confirm"), "{early:?}");
@@ -128,6 +130,13 @@ fn a_server_whose_certificate_expired_while_it_was_off_is_mended_by_one_bundle()
     let rome = fleet.agent("rome");
     fleet.restart_server_at(3 * 365 * DAY + DAY);
     fleet.server().wait_for("nothing can be signed", |_| true);
+    let ended = "the signing certificate ends soon, or has ended; make the next one: writ-server cert create";
+    fleet.server().wait_for(ended, |said| said["days"] == 0);
+    // The operator's clock is the one that is wrong; the TLS leaf was renewed at the server's time.
+    let said = fleet.writ(&["server"]);
+    assert!(said.code != 0 && said.stderr.contains("the certificate there begins at 2"), "{said:?}");
+    assert!(said.stderr.contains("this machine's clock says 2"), "{said:?}");
+    assert!(!said.stderr.contains("--ca"), "{said:?}");
     let doctor = fleet.keys(&["doctor"]).failed(1).json();
     let verdict = doctor["verdict"].as_str().unwrap();
     assert!(verdict.starts_with("signing:") && verdict.contains("is retired since"), "{verdict}");

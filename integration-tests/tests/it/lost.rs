@@ -63,7 +63,11 @@ fn a_server_whose_database_is_lost_in_any_way_keeps_its_keys_and_names_one_cure(
         assert!(keys_of(&folder) == keys, "{way}: the keys are as they were");
     }
     // The cure, typed; what was there lies beside.
-    let _restored = fleet.keys(&["cert", "restore", &backup]).ok();
+    let (place, passphrase) = (folder.to_str().unwrap(), fleet.path("passphrase"));
+    let restored = ["cert", "restore", &backup, "--data-dir", place, "--passphrase-file"];
+    let said =
+        fleet.run("writ-server", &[&restored[..], &[passphrase.to_str().unwrap()]].concat()).ok().stdout;
+    assert!(said.contains("Gone with the database: commands and receipts") && said.contains("1. "), "{said}");
     assert!(
         fs::read_dir(&folder)
             .unwrap()
