@@ -18,7 +18,8 @@ use writ_common::time::Timestamp;
 
 /// Obeys what carries the server's seal, once, and answers under its own.
 ///
-/// Exit codes: 0 ended in good order; 1 it failed; 2 a flag is wrong; 64 a value or the configuration is wrong.
+/// Exit codes: 0 ended in good order; 1 it failed, or its result cannot be written; 2 a flag is wrong;
+/// 64 a value or the configuration is wrong. A reader that goes away early changes no exit code.
 #[derive(Debug, Parser)]
 #[command(name = "writ-agent", version)]
 struct Arguments {

@@ -20,7 +20,8 @@ pub(crate) enum Format {
 /// Command a fleet of agents that obey only what carries the server's seal.
 ///
 /// Exit codes: 0 done; 1 an agent refused or failed; 2 wrong usage; 3 the server cannot be reached; 4 not allowed;
-/// 5 not found; 6 not all agents answered in time; 7 the request was refused; 8 something on this machine.
+/// 5 not found; 6 not all agents answered in time; 7 the request was refused; 8 something on this machine,
+/// such as a result that cannot be written. A reader that goes away early changes no exit code.
 #[derive(Debug, Parser)]
 #[command(name = "writ", version)]
 pub(crate) struct Arguments {
@@ -74,10 +75,10 @@ pub(crate) enum Command {
     /// The line from this server up to its Control Manager.
     #[command(subcommand)]
     Manager(manager::Manager),
-    /// The servers under a Control Manager; use the context of one.
+    /// The entities of a Control Manager: the servers that registered with it. Use the context of a manager.
     #[command(subcommand)]
     Entities(manager::Entities),
-    /// Tell servers under a Control Manager what to do; use the context of one.
+    /// Tell servers under a Control Manager what to do; use the context of a manager.
     #[command(subcommand)]
     Instruct(manager::Instruct),
     /// What keeps you from speaking to a server, by cause, and what to do. Exit code 1 when something is wrong.
@@ -133,7 +134,7 @@ pub(crate) enum Token {
         /// How long it can be used.
         #[arg(long, default_value = "1d", value_parser = duration, value_name = "TIME")]
         expires: Duration,
-        /// The realm its agents belong to.
+        /// The realm its agents belong to: a named part of the fleet, which some servers command and others do not.
         #[arg(long, default_value = "default", value_name = "NAME")]
         realm: String,
         /// Write the token to this new file (mode 600) instead of printing it.
@@ -238,6 +239,8 @@ pub(crate) enum Audit {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Trust {
     /// Who holds which trust bundle, and who would not obey the key that signs now. Exit code 6 while some are behind.
+    ///
+    /// A trust bundle is the signed list of keys and servers that agents go by.
     Converge {
         /// Wait until every agent holds the newest one, with live progress.
         #[arg(long)]
@@ -351,7 +354,7 @@ pub(crate) enum Send {
         /// How often it says something, from 1s to 1h.
         #[arg(long, value_parser = duration, value_name = "TIME")]
         heartbeat: Option<Duration>,
-        /// Where to look for the server before the trust bundle's endpoints; repeat for several.
+        /// Where to look for the server before the endpoints that the signed trust bundle names; repeat for several.
         #[arg(long = "endpoint", value_name = "HOST:PORT")]
         endpoints: Vec<String>,
         /// What it logs, such as `info,writ_agent=debug`.

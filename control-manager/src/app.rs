@@ -16,7 +16,8 @@ use crate::config::Config;
 
 /// Lists servers as its entities, sees how they stand, and tells them what to do. It never holds a key that agents obey.
 ///
-/// Exit codes: 0 ended in good order; 1 it failed; 2 a flag is wrong; 64 a value or the configuration is wrong.
+/// Exit codes: 0 ended in good order; 1 it failed, or its result cannot be written; 2 a flag is wrong;
+/// 64 a value or the configuration is wrong. A reader that goes away early changes no exit code.
 #[derive(Debug, Parser)]
 #[command(name = "writ-control-manager", version)]
 struct Arguments {

@@ -21,7 +21,8 @@ use crate::config::Config;
 
 /// Signs commands and pushes them to agents that obey only what carries its seal.
 ///
-/// Exit codes: 0 ended in good order; 1 it failed; 2 a flag is wrong; 64 a value or the configuration is wrong.
+/// Exit codes: 0 ended in good order; 1 it failed, or its result cannot be written; 2 a flag is wrong;
+/// 64 a value or the configuration is wrong. A reader that goes away early changes no exit code.
 #[derive(Debug, Parser)]
 #[command(name = "writ-server", version)]
 struct Arguments {

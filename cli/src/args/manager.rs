@@ -13,9 +13,9 @@ pub(crate) enum Manager {
     /// How this server meets its Control Manager.
     #[command(subcommand)]
     Settings(Settings),
-    /// Try the settings leg by leg, with the changes given here on top. Saves nothing and makes no entity.
+    /// Try the settings leg by leg, with the changes given here on top. Saves nothing and registers nothing.
     Test(Box<Changes>),
-    /// Become one of the manager's entities. Twice is once.
+    /// Become one of the manager's entities, the servers that it lists and instructs. Twice is once.
     Register {
         /// Whether the manager becomes the update source of the integrated reputation server, if it offers itself; asked on a
         /// terminal unless given.

@@ -27,7 +27,7 @@ pub(super) enum Cert {
         /// Let it stand by: agents know it, and it signs when `cert rotate` says so or the present one ends.
         #[arg(long, conflicts_with = "overlap")]
         standby: bool,
-        /// A realm it commands; repeat for several. Those of the present one unless given.
+        /// A realm it commands, which is a named part of the fleet; repeat for several. Those of the present one unless given.
         #[arg(long = "realm", value_name = "NAME")]
         realms: Vec<String>,
         /// For a further server, which commands realms of its own: seal its key, the chain and the channel's authority into this
