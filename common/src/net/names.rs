@@ -92,12 +92,13 @@ pub async fn resolve(place: &Place) -> Result<Vec<SocketAddr>, NameError> {
         return Ok(vec![address]);
     }
     let name = place.host();
-    let mut found = match listed(name) {
-        found if !found.is_empty() => found,
-        _ => match tokio::time::timeout(NAME_TIMEOUT, ask(name)).await {
+    // This host is asked for its own name before the name servers are, which may not answer.
+    let known = Some(listed(name)).filter(|found| !found.is_empty()).or_else(|| own(name));
+    let mut found = match known {
+        Some(found) => found,
+        None => match tokio::time::timeout(NAME_TIMEOUT, ask(name)).await {
             Err(_) => return Err(NameError::Silent(name.to_owned())),
-            Ok(Ok(found)) => found,
-            Ok(Err(error)) => own(name).ok_or(error)?,
+            Ok(found) => found?,
         },
     };
     let families = Families::of_this_host();
