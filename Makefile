@@ -91,7 +91,7 @@ check: target/node/.installed ## formatting, lints of code and schema, links of 
 
 deny: target/python/.installed ## licences, banned crates and sources of every dependency
 	$(CARGO) fetch --locked --quiet
-	PATH="$$PWD/target/python/bin:$$PATH" $(CARGO) deny --offline check licenses bans sources
+	PATH="$$PWD/target/python/bin:$$PATH" $(CARGO) deny --locked check licenses bans sources
 
 update: testing-build target/python/.installed ## write anew what tests pin: vectors, schema, generated pages
 	UPDATE=1 $(CARGO) test -p integration-tests --test it -- --test-threads 1 pinned

@@ -190,8 +190,6 @@ impl AdmittedCommand {
 pub struct Started {
     /// One of so many that run at the same time.
     pub place: OwnedSemaphorePermit,
-    /// Session time.
-    pub at: Timestamp,
 }
 
 /// How a plan came out, before anybody signs it.

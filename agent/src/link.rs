@@ -28,7 +28,7 @@ use writ_common::trust::{Chain, TrustBundle};
 use writ_proto::v1::agent_gateway_client::AgentGatewayClient;
 
 use crate::app::status::Status;
-use crate::obey::{FollowError, Obedience};
+use crate::obey::{FollowError, Left, Obedience};
 use crate::refusals::Refusals;
 use crate::replay::JournalError;
 use crate::session_time::SessionTime;
@@ -120,8 +120,8 @@ pub struct Link {
     pub rendezvous_every: Duration,
     /// One of them had one.
     pub learnt: Arc<Notify>,
-    /// Whether commands of before the start have been settled.
-    pub is_recovered: bool,
+    /// Commands of before the start that are not settled.
+    pub left: Left,
 }
 
 impl Link {

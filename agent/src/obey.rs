@@ -34,6 +34,7 @@ use crate::session_time::SessionTime;
 use crate::settings::{self, Keeper};
 use crate::trust::{Trust, Walked};
 use crate::verify::verify;
+pub use recover::Left;
 
 /// Answers that wait for the session; more are found in the journal.
 const MAX_WAITING_ANSWERS: usize = 1024;
@@ -242,6 +243,11 @@ impl Obedience {
             Ok(Judgement::Refused(_, refusal)) => Err(NotAdmitted::Refused(refusal)),
             // §4.10 to §4.12
             Ok(Judgement::Fresh(fresh)) => self.admit(fresh, stored, now),
+            // Whether it runs cannot be told now: a refusal might be answered for what is obeyed.
+            Err(failed @ JournalError::NoRoom(_)) => {
+                warn!(command.id = %id, error = %failed, "not answered");
+                return Reaction::Running;
+            }
             Err(failed) => Err(NotAdmitted::Journal(failed)),
         };
         let admitted = match admitted {
@@ -296,7 +302,7 @@ impl Obedience {
             Ok(place) => {
                 let about = (digest, expires_at);
                 let admission = self.journal.accept_and_start(id, about, delivery, now, &boot_id());
-                (admission, Some(Started { place, at: now }))
+                (admission, Some(Started { place }))
             }
             Err(_) => (self.journal.accept(id, digest, expires_at, delivery, now), None),
         };
@@ -332,16 +338,40 @@ impl Obedience {
         let id = admitted.id();
         let AdmittedCommand { durable, digest, expires_at, plan, started } = admitted;
         let (_place, started_at, attempt) = match started {
-            Some(Started { place, at }) => (place, at, 1),
+            Some(Started { place }) => {
+                // Whoever holds its announcement back does not choose when it starts.
+                let now = self.now();
+                if now >= expires_at {
+                    let refusal =
+                        Refusal::new(RefusalCode::Expired, "it expired before its start could be announced");
+                    return self.keep(id, &self.refuse(id, digest, &refusal, now)).await;
+                }
+                (place, now, 1)
+            }
             None => {
                 // Waiting for a place; when the agent ends meanwhile, the journal still says "accepted".
                 let place = Arc::clone(&self.running).acquire_owned();
                 let Some(Ok(place)) = self.shutdown.unless_requested(place).await else { return Ok(()) };
-                let now = self.now();
-                if now >= expires_at {
-                    return self.give_back(id, digest, now);
-                }
-                (place, now, self.journal.start(&durable, now, &boot_id())?)
+                let (now, attempt) = loop {
+                    let now = self.now();
+                    let done = match now >= expires_at {
+                        true => self.give_back(id, digest, now).map(|()| None),
+                        false => self.journal.start(&durable, now, &boot_id()).map(Some),
+                    };
+                    match done {
+                        Err(error @ JournalError::NoRoom(_)) => {
+                            warn!(command.id = %id, %error, "the start waits");
+                            if self.wait_for_room().await.is_none() {
+                                return Ok(());
+                            }
+                        }
+                        done => match done? {
+                            Some(attempt) => break (now, attempt),
+                            None => return Ok(()),
+                        },
+                    }
+                };
+                (place, now, attempt)
             }
         };
         writ_common::checkpoint!("started");
@@ -361,17 +391,25 @@ impl Obedience {
         let decision = Decision::Obeyed(ended.outcome(started_at, finished_at));
         let about = self.about(id, digest, finished_at, attempt);
         let receipt = sign_receipt(&self.identity, about, decision, &ended.detail);
+        self.keep(id, &receipt).await
+    }
+
+    /// Keeps a receipt, as soon as there is room for it.
+    async fn keep(&self, id: CommandId, receipt: &SignedReceipt) -> Result<(), JournalError> {
         loop {
-            match self.finish(id, &receipt) {
+            match self.finish(id, receipt) {
                 Err(error @ JournalError::NoRoom(_)) => warn!(command.id = %id, %error, "the receipt waits"),
                 done => return done,
             }
-            let waited = self.shutdown.unless_requested(tokio::time::sleep(LOOK_FOR_ROOM)).await;
             // The journal says that it was started; the next start says that nobody knows how it ended.
-            if waited.is_none() {
+            if self.wait_for_room().await.is_none() {
                 return Ok(());
             }
         }
+    }
+
+    async fn wait_for_room(&self) -> Option<()> {
+        self.shutdown.unless_requested(tokio::time::sleep(LOOK_FOR_ROOM)).await
     }
 
     /// It expired while it waited for a place.

@@ -123,6 +123,8 @@ impl Refusals {
         if self.reported.is_some() || !is_due {
             return Ok(None);
         }
+        // Nothing is taken for reported that is not on disk.
+        let before = (self.waiting.clone(), self.last_reported.clone(), self.sequence);
         let records: Vec<_> = std::mem::take(&mut self.waiting).into_values().collect();
         for record in &records {
             self.last_reported.insert(record.code, monotonic);
@@ -138,7 +140,11 @@ impl Refusals {
         let sealed: Sealed<RefusalsPurpose> = sign(&[&identity.key.for_purpose()], &report);
         self.reported = Some(sealed.bytes().clone());
         self.is_dirty = true;
-        self.keep(journal)?;
+        if let Err(failed) = self.keep(journal) {
+            (self.waiting, self.last_reported, self.sequence) = before;
+            self.reported = None;
+            return Err(failed);
+        }
         Ok(self.reported.clone())
     }
 
@@ -160,9 +166,12 @@ impl Refusals {
         let is_ours = ack.sequence == self.sequence
             && self.reported.as_ref().and_then(report_digest) == Some(ack.report_digest);
         if is_ours {
-            self.reported = None;
+            let reported = self.reported.take();
             self.is_dirty = true;
-            self.keep(journal)?;
+            if let Err(failed) = self.keep(journal) {
+                self.reported = reported;
+                return Err(failed);
+            }
         }
         Ok(())
     }

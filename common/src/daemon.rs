@@ -108,6 +108,13 @@ async fn any(signals: &mut [Signal]) {
     .await;
 }
 
+/// Whether this process was started with SIGHUP ignored: the first bit of the set, proc(5).
+fn is_hang_up_ignored() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let set = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    set.and_then(|set| u64::from_str_radix(set.trim(), 16).ok()).is_some_and(|set| set & 1 == 1)
+}
+
 /// Runs a program's work with ring as the TLS provider. SIGTERM, SIGINT and SIGQUIT are the wish to end; SIGHUP too, unless it serves.
 #[must_use]
 pub fn run<F>(name: &str, threads: Threads, work: impl FnOnce(Shutdown) -> F) -> ExitCode
@@ -131,7 +138,9 @@ where
     let shutdown = Shutdown::new();
     let result = runtime.block_on(async {
         let ends = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::quit()].map(signal);
-        let hang_up = [SignalKind::hangup()].map(signal);
+        // Whoever started it with `nohup` has decided already.
+        let hang_up: Vec<_> =
+            if is_hang_up_ignored() { Vec::new() } else { vec![signal(SignalKind::hangup())] };
         // Each of them would end the process at once, whatever it is doing.
         let others =
             [SignalKind::user_defined1(), SignalKind::user_defined2(), SignalKind::alarm()].map(signal);

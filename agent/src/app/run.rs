@@ -20,7 +20,7 @@ use crate::config::Config;
 use crate::execute::ActionTable;
 use crate::identity::{Files, Identity, IdentityError};
 use crate::link::{Enrolled, Link};
-use crate::obey::Obedience;
+use crate::obey::{Left, Obedience};
 use crate::refusals::Refusals;
 use crate::replay::Journal;
 use crate::session_time::SessionTime;
@@ -50,7 +50,9 @@ pub(super) async fn run(options: Run, shutdown: Shutdown) -> Result<(), Fatal> {
         };
         if let Some(patience) = patience {
             let waited = shutdown.unless_requested(tokio::time::timeout(patience, made)).await;
-            debug!(made = matches!(waited, Some(Ok(()))), "waited for a token");
+            // It was asked to end, and nothing is wrong.
+            let Some(made) = waited else { return Ok(()) };
+            debug!(made = made.is_ok(), "waited for a token");
         }
         let Enrolled { record, .. } =
             enroll::with_token(&files, &token_file, name, Algorithm::default(), config.proxy.as_ref())
@@ -85,6 +87,7 @@ pub(super) async fn run(options: Run, shutdown: Shutdown) -> Result<(), Fatal> {
     let parts = (time, config.max_running, actions_shutdown.clone());
     let status = Status::new(&files, &table);
     let settings = Keeper::load(&files.settings(), &config.log_filter).map_err(|error| failed(&error))?;
+    let left = Left::of(&journal).map_err(|error| failed(&error))?;
     let (obedience, answers) =
         Obedience::new(identity, trust, journal, (table, settings), parts, config.proxy);
     let link = Link {
@@ -95,7 +98,7 @@ pub(super) async fn run(options: Run, shutdown: Shutdown) -> Result<(), Fatal> {
         max_backoff: config.max_backoff,
         rendezvous_every: config.rendezvous_every,
         learnt: Arc::default(),
-        is_recovered: false,
+        left,
     };
     let journal = Arc::clone(&link.obedience);
     shutdown.spawn(service::keep_alive(shutdown.clone(), move || {

@@ -172,12 +172,15 @@ impl Session<'_> {
         if let Some(report) = self.link.refusals.unacknowledged() {
             self.say(agent_frame::Frame::Refusals(report));
         }
-        if !self.link.is_recovered {
-            // Once a process, whatever comes of it: a second time would take running commands for crashed ones.
-            self.link.is_recovered = true;
-            obedience.recover(self.now()?)?;
-        }
+        self.settle()?;
         self.report_refusals()
+    }
+
+    /// What a crash left behind, as far as the disk has room for it.
+    fn settle(&mut self) -> Result<(), LinkError> {
+        let now = self.now()?;
+        let Link { obedience, left, .. } = &mut *self.link;
+        Ok(unless_full(obedience.settle(left, now))?)
     }
 
     /// What the agent is and keeps, for people and selectors.
@@ -329,7 +332,7 @@ impl Session<'_> {
         });
         match checked {
             Ok(ack) => {
-                self.link.refusals.acknowledge(&ack, &obedience.journal)?;
+                unless_full(self.link.refusals.acknowledge(&ack, &obedience.journal))?;
                 self.report_refusals()
             }
             Err(refusal) => self.refused(&refusal, envelope, now),
@@ -345,7 +348,10 @@ impl Session<'_> {
         let now = self.now()?;
         let Link { obedience, refusals, .. } = &mut *self.link;
         let monotonic = obedience.time.monotonic();
-        if let Some(report) = refusals.report(&obedience.identity, &obedience.journal, now, monotonic)? {
+        let mut due = None;
+        let made = refusals.report(&obedience.identity, &obedience.journal, now, monotonic);
+        unless_full(made.map(|report| due = report))?;
+        if let Some(report) = due {
             self.say(agent_frame::Frame::Refusals(report));
         }
         Ok(())
@@ -360,6 +366,7 @@ impl Session<'_> {
         }
         unless_full(obedience.journal.raise_floor(now))?;
         self.say(agent_frame::Frame::Heartbeat(proto::Heartbeat {}));
+        self.settle()?;
         if self.link.obedience.take_behind() {
             self.queue_owed()?;
         }

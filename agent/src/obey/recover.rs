@@ -1,8 +1,9 @@
 //! What a crash left behind, settled at the next start.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 use writ_common::id::{CommandId, Digest};
 use writ_common::receipt::{Decision, Ending};
 use writ_common::refusal::{Refusal, RefusalCode};
@@ -11,34 +12,67 @@ use writ_common::verify::VerifiedCommand;
 
 use super::{Obedience, boot_id};
 use crate::execute::{AdmittedCommand, Ended, is_group_gone};
-use crate::replay::{Durable, Entry, JournalError, State, judge_again};
+use crate::replay::{Durable, Entry, Journal, JournalError, State, judge_again};
 use crate::reply::sign_receipt;
 use crate::verify::{self, verify};
+
+/// Commands that a crash left behind and that are not settled yet. Looked up once a process: a second time would take running commands
+/// for crashed ones.
+#[derive(Debug)]
+pub struct Left(VecDeque<(CommandId, Entry)>);
+
+impl Left {
+    /// Those of a journal that was just opened.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn of(journal: &Journal) -> Result<Self, JournalError> {
+        let mut open = journal.open_commands()?;
+        open.retain(|(_, entry)| matches!(entry.state(), State::Accepted | State::Started));
+        Ok(Self(open.into()))
+    }
+}
 
 impl Obedience {
     /// Settles what a crash left behind (protocol.md §4.13): accepted commands are judged again, started ones are
     /// indeterminate unless they are idempotent and their processes are proven gone.
     ///
     /// # Errors
-    /// When the journal fails.
-    pub fn recover(self: &Arc<Self>, now: Timestamp) -> Result<(), JournalError> {
-        for (id, entry) in self.journal.open_commands()? {
-            let digest = Digest::try_from(entry.digest.as_ref()).map_err(|_| JournalError::Damaged)?;
-            match entry.state() {
-                State::Accepted => self.resume(id, digest, &entry, now)?,
-                State::Started if self.may_run_again(&entry, now) => {
-                    info!(command.id = %id, attempt = entry.attempt, "idempotent command is started once more");
-                    let durable = self.journal.accept_again(id)?;
-                    self.resume_with(id, digest, &entry, durable, now)?;
+    /// When the journal fails. Then the rest is still left, for when there is room again.
+    pub fn settle(self: &Arc<Self>, left: &mut Left, now: Timestamp) -> Result<(), JournalError> {
+        while let Some((id, entry)) = left.0.front() {
+            match self.settle_one(*id, entry, now) {
+                // One entry costs one command.
+                Err(JournalError::Damaged) => {
+                    error!(command.id = %id, "the journal's entry of this command is damaged")
                 }
-                State::Started => {
-                    warn!(command.id = %id, "the agent ended while this command ran; it is not started again");
-                    self.finish_indeterminate(id, digest, &entry, now)?;
-                }
-                State::Finished | State::Acknowledged => {}
+                settled => settled?,
             }
+            left.0.pop_front();
         }
         Ok(())
+    }
+
+    fn settle_one(
+        self: &Arc<Self>,
+        id: CommandId,
+        entry: &Entry,
+        now: Timestamp,
+    ) -> Result<(), JournalError> {
+        let digest = Digest::try_from(entry.digest.as_ref()).map_err(|_| JournalError::Damaged)?;
+        match entry.state() {
+            State::Accepted => self.resume(id, digest, entry, now),
+            State::Started if self.may_run_again(entry, now) => {
+                info!(command.id = %id, attempt = entry.attempt, "idempotent command is started once more");
+                let durable = self.journal.accept_again(id)?;
+                self.resume_with(id, digest, entry, durable, now)
+            }
+            State::Started => {
+                warn!(command.id = %id, "the agent ended while this command ran; it is not started again");
+                self.finish_indeterminate(id, digest, entry, now)
+            }
+            State::Finished | State::Acknowledged => Ok(()),
+        }
     }
 
     fn resume(

@@ -9,6 +9,7 @@ mod commands;
 mod entry;
 mod reserve;
 
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -132,6 +133,10 @@ fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge)
 }
 
+fn reserve_error(error: io::Error) -> JournalError {
+    if is_full(&error) { JournalError::NoRoom(error) } else { JournalError::Redb(error.into()) }
+}
+
 /// The journal of a running agent.
 #[derive(Debug)]
 pub struct Journal {
@@ -140,6 +145,8 @@ pub struct Journal {
     database: Mutex<Option<Database>>,
     reserve: Reserve,
     max_entries: u64,
+    /// One process at a time.
+    _lock: File,
 }
 
 /// Opens the file, if need be with what is set aside: after a failure redb writes before it reads.
@@ -167,16 +174,30 @@ impl Journal {
     /// # Errors
     /// When the file cannot be opened or another agent has it.
     pub fn open(path: &Path, max_entries: u64) -> Result<Self, JournalError> {
+        let folder = path.parent().unwrap_or(Path::new("."));
+        // Before anything is read: the file of an agent that runs changes meanwhile, and would look damaged.
+        let lock = files::lock_folder(folder).map_err(|error| match error {
+            FileError::InUse { .. } => JournalError::InUse,
+            other => other.into(),
+        })?;
         check::whole(path)?;
         // Receipts hold what actions printed.
         files::touch_private(path)?;
         let reserve = Reserve::beside(path);
         let database = open_database(path, &reserve)?;
-        if let Err(error) = reserve.keep() {
-            warn!(%error, "the disk has no room to set aside: commands are refused as `journal_failed` until it has");
+        match reserve.keep().map_err(reserve_error) {
+            Err(error @ JournalError::NoRoom(_)) => {
+                warn!(%error, "nothing can be set aside: commands are refused as `journal_failed` until there is room");
+            }
+            kept => kept?,
         }
-        let journal =
-            Self { path: path.to_owned(), database: Mutex::new(Some(database)), reserve, max_entries };
+        let journal = Self {
+            path: path.to_owned(),
+            database: Mutex::new(Some(database)),
+            reserve,
+            max_entries,
+            _lock: lock,
+        };
         journal.write(|write| {
             let mut meta = write.open_table(META)?;
             let format = meta.get("format")?.map(|format| format.value());
@@ -206,12 +227,18 @@ impl Journal {
         caught(path, || facts(&read_only(path)?.begin_read()?))
     }
 
-    /// Whether every page of a journal is what was written, as a start of the agent asks.
+    /// Whether every page of a journal is what was written, as a start of the agent asks. That of an agent that runs has been looked at,
+    /// and changes meanwhile.
     ///
     /// # Errors
     /// When it is damaged.
     pub fn check(path: &Path) -> Result<(), JournalError> {
-        check::whole(path)
+        match (check::whole(path), path.parent().map(files::lock_folder)) {
+            (Ok(()), _) | (_, Some(Err(FileError::InUse { .. }))) => Ok(()),
+            // Again, now that nobody writes.
+            (Err(_), Some(Ok(_lock))) => check::whole(path),
+            (failed, _) => failed,
+        }
     }
 
     /// What such a journal knows of a command.

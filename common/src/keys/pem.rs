@@ -252,7 +252,12 @@ pub fn public_key(content: &[u8]) -> Result<Vec<u8>, InvalidPem> {
 /// Whether somebody put a private key into a file of which a certificate is wanted.
 #[must_use]
 pub fn holds_private_key(content: &[u8]) -> bool {
-    let is_key = |item: &Item| matches!(item, Item::Key(_) | Item::EncryptedKey(_) | Item::Pkcs12);
+    let is_key = |item: &Item| match item {
+        Item::Key(_) | Item::EncryptedKey(_) | Item::Pkcs12 => true,
+        // Of a kind that is not read here, and a key all the same.
+        Item::Other(block) => block.contains("PRIVATE KEY"),
+        Item::Certificate(_) | Item::PublicKey(_) => false,
+    };
     match items(content) {
         Ok(items) => items.iter().any(is_key),
         // Whatever it is: nothing with such a line goes anywhere.

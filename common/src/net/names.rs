@@ -55,6 +55,9 @@ pub enum NameError {
         /// One of them.
         address: IpAddr,
     },
+    /// The list of name servers cannot be read.
+    #[error("/etc/resolv.conf cannot be read: {0}")]
+    Unreadable(String),
     /// The zone of an address is no interface of this host.
     #[error("{0}: this host has no such interface")]
     NoInterface(String),
@@ -77,6 +80,7 @@ impl NameError {
                 "give the name an IPv6 address, or this host an IPv4 one"
             }
             Self::OtherFamily { .. } => "give the name an IPv4 address, or this host an IPv6 one",
+            Self::Unreadable(_) => "correct /etc/resolv.conf, or put the name into /etc/hosts",
             Self::NoInterface(_) => "see the names of this host's interfaces: ip link",
         }
     }
@@ -139,6 +143,12 @@ fn own(name: &str) -> Option<Vec<IpAddr>> {
     Some(if usable.is_empty() { vec![Ipv4Addr::LOCALHOST.into()] } else { usable })
 }
 
+fn without_search(text: &[u8]) -> Vec<u8> {
+    let searches = |line: &&[u8]| line.starts_with(b"search") || line.starts_with(b"domain");
+    let lines: Vec<_> = text.split(|byte| *byte == b'\n').filter(|line| !searches(line)).collect();
+    lines.join(&b'\n')
+}
+
 async fn ask(name: &str) -> Result<Vec<IpAddr>, NameError> {
     let nobody = |why: String| NameError::NoServer { name: name.to_owned(), why };
     let text = match std::fs::read(RESOLV_CONF) {
@@ -148,8 +158,10 @@ async fn ask(name: &str) -> Result<Vec<IpAddr>, NameError> {
         }
         Err(error) => return Err(nobody(format!("{RESOLV_CONF}: {error}"))),
     };
-    let (config, mut options) =
-        parse_resolv_conf(text).map_err(|error| nobody(format!("{RESOLV_CONF}: {error}")))?;
+    // One search domain that is no name must not keep every other name from being found: such lists come with a lease.
+    let (config, mut options) = parse_resolv_conf(&text)
+        .or_else(|_| parse_resolv_conf(without_search(&text)))
+        .map_err(|error| NameError::Unreadable(error.to_string()))?;
     if config.name_servers().is_empty() {
         return Err(nobody(format!("{RESOLV_CONF} names none")));
     }
@@ -187,5 +199,13 @@ mod tests {
         let own_name = rustix::system::uname().nodename().to_string_lossy().into_owned();
         assert!(own(&own_name).is_some_and(|found| !found.is_empty()));
         assert_eq!(own("somebody-else"), None);
+    }
+
+    #[test]
+    fn a_search_list_that_is_broken_keeps_no_name_server_from_being_asked() {
+        let text = b"nameserver 192.0.2.53\nsearch lan example..com\n";
+        assert!(parse_resolv_conf(text).is_err());
+        let (config, _) = parse_resolv_conf(without_search(text)).unwrap();
+        assert_eq!(config.name_servers().len(), 1);
     }
 }

@@ -51,7 +51,7 @@ impl Place {
     /// # Errors
     /// When it is no host.
     pub fn of(host: &str, port: u16) -> Result<Self, InvalidPlace> {
-        let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+        let bare = without_brackets(host);
         let shown = if bare.contains(':') { format!("[{bare}]:{port}") } else { format!("{bare}:{port}") };
         shown.parse()
     }
@@ -113,7 +113,7 @@ impl Place {
 /// # Errors
 /// When it is none, or means nothing elsewhere.
 pub fn host_for_others(host: &str) -> Result<String, InvalidPlace> {
-    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    let bare = without_brackets(host);
     let shown = if bare.contains(':') { format!("[{bare}]:1") } else { format!("{bare}:1") };
     let whole = |_: String| host.to_owned();
     Place::for_others(&shown).map(|place| place.host).map_err(|error| match error {
@@ -122,6 +122,12 @@ pub fn host_for_others(host: &str) -> Result<String, InvalidPlace> {
         InvalidPlace::Unspecified(text) => InvalidPlace::Unspecified(whole(text)),
         InvalidPlace::Zone(text) => InvalidPlace::Zone(whole(text)),
     })
+}
+
+/// An address with colons may have brackets, and nothing else.
+fn without_brackets(host: &str) -> &str {
+    let within = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    within.filter(|host| host.contains(':')).unwrap_or(host)
 }
 
 /// The number of an interface (RFC 4007, section 11.2): its name or the number itself.

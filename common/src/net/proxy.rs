@@ -11,9 +11,12 @@ use tokio_socks::tcp::{Socks4Stream, Socks5Stream};
 use zeroize::Zeroizing;
 
 use super::{DIAL_TIMEOUT, Place};
+use crate::text::plain;
 
 /// A proxy's answer to CONNECT is never larger.
 const MAX_HEAD: usize = 16 << 10;
+/// Characters of its first line that are shown.
+const MAX_SAID: usize = 200;
 
 /// What a proxy speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -156,8 +159,9 @@ async fn http_connect(
         }
         answer.push(stream.read_u8().await.map_err(broken)?);
     }
-    let said =
-        String::from_utf8_lossy(answer.split(|byte| *byte == b'\r').next().unwrap_or_default()).into_owned();
+    let first = answer.split(|byte| matches!(byte, b'\r' | b'\n')).next().unwrap_or_default();
+    // Whoever stands on the way writes it: a line of a log, and no more of it.
+    let said: String = plain(&String::from_utf8_lossy(first)).chars().take(MAX_SAID).collect();
     let is_http = said.starts_with("HTTP/");
     let status = said.split(' ').nth(1).and_then(|code| code.parse::<u16>().ok());
     let target = target.to_string();

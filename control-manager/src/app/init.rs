@@ -59,19 +59,22 @@ pub(super) async fn init(options: Init) -> Result<(), Fatal> {
     }
     let _lock = files::lock_folder(files.folder()).map_err(Fatal::failure)?;
     let now = SystemClock::new().wall();
+    // Before anything moves: the keys must be whole.
+    let keep = || {
+        Authority::open(&files, now).map_err(|error| failed(&error))?;
+        if let Some(aside) = database_file::move_aside(&files.database(), now).map_err(Fatal::failure)? {
+            say::aside(format_args!("the database that was here lies in {}", aside.display()));
+        }
+        Ok::<_, Fatal>(())
+    };
     match folder::look(&files).await.map_err(|error| failed(&error))? {
         Presence::Manager { .. } => {
             return Err(Fatal::failure("a manager was made here meanwhile; nothing was changed"));
         }
         Presence::Lost(lost) if !keep_keys => return Err(Fatal::failure(lost)),
-        Presence::Lost(_) => {
-            // Before anything moves: the keys must be whole.
-            Authority::open(&files, now).map_err(|error| failed(&error))?;
-            if let Some(aside) = database_file::move_aside(&files.database(), now).map_err(Fatal::failure)? {
-                say::aside(format_args!("the database that was here lies in {}", aside.display()));
-            }
-        }
-        Presence::Nothing | Presence::Unfinished if keep_keys => {
+        Presence::Lost(_) => keep()?,
+        Presence::Unfinished if keep_keys => keep()?,
+        Presence::Nothing if keep_keys => {
             let folder = files.folder().display();
             return Err(Fatal::failure(format!(
                 "{folder}: no keys of a manager lie here; leave --keep-keys out"
@@ -82,7 +85,10 @@ pub(super) async fn init(options: Init) -> Result<(), Fatal> {
         }
         Presence::Nothing => {}
     }
-    files::begin_making(files.folder()).map_err(Fatal::failure)?;
+    // Keys that stay are somebody's all the time.
+    if !keep_keys {
+        files::begin_making(files.folder()).map_err(Fatal::failure)?;
+    }
     let made = match custom {
         _ if keep_keys => Ok(()),
         Some(Custom { custom_ca, tls_certificate, tls_key, signing_certificate, signing_key }) => {

@@ -76,6 +76,12 @@ fn a_server_whose_database_is_lost_in_any_way_keeps_its_keys_and_names_one_cure(
     fleet.start_again();
     rome.wait_for_count("session began", 2);
     assert_eq!(fleet.json(&["send", "ping", "--all", "--wait"])["done"], 1);
+    // What is restored where an `init` was interrupted is not what that `init` left.
+    let other = Fleet::unmade(Build::Shipped);
+    fs::create_dir(other.path("server")).unwrap();
+    fs::write(other.path("server/unfinished"), "").unwrap();
+    let _restored = other.keys(&["cert", "restore", &backup]).ok();
+    assert!(!other.path("server/unfinished").exists());
 }
 
 #[test]
@@ -125,7 +131,10 @@ fn a_manager_whose_database_is_lost_in_any_way_goes_on_with_its_keys() {
         assert!(said.contains("keys of a manager lie here"), "{way}: {said}");
         assert!(keys_of(&manager.path("")) == keys, "{way}: the keys are as they were");
     }
+    // Also where an earlier `init` left its mark.
+    fs::write(manager.path("unfinished"), "").unwrap();
     let _kept = manager.init(&fleet, &["--keep-keys"]).ok();
+    assert!(!manager.path("unfinished").exists());
     manager.start(None);
     manager.add_context(&fleet);
     fleet.server().wait_for("the Control Manager says no", |said| said["code"] == "unknown_entity");

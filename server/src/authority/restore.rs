@@ -124,15 +124,36 @@ pub async fn restore(
     shutdown: &Shutdown,
 ) -> Result<Restored, RestoreError> {
     files::private_folder(files.folder())?;
+    if !holds(files, archive).await? {
+        let lock = files.lock()?;
+        // Another restore may have ended before the folder was ours.
+        if !holds(files, archive).await? {
+            set_unfinished_aside(files, now)?;
+            return rebuild(files, archive, stay_here, now, shutdown).await;
+        }
+        drop(lock);
+    }
+    fill_up(files, archive, stay_here, now, shutdown).await
+}
+
+/// Whether the archive's fleet is here.
+async fn holds(files: &Files, archive: &Archive) -> Result<bool, RestoreError> {
     match presence::look(files).await? {
         Presence::Fleet { fleet, name } if fleet != archive.fleet => {
             Err(RestoreError::AnotherFleet { folder: files.folder().to_owned(), name, fleet })
         }
-        Presence::Fleet { .. } => fill_up(files, archive, stay_here, now, shutdown).await,
-        Presence::Nothing | Presence::Unfinished | Presence::Lost(_) => {
-            rebuild(files, archive, stay_here, now, shutdown).await
-        }
+        Presence::Fleet { .. } => Ok(true),
+        Presence::Nothing | Presence::Unfinished | Presence::Lost(_) => Ok(false),
     }
+}
+
+/// What an interrupted `init` left is nobody's; what is written from here on is not.
+fn set_unfinished_aside(files: &Files, now: Timestamp) -> Result<(), FileError> {
+    if files::is_unfinished(files.folder()) {
+        files::move_aside(files.folder(), "unfinished", now, str::to_owned)?;
+        files::end_making(files.folder())?;
+    }
+    Ok(())
 }
 
 /// The fleet is here: what it lacks of the backup is added, nothing is replaced.
@@ -181,7 +202,7 @@ async fn fill_up(
     Ok(shown(archive, &chain, written, PathBuf::new()))
 }
 
-/// No fleet is here: its row in the database is written last.
+/// No fleet is here, and the folder is locked: its row in the database is written last.
 async fn rebuild(
     files: &Files,
     archive: &Archive,
@@ -189,7 +210,6 @@ async fn rebuild(
     now: Timestamp,
     shutdown: &Shutdown,
 ) -> Result<Restored, RestoreError> {
-    let _lock = files.lock()?;
     files::private_folder(&files.signing())?;
     files::private_folder(&files.backups())?;
     // Keys of one fleet under the chain of another would be the worst of all states.
@@ -248,6 +268,7 @@ pub async fn rebuild_from_chain(
     if let Presence::Fleet { .. } = presence::look(files).await? {
         return Err(RestoreError::NotEmpty(files.folder().to_owned()));
     }
+    set_unfinished_aside(files, now)?;
     // Keys that are left count, if they are of this fleet.
     let keys = read_signing_keys(files).map_err(RestoreError::Damaged)?;
     let ids: Vec<_> = keys.iter().map(|key| key.public().id()).collect();

@@ -32,6 +32,8 @@ pub(super) struct Proven {
     pub(super) server_nonce: Nonce,
     /// What it wrote to the agent's journal.
     pub(super) mark: SessionMark,
+    /// How many admissions that journal counts.
+    pub(super) admissions: u64,
     /// What it was told to refuse from.
     pub(super) noted_from: Timestamp,
     /// The key its identity record claims to be signed by.
@@ -133,6 +135,7 @@ pub(super) async fn greet(
         return Err(Failure::denied("agent_removed", text).into());
     }
     let (bundle_version, mark) = (proof.bundle.0, proof.journal.next_mark);
+    let admissions = proof.journal.admissions;
     let vouched_by = vouch::claimed(&proof.identity_record);
     let contact = Contact {
         agent: agent.id,
@@ -174,6 +177,7 @@ pub(super) async fn greet(
         bundle_version,
         server_nonce,
         mark,
+        admissions,
         vouched_by,
     })
 }

@@ -47,8 +47,10 @@ pub(super) struct Live<'a> {
     /// Whether commands wait in the store until some are answered.
     is_held_back: bool,
     reconciled: tokio::time::Instant,
-    /// The greatest number of admissions it announced.
+    /// The greatest number of admissions it announced, by its greeting at first.
     admissions: u64,
+    /// What its greeting said.
+    admissions_before: u64,
     /// The newest bundle it has or was sent.
     bundle_version: u64,
     /// The key its identity record claims to be signed by.
@@ -61,7 +63,7 @@ impl<'a> Live<'a> {
         proven: Proven,
         outbound: Outbound,
     ) -> Result<Self, End> {
-        let Proven { agent, bundle_version, server_nonce, mark, noted_from, vouched_by } = proven;
+        let Proven { agent, bundle_version, server_nonce, mark, admissions, noted_from, vouched_by } = proven;
         let seat = server.dispatcher.registry().seat(agent.id);
         // Whatever was decided before there was a seat to be told: from here on the seat hears of it.
         let known = server.store.known_agent(agent.id).await.map_err(unavailable)?;
@@ -85,7 +87,8 @@ impl<'a> Live<'a> {
             unanswered: HashMap::new(),
             is_held_back: false,
             reconciled: tokio::time::Instant::now(),
-            admissions: 0,
+            admissions,
+            admissions_before: admissions,
             bundle_version,
             vouched_by,
         };
@@ -125,9 +128,8 @@ impl<'a> Live<'a> {
 
     pub(super) async fn run(mut self, inbound: &mut tonic::Streaming<proto::AgentFrame>) -> Result<(), End> {
         let end = self.serve(inbound).await;
-        if self.seat.line.is_ending() {
-            self.take_what_came(inbound).await;
-        }
+        // However it ended: what had come is heard before a newer session is judged.
+        self.take_what_came(inbound).await;
         // What it announced counts when it comes back, as far as the store can be reached.
         self.note_heard(None).await.and(end)
     }
@@ -136,10 +138,11 @@ impl<'a> Live<'a> {
     /// not be missed because the host that made it was put back.
     async fn take_what_came(&mut self, inbound: &mut tonic::Streaming<proto::AgentFrame>) {
         for _ in 0..MAX_COUNTED_DELIVERIES {
-            let Some(Ok(Some(proto::AgentFrame { frame: Some(frame) }))) = inbound.message().now_or_never()
-            else {
+            let Some(Ok(Some(proto::AgentFrame { frame }))) = inbound.message().now_or_never() else {
                 return;
             };
+            // One of a newer protocol.
+            let Some(frame) = frame else { continue };
             // What cannot be said any more is no reason to leave the rest unread.
             if let Err(End::Failed(failure)) = Box::pin(self.receive(frame)).await {
                 debug!(agent.id = %self.agent.id, ?failure, "a frame of an ending session failed");
@@ -305,8 +308,12 @@ impl<'a> Live<'a> {
         let proto::Admitted { command_id, journal_admissions } = admitted;
         let malformed = |_| Failure::protocol("an announcement names no command");
         let command = CommandId::try_from(command_id.as_ref()).map_err(malformed)?;
-        // One for each delivery, and each greater than the one before: no more of them are written.
-        if !self.unanswered.contains_key(&command) || *journal_admissions <= self.admissions {
+        // Each greater than the one before, and none greater than what was delivered explains: no more of them are written, and nobody on
+        // the way can have the journal look put back by more than that.
+        let delivered = u64::try_from(self.deliveries.len()).unwrap_or(u64::MAX);
+        let most = self.admissions_before.saturating_add(delivered);
+        let is_due = *journal_admissions > self.admissions && *journal_admissions <= most;
+        if !self.unanswered.contains_key(&command) || !is_due {
             return Ok(());
         }
         self.admissions = *journal_admissions;

@@ -85,7 +85,7 @@ pub(super) fn record_receipts(
             }
         }
         insert_receipts(connection, &firsts).await?;
-        note_counters(connection, &new).await?;
+        note_counters(connection, &firsts).await?;
         let mut fates = vec![ReceiptFate::Stored; new.len()];
         for (number, receipt) in rest {
             fates[number] = record_receipt(connection, receipt.clone()).await?;
@@ -158,9 +158,16 @@ async fn insert_receipts(
 
 /// How far the journals were, with the receipts that say so: an agent that comes back with less was put back, also when nothing
 /// else was heard of the session. What an older session brings says nothing of the journal's present session.
-async fn note_counters(connection: &mut SqliteConnection, new: &[NewReceipt]) -> Result<(), StoreError> {
+/// Of first receipts alone: one that was played again may be of a journal that counted further.
+async fn note_counters(
+    connection: &mut SqliteConnection,
+    firsts: &[(&NewReceipt, &Place)],
+) -> Result<(), StoreError> {
+    if firsts.is_empty() {
+        return Ok(());
+    }
     let mut latest = BTreeMap::<(AgentId, SessionMark), u64>::new();
-    for NewReceipt { agent, counter: (mark, counter), .. } in new {
+    for (NewReceipt { agent, counter: (mark, counter), .. }, _) in firsts {
         let held = latest.entry((*agent, *mark)).or_default();
         *held = (*held).max(*counter);
     }

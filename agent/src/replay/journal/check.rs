@@ -10,6 +10,7 @@ use std::path::Path;
 use std::sync::{Mutex, MutexGuard, Once, PoisonError};
 
 use redb::{Builder, StorageBackend};
+use writ_common::text::plain;
 
 use super::{CACHE_BYTES, JournalError};
 
@@ -18,6 +19,8 @@ const PAGE: u64 = 4096;
 std::thread_local! {
     /// Whether what redb says when it gives up is kept from standard error: whoever asked is told in words.
     static IS_QUIET: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
+    /// What it said.
+    static SAID: std::cell::RefCell<String> = const { std::cell::RefCell::new(String::new()) };
 }
 
 /// Runs something that reads or writes a journal. A panic of redb's becomes an error that names the file.
@@ -28,10 +31,9 @@ pub(super) fn caught<T>(
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {
         let usual = panic::take_hook();
-        panic::set_hook(Box::new(move |info| {
-            if !IS_QUIET.get() {
-                usual(info);
-            }
+        panic::set_hook(Box::new(move |info| match IS_QUIET.get() {
+            true => SAID.set(plain(&info.to_string())),
+            false => usual(info),
         }));
     });
     let was_quiet = IS_QUIET.replace(true);
@@ -44,7 +46,7 @@ pub(super) fn caught<T>(
             damaged(error.to_string())
         }
         Ok(done) => done,
-        Err(_) => damaged("a page of it cannot be read".to_owned()),
+        Err(_) => damaged(format!("a page of it cannot be read ({})", SAID.take())),
     }
 }
 

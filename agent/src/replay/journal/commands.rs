@@ -8,7 +8,7 @@ use writ_common::limits::SKEW;
 use writ_common::time::Timestamp;
 
 use super::entry::{Admission, Durable, Entry, State};
-use super::{COMMANDS, EXPIRY, Journal, JournalError, META, OPEN};
+use super::{COMMANDS, EXPIRY, Journal, JournalError, META, OPEN, reserve_error};
 
 /// Finished and expired commands removed in one transaction, so that admission stays quick.
 const PRUNE_BATCH: usize = 64;
@@ -60,10 +60,10 @@ impl Journal {
     fn admit(&self, command: CommandId, entry: Entry, now: Timestamp) -> Result<Admission, JournalError> {
         let max_entries = self.max_entries;
         // What is set aside is for the receipts of what was admitted.
-        self.reserve.keep().map_err(JournalError::NoRoom)?;
+        self.reserve.keep().map_err(reserve_error)?;
         // A transaction of its own: a journal found full must not undo it.
         if self.has_forgettable(now)? {
-            self.write(|write| prune(write, now))?;
+            self.write_once(|write| prune(write, now))?;
         }
         let admitted = self.write_once(|write| {
             let mut commands = write.open_table(COMMANDS)?;

@@ -200,3 +200,27 @@ fn a_journal_with_any_page_damaged_or_cut_off_is_an_error_that_names_it_or_serve
     }
     assert!(refused > 10, "{refused}");
 }
+
+#[test]
+fn a_journal_that_is_open_is_neither_opened_again_nor_called_damaged() {
+    let (folder, journal) = journal(8);
+    let path = folder.path().join("journal.redb");
+    assert!(matches!(Journal::open(&path, 8), Err(JournalError::InUse)));
+    // As a page looks that is being written.
+    let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, &[0xff; 4096], 4096).unwrap();
+    Journal::check(&path).unwrap();
+    drop(journal);
+    std::os::unix::fs::FileExt::write_all_at(&file, &[0xff; 4096], 0).unwrap();
+    assert!(Journal::check(&path).is_err());
+}
+
+#[test]
+fn room_that_cannot_be_set_aside_for_another_reason_is_no_full_disk() {
+    let (folder, journal) = journal(8);
+    let reserve = folder.path().join("journal.reserve");
+    std::fs::remove_file(&reserve).unwrap();
+    std::fs::create_dir(&reserve).unwrap();
+    let refused = accept(&journal, 1, NOW + HOUR, NOW).unwrap_err();
+    assert!(matches!(refused, JournalError::Redb(_)), "{refused}");
+}

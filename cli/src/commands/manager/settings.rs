@@ -34,7 +34,11 @@ fn authority(path: &Path) -> Result<Option<Vec<u8>>, Failure> {
             "--ca {place}: it holds a private key, which was not sent; give the certificate alone, and keep the key where it was made"
         )));
     }
-    Ok(Some(bytes))
+    // Only what was read as a certificate goes anywhere.
+    let found =
+        pem::certificates(&bytes).map_err(|error| Failure::local(format!("--ca {place}: {error}")))?;
+    let blocks = found.iter().map(|der| pem::encode("CERTIFICATE", der).to_string());
+    Ok(Some(blocks.collect::<String>().into_bytes()))
 }
 
 /// What is about to be trusted, before it is.

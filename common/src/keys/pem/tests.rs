@@ -51,5 +51,8 @@ fn each_wrong_input_has_its_own_message() {
     let broken = InvalidPem::Malformed("CERTIFICATE".to_owned());
     assert_eq!(said(b"-----BEGIN CERTIFICATE-----\n***\n-----END CERTIFICATE-----\n"), broken);
     assert_eq!(said(certificate[..60].as_bytes()), broken);
+    // Of a kind that is not read: it must not go anywhere all the same.
+    let foreign = format!("{}{}", certificate.as_str(), encode("DSA PRIVATE KEY", &[1; 48]).as_str());
+    assert!(holds_private_key(foreign.as_bytes()));
     assert!(holds_private_key(key.as_bytes()) && !holds_private_key(certificate.as_bytes()));
 }
