@@ -117,6 +117,8 @@ coredump_dir {place}
 shutdown_lifetime 1 seconds
 pinger_enable off
 mime_table {place}/mime.conf
+icon_directory {place}
+unlinkd_program {place}/helper
 max_filedescriptors 4096
 cache_effective_user proxy
 auth_param basic program {}
@@ -129,7 +131,7 @@ http_access deny all
 ",
             helper.display()
         );
-        // What a package installs for all squids of a host; this one guesses no types.
+        // What a package installs for all squids of a host: this one guesses no types, shows no icons, and has no cache to unlink.
         fs::write(folder.path().join("mime.conf"), "").unwrap();
         let path = folder.path().join("squid.conf");
         fs::write(&path, config).unwrap();

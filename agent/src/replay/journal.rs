@@ -174,7 +174,7 @@ impl Journal {
     /// # Errors
     /// When the file cannot be opened or another agent has it.
     pub fn open(path: &Path, max_entries: u64) -> Result<Self, JournalError> {
-        let folder = path.parent().unwrap_or(Path::new("."));
+        let folder = path.parent().unwrap_or_else(|| Path::new("."));
         // Before anything is read: the file of an agent that runs changes meanwhile, and would look damaged.
         let lock = files::lock_folder(folder).map_err(|error| match error {
             FileError::InUse { .. } => JournalError::InUse,

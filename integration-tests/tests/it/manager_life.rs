@@ -158,30 +158,11 @@ fn a_manager_that_lost_its_database_is_noticed_and_the_entity_keeps_its_id() {
     let _set = fleet.settings(&["--heartbeat", "1s", "--abnormal-after", "3s"]).ok();
     let first = fleet.registered(&manager);
     manager.kill();
-    // A new database under the old keys: what is left of a manager whose disk was restored.
+    // A new database beside the old keys: what is left of a manager whose disk was restored.
     for file in ["control-manager.db", "control-manager.db-wal", "control-manager.db-shm"] {
         let _ = fs::remove_file(manager.path(file));
     }
-    let files = ["control-manager-ca.pem", "tls.pem", "tls.key", "signing.pem", "signing.key"];
-    let own = files.map(|file| {
-        let kept = fleet.path(&format!("kept-{file}"));
-        fs::rename(manager.path(file), &kept).unwrap();
-        kept.to_str().unwrap().to_owned()
-    });
-    let [ca, tls, tls_key, signing, signing_key] = &own;
-    let custom = [
-        "--custom-ca",
-        ca,
-        "--tls-certificate",
-        tls,
-        "--tls-key",
-        tls_key,
-        "--signing-certificate",
-        signing,
-        "--signing-key",
-        signing_key,
-    ];
-    let _made = manager.init(&fleet, &custom).ok();
+    let _kept = manager.init(&fleet, &["--keep-keys"]).ok();
     manager.start(None);
     manager.add_context(&fleet);
     fleet.server().wait_for("the Control Manager says no", |said| said["code"] == "unknown_entity");

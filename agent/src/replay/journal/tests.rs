@@ -212,7 +212,7 @@ fn a_journal_that_is_open_is_neither_opened_again_nor_called_damaged() {
     Journal::check(&path).unwrap();
     drop(journal);
     std::os::unix::fs::FileExt::write_all_at(&file, &[0xff; 4096], 0).unwrap();
-    assert!(Journal::check(&path).is_err());
+    Journal::check(&path).unwrap_err();
 }
 
 #[test]
