@@ -78,7 +78,8 @@ pub async fn reach(place: &Place, proxy: Option<&Proxy>) -> Result<TcpStream, Di
     let first = proxy.map_or(place, |proxy| &proxy.place);
     let addresses = resolve(first).await?;
     let dialled = dial(&addresses).await;
-    let (stream, _) = dialled.map_err(|source| DialError::Tcp { place: first.to_string(), source })?;
+    let whom = || if proxy.is_some() { format!("the proxy {first}") } else { first.to_string() };
+    let (stream, _) = dialled.map_err(|source| DialError::Tcp { place: whom(), source })?;
     let Some(proxy) = proxy else { return Ok(stream) };
     let login = proxy.login.as_ref().map(|login| (login.user.as_str(), login.password.as_str()));
     let asked = tokio::time::timeout(DIAL_TIMEOUT, ask(stream, proxy.protocol, place, login)).await;

@@ -84,9 +84,9 @@ async fn follow(client: &Client, command: Command, timeout: Option<Duration>) ->
     let mut progress = Progress::of(counts.targets, "answered");
     progress.show(counts.settled(), counts.targets, counts.describe());
     let request = GetCommandRequest { command_id: latest.command_id.clone() };
-    let mut changes = client.commands().watch(request).await?.into_inner();
     let limit = timeout.unwrap_or(Duration::MAX);
     let watching = async {
+        let mut changes = client.commands().watch(request).await?.into_inner();
         while let Some(change) = changes.message().await? {
             let counts = Counts::new(change.progress);
             progress.show(counts.settled(), counts.targets, counts.describe());

@@ -1,5 +1,7 @@
 //! `writ commands`, and how a command is shown.
 
+use std::time::Duration;
+
 use serde::Serialize;
 use writ_proto::admin::v1::{
     Command, GetCommandRequest, ListCommandsRequest, ListTargetsRequest, Progress, Target, TargetState,
@@ -188,10 +190,18 @@ fn whole(output: &str) -> Option<String> {
     }
 }
 
+/// How long the server may take to say what became of each target.
+const ANSWER_TIME: Duration = Duration::from_secs(30);
+
 /// Prints a command with each agent's answer.
 pub(super) async fn print(format: Format, client: &Client, command: Command) -> Result<Counts, Failure> {
     let mut shown = show(command);
-    let targets = targets(client, &shown.command_id).await?;
+    // Whoever waited so long for agents does not wait for ever for a server.
+    let targets = tokio::time::timeout(ANSWER_TIME, targets(client, &shown.command_id)).await;
+    let targets = targets.map_err(|_| {
+        let later = format!("writ commands show {}", shown.command_id);
+        Failure::unreachable(format!("the server does not answer; the command goes on: {later}"))
+    })??;
     let counts = shown.counts;
     if format == Format::Json {
         shown.targets = Some(targets);

@@ -40,7 +40,7 @@ fn agents_enrol_obey_and_look_for_causes_through_squid_and_a_socks_proxy() {
         (&guessed, "the proxy refuses user `op`"),
         (&nobody, "the proxy asks for a user and a password"),
         (&other, "what answers there is no such proxy"),
-        (&closed, "cannot connect to 127.0.0.1"),
+        (&closed, "cannot connect to the proxy 127.0.0.1"),
     ] {
         fleet.agent_config.clone_from(config);
         let said = fleet.enroll("oslo", &fleet.token(1)).failed(1);
