@@ -42,6 +42,13 @@ pub(super) async fn init(options: Init) -> Result<(), Fatal> {
     }
     let tls_names = certificate_names(&tls_names)?;
     let files = folder.files()?;
+    let no_keys = || {
+        let folder = files.folder().display();
+        Fatal::failure(format!("{folder}: no keys of a manager lie here; leave --keep-keys out"))
+    };
+    if keep_keys && !files.folder().exists() {
+        return Err(no_keys());
+    }
     files::private_folder(files.folder()).map_err(Fatal::failure)?;
     let failed = |error: &dyn std::error::Error| Fatal::caused("no manager was made", error);
     // Before the folder is taken: a manager that runs has it.
@@ -74,12 +81,7 @@ pub(super) async fn init(options: Init) -> Result<(), Fatal> {
         Presence::Lost(lost) if !keep_keys => return Err(Fatal::failure(lost)),
         Presence::Lost(_) => keep()?,
         Presence::Unfinished if keep_keys => keep()?,
-        Presence::Nothing if keep_keys => {
-            let folder = files.folder().display();
-            return Err(Fatal::failure(format!(
-                "{folder}: no keys of a manager lie here; leave --keep-keys out"
-            )));
-        }
+        Presence::Nothing if keep_keys => return Err(no_keys()),
         Presence::Unfinished => {
             files::move_aside(files.folder(), "unfinished", now, str::to_owned).map_err(Fatal::failure)?;
         }
@@ -122,6 +124,8 @@ pub(super) async fn init(options: Init) -> Result<(), Fatal> {
     })?;
     let opened = Authority::open(&files, now).map_err(|error| failed(&error))?;
     let secret = new_token();
+    // Whoever puts the old database back needs the old one.
+    database_file::move_aside(&files.admin_token(), now).map_err(|error| failed(&error))?;
     files::write_secret(&files.admin_token(), secret.as_bytes()).map_err(|error| failed(&error))?;
     let id = ManagerId::generate(now);
     let store = Store::make(&files.database()).await.map_err(|error| failed(&error))?;
@@ -131,6 +135,7 @@ pub(super) async fn init(options: Init) -> Result<(), Fatal> {
     files::end_making(files.folder()).map_err(Fatal::failure)?;
     say(
         output,
+        keep_keys,
         &Made {
             manager_id: id.to_string(),
             name,
@@ -169,7 +174,7 @@ pub(super) async fn names(options: Names) -> Result<(), Fatal> {
         .map_err(Fatal::failure)
 }
 
-fn say(output: Output, made: &Made) -> Result<(), Fatal> {
+fn say(output: Output, keep_keys: bool, made: &Made) -> Result<(), Fatal> {
     let text = match output {
         Output::Json => serde_json::to_string_pretty(made).map_err(Fatal::failure)?,
         Output::Text => {
@@ -177,6 +182,14 @@ fn say(output: Output, made: &Made) -> Result<(), Fatal> {
                 made;
             let (ca, token) = (ca_file.display(), admin_token_file.display());
             let folder = ca_file.parent().unwrap_or_else(|| std::path::Path::new(".")).display();
+            let then = match keep_keys {
+                true => "2. On each server, which trusts these keys already: writ manager re-register".to_owned(),
+                false => format!(
+                    "2. Copy {ca} to each server, and there: writ manager settings set --address HOST --ca control-manager-ca.pem
+     HOST must be one of the names given by --tls-name; add one: writ-control-manager names --tls-name HOST
+  3. writ manager test; writ manager register"
+                ),
+            };
             format!(
                 "The manager `{name}` is made.
 
@@ -189,9 +202,7 @@ fn say(output: Output, made: &Made) -> Result<(), Fatal> {
 
 Next:
   1. writ-control-manager run --data-dir {folder}
-  2. Copy {ca} to each server, and there: writ manager settings set --address HOST --ca control-manager-ca.pem
-     HOST must be one of the names given by --tls-name; add one: writ-control-manager names --tls-name HOST
-  3. writ manager test; writ manager register"
+  {then}"
             )
         }
     };

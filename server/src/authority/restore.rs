@@ -231,6 +231,8 @@ async fn rebuild(
         Err(error) => return Err(error),
     }
     let secret = new_token();
+    // Whoever puts the old database back needs the old one.
+    database_file::move_aside(&files.admin_token(), now)?;
     files::write_secret(&files.admin_token(), secret.as_bytes())?;
     let bundles = rows(&archive.chain);
     database_file::move_aside(&files.database(), now)?;
@@ -294,6 +296,8 @@ pub async fn rebuild_from_chain(
         written.extend(["tls.key", "tls.pem"].map(str::to_owned));
     }
     let secret = new_token();
+    // Whoever puts the old database back needs the old one.
+    database_file::move_aside(&files.admin_token(), now)?;
     files::write_secret(&files.admin_token(), secret.as_bytes())?;
     writ_common::checkpoint!("chain_rebuilt");
     let rows = rows(&chain);

@@ -89,9 +89,12 @@ pub(super) async fn put_back(place: &Place, from: From, shutdown: &Shutdown) -> 
     };
     // A token is made only where there was no fleet.
     let lost = match restored.admin_token_file.as_os_str().is_empty() {
-        true => "",
+        true => String::new(),
         false => {
-            "\nThe backup holds keys and trust bundles. Gone with the database: commands and receipts, alerts, the audit log, operators and their tokens, enrolment tokens, labels of agents, the line to a Control Manager. Agents that come back are known by their identity records; label them again."
+            let token = restored.admin_token_file.display();
+            format!(
+                "\nThe backup holds keys and trust bundles. Gone with the database: commands and receipts, alerts, the audit log, operators and their tokens, enrolment tokens, labels of agents, the line to a Control Manager. Agents that come back are known by their identity records; label them again.\nThe administrator's token is new, and contexts that hold a copy of the old one need it: {token}"
+            )
         }
     };
     let text = format!(
