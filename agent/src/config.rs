@@ -88,14 +88,12 @@ fn proxy(reader: &mut Reader) -> Option<Proxy> {
             "socks5" => Protocol::Socks5,
             _ => return None,
         };
-        Some((protocol, place.parse::<Place>().ok()?))
+        Some((protocol, Place::to_call(place).ok()?))
     };
     let rule = "`http://HOST:PORT`, for HTTP CONNECT, or `socks5://HOST:PORT`; user and password are keys of their own";
     let url = reader.string("proxy.url", "", rule, |url| url.is_empty() || read(url).is_some());
     let user = reader.string("proxy.user", "", "1 to 255 characters", |user| user.len() <= 255);
-    let file = reader.string("proxy.password_file", "", "an absolute path", |path| {
-        path.is_empty() || Path::new(path).is_absolute()
-    });
+    let file = reader.string("proxy.password_file", "", "an absolute path", |_| true);
     let Some((protocol, place)) = read(&url) else {
         if url.is_empty() && !(user.is_empty() && file.is_empty()) {
             reader.problem("proxy.url", "is missing; without it there is no proxy to log in to".to_owned());
@@ -108,6 +106,9 @@ fn proxy(reader: &mut Reader) -> Option<Proxy> {
     }
     let login = if user.is_empty() {
         None
+    } else if !Path::new(&file).is_absolute() {
+        reader.problem("proxy.password_file", format!("is `{file}`; it must be an absolute path"));
+        return None;
     } else {
         match secret_line(Path::new(&file)) {
             Ok(password) => Some(Login { user, password }),

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use writ_common::files;
-use writ_common::net::{InvalidPlace, Place};
+use writ_common::net::Place;
 
 use crate::failure::Failure;
 
@@ -36,11 +36,7 @@ pub(crate) struct Contexts {
 impl Context {
     /// Where a server answers, written in one way.
     pub(crate) fn place(server: &str) -> Result<String, Failure> {
-        let wrong = |error: InvalidPlace| Failure::usage(error.to_string());
-        let place: Place = server.parse().map_err(wrong)?;
-        if place.ip().is_some_and(|ip| ip.is_unspecified()) {
-            return Err(wrong(InvalidPlace::Unspecified(server.to_owned())));
-        }
+        let place = Place::to_call(server).map_err(|error| Failure::usage(error.to_string()))?;
         Ok(place.to_string())
     }
 

@@ -1,7 +1,7 @@
 //! "host:port", as people write it.
 
 use std::fmt::{self, Display};
-use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::str::FromStr;
 
 use rustls::pki_types::ServerName;
@@ -30,9 +30,19 @@ pub enum InvalidPlace {
     TooLong(String),
     /// The name has something in it that names do not have.
     #[error(
-        "`{0}` is no host name: its parts have 1 to 63 letters, digits and hyphens each, with dots between"
+        "`{0}` is no host name: its parts have 1 to 63 of a to z, digits and hyphens each, with dots between; other letters are written as xn--"
     )]
     Name(String),
+    /// Its last part is a number, as those of addresses (RFC 3696, section 2).
+    #[error(
+        "`{0}` is neither an address, which has four numbers of 0 to 255, nor a name, whose last part is no number"
+    )]
+    Number(String),
+    /// Multicast and broadcast.
+    #[error(
+        "`{0}` stands for many hosts at once, and none can be called by it: give a name, or an address of one host"
+    )]
+    Many(String),
     /// Every address of a host.
     #[error(
         "`{0}` stands for every address of a host, and nobody can call that: give its name, or one of its addresses"
@@ -61,12 +71,26 @@ impl Place {
     /// # Errors
     /// When it is none, or means nothing elsewhere.
     pub fn for_others(text: &str) -> Result<Self, InvalidPlace> {
-        let place: Self = text.parse()?;
-        if place.zone.is_some() {
-            return Err(InvalidPlace::Zone(text.to_owned()));
+        let place = Self::to_call(text)?;
+        match place.zone {
+            Some(_) => Err(InvalidPlace::Zone(text.to_owned())),
+            None => Ok(place),
         }
-        if place.ip().is_some_and(|ip| ip.is_unspecified()) {
+    }
+
+    /// One that this host calls.
+    ///
+    /// # Errors
+    /// When it is none, or not that of one host.
+    pub fn to_call(text: &str) -> Result<Self, InvalidPlace> {
+        let place: Self = text.parse()?;
+        // An IPv4 address within an IPv6 one is the same host.
+        let ip = place.ip().map(|ip| ip.to_canonical());
+        if ip.is_some_and(|ip| ip.is_unspecified()) {
             return Err(InvalidPlace::Unspecified(text.to_owned()));
+        }
+        if ip.is_some_and(|ip| ip.is_multicast() || ip == IpAddr::V4(Ipv4Addr::BROADCAST)) {
+            return Err(InvalidPlace::Many(text.to_owned()));
         }
         Ok(place)
     }
@@ -118,6 +142,8 @@ pub fn host_for_others(host: &str) -> Result<String, InvalidPlace> {
     let whole = |_: String| host.to_owned();
     Place::for_others(&shown).map(|place| place.host).map_err(|error| match error {
         InvalidPlace::Shape(text) | InvalidPlace::Name(text) => InvalidPlace::Name(whole(text)),
+        InvalidPlace::Number(text) => InvalidPlace::Number(whole(text)),
+        InvalidPlace::Many(text) => InvalidPlace::Many(whole(text)),
         InvalidPlace::TooLong(text) => InvalidPlace::TooLong(whole(text)),
         InvalidPlace::Unspecified(text) => InvalidPlace::Unspecified(whole(text)),
         InvalidPlace::Zone(text) => InvalidPlace::Zone(whole(text)),
@@ -164,7 +190,11 @@ impl FromStr for Place {
             return Err(InvalidPlace::TooLong(host.to_owned()));
         }
         if ServerName::try_from(name).is_err() {
-            return Err(InvalidPlace::Name(host.to_owned()));
+            let last = name.rsplit('.').next().unwrap_or_default();
+            return Err(match last.parse::<u64>() {
+                Ok(_) => InvalidPlace::Number(host.to_owned()),
+                Err(_) => InvalidPlace::Name(host.to_owned()),
+            });
         }
         Ok(Self { host: name.to_owned(), zone: None, port })
     }
@@ -236,7 +266,13 @@ mod tests {
         for name in ["a..b:1", "a b:1", &format!("{}:1", "a".repeat(64)), ".:1", "ü.example:1"] {
             assert!(matches!(name.parse::<Place>(), Err(InvalidPlace::Name(_))), "{name}");
         }
-        for text in ["0.0.0.0:7443", "[::]:7443"] {
+        for name in ["999.1.1.1:1", "1.2.3:1", "web.7:1", "127.1:1"] {
+            assert!(matches!(name.parse::<Place>(), Err(InvalidPlace::Number(_))), "{name}");
+        }
+        for text in ["224.0.0.1:1", "255.255.255.255:1", "[ff02::1]:1"] {
+            assert!(matches!(Place::for_others(text), Err(InvalidPlace::Many(_))), "{text}");
+        }
+        for text in ["0.0.0.0:7443", "[::]:7443", "[::ffff:0.0.0.0]:7443"] {
             assert_eq!(Place::for_others(text), Err(InvalidPlace::Unspecified(text.to_owned())));
         }
         assert!(matches!(Place::for_others("[fe80::1%eth0]:7443"), Err(InvalidPlace::Zone(_))));

@@ -169,6 +169,8 @@ async fn http_connect(
         Some(200..=299) => Ok(stream),
         Some(407) => Err(ProxyFault::login(login)),
         Some(403) => Err(ProxyFault::Forbids { target, said }),
+        // A web server that knows no CONNECT.
+        Some(400 | 405 | 501) => Err(ProxyFault::Other(format!("it answered `{said}`"))),
         Some(_) => Err(ProxyFault::CannotReach { target, said }),
         None => Err(ProxyFault::Other(format!("it answered `{said}`"))),
     }

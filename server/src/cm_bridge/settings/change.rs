@@ -1,6 +1,5 @@
 //! What an operator typed, checked once: [`Settings::changed`] is the one way to settings that are saved.
 
-use std::net::IpAddr;
 use std::time::Duration;
 
 use writ_common::keys::pem;
@@ -297,17 +296,12 @@ fn plain_address(text: &str) -> Result<String, String> {
     if text.is_empty() {
         return Ok(String::new());
     }
-    let looks_numeric =
-        text.chars().all(|c| c.is_ascii_digit() || c == '.') && text.parse::<IpAddr>().is_err();
-    match host_for_others(text) {
-        Ok(host) if !looks_numeric => Ok(host),
-        Err(error @ (InvalidPlace::Unspecified(_) | InvalidPlace::Zone(_) | InvalidPlace::TooLong(_))) => {
-            Err(format!("cannot be used: {error}"))
-        }
-        _ => Err(format!(
+    host_for_others(text).map_err(|error| match error {
+        InvalidPlace::Shape(_) | InvalidPlace::Name(_) => format!(
             "is `{text}`; it must be a host name, an IPv4 or an IPv6 address, without scheme, port or path"
-        )),
-    }
+        ),
+        error => format!("cannot be used: {error}"),
+    })
 }
 
 fn plain_port(port: u32) -> Result<u16, String> {
