@@ -1,6 +1,7 @@
 //! What keeps this agent from obeying, by cause. Looks at its files and asks the servers it knows; changes nothing, and may run
 //! beside the agent.
 
+use std::fmt::Write as _;
 use std::time::Duration;
 
 use writ_common::doctor::{Finding, Level, host};
@@ -122,6 +123,12 @@ fn trust(files: &Files, findings: &mut Vec<Finding>) -> Option<Chain> {
 /// The time floor it holds.
 fn journal(files: &Files, most: u64, now: Timestamp, findings: &mut Vec<Finding>) -> Timestamp {
     let path = files.journal();
+    if Journal::is_to_be_made(&path) {
+        let detail = format!("{} is empty or not there", path.display());
+        let next = "look at the disk, if the agent ever ran; it begins a new journal when it starts, and refuses what was issued before";
+        findings.push(Finding::notice("journal", detail, next));
+        return Timestamp::ZERO;
+    }
     // As strictly as a start of the agent looks; one that runs has looked, and writes meanwhile.
     let checked = match LinkState::read(files).is_running() {
         true => Ok(()),
@@ -170,27 +177,34 @@ fn journal(files: &Files, most: u64, now: Timestamp, findings: &mut Vec<Finding>
 }
 
 fn actions(config: &Config, uid: u32, state: &LinkState, findings: &mut Vec<Finding>) {
-    findings.push(match ActionTable::load(&config.actions_dir, uid) {
-        Ok(table) if state.is_running() && !state.has_read(&table) => Finding::notice(
-            "actions",
-            "the files are not those the running agent has read: it read them when it started",
-            "start it again: systemctl restart writ-agent",
-        ),
-        Ok(table) => match table.script_faults() {
-            faults if faults.is_empty() => {
-                Finding::good("actions", format!("{} allowed", table.rows().count()))
-            }
-            faults => Finding::notice(
-                "actions",
-                faults.join("\n"),
-                "mend these programs; their actions do not start",
-            ),
-        },
+    let table = match ActionTable::load(&config.actions_dir, uid) {
+        Ok(table) => table,
         Err(problems) => {
             let all: Vec<_> = problems.iter().map(ToString::to_string).collect();
-            Finding::bad("actions", all.join("\n"), "mend these files; the agent does not start with them")
+            let next = "mend these files; the agent does not start with them";
+            findings.push(Finding::bad("actions", all.join("\n"), next));
+            return;
         }
-    });
+    };
+    let faults = table.script_faults();
+    let mut detail = format!("{} allowed", table.rows().count());
+    if !table.ignored().is_empty() {
+        let _ = write!(
+            detail,
+            "; not read, because the name does not end in .toml: {}",
+            table.ignored().join(", ")
+        );
+    }
+    if state.is_running() && !state.has_read(&table) {
+        let detail = "the files are not those the running agent has read: it read them when it started";
+        findings.push(Finding::notice("actions", detail, "start it again: systemctl restart writ-agent"));
+    } else if faults.is_empty() {
+        findings.push(Finding::good("actions", detail));
+    }
+    if !faults.is_empty() {
+        let next = "mend these programs; their actions do not start";
+        findings.push(Finding::notice("actions", faults.join("\n"), next));
+    }
 }
 
 /// Each endpoint, as the agent would meet it, and whether one of them is obeyed: then the others only deserve a look. What the

@@ -15,6 +15,7 @@ use writ_common::id::{CommandId, Digest};
 use writ_common::limits::{MAX_OUTPUT_BYTES, MAX_REPORT_ROWS};
 use writ_common::receipt::{Ending, Outcome};
 use writ_common::refusal::{Refusal, RefusalCode};
+use writ_common::text::plain;
 use writ_common::time::Timestamp;
 
 use crate::host;
@@ -27,6 +28,10 @@ pub use process::is_group_gone;
 #[derive(Debug, Clone, Default)]
 pub struct ActionTable {
     definitions: BTreeMap<String, Arc<Definition>>,
+    /// What the files held.
+    digest: Option<Digest>,
+    /// Files whose names do not end as those that are read.
+    ignored: Vec<String>,
 }
 
 /// A command that passed check 11: the exact thing that will be done.
@@ -80,13 +85,19 @@ impl ActionTable {
         if let Some(fault) = action::others_may_write(folder, uid) {
             return Err(vec![Problems::one(folder, "", fault)]);
         }
-        let mut paths: Vec<_> = entries
-            .filter_map(|entry| Some(entry.ok()?.path()))
-            .filter(|path| path.extension().is_some_and(|extension| extension == "toml"))
-            .collect();
+        let mut paths: Vec<_> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
         paths.sort();
         let (mut definitions, mut problems) = (BTreeMap::new(), Vec::new());
+        let (mut contents, mut ignored) = (Vec::new(), Vec::new());
         for path in paths {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            if path.extension().is_none_or(|extension| extension != "toml") {
+                // Editors and package managers leave hidden ones.
+                ignored.extend((!name.starts_with('.')).then(|| plain(&name)));
+                continue;
+            }
+            let content = std::fs::read(&path).unwrap_or_default();
+            contents.push((name.into_owned(), Digest::of(&content)));
             match Definition::load(&path, uid) {
                 Ok(definition) if definitions.contains_key(&definition.name) => {
                     let text = format!("is `{}`, which another file defines too", definition.name);
@@ -103,7 +114,23 @@ impl ActionTable {
             let text = format!("holds {} actions; at most {most} can be reported", definitions.len());
             problems.push(Problems::one(folder, "", text));
         }
-        if problems.is_empty() { Ok(Self { definitions }) } else { Err(problems) }
+        if !problems.is_empty() {
+            return Err(problems);
+        }
+        let digest = (!contents.is_empty()).then(|| Digest::of(format!("{contents:?}").as_bytes()));
+        Ok(Self { definitions, digest, ignored })
+    }
+
+    /// What the files held: another when one of them is another.
+    #[must_use]
+    pub fn digest(&self) -> String {
+        self.digest.map_or_else(String::new, |digest| digest.to_string())
+    }
+
+    /// Files in the folder that are not read, because their names do not end in `.toml`.
+    #[must_use]
+    pub fn ignored(&self) -> &[String] {
+        &self.ignored
     }
 
     /// Programs that the kernel will not start as they are, and why.

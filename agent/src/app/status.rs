@@ -36,6 +36,9 @@ pub(crate) struct LinkState {
     #[serde(default)]
     since_ms: u64,
     actions: Vec<String>,
+    /// What the files of the actions held.
+    #[serde(default)]
+    actions_digest: String,
 }
 
 impl LinkState {
@@ -62,7 +65,7 @@ impl LinkState {
 
     /// Whether the running agent has these actions.
     pub(crate) fn has_read(&self, table: &ActionTable) -> bool {
-        self.actions == action_rows(table)
+        self.actions_digest == table.digest()
     }
 
     /// Whether a process of that number is an agent.
@@ -83,7 +86,8 @@ impl Status {
     /// Nothing is connected yet.
     #[must_use]
     pub fn new(files: &Files, table: &ActionTable) -> Self {
-        let written = LinkState { actions: action_rows(table), ..LinkState::default() };
+        let (actions, actions_digest) = (action_rows(table), table.digest());
+        let written = LinkState { actions, actions_digest, ..LinkState::default() };
         let mut status = Self { path: files.status(), written };
         status.disconnected("no session has begun yet", false);
         status

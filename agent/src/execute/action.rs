@@ -269,20 +269,34 @@ fn check_program(reader: &mut Reader, program: &Path, uid: u32) {
     }
 }
 
-/// What keeps the kernel from starting a script although the file is there: its first line (execve(2)).
+/// What keeps the kernel from starting a program although the file is there: how it begins (execve(2)). The C library would hand a
+/// file that the kernel does not know to a shell, so this is asked before each start.
 pub(crate) fn script_fault(program: &Path) -> Option<String> {
     let mut first = [0; 256];
     let read = std::fs::File::open(program).and_then(|mut file| file.read(&mut first)).ok()?;
-    let line = first.get(..read)?.strip_prefix(b"#!")?.split(|byte| *byte == b'\n').next()?;
+    let (first, shown) = (first.get(..read)?, program.display());
+    if first.starts_with(b"\x7fELF") {
+        return None;
+    }
+    if first.starts_with("\u{feff}#!".as_bytes()) {
+        return Some(format!(
+            "{shown}: a byte order mark stands before its first line, so the kernel does not start it; take it away: sed -i '1s/^\\xEF\\xBB\\xBF//' {shown}"
+        ));
+    }
+    let Some(line) = first.strip_prefix(b"#!") else {
+        return Some(format!(
+            "{shown}: it is neither an ELF program nor a script whose first line names its interpreter, so the kernel does not start it; if it is a script: sed -i '1i #!/bin/sh' {shown}"
+        ));
+    };
+    let line = line.split(|byte| *byte == b'\n').next()?;
     let line = String::from_utf8_lossy(line).into_owned();
-    let shown = program.display();
     if line.ends_with('\r') {
         return Some(format!(
             "{shown}: its lines end with CR and LF, so the kernel looks for an interpreter whose name ends with CR; write it with LF alone: sed -i 's/\\r$//' {shown}"
         ));
     }
     let interpreter = line.trim().split([' ', '\t']).next().filter(|name| !name.is_empty())?.to_owned();
-    (!Path::new(&interpreter).exists())
+    (interpreter.starts_with('/') && !Path::new(&interpreter).exists())
         .then(|| format!("{shown}: its first line names {interpreter}, which is not there"))
 }
 

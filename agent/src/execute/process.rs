@@ -43,6 +43,9 @@ pub fn is_group_gone(group: u32) -> bool {
 
 pub(super) async fn run(invocation: Invocation, on_group: impl FnOnce(u32) + Send) -> Ended {
     let Invocation { program, arguments, working_directory, timeout, max_output, user } = invocation;
+    if let Some(fault) = script_fault(&program) {
+        return Ended::quiet(Ending::NotStarted, fault);
+    }
     #[expect(clippy::disallowed_methods, reason = "the home of processes")]
     let mut command = Command::new(&program);
     command
@@ -63,8 +66,7 @@ pub(super) async fn run(invocation: Invocation, on_group: impl FnOnce(u32) + Sen
     let mut child = match command.spawn() {
         Ok(child) => child,
         Err(error) => {
-            let why = script_fault(&program).unwrap_or_else(|| format!("{}: {error}", program.display()));
-            return Ended::quiet(Ending::NotStarted, why);
+            return Ended::quiet(Ending::NotStarted, format!("{}: {error}", program.display()));
         }
     };
     let leader = child.id();

@@ -181,6 +181,9 @@ impl Journal {
             other => other.into(),
         })?;
         check::whole(path)?;
+        if path.exists() && Self::is_to_be_made(path) {
+            warn!(journal = %path.display(), "the journal is empty: a new one begins, and what was issued before is refused");
+        }
         // Receipts hold what actions printed.
         files::touch_private(path)?;
         let reserve = Reserve::beside(path);
@@ -217,6 +220,15 @@ impl Journal {
             Ok(())
         })?;
         Ok(journal)
+    }
+
+    /// Whether there is nothing of a journal, so that a start of the agent begins one.
+    #[must_use]
+    pub fn is_to_be_made(path: &Path) -> bool {
+        match std::fs::metadata(path) {
+            Ok(file) => file.len() == 0,
+            Err(error) => error.kind() == io::ErrorKind::NotFound,
+        }
     }
 
     /// The facts of a journal that another process may have open.

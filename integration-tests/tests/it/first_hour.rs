@@ -19,6 +19,8 @@ fn endpoints_and_names_are_written_in_one_way_or_refused_at_every_door() {
         ("0.0.0.0:7443", "stands for every address of a host"),
         ("[::]:7443", "stands for every address of a host"),
         ("[fe80::1%eth0]:7443", "names an interface"),
+        ("224.0.0.1:7443", "stands for many hosts"),
+        ("999.1.1.1:7443", "neither an address"),
         ("https://writ.example:7443", "is not host:port"),
         (&format!("{}.{}:7443", long_name(), long_name()), "more than 253 characters"),
     ] {
@@ -29,7 +31,7 @@ fn endpoints_and_names_are_written_in_one_way_or_refused_at_every_door() {
         let said = fleet.writ(&["send", "settings", "--all", "--endpoint", endpoint]);
         assert!(said.code != 0 && said.stderr.contains(says), "send settings {endpoint}: {said:?}");
     }
-    for host in ["0.0.0.0", "::", "[::]", "fe80::1%eth0"] {
+    for host in ["0.0.0.0", "::", "[::]", "fe80::1%eth0", "ff02::1", "999.1.1.1"] {
         let said = other.init_with(&["--tls-name", host]).failed(64);
         assert!(said.stderr.contains("--tls-name"), "{host}: {said:?}");
         let said = fleet.settings(&["--address", host]);
@@ -87,15 +89,28 @@ fn an_action_files_name_is_held_to_the_rule_of_names_and_a_script_of_another_sys
     assert!(finding()["detail"].as_str().unwrap().contains("not those the running agent has read"));
     assert!(rome.stop().success());
     let _rome = fleet.start_agent("rome", None);
-    let said = finding();
-    assert!(said["detail"].as_str().unwrap().contains("its lines end with CR and LF"), "{said}");
-    let sent =
-        fleet.writ(&["--output", "json", "send", "action", "greet", "--all", "--wait"]).failed(1).json();
-    let detail = sent["targets"][0]["detail"].as_str().unwrap();
-    assert!(detail.contains("its lines end with CR and LF") && detail.contains("sed -i"), "{sent}");
-    let typed = detail.split_once("LF alone: ").unwrap().1;
-    let _mended = fleet.run_tool("sh", &["-c", typed]).ok();
-    let _obeyed = fleet.writ(&["send", "action", "greet", "--all", "--wait"]).ok();
+    // What keeps the kernel from starting a script is told by doctor and receipt, and what is said to mend it does.
+    for (content, why) in [
+        ("#!/bin/bash\r\necho hi\r\n", "its lines end with CR and LF"),
+        ("\u{feff}#!/bin/sh\necho hi\n", "a byte order mark stands before"),
+        ("echo hi\n", "neither an ELF program nor a script"),
+    ] {
+        fs::write(&script, content).unwrap();
+        assert!(finding()["detail"].as_str().unwrap().contains(why), "{}", finding());
+        let sent =
+            fleet.writ(&["--output", "json", "send", "action", "greet", "--all", "--wait"]).failed(1).json();
+        let detail = sent["targets"][0]["detail"].as_str().unwrap();
+        assert!(detail.contains(why), "{sent}");
+        let typed = &detail[detail.find("sed -i").unwrap()..];
+        let _mended = fleet.run_tool("sh", &["-c", typed]).ok();
+        let _obeyed = fleet.writ(&["send", "action", "greet", "--all", "--wait"]).ok();
+    }
+    // A file that is another than the running agent has read, and one that no agent reads.
+    action("greet.toml", "/usr/bin/id");
+    assert!(finding()["detail"].as_str().unwrap().contains("not those the running agent has read"));
+    action("greet.toml", script.to_str().unwrap());
+    fs::write(fleet.path("actions.d/wave.conf"), "program = \"/usr/bin/id\"\n").unwrap();
+    assert!(finding()["detail"].as_str().unwrap().contains("does not end in .toml: wave.conf"));
 }
 
 #[test]
