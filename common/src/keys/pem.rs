@@ -45,11 +45,11 @@ pub enum InvalidPem {
     JavaKeyStore,
     /// Of OpenSSH.
     #[error(
-        "it is an OpenSSH private key, which has no certificate; make a key with a certificate: openssl req -x509 -newkey ed25519 -nodes -keyout NEW -out NEW.pem -subj /CN=NAME -days 1095"
+        "it is an OpenSSH private key, which has no certificate; make a key with a certificate: openssl req -x509 -newkey ed25519 -nodes -keyout NEW -out NEW.pem -subj /CN=NAME -days 1095 && cat NEW.pem >> NEW"
     )]
     OpenSsh,
     /// As some editors write it.
-    #[error("it is UTF-16 text; save it as UTF-8")]
+    #[error("it is UTF-16 text; write it as UTF-8: iconv -f UTF-16 -t UTF-8 FILE > NEW")]
     Utf16,
     /// Broken base64 or a missing end line.
     #[error("it is not whole: the block {0} has no end, or something in it that is not base64")]

@@ -47,16 +47,22 @@ pub enum InvalidPair {
     )]
     Unsupported(String),
     /// No private key.
-    #[error("there is no private key in it")]
+    #[error(
+        "there is no private key in it; write the key and its certificate into one file: cat KEY CERTIFICATE > NEW"
+    )]
     NoKey,
     /// More than one.
     #[error("there are {0} private keys in it; export the one that is meant alone")]
     SeveralKeys(usize),
     /// A key of another algorithm.
-    #[error("it holds {0}; Writ signs with Ed25519 or P-256")]
+    #[error(
+        "it holds {0}; Writ signs with Ed25519 or P-256: import such a key, or let Writ make one: writ-server cert create"
+    )]
     Algorithm(&'static str),
     /// No certificate of that key.
-    #[error("there is no certificate of its key in it")]
+    #[error(
+        "there is no certificate of its key in it; write the key and its certificate into one file: cat KEY CERTIFICATE > NEW"
+    )]
     NoCertificate,
 }
 

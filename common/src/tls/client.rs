@@ -172,7 +172,9 @@ impl ConnectError {
                 match source.get_ref().and_then(|error| error.downcast_ref::<rustls::Error>()) {
                     Some(rustls::Error::InvalidCertificate(
                         CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
-                    )) => "the certificate there does not carry this name: give the server a leaf that does",
+                    )) => {
+                        "the certificate there does not carry this name: give the server, or the web server in between, one that does (writ-server authority endpoints, writ-control-manager names)"
+                    }
                     Some(rustls::Error::InvalidCertificate(
                         CertificateError::Expired
                         | CertificateError::ExpiredContext { .. }

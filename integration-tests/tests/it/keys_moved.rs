@@ -376,4 +376,25 @@ fn what_is_of_another_format_is_named_and_each_cure_is_typed_to_success() {
     assert!(locked.stderr.contains("a form older than PKCS#8"), "{locked:?}");
     follow(&locked.stderr, &old);
     let _read = import(&fleet, &path("cured"), &["--dry-run"]).ok();
+    // A key alone, a certificate alone, and what leads to either: each cure leads to what is taken.
+    let ssh = fleet.write_secret(
+        "ssh.key",
+        "-----BEGIN OPENSSH PRIVATE KEY-----\nAAAA\n-----END OPENSSH PRIVATE KEY-----\n",
+    );
+    let said = import(&fleet, ssh.to_str().unwrap(), &["--dry-run"]).failed(64);
+    follow(&said.stderr, ssh.to_str().unwrap());
+    let _read = import(&fleet, &path("cured"), &["--dry-run"]).ok();
+    let said = import(&fleet, &path("bundle.p7b"), &["--dry-run"]).failed(64);
+    follow(&said.stderr, &path("bundle.p7b"));
+    fs::copy(path("cured"), path("alone.crt")).unwrap();
+    for half in ["alone.crt", "whole.key"] {
+        let said = import(&fleet, &path(half), &["--dry-run"]).failed(64);
+        let (_, cure) = said.stderr.split_once("into one file: ").unwrap_or_else(|| panic!("{said:?}"));
+        let cure = cure.split("; ").next().unwrap();
+        let typed = cure.trim().replace("KEY", &path("whole.key"));
+        let typed = typed.replace("CERTIFICATE", &path("alone.crt")).replace("NEW", &path("cured"));
+        let _ = fs::remove_file(path("cured"));
+        let _done = fleet.run_tool("sh", &["-c", &format!("umask 077; {typed}")]).ok();
+        let _read = import(&fleet, &path("cured"), &["--dry-run"]).ok();
+    }
 }
