@@ -163,6 +163,15 @@ pub fn main() -> ExitCode {
     })
 }
 
+/// A manager whose keys cannot be used, and what mends it.
+fn unusable(files: &Files, error: &dyn std::error::Error) -> Fatal {
+    let folder = files.folder().display();
+    let cure = format!(
+        "cannot use the keys in {folder}: put the file back from a copy; without one: mv {folder} {folder}.damaged, make a new manager by writ-control-manager init, and on each server: writ manager settings set --ca control-manager-ca.pem; writ manager register. The cause"
+    );
+    Fatal::caused(cure, error)
+}
+
 async fn health(options: Health) -> Result<(), Fatal> {
     let config = Config::load(options.config.as_deref(), None).map_err(Fatal::usage)?;
     let asked = health::ask(config.listen_admin, if options.ready { health::READY } else { "" }).await;

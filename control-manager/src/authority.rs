@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::RwLock;
 
+use tracing::warn;
 use writ_common::files::{self, FileError};
 use writ_common::keys::pem::{self, InvalidPem};
 use writ_common::keys::private::InvalidPrivateKey;
@@ -308,15 +309,22 @@ impl Authority {
         let at = |path: PathBuf| Spot { path };
         let signing = (&at(files.signing()), &at(files.signing_key()));
         let checked = Checked::read(&at(files.ca()), signing, now)?;
-        let mut leaf = read_leaf(&at(files.tls()), &at(files.tls_key()))?;
-        let usable = checked.check_leaf(&files.tls(), &leaf, now);
-        let facts = leaf.chain.first().and_then(|der| LeafFacts::read(der));
+        if files.ca_key().exists()
+            && let Err(error) = at(files.ca_key()).key()
+        {
+            warn!(%error, "no certificate of the channel can be issued any more; put the file back from a copy");
+        }
+        let read = read_leaf(&at(files.tls()), &at(files.tls_key()));
+        let usable = read.and_then(|leaf| checked.check_leaf(&files.tls(), &leaf, now).map(|()| leaf));
+        // Also beside a key that cannot be read.
+        let shown = at(files.tls()).certificates().unwrap_or_default();
+        let facts = shown.first().and_then(|der| LeafFacts::read(der));
         // One that ended while nobody ran, or lies beside another's key after a crash in the middle of a renewal.
         let is_to_renew = usable.is_err() || facts.as_ref().is_none_or(|facts| facts.is_due(now));
-        match (is_to_renew && files.ca_key().exists(), facts, usable) {
-            (true, Some(facts), _) => leaf = issue_leaf(files, &checked.ca, &facts.names, now)?,
-            (_, _, usable) => usable?,
-        }
+        let leaf = match (is_to_renew && files.ca_key().exists(), facts) {
+            (true, Some(facts)) => issue_leaf(files, &checked.ca, &facts.names, now)?,
+            _ => usable?,
+        };
         let Checked { ca, signing, chain } = checked;
         let tls = ServerTls::new(&leaf)?;
         let facts = leaf.chain.first().and_then(|der| LeafFacts::read(der));

@@ -12,7 +12,7 @@ use writ_common::net::host_for_others;
 use writ_common::say;
 use writ_common::time::{Clock as _, SystemClock};
 
-use super::{Custom, Init, Names, Output};
+use super::{Custom, Init, Names, Output, unusable};
 use crate::authority::{self, Authority, AuthorityError};
 use crate::folder::{self, Presence};
 use crate::store::Store;
@@ -68,7 +68,7 @@ pub(super) async fn init(options: Init) -> Result<(), Fatal> {
     let now = SystemClock::new().wall();
     // Before anything moves: the keys must be whole.
     let keep = || {
-        Authority::open(&files, now).map_err(|error| failed(&error))?;
+        Authority::open(&files, now).map_err(|error| unusable(&files, &error))?;
         if let Some(aside) = database_file::move_aside(&files.database(), now).map_err(Fatal::failure)? {
             say::aside(format_args!("the database that was here lies in {}", aside.display()));
         }

@@ -18,7 +18,7 @@ use writ_common::time::{SharedClock, SystemClock};
 use writ_proto::manager::v1::entity_link_server::EntityLinkServer;
 use writ_proto::manager::v1::registry_server::RegistryServer;
 
-use super::Run;
+use super::{Run, unusable};
 use crate::VERSION;
 use crate::admin;
 use crate::authority::{Authority, Files};
@@ -60,7 +60,7 @@ pub(super) async fn run(options: Run, shutdown: Shutdown) -> Result<(), Fatal> {
     let store = Store::open(&files.database()).await.map_err(|error| failed(&error))?;
     let (id, name) = store.manager().await.map_err(|error| failed(&error))?.ok_or_else(none)?;
     let clock: SharedClock = Arc::new(SystemClock::new());
-    let authority = Authority::open(&files, clock.wall()).map_err(|error| failed(&error))?;
+    let authority = Authority::open(&files, clock.wall()).map_err(|error| unusable(&files, &error))?;
     let tls = authority.tls.clone();
     let manager = Arc::new(Manager {
         id,

@@ -181,6 +181,32 @@ fn an_emptied_key_file_is_found_by_the_doctor_with_what_mends_it() {
 }
 
 #[test]
+fn an_emptied_key_file_of_a_manager_is_named_with_what_mends_it_or_made_anew() {
+    let fleet = Fleet::new(Build::Shipped);
+    let mut manager = Manager::new(&fleet);
+    manager.stop();
+    for name in ["control-manager-ca.pem", "signing.key", "signing.pem", "tls.pem"] {
+        let path = manager.path(name);
+        let whole = fs::read(&path).unwrap();
+        for content in ["", "no"] {
+            fs::write(&path, content).unwrap();
+            let said = manager.try_run(&fleet).failed(1).stderr;
+            let file = path.display().to_string();
+            assert!(said.contains(&file) && said.contains("from a copy; without one: mv "), "{said}");
+        }
+        fs::write(&path, whole).unwrap();
+    }
+    // The channel's key is made anew beside its certificate, whose names it keeps; without the authority's there is only a warning.
+    fs::write(manager.path("tls.key"), "").unwrap();
+    manager.start(None);
+    manager.stop();
+    assert!(!fs::read(manager.path("tls.key")).unwrap().is_empty());
+    fs::write(manager.path("control-manager-ca.key"), "").unwrap();
+    manager.start(None);
+    manager.stop();
+}
+
+#[test]
 fn an_agent_whose_journal_is_damaged_says_so_and_so_does_its_doctor_and_the_cure_mends_it() {
     let fleet = Fleet::new(Build::Shipped);
     assert!(fleet.agent("rome").stop().success());
@@ -194,6 +220,14 @@ fn an_agent_whose_journal_is_damaged_says_so_and_so_does_its_doctor_and_the_cure
         fleet.run("writ-agent", &["doctor", "--config", fleet.agent_config("rome").to_str().unwrap()]);
     assert!(looked.code == 1 && looked.stdout.contains(&cure), "{looked:?}");
     fs::rename(&journal, fleet.path("rome/journal.redb.damaged")).unwrap();
+    let rome = fleet.start_agent("rome", None);
+    assert_eq!(fleet.json(&["send", "ping", "--all", "--wait"])["done"], 1);
+    assert!(rome.stop().success());
+    // An empty one is begun anew, and doctor and agent say so.
+    fs::write(&journal, "").unwrap();
+    let looked =
+        fleet.run("writ-agent", &["doctor", "--config", fleet.agent_config("rome").to_str().unwrap()]);
+    assert!(looked.stdout.contains("begins a new journal"), "{looked:?}");
     let _rome = fleet.start_agent("rome", None);
     assert_eq!(fleet.json(&["send", "ping", "--all", "--wait"])["done"], 1);
 }
