@@ -126,7 +126,7 @@ refusal_codes! {
     #[doc = "The trust bundle is not newer than the one the agent holds."]
     BundleNotNewer = "bundle_not_newer", Session, "Somebody offers an old bundle, or two servers minted the same version.";
     #[doc = "The trust bundle contradicts itself: duplicate keys, no threshold, an entry outside its certificate."]
-    BundleInvalid = "bundle_invalid", Session, "The bundle was made wrongly: mint it again.";
+    BundleInvalid = "bundle_invalid", Session, "The trust bundle was made wrongly: sign another one.";
     #[doc = "The server's hello answers another nonce, or names other TLS leaves than the one on the wire."]
     HelloMismatch = "hello_mismatch", Session, "Somebody relays the session, or a TLS-terminating proxy is missing in the server's tls.proxy_leaves.";
     #[doc = "The signed time of the server lies before a time the agent has already seen."]

@@ -208,7 +208,7 @@ pub(super) async fn import(unlock: &Unlock, from: Import, shutdown: &Shutdown) -
         let text = match mint.is_dry_run {
             true => format!("Certificate {id} is in the newest trust bundle; its key would be put here."),
             false => format!(
-                "Certificate {id} is in the newest trust bundle; its key is here now.\nNext: restart the server, or mint a bundle"
+                "Certificate {id} is in the newest trust bundle; its key is here now.\nNext: restart the server, or sign the next trust bundle"
             ),
         };
         return unlock.place.say(&id.to_string(), &text);
