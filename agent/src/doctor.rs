@@ -123,17 +123,15 @@ fn trust(files: &Files, findings: &mut Vec<Finding>) -> Option<Chain> {
 /// The time floor it holds.
 fn journal(files: &Files, most: u64, now: Timestamp, findings: &mut Vec<Finding>) -> Timestamp {
     let path = files.journal();
-    if Journal::is_to_be_made(&path) {
+    let is_running = LinkState::read(files).is_running();
+    if !is_running && Journal::is_to_be_made(&path) {
         let detail = format!("{} is empty or not there", path.display());
         let next = "look at the disk, if the agent ever ran; it begins a new journal when it starts, and refuses what was issued before";
-        findings.push(Finding::notice("journal", detail, next));
+        findings.push(Finding::bad("journal", detail, next));
         return Timestamp::ZERO;
     }
     // As strictly as a start of the agent looks; one that runs has looked, and writes meanwhile.
-    let checked = match LinkState::read(files).is_running() {
-        true => Ok(()),
-        false => Journal::check(&path),
-    };
+    let checked = if is_running { Ok(()) } else { Journal::check(&path) };
     match checked.and_then(|()| Journal::peek(&path)) {
         Ok(facts) => {
             let detail = format!("{} commands remembered", facts.entries);

@@ -8,7 +8,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use integration_tests::fleet::{Build, Fleet, binary};
 
 fn long_name() -> String {
-    ["a".repeat(61), "b".repeat(61), "c".repeat(61), "d".repeat(58), "example".to_owned()].join(".")
+    ["a".repeat(61), "b".repeat(61), "c".repeat(61), "d".repeat(58), "invalid".to_owned()].join(".")
 }
 
 #[test]

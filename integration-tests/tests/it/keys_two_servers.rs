@@ -115,11 +115,15 @@ fn a_server_that_moves_carries_its_new_name_before_agents_look_there() {
     let fleet = Fleet::new(Build::Testing);
     let rome = fleet.agent("rome");
     let here = fleet.endpoint();
-    let moved = ["authority", "endpoints", "--endpoint", &here, "--endpoint", "new.example:7443"];
+    let moved = ["authority", "endpoints", "--endpoint", &here, "--endpoint", "127.0.0.2:7443"];
     let _made = fleet.keys(&moved).ok();
     rome.wait_for("trust bundle accepted", |said| said["bundle.version"] == 2);
     fleet.server().wait_for("TLS leaf replaced", |_| true);
     assert_eq!(fleet.keys(&["doctor"]).ok().json()["verdict"], "nothing is wrong");
+    // A name that leads nowhere is warned of; it may lead somewhere tomorrow.
+    let lost = [&moved[..5], &["nobody.invalid:7443"]].concat();
+    let said = fleet.keys(&lost).ok();
+    assert!(said.stderr.contains("nobody.invalid:7443: from here, now, it leads nowhere"), "{said:?}");
     let nonsense = fleet.keys(&["authority", "endpoints", "--endpoint", "https://new.example"]);
     assert!(nonsense.code == 64 && nonsense.stderr.contains("is not host:port"), "{nonsense:?}");
 }

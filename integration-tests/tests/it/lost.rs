@@ -6,6 +6,7 @@ use std::path::Path;
 use integration_tests::daemon::until;
 use integration_tests::fleet::{Build, Fleet, lines};
 use integration_tests::manager::Manager;
+use tokio::signal::unix::{SignalKind, signal};
 
 /// Every way a database was seen to end.
 const WAYS: [&str; 5] = ["gone", "empty", "header", "cut", "overwritten"];
@@ -290,8 +291,16 @@ fn an_agent_on_a_full_disk_refuses_lives_and_obeys_again_when_there_is_room() {
     assert!(agent.stop().success());
 }
 
+/// What this process handles, the programs it starts meet with its default (execve(2)), also when somebody started the tests by nohup.
+fn handle_hang_up() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().unwrap();
+    let _within = runtime.enter();
+    drop(signal(SignalKind::hangup()).unwrap());
+}
+
 #[test]
 fn a_closed_terminal_and_signals_without_a_meaning_end_no_daemon_and_cut_off_no_action() {
+    handle_hang_up();
     let mut fleet = Fleet::new(Build::Shipped);
     let gate = fleet.path("gate");
     let _made = fleet.run_tool("mkfifo", &[gate.to_str().unwrap()]).ok();

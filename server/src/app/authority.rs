@@ -18,7 +18,7 @@ use writ_common::time::{Clock as _, SystemClock};
 use writ_common::trust::{Role, SigningEntry, TrustBundle};
 
 use super::local::{Kind, Place, Print, Unlock, is_free, unchanged};
-use super::passphrase;
+use super::{init, passphrase};
 use crate::authority::backup::Held;
 use crate::authority::create::endpoints_for_others;
 use crate::authority::mint::{Fresh, Mint, Unlocked};
@@ -168,6 +168,8 @@ pub(super) async fn run(verb: Authority, shutdown: Shutdown) -> Result<(), Fatal
         Authority::Endpoints { unlock, endpoints } => {
             let places = endpoints_for_others(&endpoints).map_err(Fatal::usage)?;
             let endpoints: Vec<_> = places.iter().map(ToString::to_string).collect();
+            // Before the passphrase is asked for: what is published, agents follow.
+            init::say_doubts(&endpoints, &shutdown).await;
             let mint = unlock.mint(&shutdown).await?;
             let unlocked = unlock.open(&mint.files)?;
             let command = "writ-server authority endpoints";

@@ -50,11 +50,7 @@ pub(super) async fn init(options: Init, shutdown: Shutdown) -> Result<(), Fatal>
     };
     let made = create(&files, plan, begin, SystemClock::new().wall(), &shutdown).await;
     let made = made.map_err(explain)?;
-    for doubt in shutdown.unless_requested(doubts(&endpoints)).await.unwrap_or_default() {
-        writ_common::say::aside(format_args!(
-            "writ-server: warning: {doubt}. It is in the trust bundle; to change it: writ-server authority endpoints"
-        ));
-    }
+    say_doubts(&endpoints, &shutdown).await;
     let is_drained = shutdown.drain(std::time::Duration::from_secs(5)).await;
     debug!(is_drained, "store closed");
     // A folder that is named needs no configuration, which may be what is broken.
@@ -76,7 +72,15 @@ fn explain(error: CreateError) -> Fatal {
     }
 }
 
-/// What is signed for years and looks wrong from here.
+/// Warns of endpoints that look wrong from here: they are signed for years, and an agent that finds nobody there is lost.
+pub(super) async fn say_doubts(endpoints: &[String], shutdown: &Shutdown) {
+    for doubt in shutdown.unless_requested(doubts(endpoints)).await.unwrap_or_default() {
+        writ_common::say::aside(format_args!(
+            "writ-server: warning: {doubt}. Agents look there once they have the trust bundle; to change it: writ-server authority endpoints"
+        ));
+    }
+}
+
 async fn doubts(endpoints: &[String]) -> Vec<String> {
     let ask = |endpoint: &str| {
         let place = endpoint.parse::<Place>();
