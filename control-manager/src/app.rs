@@ -10,6 +10,7 @@ use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use writ_common::config::not_text;
 use writ_common::daemon::{self, Fatal, Threads};
 use writ_common::health;
+use writ_common::service::Start;
 
 use crate::authority::Files;
 use crate::config::Config;
@@ -129,6 +130,12 @@ struct Folder {
 impl Folder {
     fn config(&self) -> Result<Config, Fatal> {
         Config::load(self.config.as_deref(), self.data_dir.as_deref()).map_err(Fatal::usage)
+    }
+
+    /// How the manager is started on it.
+    fn start(&self) -> Start<'_> {
+        let Self { config, data_dir } = self;
+        Start { program: "writ-control-manager", config: config.as_deref(), data_dir: data_dir.as_deref() }
     }
 
     /// Where everything is. A folder that is named needs no configuration, which may be what is broken.

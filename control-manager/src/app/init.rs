@@ -59,9 +59,9 @@ pub(super) async fn init(options: Init) -> Result<(), Fatal> {
             say::aside(format_args!("manager `{name}` ({id}) is here already; nothing was changed"));
             return Ok(());
         }
-        let folder = files.folder().display();
+        let (at, start) = (files.folder().display(), folder.start().how());
         return Err(Fatal::failure(format!(
-            "{folder}: the manager `{there}` ({id}) lives here; start it: writ-control-manager run --data-dir {folder}"
+            "{at}: the manager `{there}` ({id}) lives here; start it: {start}"
         )));
     }
     let _lock = files::lock_folder(files.folder()).map_err(Fatal::failure)?;
@@ -136,6 +136,7 @@ pub(super) async fn init(options: Init) -> Result<(), Fatal> {
     say(
         output,
         keep_keys,
+        &folder.start().how(),
         &Made {
             manager_id: id.to_string(),
             name,
@@ -174,14 +175,13 @@ pub(super) async fn names(options: Names) -> Result<(), Fatal> {
         .map_err(Fatal::failure)
 }
 
-fn say(output: Output, keep_keys: bool, made: &Made) -> Result<(), Fatal> {
+fn say(output: Output, keep_keys: bool, start: &str, made: &Made) -> Result<(), Fatal> {
     let text = match output {
         Output::Json => serde_json::to_string_pretty(made).map_err(Fatal::failure)?,
         Output::Text => {
             let Made { manager_id, name, ca_file, ca_subject, ca_sha256, ca_not_after, admin_token_file } =
                 made;
             let (ca, token) = (ca_file.display(), admin_token_file.display());
-            let folder = ca_file.parent().unwrap_or_else(|| std::path::Path::new(".")).display();
             let then = match keep_keys {
                 true => "2. On each server, which trusts these keys already: writ manager re-register".to_owned(),
                 false => format!(
@@ -201,7 +201,7 @@ fn say(output: Output, keep_keys: bool, made: &Made) -> Result<(), Fatal> {
   admin token    {token}
 
 Next:
-  1. writ-control-manager run --data-dir {folder}
+  1. {start}
   {then}"
             )
         }
