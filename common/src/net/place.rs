@@ -10,7 +10,7 @@ use rustls::pki_types::ServerName;
 const MAX_NAME: usize = 253;
 
 /// Where something answers. Read from `name:port`, `192.0.2.1:port`, `[2001:db8::1]:port` or `[fe80::1%eth0]:port`; a final dot of a
-/// name, which no certificate carries, is left out.
+/// name, which no certificate carries, is left out, and capitals become small.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Place {
     host: String,
@@ -196,7 +196,7 @@ impl FromStr for Place {
                 Err(_) => InvalidPlace::Name(host.to_owned()),
             });
         }
-        Ok(Self { host: name.to_owned(), zone: None, port })
+        Ok(Self { host: name.to_ascii_lowercase(), zone: None, port })
     }
 }
 
@@ -223,6 +223,7 @@ mod tests {
         for (written, read) in [
             ("writ.example:7443", "writ.example:7443"),
             ("writ.example.:7443", "writ.example:7443"),
+            ("Writ.EXAMPLE:7443", "writ.example:7443"),
             ("192.0.2.1:1", "192.0.2.1:1"),
             ("[2001:DB8:0:0::1]:65535", "[2001:db8::1]:65535"),
             ("[fe80::1%eth0]:7443", "[fe80::1%eth0]:7443"),

@@ -276,7 +276,7 @@ fn what_cannot_be_tried_fails_at_the_input_and_no_byte_is_sent() {
     fails(&fleet, &["--address", "localhost"], "input", &["no CA certificate"]);
     for (changes, word) in [
         (["--address", "https://localhost"].as_slice(), "without scheme"),
-        (&["--address", "10.0.0.300"], "host name, an IPv4"),
+        (&["--address", "10.0.0.300"], "neither an address"),
         (&["--address", "[localhost]"], "host name, an IPv4"),
         (&["--port", "0"], "1 to 65535"),
         (&["--port", "65536"], "1 to 65535"),
