@@ -24,6 +24,16 @@ fn an_inventory_tells_what_the_host_is() {
 }
 
 #[test]
+fn the_whole_output_of_one_agent_is_shown() {
+    let mut fleet = Fleet::new(Build::Shipped);
+    let _notes = fleet.allow("print", "seq 1 9000; echo \"$1\"", "");
+    let _rome = fleet.agent("rome");
+    let answered = fleet.json(&["send", "action", "print", "word=end", "--all", "--wait"]);
+    let output = answered["targets"][0]["output"].as_str().unwrap();
+    assert!(output.starts_with("1\n2\n") && output.ends_with("\n9000\nend\n"), "{} bytes", output.len());
+}
+
+#[test]
 fn settings_are_tried_kept_over_restarts_and_rolled_back_when_they_do_not_work() {
     let fleet = Fleet::new(Build::Testing);
     let agent = fleet.agent("rome");

@@ -39,8 +39,8 @@ const DEFAULT_LIFETIME: Duration = Duration::from_secs(3600);
 const MAX_NAMED: usize = 1000;
 /// Targets of a page at most: each may bring a receipt of 320 KiB that is verified before it is shown.
 const MAX_TARGETS_PAGE: u32 = 200;
-/// Bytes of output shown of each target: a page of a thousand stays in bounds. The receipt holds more.
-const MAX_SHOWN_OUTPUT: usize = 16 << 10;
+/// Bytes of output that the targets of a page share: the whole output of a few, 16 KiB each of a full page. The receipt holds all.
+const MAX_SHOWN_OUTPUT: usize = 3200 << 10;
 /// Watching looks at most this often: a bar on a screen needs no more.
 const LONGEST_PAUSE: Duration = Duration::from_millis(50);
 /// And this much less often for each target, for a look costs that much more.
@@ -133,7 +133,8 @@ impl CommandService for Commands {
         let rows = self.0.store.targets(id, from, size).await.map_err(unavailable)?;
         let next_page_token = page::next(&rows, size, |row| (row.place + 1).to_string());
         let is_over = command.expires_at <= self.0.clock.wall();
-        let targets = rows.into_iter().map(|row| show_target(row, is_over)).collect();
+        let share = MAX_SHOWN_OUTPUT / rows.len().max(1);
+        let targets = rows.into_iter().map(|row| show_target(row, is_over, share)).collect();
         Ok(Response::new(ListTargetsResponse { targets, next_page_token }))
     }
 
@@ -323,7 +324,7 @@ fn show(server: &Server, row: CommandRow, counted: Counted) -> Command {
     }
 }
 
-fn show_target(row: TargetRow, is_over: bool) -> Target {
+fn show_target(row: TargetRow, is_over: bool, most: usize) -> Target {
     let state = match row.state {
         TargetState::Queued | TargetState::Sent if is_over => Shown::Expired,
         TargetState::Queued => Shown::Queued,
@@ -354,7 +355,7 @@ fn show_target(row: TargetRow, is_over: bool) -> Target {
                 if let Ending::Exited(status) = outcome.ending {
                     target.exit_status = status;
                 }
-                let shown = outcome.output.get(..MAX_SHOWN_OUTPUT).unwrap_or(&outcome.output);
+                let shown = outcome.output.get(..most).unwrap_or(&outcome.output);
                 target.output = String::from_utf8_lossy(shown).into_owned();
                 target.output_bytes = outcome.output_bytes;
             }
