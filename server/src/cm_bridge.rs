@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use tokio::sync::{Notify, OwnedMutexGuard, oneshot};
+use tokio::sync::{Notify, OwnedMutexGuard, oneshot, watch};
 use writ_common::files;
 use writ_common::id::{CommandId, Digest, EntityId, ManagerId};
 use writ_common::keys::pem;
@@ -173,6 +173,8 @@ pub struct Bridge {
     leaving: Notify,
     /// Look whether to listen.
     listening: Notify,
+    /// Whether somebody listens; nothing while that is not known. Changes to nothing under the lock of `awaited`.
+    listens: watch::Sender<Option<bool>>,
     /// Nonces of tests under way.
     awaited: Mutex<HashMap<[u8; 32], oneshot::Sender<()>>>,
     /// Where to listen in two-way mode.
@@ -221,6 +223,7 @@ impl Bridge {
             poke: Notify::new(),
             leaving: Notify::new(),
             listening: Notify::new(),
+            listens: watch::Sender::new(None),
             awaited: Mutex::default(),
             listen,
         })

@@ -17,6 +17,8 @@ use crate::context::Server;
 
 /// A port that could not be taken.
 const TRY_AGAIN: Duration = Duration::from_secs(10);
+/// How long a test waits for the port.
+const OPEN_WITHIN: Duration = Duration::from_secs(5);
 /// How long calls under way may take to end.
 const DRAIN: Duration = Duration::from_secs(2);
 
@@ -26,7 +28,10 @@ pub async fn keep(server: Arc<Server>) {
     loop {
         let wanted = is_wanted(&server);
         match (&open, wanted) {
-            (None, true) => open = listen(&server).await,
+            (None, true) => {
+                open = listen(&server).await;
+                server.bridge.listens.send_replace(Some(open.is_some()));
+            }
             (Some(listening), false) => {
                 listening.drain(DRAIN).await;
                 open = None;
@@ -47,11 +52,17 @@ pub async fn keep(server: Arc<Server>) {
     }
 }
 
+/// Under one lock with the tests that wait: one that begins now finds the port open, or waits for it.
 fn is_wanted(server: &Server) -> bool {
+    let awaited = server.bridge.awaited.lock().unwrap_or_else(PoisonError::into_inner);
     let held = server.bridge.held();
     let is_two_way = held.registration.state != State::Unregistered
         && held.in_force.as_ref().is_some_and(|settings| settings.forwarding.is_some());
-    is_two_way || !server.bridge.awaited.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+    let is_wanted = is_two_way || !awaited.is_empty();
+    if !is_wanted {
+        server.bridge.listens.send_replace(None);
+    }
+    is_wanted
 }
 
 async fn listen(server: &Arc<Server>) -> Option<Shutdown> {
@@ -90,12 +101,15 @@ pub(super) struct Awaited<'a> {
 }
 
 impl<'a> Awaited<'a> {
-    /// Listens for it as long as this lives.
-    pub(super) fn new(server: &'a Server) -> Self {
+    /// Listens for it as long as this lives: the manager is asked to call only when the port is open, or cannot be opened.
+    pub(super) async fn new(server: &'a Server) -> Self {
         let (nonce, (told, came)) = (random_bytes(), oneshot::channel());
         server.bridge.awaited.lock().unwrap_or_else(PoisonError::into_inner).insert(nonce, told);
+        let awaited = Self { server, nonce, came };
         server.bridge.listening.notify_one();
-        Self { server, nonce, came }
+        let mut listens = server.bridge.listens.subscribe();
+        let _known = tokio::time::timeout(OPEN_WITHIN, listens.wait_for(Option::is_some)).await;
+        awaited
     }
 }
 

@@ -114,7 +114,7 @@ async fn authorization(server: &Server, settings: &Settings, line: &Line) -> Res
 }
 
 async fn callback(server: &Server, line: &Line, forwarding: &str) -> Result<(), Fault> {
-    let mut awaited = Awaited::new(server);
+    let mut awaited = Awaited::new(server).await;
     let (about, _) = line.probe(Some((forwarding.to_owned(), awaited.nonce))).await?;
     let advice = format!(
         "have {forwarding} forwarded to port {} of this server, and let the manager through the firewalls in between",
