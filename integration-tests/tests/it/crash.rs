@@ -252,7 +252,7 @@ fn an_init_killed_before_its_last_step_can_be_run_again() {
         &stop,
     );
     let held = stop.reached();
-    init.kill_in_place();
+    init.kill();
     drop(held);
     let said = fleet.try_server().wait().1;
     assert!(said.contains("init did not finish here; run it again"), "{said}");
