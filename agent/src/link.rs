@@ -22,6 +22,7 @@ use writ_common::identity::IdentityRecord;
 use writ_common::limits::MAX_FRAME_BYTES;
 use writ_common::net::Proxy;
 use writ_common::refusal::Refusal;
+use writ_common::text::quoted;
 use writ_common::time::{SystemClock, Timestamp};
 use writ_common::tls::{Anchors, ConnectError, connect_by};
 use writ_common::trust::{Chain, TrustBundle};
@@ -49,7 +50,7 @@ pub enum LinkError {
     #[error(transparent)]
     Connect(#[from] ConnectError),
     /// The server said no.
-    #[error("the server refused: {}", .0.message())]
+    #[error("the server refused: {}", quoted(.0.message()))]
     Refused(tonic::Status),
     /// The server's hello, or a bundle, was refused.
     #[error("the server is not obeyed: {refusal}")]

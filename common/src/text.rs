@@ -15,6 +15,15 @@ pub fn plain(text: &str) -> String {
     text.trim_end().chars().map(|c| if c.is_control() || turns_text(c) { ' ' } else { c }).collect()
 }
 
+/// Characters of a peer's words that are shown.
+const MAX_QUOTED: usize = 200;
+
+/// A peer's words, for a log or a message: on one line, and no more of them than helps.
+#[must_use]
+pub fn quoted(text: &str) -> String {
+    plain(&text.chars().take(MAX_QUOTED).collect::<String>())
+}
+
 /// What is wrong with a file, or with standard input, that is to hold one secret.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NotOneLine {

@@ -16,6 +16,7 @@ use writ_common::limits::MAX_COUNTED_DELIVERIES;
 use writ_common::refusal::{Refusal, RefusalCode};
 use writ_common::report::AgentReport;
 use writ_common::shutdown::Shutdown;
+use writ_common::text::quoted;
 use writ_common::time::Timestamp;
 use writ_common::trust::Keyring;
 use writ_proto::v1::agent_gateway_client::AgentGatewayClient;
@@ -29,7 +30,7 @@ use crate::obey::{Deliveries, FollowError, Reaction};
 use crate::replay::JournalError;
 use crate::settings::Keeper;
 
-/// What a server's unsigned frames may ask for: whoever forges them must not be able to mute the agent.
+/// What a server may ask for at the most.
 const SHORTEST_HEARTBEAT: Duration = Duration::from_secs(1);
 const LONGEST_SILENCE: Duration = Duration::from_secs(3600);
 /// Frames that wait to be sent: one for each command that may come on a stream, and then some.
@@ -47,6 +48,7 @@ pub(super) async fn hold(
 ) -> Result<Done, LinkError> {
     let Greeted { outbound, mut inbound, welcome, client } = greeted;
     let server_nonce = welcome.server_nonce;
+    let longest = link.max_backoff;
     let millis = |asked: u32| Duration::from_millis(u64::from(asked));
     let heartbeat = welcome.heartbeat.clamp(SHORTEST_HEARTBEAT, LONGEST_SILENCE);
     let deadline = welcome.heartbeat_deadline.clamp(heartbeat * 2, LONGEST_SILENCE * 2);
@@ -89,8 +91,9 @@ pub(super) async fn hold(
                 last_heard = Instant::now();
                 match message? {
                     Some(proto::ServerFrame { frame: Some(Frame::ComeBack(come_back)) }) => {
-                        info!(reason = come_back.reason, "the server asks to come back");
-                        return Ok(Done::ComeBack(millis(come_back.after_ms).min(LONGEST_SILENCE)));
+                        info!(reason = quoted(&come_back.reason), "the server asks to come back");
+                        // It is under no seal: whoever holds the channel's key keeps nobody away for longer than a failure does.
+                        return Ok(Done::ComeBack(millis(come_back.after_ms).min(longest)));
                     }
                     Some(proto::ServerFrame { frame: Some(frame) }) => {
                         if let Some(done) = session.receive(frame).await? {

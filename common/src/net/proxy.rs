@@ -11,12 +11,10 @@ use tokio_socks::tcp::{Socks4Stream, Socks5Stream};
 use zeroize::Zeroizing;
 
 use super::{DIAL_TIMEOUT, Place};
-use crate::text::plain;
+use crate::text::quoted;
 
 /// A proxy's answer to CONNECT is never larger.
 const MAX_HEAD: usize = 16 << 10;
-/// Characters of its first line that are shown.
-const MAX_SAID: usize = 200;
 
 /// What a proxy speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -161,7 +159,7 @@ async fn http_connect(
     }
     let first = answer.split(|byte| matches!(byte, b'\r' | b'\n')).next().unwrap_or_default();
     // Whoever stands on the way writes it: a line of a log, and no more of it.
-    let said: String = plain(&String::from_utf8_lossy(first)).chars().take(MAX_SAID).collect();
+    let said = quoted(&String::from_utf8_lossy(first));
     let is_http = said.starts_with("HTTP/");
     let status = said.split(' ').nth(1).and_then(|code| code.parse::<u16>().ok());
     let target = target.to_string();

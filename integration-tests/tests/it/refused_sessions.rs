@@ -5,6 +5,7 @@ use std::fs;
 use integration_tests::fleet::{Build, Fleet};
 use integration_tests::intruder::Intruder;
 use integration_tests::stolen::{Stolen, now};
+use writ_proto::v1::{self as proto, server_frame::Frame};
 
 #[test]
 fn an_impostor_without_the_signing_key_gets_no_session_and_learns_nothing() {
@@ -31,6 +32,22 @@ fn a_relay_with_a_leaf_of_its_own_is_noticed_by_the_agent() {
     drop(relay);
     fleet.road.lead_to(server);
     fleet.server().wait_for("agent refused", |said| said["code"] == "hello_mismatch");
+}
+
+#[test]
+fn who_holds_the_key_of_the_channel_keeps_no_agent_away_for_longer_than_a_failure_does() {
+    let fleet = Fleet::new(Build::Testing);
+    let agent = fleet.agent("rome");
+    let rome = fleet.agent_id("rome").parse().unwrap();
+    let villain = Intruder::in_the_middle(&fleet.road, &fleet.path("server"));
+    villain.wait_for_session(rome);
+    let begun = agent.count("session began");
+    let reason = format!("\u{1b}[2J{}", "x".repeat(100_000));
+    villain.inject(rome, Frame::ComeBack(proto::ComeBack { after_ms: 3_600_000, reason }));
+    let said = agent.wait_for("the server asks to come back", |_| true);
+    let reason = said["reason"].as_str().unwrap();
+    assert!(reason.len() <= 200 && !reason.contains('\u{1b}'), "{reason}");
+    agent.wait_for_count("session began", begun + 1);
 }
 
 #[test]

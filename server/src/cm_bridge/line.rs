@@ -18,6 +18,7 @@ use writ_common::keys::vault::Vault;
 use writ_common::keys::{Entity, PrivateKey, PublicKey, SigningCertificate};
 use writ_common::limits::MAX_FRAME_BYTES;
 use writ_common::manager::{CallBody, EntityCall, PROTOCOL, ProbeAnswer, Reply, ReplyBody};
+use writ_common::text::quoted;
 use writ_common::time::{SharedClock, Timestamp};
 use writ_proto::manager::v1 as proto;
 use writ_proto::manager::v1::entity_link_client::EntityLinkClient;
@@ -207,12 +208,12 @@ impl Line {
             ),
             200 => Fault::new(
                 Leg::ProtocolVersion,
-                format!("the manager cannot answer: {}", status.message()),
+                format!("the manager cannot answer: {}", quoted(status.message())),
                 "see the manager's log",
             ),
             0 => Fault::new(
                 Leg::ProtocolVersion,
-                format!("no answer came: {}", status.message()),
+                format!("no answer came: {}", quoted(status.message())),
                 "what answers there does not speak gRPC, or it hung up: correct the port, or see its log",
             ),
             other => Fault::new(

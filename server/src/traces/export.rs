@@ -21,6 +21,7 @@ use writ_common::id::FleetId;
 use writ_common::keys::pem;
 use writ_common::net::{Place, reach};
 use writ_common::shutdown::Shutdown;
+use writ_common::text::quoted;
 use writ_common::tls::check_authorities;
 
 use super::text;
@@ -36,8 +37,6 @@ const DEADLINE: Duration = Duration::from_secs(3);
 const PAUSE: Duration = Duration::from_secs(2);
 /// How often it is said that it does not.
 const SAY_EVERY: Duration = Duration::from_secs(60);
-/// Characters of its reason that are said.
-const MAX_REASON: usize = 300;
 
 /// Why there can be no traces.
 #[derive(Debug, thiserror::Error)]
@@ -152,7 +151,7 @@ impl Collector {
         };
         metrics::count_spans("exported", sent - rejected);
         metrics::count_spans("lost", rejected);
-        answer.map_err(|reason| reason.chars().take(MAX_REASON).collect())
+        answer.map_err(|reason| quoted(&reason))
     }
 }
 
