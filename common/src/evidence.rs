@@ -3,7 +3,7 @@
 //! The file is JSON; each signed document in it is a DSSE envelope in the JSON form of the DSSE specification, so that any
 //! DSSE library can verify it. What is vouched for by whom stands in docs/evidence.md.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -86,6 +86,9 @@ pub enum EvidenceError {
     /// The command is not this fleet's, or not signed by it.
     #[error("the command does not hold: {0}")]
     Command(Refusal),
+    /// One agent would count as several.
+    #[error("agent {0} stands in it twice; the file was not made by a server: export it again")]
+    Repeated(AgentId),
 }
 
 /// One target of the command.
@@ -215,6 +218,11 @@ impl Evidence {
             let refusal =
                 Refusal::new(RefusalCode::WrongFleet, format!("command of fleet {}", command.fleet));
             return Err(EvidenceError::Command(refusal));
+        }
+        // Each has one place in the audience, so there are no more of them than it counts.
+        let mut seen = BTreeSet::new();
+        if let Some(twice) = self.targets.iter().find(|target| !seen.insert(target.agent)) {
+            return Err(EvidenceError::Repeated(twice.agent));
         }
         let targets = self
             .targets

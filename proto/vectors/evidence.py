@@ -69,6 +69,8 @@ def main() -> None:
     command, digest, signers = verified(evidence["command"], "command", "Command", keys)
     assert counted(entries, signers, command.issued_at_ms), "no bundle let its key sign then"
     assert command.fleet_id == chain[-1].fleet_id
+    agents = [target["agent_id"] for target in evidence["targets"]]
+    assert len(set(map(uuid.UUID, agents))) == len(agents) <= command.audience.count, "an agent stands in it twice"
     receipts = 0
     for target in evidence["targets"]:
         agent = uuid.UUID(target["agent_id"]).bytes

@@ -56,6 +56,12 @@ fn evidence_holds_offline_here_and_in_python_and_nothing_altered_does() {
     spoil(&|file| file["targets"][one]["receipt"] = file["targets"][two]["receipt"].clone());
     spoil(&|file| file["targets"][one]["identity_record"] = file["targets"][two]["identity_record"].clone());
     spoil(&|file| file["targets"][one]["proof"] = file["targets"][two]["proof"].clone());
+    // One agent that answered counts once.
+    spoil(&|file| {
+        let again = file["targets"][one].clone();
+        file["targets"].as_array_mut().unwrap().push(again);
+    });
+    spoil(&|file| file["targets"][0] = file["targets"][1].clone());
     spoil(&|file| file["command"]["payload"] = file["bundles"][0]["payload"].clone());
     spoil(&|file| file["command"] = file["targets"][one]["receipt"].clone());
     spoil(&|file| {
