@@ -1,6 +1,7 @@
 //! The journey of one delivery through the agent: verified, judged, planned, journalled, run, answered.
 
 mod recover;
+mod unkept;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -35,6 +36,7 @@ use crate::settings::{self, Keeper};
 use crate::trust::{Trust, Walked};
 use crate::verify::verify;
 pub use recover::Left;
+use unkept::Unkept;
 
 /// Answers that wait for the session; more are found in the journal.
 const MAX_WAITING_ANSWERS: usize = 1024;
@@ -121,6 +123,7 @@ pub struct Obedience {
     record: Mutex<Bytes>,
     /// One at a time walks along the chain: a shorter walk must not take the place of a longer one.
     following: Mutex<()>,
+    unkept: Unkept,
     broken: Shutdown,
     shutdown: Shutdown,
 }
@@ -153,6 +156,7 @@ impl Obedience {
             answers,
             is_behind,
             following: Mutex::default(),
+            unkept: Unkept::default(),
             record: Mutex::new(record),
             broken,
             shutdown,
@@ -229,6 +233,7 @@ impl Obedience {
             Err(refusal) => return Reaction::Silence(refusal),
         };
         let (id, digest) = (command.command().id, command.digest());
+        let about = (digest, command.command().window.expires_at);
         let Some(deliveries) = seen.count(id) else { return Reaction::TooMany };
         // §4.8, §4.9
         let judged = judge(&self.journal, command, now);
@@ -241,6 +246,10 @@ impl Obedience {
                 };
             }
             Ok(Judgement::Refused(_, refusal)) => Err(NotAdmitted::Refused(refusal)),
+            Ok(Judgement::Fresh(_)) if self.unkept.holds(id) => {
+                let detail = "the journal could not keep it when it came first";
+                Err(NotAdmitted::Refused(Refusal::new(RefusalCode::JournalFailed, detail)))
+            }
             // §4.10 to §4.12
             Ok(Judgement::Fresh(fresh)) => self.admit(fresh, stored, now),
             // Whether it runs cannot be told now: a refusal might be answered for what is obeyed.
@@ -280,7 +289,24 @@ impl Obedience {
             Err(refusal) => {
                 warn!(command.id = %id, code = %refusal.code, detail = %refusal.detail, "command refused");
                 let receipt = self.refuse(id, digest, &refusal, now);
-                Reaction::Answer(frame(id, digest, Some(receipt.bytes().clone()), deliveries))
+                let answer = Reaction::Answer(frame(id, digest, Some(receipt.bytes().clone()), deliveries));
+                // What was answered with "refused" is never obeyed: unless it is remembered, nothing is answered.
+                match refusal.code {
+                    // Time makes the first two truer, and the third is about another command.
+                    RefusalCode::Expired | RefusalCode::TooOld | RefusalCode::IdReused => answer,
+                    RefusalCode::JournalFailed if self.unkept.remember(id, about.1, now) => answer,
+                    RefusalCode::JournalFailed => Reaction::Running,
+                    _ => match self.journal.refuse(id, about, receipt.bytes().clone(), now) {
+                        Ok(()) => answer,
+                        Err(failed) => {
+                            warn!(command.id = %id, error = %failed, "not answered");
+                            if failed.is_lasting() {
+                                self.broken.trigger();
+                            }
+                            Reaction::Running
+                        }
+                    },
+                }
             }
         }
     }
@@ -482,7 +508,8 @@ impl Obedience {
     }
 
     fn about(&self, command: CommandId, digest: Digest, decided_at: Timestamp, attempt: u32) -> About {
-        let journal_counter = self.journal.facts().map_or(0, |facts| facts.counter);
+        // A journal that cannot be read wrote something once.
+        let journal_counter = self.journal.facts().map_or(1, |facts| facts.counter);
         About { command, digest, decided_at, journal_counter, attempt }
     }
 

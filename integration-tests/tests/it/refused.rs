@@ -268,3 +268,25 @@ fn a_command_by_an_unknown_key_makes_the_agent_ask_for_the_chain_once_and_then_d
     }
     assert_eq!(scene.agent.count("a command by an unknown key: asking for newer trust bundles"), 1);
 }
+
+#[test]
+fn what_was_refused_is_not_obeyed_when_it_comes_again_after_its_cause_is_mended() {
+    let mut fleet = Fleet::new(Build::Testing);
+    let agent = fleet.agent("rome");
+    let rome = fleet.agent_id("rome").parse().unwrap();
+    let villain = Intruder::in_the_middle(&fleet.road, &fleet.path("server"));
+    villain.wait_for_session(rome);
+    let sent = fleet.json(&["send", "action", "later", "word=late", "--agent", "rome"]);
+    fleet.server().wait_for("receipt stored", |said| said["command.id"] == sent["command_id"]);
+    let genuine = villain.wait_for_deliveries(rome, 1).remove(0);
+    assert!(agent.stop().success());
+    let notes = fleet.allow("later", "echo \"$1\" >> \"$NOTES\"", "");
+    let agent = fleet.start_agent("rome", None);
+    agent.wait_for("session began", |_| true);
+    villain.deliver(rome, genuine);
+    agent.wait_for("command delivered again", |said| said["command.id"] == sent["command_id"]);
+    let _obeys = fleet.writ(&["send", "ping", "--all", "--wait"]).ok();
+    assert!(lines(&notes).is_empty(), "it was obeyed after all");
+    let alerts = fleet.json(&["alerts"]).to_string();
+    assert!(!alerts.contains("contradicted"), "{alerts}");
+}

@@ -13,6 +13,9 @@ use super::{COMMANDS, EXPIRY, Journal, JournalError, META, OPEN, reserve_error};
 /// Finished and expired commands removed in one transaction, so that admission stays quick.
 const PRUNE_BATCH: usize = 64;
 
+/// Refusals that are remembered when there is no place for an admission. Whoever is refused beyond that hears nothing.
+const MAX_REFUSED_BEYOND: u64 = 1024;
+
 impl Journal {
     /// Admits a command: check 12. It is on disk when this returns.
     ///
@@ -66,14 +69,7 @@ impl Journal {
             self.write_once(|write| prune(write, now))?;
         }
         let admitted = self.write_once(|write| {
-            let mut commands = write.open_table(COMMANDS)?;
-            let entries = commands.len()?;
-            if entries >= max_entries {
-                return Err(JournalError::Full(entries));
-            }
-            commands.insert(command.as_bytes(), entry.encode_to_vec().as_slice())?;
-            write.open_table(EXPIRY)?.insert((entry.expires_at_ms, *command.as_bytes()), ())?;
-            write.open_table(OPEN)?.insert(command.as_bytes(), ())?;
+            insert(write, command, &entry, max_entries)?;
             let mut meta = write.open_table(META)?;
             let admissions = meta.get("admissions")?.map_or(0, |held| held.value()) + 1;
             meta.insert("admissions", admissions)?;
@@ -86,6 +82,34 @@ impl Journal {
             }
             admitted => admitted,
         }
+    }
+
+    /// Remembers that a command was refused, and the receipt that says so: it is not admitted later, when what it was refused for is
+    /// mended. On disk when this returns.
+    ///
+    /// # Errors
+    /// When there is no place for it, or it cannot be written; then nothing is remembered, and it must not be answered.
+    pub fn refuse(
+        &self,
+        command: CommandId,
+        (digest, expires_at): (Digest, Timestamp),
+        receipt: Bytes,
+        now: Timestamp,
+    ) -> Result<(), JournalError> {
+        let mut entry = Entry {
+            digest: digest.as_bytes().to_vec().into(),
+            expires_at_ms: expires_at.as_millis(),
+            receipt,
+            ..Entry::default()
+        };
+        entry.set_state(State::Finished);
+        // What is set aside is for the receipts of what was admitted.
+        if self.has_forgettable(now)? {
+            self.write_once(|write| prune(write, now))?;
+        }
+        // Also that the journal is full is said to some.
+        let most = self.max_entries + MAX_REFUSED_BEYOND;
+        self.write_once(|write| insert(write, command, &entry, most))
     }
 
     /// A command that was accepted before a crash is as good as one admitted now.
@@ -154,7 +178,7 @@ impl Journal {
         };
         match self.entry(command) {
             Ok(Some(entry)) if is_open(&entry) => {}
-            // A refusal is not kept; neither is there anything to mark in a damaged entry, which is refused too.
+            // Not every refusal is kept; neither is there anything to mark in a damaged entry, which is refused too.
             Ok(_) | Err(JournalError::Damaged) => return Ok(()),
             Err(failed) => return Err(failed),
         }
@@ -178,6 +202,23 @@ impl Journal {
     fn change(&self, command: CommandId, edit: impl Fn(&mut Entry)) -> Result<(), JournalError> {
         self.write(|write| change(write, command, &edit))
     }
+}
+
+fn insert(
+    write: &WriteTransaction,
+    command: CommandId,
+    entry: &Entry,
+    most: u64,
+) -> Result<(), JournalError> {
+    let mut commands = write.open_table(COMMANDS)?;
+    let entries = commands.len()?;
+    if entries >= most {
+        return Err(JournalError::Full(entries));
+    }
+    commands.insert(command.as_bytes(), entry.encode_to_vec().as_slice())?;
+    write.open_table(EXPIRY)?.insert((entry.expires_at_ms, *command.as_bytes()), ())?;
+    write.open_table(OPEN)?.insert(command.as_bytes(), ())?;
+    Ok(())
 }
 
 fn change(
