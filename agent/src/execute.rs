@@ -257,7 +257,8 @@ impl Ended {
         Outcome {
             ending: self.ending,
             started_at,
-            finished_at,
+            // The session that said the start's time may have been ahead of the one that says the end's.
+            finished_at: finished_at.max(started_at),
             output: self.output.clone(),
             output_bytes: self.output_bytes,
             output_digest: self.output_digest,

@@ -13,6 +13,9 @@ impl Timestamp {
     /// The beginning of 1970; in documents "not set".
     pub const ZERO: Self = Self(0);
 
+    /// The last second of the year 9999, the latest that RFC 3339 can write; later times are shown as it.
+    pub const LATEST: Self = Self(253_402_300_799_000);
+
     /// From Unix milliseconds.
     #[must_use]
     pub const fn from_millis(millis: u64) -> Self {
@@ -48,8 +51,7 @@ impl Sub<Duration> for Timestamp {
 
 impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // 9999-12-31T23:59:59Z, the last moment RFC 3339 can write; later ones are shown as it.
-        let shown = Duration::from_millis(self.0.min(253_402_300_799_000));
+        let shown = Duration::from_millis(self.0.min(Self::LATEST.0));
         write!(f, "{}", humantime::format_rfc3339_seconds(SystemTime::UNIX_EPOCH + shown))
     }
 }

@@ -7,6 +7,7 @@ pub mod daemon;
 pub mod fleet;
 pub mod forge;
 pub mod forged_manager;
+pub mod hostile_agent;
 pub mod intruder;
 pub mod machine;
 pub mod manager;

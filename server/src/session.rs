@@ -6,6 +6,7 @@
 //!
 //! Only `Live` sees commands, and only `Greeting` can become `Proven`, by the agent's signature over both nonces.
 
+mod budget;
 mod greeting;
 pub(crate) mod live;
 mod readmit;

@@ -8,7 +8,7 @@ use crate::limits::{MAX_DETAIL_BYTES, MAX_OUTPUT_BYTES};
 use crate::receipt::{
     Decision, Ending, Outcome, Receipt, RefusalAcknowledgement, RefusalRecord, RefusalReport,
 };
-use crate::refusal::RefusalCode;
+use crate::refusal::{Audible, RefusalCode};
 use crate::time::Timestamp;
 
 impl TryFrom<proto::Receipt> for Receipt {
@@ -34,7 +34,9 @@ impl TryFrom<proto::Receipt> for Receipt {
                 (Ok(proto::Decision::Obeyed), Some(outcome), None) if refusal_code == 0 => {
                     Decision::Obeyed(outcome.try_into()?)
                 }
-                (Ok(proto::Decision::Refused), None, Some(code)) => Decision::Refused(code),
+                (Ok(proto::Decision::Refused), None, Some(code)) if code.audible() == Audible::Answered => {
+                    Decision::Refused(code)
+                }
                 _ => {
                     return Err(invalid(
                         "decision",
@@ -42,6 +44,13 @@ impl TryFrom<proto::Receipt> for Receipt {
                     ));
                 }
             };
+        if decided_at_ms > Timestamp::LATEST.as_millis() {
+            return Err(invalid("decided_at_ms", "must be before the year 10000"));
+        }
+        // Each rises from 1.
+        if attempt == 0 || journal_counter == 0 {
+            return Err(missing(if attempt == 0 { "attempt" } else { "journal_counter" }));
+        }
         if detail.len() > MAX_DETAIL_BYTES {
             return Err(invalid("detail", "must have at most 1024 bytes"));
         }
@@ -124,6 +133,15 @@ impl TryFrom<proto::Outcome> for Outcome {
                 ));
             }
         };
+        if started_at_ms > finished_at_ms || finished_at_ms > Timestamp::LATEST.as_millis() {
+            return Err(invalid(
+                "outcome.finished_at_ms",
+                "must not be before the start, nor after the year 9999",
+            ));
+        }
+        if u64::try_from(output.len()).is_ok_and(|kept| kept > output_bytes) {
+            return Err(invalid("outcome.output_bytes", "must count the whole output"));
+        }
         if output.len() > MAX_OUTPUT_BYTES {
             return Err(invalid("outcome.output", "must have at most 262144 bytes"));
         }

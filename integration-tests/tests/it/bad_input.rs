@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 
 use integration_tests::fleet::{Build, Fleet};
+use integration_tests::hostile_agent::HostileAgent;
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -11,7 +12,7 @@ use tonic::Code;
 use writ_common::keys::{Algorithm, PrivateKey, Server, pem};
 use writ_common::tls::{Anchors, connect};
 use writ_proto::v1::agent_gateway_client::AgentGatewayClient;
-use writ_proto::v1::{self as proto, agent_frame::Frame};
+use writ_proto::v1::{self as proto, agent_frame::Frame, server_frame};
 
 /// Says these frames to the agents' port, keeps the stream open, and returns how the server ended it.
 fn said_to(fleet: &Fleet, frames: Vec<Frame>) -> tonic::Status {
@@ -94,6 +95,83 @@ fn a_proof_by_another_key_is_refused_and_raises_an_alert() {
     assert_eq!(status.code(), Code::PermissionDenied, "{status:?}");
     let alerts = fleet.alerts("impostor", "");
     assert_eq!((alerts.len(), &alerts[0]["agent_name"]), (1, &serde_json::json!("rome")));
+}
+
+#[test]
+fn a_proof_out_of_bounds_is_called_that_and_accuses_nobody() {
+    let fleet = Fleet::new(Build::Testing);
+    fleet.agent("rome").kill();
+    let status = HostileAgent::with_proof(&fleet, "rome", |proof| {
+        proof.marks = vec![vec![1; 16].into(); 65];
+    })
+    .unwrap_err();
+    assert_eq!(status.code(), Code::InvalidArgument, "{status:?}");
+    assert!(!status.message().contains("enrol"), "{status:?}");
+    assert!(fleet.alerts("impostor", "").is_empty());
+}
+
+#[test]
+fn a_receipt_with_nonsense_in_it_is_not_stored_and_raises_an_alert() {
+    let fleet = Fleet::new(Build::Testing);
+    fleet.agent("rome").kill();
+    let hostile = HostileAgent::in_place_of(&fleet, "rome");
+    let sent = fleet.json(&["send", "ping", "--all"]);
+    let outcome = |receipt: &mut proto::Receipt, change: fn(&mut proto::Outcome)| {
+        change(receipt.outcome.as_mut().unwrap());
+    };
+    hostile.answer(&sent, |receipt| receipt.attempt = 0);
+    hostile.answer(&sent, |receipt| receipt.journal_counter = 0);
+    hostile.answer(&sent, |receipt| receipt.decided_at_ms = u64::MAX);
+    hostile.answer(&sent, |receipt| outcome(receipt, |outcome| outcome.finished_at_ms -= 1));
+    hostile.answer(&sent, |receipt| outcome(receipt, |outcome| outcome.output = vec![b'x'; 9].into()));
+    hostile.answer(&sent, |receipt| {
+        receipt.decision = proto::Decision::Refused.into();
+        receipt.refusal_code = proto::RefusalCode::UnknownKey.into();
+        receipt.outcome = None;
+    });
+    fleet.server().wait_for_count("receipt not believed", 6);
+    let alerts = fleet.alerts("not_believed", "malformed_payload");
+    assert_eq!((alerts.len(), &alerts[0]["agent_name"]), (1, &serde_json::json!("rome")));
+    assert_eq!(fleet.json(&["commands", "show", sent["command_id"].as_str().unwrap()])["done"], 0);
+    // What makes sense counts.
+    hostile.answer(&sent, |_| {});
+    fleet.server().wait_for("receipt stored", |said| said["command.id"] == sent["command_id"]);
+}
+
+#[test]
+fn an_agent_that_reports_without_end_is_written_down_once_a_heartbeat() {
+    let fleet = Fleet::new(Build::Testing);
+    fleet.agent("rome").kill();
+    let written = || -> u64 {
+        let files = fs::read_dir(fleet.path("server")).unwrap().map(Result::unwrap);
+        let databases = files.filter(|file| file.file_name().to_string_lossy().starts_with("writ.db"));
+        databases.map(|file| file.metadata().unwrap().len()).sum()
+    };
+    let mut hostile = HostileAgent::in_place_of(&fleet, "rome");
+    let before = written();
+    (1..=500).for_each(|number| hostile.report_much(number));
+    hostile.say(Frame::Heartbeat(proto::Heartbeat {}));
+    while !matches!(hostile.hear(), Some(server_frame::Frame::Heartbeat(_))) {}
+    let grown = written() - before;
+    assert!(grown < 8 << 20, "500 reports of 130 KB cost {grown} bytes");
+    // The latest one counts.
+    let shown = fleet.json(&["agents", "show", "rome"]).to_string();
+    assert!(shown.contains("00000500-") || shown.contains("00000008-"), "{shown:.300}");
+}
+
+#[test]
+fn an_agent_that_says_what_no_agent_says_loses_its_session() {
+    let fleet = Fleet::new(Build::Testing);
+    fleet.agent("rome").kill();
+    let mut hostile = HostileAgent::in_place_of(&fleet, "rome");
+    let sent = fleet.json(&["send", "ping", "--all"]);
+    let mut said = 0;
+    while hostile.try_answer(&sent, |receipt| receipt.attempt = 0) && said < 10_000 {
+        said += 1;
+    }
+    while hostile.hear().is_some() {}
+    let believed = fleet.server().count("receipt not believed");
+    assert!(believed <= 65, "{believed} were looked at of {said}");
 }
 
 #[test]

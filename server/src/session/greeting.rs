@@ -9,6 +9,7 @@ use writ_common::envelope::{AgentProofPurpose, Candidate, verify};
 use writ_common::hello::{Nonce, ServerHello, Welcome};
 use writ_common::id::{AgentId, KeyId, SessionMark, random_bytes};
 use writ_common::limits::PROTOCOL;
+use writ_common::refusal::RefusalCode;
 use writ_common::time::Timestamp;
 use writ_common::tls::Peer;
 use writ_common::wire::status::Failure;
@@ -104,6 +105,11 @@ pub(super) async fn greet(
         |detail: String| Alarm { kind: AlertKind::Impostor, code: "", agent: claimed, count: 1, detail };
     let verified = match verify::<AgentProofPurpose>(&proof, &[Candidate::accepted(&agent.public_key)], 1) {
         Ok(verified) => verified,
+        // Signed by the agent's key: nobody else's, and no reason to enrol it anew.
+        Err(refusal) if matches!(refusal.code, RefusalCode::MalformedPayload | RefusalCode::NonCanonical) => {
+            warn!(agent.id = %claimed, %refusal, address, "session refused: a proof out of bounds");
+            return Err(Failure::invalid("proof", refusal.to_string()).into());
+        }
         Err(refusal) => {
             warn!(agent.id = %claimed, %refusal, address, "session refused: proof");
             let detail =

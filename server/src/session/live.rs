@@ -10,9 +10,11 @@ use tracing::{debug, warn};
 use writ_common::hello::Nonce;
 use writ_common::id::{CommandId, Digest, KeyId, SessionMark};
 use writ_common::limits::{MAX_BUNDLE_BATCH_BYTES, MAX_BUNDLES_PER_CALL, MAX_COUNTED_DELIVERIES};
+use writ_common::refusal::Refusal;
 use writ_common::wire::status::Failure;
 use writ_proto::v1::{self as proto, agent_frame, server_frame::Frame};
 
+use super::budget::Budget;
 use super::greeting::Proven;
 use super::report::read_report;
 use super::{End, Outbound, unreadable, vouch};
@@ -27,6 +29,12 @@ use crate::traces::Moment;
 const REPLACED_BACKOFF: Duration = Duration::from_secs(30);
 /// Commands under way to one agent without an answer; more wait in the store, so that both sides always get to read.
 const MAX_UNANSWERED: usize = 1024;
+/// Reports of an agent that are written at once: at the start, and after what was changed. Then the latest of each heartbeat.
+const REPORTS: u32 = 8;
+/// Refusal reports that are written at once: of each code one. Then one each heartbeat; the agent keeps the rest.
+const REFUSAL_REPORTS: u32 = 64;
+/// What no honest agent says, before the session ends. Each of it is an alert, and perhaps evidence.
+const NOISE: u32 = 64;
 /// Commands read from the store at a time while catching up.
 const CATCH_UP_PAGE: u32 = 64;
 
@@ -37,6 +45,13 @@ pub(super) struct Live<'a> {
     mark: SessionMark,
     /// The number of its latest report.
     reports: u64,
+    /// The latest that is not written yet.
+    pending: Option<Report>,
+    report_budget: Budget,
+    refusals_budget: Budget,
+    noise_budget: Budget,
+    /// It used that up: nothing more of it is heard.
+    is_noisy: bool,
     outbound: Outbound,
     seat: Seat,
     /// How often each command was handed to this stream. An agent that saw more deliveries was sent some by
@@ -75,12 +90,18 @@ impl<'a> Live<'a> {
                 Failure::protocol("something was decided about this agent meanwhile; come back").into()
             );
         }
+        let (heartbeat, begun) = (server.settings.heartbeat, server.clock.monotonic());
         let mut live = Self {
             server,
             agent,
             server_nonce,
             mark,
             reports: 0,
+            pending: None,
+            report_budget: Budget::new(REPORTS, heartbeat, begun),
+            refusals_budget: Budget::new(REFUSAL_REPORTS, heartbeat, begun),
+            noise_budget: Budget::new(NOISE, heartbeat, begun),
+            is_noisy: false,
             outbound,
             seat,
             deliveries: HashMap::new(),
@@ -131,13 +152,17 @@ impl<'a> Live<'a> {
         // However it ended: what had come is heard before a newer session is judged.
         self.take_what_came(inbound).await;
         // What it announced counts when it comes back, as far as the store can be reached.
-        self.note_heard(None).await.and(end)
+        let report = self.pending.take();
+        self.note_heard(report).await.and(end)
     }
 
     /// What the agent said before this session had to end. A newer session waits for that: an announcement that is already here must
     /// not be missed because the host that made it was put back.
     async fn take_what_came(&mut self, inbound: &mut tonic::Streaming<proto::AgentFrame>) {
         for _ in 0..MAX_COUNTED_DELIVERIES {
+            if self.is_noisy {
+                return;
+            }
             let Some(Ok(Some(proto::AgentFrame { frame }))) = inbound.message().now_or_never() else {
                 return;
             };
@@ -269,6 +294,9 @@ impl<'a> Live<'a> {
         match frame {
             agent_frame::Frame::Answer(answer) => self.answer(answer).await,
             agent_frame::Frame::Refusals(envelope) => {
+                if !self.refusals_budget.take(self.server.clock.monotonic()) {
+                    return Ok(());
+                }
                 let now = self.server.clock.wall();
                 let recorded =
                     record_refusals(&self.server.store, envelope, &self.agent, self.server.fleet, now);
@@ -279,16 +307,17 @@ impl<'a> Live<'a> {
                     }
                     Err(refusal) => {
                         warn!(agent.id = %self.agent.id, %refusal, "refusal report not believed");
-                        Ok(())
+                        self.not_believed("a report of refusals".to_owned(), &refusal).await
                     }
                 }
             }
             agent_frame::Frame::Heartbeat(proto::Heartbeat {}) => {
-                self.note_heard(None).await?;
-                // The store is the truth: whatever the dispatcher missed is found at the latest now. Not more often than
-                // heartbeats are due, however many come.
+                // Not more often than heartbeats are due, however many come.
                 if self.reconciled.elapsed() >= self.server.settings.heartbeat / 2 {
                     self.reconciled = tokio::time::Instant::now();
+                    let report = self.pending.take();
+                    self.note_heard(report).await?;
+                    // The store is the truth: whatever the dispatcher missed is found at the latest now.
                     self.seat.line.look_into_store();
                 }
                 self.say(Frame::Heartbeat(proto::Heartbeat {})).await
@@ -344,7 +373,7 @@ impl<'a> Live<'a> {
                 Ok(verified) => verified,
                 Err(refusal) => {
                     warn!(command.id = %command, agent.id = %self.agent.id, %refusal, "receipt not believed");
-                    return Ok(());
+                    return self.not_believed(format!("a receipt of command {command}"), &refusal).await;
                 }
             };
             let said = verified.receipt();
@@ -360,10 +389,16 @@ impl<'a> Live<'a> {
             {
                 self.server.traces.answered(told, sent.flatten(), Moment::now(&*self.server.clock));
             }
-            is_replay &= matches!(fate, ReceiptFate::Stored | ReceiptFate::Known);
+            if matches!(fate, ReceiptFate::Contradicts | ReceiptFate::Unsolicited) {
+                self.bear_noise()?;
+                is_replay = false;
+            }
         }
         let is_lost = is_tombstone
             && self.server.store.is_unanswered(command, self.agent.id).await.map_err(unavailable)?;
+        if is_lost || is_replay {
+            self.bear_noise()?;
+        }
         if is_lost {
             let detail = format!(
                 "It says its receipt of command {command} was acknowledged, but this server has none. Either its database was put back to an earlier state, or somebody between the server and the agent forges acknowledgements."
@@ -390,12 +425,36 @@ impl<'a> Live<'a> {
             Ok((number, _)) if number <= self.reports => Ok(()),
             Ok((number, report)) => {
                 self.reports = number;
-                self.note_heard(Some(report)).await
+                if self.report_budget.take(self.server.clock.monotonic()) {
+                    self.pending = None;
+                    return self.note_heard(Some(report)).await;
+                }
+                self.pending = Some(report);
+                Ok(())
             }
             Err(refusal) => {
                 warn!(agent.id = %self.agent.id, %refusal, "report not believed");
-                Ok(())
+                self.not_believed("a report of itself".to_owned(), &refusal).await
             }
+        }
+    }
+
+    /// Of one kind and code there is one alert, which counts.
+    async fn not_believed(&mut self, what: String, refusal: &Refusal) -> Result<(), End> {
+        self.bear_noise()?;
+        let detail = format!("Its session carried {what} that is not believed: {refusal}");
+        let (kind, code, agent) = (AlertKind::NotBelieved, refusal.code.as_str(), self.agent.id);
+        let alarm = Alarm { kind, code, agent, count: 1, detail };
+        let raised = self.server.store.raise(alarm, None, self.server.clock.wall()).await;
+        Ok(raised.map_err(unavailable)?)
+    }
+
+    /// One more thing that no honest agent says.
+    fn bear_noise(&mut self) -> Result<(), End> {
+        self.is_noisy = !self.noise_budget.take(self.server.clock.monotonic());
+        match self.is_noisy {
+            true => Err(Failure::exhausted("this session said too much that no honest agent says").into()),
+            false => Ok(()),
         }
     }
 

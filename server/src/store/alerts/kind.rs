@@ -44,6 +44,8 @@ alert_kinds! {
     Contradicted = "contradicted", "No honest agent does that; the first answer counts and both are kept. Take the host off the network and look who else is on it.";
     /// An agent answered a command it was never sent.
     Unsolicited = "unsolicited", "Explained if this server's database was put back to an earlier state. If it was not, somebody else signs with a key of this server: `writ-server cert revoke KEYID`.";
+    /// An agent's session carried a receipt or a report that is not the agent's, or holds nonsense.
+    NotBelieved = "not_believed", "It was not stored, and commands it was to answer stay open. Somebody between the two alters what the agent says, or the agent's program is not ours: compare `writ-agent --version` on the host with the package.";
     /// An agent let a receipt go that this server does not have.
     Lost = "lost", "Explained if this server's database was put back to an earlier state. If it was not, somebody between the two forges acknowledgements: `writ-server authority channel` makes a new TLS key.";
     /// Somebody claimed an agent's id without its key.
