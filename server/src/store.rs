@@ -15,7 +15,7 @@ mod writer;
 pub use agents::{AgentRow, AllowList, Attribute, KnownAgent, Source, Standing};
 pub use alerts::{Alarm, AlertKind, AlertRow, SERVER};
 pub use audit::{AuditLink, NewAudit};
-pub use bundles::{BackupRow, Behind, Holders, UnknownHead};
+pub use bundles::{BackupRow, Behind, Fork, Holders};
 pub use commands::{CommandRow, EvidenceRow, NewCommand, Progress, RecordedCommand, TargetRow, TargetState};
 pub use contacts::{Contact, Heard, Noted, Report};
 pub use manager::TakenRow;
@@ -53,6 +53,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (3, "keys", include_str!("store/0003_keys.sql")),
     (4, "manager", include_str!("store/0004_manager.sql")),
     (5, "admissions", include_str!("store/0005_admissions.sql")),
+    (6, "forks", include_str!("store/0006_forks.sql")),
 ];
 
 /// What went wrong with the store.

@@ -130,7 +130,9 @@ pub(super) async fn hear(
         judged => judged,
     };
     let verified = verified.map_err(not_obeyed)?;
-    if verified.document().chain_version < obedience.trust.chain().head().bundle.version {
+    let (hello, chain) = (verified.document(), obedience.trust.chain());
+    // It stands at an earlier state, or follows another chain.
+    if hello.chain_version <= chain.head().bundle.version && hello.chain_digest != chain.head().digest {
         fetch_chain(obedience, client).await?;
     }
     Ok(Heard { outbound, inbound, nonce, asked, verified })
@@ -258,7 +260,8 @@ pub(super) async fn learn(
     Ok(())
 }
 
-/// A server that stands at an earlier state than this agent is given what it lacks.
+/// A server that stands at an earlier state than this agent is given what it lacks. One that follows another chain is given the newest of
+/// this one, so that it mints nothing before somebody joined the two.
 async fn hand_back(
     obedience: &Obedience,
     client: &mut AgentGatewayClient<Channel>,
@@ -267,15 +270,25 @@ async fn hand_back(
 ) -> Result<(), LinkError> {
     let chain = obedience.trust.chain();
     let is_behind = Digest::try_from(digest).is_ok_and(|digest| chain.contains(digest));
-    let lacking = chain.after(version).take(MAX_BUNDLES_PER_CALL).map(|link| link.envelope.clone());
     let mut bytes = 0;
-    let bundles: Vec<_> = lacking
-        .take_while(|envelope| {
-            bytes += envelope.len();
-            bytes <= MAX_BUNDLE_BATCH_BYTES
-        })
-        .collect();
-    if !is_behind || bundles.is_empty() {
+    let has_room = |envelope: &Bytes| {
+        bytes += envelope.len();
+        bytes <= MAX_BUNDLE_BATCH_BYTES
+    };
+    if !is_behind {
+        let newest = chain.links().iter().rev().take(MAX_BUNDLES_PER_CALL);
+        let mut bundles: Vec<_> = newest.map(|link| link.envelope.clone()).take_while(has_room).collect();
+        bundles.reverse();
+        let handed = client.hand_back(proto::HandBackRequest { bundles });
+        // Whatever it thinks of them: it is obeyed or not by what this agent holds.
+        if let Ok(Err(error)) = tokio::time::timeout(GREETING_TIMEOUT, handed).await {
+            info!(%error, "the server follows another chain, and does not take this one's bundles");
+        }
+        return Ok(());
+    }
+    let lacking = chain.after(version).take(MAX_BUNDLES_PER_CALL).map(|link| link.envelope.clone());
+    let bundles: Vec<_> = lacking.take_while(has_room).collect();
+    if bundles.is_empty() {
         return Ok(());
     }
     info!(bundles = bundles.len(), after = version, "the server lacks trust bundles; handing them back");

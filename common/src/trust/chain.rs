@@ -89,6 +89,26 @@ impl Chain {
         self.links.iter().any(|link| link.digest == digest)
     }
 
+    /// Another chain, which leaves this one at an earlier bundle and goes on by these: two servers minted at the same time.
+    ///
+    /// # Errors
+    /// When the first follows no bundle of this chain, or one does not follow the one before.
+    pub fn fork(&self, bundles: impl IntoIterator<Item = Bytes>) -> Result<Self, Refusal> {
+        let mut bundles = bundles.into_iter();
+        let void = || Refusal::new(RefusalCode::BundleInvalid, "there is no trust bundle");
+        let first = bundles.next().ok_or_else(void)?;
+        let prev = read(first.clone())?.bundle.prev;
+        let shared = self.links.iter().rposition(|link| prev.contains(&link.digest));
+        let shared = shared.ok_or_else(|| {
+            Refusal::new(RefusalCode::BundleWrongPrev, "the first trust bundle follows none of this chain")
+        })?;
+        let mut other = Self { links: self.links[..=shared].to_vec() };
+        for envelope in std::iter::once(first).chain(bundles) {
+            other.extend(envelope)?;
+        }
+        Ok(other)
+    }
+
     /// Accepts the next bundle, or changes nothing (protocol.md §5.3).
     ///
     /// # Errors

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use integration_tests::fleet::{Build, Fleet};
+use integration_tests::hostile_agent::HostileAgent;
 use integration_tests::intruder::Intruder;
 use integration_tests::stolen::Stolen;
 use writ_common::id::AgentId;
@@ -183,6 +184,19 @@ fn one_of_three_authorities_is_lost_and_the_other_two_replace_it() {
 }
 
 #[test]
+fn what_an_agent_only_says_it_holds_keeps_nobody_from_minting() {
+    let fleet = Fleet::new(Build::Testing);
+    fleet.agent("rome").kill();
+    let _hostile = HostileAgent::with_proof(&fleet, "rome", |proof| {
+        proof.bundle_version = 999;
+        proof.bundle_digest = vec![9; 32].into();
+    })
+    .unwrap();
+    let _made = fleet.keys(&["cert", "create"]).ok();
+    in_force(&fleet, 2);
+}
+
+#[test]
 fn two_servers_that_minted_at_the_same_time_are_joined_by_one_bundle_their_agents_follow() {
     let mut fleet = Fleet::new(Build::Testing);
     let (rome, oslo) = (fleet.agent("rome"), fleet.agent("oslo"));
@@ -207,10 +221,20 @@ fn two_servers_that_minted_at_the_same_time_are_joined_by_one_bundle_their_agent
     let rome = fleet.start_agent("rome", None);
     rome.wait_for("trust bundle accepted", |said| said["bundle.version"] == 2);
 
+    let nobody = fleet.keys(&["authority", "repair"]).failed(1);
+    assert!(nobody.stderr.contains("no agent handed over another chain"), "{nobody:?}");
+    let oslo = fleet.try_agent("oslo", None);
+    let said = fleet
+        .server()
+        .wait_for("an agent handed over trust bundles of another chain of this fleet: two servers minted at the same time", |_| true);
+    let refused = fleet.keys(&["cert", "create"]).failed(1);
+    let despite = format!("--despite {}", said["bundle.digest"].as_str().unwrap());
+    assert!(refused.stderr.contains(&despite), "{refused:?}");
     let chain = fleet.path("oslo/trust.chain");
-    let _joined = fleet.keys(&["authority", "repair", "--fork", chain.to_str().unwrap()]).ok();
+    let by_file = ["authority", "repair", "--dry-run", "--fork", chain.to_str().unwrap()];
+    let _also = fleet.keys(&by_file).ok();
+    let _joined = fleet.keys(&["authority", "repair"]).ok();
     in_force(&fleet, 3);
-    let oslo = fleet.start_agent("oslo", None);
     oslo.wait_for("trust bundle accepted", |said| said["bundle.version"] == 3);
     rome.wait_for("trust bundle accepted", |said| said["bundle.version"] == 3);
     assert_eq!(fleet.json(&["send", "ping", "--all", "--wait"])["done"], 2);

@@ -21,7 +21,7 @@ use super::local::{Kind, Place, Print, Unlock, is_free, unchanged};
 use super::{init, passphrase};
 use crate::authority::backup::Held;
 use crate::authority::create::endpoints_for_others;
-use crate::authority::mint::{Fresh, Mint, Unlocked};
+use crate::authority::mint::{Fresh, Mint, MintError, Unlocked};
 use crate::authority::{channel, read_signing_keys, restore};
 
 #[derive(Debug, Subcommand)]
@@ -91,8 +91,9 @@ pub(super) enum Authority {
     Repair {
         #[command(flatten)]
         unlock: Unlock,
-        /// The other chain: `trust.chain` from the data directory of an agent that follows it; repeat for several.
-        #[arg(long = "fork", value_name = "FILE", required = true)]
+        /// The other chain: `trust.chain` from the data directory of an agent that follows it; repeat for several. Without it, those that
+        /// agents handed over.
+        #[arg(long = "fork", value_name = "FILE")]
         forks: Vec<PathBuf>,
     },
     /// Seal an authority's key with another passphrase.
@@ -192,6 +193,12 @@ pub(super) async fn run(verb: Authority, shutdown: Shutdown) -> Result<(), Fatal
             let mut heads = Vec::new();
             for file in &forks {
                 heads.push(mint.fork(read_chain(file)?).map_err(|error| unchanged(&error))?);
+            }
+            if forks.is_empty() {
+                heads = mint.handed_over().await.map_err(|error| unchanged(&error))?;
+            }
+            if heads.is_empty() {
+                return Err(unchanged(&MintError::NothingToJoin));
             }
             mint.despite.extend(heads.iter().map(|head| head.digest));
             let unlocked = unlock.open(&mint.files)?;

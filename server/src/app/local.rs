@@ -93,7 +93,7 @@ pub(super) struct Unlock {
     /// the systemd credential `writ-passphrase` is used, or you are asked.
     #[arg(long = "passphrase-file", value_name = "FILE")]
     pub(super) passphrase_files: Vec<PathBuf>,
-    /// Mint although agents say they hold this bundle, which the server does not have: they are not to be believed.
+    /// Mint although agents follow another chain of this fleet, whose newest trust bundle this is: they are left behind. Repeat for several.
     #[arg(long, value_name = "DIGEST")]
     despite: Vec<Digest>,
     /// Open the keys and check everything; write and publish nothing.

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use tracing::{error, info, warn};
 use writ_common::limits::MAX_BUNDLES_PER_CALL;
 use writ_common::refusal::Refusal;
-use writ_common::trust::Chain;
+use writ_common::trust::{Chain, Link};
 use writ_common::wire::status::Failure;
 
 use super::{Files, KeyFileError, last_head, read_signing_keys};
@@ -95,10 +95,15 @@ pub async fn take_back(server: &Server, bundles: Vec<Bytes>) -> Result<u64, Fail
         server.hand_backs.acquire().await.map_err(|_| Failure::unavailable("the server is shutting down"))?;
     let mut chain = Chain::clone(&held);
     let mut newer = Vec::new();
-    for envelope in bundles {
-        let link = chain.extend(envelope);
-        let link = link.map_err(|refusal| Failure::invalid("bundles", refusal.to_string()))?;
-        newer.push((link.bundle.version, link.digest, link.envelope.clone()));
+    for envelope in &bundles {
+        match chain.extend(envelope.clone()) {
+            Ok(link) => newer.push((link.bundle.version, link.digest, link.envelope.clone())),
+            Err(refusal) if newer.is_empty() => {
+                note_fork(server, &held, bundles, &refusal).await?;
+                return Ok(held.head().bundle.version);
+            }
+            Err(refusal) => return Err(Failure::invalid("bundles", refusal.to_string())),
+        }
     }
     if !newer.is_empty() {
         warn!(
@@ -113,6 +118,29 @@ pub async fn take_back(server: &Server, bundles: Vec<Bytes>) -> Result<u64, Fail
         caught_up(server).await.map_err(unavailable)?;
     }
     Ok(server.chain().head().bundle.version)
+}
+
+/// Keeps bundles that do not go on from this chain's head if they go on from an earlier one: then nothing more is minted before somebody
+/// joined the two (protocol.md §6.12).
+async fn note_fork(
+    server: &Server,
+    held: &Chain,
+    bundles: Vec<Bytes>,
+    refusal: &Refusal,
+) -> Result<(), Failure> {
+    let other = held.fork(bundles).map_err(|_| Failure::invalid("bundles", refusal.to_string()))?;
+    let known: Vec<_> = server.store.forks().await.map_err(unavailable)?;
+    let is_new =
+        |link: &&Link| !held.contains(link.digest) && !known.iter().any(|fork| fork.digest == link.digest);
+    let new: Vec<_> = other.links().iter().filter(is_new).collect();
+    let Some(newest) = new.last() else { return Ok(()) };
+    warn!(
+        bundle.version = newest.bundle.version,
+        bundle.digest = %newest.digest,
+        "an agent handed over trust bundles of another chain of this fleet: two servers minted at the same time"
+    );
+    let rows = new.iter().map(|link| (link.bundle.version, link.digest, link.envelope.clone())).collect();
+    server.store.note_forks(rows).await.map_err(unavailable)
 }
 
 /// Waits until this server follows what is published, at most two seconds: whoever has just minted asks about that.

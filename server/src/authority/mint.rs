@@ -1,6 +1,7 @@
 //! Minting: the only way a fleet's trust changes. New keys on disk, then a backup that holds them, then the bundle: a crash
 //! anywhere leaves the trust as it was, or as it was meant.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
@@ -23,7 +24,7 @@ use super::backup::{BackupError, Held, REMOVED, contents, write_backup};
 use super::presence::{self, Lost, Presence, PresenceError};
 use super::{Files, KeyFileError, last_head};
 use crate::sign::CLOCK_TOLERANCE;
-use crate::store::{BackupRow, NewAudit, Store, StoreError, UnknownHead};
+use crate::store::{BackupRow, Fork, NewAudit, Store, StoreError};
 
 /// Why no bundle was minted. Nothing is in force that was not before.
 #[derive(Debug, thiserror::Error)]
@@ -40,12 +41,12 @@ pub enum MintError {
     /// Another command changes keys at this moment.
     #[error("another command changes the keys of this fleet at the moment; wait until it has ended")]
     Busy,
-    /// Agents hold bundles this server has never seen.
+    /// Agents follow another chain of this fleet.
     #[error(
-        "{} agents ({} and others) say they hold trust bundle {} ({}), which this server does not have: it stands at an earlier state than the fleet. Restore a later backup, or let such an agent connect, which hands it back. If two servers minted at the same time: writ-server authority repair. If that agent is not to be believed: --despite {}",
-        .0.agents, .0.agent, .0.version, .0.digest, .0.digest
+        "agents handed over trust bundles of another chain of this fleet: {}. Two servers minted at the same time. Join the chains: writ-server authority repair. Or leave the agents of the other behind: {}",
+        list(.0), despite(.0)
     )]
-    UnknownHead(UnknownHead),
+    Forked(Vec<Fork>),
     /// The chain came from a backup or an earlier database.
     #[error(
         "this chain was put back from a backup or an earlier database, and ends at bundle {version} ({digest}). Agents that hold newer ones hand them back when they connect; when that is the newest there is: writ-server authority confirm {digest}"
@@ -116,9 +117,21 @@ pub enum MintError {
         "the chain given is no fork: one of the two goes on from the other. Let an agent that is ahead connect, which hands its bundles back"
     )]
     NotForked,
+    /// No other chain is known.
+    #[error("no agent handed over another chain; name the file of one that follows it: --fork trust.chain")]
+    NothingToJoin,
     /// The backup failed; nothing was published.
     #[error(transparent)]
     Backup(#[from] BackupError),
+}
+
+fn list(forks: &[Fork]) -> String {
+    let one = |fork: &Fork| format!("{} ({}), held by {} agents", fork.version, fork.digest, fork.agents);
+    forks.iter().map(one).collect::<Vec<_>>().join("; ")
+}
+
+fn despite(forks: &[Fork]) -> String {
+    forks.iter().map(|fork| format!("--despite {}", fork.digest)).collect::<Vec<_>>().join(" ")
 }
 
 /// A fleet's keys and chain, held by one command at a time.
@@ -237,25 +250,54 @@ impl Mint {
     /// # Errors
     /// When the bundles do not follow any of this chain.
     pub fn fork(&self, bundles: Vec<Bytes>) -> Result<Link, MintError> {
-        let digest = |envelope: &Bytes| Chain::digest_of(envelope);
-        let shared = bundles.iter().filter_map(digest).filter(|digest| self.chain.contains(*digest)).last();
-        let mut other: Option<Chain> = None;
-        for envelope in bundles {
-            match (&mut other, shared) {
-                (Some(other), _) => {
-                    other.extend(envelope).map_err(MintError::Chain)?;
-                }
-                (None, Some(shared)) if digest(&envelope) == Some(shared) => {
-                    other = Some(Chain::pinned(envelope, shared).map_err(MintError::Chain)?);
-                }
-                (None, _) => {}
-            }
+        let is_known =
+            |envelope: &Bytes| Chain::digest_of(envelope).is_some_and(|digest| self.chain.contains(digest));
+        if !bundles.iter().any(is_known) {
+            return Err(MintError::NoFork);
         }
-        let other = other.ok_or(MintError::NoFork)?;
-        if self.chain.contains(other.head().digest) || other.contains(self.chain.head().digest) {
+        let other: Vec<_> = bundles.into_iter().filter(|envelope| !is_known(envelope)).collect();
+        if other.is_empty() {
+            return Err(MintError::NotForked);
+        }
+        let other = self.chain.fork(other).map_err(MintError::Chain)?;
+        if other.contains(self.chain.head().digest) {
             return Err(MintError::NotForked);
         }
         Ok(other.head().clone())
+    }
+
+    /// The heads of other chains of this fleet that agents handed over and that this chain does not follow yet.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn open_forks(&self) -> Result<Vec<Fork>, MintError> {
+        let forks = self.store.forks().await?;
+        let prev =
+            |fork: &Fork| Chain::stored([fork.envelope.clone()]).map(|one| one.head().bundle.prev.clone());
+        let mut followed: BTreeSet<Digest> = self.chain.links().iter().map(|link| link.digest).collect();
+        followed.extend(self.chain.links().iter().flat_map(|link| link.bundle.prev.iter().copied()));
+        let mut open = Vec::new();
+        // Newest first: whoever follows a bundle follows what came before it, too.
+        for fork in forks {
+            let before = prev(&fork).map_err(MintError::Chain)?;
+            if !followed.contains(&fork.digest) {
+                open.push(fork);
+            }
+            followed.extend(before);
+        }
+        Ok(open)
+    }
+
+    /// The same, as a repair joins them.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn handed_over(&self) -> Result<Vec<Link>, MintError> {
+        let mut heads = Vec::new();
+        for fork in self.open_forks().await? {
+            heads.push(Chain::stored([fork.envelope]).map_err(MintError::Chain)?.head().clone());
+        }
+        Ok(heads)
     }
 
     /// Whether a bundle may be minted now.
@@ -271,11 +313,9 @@ impl Mint {
         if self.store.is_head_unconfirmed().await? {
             return Err(MintError::Unconfirmed { version: head.bundle.version, digest: head.digest });
         }
-        let mut unknown = self.store.unknown_heads().await?.into_iter();
-        match unknown.find(|unknown| !self.despite.contains(&unknown.digest)) {
-            Some(unknown) => Err(MintError::UnknownHead(unknown)),
-            None => Ok(()),
-        }
+        let mut open = self.open_forks().await?;
+        open.retain(|fork| !self.despite.contains(&fork.digest));
+        if open.is_empty() { Ok(()) } else { Err(MintError::Forked(open)) }
     }
 
     /// Mints the next bundle: the present one after a change. In force when this returns.

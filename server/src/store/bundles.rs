@@ -11,17 +11,17 @@ use writ_common::time::Timestamp;
 use super::audit::{self, NewAudit};
 use super::{Store, StoreError, bytes, id, integer, time, unsigned};
 
-/// A bundle agents hold and this server does not.
+/// A verified trust bundle that agents hold and that is not of this server's chain.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct UnknownHead {
+pub struct Fork {
     /// Its version.
     pub version: u64,
     /// Its digest.
     pub digest: Digest,
-    /// How many agents said so.
+    /// As it travels.
+    pub envelope: Bytes,
+    /// How many agents say they hold it.
     pub agents: u64,
-    /// One of them.
-    pub agent: AgentId,
 }
 
 /// Agents of one realm that said they hold one bundle.
@@ -123,29 +123,52 @@ impl Store {
         .await
     }
 
-    /// Bundles that present agents hold and this server does not, those of most agents first; at most 8.
+    /// The verified bundles of other chains, newest first.
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn unknown_heads(&self) -> Result<Vec<UnknownHead>, StoreError> {
+    pub async fn forks(&self) -> Result<Vec<Fork>, StoreError> {
         let rows = sqlx::query(
-            "SELECT bundle_version, bundle_digest, count(*) AS agents, min(agent_id) AS agent_id FROM agents
-             WHERE removed_at = 0 AND bundle_digest IS NOT NULL
-             AND bundle_digest NOT IN (SELECT digest FROM bundles)
-             GROUP BY bundle_version, bundle_digest ORDER BY agents DESC, bundle_version DESC LIMIT 8",
+            "SELECT version, digest, envelope,
+                    (SELECT count(*) FROM agents WHERE removed_at = 0 AND bundle_digest = forks.digest) AS agents
+             FROM forks ORDER BY version DESC",
         )
         .fetch_all(&self.reader)
         .await?;
         rows.iter()
             .map(|row| {
-                Ok(UnknownHead {
-                    version: unsigned(row, "bundle_version")?,
-                    digest: id(row, "bundle_digest", "bundle digest")?,
+                Ok(Fork {
+                    version: unsigned(row, "version")?,
+                    digest: id(row, "digest", "bundle digest")?,
+                    envelope: bytes(row, "envelope")?,
                     agents: unsigned(row, "agents")?,
-                    agent: id(row, "agent_id", "agent id")?,
                 })
             })
             .collect()
+    }
+
+    /// Keeps verified bundles of another chain. Only the authority can make such ones, so there are few; past 64 none is added.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn note_forks(&self, bundles: Vec<(u64, Digest, Bytes)>) -> Result<(), StoreError> {
+        self.write(move |connection| {
+            Box::pin(async move {
+                for (version, digest, envelope) in bundles {
+                    sqlx::query(
+                        "INSERT INTO forks (digest, version, envelope)
+                         SELECT $1, $2, $3 WHERE (SELECT count(*) FROM forks) < 64 ON CONFLICT DO NOTHING",
+                    )
+                    .bind(digest.as_bytes().to_vec())
+                    .bind(integer(version))
+                    .bind(envelope.to_vec())
+                    .execute(&mut *connection)
+                    .await?;
+                }
+                Ok(())
+            })
+        })
+        .await
     }
 
     /// How many present agents hold which bundle, newest first.
