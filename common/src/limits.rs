@@ -62,6 +62,8 @@ pub const MAX_APPROVALS: usize = 16;
 pub const MAX_COUNTED_DELIVERIES: usize = 16_384;
 /// Actions and facts in one agent report.
 pub const MAX_REPORT_ROWS: usize = 1024;
+/// Refusals of one code in one report, and of one alert in all: what every JSON reader keeps whole.
+pub const MAX_REFUSALS_COUNTED: u64 = 1 << 53;
 /// Marks of sessions an agent's journal keeps: how many sessions a server may have forgotten.
 pub const MAX_MARKS: usize = 64;
 /// The protocol's version, in both hellos.

@@ -167,6 +167,27 @@ impl HostileAgent {
         self.try_to_say(agent_frame::Frame::Answer(answer))
     }
 
+    /// Reports that it refused something so often.
+    pub fn report_refusals(&self, count: u64) {
+        let at = now().as_millis();
+        let record = proto::RefusalRecord {
+            code: proto::RefusalCode::UnknownKey.into(),
+            count,
+            first_at_ms: at,
+            last_at_ms: at,
+            sample_digest: Digest::of(b"").as_bytes().to_vec().into(),
+            sample_keyid: String::new(),
+        };
+        let report = proto::RefusalReport {
+            fleet_id: self.hello.fleet_id.clone(),
+            agent_id: Bytes::copy_from_slice(self.id.as_bytes()),
+            sequence: count,
+            records: vec![record],
+            reported_at_ms: at,
+        };
+        self.say(agent_frame::Frame::Refusals(sealed("refusals", &report, &self.key)));
+    }
+
     /// Reports what it can do: of the greatest size there may be, and never the same twice.
     pub fn report_much(&self, number: u64) {
         let action = |row| proto::ActionEntry {

@@ -236,6 +236,26 @@ impl Intruder {
         sender.blocking_send(Ok(proto::ServerFrame { frame: Some(frame) })).unwrap();
     }
 
+    /// Says one thing to an agent again and again, until the agent has said so many times that it lives.
+    ///
+    /// # Panics
+    /// When it does not.
+    pub fn flood_until_heartbeats(&self, agent: AgentId, frame: &server_frame::Frame, count: usize) {
+        let heard = || {
+            let agents = self.lines.agents.lock().unwrap();
+            let said = agents.get(&agent).map_or(&[][..], |line| &line.from_agent);
+            said.iter().filter(|frame| matches!(frame, agent_frame::Frame::Heartbeat(_))).count()
+        };
+        let before = heard();
+        for _ in 0..200_000 {
+            if heard() >= before + count {
+                return;
+            }
+            self.inject(agent, frame.clone());
+        }
+        panic!("the agent did not say that it lives while 200000 frames came");
+    }
+
     /// Delivers a command in the server's name.
     pub fn deliver(&self, agent: AgentId, delivery: proto::Delivery) {
         self.inject(agent, server_frame::Frame::Delivery(delivery));

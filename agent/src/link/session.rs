@@ -82,6 +82,12 @@ pub(super) async fn hold(
         tokio::select! {
             biased;
             () = shutdown.requested() => return Ok(Done::ShuttingDown),
+            // Before what comes: a long backlog, or a flood, must not keep the agent from saying that it lives.
+            _ = ticks.tick() => session.tick()?,
+            finished = session.link.answers.recv() => {
+                let Some(command) = finished else { return Ok(Done::ShuttingDown) };
+                session.queue.push_back(Said::Stored(command));
+            }
             // Sending never keeps from reading: two sides that both wait to send would wait for ever.
             permit = outbound.reserve(), if !session.queue.is_empty() => {
                 let permit = permit.map_err(|_| LinkError::Ended)?;
@@ -105,11 +111,6 @@ pub(super) async fn hold(
                     None => return Err(LinkError::Ended),
                 }
             }
-            finished = session.link.answers.recv() => {
-                let Some(command) = finished else { return Ok(Done::ShuttingDown) };
-                session.queue.push_back(Said::Stored(command));
-            }
-            _ = ticks.tick() => session.tick()?,
             // Perhaps one that revokes this server's key.
             () = learnt.notified() => return Ok(Done::ComeBack(Duration::ZERO)),
             changed = settings.changed() => {

@@ -4,7 +4,7 @@ use writ_proto::v1 as proto;
 
 use super::field::{self, invalid, missing};
 use crate::envelope::InvalidDocument;
-use crate::limits::{MAX_DETAIL_BYTES, MAX_OUTPUT_BYTES};
+use crate::limits::{MAX_DETAIL_BYTES, MAX_OUTPUT_BYTES, MAX_REFUSALS_COUNTED};
 use crate::receipt::{
     Decision, Ending, Outcome, Receipt, RefusalAcknowledgement, RefusalRecord, RefusalReport,
 };
@@ -220,6 +220,9 @@ impl TryFrom<proto::RefusalRecord> for RefusalRecord {
             message;
         if sample_keyid.len() > 64 || sample_keyid.chars().any(char::is_control) {
             return Err(invalid("records.sample_keyid", "must be at most 64 printable characters"));
+        }
+        if !(1..=MAX_REFUSALS_COUNTED).contains(&count) {
+            return Err(invalid("records.count", "must be 1 to 2^53"));
         }
         Ok(Self {
             code: RefusalCode::from_proto(code).ok_or_else(|| missing("records.code"))?,

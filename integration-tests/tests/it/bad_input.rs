@@ -139,6 +139,22 @@ fn a_receipt_with_nonsense_in_it_is_not_stored_and_raises_an_alert() {
 }
 
 #[test]
+fn refusals_that_nobody_can_have_counted_are_not_believed_and_sums_stay_numbers() {
+    let fleet = Fleet::new(Build::Testing);
+    fleet.agent("rome").kill();
+    let hostile = HostileAgent::in_place_of(&fleet, "rome");
+    for count in [0, (1 << 53) + 1, u64::MAX] {
+        hostile.report_refusals(count);
+    }
+    fleet.server().wait_for_count("refusal report not believed", 3);
+    for count in [(1 << 53) - 1, 1 << 53] {
+        hostile.report_refusals(count);
+    }
+    fleet.server().wait_for_count("agent refused", 2);
+    assert_eq!(fleet.alerts("refused", "unknown_key")[0]["count"], 1_u64 << 53);
+}
+
+#[test]
 fn an_agent_that_reports_without_end_is_written_down_once_a_heartbeat() {
     let fleet = Fleet::new(Build::Testing);
     fleet.agent("rome").kill();

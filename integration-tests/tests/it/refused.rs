@@ -290,3 +290,13 @@ fn what_was_refused_is_not_obeyed_when_it_comes_again_after_its_cause_is_mended(
     let alerts = fleet.json(&["alerts"]).to_string();
     assert!(!alerts.contains("contradicted"), "{alerts}");
 }
+
+#[test]
+fn an_agent_in_a_flood_says_that_it_lives() {
+    let scene = Scene::new();
+    let _set = scene.fleet.writ(&["send", "settings", "--all", "--heartbeat", "1s", "--wait"]).ok();
+    let genuine = scene.villain.wait_for_deliveries(scene.rome, 1).remove(0);
+    let before = scene.agent.count("no session");
+    scene.villain.flood_until_heartbeats(scene.rome, &Frame::Delivery(forged(&genuine)), 3);
+    assert_eq!(scene.agent.count("no session"), before, "it lost its session");
+}

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row as _, SqliteConnection};
 use writ_common::id::{AgentId, Digest};
+use writ_common::limits::MAX_REFUSALS_COUNTED;
 use writ_common::receipt::RefusalReport;
 use writ_common::time::Timestamp;
 
@@ -182,7 +183,7 @@ pub(super) async fn raise(
     sqlx::query(
         "INSERT INTO alerts (kind, code, agent_id, count, first_at, last_at, detail) VALUES ($1, $2, $3, $4, $5, $5, $6)
          ON CONFLICT (kind, code, agent_id) DO UPDATE
-         SET count = count + excluded.count, last_at = excluded.last_at, detail = excluded.detail",
+         SET count = min(count + excluded.count, $7), last_at = excluded.last_at, detail = excluded.detail",
     )
     .bind(kind.as_str())
     .bind(*code)
@@ -190,6 +191,7 @@ pub(super) async fn raise(
     .bind(integer(*count))
     .bind(integer(now.as_millis()))
     .bind(detail)
+    .bind(integer(MAX_REFUSALS_COUNTED))
     .execute(connection)
     .await?;
     Ok(())
