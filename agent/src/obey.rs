@@ -60,7 +60,7 @@ pub enum FollowError {
 pub enum Reaction {
     /// Nothing leaves the agent; the refusal is counted.
     Silence(Refusal),
-    /// This frame is the answer; it is not kept.
+    /// This frame is the answer.
     Answer(proto::AgentFrame),
     /// The journal has the answer.
     AnswerAgain(CommandId),
