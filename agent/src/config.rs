@@ -22,6 +22,8 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// The allow-list.
     pub actions_dir: PathBuf,
+    /// The agent's own actions that this host refuses all the same.
+    pub denied_actions: Vec<String>,
     /// Actions that run at the same time; more wait.
     pub max_running: usize,
     /// Commands remembered at the same time; more are refused.
@@ -52,6 +54,9 @@ impl Config {
         let config = Self {
             data_dir: reader.path("data_dir", Path::new(DEFAULT_DATA_DIR)),
             actions_dir: reader.path("actions.dir", Path::new(DEFAULT_ACTIONS_DIR)),
+            denied_actions: reader.strings("actions.deny", "`inventory` or `settings`", |action| {
+                matches!(action, "inventory" | "settings")
+            }),
             max_running: usize::try_from(reader.number("actions.max_running", 8, 1..=256)).unwrap_or(8),
             max_entries: reader.number("journal.max_entries", 100_000, 16..=10_000_000),
             proxy: proxy(&mut reader),

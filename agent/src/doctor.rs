@@ -175,7 +175,7 @@ fn journal(files: &Files, most: u64, now: Timestamp, findings: &mut Vec<Finding>
 }
 
 fn actions(config: &Config, uid: u32, state: &LinkState, findings: &mut Vec<Finding>) {
-    let table = match ActionTable::load(&config.actions_dir, uid) {
+    let table = match ActionTable::load(&config.actions_dir, &config.denied_actions, uid) {
         Ok(table) => table,
         Err(problems) => {
             let all: Vec<_> = problems.iter().map(ToString::to_string).collect();

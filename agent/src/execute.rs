@@ -2,6 +2,7 @@
 
 pub mod action;
 mod process;
+mod whose;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -28,7 +29,9 @@ pub use process::is_group_gone;
 #[derive(Debug, Clone, Default)]
 pub struct ActionTable {
     definitions: BTreeMap<String, Arc<Definition>>,
-    /// What the files held.
+    /// The agent's own actions that this host's owner denies.
+    denied: Vec<String>,
+    /// What the files held, and what is denied.
     digest: Option<Digest>,
     /// Files whose names do not end as those that are read.
     ignored: Vec<String>,
@@ -72,17 +75,21 @@ const OWN_CLASSES: [(&str, ActionClass); 3] =
     [("ping", ActionClass::Read), ("inventory", ActionClass::Read), ("settings", ActionClass::Change)];
 
 impl ActionTable {
-    /// Reads every `*.toml` of a folder, as an agent of this user does; a missing folder is an empty list.
+    /// Reads every `*.toml` of a folder, as an agent of this user does; a missing folder is an empty list. Of the agent's own actions
+    /// those are left out that are `denied`.
     ///
     /// # Errors
     /// All mistakes of all files.
-    pub fn load(folder: &Path, uid: u32) -> Result<Self, Vec<Problems>> {
+    pub fn load(folder: &Path, denied: &[String], uid: u32) -> Result<Self, Vec<Problems>> {
+        let denied = denied.to_vec();
         let entries = match std::fs::read_dir(folder) {
             Ok(entries) => entries,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Self::default()),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return Ok(Self { denied, ..Self::default() });
+            }
             Err(error) => return Err(vec![Problems::one(folder, "", format!("cannot be read: {error}"))]),
         };
-        if let Some(fault) = action::others_may_write(folder, uid) {
+        if let Some(fault) = whose::others_may_change(folder, uid) {
             return Err(vec![Problems::one(folder, "", fault)]);
         }
         let mut paths: Vec<_> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
@@ -117,8 +124,9 @@ impl ActionTable {
         if !problems.is_empty() {
             return Err(problems);
         }
-        let digest = (!contents.is_empty()).then(|| Digest::of(format!("{contents:?}").as_bytes()));
-        Ok(Self { definitions, digest, ignored })
+        let is_usual = contents.is_empty() && denied.is_empty();
+        let digest = (!is_usual).then(|| Digest::of(format!("{contents:?}{denied:?}").as_bytes()));
+        Ok(Self { definitions, denied, digest, ignored })
     }
 
     /// What the files held: another when one of them is another.
@@ -143,6 +151,7 @@ impl ActionTable {
     pub fn rows(&self) -> impl Iterator<Item = (&str, ActionClass)> {
         OWN_CLASSES
             .into_iter()
+            .filter(|(own, _)| !self.denied.iter().any(|denied| denied == own))
             .chain(self.definitions.values().map(|definition| (definition.name.as_str(), definition.class)))
     }
 
@@ -164,6 +173,11 @@ impl ActionTable {
     /// # Errors
     /// `action_not_allowed` or `invalid_parameters`.
     pub fn plan(&self, action: &Action) -> Result<Plan, Refusal> {
+        let is_own = matches!(action, Action::Inventory | Action::ApplySettings(_));
+        if is_own && self.denied.iter().any(|denied| denied == action.name()) {
+            let detail = format!("`actions.deny` of this host's agent.toml lists `{}`", action.name());
+            return Err(Refusal::new(RefusalCode::ActionNotAllowed, detail));
+        }
         match action {
             Action::Ping => Ok(Plan { kind: Kind::Ping, is_idempotent: true }),
             Action::Inventory => Ok(Plan { kind: Kind::Inventory, is_idempotent: true }),
@@ -295,16 +309,31 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_host_may_deny_what_agents_can_do_of_themselves() {
+        let (nowhere, denied) =
+            (Path::new("/nowhere/at/all"), ["inventory".to_owned(), "settings".to_owned()]);
+        let table = ActionTable::load(nowhere, &denied, users::own_uid()).unwrap();
+        assert_eq!(table.rows().map(|(name, _)| name).collect::<Vec<_>>(), ["ping"]);
+        let settings = Settings { revision: 1, heartbeat: None, endpoints: Vec::new(), log_filter: None };
+        for action in [Action::Inventory, Action::ApplySettings(settings)] {
+            let refusal = table.plan(&action).unwrap_err();
+            assert_eq!(refusal.code, RefusalCode::ActionNotAllowed);
+            assert!(refusal.to_string().contains("actions.deny"), "{refusal}");
+        }
+        let _ping = table.plan(&Action::Ping).unwrap();
+    }
+
+    #[test]
     fn more_actions_than_a_report_holds_are_a_mistake_of_the_folder() {
         let folder = tempfile::tempdir().unwrap();
         for number in 0..=MAX_REPORT_ROWS - OWN_CLASSES.len() {
             std::fs::write(folder.path().join(format!("a{number}.toml")), "program = '/bin/true'").unwrap();
         }
-        let problems = ActionTable::load(folder.path(), users::own_uid()).unwrap_err();
+        let problems = ActionTable::load(folder.path(), &[], users::own_uid()).unwrap_err();
         assert!(problems[0].to_string().contains("holds 1022 actions; at most 1021"), "{problems:?}");
         std::fs::remove_file(folder.path().join("a0.toml")).unwrap();
         assert_eq!(
-            ActionTable::load(folder.path(), users::own_uid()).unwrap().rows().count(),
+            ActionTable::load(folder.path(), &[], users::own_uid()).unwrap().rows().count(),
             MAX_REPORT_ROWS
         );
     }

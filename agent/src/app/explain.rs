@@ -184,6 +184,7 @@ fn judge(
     }
     let table = match ActionTable::load(
         &config.actions_dir,
+        &config.denied_actions,
         users::owner_of(files.folder()).unwrap_or_else(users::own_uid),
     ) {
         Ok(table) => table,

@@ -64,10 +64,12 @@ pub(super) async fn run(options: Run, shutdown: Shutdown) -> Result<(), Fatal> {
     }
     let identity = Identity::load(&files).map_err(|error| failed(&error))?;
     let trust = Trust::load(&files).map_err(|error| failed(&error))?;
-    let table = ActionTable::load(&config.actions_dir, users::own_uid()).map_err(|problems| {
-        let all: Vec<_> = problems.iter().map(ToString::to_string).collect();
-        Fatal::usage(all.join("\n"))
-    })?;
+    let table = ActionTable::load(&config.actions_dir, &config.denied_actions, users::own_uid()).map_err(
+        |problems| {
+            let all: Vec<_> = problems.iter().map(ToString::to_string).collect();
+            Fatal::usage(all.join("\n"))
+        },
+    )?;
     if !config.actions_dir.is_dir() {
         warn!(folder = %config.actions_dir.display(), "there is no such folder, so nothing but the agent's own actions is allowed");
     }

@@ -199,11 +199,15 @@ pub(super) fn status(options: StatusOptions) -> Result<(), Fatal> {
     let actions = if running {
         link.actions
     } else {
-        ActionTable::load(&config.actions_dir, users::owner_of(files.folder()).unwrap_or_else(users::own_uid))
-            .map_or_else(
-                |problems| problems.iter().map(|problem| format!("cannot be loaded: {problem}")).collect(),
-                |table| action_rows(&table),
-            )
+        ActionTable::load(
+            &config.actions_dir,
+            &config.denied_actions,
+            users::owner_of(files.folder()).unwrap_or_else(users::own_uid),
+        )
+        .map_or_else(
+            |problems| problems.iter().map(|problem| format!("cannot be loaded: {problem}")).collect(),
+            |table| action_rows(&table),
+        )
     };
     let shown = Shown {
         version: VERSION,

@@ -13,10 +13,11 @@
 
 use std::collections::BTreeMap;
 use std::io::Read as _;
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::whose::others_may_change;
 use regex_lite::Regex;
 use writ_common::command::{ActionClass, is_action_name};
 use writ_common::config::{Problems, Reader};
@@ -43,6 +44,8 @@ pub struct Definition {
     timeout: Duration,
     max_output: usize,
     user: Option<User>,
+    /// Whose agent this is: what only root and this user may change is trusted.
+    uid: u32,
     parameters: BTreeMap<String, Parameter>,
 }
 
@@ -61,6 +64,8 @@ pub struct Invocation {
     pub max_output: usize,
     /// Who it runs as; the agent's own user unless given.
     pub user: Option<User>,
+    /// Whose agent looked at it.
+    pub uid: u32,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -113,7 +118,7 @@ impl Definition {
     /// All its mistakes.
     pub fn load(path: &Path, uid: u32) -> Result<Self, Problems> {
         let stem = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
-        if let Some(fault) = others_may_write(path, uid) {
+        if let Some(fault) = others_may_change(path, uid) {
             return Err(Problems::one(path, "", fault));
         }
         let mut reader = Reader::file_only(path)?;
@@ -158,6 +163,7 @@ impl Definition {
         let definition = Self {
             name,
             user,
+            uid,
             program,
             arguments,
             parameters,
@@ -212,6 +218,7 @@ impl Definition {
             timeout: self.timeout,
             max_output: self.max_output,
             user: self.user.clone(),
+            uid: self.uid,
         })
     }
 }
@@ -223,22 +230,6 @@ impl Part {
             Self::Text(_) => None,
         }
     }
-}
-
-/// Who but root and the agent's user may write it, and with it run what they like; and what mends that.
-pub(super) fn others_may_write(path: &Path, uid: u32) -> Option<String> {
-    let file = std::fs::metadata(path).ok()?;
-    if file.uid() != 0 && file.uid() != uid {
-        let owner = users::name_of(file.uid());
-        return Some(format!(
-            "belongs to {owner}, who may write it, and with it run what they like; run: chown root {}",
-            path.display()
-        ));
-    }
-    let is_open = file.permissions().mode() & 0o022 != 0;
-    is_open.then(|| {
-        format!("others may write it, and with it run what they like; run: chmod go-w {}", path.display())
-    })
 }
 
 fn check_program(reader: &mut Reader, program: &Path, uid: u32) {
@@ -262,7 +253,7 @@ fn check_program(reader: &mut Reader, program: &Path, uid: u32) {
             reader.problem("program", format!("is `{}`, which is not an executable file", program.display()));
         }
         Ok(_) => {
-            if let Some(fault) = others_may_write(program, uid) {
+            if let Some(fault) = others_may_change(program, uid) {
                 reader.problem("program", format!("is `{}`: {fault}", program.display()));
             }
         }

@@ -16,6 +16,7 @@ use writ_common::receipt::Ending;
 use super::Ended;
 use super::action::Invocation;
 use super::action::script_fault;
+use super::whose::others_may_change;
 
 /// Read at a time from a process's output.
 const READ_BYTES: usize = 8 << 10;
@@ -42,8 +43,10 @@ pub fn is_group_gone(group: u32) -> bool {
 }
 
 pub(super) async fn run(invocation: Invocation, on_group: impl FnOnce(u32) + Send) -> Ended {
-    let Invocation { program, arguments, working_directory, timeout, max_output, user } = invocation;
-    if let Some(fault) = script_fault(&program) {
+    let Invocation { program, arguments, working_directory, timeout, max_output, user, uid } = invocation;
+    // Once more: the list was read when the agent started, and packages are replaced and rights changed since.
+    let fault = others_may_change(&program, uid).or_else(|| script_fault(&program));
+    if let Some(fault) = fault {
         return Ended::quiet(Ending::NotStarted, fault);
     }
     #[expect(clippy::disallowed_methods, reason = "the home of processes")]
@@ -170,6 +173,7 @@ mod tests {
             timeout: Duration::from_secs(20),
             max_output: 16,
             user: None,
+            uid: 0,
         }
     }
 

@@ -232,7 +232,7 @@ async fn judge_delivery(case: &DeliveryCase) -> String {
         Trust::load(&files).unwrap(),
         journal(&files, &case.journal, now),
         (
-            ActionTable::load(&actions, writ_common::users::own_uid()).unwrap(),
+            ActionTable::load(&actions, &[], writ_common::users::own_uid()).unwrap(),
             Keeper::load(&files.settings(), "info").unwrap(),
         ),
         (time, 1, shutdown.clone()),
