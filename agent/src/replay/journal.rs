@@ -1,12 +1,13 @@
 //! The journal: redb, every transaction synced before it returns.
 //!
 //! ```text
-//! accepted ──► started ──► finished(receipt) ──► acknowledged ──► pruned (raises forgotten_until)
+//! accepted ──► started ──► finished(receipt) ──► acknowledged(receipt, while there is room) ──► pruned (raises forgotten_until)
 //! ```
 
 mod check;
 mod commands;
 mod entry;
+mod kept;
 mod reserve;
 
 use std::fs::File;
@@ -217,6 +218,7 @@ impl Journal {
             write.open_table(COMMANDS)?;
             write.open_table(EXPIRY)?;
             write.open_table(OPEN)?;
+            write.open_table(kept::KEPT)?;
             Ok(())
         })?;
         Ok(journal)

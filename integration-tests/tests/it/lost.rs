@@ -233,13 +233,13 @@ fn an_agent_whose_journal_is_damaged_says_so_and_so_does_its_doctor_and_the_cure
     assert_eq!(fleet.json(&["send", "ping", "--all", "--wait"])["done"], 1);
 }
 
-/// A disk of a few megabytes.
+/// A disk of a few tens of megabytes.
 struct SmallDisk(std::path::PathBuf);
 
 impl SmallDisk {
     fn at(fleet: &Fleet, place: &Path) -> Self {
         fs::create_dir(place).unwrap();
-        let options = ["-t", "tmpfs", "-o", "size=8m,mode=700", "tmpfs", place.to_str().unwrap()];
+        let options = ["-t", "tmpfs", "-o", "size=48m,mode=700", "tmpfs", place.to_str().unwrap()];
         let _mounted = fleet.run_tool("mount", &options).ok();
         Self(place.to_owned())
     }
@@ -265,7 +265,7 @@ fn an_agent_on_a_full_disk_refuses_lives_and_obeys_again_when_there_is_room() {
     let _first = send("before").ok();
     let mut words = vec!["before".to_owned()];
     let filler = disk.0.join("filler");
-    let fill = || drop(fs::write(&filler, vec![1; 9 << 20]));
+    let fill = || drop(fs::write(&filler, vec![1; 49 << 20]));
     fill();
     // What is set aside bears what ran; then nothing more is admitted, until there is room.
     let refused = loop {

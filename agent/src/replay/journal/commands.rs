@@ -8,6 +8,7 @@ use writ_common::limits::SKEW;
 use writ_common::time::Timestamp;
 
 use super::entry::{Admission, Durable, Entry, State};
+use super::kept;
 use super::{COMMANDS, EXPIRY, Journal, JournalError, META, OPEN, reserve_error};
 
 /// Finished and expired commands removed in one transaction, so that admission stays quick.
@@ -168,7 +169,7 @@ impl Journal {
         })
     }
 
-    /// The server has the receipt: keep a tombstone until the command is pruned.
+    /// The server says that it has the receipt.
     ///
     /// # Errors
     /// When it cannot be written.
@@ -183,12 +184,12 @@ impl Journal {
             Err(failed) => return Err(failed),
         }
         self.write(|write| {
-            change(write, command, |entry| {
-                entry.set_state(State::Acknowledged);
-                entry.receipt = Bytes::new();
-            })?;
+            let mut entry = read(write, command)?;
+            entry.set_state(State::Acknowledged);
+            kept::keep(write, command, &mut entry)?;
+            write.open_table(COMMANDS)?.insert(command.as_bytes(), entry.encode_to_vec().as_slice())?;
             write.open_table(OPEN)?.remove(command.as_bytes())?;
-            Ok(())
+            kept::make_room(write)
         })
     }
 
@@ -226,14 +227,16 @@ fn change(
     command: CommandId,
     edit: impl FnOnce(&mut Entry),
 ) -> Result<(), JournalError> {
-    let mut commands = write.open_table(COMMANDS)?;
-    let mut entry = {
-        let stored = commands.get(command.as_bytes())?.ok_or(JournalError::Damaged)?;
-        Entry::decode(stored.value()).map_err(|_| JournalError::Damaged)?
-    };
+    let mut entry = read(write, command)?;
     edit(&mut entry);
-    commands.insert(command.as_bytes(), entry.encode_to_vec().as_slice())?;
+    write.open_table(COMMANDS)?.insert(command.as_bytes(), entry.encode_to_vec().as_slice())?;
     Ok(())
+}
+
+fn read(write: &WriteTransaction, command: CommandId) -> Result<Entry, JournalError> {
+    let commands = write.open_table(COMMANDS)?;
+    let stored = commands.get(command.as_bytes())?.ok_or(JournalError::Damaged)?;
+    Entry::decode(stored.value()).map_err(|_| JournalError::Damaged)
 }
 
 /// Forgets commands that expired longer than the skew ago and are acknowledged; the same transaction remembers up
@@ -255,7 +258,10 @@ fn prune(write: &WriteTransaction, now: Timestamp) -> Result<(), JournalError> {
     let Some((latest, _)) = gone.last().copied() else { return Ok(()) };
     for (expires_at, id) in gone {
         expiry.remove((expires_at, id))?;
-        commands.remove(&id)?;
+        let entry = commands.remove(&id)?.map(|stored| Entry::decode(stored.value()));
+        if let Some(Ok(entry)) = entry {
+            kept::forget(write, &entry)?;
+        }
     }
     let mut meta = write.open_table(META)?;
     let held = meta.get("forgotten_until")?.map_or(0, |held| held.value());

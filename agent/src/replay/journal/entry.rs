@@ -16,7 +16,7 @@ pub enum State {
     Started = 1,
     /// Its receipt is made.
     Finished = 2,
-    /// The server has the receipt; a tombstone is kept.
+    /// The server says that it has the receipt, which is kept as long as there is room.
     Acknowledged = 3,
 }
 
@@ -35,7 +35,7 @@ pub struct Entry {
     /// The delivery, until it is finished.
     #[prost(bytes = "bytes", tag = "4")]
     pub delivery: Bytes,
-    /// The receipt's envelope, until it is acknowledged.
+    /// The receipt's envelope; empty before there is one, and after it had to go.
     #[prost(bytes = "bytes", tag = "5")]
     pub receipt: Bytes,
     /// 1 for the first start.
@@ -50,6 +50,9 @@ pub struct Entry {
     /// The boot it was started in.
     #[prost(string, tag = "9")]
     pub boot: String,
+    /// The place of its receipt among those that are kept though acknowledged; 0: it is not among them.
+    #[prost(uint64, tag = "10")]
+    pub kept_at: u64,
 }
 
 impl Entry {
@@ -69,7 +72,7 @@ pub struct Known {
     pub digest: Digest,
     /// How far it is.
     pub state: State,
-    /// The receipt, if it is finished and not acknowledged.
+    /// The receipt, if there is one still.
     pub receipt: Option<Bytes>,
 }
 
@@ -125,6 +128,6 @@ pub(super) fn known(entry: &Entry) -> Result<Known, JournalError> {
     Ok(Known {
         digest: Digest::try_from(entry.digest.as_ref()).map_err(|_| JournalError::Damaged)?,
         state: entry.state(),
-        receipt: (entry.state() == State::Finished).then(|| entry.receipt.clone()),
+        receipt: (!entry.receipt.is_empty()).then(|| entry.receipt.clone()),
     })
 }

@@ -5,8 +5,12 @@ use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
-/// A bundle, 64 receipts with their output, and what redb writes around them.
-const BYTES: usize = 2 << 20;
+use rustix::fs::{FallocateFlags, fallocate};
+use rustix::io::Errno;
+use writ_common::limits::{MAX_BUNDLE_BYTES, MAX_RECEIPT_BYTES};
+
+/// A bundle, 64 receipts of the largest output, and what redb writes around them.
+const BYTES: usize = MAX_BUNDLE_BYTES + 64 * MAX_RECEIPT_BYTES + (4 << 20);
 
 #[derive(Debug)]
 pub(super) struct Reserve(PathBuf);
@@ -35,6 +39,14 @@ impl Reserve {
 
     fn make(&self) -> io::Result<()> {
         let mut file = File::create(&self.0)?;
+        let length = u64::try_from(BYTES).unwrap_or(u64::MAX);
+        match fallocate(&file, FallocateFlags::empty(), 0, length) {
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) => {}
+            allocated => {
+                allocated?;
+                return file.sync_all();
+            }
+        }
         // No zeros: a file system that compresses would keep no room for them.
         let mut block = [0; 4096];
         for (place, byte) in block.iter_mut().enumerate() {
