@@ -26,8 +26,10 @@ use writ_common::files;
 use writ_common::id::{CommandId, Digest, EntityId, ManagerId};
 use writ_common::keys::pem;
 use writ_common::keys::vault::{Vault, VaultError};
+use writ_common::keys::vouched::Named;
 use writ_common::keys::{Algorithm, Entity, PrivateKey};
 use writ_common::manager::CallBody;
+use writ_common::text::quoted;
 use writ_common::time::Timestamp;
 use writ_proto::admin::v1 as proto;
 
@@ -85,6 +87,41 @@ pub struct Registration {
     pub source: Source,
     /// What was last sent of this server, so that a change is noticed.
     pub sent_leaf: String,
+    /// Who answered when it was made. `None`: nobody yet, or it is older than this was noted.
+    #[serde(default)]
+    pub speaker: Option<Speaker>,
+}
+
+/// Who speaks for a manager. The authority of an organisation certifies many that sign documents; one of them is the manager.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Speaker {
+    /// Its key.
+    pub key: String,
+    /// Its certificate's subject, for people.
+    pub subject: String,
+    /// SHA-256 of subject and issuer as encoded: a renewed certificate has the same.
+    pub name: String,
+    /// SHA-256 of the authority that vouched for it; empty if none was asked.
+    pub authority: String,
+}
+
+impl Speaker {
+    /// The holder of a certificate; `None` if it is none.
+    #[must_use]
+    pub fn of(certificate: &[u8], authority: Option<Digest>) -> Option<Self> {
+        let Named { key, subject, name } = Named::read(certificate)?;
+        let authority = authority.map(|digest| digest.to_string()).unwrap_or_default();
+        Some(Self { key: key.to_string(), subject, name: name.to_string(), authority })
+    }
+
+    /// Whether another one is the same manager: by its key, or by a name that the same issuer certified again, where many may have none. Under
+    /// another authority, which an operator uploaded since, whoever answers first is.
+    #[must_use]
+    pub fn is(&self, other: &Self) -> bool {
+        self.key == other.key
+            || (!self.subject.is_empty() && self.name == other.name)
+            || self.authority != other.authority
+    }
 }
 
 /// Where the integrated reputation server gets its updates.
@@ -262,8 +299,24 @@ impl Bridge {
         let stored = |error: StoreError| Fault::new(Leg::Input, error.to_string(), "see this server's log");
         let counter =
             server.store.next_manager_counter(is_registration, server.clock.wall()).await.map_err(stored)?;
-        let manager = ManagerId::from_bytes(manager.unwrap_or_default());
-        line.call(&self.key, (manager, epoch, counter), body).await
+        let to = ManagerId::from_bytes(manager.unwrap_or_default());
+        let answer = line.call(&self.key, (to, epoch, counter), body).await?;
+        let registration = self.held().registration;
+        match registration.speaker {
+            Some(pinned) if registration.manager == manager && !pinned.is(&answer.speaker) => {
+                let (subject, before) = (&answer.speaker.subject, &pinned.subject);
+                Err(Fault::new(
+                    Leg::Authorization,
+                    format!(
+                        "`{}` answers for the manager, and `{}` did when this server registered",
+                        quoted(subject),
+                        quoted(before)
+                    ),
+                    "find out who answers; if the manager has another name now: writ manager re-register",
+                ))
+            }
+            _ => Ok(answer),
+        }
     }
 
     /// Whoever changes the line takes a turn; it may last as long as the manager takes to answer.

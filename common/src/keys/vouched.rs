@@ -1,6 +1,11 @@
 //! Keys an organisation's certificate authority vouches for: a Control Manager signs by one, and an entity was given the authority
-//! alone. Chains are short and checked here once (RFC 5280 §6.1, of which dates, names, signatures and CA flags are what applies).
+//! alone. The path is checked by RFC 5280, section 6.1: signatures, dates, names, CA flags, path lengths and name constraints by
+//! `webpki`; beside it what that leaves out, the key usage of issuers (section 4.2.1.3) and the path length of the authority.
 
+use std::time::Duration;
+
+use rustls::pki_types::{CertificateDer, UnixTime};
+use webpki::{EndEntityCert, KeyUsage, anchor_from_trusted_cert};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use super::{PublicKey, SigningCertificate};
@@ -10,8 +15,9 @@ use crate::time::Timestamp;
 /// Certificates between a leaf and the authority.
 const MAX_INTERMEDIATES: usize = 4;
 
-/// id-kp-documentSigning.
+/// id-kp-documentSigning (RFC 9336).
 const DOCUMENT_SIGNING: &str = "1.3.6.1.5.5.7.3.36";
+const DOCUMENT_SIGNING_DER: &[u8] = &[0x2b, 6, 1, 5, 5, 7, 3, 36];
 
 /// Why a certificate authority cannot be pinned.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -42,6 +48,14 @@ pub enum NotVouched {
     /// The chain does not lead to the authority.
     #[error("the key ({0}) is not certified by the authority that was given")]
     Unknown(String),
+    /// The chain leads to the authority by a certificate that may not issue others, or not this one.
+    #[error("the key ({key}) is not certified as RFC 5280 asks: {why}")]
+    Path {
+        /// Whose chain it is.
+        key: String,
+        /// The rule.
+        why: String,
+    },
     /// A certificate of the chain is out of date.
     #[error("a certificate of the key is valid from {from} to {until}, not at {now}")]
     NotNow {
@@ -134,11 +148,11 @@ impl PinnedAuthority {
         if !signs_documents(&parsed) {
             return Err(NotVouched::Purpose);
         }
-        self.leads_from(leaf, intermediates, now)?;
+        self.check_path(leaf, intermediates, now, KeyUsage::required_if_present(DOCUMENT_SIGNING_DER))?;
         Ok(certificate.key().clone())
     }
 
-    /// Whether a leaf's certificate leads here now, whatever it is for.
+    /// Whether the certificate of a TLS server leads here now.
     ///
     /// # Errors
     /// Where the chain breaks.
@@ -148,26 +162,78 @@ impl PinnedAuthority {
         intermediates: &[Vec<u8>],
         now: Timestamp,
     ) -> Result<(), NotVouched> {
+        self.check_path(leaf, intermediates, now, KeyUsage::server_auth())
+    }
+
+    fn check_path(
+        &self,
+        leaf: &[u8],
+        intermediates: &[Vec<u8>],
+        now: Timestamp,
+        usage: KeyUsage,
+    ) -> Result<(), NotVouched> {
         if intermediates.len() > MAX_INTERMEDIATES {
             return Err(NotVouched::TooLong);
         }
         let parse =
             |der| X509Certificate::from_der(der).map(|(_, parsed)| parsed).map_err(|_| NotVouched::Damaged);
-        let mut below = parse(leaf)?;
-        let key = Digest::of(below.public_key().raw).to_string();
-        let mut above: Vec<_> = intermediates.iter().map(|der| parse(der)).collect::<Result<_, _>>()?;
-        above.push(parse(&self.der)?);
-        for issuer in above {
-            is_now(&below, now)?;
-            let is_issued = issuer.is_ca()
-                && below.issuer() == issuer.subject()
-                && below.verify_signature(Some(issuer.public_key())).is_ok();
-            if !is_issued {
-                return Err(NotVouched::Unknown(key));
+        let own = parse(leaf)?;
+        let key = Digest::of(own.public_key().raw).to_string();
+        is_now(&own, now)?;
+        let mut issuers: Vec<_> = intermediates.iter().map(|der| parse(der)).collect::<Result<_, _>>()?;
+        issuers.push(parse(&self.der)?);
+        for issuer in &issuers {
+            is_now(issuer, now)?;
+            let usage = issuer.key_usage().ok().flatten();
+            if !issuer.is_ca() || usage.is_some_and(|usage| !usage.value.key_cert_sign()) {
+                let why = format!("`{}` may not issue certificates", issuer.subject());
+                return Err(NotVouched::Path { key, why });
             }
-            below = issuer;
         }
-        is_now(&below, now)
+        let longest = issuers.last().and_then(|authority| authority.basic_constraints().ok().flatten());
+        let longest = longest.and_then(|constraints| constraints.value.path_len_constraint);
+        if longest
+            .is_some_and(|longest| usize::try_from(longest).is_ok_and(|most| intermediates.len() > most))
+        {
+            let why = "there are more certificates in between than the authority allows".to_owned();
+            return Err(NotVouched::Path { key, why });
+        }
+
+        let authority = CertificateDer::from(self.der.as_slice());
+        let anchor = anchor_from_trusted_cert(&authority).map_err(|_| NotVouched::Damaged)?;
+        let leaf = CertificateDer::from(leaf);
+        let end = EndEntityCert::try_from(&leaf).map_err(|error| path(&key, &error))?;
+        let between: Vec<_> = intermediates.iter().map(|der| CertificateDer::from(der.as_slice())).collect();
+        let algorithms = rustls::crypto::ring::default_provider().signature_verification_algorithms.all;
+        let at = UnixTime::since_unix_epoch(Duration::from_millis(now.as_millis()));
+        end.verify_for_usage(algorithms, &[anchor], &between, at, usage, None, None)
+            .map_err(|error| path(&key, &error))?;
+        Ok(())
+    }
+}
+
+/// Whom a certificate is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Named {
+    /// SHA-256 of the SubjectPublicKeyInfo.
+    pub key: Digest,
+    /// For people.
+    pub subject: String,
+    /// SHA-256 of subject and issuer as encoded.
+    pub name: Digest,
+}
+
+impl Named {
+    /// `None` if it is no certificate.
+    #[must_use]
+    pub fn read(certificate: &[u8]) -> Option<Self> {
+        let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
+        let (subject, issuer) = (parsed.subject(), parsed.issuer());
+        Some(Self {
+            key: Digest::of(parsed.public_key().raw),
+            subject: subject.to_string(),
+            name: Digest::of(&[subject.as_raw(), issuer.as_raw()].concat()),
+        })
     }
 }
 
@@ -178,6 +244,24 @@ fn signs_documents(certificate: &X509Certificate<'_>) -> bool {
     let usage = usage.value;
     let names_documents = usage.other.iter().any(|oid| oid.to_id_string() == DOCUMENT_SIGNING);
     names_documents && !usage.any && !usage.server_auth && !usage.client_auth
+}
+
+/// What webpki says, with what people have to do about it.
+fn path(key: &str, error: &webpki::Error) -> NotVouched {
+    let key = key.to_owned();
+    let why = match error {
+        webpki::Error::UnknownIssuer | webpki::Error::InvalidSignatureForPublicKey => {
+            return NotVouched::Unknown(key);
+        }
+        webpki::Error::PathLenConstraintViolated => {
+            "there are more certificates in between than one of them allows".to_owned()
+        }
+        webpki::Error::NameConstraintViolation => {
+            "it has a name that its issuers may not certify (name constraints)".to_owned()
+        }
+        other => other.to_string(),
+    };
+    NotVouched::Path { key, why }
 }
 
 fn validity(certificate: &X509Certificate<'_>) -> (Timestamp, Timestamp) {
@@ -194,9 +278,13 @@ fn is_now(certificate: &X509Certificate<'_>, now: Timestamp) -> Result<(), NotVo
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use rcgen::{
+        BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, GeneralSubtree, IsCa, Issuer,
+        KeyPair, KeyUsagePurpose, NameConstraints, PKCS_ECDSA_P256_SHA256, SanType,
+    };
 
     use super::*;
+    use crate::keys::certificate::offset;
     use crate::keys::{Algorithm, Manager, PrivateKey};
     use crate::tls::TlsAuthority;
 
@@ -225,6 +313,84 @@ mod tests {
             let last = altered.len() - 1;
             altered[last] ^= 1;
             let _refused = pinned.vouches_for(&altered, &[], now()).unwrap_err();
+        }
+    }
+
+    /// A certificate authority, or a leaf that signs documents, as somebody's tools make it.
+    fn made(
+        issuer: Option<&Issuer<'static, KeyPair>>,
+        change: impl FnOnce(&mut CertificateParams),
+    ) -> (Vec<u8>, Issuer<'static, KeyPair>) {
+        let pair = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, Digest::of(&pair.serialize_der()).to_string());
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        params.not_before = offset(now() - DAY);
+        params.not_after = offset(now() + DAY);
+        change(&mut params);
+        let der = match issuer {
+            Some(issuer) => params.signed_by(&pair, issuer).unwrap().der().to_vec(),
+            None => params.self_signed(&pair).unwrap().der().to_vec(),
+        };
+        (der, Issuer::new(params, pair))
+    }
+
+    fn leaf(params: &mut CertificateParams) {
+        params.is_ca = IsCa::ExplicitNoCa;
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::Other(vec![1, 3, 6, 1, 5, 5, 7, 3, 36])];
+        params.subject_alt_names = vec![SanType::DnsName("cm.acme.example".try_into().unwrap())];
+    }
+
+    #[test]
+    fn whoever_is_between_may_certify_only_what_its_own_certificate_allows() {
+        let constrained = |length| {
+            move |params: &mut CertificateParams| {
+                params.is_ca = IsCa::Ca(BasicConstraints::Constrained(length));
+            }
+        };
+        let names = |name: &'static str| {
+            move |params: &mut CertificateParams| {
+                let permitted_subtrees = vec![GeneralSubtree::DnsName(name.to_owned())];
+                params.name_constraints =
+                    Some(NameConstraints { permitted_subtrees, excluded_subtrees: Vec::new() });
+            }
+        };
+        type Change = Box<dyn FnOnce(&mut CertificateParams)>;
+        let as_is = || -> Change { Box::new(|_| ()) };
+        let cases: Vec<(&str, Change, Change, Change)> = vec![
+            ("", as_is(), as_is(), as_is()),
+            ("", as_is(), Box::new(constrained(1)), Box::new(names("acme.example"))),
+            ("than the authority allows", Box::new(constrained(1)), as_is(), as_is()),
+            ("than one of them allows", as_is(), Box::new(constrained(0)), as_is()),
+            ("may not issue certificates", as_is(), as_is(), Box::new(leaf)),
+            (
+                "may not issue certificates",
+                as_is(),
+                Box::new(|params| params.key_usages = vec![KeyUsagePurpose::CrlSign]),
+                as_is(),
+            ),
+            ("name constraints", as_is(), Box::new(names("other.example")), as_is()),
+            (
+                "certified as RFC 5280 asks",
+                as_is(),
+                as_is(),
+                Box::new(|params| params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth]),
+            ),
+        ];
+        for (word, root, upper, lower) in cases {
+            let (root, by_root) = made(None, root);
+            let (upper, by_upper) = made(Some(&by_root), upper);
+            let (lower, by_lower) = made(Some(&by_upper), lower);
+            let (own, _) = made(Some(&by_lower), leaf);
+            let pinned = PinnedAuthority::from_der(&root, now()).unwrap();
+            match pinned.vouches_for(&own, &[lower, upper], now()) {
+                Ok(_) => assert_eq!(word, ""),
+                Err(error) => {
+                    assert!(!word.is_empty() && error.to_string().contains(word), "{word}: {error}")
+                }
+            }
         }
     }
 

@@ -15,6 +15,7 @@ use tower::Service;
 use writ_common::envelope::{Candidate, EntityCallPurpose, ManagerReplyPurpose, sign, verify};
 use writ_common::id::{Digest, ManagerId, random_bytes};
 use writ_common::keys::vault::Vault;
+use writ_common::keys::vouched::NotVouched;
 use writ_common::keys::{Entity, PrivateKey, PublicKey, SigningCertificate};
 use writ_common::limits::MAX_FRAME_BYTES;
 use writ_common::manager::{CallBody, EntityCall, PROTOCOL, ProbeAnswer, Reply, ReplyBody};
@@ -24,6 +25,7 @@ use writ_proto::manager::v1 as proto;
 use writ_proto::manager::v1::entity_link_client::EntityLinkClient;
 use writ_proto::manager::v1::registry_client::RegistryClient;
 
+use super::Speaker;
 use super::connect::{connect, open};
 use super::legs::{Fault, Leg, Legs};
 use super::settings::Settings;
@@ -60,6 +62,8 @@ pub struct Answer {
     pub time: Timestamp,
     /// The key that said it. Vouched for, unless nothing is pinned.
     pub key: PublicKey,
+    /// Whose it is.
+    pub speaker: Speaker,
 }
 
 impl Line {
@@ -233,27 +237,30 @@ impl Line {
                 "upload the CA certificate of this manager: somebody else answers, or its authority was replaced",
             )
         };
-        let key = self.vouched(&reply.certificate, &reply.intermediates).map_err(&no)?;
+        let (key, authority) = self.vouched(&reply.certificate, &reply.intermediates).map_err(&no)?;
         let verified = verify::<ManagerReplyPurpose>(&reply.envelope, &[Candidate::accepted(&key)], 1)
             .map_err(|refusal| no(format!("the answer's seal does not hold: {refusal}")))?;
         let Reply { request: answered, time, body } = verified.into_document();
         if answered != request {
             return Err(no("the answer is to another request: somebody plays an old one".to_owned()));
         }
-        Ok(Answer { body, time, key })
+        let speaker =
+            Speaker::of(&reply.certificate, authority).ok_or_else(|| no(NotVouched::Damaged.to_string()))?;
+        Ok(Answer { body, time, key, speaker })
     }
 
-    fn vouched(&self, certificate: &[u8], between: &[Bytes]) -> Result<PublicKey, String> {
+    /// The key, and the digest of the authority that vouches for it.
+    fn vouched(&self, certificate: &[u8], between: &[Bytes]) -> Result<(PublicKey, Option<Digest>), String> {
         if !self.settings.is_authorized() {
             let read = SigningCertificate::from_der(certificate);
-            return read.map(|read| read.key().clone()).map_err(|error| error.to_string());
+            return read.map(|read| (read.key().clone(), None)).map_err(|error| error.to_string());
         }
         let between: Vec<_> = between.iter().map(|der| der.to_vec()).collect();
         let now = self.clock.wall();
         let mut why = "no CA certificate that was uploaded is valid now".to_owned();
         for authority in self.settings.pinned(now) {
             match authority.vouches_for(certificate, &between, now) {
-                Ok(key) => return Ok(key),
+                Ok(key) => return Ok((key, Some(Digest::of(authority.der())))),
                 Err(error) => why = error.to_string(),
             }
         }

@@ -117,7 +117,7 @@ async fn poll(server: &Arc<Server>, line: &Line, held: Held) -> Result<bool, Fau
     let ended: Vec<_> = outcomes.iter().filter(has_ended).map(|one| one.sequence).collect();
     let is_full = outcomes.len() == MAX_OUTCOMES && !ended.is_empty();
     let after = server.store.last_taken(epoch).await.map_err(stored)?;
-    let Answer { body, key, .. } = ask(server, line, &held, Poll { after, outcomes }).await?;
+    let Answer { body, key, speaker, .. } = ask(server, line, &held, Poll { after, outcomes }).await?;
 
     // An answer counts for the line it was asked on. What an operator changed meanwhile is asked about anew.
     let mut turn = server.bridge.turn().await;
@@ -128,6 +128,11 @@ async fn poll(server: &Arc<Server>, line: &Line, held: Held) -> Result<bool, Fau
         ReplyBody::Work(work) => {
             server.store.note_reported(epoch, ended).await.map_err(stored)?;
             server.bridge.note_contact(server.clock.wall());
+            if turn.registration.speaker.as_ref() != Some(&speaker) {
+                let mut next = Held::clone(&turn);
+                next.registration.speaker = Some(speaker);
+                server.keep_line(&mut turn, next).await.map_err(stored)?;
+            }
             stand(server, &mut turn, State::Registered, work.sandbox_connected).await.map_err(stored)?;
             for envelope in &work.instructions {
                 obey::take(server, &turn, &key, envelope).await.map_err(stored)?;

@@ -18,7 +18,8 @@ use super::legs::{Fault, Leg, Legs};
 use super::line::{Line, unexpected};
 use super::settings::{Settings, host_name};
 use super::{
-    DEPART_FOR, DEPART_WITHIN, Departure, Held, PRODUCT, Registration, Source, State, Turn, update_source,
+    DEPART_FOR, DEPART_WITHIN, Departure, Held, PRODUCT, Registration, Source, Speaker, State, Turn,
+    update_source,
 };
 use crate::VERSION;
 use crate::context::Server;
@@ -111,6 +112,8 @@ async fn begin(
         is_authorized: settings.is_authorized(),
         manager: Some(*manager.as_bytes()),
         entity: next.registration.entity,
+        // Whoever answers a new registration speaks from then on.
+        speaker: next.registration.speaker.filter(|_| goes_on),
         ..Registration::default()
     };
     next.in_force = Some(settings);
@@ -150,7 +153,7 @@ pub(super) async fn finish(
     let mut next = Held::clone(turn);
     match answer.body {
         ReplyBody::Registered(standing) => {
-            next.registration = registered(&turn.registration, &standing, leaf);
+            next.registration = registered(&turn.registration, &standing, leaf, answer.speaker);
             // It let this server in, and is spent.
             if let Some(settings) = &mut next.in_force {
                 settings.token = None;
@@ -193,7 +196,7 @@ pub(super) async fn finish(
     Ok(())
 }
 
-fn registered(asked: &Registration, standing: &Standing, leaf: String) -> Registration {
+fn registered(asked: &Registration, standing: &Standing, leaf: String, speaker: Speaker) -> Registration {
     Registration {
         state: if standing.is_approved { State::Registered } else { State::Waiting },
         entity: Some(*standing.entity.as_bytes()),
@@ -204,6 +207,7 @@ fn registered(asked: &Registration, standing: &Standing, leaf: String) -> Regist
         is_sandbox_connected: standing.sandbox_connected,
         source: asked.source,
         sent_leaf: leaf,
+        speaker: Some(speaker),
     }
 }
 
@@ -255,7 +259,7 @@ pub(super) async fn send_update(server: &Server, turn: &mut Turn, settings: Sett
     match answer.body {
         ReplyBody::Registered(standing) => {
             let mut next = Held::clone(turn);
-            next.registration = registered(&turn.registration, &standing, leaf);
+            next.registration = registered(&turn.registration, &standing, leaf, answer.speaker);
             next.in_force = Some(settings);
             server.keep_line(turn, next).await.map_err(unavailable)?;
             server.bridge.note_contact(server.clock.wall());
