@@ -15,7 +15,7 @@ from securesystemslib.dsse import Envelope
 
 import rfc9162
 from check import key_of
-from schema import message
+from schema import canonical, message
 
 
 def counted(entries: list, signers: set, at: int, realm: str | None = None) -> bool:
@@ -33,7 +33,24 @@ def verified(dsse: dict, purpose: str, name: str, keys: list, threshold: int = 1
     envelope = Envelope.from_dict(dsse | {"signatures": dsse["signatures"]})
     assert envelope.payload_type == f"application/vnd.writ.{purpose}.v1+protobuf", envelope.payload_type
     signers = set(envelope.verify(keys, threshold))
-    return message(name).FromString(envelope.payload), hashlib.sha256(envelope.pae()).digest(), signers
+    payload = message(name).FromString(envelope.payload)
+    assert canonical(payload) == envelope.payload, f"a {purpose} is not written as protocol.md 2.5 asks"
+    return payload, hashlib.sha256(envelope.pae()).digest(), signers
+
+
+def check_rules(bundle) -> None:
+    """protocol.md 5.2, without what only a bundle's makers need."""
+    roles = [bundle.authority] + [rule.operators for rule in bundle.class_rules]
+    for role in roles:
+        assert 1 <= role.threshold <= len(role.keys) == len(set(role.keys)), "a role of a bundle is void"
+    keys = [signing_key(entry.certificate).keyid for entry in bundle.signing]
+    assert len(set(keys)) == len(keys), "a key signs twice in a bundle"
+    for entry in bundle.signing:
+        ends = x509.load_der_x509_certificate(entry.certificate).not_valid_after_utc
+        assert entry.sign_from_ms < entry.accept_until_ms <= ends.timestamp() * 1000, "a bundle has void dates"
+        realms = list(entry.realms)
+        assert realms and realms == sorted(set(realms), key=str.encode), "a bundle has void realms"
+    assert bundle.version >= 1 and (bundle.version == 1) == (not bundle.prev), "a bundle has void predecessors"
 
 
 def chain_from(bundles: list, pin: bytes) -> list:
@@ -48,8 +65,10 @@ def chain_from(bundles: list, pin: bytes) -> list:
         for bundle in [b for b, _ in chain[-1:]] + [offered]:
             keys = [key_of(spki) for spki in bundle.authority.keys]
             verified(dsse, "trust-bundle", "TrustBundle", keys, bundle.authority.threshold)
+        check_rules(offered)
         if chain:
             assert chain[-1][1] in offered.prev and offered.version > chain[-1][0].version
+            assert offered.fleet_id == chain[-1][0].fleet_id, "a bundle is another fleet's"
         chain.append((offered, digest))
     assert chain, "no bundle has the pinned digest"
     return [bundle for bundle, _ in chain]

@@ -54,7 +54,7 @@ pub(super) fn text(field: &'static str, text: String) -> Result<String, InvalidD
     Ok(text)
 }
 
-/// A name for people: 1 to 128 bytes, no control characters, so that it cannot forge a line of a log.
+/// Where a server is found: 1 to 259 bytes, no control characters.
 pub(super) fn endpoint(field: &'static str, text: String) -> Result<String, InvalidDocument> {
     let is_printable = !text.chars().any(char::is_control);
     if text.is_empty() || text.len() > MAX_ENDPOINT_BYTES || !is_printable {
@@ -63,6 +63,7 @@ pub(super) fn endpoint(field: &'static str, text: String) -> Result<String, Inva
     Ok(text)
 }
 
+/// A name for people: 1 to 128 bytes, no control characters, so that it cannot forge a line of a log.
 pub(super) fn name(field: &'static str, text: String) -> Result<String, InvalidDocument> {
     let is_printable = !text.chars().any(char::is_control);
     if text.is_empty() || text.len() > MAX_NAME_BYTES || !is_printable {

@@ -116,7 +116,7 @@ impl EnrolmentToken {
                 .map_err(|_| damaged())?,
             endpoints: endpoints
                 .into_iter()
-                .map(|e| field::name("token.endpoints", e))
+                .map(|e| field::endpoint("token.endpoints", e))
                 .collect::<Result<_, _>>()?,
             realm: field::name("token.realm", realm)?,
             expires_at: field::time("token.expires_at_ms", expires_at_ms).map_err(|_| damaged())?,

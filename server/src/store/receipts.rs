@@ -216,7 +216,7 @@ async fn record_receipt(
         .await?;
     if let Some(row) = known {
         let first: Digest = id(&row, "digest", "receipt digest")?;
-        // An agent keeps no receipt of a refusal, so it may refuse once more at another time: that is no contradiction.
+        // Agents of before kept no receipt of a refusal, and none keeps that of an expired command: one more is no contradiction.
         // Nor is the answer to a delivery that was not ours, which has an alert of its own.
         let is_repeated_refusal =
             state == TargetState::Refused && TargetState::read(&target)? == TargetState::Refused;
