@@ -17,7 +17,7 @@ use writ_common::manager::{
 };
 use writ_common::shutdown::Shutdown;
 use writ_common::time::{Clock as _, SystemClock};
-use writ_common::tls::{Anchors, ServerTls, TlsAuthority, connect, incoming, spki_digest};
+use writ_common::tls::{Anchors, Room, ServerTls, TlsAuthority, connect, incoming, spki_digest};
 use writ_proto::manager::v1 as proto;
 use writ_proto::manager::v1::entity_link_client::EntityLinkClient;
 use writ_proto::manager::v1::entity_notify_server::{EntityNotify, EntityNotifyServer};
@@ -125,7 +125,7 @@ async fn entity(
     let poke = Arc::new(Notify::new());
     let service = EntityNotifyServer::new(Ear(Arc::clone(&poke)));
     let router = tonic::transport::Server::builder().add_service(service);
-    let connections = incoming(listener, tls, tasks);
+    let connections = incoming(listener, Some(tls), Room::OTHERS, tasks);
     tasks.spawn(async move { router.serve_with_incoming(connections).await });
     let key = PrivateKey::generate(Algorithm::Ed25519);
     let mut one = One { channel: connection.channel, key, epoch: 0, counter: 0, after: 0, poke, manager };

@@ -216,11 +216,14 @@ pub(crate) enum Evidence {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Audit {
-    /// The latest calls that may have changed something, newest first.
+    /// The latest calls that changed something, newest first.
     List {
         /// Those that looked or were denied instead.
         #[arg(long)]
         looks: bool,
+        /// Those that asked for a change instead, before they began and when they had made none.
+        #[arg(long, conflicts_with = "looks")]
+        tries: bool,
         /// How many.
         #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=1000))]
         limit: u32,
@@ -230,6 +233,9 @@ pub(crate) enum Audit {
         /// The log of calls that looked or were denied instead.
         #[arg(long)]
         looks: bool,
+        /// The log of calls that asked for a change instead.
+        #[arg(long, conflicts_with = "looks")]
+        tries: bool,
         /// A head this command printed earlier: the log must still contain it.
         #[arg(long, value_name = "SEQUENCE:HASH", value_parser = known_head)]
         known: Option<(u64, Digest)>,

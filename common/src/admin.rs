@@ -1,7 +1,10 @@
 //! The operators' door of a program: one table of who may call what, and a method that is not in it is refused. Every call that
 //! passes is recorded.
 
+pub mod archive;
+pub mod audit;
 pub mod page;
+mod revocable;
 mod subject;
 
 use std::sync::Arc;
@@ -15,11 +18,12 @@ use http_body_util::{BodyExt as _, Full, Limited};
 use tonic::body::Body;
 use tonic::{Code, Status};
 use tower::{Layer, Service};
-use tracing::{info, warn};
+use tracing::{error, info};
 use writ_proto::admin::v1::OperatorRole;
 use zeroize::Zeroizing;
 
 pub use self::subject::About;
+use crate::hush::Hush;
 use crate::id::{Digest, random_bytes};
 use crate::limits::MAX_NAME_BYTES;
 use crate::tls::Peer;
@@ -106,14 +110,14 @@ impl Role {
     }
 }
 
-/// What a method asks of its caller, and how it is audited.
+/// What a method asks of its caller, and how it is audited (docs/adr/0007).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rule {
     /// Anybody, unaudited: probes have no token.
     Open,
     /// A token of at least this role; audited with its outcome.
     Look(Role),
-    /// The same, audited before it begins too: nothing takes effect without a line in the log.
+    /// The same, audited before it begins too, and among the changes if it made one.
     Change(Role, About),
     /// The same for requests with passwords: no digest of them is kept, by which somebody could try guesses.
     ChangeSecrets(Role),
@@ -122,13 +126,42 @@ pub enum Rule {
 /// How an operator's token begins.
 const OPERATOR_TOKEN: &str = "writ-admin.";
 
-/// Who is calling. In the extensions of every request that passed the policy.
+/// Who is calling, and with what. In the extensions of every request that passed the policy.
 #[derive(Debug, Clone)]
 pub struct Actor {
     /// The name of the token.
     pub name: String,
     /// Its role.
     pub role: Role,
+    /// What it called.
+    pub method: &'static str,
+    /// SHA-256 of the request; a stream has none, nor has one with passwords.
+    pub request: Option<Digest>,
+}
+
+/// What a call for a change came to, in the extensions of its response. Without a word it made one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Effect {
+    /// All was as it should be already.
+    Nothing,
+    /// The commit that made the change has recorded it.
+    Recorded,
+}
+
+impl Effect {
+    /// The response of such a call.
+    #[must_use]
+    pub fn of<T>(self, message: T) -> tonic::Response<T> {
+        let mut response = tonic::Response::new(message);
+        response.extensions_mut().insert(self);
+        response
+    }
+
+    /// The response of a call that changed something, or nothing.
+    #[must_use]
+    pub fn unless<T>(has_changed: bool, message: T) -> tonic::Response<T> {
+        if has_changed { tonic::Response::new(message) } else { Self::Nothing.of(message) }
+    }
 }
 
 /// The caller of a request.
@@ -155,13 +188,20 @@ pub trait House: Send + Sync + 'static {
     fn note(&self, entry: Entry) -> impl Future<Output = ()> + Send;
 }
 
-/// Which of two bounded records: looks must never push changes out.
+/// Which of three bounded records: neither looks nor calls that change nothing may push changes out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AuditLog {
-    /// Calls that change something.
+    /// Calls that changed something.
     Changes,
+    /// Calls for a change before they began, and how those ended that changed nothing.
+    Tries,
     /// Calls that look, and calls that were refused.
     Looks,
+}
+
+impl AuditLog {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Changes, Self::Tries, Self::Looks];
 }
 
 /// A call, for the record.
@@ -169,38 +209,45 @@ pub enum AuditLog {
 pub struct Entry {
     /// Where it belongs.
     pub log: AuditLog,
-    /// Who called.
+    /// Who called, and what.
     pub actor: Actor,
-    /// What.
-    pub method: &'static str,
-    /// SHA-256 of the request; a stream has none.
-    pub request: Option<Digest>,
     /// What a change is about, as its caller wrote it; empty: see [`About`].
     pub subject: String,
-    /// `asked`, `ok`, or the status it ended with.
+    /// `asked`, `ok`, `unchanged`, or the status it ended with.
     pub outcome: &'static str,
 }
 
 /// Puts the policy before every service of a port.
 #[derive(Debug)]
-pub struct PolicyLayer<H>(pub Arc<H>);
+pub struct PolicyLayer<H> {
+    house: Arc<H>,
+    hush: Arc<Hush>,
+}
+
+impl<H> PolicyLayer<H> {
+    /// The policy of this house.
+    #[must_use]
+    pub fn new(house: &Arc<H>) -> Self {
+        Self { house: Arc::clone(house), hush: Arc::default() }
+    }
+}
 
 impl<H> Clone for PolicyLayer<H> {
     fn clone(&self) -> Self {
-        Self(Arc::clone(&self.0))
+        Self { house: Arc::clone(&self.house), hush: Arc::clone(&self.hush) }
     }
 }
 
 /// A service behind the policy.
 #[derive(Debug)]
 pub struct Guarded<H, S> {
-    house: Arc<H>,
+    policy: PolicyLayer<H>,
     inner: S,
 }
 
 impl<H, S: Clone> Clone for Guarded<H, S> {
     fn clone(&self) -> Self {
-        Self { house: Arc::clone(&self.house), inner: self.inner.clone() }
+        Self { policy: self.policy.clone(), inner: self.inner.clone() }
     }
 }
 
@@ -208,7 +255,7 @@ impl<H, S> Layer<S> for PolicyLayer<H> {
     type Service = Guarded<H, S>;
 
     fn layer(&self, inner: S) -> Guarded<H, S> {
-        Guarded { house: Arc::clone(&self.0), inner }
+        Guarded { policy: self.clone(), inner }
     }
 }
 
@@ -227,11 +274,12 @@ where
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let house = Arc::clone(&self.house);
+        let PolicyLayer { house, hush } = self.policy.clone();
         // The clone was never polled ready; the ready one must serve this call.
         let spare = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, spare);
         Box::pin(async move {
+            let token = bearer_token(&request).map(|token| Digest::of(token.as_bytes()));
             let method = request.uri().path().to_owned();
             let listed = H::POLICY.iter().find(|(listed, _)| *listed == method).copied();
             let rule = listed.map(|(_, rule)| rule);
@@ -239,7 +287,7 @@ where
                 return inner.call(request).await;
             }
             let method = listed.map_or(UNLISTED, |(method, _)| method);
-            let called = match Call::identify(&*house, method, rule, request).await {
+            let called = match Call::identify(&*house, &hush, method, rule, request).await {
                 Ok(called) => called,
                 Err(failure) => return Ok(Status::from(failure).into_http()),
             };
@@ -249,29 +297,36 @@ where
                 return Ok(Status::from(failure).into_http());
             }
             request.extensions_mut().insert(call.actor.clone());
-            // On disk before it begins: nothing takes effect that the log does not have.
-            let log = match rule {
-                Some(Rule::Change(..) | Rule::ChangeSecrets(_)) => AuditLog::Changes,
-                _ => AuditLog::Looks,
-            };
-            if log == AuditLog::Changes
-                && let Err(failure) = house.write(call.entry(log, "asked")).await
-            {
+            if !matches!(rule, Some(Rule::Change(..) | Rule::ChangeSecrets(_))) {
+                let response = inner.call(request).await?;
+                house.note(call.entry(AuditLog::Looks, outcome(&response))).await;
+                return Ok(response.map(|body| revocable::watch(house, token, body)));
+            }
+            // On disk before it begins: nothing takes effect of which there is no line.
+            if let Err(failure) = house.write(call.entry(AuditLog::Tries, "asked")).await {
                 return Ok(Status::from(failure).into_http());
             }
             let response = inner.call(request).await?;
-            house.note(call.entry(log, outcome(&response))).await;
-            Ok(response)
+            match (outcome(&response), response.extensions().get::<Effect>()) {
+                (OK, None) => {
+                    // Before its caller hears of it. What cannot be written has happened all the same.
+                    if let Err(failure) = house.write(call.entry(AuditLog::Changes, OK)).await {
+                        error!(target: "audit", method, ?failure, "the change could not be recorded; that it was asked for is");
+                    }
+                }
+                (OK, Some(Effect::Recorded)) => call.say(OK),
+                (OK, Some(Effect::Nothing)) => house.note(call.entry(AuditLog::Tries, "unchanged")).await,
+                (failed, _) => house.note(call.entry(AuditLog::Tries, failed)).await,
+            }
+            Ok(response.map(|body| revocable::watch(house, token, body)))
         })
     }
 }
 
 /// A call of somebody known.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Call {
     actor: Actor,
-    method: &'static str,
-    request: Option<Digest>,
     subject: String,
 }
 
@@ -279,22 +334,25 @@ impl Call {
     /// Who calls, and with what. Strangers are logged, not audited: they could fill the disk.
     async fn identify<H: House>(
         house: &H,
+        hush: &Hush,
         method: &'static str,
         rule: Option<Rule>,
         request: Request<Body>,
     ) -> Result<(Self, Request<Body>), Failure> {
         let token = bearer_token(&request).ok_or_else(Failure::unauthenticated)?;
         let known = house.known(Digest::of(token.as_bytes())).await?;
-        let actor = known.and_then(|(name, role)| Some(Actor { name, role: Role::from_stored(role)? }));
-        let Some(actor) = actor else {
-            warn!(target: "audit", method, "unknown token");
+        let known = known.and_then(|(name, role)| Some((name, Role::from_stored(role)?)));
+        let Some((name, role)) = known else {
+            let address = Peer::host(request.extensions().get());
+            crate::warn_of_stranger!(hush, address, { method, }, "unknown token");
             return Err(Failure::unauthenticated());
         };
         if let Some(peer) = request.extensions().get::<Peer>() {
             peer.proven();
         }
         if method.starts_with("/grpc.reflection.") {
-            return Ok((Self { actor, method, request: None, subject: String::new() }, request));
+            let actor = Actor { name, role, method, request: None };
+            return Ok((Self { actor, subject: String::new() }, request));
         }
         let (head, body) = request.into_parts();
         let body = Limited::new(body, FRAME_HEAD + MAX_REQUEST_BYTES).collect().await;
@@ -304,18 +362,16 @@ impl Call {
         let bytes = body.to_bytes();
         let message = only_message(&bytes)?;
         let digest = (!matches!(rule, Some(Rule::ChangeSecrets(_)))).then(|| Digest::of(message));
+        let actor = Actor { name, role, method, request: digest };
         let subject = match rule {
             Some(Rule::Change(_, about)) => about.subject(message),
             _ => String::new(),
         };
-        Ok((
-            Self { actor, method, request: digest, subject },
-            Request::from_parts(head, Body::new(Full::new(bytes))),
-        ))
+        Ok((Self { actor, subject }, Request::from_parts(head, Body::new(Full::new(bytes)))))
     }
 
     fn check(&self, rule: Option<Rule>) -> Result<(), Failure> {
-        let Self { actor, method, .. } = self;
+        let actor = &self.actor;
         match rule {
             Some(Rule::Open) => Ok(()),
             Some(Rule::Look(needed) | Rule::Change(needed, _) | Rule::ChangeSecrets(needed))
@@ -326,8 +382,8 @@ impl Call {
             Some(Rule::Look(needed) | Rule::Change(needed, _) | Rule::ChangeSecrets(needed)) => {
                 let (needed, role) = (needed.as_str(), actor.role.as_str());
                 let text = format!(
-                    "{method} needs the role {needed}; `{}` is {role}. An admin gives another token: writ operator create",
-                    actor.name
+                    "{} needs the role {needed}; `{}` is {role}. An admin gives another token: writ operator create",
+                    actor.method, actor.name
                 );
                 Err(Failure::denied("role", text))
             }
@@ -338,10 +394,15 @@ impl Call {
         }
     }
 
+    fn say(&self, outcome: &'static str) {
+        let Self { actor, subject } = self;
+        info!(target: "audit", method = actor.method, actor = actor.name, subject, outcome, "call");
+    }
+
     fn entry(&self, log: AuditLog, outcome: &'static str) -> Entry {
-        let Self { actor, method, request, subject } = self;
-        info!(target: "audit", method, actor = actor.name, subject, outcome, "call");
-        Entry { log, actor: actor.clone(), method, request: *request, subject: subject.clone(), outcome }
+        self.say(outcome);
+        let Self { actor, subject } = self.clone();
+        Entry { log, actor, subject, outcome }
     }
 }
 
@@ -360,11 +421,14 @@ fn only_message(body: &[u8]) -> Result<&[u8], Failure> {
     frame.ok_or_else(|| Failure::invalid("request", "must be one gRPC message, whole"))
 }
 
+/// How a call ends that went well.
+const OK: &str = "ok";
+
 /// `ok`, or the status the call ended with; of a stream, the one it began with.
 fn outcome(response: &Response<Body>) -> &'static str {
     let status = response.headers().get("grpc-status").map(|value| Code::from_bytes(value.as_bytes()));
     match status {
-        None | Some(Code::Ok) => "ok",
+        None | Some(Code::Ok) => OK,
         Some(Code::Cancelled) => "CANCELLED",
         Some(Code::Unknown) => "UNKNOWN",
         Some(Code::InvalidArgument) => "INVALID_ARGUMENT",

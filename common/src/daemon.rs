@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::info;
 
@@ -77,6 +78,14 @@ static OUTLIVES_TERMINAL: AtomicBool = AtomicBool::new(false);
 /// From here on SIGHUP is no wish to end: what runs would be cut off.
 pub fn outlive_terminal() {
     OUTLIVES_TERMINAL.store(true, Ordering::Relaxed);
+}
+
+/// Lets this process open as many files as it may: a server has one socket a peer. A program that starts others does not ask for this, for
+/// they would inherit it.
+pub fn open_many_files() {
+    let may = getrlimit(Resource::Nofile);
+    // What cannot be raised stays, and the doctor says so.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: may.maximum, maximum: may.maximum });
 }
 
 /// Ends a program in good order when it is asked to, and keeps other signals from ending it in any other.

@@ -40,6 +40,7 @@ pub mod doctor;
 pub mod evidence;
 pub mod facts;
 pub mod files;
+pub mod hush;
 #[cfg(feature = "metrics")]
 pub mod metrics;
 pub mod net;

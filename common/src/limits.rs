@@ -13,6 +13,8 @@ pub const MAX_RECEIPT_BYTES: usize = 320 << 10;
 pub const MAX_BUNDLE_BYTES: usize = 64 << 10;
 /// Any other envelope: hellos, proofs, refusal reports.
 pub const MAX_SMALL_BYTES: usize = 32 << 10;
+/// A request for enrolment: its envelope, and the token's secret.
+pub const MAX_ENROLMENT_BYTES: usize = 40 << 10;
 /// One envelope of an agent's report: [`MAX_REPORT_ROWS`] rows of the longest names.
 pub const MAX_REPORT_BYTES: usize = 256 << 10;
 /// One envelope of an entity's call to its manager: 64 outcomes of the longest details.

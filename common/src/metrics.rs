@@ -13,13 +13,15 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use metrics_exporter_prometheus::{BuildError, PrometheusBuilder, PrometheusHandle};
 use tokio::net::TcpListener;
-use tokio::sync::{Mutex, Semaphore};
-use tracing::{debug, error, warn};
+use tokio::sync::Mutex;
+use tokio_stream::StreamExt as _;
+use tracing::{debug, error};
 
 use crate::shutdown::Shutdown;
+use crate::tls::{Room, incoming};
 
-/// Who reads at a time. Others wait in the kernel's queue, and take none of the daemon's files.
-const MAX_READERS: usize = 16;
+/// Who reads at a time, of one source and in all; past it the oldest of the largest source goes.
+const READERS: Room = Room::of_connections(8, 64);
 /// A connection is never kept longer: one that says nothing must not keep others out. Prometheus comes again.
 const READER_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -39,7 +41,7 @@ where
     F: Future<Output = Result<(), E>> + Send,
     E: Display + Send,
 {
-    let (turn, readers) = (Arc::new(Mutex::new(())), Arc::new(Semaphore::new(MAX_READERS)));
+    let turn = Arc::new(Mutex::new(()));
     let answer = move |request: Request<Incoming>| {
         let (look, handle, turn) = (look.clone(), handle.clone(), Arc::clone(&turn));
         async move {
@@ -59,21 +61,8 @@ where
             })
         }
     };
-    loop {
-        let next = async {
-            let reader = Arc::clone(&readers).acquire_owned().await;
-            (reader, listener.accept().await)
-        };
-        let Some((reader, accepted)) = shutdown.unless_requested(next).await else { return };
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
-            Err(error) => {
-                // Out of files: what is open has to end first.
-                warn!(%error, "metrics cannot be read now");
-                tokio::time::sleep(Duration::from_secs(1)).await;
-                continue;
-            }
-        };
+    let mut connections = incoming(listener, None, READERS, &shutdown);
+    while let Some(Some(Ok(stream))) = shutdown.unless_requested(connections.next()).await {
         let (answer, ended) = (answer.clone(), shutdown.clone());
         shutdown.spawn(async move {
             let served = http1::Builder::new().serve_connection(TokioIo::new(stream), service_fn(answer));
@@ -81,7 +70,6 @@ where
             if let Some(Ok(Err(error))) = served {
                 debug!(%error, "a reader of metrics went");
             }
-            drop(reader);
         });
     }
 }

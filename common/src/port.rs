@@ -2,47 +2,102 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::net::TcpListener;
+use tonic::server::NamedService;
 use tonic::transport::Server;
 use tonic::transport::server::Router;
+use tower::Service;
 use tracing::warn;
 
 use crate::daemon::Fatal;
 use crate::shutdown::Shutdown;
-use crate::tls::{ServerTls, incoming};
+use crate::tls::{Room, ServerTls, incoming};
 
 /// How long open requests and sessions may take to end.
 pub const DRAIN_DEADLINE: Duration = Duration::from_secs(10);
 /// How long a call may take until its answer begins. Streams begin at once.
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);
-/// Streams one connection may have open.
-const MAX_STREAMS: u32 = 64;
+/// Streams one connection may have open. An agent needs two, an entity three, an operator's console more.
+pub const FEW_STREAMS: u32 = 4;
+pub const MANY_STREAMS: u32 = 64;
+/// Bytes of one stream, and of all streams of a connection, that nobody has read yet. A receipt of the largest size takes two rounds.
+const STREAM_WINDOW: u32 = 128 << 10;
+const CONNECTION_WINDOW: u32 = 256 << 10;
+/// Bytes of the headers of one call: a token, and a trace that a proxy adds.
+const MAX_HEADER_BYTES: u32 = 8 << 10;
+/// Bytes of a message that asks for next to nothing: of health, of trust bundles.
+pub const MAX_QUESTION_BYTES: usize = 1 << 10;
 
 /// What every port of ours has in common.
 #[must_use]
-pub fn settings() -> Server {
+pub fn settings(streams: u32) -> Server {
     Server::builder()
-        .max_concurrent_streams(MAX_STREAMS)
+        .max_concurrent_streams(streams)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .http2_max_header_list_size(MAX_HEADER_BYTES)
         .timeout(CALL_TIMEOUT)
         .http2_keepalive_interval(Some(Duration::from_secs(60)))
         .http2_keepalive_timeout(Some(Duration::from_secs(20)))
 }
 
-/// Serves until the end is asked for, and drains.
+/// One service with a bound of its own for the messages of each method: a large one is read only where somebody may send it.
+#[derive(Debug, Clone)]
+pub struct PerMethod<S> {
+    /// By the path of a method.
+    bounded: Vec<(&'static str, S)>,
+    others: S,
+}
+
+impl<S> PerMethod<S> {
+    /// The service as it serves each method listed, and as it serves all others.
+    #[must_use]
+    pub const fn new(bounded: Vec<(&'static str, S)>, others: S) -> Self {
+        Self { bounded, others }
+    }
+}
+
+impl<S: NamedService> NamedService for PerMethod<S> {
+    const NAME: &'static str = S::NAME;
+}
+
+impl<S, B> Service<http::Request<B>> for PerMethod<S>
+where
+    S: Service<http::Request<B>>,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = S::Future;
+
+    /// Services of tonic are always ready.
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.others.poll_ready(context)
+    }
+
+    fn call(&mut self, request: http::Request<B>) -> S::Future {
+        let path = request.uri().path();
+        let bounded = self.bounded.iter_mut().find(|(method, _)| *method == path);
+        bounded.map_or(&mut self.others, |(_, service)| service).call(request)
+    }
+}
+
+/// Serves until the end is asked for, and drains; without a certificate, in clear. Strangers have so much `room`.
 ///
 /// # Errors
 /// When the port fails.
 pub async fn serve<L>(
     router: Router<L>,
     listener: TcpListener,
-    tls: &ServerTls,
+    tls: Option<&ServerTls>,
+    room: Room,
     shutdown: &Shutdown,
 ) -> Result<(), Fatal>
 where
     L: tower::Layer<tonic::service::Routes> + Clone,
-    L::Service: tower::Service<
+    L::Service: Service<
             http::Request<tonic::body::Body>,
             Response = http::Response<tonic::body::Body>,
             Future: Send,
@@ -52,7 +107,8 @@ where
         + 'static,
 {
     let asked = shutdown.clone();
-    let served = router.serve_with_incoming_shutdown(incoming(listener, tls, shutdown), async move {
+    let connections = incoming(listener, tls, room, shutdown);
+    let served = router.serve_with_incoming_shutdown(connections, async move {
         asked.requested().await;
     });
     // A connection that does not end must not keep the server from ending.

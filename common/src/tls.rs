@@ -2,15 +2,19 @@
 //! envelopes alone.
 
 mod client;
+mod incoming;
 mod issue;
+mod probation;
 mod server;
 
 pub use client::{
     Anchors, ConnectError, Connection, TlsFault, check_authorities, connect, connect_by, connect_over, over,
     server_name,
 };
+pub use incoming::{Accepted, Incoming, incoming};
 pub use issue::{IssueError, TlsAuthority, TlsLeaf};
-pub use server::{Accepted, Incoming, Peer, ServerTls, TlsSetupError, incoming, source};
+pub use probation::{InSession, Peer, Room, source};
+pub use server::{ServerTls, TlsSetupError};
 
 use std::net::IpAddr;
 use std::time::Duration;

@@ -9,9 +9,12 @@ use std::sync::Arc;
 
 use tonic::service::Routes;
 use writ_common::admin::MAX_REQUEST_BYTES;
+use writ_common::admin::audit::AuditPages;
 use writ_common::health::{self, Health};
 use writ_common::id::EntityId;
+use writ_common::port::MAX_QUESTION_BYTES;
 use writ_common::wire::status::Failure;
+use writ_proto::admin::v1::audit_service_server::AuditServiceServer;
 use writ_proto::admin::v1::operator_service_server::OperatorServiceServer;
 use writ_proto::manager::v1::entity_service_server::EntityServiceServer;
 use writ_proto::manager::v1::instruction_service_server::InstructionServiceServer;
@@ -47,8 +50,9 @@ pub fn routes(manager: &Arc<Manager>) -> Result<Routes, tonic_reflection::server
         .add_service(entities)
         .add_service(InstructionServiceServer::new(instructions::Instructions(share())))
         .add_service(ManagerServiceServer::new(entities::About(share())))
+        .add_service(AuditServiceServer::new(AuditPages(share())))
         .add_service(OperatorServiceServer::new(operators::Operators(share())))
-        .add_service(health_service)
+        .add_service(health_service.max_decoding_message_size(MAX_QUESTION_BYTES))
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?);
     Ok(routes.routes())

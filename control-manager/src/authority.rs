@@ -71,6 +71,12 @@ impl Files {
         self.0.join("control-manager.db")
     }
 
+    /// What has left the audit log.
+    #[must_use]
+    pub fn audit(&self) -> PathBuf {
+        self.0.join("audit")
+    }
+
     /// The first administrator's token.
     #[must_use]
     pub fn admin_token(&self) -> PathBuf {

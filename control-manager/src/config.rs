@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use writ_common::admin::audit::AuditSettings;
 use writ_common::config::{Problems, Reader};
 use writ_common::manager::ManagerVersion;
 use writ_common::telemetry::LogFormat;
@@ -31,6 +32,8 @@ pub struct Config {
     pub version: ManagerVersion,
     /// Whether a sandbox feeds this manager threats.
     pub is_sandbox_connected: bool,
+    /// How much the audit logs keep.
+    pub audit: AuditSettings,
     /// What is logged.
     pub log_filter: String,
     /// How.
@@ -68,6 +71,7 @@ impl Config {
                 false,
                 &[("true", true), ("false", false)],
             ),
+            audit: AuditSettings::read(&mut reader),
             log_filter: reader.string(
                 "log.filter",
                 "info",

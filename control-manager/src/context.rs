@@ -2,7 +2,9 @@
 
 use bytes::Bytes;
 use tokio::sync::Semaphore;
+use writ_common::admin::audit::AuditSettings;
 use writ_common::envelope::{InstructionPurpose, ManagerReplyPurpose, sign};
+use writ_common::hush::Hush;
 use writ_common::id::{Digest, ManagerId};
 use writ_common::manager::{Instruction, ManagerVersion, Reply, ReplyBody};
 use writ_common::shutdown::Shutdown;
@@ -31,8 +33,12 @@ pub struct Manager {
     pub dials: Semaphore,
     /// Callbacks tried at a time, for whoever asks: they keep no entity waiting.
     pub trials: Semaphore,
+    /// How much the audit logs keep.
+    pub audit: AuditSettings,
     /// Time.
     pub clock: SharedClock,
+    /// What strangers do is logged once a source and minute.
+    pub hush: Hush,
     /// The end.
     pub shutdown: Shutdown,
 }

@@ -1,5 +1,6 @@
 //! Having an entity call at once: it is dialled, told nothing, and polls. One that cannot be dialled polls when it would have anyway.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use tracing::{debug, info};
 use writ_common::id::Digest;
 use writ_common::manager::Mode;
 use writ_common::tls::{Anchors, connect};
+use writ_common::warn_of_stranger;
 use writ_proto::manager::v1 as proto;
 use writ_proto::manager::v1::entity_notify_client::EntityNotifyClient;
 
@@ -44,14 +46,19 @@ pub fn call(manager: &Arc<Manager>, entity: &EntityRow) {
 ///
 /// # Errors
 /// The same for every reason.
-pub async fn try_callback(manager: &Manager, forwarding: &str, nonce: Bytes) -> Result<(), String> {
+pub async fn try_callback(
+    manager: &Manager,
+    from: IpAddr,
+    forwarding: &str,
+    nonce: Bytes,
+) -> Result<(), String> {
     let Ok(_turn) = manager.trials.try_acquire() else {
         return Err("the manager tries too many callbacks at the moment; try again".to_owned());
     };
     let until = Instant::now() + DIAL_TIMEOUT;
     let told = dial(forwarding, None, nonce).await;
     if let Err(why) = told {
-        info!(forwarding, why, "callback not delivered");
+        warn_of_stranger!(manager.hush, from, { forwarding, why, }, "callback not delivered");
         // Neither words nor time tell a stranger a closed port from a swallowed one.
         tokio::time::sleep_until(until).await;
         return Err("the manager could not hand anything over there; its log says why".to_owned());

@@ -1,5 +1,6 @@
 //! Whether a call counts, and who is listed.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use tracing::{debug, info, warn};
@@ -28,7 +29,7 @@ const LEFT_IS_KEPT: Duration = Duration::from_secs(120);
 ///
 /// # Errors
 /// When the store fails.
-pub async fn answer(manager: &Manager, call: EntityCall) -> Result<Decided, Failure> {
+pub async fn answer(manager: &Manager, from: IpAddr, call: EntityCall) -> Result<Decided, Failure> {
     let key = call.key.id();
     let (was_in, decided) = decide(manager, call).await?;
     let Decided { body, .. } = &decided;
@@ -38,7 +39,9 @@ pub async fn answer(manager: &Manager, call: EntityCall) -> Result<Decided, Fail
             // Each of its polls, and anybody may wait.
             debug!(key.id = %key, "entity waits to be let in");
         } else {
-            warn!(key.id = %key, code = code.as_str(), detail, "entity rejected");
+            if let Some(unsaid) = manager.hush.may_say(code.as_str(), from) {
+                warn!(address = %from, unsaid, key.id = %key, code = code.as_str(), detail, "entity rejected");
+            }
         }
     }
     Ok(decided)

@@ -8,13 +8,14 @@ use tonic::{Request, Response, Status};
 use writ_common::envelope::{Candidate, EntityCallPurpose, Verified, verify};
 use writ_common::id::Digest;
 use writ_common::keys::PublicKey;
-use writ_common::limits::MAX_ENDPOINT_BYTES;
+use writ_common::limits::{MAX_ENDPOINT_BYTES, MAX_ENTITY_CALL_BYTES, MAX_FRAME_BYTES};
 use writ_common::manager::{self, CallBody, ProbeAnswer, ReplyBody};
+use writ_common::port::{MAX_QUESTION_BYTES, PerMethod};
 use writ_common::tls::{Peer, server_name};
 use writ_common::wire::status::Failure;
 use writ_proto::manager::v1 as proto;
-use writ_proto::manager::v1::entity_link_server::EntityLink;
-use writ_proto::manager::v1::registry_server::Registry;
+use writ_proto::manager::v1::entity_link_server::{EntityLink, EntityLinkServer};
+use writ_proto::manager::v1::registry_server::{Registry, RegistryServer};
 use writ_proto::v1::Envelope;
 
 use crate::context::Manager;
@@ -23,7 +24,26 @@ use crate::{notify, registry};
 
 /// Both services of the link port.
 #[derive(Debug, Clone)]
-pub struct Link(pub Arc<Manager>);
+pub struct Link(Arc<Manager>);
+
+/// What entities call. Anybody may call all of it, so that a message is as large as its method needs.
+#[must_use]
+pub fn services(manager: &Arc<Manager>) -> (PerMethod<RegistryServer<Link>>, EntityLinkServer<Link>) {
+    let link = Arc::new(Link(Arc::clone(manager)));
+    let registry = |bytes| {
+        RegistryServer::from_arc(Arc::clone(&link))
+            .max_decoding_message_size(bytes)
+            .max_encoding_message_size(MAX_FRAME_BYTES)
+    };
+    let probe = ("/writ.manager.v1.Registry/Probe", registry(MAX_QUESTION_BYTES));
+    let polled = EntityLinkServer::from_arc(Arc::clone(&link))
+        .max_decoding_message_size(MAX_CALL_BYTES)
+        .max_encoding_message_size(MAX_FRAME_BYTES);
+    (PerMethod::new(vec![probe], registry(MAX_CALL_BYTES)), polled)
+}
+
+/// A signed call: its envelope in one field.
+const MAX_CALL_BYTES: usize = MAX_ENTITY_CALL_BYTES + 16;
 
 #[tonic::async_trait]
 impl Registry for Link {
@@ -31,6 +51,7 @@ impl Registry for Link {
         &self,
         request: Request<proto::ProbeRequest>,
     ) -> Result<Response<proto::ManagerReply>, Status> {
+        let from = Peer::host(request.extensions().get());
         let proto::ProbeRequest { nonce, protocol: _, callback_address, callback_nonce } =
             request.into_inner();
         let wrong = |field| Failure::invalid(field, "must be 32 random bytes");
@@ -44,7 +65,7 @@ impl Registry for Link {
             if callback_address.len() > MAX_ENDPOINT_BYTES || server_name(&callback_address).is_err() {
                 return Err(Failure::invalid("callback_address", "must be host:port").into());
             }
-            Some(notify::try_callback(&self.0, &callback_address, callback_nonce).await)
+            Some(notify::try_callback(&self.0, from, &callback_address, callback_nonce).await)
         };
         let answer = ProbeAnswer {
             manager: self.0.id,
@@ -101,7 +122,8 @@ impl Link {
         if !fits(&call.body) {
             return Err(Failure::invalid("envelope", "holds another call than this method's").into());
         }
-        let Decided { body, is_in } = registry::answer(&self.0, call).await?;
+        let from = Peer::host(peer.as_ref());
+        let Decided { body, is_in } = registry::answer(&self.0, from, call).await?;
         if let Some(peer) = peer
             && is_in
         {

@@ -1,5 +1,6 @@
 //! What must outlive the manager: one SQLite file. Writes take turns; each is one transaction.
 
+mod audit;
 mod entities;
 mod instructions;
 mod operators;
@@ -35,7 +36,10 @@ fn read_manager(row: Option<SqliteRow>) -> Result<Option<(ManagerId, String)>, S
     row.map(|row| Ok((id(&row, "manager_id", "manager id")?, row.try_get("name")?))).transpose()
 }
 
-const MIGRATIONS: &[(i64, &str, &str)] = &[(1, "initial", include_str!("store/0001_initial.sql"))];
+const MIGRATIONS: &[(i64, &str, &str)] = &[
+    (1, "initial", include_str!("store/0001_initial.sql")),
+    (2, "audit", include_str!("store/0002_audit.sql")),
+];
 
 /// What went wrong with the store.
 #[derive(Debug, thiserror::Error)]

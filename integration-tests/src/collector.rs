@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use tonic::transport::Server;
 use tonic::{Request, Response, Status};
 use writ_common::shutdown::Shutdown;
-use writ_common::tls::{ServerTls, TlsLeaf, incoming};
+use writ_common::tls::{Room, ServerTls, TlsLeaf, incoming};
 
 use crate::fleet::PATIENCE;
 
@@ -84,7 +84,8 @@ impl Collector {
             let asked = shutdown.clone();
             let asked = async move { asked.requested().await };
             if let Some(leaf) = leaf {
-                let accepted = incoming(listener, &ServerTls::new(leaf).unwrap(), &shutdown);
+                let accepted =
+                    incoming(listener, Some(&ServerTls::new(leaf).unwrap()), Room::AGENTS, &shutdown);
                 shutdown.spawn(router.serve_with_incoming_shutdown(accepted, asked));
             } else {
                 let accepted = tokio_stream::wrappers::TcpListenerStream::new(listener);

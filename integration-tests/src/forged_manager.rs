@@ -18,7 +18,7 @@ use writ_common::manager::{
 };
 use writ_common::shutdown::Shutdown;
 use writ_common::time::{Clock as _, SystemClock, Timestamp};
-use writ_common::tls::{ServerTls, TlsAuthority, incoming};
+use writ_common::tls::{Room, ServerTls, TlsAuthority, incoming};
 use writ_proto::manager::v1 as proto;
 use writ_proto::manager::v1::entity_link_server::{EntityLink, EntityLinkServer};
 use writ_proto::manager::v1::registry_server::{Registry, RegistryServer};
@@ -94,7 +94,7 @@ impl ForgedManager {
             let router = tonic::transport::Server::builder()
                 .add_service(RegistryServer::new(service.clone()))
                 .add_service(EntityLinkServer::new(service));
-            let connections = incoming(listener, &tls, &tasks);
+            let connections = incoming(listener, Some(&tls), Room::AGENTS, &tasks);
             tasks.spawn(async move { router.serve_with_incoming(connections).await });
             port
         });

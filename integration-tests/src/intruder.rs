@@ -15,7 +15,7 @@ use writ_common::id::AgentId;
 use writ_common::keys::pem;
 use writ_common::shutdown::Shutdown;
 use writ_common::time::Timestamp;
-use writ_common::tls::{Anchors, ServerTls, TlsAuthority, TlsLeaf, connect, incoming};
+use writ_common::tls::{Anchors, Room, ServerTls, TlsAuthority, TlsLeaf, connect, incoming};
 use writ_proto::v1::agent_gateway_client::AgentGatewayClient;
 use writ_proto::v1::agent_gateway_server::{AgentGateway, AgentGatewayServer};
 use writ_proto::v1::{self as proto, agent_frame, server_frame};
@@ -156,7 +156,7 @@ impl Intruder {
         let port = runtime.block_on(async {
             let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
             let port = listener.local_addr().unwrap().port();
-            let accepted = incoming(listener, &ServerTls::new(leaf).unwrap(), &shutdown);
+            let accepted = incoming(listener, Some(&ServerTls::new(leaf).unwrap()), Room::AGENTS, &shutdown);
             let asked = shutdown.clone();
             shutdown.spawn(async move {
                 let service = AgentGatewayServer::new(gateway);

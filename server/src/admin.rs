@@ -5,7 +5,6 @@ pub mod submit;
 
 mod agents;
 mod alerts;
-mod audit;
 mod commands;
 mod enrollment;
 mod evidence;
@@ -19,7 +18,9 @@ mod why;
 use std::sync::Arc;
 
 use tonic::service::Routes;
+use writ_common::admin::audit::AuditPages;
 use writ_common::health::{self, Health};
+use writ_common::port::MAX_QUESTION_BYTES;
 use writ_proto::admin::v1::{
     agent_service_server::AgentServiceServer, alert_service_server::AlertServiceServer,
     audit_service_server::AuditServiceServer, command_service_server::CommandServiceServer,
@@ -59,12 +60,12 @@ pub fn routes(server: &Arc<Server>) -> Result<Routes, tonic_reflection::server::
         .add_service(AgentServiceServer::new(agents::Agents(share())))
         .add_service(EnrollmentServiceServer::new(enrollment::Enrollment(share())))
         .add_service(AlertServiceServer::new(alerts::Alerts(share())))
-        .add_service(AuditServiceServer::new(audit::Audit(share())))
+        .add_service(AuditServiceServer::new(AuditPages(share())))
         .add_service(OperatorServiceServer::new(operators::Operators(share())))
         .add_service(ControlManagerServiceServer::new(manager::ControlManager(share())))
         .add_service(SystemServiceServer::new(system::SystemInfo(share())))
         .add_service(TrustServiceServer::new(trust::Trust(share())))
-        .add_service(health_service)
+        .add_service(health_service.max_decoding_message_size(MAX_QUESTION_BYTES))
         .add_service(reflection.build_v1()?)
         .add_service(reflection_alpha.build_v1alpha()?);
     Ok(routes.routes())

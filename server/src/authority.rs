@@ -59,6 +59,8 @@ files! {
     database = "writ.db";
     /// Sealed backups.
     backups = "backups";
+    /// What has left the audit log.
+    audit = "audit";
     /// Who this server is to its Control Manager.
     manager_entity_key = "manager-entity.key";
     /// What seals the passwords of the line to the Control Manager.

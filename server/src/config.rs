@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use http::uri::PathAndQuery;
+use writ_common::admin::audit::AuditSettings;
 use writ_common::config::{Problems, Reader};
 use writ_common::id::Digest;
 use writ_common::telemetry::LogFormat;
@@ -34,8 +35,8 @@ pub struct Config {
     pub session: SessionSettings,
     /// SHA-256 of the SubjectPublicKeyInfo of the leaves of TLS-terminating proxies in front of the server.
     pub proxy_leaves: Vec<Digest>,
-    /// Entries the audit log keeps.
-    pub audit_max_entries: u64,
+    /// How much the audit logs keep.
+    pub audit: AuditSettings,
     /// Where traces go, if anywhere.
     pub traces: Option<TraceSettings>,
     /// What is logged.
@@ -62,6 +63,8 @@ pub struct SessionSettings {
     pub heartbeat: Duration,
     /// Silence longer than this ends a session.
     pub heartbeat_deadline: Duration,
+    /// A session older than this ends, and the agent proves itself anew.
+    pub max_age: Duration,
     /// Commands that wait for one connected agent in memory; more wait in the store.
     pub outbox: usize,
 }
@@ -89,6 +92,7 @@ impl Config {
                     heartbeat * 3,
                     heartbeat * 2..=second * 86_400,
                 ),
+                max_age: reader.duration("session.max_age", second * 86_400, second..=second * 86_400 * 30),
                 outbox: usize::try_from(reader.number("session.outbox", 256, 1..=65_536)).unwrap_or(256),
             },
             proxy_leaves: reader
@@ -99,7 +103,7 @@ impl Config {
                 .filter_map(|text| text.parse().ok())
                 .collect(),
             traces: traces(&mut reader),
-            audit_max_entries: reader.number("audit.max_entries", 1_000_000, 1000..=1_000_000_000),
+            audit: AuditSettings::read(&mut reader),
             log_filter: reader.string(
                 "log.filter",
                 "info",

@@ -3,6 +3,8 @@
 use std::sync::{Arc, PoisonError, RwLock};
 
 use tokio::sync::{Notify, Semaphore};
+use writ_common::admin::audit::AuditSettings;
+use writ_common::hush::Hush;
 use writ_common::id::{Digest, FleetId};
 use writ_common::shutdown::Shutdown;
 use writ_common::time::SharedClock;
@@ -50,10 +52,12 @@ pub struct Server {
     pub bridge: Bridge,
     /// Sessions.
     pub settings: SessionSettings,
-    /// Entries the audit log keeps; past it the oldest go.
-    pub audit_max_entries: u64,
+    /// How much the audit logs keep.
+    pub audit: AuditSettings,
     /// Time.
     pub clock: SharedClock,
+    /// What strangers do is logged once a source and minute.
+    pub hush: Hush,
     /// What became of commands, for a collector.
     pub traces: Traces,
     /// The end.

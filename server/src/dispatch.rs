@@ -155,10 +155,16 @@ impl Dispatcher {
         done
     }
 
-    /// Whether a command is handed to nobody any more.
+    /// Notes that a command is handed to the agent at a place of its audience, unless it was cancelled. Under one lock with a cancellation,
+    /// which finds each command either not handed over, or noted.
     #[must_use]
-    pub fn is_cancelled(&self, command: CommandId) -> bool {
-        self.cancelled.read().unwrap_or_else(PoisonError::into_inner).contains_key(&command)
+    pub fn hand_over(&self, command: CommandId, place: u32) -> bool {
+        let cancelled = self.cancelled.read().unwrap_or_else(PoisonError::into_inner);
+        let is_free = !cancelled.contains_key(&command);
+        if is_free {
+            self.sent.sent(command, place);
+        }
+        is_free
     }
 
     /// A command that waits in the store, with its tree; `None` if it was cancelled meanwhile.

@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use prost::Message as _;
-use tracing::{info, warn};
+use tracing::info;
 use writ_common::envelope::{Candidate, EnrolmentPurpose, verify};
 use writ_common::id::{AgentId, Digest};
 use writ_common::identity::IdentityRecord;
 use writ_common::keys::PublicKey;
+use writ_common::warn_of_stranger;
 use writ_common::wire::status::Failure;
 use writ_proto::v1 as proto;
 
@@ -33,7 +34,7 @@ pub async fn enroll(
             format!("too many enrolments from this address failed; wait {wait:?} and use a valid token");
         return Err(Failure::exhausted(text));
     }
-    let enrolled = spend(server, request).await;
+    let enrolled = spend(server, from, request).await;
     // What the server or a proxy lacks is no guess.
     if enrolled.as_ref().is_err_and(Failure::is_the_callers) {
         server.failed_enrolments.failed(from);
@@ -48,7 +49,7 @@ async fn is_token_good(server: &Server, secret: &[u8]) -> Result<bool, Failure> 
     Ok(realm.map_err(unavailable)?.is_some())
 }
 
-async fn spend(server: &Arc<Server>, request: proto::EnrollRequest) -> Result<Bytes, Failure> {
+async fn spend(server: &Arc<Server>, from: IpAddr, request: proto::EnrollRequest) -> Result<Bytes, Failure> {
     let proto::EnrollRequest { token_secret, enrolment } = request;
     // The key is in the signed payload; it proves itself. Read first, believed after.
     let offered = proto::Envelope::decode(enrolment.clone())
@@ -62,6 +63,7 @@ async fn spend(server: &Arc<Server>, request: proto::EnrollRequest) -> Result<By
 
     let token = Digest::of(&token_secret);
     let refused = || {
+        warn_of_stranger!(server.hush, from, { key.id = %offered.id(), }, "enrolment refused: token");
         Failure::denied(
             "token_refused",
             "the enrolment token is unknown, spent or expired; create a new one: writ enroll token create",
@@ -71,11 +73,15 @@ async fn spend(server: &Arc<Server>, request: proto::EnrollRequest) -> Result<By
     let is_about_this_token = enrolment.token_digest == token && enrolment.fleet == server.fleet;
     let realm = server.store.enrolment_realm(token, now).await.map_err(unavailable)?;
     let (true, Some(realm)) = (is_about_this_token, realm) else {
-        warn!(key.id = %offered.id(), "enrolment refused: token");
         return Err(refused());
     };
     if !server.leaves().contains(&enrolment.tls_leaf_spki_digest) {
-        warn!(key.id = %offered.id(), "enrolment refused: it came through a TLS leaf that is not ours");
+        warn_of_stranger!(
+            server.hush,
+            from,
+            { key.id = %offered.id(), },
+            "enrolment refused: it came through a TLS leaf that is not ours"
+        );
         return Err(Failure::denied(
             "unknown_tls_leaf",
             "the agent saw a TLS certificate this server does not answer for; list the proxy's in tls.proxy_leaves",
@@ -105,9 +111,6 @@ async fn spend(server: &Arc<Server>, request: proto::EnrollRequest) -> Result<By
             info!(key.id = %offered.id(), name = enrolment.host_name, "agent enrolled");
             Ok(identity_record)
         }
-        TokenUse::Refused => {
-            warn!(key.id = %offered.id(), "enrolment refused: token");
-            Err(refused())
-        }
+        TokenUse::Refused => Err(refused()),
     }
 }

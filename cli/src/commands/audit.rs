@@ -32,7 +32,8 @@ impl Rows for Row {
     const HEAD: &'static [&'static str] = &["SEQ", "AT", "ACTOR", "ROLE", "METHOD", "SUBJECT", "OUTCOME"];
 
     fn cells(&self) -> Vec<String> {
-        let method = self.method.strip_prefix("/writ.admin.v1.").unwrap_or(&self.method);
+        let known = ["/writ.admin.v1.", "/writ.manager.v1."];
+        let method = known.iter().find_map(|prefix| self.method.strip_prefix(prefix)).unwrap_or(&self.method);
         vec![
             self.sequence.to_string(),
             self.at.clone(),
@@ -56,15 +57,18 @@ struct Verdict {
 
 pub(super) async fn run(format: Format, client: &Client, verb: Audit) -> Result<ExitCode, Failure> {
     match verb {
-        Audit::List { looks, limit } => {
+        Audit::List { looks, tries, limit } => {
             let request =
-                ListAuditRequest { page_size: limit, page_token: String::new(), newest_first: true, looks };
+                ListAuditRequest { page_size: limit, newest_first: true, looks, tries, ..Default::default() };
             let page = client.audit().list(request).await?.into_inner();
             let rows: Vec<_> = page.links.into_iter().map(row).collect();
             output::list(format, &rows, "Nothing yet.")?;
             Ok(ExitCode::SUCCESS)
         }
-        Audit::Verify { looks, known } => verify(format, client, looks, known).await,
+        Audit::Verify { looks, tries, known } => {
+            let first = ListAuditRequest { page_size: PAGE, looks, tries, ..Default::default() };
+            verify(format, client, first, known).await
+        }
     }
 }
 
@@ -86,19 +90,18 @@ fn row(link: AuditLink) -> Row {
 async fn verify(
     format: Format,
     client: &Client,
-    looks: bool,
+    mut request: ListAuditRequest,
     known: Option<(u64, Digest)>,
 ) -> Result<ExitCode, Failure> {
-    let (mut chain, mut page_token) = (Checked::default(), String::new());
+    let mut chain = Checked::default();
     let problem = loop {
-        let request = ListAuditRequest { page_size: PAGE, page_token, newest_first: false, looks };
-        let page = client.audit().list(request).await?.into_inner();
+        let page = client.audit().list(request.clone()).await?.into_inner();
         let walked = page.links.into_iter().try_for_each(|link| chain.take(link, &page.previous_hash, known));
         if let Err(problem) = walked {
             break Some(problem);
         }
-        page_token = page.next_page_token;
-        if page_token.is_empty() {
+        request.page_token = page.next_page_token;
+        if request.page_token.is_empty() {
             break chain.missing(known);
         }
     };
@@ -110,7 +113,11 @@ async fn verify(
         head: head.clone(),
         problem: problem.clone().unwrap_or_default(),
     };
-    let flag = if looks { " --looks" } else { "" };
+    let flag = match (request.looks, request.tries) {
+        (true, _) => " --looks",
+        (_, true) => " --tries",
+        _ => "",
+    };
     let fields = match problem {
         // Nothing of a log that does not hold is worth keeping as known.
         Some(problem) => vec![
@@ -193,7 +200,7 @@ impl Checked {
         }
         (at < self.first).then(|| {
             format!(
-                "entry {at} was dropped, as the oldest are when the log is full; it begins at {}",
+                "entry {at} left the log, as the oldest do; it begins at {}, and changes from before are in files on the server",
                 self.first
             )
         })

@@ -1,11 +1,13 @@
-//! Who may call what here. The door itself: [`writ_common::admin`]. Calls are recorded in the program's log, target `audit`.
+//! Who may call what here, and where calls are recorded. The door itself: [`writ_common::admin`].
 
+use tracing::error;
+use writ_common::admin::audit::{Audited, NewAudit};
 use writ_common::admin::{About, Entry, House, Role, Rule};
 use writ_common::id::Digest;
 use writ_common::wire::status::Failure;
 
 use crate::context::Manager;
-use crate::store::unavailable;
+use crate::store::{Store, StoreError, unavailable};
 
 /// Every method of the admin port. A story compares it with the descriptors.
 const POLICY: &[(&str, Rule)] = &[
@@ -14,6 +16,7 @@ const POLICY: &[(&str, Rule)] = &[
     ("/grpc.health.v1.Health/Watch", Rule::Open),
     ("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", Rule::Look(Role::Viewer)),
     ("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", Rule::Look(Role::Viewer)),
+    ("/writ.admin.v1.AuditService/List", Rule::Look(Role::Viewer)),
     ("/writ.admin.v1.OperatorService/Create", Rule::Change(Role::Admin, About::First)),
     ("/writ.admin.v1.OperatorService/List", Rule::Look(Role::Admin)),
     ("/writ.admin.v1.OperatorService/Revoke", Rule::Change(Role::Admin, About::First)),
@@ -39,9 +42,26 @@ impl House for Manager {
         self.store.operator(token).await.map_err(unavailable)
     }
 
-    async fn write(&self, _: Entry) -> Result<(), Failure> {
-        Ok(())
+    async fn write(&self, entry: Entry) -> Result<(), Failure> {
+        self.store.record(NewAudit::of(entry, self.now(), self.audit)).await.map_err(unavailable)
     }
 
-    async fn note(&self, _: Entry) {}
+    async fn note(&self, entry: Entry) {
+        let method = entry.actor.method;
+        if let Err(error) = self.store.record(NewAudit::of(entry, self.now(), self.audit)).await {
+            error!(target: "audit", %error, method, "the call could not be audited");
+        }
+    }
+}
+
+impl Audited for Manager {
+    type Audit = Store;
+
+    fn audit(&self) -> &Store {
+        &self.store
+    }
+
+    fn unavailable(error: StoreError) -> Failure {
+        unavailable(error)
+    }
 }

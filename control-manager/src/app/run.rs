@@ -4,19 +4,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
-use tonic::transport::server::TcpIncoming;
 use tracing::{error, info, warn};
-use writ_common::admin::PolicyLayer;
+use writ_common::admin::{PolicyLayer, archive};
 use writ_common::daemon::{self, Fatal};
 use writ_common::files;
-use writ_common::limits::MAX_FRAME_BYTES;
-use writ_common::port::{self, DRAIN_DEADLINE};
+use writ_common::hush::Hush;
+use writ_common::port::{self, DRAIN_DEADLINE, FEW_STREAMS, MANY_STREAMS};
 use writ_common::service;
 use writ_common::shutdown::Shutdown;
 use writ_common::telemetry;
 use writ_common::time::{SharedClock, SystemClock};
-use writ_proto::manager::v1::entity_link_server::EntityLinkServer;
-use writ_proto::manager::v1::registry_server::RegistryServer;
+use writ_common::tls::Room;
 
 use super::{Run, unusable};
 use crate::VERSION;
@@ -26,7 +24,7 @@ use crate::context::Manager;
 use crate::folder::{self, Presence};
 use crate::metrics;
 use crate::notify::{MAX_DIALS, MAX_TRIALS};
-use crate::service::Link;
+use crate::service::services as entity_services;
 use crate::store::Store;
 
 /// How often the channel's leaf is looked at.
@@ -71,7 +69,9 @@ pub(super) async fn run(options: Run, shutdown: Shutdown) -> Result<(), Fatal> {
         store: store.clone(),
         dials: Semaphore::new(MAX_DIALS),
         trials: Semaphore::new(MAX_TRIALS),
+        audit: config.audit,
         clock,
+        hush: Hush::default(),
         shutdown: shutdown.clone(),
     });
 
@@ -94,25 +94,20 @@ pub(super) async fn run(options: Run, shutdown: Shutdown) -> Result<(), Fatal> {
         "serving"
     );
     let services = || {
-        let registry = RegistryServer::new(Link(Arc::clone(&manager)))
-            .max_decoding_message_size(MAX_FRAME_BYTES)
-            .max_encoding_message_size(MAX_FRAME_BYTES);
-        let link = EntityLinkServer::new(Link(Arc::clone(&manager)))
-            .max_decoding_message_size(MAX_FRAME_BYTES)
-            .max_encoding_message_size(MAX_FRAME_BYTES);
-        port::settings().add_service(registry).add_service(link)
+        let (registry, link) = entity_services(&manager);
+        port::settings(FEW_STREAMS).add_service(registry).add_service(link)
     };
     let routes = admin::routes(&manager).map_err(|error| Fatal::failure(error.to_string()))?;
-    let admin_port = port::settings().layer(PolicyLayer(Arc::clone(&manager))).add_routes(routes);
+    let admin_port = port::settings(MANY_STREAMS).layer(PolicyLayer::new(&manager)).add_routes(routes);
     shutdown.spawn(metrics::serve(Arc::clone(&manager), measured.0, recorder));
     shutdown.spawn(keep_leaf(Arc::clone(&manager), files.clone()));
+    let of_the_manager = (Arc::clone(&manager.clock), shutdown.clone());
+    shutdown.spawn(archive::keep(store.clone(), config.audit, files.audit(), of_the_manager));
     if let Some((listener, _)) = in_clear {
         warn!("entities may come in clear text: whoever listens in between reads along");
         let (served, asked) = (services(), shutdown.clone());
         shutdown.spawn(async move {
-            let connections = TcpIncoming::from(listener).with_nodelay(Some(true));
-            let ended = served.serve_with_incoming_shutdown(connections, asked.requested());
-            if let Some(Err(error)) = asked.unless_requested(ended).await {
+            if let Err(error) = port::serve(served, listener, None, Room::OTHERS, &asked).await {
                 error!(%error, "the port in clear text failed");
                 asked.trigger();
             }
@@ -124,10 +119,11 @@ pub(super) async fn run(options: Run, shutdown: Shutdown) -> Result<(), Fatal> {
         async move { store.manager().await.is_ok() }
     }));
     daemon::outlive_terminal();
+    daemon::open_many_files();
     service::ready();
     let (first, second) = tokio::join!(
-        port::serve(services(), link.0, &tls, &shutdown),
-        port::serve(admin_port, operators.0, &tls, &shutdown)
+        port::serve(services(), link.0, Some(&tls), Room::OTHERS, &shutdown),
+        port::serve(admin_port, operators.0, Some(&tls), Room::OTHERS, &shutdown)
     );
     service::stopping();
     if !shutdown.drain(DRAIN_DEADLINE).await {

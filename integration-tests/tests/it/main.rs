@@ -31,6 +31,7 @@ mod manager_upkeep;
 
 mod refused;
 mod refused_sessions;
+mod strangers;
 
 mod operations;
 mod own_actions;

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 
+use integration_tests::daemon::until;
 use integration_tests::fleet::{Build, Fleet};
 use integration_tests::manager::Manager;
 use integration_tests::stolen::now;
@@ -136,4 +137,33 @@ fn a_manager_under_the_organisations_own_authority_and_intermediates_is_met_by_i
     );
     let issued = fleet.cm(&["instruct", "status", "--all"]);
     manager.daemon().wait_for("instruction ended", |said| said["instruction.id"] == issued["instruction_id"]);
+    let looked = fleet.json(&["audit", "list", "--looks"]);
+    let asked = looked
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|row| row["method"] == "/writ.manager.v1.Instruction/AskStatus");
+    assert!(asked.unwrap()["actor"].as_str().unwrap().starts_with("control-manager/"), "{looked}");
+
+    // Another signer of documents under the same authority is not the manager; a renewed certificate of the manager is.
+    issue(&fleet, "notary", Some("between"), SIGNS, &EC);
+    let notary = chain(&fleet, "notary-chain.pem", &["notary", "between"]);
+    let put = |manager: &mut Manager, chain: &str, key: &str| {
+        manager.stop();
+        fs::copy(chain, manager.path("signing.pem")).unwrap();
+        fs::copy(fleet.path(key), manager.path("signing.key")).unwrap();
+        manager.start(None);
+    };
+    let heard = || fleet.json(&["manager", "status"])["last_error"].as_str().unwrap().to_owned();
+    put(&mut manager, &notary, "notary.key");
+    until("the notary is not the manager", || heard().contains("CN=notary"));
+    assert!(heard().contains("writ manager re-register"), "{}", heard());
+    issue(&fleet, "signs", Some("between"), SIGNS, &EC);
+    let renewed = chain(&fleet, "renewed-chain.pem", &["signs", "between"]);
+    put(&mut manager, &renewed, "signs.key");
+    until("the manager has a new key", || heard().is_empty());
+    put(&mut manager, &notary, "notary.key");
+    until("the notary is not the manager", || heard().contains("CN=notary"));
+    let status = fleet.json(&["manager", "re-register"]);
+    assert_eq!(status["last_error"], "", "an operator decided: {status}");
 }

@@ -1,9 +1,20 @@
 //! Choosing agents, calling commands back, and deciding about agents.
 
+use std::collections::BTreeSet;
+use std::fs;
 use std::path::Path;
 
 use integration_tests::fleet::{Build, Fleet, lines};
 use serde_json::Value;
+use writ_common::keys::pem;
+use writ_common::tls::{Anchors, connect};
+use writ_proto::admin::v1::agent_service_client::AgentServiceClient;
+use writ_proto::admin::v1::command_service_client::CommandServiceClient;
+use writ_proto::admin::v1::{Attribute, GetCommandRequest, LabelAgentRequest};
+
+fn text(value: &Value) -> String {
+    value.as_str().unwrap().to_owned()
+}
 
 fn names(rows: &Value) -> Vec<&str> {
     let mut names: Vec<_> =
@@ -133,7 +144,7 @@ fn two_hosts_of_one_name_are_two_agents_and_one_takes_over_only_by_an_operators_
     let _labelled = fleet.json(&["agents", "label", "rome", "site=rome"]);
     let _queued = fleet.json(&["send", "ping", "--all"]);
     // The host is installed anew: another key, the same name.
-    std::fs::remove_dir_all(fleet.path("rome")).unwrap();
+    fs::remove_dir_all(fleet.path("rome")).unwrap();
     let second = fleet.enroll("rome", &fleet.token(1)).ok().json()["agent_id"].as_str().unwrap().to_owned();
     assert_ne!(first, second);
     let ambiguous = fleet.writ(&["send", "ping", "--agent", "rome"]);
@@ -169,13 +180,13 @@ fn a_host_put_back_to_an_earlier_state_gets_nothing_until_an_operator_decides() 
     let mut fleet = Fleet::new(Build::Testing);
     let notes = fleet.allow("note", "echo \"$1\" >> \"$NOTES\"", "");
     assert!(fleet.agent("rome").stop().success());
-    std::fs::copy(fleet.path("rome/journal.redb"), fleet.path("snapshot")).unwrap();
+    fs::copy(fleet.path("rome/journal.redb"), fleet.path("snapshot")).unwrap();
     let agent = fleet.start_agent("rome", None);
     let _done = fleet.writ(&["send", "action", "note", "word=one", "--all", "--wait"]).ok();
     assert!(agent.stop().success());
     // Nobody could say whether it was obeyed before the host was put back.
     let before = fleet.json(&["send", "action", "note", "word=before", "--all"]);
-    std::fs::copy(fleet.path("snapshot"), fleet.path("rome/journal.redb")).unwrap();
+    fs::copy(fleet.path("snapshot"), fleet.path("rome/journal.redb")).unwrap();
     let agent = fleet.start_agent("rome", None);
     fleet.server().wait_for("nothing is sent to this agent until an operator decides", |_| true);
 
@@ -202,10 +213,10 @@ fn a_host_put_back_to_an_earlier_state_gets_nothing_until_an_operator_decides() 
 }
 
 fn copy_folder(from: &Path, to: &Path) {
-    std::fs::create_dir(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap() {
+    fs::create_dir(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
         let entry = entry.unwrap();
-        std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+        fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
     }
 }
 
@@ -282,7 +293,24 @@ fn roles_bound_what_operators_may_do_and_revoking_takes_effect_with_the_next_cal
     let last = fleet.writ(&["operator", "revoke", "admin"]);
     assert!(last.code == 7 && last.stderr.contains("the last admin"), "{last:?}");
 
+    // She watches a command nobody answers; with her token that ends, too.
+    assert!(fleet.agent("rome").stop().success());
+    let sent = fleet.json(&["send", "ping", "--agent", "rome"]);
+    let token = fs::read_to_string(&token).unwrap();
+    let authorities = pem::certificates(&fs::read(&ca).unwrap()).unwrap();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let mut watched = runtime.block_on(async {
+        let connection = connect(&server, &Anchors::Authorities(authorities)).await.unwrap();
+        let mut commands = CommandServiceClient::new(connection.channel);
+        let mut request = tonic::Request::new(GetCommandRequest { command_id: text(&sent["command_id"]) });
+        request.metadata_mut().insert("authorization", format!("Bearer {}", token.trim()).parse().unwrap());
+        let mut watched = commands.watch(request).await.unwrap().into_inner();
+        assert!(watched.message().await.unwrap().is_some());
+        watched
+    });
     let _revoked = fleet.json(&["operator", "revoke", "vera"]);
+    let ended = runtime.block_on(watched.message()).unwrap_err();
+    assert_eq!(ended.code(), tonic::Code::Unauthenticated, "{ended}");
     let said = vera(&["agents", "list"]);
     assert!(said.code == 4 && said.stderr.contains("does not know this token"), "{said:?}");
     let known = fleet.json(&["operator", "list"]);
@@ -296,25 +324,28 @@ fn every_call_is_in_the_log_with_its_outcome_and_a_change_in_the_middle_shows() 
     let id = "0192f1c0-0000-7000-8000-00000000000f";
     assert_eq!(fleet.writ(&["send", "ping", "--agent", "nobody", "--id", id]).code, 5);
     assert_eq!(fleet.writ(&["agents", "remove", "nobody"]).code, 5);
+    let _sent = fleet.agent("rome");
+    let sent = fleet.json(&["send", "ping", "--all", "--wait"])["command_id"].as_str().unwrap().to_owned();
     let rows = fleet.json(&["audit", "list"]);
-    let said: Vec<_> = rows
-        .as_array()
-        .unwrap()
-        .iter()
-        .rev()
-        .map(|row| ["method", "subject", "outcome"].map(|column| row[column].as_str().unwrap()))
-        .collect();
+    let said = |rows: &Value| -> Vec<[String; 3]> {
+        let columns = |row: &Value| ["method", "subject", "outcome"].map(|column| text(&row[column]));
+        rows.as_array().unwrap().iter().rev().map(columns).collect()
+    };
+    let shown = |lines: &[[&str; 3]]| lines.iter().map(|line| line.map(str::to_owned)).collect::<Vec<_>>();
+    let token = ["/writ.admin.v1.EnrollmentService/CreateToken", "", "ok"];
+    assert_eq!(said(&rows), shown(&[token, token, ["/writ.admin.v1.CommandService/Submit", &sent, "ok"]]));
+    let tried = fleet.json(&["audit", "list", "--tries"]);
     assert_eq!(
-        said,
-        [
+        said(&tried)[..5],
+        shown(&[
             ["/writ.admin.v1.EnrollmentService/CreateToken", "", "asked"],
-            ["/writ.admin.v1.EnrollmentService/CreateToken", "", "ok"],
             ["/writ.admin.v1.CommandService/Submit", id, "asked"],
             ["/writ.admin.v1.CommandService/Submit", id, "NOT_FOUND"],
             ["/writ.admin.v1.AgentService/Remove", "nobody", "asked"],
             ["/writ.admin.v1.AgentService/Remove", "nobody", "NOT_FOUND"],
-        ]
+        ])
     );
+    let _holds = fleet.writ(&["audit", "verify", "--tries"]).ok();
     let looked = fleet.json(&["audit", "list", "--looks"]);
     let looked = &looked.as_array().unwrap()[0];
     assert_eq!(
@@ -358,7 +389,7 @@ fn a_revoked_enrolment_token_lets_nobody_in_and_those_who_came_with_it_stay() {
     let listed = fleet.json(&["enroll", "token", "list"]);
     assert_eq!((&listed[0]["uses"], &listed[0]["used"]), (&2.into(), &1.into()));
     let id = listed[0]["token_id"].as_str().unwrap();
-    let secret = std::fs::read_to_string(&token).unwrap();
+    let secret = fs::read_to_string(&token).unwrap();
     assert!(!listed.to_string().contains(secret.trim()), "a list shows no secret");
     let _revoked = fleet.json(&["enroll", "token", "revoke", &id[..8]]);
     let said = fleet.enroll("paris", &token);
@@ -366,4 +397,43 @@ fn a_revoked_enrolment_token_lets_nobody_in_and_those_who_came_with_it_stay() {
     let _stays = fleet.start_agent("rome", None);
     let unknown = fleet.writ(&["enroll", "token", "revoke", "00000000"]);
     assert_eq!(unknown.code, 5, "{unknown:?}");
+}
+
+#[test]
+fn calls_that_change_nothing_push_no_change_out_of_the_log() {
+    let mut fleet = Fleet::unmade(Build::Shipped);
+    fleet.server_config = "[audit]\nmax_entries = 1000\n".to_owned();
+    let _made = fleet.init().ok();
+    fleet.start_server(None);
+    fleet.add_context();
+    let _rome = fleet.agent("rome");
+    let labelled = fleet.json(&["agents", "label", "rome", "tier=web"]);
+    assert_eq!(labelled["labels"]["tier"], "web", "{labelled}");
+    let token = fs::read_to_string(fleet.path("server/admin-token")).unwrap();
+    let authorities = pem::certificates(&fs::read(fleet.path("server/admin-ca.pem")).unwrap()).unwrap();
+    let endpoint = format!("localhost:{}", fleet.admin_port());
+    tokio::runtime::Runtime::new().unwrap().block_on(async {
+        let connection = connect(&endpoint, &Anchors::Authorities(authorities)).await.unwrap();
+        let mut agents = AgentServiceClient::new(connection.channel);
+        for number in 0..1200 {
+            // What is there already, and what nobody has.
+            let (agent, value) = if number % 2 == 0 { ("rome", "web") } else { ("nobody", "web") };
+            let set = vec![Attribute { name: "tier".to_owned(), value: value.to_owned() }];
+            let mut request =
+                tonic::Request::new(LabelAgentRequest { agent: agent.to_owned(), set, remove: Vec::new() });
+            request.metadata_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
+            assert_eq!(agents.label(request).await.is_ok(), agent == "rome");
+        }
+    });
+    let changes = fleet.json(&["audit", "list"]);
+    let methods: Vec<_> = changes.as_array().unwrap().iter().map(|row| text(&row["method"])).collect();
+    let service = "/writ.admin.v1.";
+    assert_eq!(
+        methods,
+        ["AgentService/Label", "EnrollmentService/CreateToken"].map(|name| format!("{service}{name}"))
+    );
+    let tries = fleet.json(&["audit", "list", "--tries", "--limit", "1000"]);
+    let outcomes: BTreeSet<_> = tries.as_array().unwrap().iter().map(|row| text(&row["outcome"])).collect();
+    assert_eq!(outcomes.iter().map(String::as_str).collect::<Vec<_>>(), ["NOT_FOUND", "asked", "unchanged"]);
+    assert_eq!(tries.as_array().unwrap().len(), 1000, "and they have a bound of their own");
 }

@@ -62,7 +62,7 @@ fn every_admin_method_has_a_row_every_row_a_method_and_what_is_audited_of_a_requ
     );
     let managers = methods(&files, |package, service| match package {
         "writ.manager.v1" => !OF_ENTITIES.contains(&service),
-        "writ.admin.v1" => service == "OperatorService",
+        "writ.admin.v1" => matches!(service, "AuditService" | "OperatorService"),
         _ => false,
     });
     let named = checked::<Manager>(&files, &managers);

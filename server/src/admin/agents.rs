@@ -19,7 +19,7 @@ use super::why;
 use crate::context::Server;
 use crate::selector::{is_name, is_value};
 use crate::store::{AgentRow, Attribute, Source, Standing, unavailable};
-use writ_common::admin::page;
+use writ_common::admin::{Effect, page};
 
 /// Labels of one agent.
 const MAX_LABELS: usize = 64;
@@ -84,7 +84,8 @@ impl AgentService for Agents {
         info!(target: "audit", actor = actor.name, agent.id = %row.id, set = set.len(), removed = remove.len(), "agent labelled");
         let set = set.into_iter().map(|Shown { name, value }| (name, value)).collect();
         self.0.store.label(row.id, set, remove).await.map_err(unavailable)?;
-        self.shown(row.id).await
+        let after = self.row(row.id).await?;
+        Ok(Effect::unless(after.attributes != row.attributes, show(&self.0, after)))
     }
 
     async fn remove(&self, request: Request<GetAgentRequest>) -> Result<Response<Agent>, Status> {
@@ -98,7 +99,8 @@ impl AgentService for Agents {
         };
         self.0.to_the_end(change).await?.map_err(unavailable)?;
         info!(target: "audit", actor = actor.name, agent.id = %row.id, "agent removed");
-        self.shown(row.id).await
+        let after = self.row(row.id).await?;
+        Ok(Effect::unless(after.removed_at != row.removed_at, show(&self.0, after)))
     }
 
     async fn approve(&self, request: Request<ApproveAgentRequest>) -> Result<Response<Agent>, Status> {
@@ -132,15 +134,14 @@ impl AgentService for Agents {
         };
         self.0.to_the_end(change).await?.map_err(unavailable)?;
         info!(target: "audit", actor = actor.name, agent.id = %row.id, ?replaced, "agent approved");
-        self.shown(row.id).await
+        Ok(Response::new(show(&self.0, self.row(row.id).await?)))
     }
 }
 
 impl Agents {
-    async fn shown(&self, agent: AgentId) -> Result<Response<Agent>, Status> {
+    async fn row(&self, agent: AgentId) -> Result<AgentRow, Failure> {
         let row = self.0.store.agent(agent, self.0.clock.wall()).await.map_err(unavailable)?;
-        let row = row.ok_or_else(|| Failure::not_found("the agent is gone"))?;
-        Ok(Response::new(show(&self.0, row)))
+        row.ok_or_else(|| Failure::not_found("the agent is gone"))
     }
 }
 

@@ -32,7 +32,7 @@ use crate::context::Server;
 use crate::store::unavailable;
 use crate::store::{CommandRow, Progress as Counted, TargetRow, TargetState};
 use crate::traces::TraceParent;
-use writ_common::admin::page;
+use writ_common::admin::{Effect, page};
 
 const DEFAULT_LIFETIME: Duration = Duration::from_secs(3600);
 /// Agents named one by one in one request; larger sets are selected.
@@ -56,12 +56,12 @@ impl CommandService for Commands {
         let parent = TraceParent::read(request.metadata());
         let request = submit::Request { parent, ..parse(request.into_inner())? };
         match submit::submit(&self.0, &actor, request).await? {
-            Submitted::Known(id) => Ok(Response::new(find(&self.0, id).await?)),
+            Submitted::Known(id) => Ok(Effect::Nothing.of(find(&self.0, id).await?)),
             // What has become of it meanwhile is for `Get` and `Watch`.
             Submitted::New(row, targets) => {
                 let targets = u64::try_from(targets).unwrap_or(u64::MAX);
                 let counted = Counted { targets, queued: targets, ..Counted::default() };
-                Ok(Response::new(show(&self.0, row, counted)))
+                Ok(Effect::Recorded.of(show(&self.0, row, counted)))
             }
         }
     }
@@ -78,12 +78,14 @@ impl CommandService for Commands {
     async fn cancel(&self, request: Request<GetCommandRequest>) -> Result<Response<Command>, Status> {
         let actor = writ_common::admin::actor(&request)?;
         let id = command_id(&request.into_inner().command_id)?;
-        let expires_at = Timestamp::from_millis(find(&self.0, id).await?.expires_at_ms);
+        let before = find(&self.0, id).await?;
+        let expires_at = Timestamp::from_millis(before.expires_at_ms);
         let (server, now) = (Arc::clone(&self.0), self.0.clock.wall());
         let change = async move { server.dispatcher.cancel(&server.store, id, expires_at, now).await };
         self.0.to_the_end(change).await?.map_err(unavailable)?;
         info!(target: "audit", actor = actor.name, command.id = %id, "command cancelled");
-        Ok(Response::new(find(&self.0, id).await?))
+        let after = find(&self.0, id).await?;
+        Ok(Effect::unless(before.cancelled_at_ms != after.cancelled_at_ms, after))
     }
 
     type EvidenceStream = Pin<Box<dyn Stream<Item = Result<EvidencePart, Status>> + Send>>;

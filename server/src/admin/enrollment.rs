@@ -20,7 +20,7 @@ use writ_proto::admin::v1::{
 use crate::authority::create::DEFAULT_REALM;
 use crate::context::Server;
 use crate::store::{EnrolmentTokenRow, NewToken, unavailable};
-use writ_common::admin::page;
+use writ_common::admin::{Effect, page};
 
 const MAX_USES: u32 = 100_000;
 const DAY: u64 = 86_400;
@@ -123,8 +123,9 @@ impl EnrollmentService for Enrollment {
         let now = self.0.clock.wall();
         self.0.store.revoke_enrolment_token(row.token, now).await.map_err(unavailable)?;
         info!(target: "audit", actor = actor.name, token.id = %row.token, "enrolment token revoked");
-        let revoked_at = if row.revoked_at == Timestamp::ZERO { now } else { row.revoked_at };
-        Ok(Response::new(show(EnrolmentTokenRow { revoked_at, ..row })))
+        let is_new = row.revoked_at == Timestamp::ZERO;
+        let revoked_at = if is_new { now } else { row.revoked_at };
+        Ok(Effect::unless(is_new, show(EnrolmentTokenRow { revoked_at, ..row })))
     }
 }
 

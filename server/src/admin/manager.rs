@@ -8,7 +8,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt as _};
 use tonic::{Request, Response, Status};
 use tracing::{info, warn};
-use writ_common::admin;
+use writ_common::admin::{self, Effect};
 use writ_common::wire::status::Failure;
 use writ_proto::admin::v1 as proto;
 use writ_proto::admin::v1::control_manager_service_server::ControlManagerService;
@@ -79,7 +79,8 @@ impl ControlManagerService for ControlManager {
                 self.0.shutdown.spawn(probe::input_failed(failure.message().to_owned(), sender));
             }
         }
-        Ok(Response::new(Box::pin(ReceiverStream::new(receiver).map(Ok))))
+        let tested: Self::TestConnectionStream = Box::pin(ReceiverStream::new(receiver).map(Ok));
+        Ok(Effect::Nothing.of(tested))
     }
 
     async fn register(

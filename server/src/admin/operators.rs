@@ -15,7 +15,7 @@ use writ_proto::admin::v1::{
 use crate::context::Server;
 use crate::store::{AdminRow, Revoked, unavailable};
 use writ_common::admin::page;
-use writ_common::admin::{self, Role, check_operator_name, new_token};
+use writ_common::admin::{self, Effect, Role, check_operator_name, new_token};
 
 #[derive(Debug)]
 pub(super) struct Operators(pub(super) Arc<Server>);
@@ -71,7 +71,8 @@ impl OperatorService for Operators {
         }
         info!(target: "audit", actor = actor.name, operator = name, "operator revoked");
         let row = self.0.store.admin_named(&name).await.map_err(unavailable)?;
-        Ok(Response::new(row.map(show).unwrap_or_default()))
+        let is_new = row.as_ref().is_none_or(|row| row.revoked_at == now);
+        Ok(Effect::unless(is_new, row.map(show).unwrap_or_default()))
     }
 }
 

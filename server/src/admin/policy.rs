@@ -1,12 +1,13 @@
 //! Who may call what here, and where calls are recorded. The door itself: [`writ_common::admin`].
 
 use tracing::error;
+use writ_common::admin::audit::{Audited, NewAudit};
 use writ_common::admin::{About, Entry, House, Role, Rule};
 use writ_common::id::Digest;
 use writ_common::wire::status::Failure;
 
 use crate::context::Server;
-use crate::store::{NewAudit, unavailable};
+use crate::store::{Store, StoreError, unavailable};
 
 /// Every method of the admin port. A story compares it with the descriptors.
 const POLICY: &[(&str, Rule)] = &[
@@ -66,7 +67,7 @@ impl House for Server {
     }
 
     async fn note(&self, entry: Entry) {
-        let method = entry.method;
+        let method = entry.actor.method;
         if let Err(error) = self.store.audit(self.audit_entry(entry)).await {
             error!(target: "audit", %error, method, "the call could not be audited");
         }
@@ -74,18 +75,20 @@ impl House for Server {
 }
 
 impl Server {
-    fn audit_entry(&self, entry: Entry) -> NewAudit {
-        let Entry { log, actor, method, request, subject, outcome } = entry;
-        NewAudit {
-            log,
-            at: self.clock.wall(),
-            actor: actor.name,
-            role: actor.role.as_str(),
-            method,
-            request,
-            subject,
-            outcome,
-            max_entries: self.audit_max_entries,
-        }
+    /// A call as it is recorded.
+    pub(crate) fn audit_entry(&self, entry: Entry) -> NewAudit {
+        NewAudit::of(entry, self.clock.wall(), self.audit)
+    }
+}
+
+impl Audited for Server {
+    type Audit = Store;
+
+    fn audit(&self) -> &Store {
+        &self.store
+    }
+
+    fn unavailable(error: StoreError) -> Failure {
+        unavailable(error)
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tracing::info;
-use writ_common::admin::Actor;
+use writ_common::admin::{Actor, AuditLog, Entry};
 use writ_common::command::Action;
 use writ_common::id::{AgentId, CommandId, Digest};
 use writ_common::time::Timestamp;
@@ -79,7 +79,7 @@ pub async fn submit(server: &Arc<Server>, actor: &Actor, request: Request) -> Re
         Arc::clone(server),
         signed,
         fingerprint,
-        actor.name.clone(),
+        actor.clone(),
         stamps,
     ));
     task.await.map_err(|_| Failure::unavailable("the server is shutting down"))?
@@ -89,11 +89,11 @@ async fn record_and_send(
     server: Arc<Server>,
     signed: SignedCommand,
     fingerprint: Digest,
-    actor: String,
+    actor: Actor,
     (came, signed_at, parent): (Moment, Moment, Option<TraceParent>),
 ) -> Result<Submitted, Failure> {
     let SignedCommand { command, envelope, targets, tree } = signed;
-    let id = command.id;
+    let (id, by) = (command.id, actor.name.clone());
     let new = NewCommand {
         id,
         digest: envelope.digest(),
@@ -104,6 +104,12 @@ async fn record_and_send(
         issued_at: command.window.issued_at,
         expires_at: command.window.expires_at,
         targets: targets.clone(),
+        call: server.audit_entry(Entry {
+            log: AuditLog::Changes,
+            actor,
+            subject: id.to_string(),
+            outcome: "ok",
+        }),
     };
     let row = CommandRow {
         sequence: 0,
@@ -125,7 +131,7 @@ async fn record_and_send(
         Submission { action, came, signed: signed_at, recorded: Moment::now(&*server.clock), parent };
     info!(
         target: "audit",
-        { command.id = %id, actor, action = row.action, targets = targets.len() },
+        { command.id = %id, actor = by, action = row.action, targets = targets.len() },
         "command recorded"
     );
     metrics::count_command();

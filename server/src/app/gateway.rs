@@ -1,16 +1,18 @@
 //! `AgentGateway`: what agents call.
 
-use std::net::{IpAddr, Ipv4Addr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio_stream::Stream;
 use tonic::{Request, Response, Status, Streaming};
 use writ_common::id::Digest;
+use writ_common::limits::{MAX_ENROLMENT_BYTES, MAX_FRAME_BYTES};
+use writ_common::port::{MAX_QUESTION_BYTES, PerMethod};
 use writ_common::tls::Peer;
-use writ_proto::v1::agent_gateway_server::AgentGateway;
+use writ_proto::v1::agent_gateway_server::{AgentGateway, AgentGatewayServer};
 use writ_proto::v1::{
     AgentFrame, EnrollRequest, EnrollResponse, HandBackRequest, HandBackResponse, ServerFrame,
     TrustChainRequest, TrustChainResponse,
@@ -21,13 +23,27 @@ use crate::context::Server;
 use crate::{enroll, session};
 
 #[derive(Debug)]
-pub(super) struct Gateway(pub(super) Arc<Server>);
+pub(super) struct Gateway(Arc<Server>);
+
+/// What agents call. Anybody may call all of it, so that a message is as large as its method needs (protocol.md §4.5).
+pub(super) fn service(server: &Arc<Server>) -> PerMethod<AgentGatewayServer<Gateway>> {
+    let gateway = Arc::new(Gateway(Arc::clone(server)));
+    let bounded = |bytes| {
+        AgentGatewayServer::from_arc(Arc::clone(&gateway))
+            .max_decoding_message_size(bytes)
+            .max_encoding_message_size(MAX_FRAME_BYTES)
+    };
+    let methods = vec![
+        ("/writ.v1.AgentGateway/TrustChain", bounded(MAX_QUESTION_BYTES)),
+        ("/writ.v1.AgentGateway/Enroll", bounded(MAX_ENROLMENT_BYTES)),
+    ];
+    PerMethod::new(methods, bounded(MAX_FRAME_BYTES))
+}
 
 #[tonic::async_trait]
 impl AgentGateway for Gateway {
     async fn enroll(&self, request: Request<EnrollRequest>) -> Result<Response<EnrollResponse>, Status> {
-        let from = peer(&request).map(|peer| peer.address().ip());
-        let from = from.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+        let from = Peer::host(request.extensions().get());
         let identity_record = enroll::enroll(&self.0, from, request.into_inner()).await?;
         Ok(Response::new(EnrollResponse { identity_record }))
     }
@@ -36,17 +52,21 @@ impl AgentGateway for Gateway {
         &self,
         request: Request<TrustChainRequest>,
     ) -> Result<Response<TrustChainResponse>, Status> {
-        let from = peer(&request).map(|peer| peer.address().ip().to_canonical());
+        let peer = peer(&request);
+        let from = Peer::host(peer.as_ref());
         // A fork's bundles do not follow, which the agent finds out.
         let TrustChainRequest { version, digest } = request.into_inner();
         let chain = self.0.chain();
-        if let (Some(from), Ok(digest)) = (from, Digest::try_from(digest.as_ref()))
+        if let Ok(digest) = Digest::try_from(digest.as_ref())
             && !chain.contains(digest)
         {
             self.0.strangers.note(from, version, digest, self.0.clock.wall());
         }
         let head = chain.head();
         let (bundles, _, more) = session::live::bundles_after(&self.0, version);
+        if let Some(peer) = peer {
+            peer.owes(bundles.iter().map(Bytes::len).sum());
+        }
         Ok(Response::new(TrustChainResponse {
             bundles,
             more,

@@ -6,16 +6,17 @@ use std::time::Duration;
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
-use writ_common::admin::PolicyLayer;
+use writ_common::admin::{PolicyLayer, archive};
 use writ_common::daemon::{self, Fatal};
 use writ_common::files;
-use writ_common::port::{self, DRAIN_DEADLINE};
+use writ_common::hush::Hush;
+use writ_common::port::{self, DRAIN_DEADLINE, FEW_STREAMS, MANY_STREAMS};
 use writ_common::service;
 use writ_common::shutdown::Shutdown;
 use writ_common::telemetry;
 use writ_common::time::{SharedClock, SystemClock};
+use writ_common::tls::Room;
 use writ_common::trust::Chain;
-use writ_proto::v1::agent_gateway_server::AgentGatewayServer;
 
 use super::{Run, gateway};
 use crate::VERSION;
@@ -103,15 +104,13 @@ pub(super) async fn run(options: Run, shutdown: Shutdown) -> Result<(), Fatal> {
         chain.version = server.chain().head().bundle.version,
         "serving"
     );
-    let frame = writ_common::limits::MAX_FRAME_BYTES;
-    let gateway = AgentGatewayServer::new(gateway::Gateway(Arc::clone(&server)))
-        .max_decoding_message_size(frame)
-        .max_encoding_message_size(frame);
-    let agent_port = port::settings().add_service(gateway);
+    let agent_port = port::settings(FEW_STREAMS).add_service(gateway::service(&server));
     let routes = admin::routes(&server).map_err(|error| Fatal::failure(error.to_string()))?;
-    let admin_port = port::settings().layer(PolicyLayer(Arc::clone(&server))).add_routes(routes);
+    let admin_port = port::settings(MANY_STREAMS).layer(PolicyLayer::new(&server)).add_routes(routes);
 
     shutdown.spawn(note_time(Arc::clone(&server)));
+    let of_the_server = (Arc::clone(&server.clock), shutdown.clone());
+    shutdown.spawn(archive::keep(server.store.clone(), server.audit, files.audit(), of_the_server));
     shutdown.spawn(expiry::watch(Arc::clone(&server)));
     shutdown.spawn(metrics::serve(Arc::clone(&server), measured.0, recorder));
     shutdown.spawn(poll::keep(Arc::clone(&server)));
@@ -122,9 +121,10 @@ pub(super) async fn run(options: Run, shutdown: Shutdown) -> Result<(), Fatal> {
     shutdown.spawn(follow::keep(Arc::clone(&server), files.clone()));
     shutdown.spawn(keep_alive(&server));
     daemon::outlive_terminal();
+    daemon::open_many_files();
     service::ready();
-    let serving = port::serve(agent_port, agents.0, &tls, &shutdown);
-    let administrating = port::serve(admin_port, operators.0, &tls, &shutdown);
+    let serving = port::serve(agent_port, agents.0, Some(&tls), Room::AGENTS, &shutdown);
+    let administrating = port::serve(admin_port, operators.0, Some(&tls), Room::OTHERS, &shutdown);
     let (first, second) = tokio::join!(serving, administrating);
     service::stopping();
     if !shutdown.drain(DRAIN_DEADLINE).await {
@@ -219,8 +219,9 @@ async fn load(
         token_checks: Semaphore::new(TOKEN_CHECKS),
         bridge,
         settings: config.session.clone(),
-        audit_max_entries: config.audit_max_entries,
+        audit: config.audit,
         clock,
+        hush: Hush::default(),
         traces,
         shutdown: shutdown.clone(),
     })

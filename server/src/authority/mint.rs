@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use tracing::warn;
 use writ_common::admin::AuditLog;
+use writ_common::admin::audit::NewAudit;
 use writ_common::envelope::{BundlePurpose, InvalidDocument, sign};
 use writ_common::files::{self, FileError};
 use writ_common::id::{AgentId, Digest, FleetId};
@@ -24,7 +25,7 @@ use super::backup::{BackupError, Held, REMOVED, contents, write_backup};
 use super::presence::{self, Lost, Presence, PresenceError};
 use super::{Files, KeyFileError, last_head};
 use crate::sign::CLOCK_TOLERANCE;
-use crate::store::{BackupRow, Fork, NewAudit, Store, StoreError};
+use crate::store::{BackupRow, Fork, Store, StoreError};
 
 /// Why no bundle was minted. Nothing is in force that was not before.
 #[derive(Debug, thiserror::Error)]

@@ -7,8 +7,9 @@ use tokio::sync::oneshot;
 use tonic::{Request, Response, Status};
 use tracing::{error, info};
 use writ_common::id::random_bytes;
-use writ_common::port;
+use writ_common::port::{self, FEW_STREAMS, MAX_QUESTION_BYTES};
 use writ_common::shutdown::Shutdown;
+use writ_common::tls::Room;
 use writ_proto::manager::v1 as proto;
 use writ_proto::manager::v1::entity_notify_server::{EntityNotify, EntityNotifyServer};
 
@@ -76,11 +77,14 @@ async fn listen(server: &Arc<Server>) -> Option<Shutdown> {
     };
     server.bridge.live().listen_error.clear();
     info!(%address, "listening for the Control Manager");
-    let (service, tls) = (EntityNotifyServer::new(Notified(Arc::clone(server))), server.tls.clone());
+    let service =
+        EntityNotifyServer::new(Notified(Arc::clone(server))).max_decoding_message_size(MAX_QUESTION_BYTES);
+    let tls = server.tls.clone();
     let (listening, task) = (Shutdown::new(), Shutdown::new());
     let asked = task.clone();
     listening.spawn(async move {
-        if let Err(fatal) = port::serve(port::settings().add_service(service), listener, &tls, &asked).await {
+        let router = port::settings(FEW_STREAMS).add_service(service);
+        if let Err(fatal) = port::serve(router, listener, Some(&tls), Room::OTHERS, &asked).await {
             error!(error = %fatal, "the port for the Control Manager failed");
         }
     });

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use prost::Message as _;
 use tokio::sync::broadcast::{self, error::RecvError};
 use tracing::{info, warn};
-use writ_common::admin::{Actor, Role};
+use writ_common::admin::{Actor, AuditLog, Entry, House as _, Role};
 use writ_common::command::{Action, NamedAction};
 use writ_common::envelope::{Candidate, InstructionPurpose, claimed_keyid, verify};
 use writ_common::id::{CommandId, Digest, EntityId, ManagerId};
@@ -222,12 +222,20 @@ async fn perform(
     if expires_at <= server.clock.wall() {
         return Ok((TaskState::Unsuccessful, "expired before it could be acted on".to_owned()));
     }
+    let mut name = format!("{ACTOR}/{requested_by}");
+    while name.len() > MAX_NAME_BYTES {
+        name.pop();
+    }
+    // What an operator may do, and nothing of what changes keys or people.
+    let role = Role::Operator;
+    let actor = Actor { name, role, method: method(&task), request: Some(Digest::of(&taken.instruction)) };
+    let entry = |log, outcome| {
+        let subject = format!("instruction {}", taken.sequence);
+        Entry { log, actor: actor.clone(), subject, outcome }
+    };
+    server.write(entry(AuditLog::Tries, "asked")).await?;
     match task {
         Task::Dispatch { selector, order, lifetime } => {
-            let mut name = format!("{ACTOR}/{requested_by}");
-            while name.len() > MAX_NAME_BYTES {
-                name.pop();
-            }
             let selection = if selector.is_empty() {
                 Selection::All
             } else {
@@ -242,8 +250,6 @@ async fn perform(
                 }
             };
             let request = Request { id: Some(taken.command), selection, lifetime, action, parent: None };
-            // What an operator may do, and nothing of what changes keys or people.
-            let actor = Actor { name, role: Role::Operator };
             let _submitted = submit::submit(server, &actor, request).await?;
             Ok((TaskState::InProgress, String::new()))
         }
@@ -253,6 +259,7 @@ async fn perform(
             let connected = server.dispatcher.registry().connected();
             let head = server.chain().head().bundle.version;
             let version = crate::VERSION;
+            server.note(entry(AuditLog::Looks, "ok")).await;
             Ok((
                 TaskState::Successful,
                 format!(
@@ -262,8 +269,18 @@ async fn perform(
         }
         Task::ChangeCommunication { heartbeat, abnormal_after } => {
             change_communication(server, turn, heartbeat, abnormal_after).await?;
+            server.write(entry(AuditLog::Changes, "ok")).await?;
             Ok((TaskState::Successful, format!("polls every {heartbeat:?}")))
         }
+    }
+}
+
+/// What the audit log calls it.
+const fn method(task: &Task) -> &'static str {
+    match task {
+        Task::Dispatch { .. } => "/writ.manager.v1.Instruction/Dispatch",
+        Task::AskStatus => "/writ.manager.v1.Instruction/AskStatus",
+        Task::ChangeCommunication { .. } => "/writ.manager.v1.Instruction/ChangeCommunication",
     }
 }
 

@@ -12,6 +12,7 @@ use writ_common::limits::PROTOCOL;
 use writ_common::refusal::RefusalCode;
 use writ_common::time::Timestamp;
 use writ_common::tls::Peer;
+use writ_common::warn_of_stranger;
 use writ_common::wire::status::Failure;
 use writ_proto::v1::{self as proto, agent_frame, server_frame::Frame};
 
@@ -85,6 +86,7 @@ pub(super) async fn greet(
         return Err(Failure::protocol("the second frame must be a proof").into());
     };
     let now = server.clock.wall();
+    let address = Peer::host(from);
     // One answer for an unknown id and for a wrong key: strangers learn nothing about who exists.
     let refused = || {
         Failure::denied(
@@ -94,24 +96,28 @@ pub(super) async fn greet(
     };
     let known = match server.store.known_agent(claimed).await.map_err(unavailable)? {
         Some(known) => Some(known),
-        None => readmit(server, claimed, &proof).await?,
+        None => readmit(server, address, claimed, &proof).await?,
     };
     let Some(agent) = known else {
-        warn!(agent.id = %claimed, "session refused: unknown agent");
+        warn_of_stranger!(server.hush, address, { agent.id = %claimed, }, "session refused: unknown agent");
         return Err(refused().into());
     };
-    let address = from.map_or_else(String::new, |peer| peer.address().ip().to_canonical().to_string());
     let impostor =
         |detail: String| Alarm { kind: AlertKind::Impostor, code: "", agent: claimed, count: 1, detail };
     let verified = match verify::<AgentProofPurpose>(&proof, &[Candidate::accepted(&agent.public_key)], 1) {
         Ok(verified) => verified,
         // Signed by the agent's key: nobody else's, and no reason to enrol it anew.
         Err(refusal) if matches!(refusal.code, RefusalCode::MalformedPayload | RefusalCode::NonCanonical) => {
-            warn!(agent.id = %claimed, %refusal, address, "session refused: a proof out of bounds");
+            warn_of_stranger!(
+                server.hush,
+                address,
+                { agent.id = %claimed, %refusal, },
+                "session refused: a proof out of bounds"
+            );
             return Err(Failure::invalid("proof", refusal.to_string()).into());
         }
         Err(refusal) => {
-            warn!(agent.id = %claimed, %refusal, address, "session refused: proof");
+            warn_of_stranger!(server.hush, address, { agent.id = %claimed, %refusal, }, "session refused: proof");
             let detail =
                 format!("Somebody at {address} claimed this agent's id without its key ({}).", refusal.code);
             server.store.raise(impostor(detail), None, now).await.map_err(unavailable)?;
@@ -125,18 +131,28 @@ pub(super) async fn greet(
         && proof.server_nonce == server_nonce
         && proof.server_key == server_key;
     if !is_about_this_session {
-        warn!(agent.id = %claimed, address, "session refused: the proof is of another session");
+        warn_of_stranger!(
+            server.hush,
+            address,
+            { agent.id = %claimed, },
+            "session refused: the proof is of another session"
+        );
         let detail = format!("Somebody at {address} repeated this agent's proof of another session.");
         server.store.raise(impostor(detail), None, now).await.map_err(unavailable)?;
         return Err(refused().into());
     }
     if !server.leaves().contains(&proof.tls_leaf_spki_digest) {
-        warn!(agent.id = %claimed, leaf = %proof.tls_leaf_spki_digest, "session refused: TLS leaf");
+        warn_of_stranger!(
+            server.hush,
+            address,
+            { agent.id = %claimed, leaf = %proof.tls_leaf_spki_digest, },
+            "session refused: TLS leaf"
+        );
         let text = "the agent saw a TLS certificate this server does not answer for; list the proxy's in tls.proxy_leaves";
         return Err(Failure::denied("unknown_tls_leaf", text).into());
     }
     if agent.is_removed {
-        warn!(agent.id = %claimed, "session refused: removed agent");
+        warn_of_stranger!(server.hush, address, { agent.id = %claimed, }, "session refused: removed agent");
         let text = "this agent was removed by an operator; to let the host in again, remove its data directory and enrol it with a new token";
         return Err(Failure::denied("agent_removed", text).into());
     }
@@ -146,7 +162,7 @@ pub(super) async fn greet(
     let contact = Contact {
         agent: agent.id,
         at: now,
-        address,
+        address: address.to_string(),
         agent_version: proof.agent_version,
         bundle: proof.bundle,
         journal: proof.journal,

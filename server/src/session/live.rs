@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 use tracing::{debug, warn};
+use writ_common::backoff::jitter;
 use writ_common::hello::Nonce;
 use writ_common::id::{CommandId, Digest, KeyId, SessionMark};
 use writ_common::limits::{MAX_BUNDLE_BATCH_BYTES, MAX_BUNDLES_PER_CALL, MAX_COUNTED_DELIVERIES};
@@ -191,7 +192,10 @@ impl<'a> Live<'a> {
         let shutting_down = shutdown.requested();
         let mut last_heard = tokio::time::Instant::now();
         let silence = tokio::time::sleep(deadline);
-        tokio::pin!(shutting_down, silence);
+        // Sessions that began together do not all end together.
+        let age = self.server.settings.max_age;
+        let too_old = tokio::time::sleep(age - jitter(age / 10));
+        tokio::pin!(shutting_down, silence, too_old);
         loop {
             if self.is_held_back && self.unanswered.len() < MAX_UNANSWERED / 2 {
                 self.is_held_back = false;
@@ -225,6 +229,8 @@ impl<'a> Live<'a> {
                     Next::End(Ending::Replaced) => return self.come_back(REPLACED_BACKOFF, "the agent opened another session").await,
                     Next::End(Ending::Decided) => return self.come_back(Duration::ZERO, "an operator decided about this agent").await,
                 },
+                // Whoever holds a session proves itself again from time to time.
+                () = &mut too_old => return self.come_back(Duration::ZERO, "the session is old").await,
                 () = &mut silence => {
                     // It was set when something was heard last, or earlier.
                     if last_heard.elapsed() >= deadline {
@@ -269,13 +275,16 @@ impl<'a> Live<'a> {
 
     /// Hands a command to the stream, once a session.
     async fn deliver(&mut self, outgoing: &Outgoing, place: u32) -> Result<(), End> {
-        let is_over = self.server.dispatcher.is_cancelled(outgoing.id())
-            || self.deliveries.len() >= MAX_COUNTED_DELIVERIES;
+        let is_over = self.deliveries.len() >= MAX_COUNTED_DELIVERIES;
         if is_over || self.deliveries.contains_key(&outgoing.id()) {
             return Ok(());
         }
         let Some(proof) = outgoing.proof(place) else { return Ok(()) };
         self.hand_on_bundles().await?;
+        // From here on it counts as sent, whether the agent reads it or not.
+        if !self.server.dispatcher.hand_over(outgoing.id(), place) {
+            return Ok(());
+        }
         self.deliveries.insert(outgoing.id(), 1);
         let server = self.server;
         let sent = server.traces.follow(outgoing.id()).then(|| Moment::now(&*server.clock));
@@ -285,9 +294,7 @@ impl<'a> Live<'a> {
             proof: Some((&proof).into()),
             approvals: Vec::new(),
         };
-        self.say(Frame::Delivery(delivery)).await?;
-        self.server.dispatcher.sent().sent(outgoing.id(), place);
-        Ok(())
+        self.say(Frame::Delivery(delivery)).await
     }
 
     async fn receive(&mut self, frame: agent_frame::Frame) -> Result<(), End> {
@@ -395,7 +402,7 @@ impl<'a> Live<'a> {
             }
         }
         let is_lost = is_tombstone
-            && self.server.store.is_unanswered(command, self.agent.id).await.map_err(unavailable)?;
+            && self.server.store.is_unanswered(command, self.agent.id, now).await.map_err(unavailable)?;
         if is_lost || is_replay {
             self.bear_noise()?;
         }

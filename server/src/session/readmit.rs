@@ -1,13 +1,16 @@
 //! A server that was made anew from its backup does not know the agents. Each brings the record by which an earlier server of
 //! the fleet vouched for its key.
 
+use std::net::IpAddr;
+
 use bytes::Bytes;
 use prost::Message as _;
-use tracing::{info, warn};
+use tracing::info;
 use writ_common::envelope::{AgentProofPurpose, Candidate, IdentityRecordPurpose, verify};
 use writ_common::evidence::Ledger;
 use writ_common::id::AgentId;
 use writ_common::time::Timestamp;
+use writ_common::warn_of_stranger;
 use writ_common::wire::status::Failure;
 use writ_proto::v1 as proto;
 
@@ -20,6 +23,7 @@ use crate::store::{KnownAgent, unavailable};
 /// When the store fails.
 pub(super) async fn readmit(
     server: &Server,
+    address: IpAddr,
     claimed: AgentId,
     proof: &Bytes,
 ) -> Result<Option<KnownAgent>, Failure> {
@@ -28,7 +32,7 @@ pub(super) async fn readmit(
         return Ok(None);
     }
     if server.store.was_removed_before(claimed).await.map_err(unavailable)? {
-        warn!(agent.id = %claimed, "removed before the backup was made");
+        warn_of_stranger!(server.hush, address, { agent.id = %claimed, }, "removed before the backup was made");
         return Ok(None);
     }
     // The record is in the proof, and the proof's key in the record. Read first, believed after.
@@ -42,7 +46,12 @@ pub(super) async fn readmit(
         match ledger.verify::<IdentityRecordPurpose>(&envelope, |record| record.recorded_at) {
             Ok(verified) => verified,
             Err(refusal) => {
-                warn!(agent.id = %claimed, %refusal, "identity record not believed");
+                warn_of_stranger!(
+                    server.hush,
+                    address,
+                    { agent.id = %claimed, %refusal, },
+                    "identity record not believed"
+                );
                 return Ok(None);
             }
         };

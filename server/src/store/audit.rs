@@ -2,58 +2,14 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use prost::Message as _;
+use sqlx::sqlite::SqliteRow;
 use sqlx::{QueryBuilder, Sqlite, SqliteConnection};
 use writ_common::admin::AuditLog;
-use writ_common::id::Digest;
-use writ_common::time::Timestamp;
-use writ_proto::admin::v1::AuditEntry;
+use writ_common::admin::audit::{AuditStore, Link, NewAudit};
 
 use super::writer::Job;
 use super::{Pending, Store, StoreError, bytes, id, integer, unsigned};
-
-const fn stored(log: AuditLog) -> i64 {
-    match log {
-        AuditLog::Changes => 0,
-        AuditLog::Looks => 1,
-    }
-}
-
-/// A call, ready to be recorded.
-#[derive(Debug, Clone)]
-pub struct NewAudit {
-    /// Where.
-    pub log: AuditLog,
-    /// When.
-    pub at: Timestamp,
-    /// Whose token.
-    pub actor: String,
-    /// Its role.
-    pub role: &'static str,
-    /// The method's path.
-    pub method: &'static str,
-    /// SHA-256 of the request; `None` for streams.
-    pub request: Option<Digest>,
-    /// What it was about; empty: nothing that has a name.
-    pub subject: String,
-    /// `asked`, `ok`, or a gRPC status.
-    pub outcome: &'static str,
-    /// Entries of this log to keep; past it the oldest go.
-    pub max_entries: u64,
-}
-
-/// An entry with its hash.
-#[derive(Debug, Clone)]
-pub struct AuditLink {
-    /// Its number.
-    pub sequence: u64,
-    /// As encoded: what is hashed.
-    pub entry: Bytes,
-    /// SHA-256 of the hash before it and the entry.
-    pub hash: Digest,
-}
 
 impl Store {
     /// Queues a call for the log, in the order of the calls.
@@ -63,18 +19,28 @@ impl Store {
     pub async fn audit(&self, call: NewAudit) -> Result<Pending<()>, StoreError> {
         self.send(|answer| Job::Audit(call, answer)).await
     }
+}
 
-    /// A page of a log: after a number, oldest first; or before one, newest first.
-    ///
-    /// # Errors
-    /// When the database fails.
-    pub async fn audit_links(
+impl AuditStore for Store {
+    type Error = StoreError;
+
+    async fn settle(&self) -> Result<(), StoreError> {
+        Self::settle(self).await
+    }
+
+    async fn ends(&self, log: AuditLog) -> Result<(u64, u64), StoreError> {
+        let sql = "SELECT COALESCE(MIN(sequence), 0) AS oldest, COALESCE(MAX(sequence), 0) AS newest FROM audit WHERE log = $1";
+        let row = sqlx::query(sql).bind(log.stored()).fetch_one(&self.reader).await?;
+        Ok((unsigned(&row, "oldest")?, unsigned(&row, "newest")?))
+    }
+
+    async fn links(
         &self,
         log: AuditLog,
         place: u64,
         is_newest_first: bool,
         limit: u32,
-    ) -> Result<Vec<AuditLink>, StoreError> {
+    ) -> Result<Vec<Link>, StoreError> {
         let sql = if is_newest_first {
             "SELECT * FROM audit WHERE log = $3 AND sequence < $1 ORDER BY sequence DESC LIMIT $2"
         } else {
@@ -83,19 +49,23 @@ impl Store {
         let rows = sqlx::query(sql)
             .bind(integer(place))
             .bind(i64::from(limit))
-            .bind(stored(log))
+            .bind(log.stored())
             .fetch_all(&self.reader)
             .await?;
-        rows.iter()
-            .map(|row| {
-                Ok(AuditLink {
-                    sequence: unsigned(row, "sequence")?,
-                    entry: bytes(row, "entry")?,
-                    hash: id(row, "hash", "audit hash")?,
-                })
-            })
-            .collect()
+        rows.iter().map(read).collect()
     }
+
+    async fn forget(&self, log: AuditLog, through: u64) -> Result<(), StoreError> {
+        self.write(move |connection| Box::pin(forget(connection, log, through))).await
+    }
+}
+
+fn read(row: &SqliteRow) -> Result<Link, StoreError> {
+    Ok(Link {
+        sequence: unsigned(row, "sequence")?,
+        entry: bytes(row, "entry")?,
+        hash: id(row, "hash", "audit hash")?,
+    })
 }
 
 /// Appends calls in their order.
@@ -104,7 +74,7 @@ pub(super) fn append(
     calls: Arc<Vec<NewAudit>>,
 ) -> BoxFuture<'_, Result<Vec<()>, StoreError>> {
     Box::pin(async move {
-        for log in [AuditLog::Changes, AuditLog::Looks] {
+        for log in AuditLog::ALL {
             let calls: Vec<_> = calls.iter().filter(|call| call.log == log).collect();
             if !calls.is_empty() {
                 append_to(connection, log, &calls).await?;
@@ -119,48 +89,35 @@ async fn append_to(
     log: AuditLog,
     calls: &[&NewAudit],
 ) -> Result<(), StoreError> {
-    let last = sqlx::query("SELECT sequence, hash FROM audit WHERE log = $1 ORDER BY sequence DESC LIMIT 1")
-        .bind(stored(log))
+    let last = sqlx::query("SELECT * FROM audit WHERE log = $1 ORDER BY sequence DESC LIMIT 1")
+        .bind(log.stored())
         .fetch_optional(&mut *connection)
         .await?;
-    let (mut sequence, mut hash) = match last {
-        Some(row) => (unsigned(&row, "sequence")?, id(&row, "hash", "audit hash")?),
-        None => (0, Digest::from_bytes([0; 32])),
-    };
+    let mut last = last.as_ref().map(read).transpose()?;
     let mut insert = QueryBuilder::<Sqlite>::new("INSERT INTO audit (log, sequence, entry, hash) ");
     insert.push_values(calls, |mut row, call| {
-        sequence += 1;
-        let entry = call.entry(sequence).encode_to_vec();
-        hash = Digest::of(&[hash.as_bytes().as_slice(), &entry].concat());
-        row.push_bind(stored(log))
-            .push_bind(integer(sequence))
-            .push_bind(entry)
-            .push_bind(hash.as_bytes().to_vec());
+        let link = Link::next(last.as_ref(), call);
+        row.push_bind(log.stored())
+            .push_bind(integer(link.sequence))
+            .push_bind(link.entry.to_vec())
+            .push_bind(link.hash.as_bytes().to_vec());
+        last = Some(link);
     });
     insert.build().persistent(false).execute(&mut *connection).await?;
-    // The oldest go; the chain of the rest stands, from the hash of the last one that went.
     let most = calls.iter().map(|call| call.max_entries).min().unwrap_or(u64::MAX);
-    if sequence > most {
-        sqlx::query("DELETE FROM audit WHERE log = $1 AND sequence <= $2")
-            .bind(stored(log))
-            .bind(integer(sequence - most))
-            .execute(connection)
-            .await?;
+    let newest = last.map_or(0, |last| last.sequence);
+    if log != AuditLog::Changes && newest > most {
+        forget(connection, log, newest - most).await?;
     }
     Ok(())
 }
 
-impl NewAudit {
-    fn entry(&self, sequence: u64) -> AuditEntry {
-        AuditEntry {
-            sequence,
-            at_ms: self.at.as_millis(),
-            actor: self.actor.clone(),
-            role: self.role.to_owned(),
-            method: self.method.to_owned(),
-            request_digest: self.request.map_or_else(Vec::new, |digest| digest.as_bytes().to_vec()),
-            outcome: self.outcome.to_owned(),
-            subject: self.subject.clone(),
-        }
-    }
+/// The oldest go; the chain of the rest stands, from the hash of the last one that went.
+async fn forget(connection: &mut SqliteConnection, log: AuditLog, through: u64) -> Result<(), StoreError> {
+    sqlx::query("DELETE FROM audit WHERE log = $1 AND sequence <= $2")
+        .bind(log.stored())
+        .bind(integer(through))
+        .execute(connection)
+        .await?;
+    Ok(())
 }

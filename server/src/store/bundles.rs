@@ -5,10 +5,11 @@ use std::path::Path;
 use bytes::Bytes;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row as _, SqliteConnection};
+use writ_common::admin::audit::NewAudit;
 use writ_common::id::{AgentId, Digest};
 use writ_common::time::Timestamp;
 
-use super::audit::{self, NewAudit};
+use super::audit;
 use super::{Store, StoreError, bytes, id, integer, time, unsigned};
 
 /// A verified trust bundle that agents hold and that is not of this server's chain.

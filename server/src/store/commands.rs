@@ -7,10 +7,12 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{QueryBuilder, Row as _, Sqlite, SqliteConnection};
+use writ_common::admin::audit::NewAudit;
 use writ_common::id::{AgentId, CommandId, Digest};
 use writ_common::receipt::Decision;
 use writ_common::time::Timestamp;
 
+use super::audit;
 use super::writer::Job;
 use super::{Store, StoreError, bytes, id, integer, time, unsigned};
 
@@ -35,6 +37,8 @@ pub struct NewCommand {
     pub expires_at: Timestamp,
     /// For whom, strictly ascending.
     pub targets: Vec<AgentId>,
+    /// Who asked for it: recorded with it, by one commit.
+    pub call: NewAudit,
 }
 
 /// A command that is on disk. Made only by [`Store::record_command`]; only such a one is dispatched.
@@ -400,6 +404,11 @@ pub(super) fn record(
             });
             insert.build().persistent(false).execute(&mut *connection).await?;
         }
+        let is_new =
+            |recorded: &Option<RecordedCommand>| recorded.as_ref().is_some_and(RecordedCommand::is_new);
+        let calls = new.iter().zip(&recorded).filter(|(_, recorded)| is_new(recorded));
+        let calls: Vec<_> = calls.map(|(command, _)| command.call.clone()).collect();
+        audit::append(connection, calls.into()).await?;
         Ok(recorded)
     })
 }

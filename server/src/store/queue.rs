@@ -212,17 +212,23 @@ impl Store {
         Ok(())
     }
 
-    /// Whether a command was for an agent and no receipt of it is stored.
+    /// Whether a command was for an agent, has not expired, and no receipt of it is stored. After that an agent keeps none either.
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn is_unanswered(&self, command: CommandId, agent: AgentId) -> Result<bool, StoreError> {
+    pub async fn is_unanswered(
+        &self,
+        command: CommandId,
+        agent: AgentId,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
         let row = sqlx::query(
             "SELECT 1 FROM targets JOIN commands ON sequence = command
-             WHERE command_id = $1 AND agent_id = $2 AND state < 2",
+             WHERE command_id = $1 AND agent_id = $2 AND state < 2 AND expires_at > $3",
         )
         .bind(command.as_bytes().as_slice())
         .bind(agent.as_bytes().as_slice())
+        .bind(integer(now.as_millis()))
         .fetch_optional(&self.reader)
         .await?;
         Ok(row.is_some())

@@ -13,10 +13,11 @@ use sqlx::{Connection as _, Executor as _, SqliteConnection};
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::time::Instant;
 use tracing::error;
+use writ_common::admin::audit::NewAudit;
 use writ_common::id::CommandId;
 
 use super::StoreError;
-use super::audit::{self, NewAudit};
+use super::audit;
 use super::commands::{self, NewCommand, RecordedCommand};
 use super::contacts::{self, Contact, Heard, Noted};
 use super::receipts::{self, NewReceipt, ReceiptFate};

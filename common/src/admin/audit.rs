@@ -1,0 +1,200 @@
+//! The audit log of a program: three chains in which each entry carries the hash of the one before it, each kept by the program's
+//! store (docs/adr/0007). Here is what is the same for all: the links, the settings, and the service that shows them.
+
+use std::error::Error;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use prost::Message as _;
+use tonic::{Request, Response, Status};
+use writ_proto::admin::v1::audit_service_server::AuditService;
+use writ_proto::admin::v1::{AuditEntry, AuditLink, ListAuditRequest, ListAuditResponse};
+
+use super::{Actor, AuditLog, Entry, House, page};
+use crate::config::Reader;
+use crate::id::Digest;
+use crate::time::Timestamp;
+use crate::wire::status::Failure;
+
+/// How much the logs keep.
+#[derive(Debug, Clone, Copy)]
+pub struct AuditSettings {
+    /// Entries of each.
+    pub max_entries: u64,
+    /// How long changes stay in the database; then they go to a file.
+    pub keep: Duration,
+}
+
+impl AuditSettings {
+    /// `audit.max_entries` and `audit.keep`.
+    pub fn read(reader: &mut Reader) -> Self {
+        let day = Duration::from_secs(86_400);
+        Self {
+            max_entries: reader.number("audit.max_entries", 1_000_000, 1000..=1_000_000_000),
+            keep: reader.duration("audit.keep", day * 400, day..=day * 3660),
+        }
+    }
+}
+
+/// A call, ready to be recorded.
+#[derive(Debug, Clone)]
+pub struct NewAudit {
+    /// Where.
+    pub log: AuditLog,
+    /// When.
+    pub at: Timestamp,
+    /// Whose token.
+    pub actor: String,
+    /// Its role.
+    pub role: &'static str,
+    /// The method's path.
+    pub method: &'static str,
+    /// SHA-256 of the request; `None` for streams, and where it has passwords.
+    pub request: Option<Digest>,
+    /// What it was about; empty: nothing that has a name.
+    pub subject: String,
+    /// `asked`, `ok`, `unchanged`, or a gRPC status.
+    pub outcome: &'static str,
+    /// Entries of this log to keep. Past it the oldest go, of changes not before they are in a file ([`super::archive`]).
+    pub max_entries: u64,
+}
+
+impl NewAudit {
+    /// A call that came through the door.
+    #[must_use]
+    pub fn of(entry: Entry, at: Timestamp, settings: AuditSettings) -> Self {
+        let Entry { log, actor, subject, outcome } = entry;
+        let Actor { name, role, method, request } = actor;
+        let (actor, role, max_entries) = (name, role.as_str(), settings.max_entries);
+        Self { log, at, actor, role, method, request, subject, outcome, max_entries }
+    }
+
+    fn entry(&self, sequence: u64) -> AuditEntry {
+        AuditEntry {
+            sequence,
+            at_ms: self.at.as_millis(),
+            actor: self.actor.clone(),
+            role: self.role.to_owned(),
+            method: self.method.to_owned(),
+            request_digest: self.request.map_or_else(Vec::new, |digest| digest.as_bytes().to_vec()),
+            outcome: self.outcome.to_owned(),
+            subject: self.subject.clone(),
+        }
+    }
+}
+
+/// An entry with its hash.
+#[derive(Debug, Clone)]
+pub struct Link {
+    /// Its number, from 1, without gaps.
+    pub sequence: u64,
+    /// As encoded: what is hashed.
+    pub entry: Bytes,
+    /// SHA-256 of the hash before it and the entry.
+    pub hash: Digest,
+}
+
+impl Link {
+    /// What hangs on this one, or is the first.
+    #[must_use]
+    pub fn next(last: Option<&Self>, call: &NewAudit) -> Self {
+        let (sequence, before) =
+            last.map_or((1, Digest::from_bytes([0; 32])), |last| (last.sequence + 1, last.hash));
+        let entry = Bytes::from(call.entry(sequence).encode_to_vec());
+        let hash = Digest::of(&[before.as_bytes().as_slice(), &entry].concat());
+        Self { sequence, entry, hash }
+    }
+}
+
+impl AuditLog {
+    /// As stored.
+    #[must_use]
+    pub const fn stored(self) -> i64 {
+        match self {
+            Self::Changes => 0,
+            Self::Looks => 1,
+            Self::Tries => 2,
+        }
+    }
+}
+
+/// Where the logs are kept.
+pub trait AuditStore: Send + Sync {
+    /// Why it cannot be reached.
+    type Error: Error + Send + Sync + 'static;
+
+    /// Returns when all that was noted before is stored.
+    fn settle(&self) -> impl Future<Output = Result<(), Self::Error>> + Send;
+
+    /// The numbers of the oldest and of the newest entry of a log; zeros for an empty one.
+    fn ends(&self, log: AuditLog) -> impl Future<Output = Result<(u64, u64), Self::Error>> + Send;
+
+    /// A page of a log: after a number, oldest first; or before one, newest first.
+    fn links(
+        &self,
+        log: AuditLog,
+        place: u64,
+        is_newest_first: bool,
+        limit: u32,
+    ) -> impl Future<Output = Result<Vec<Link>, Self::Error>> + Send;
+
+    /// Removes the oldest entries of a log, through this one. The chain of the rest stands, from the hash of the last one that went.
+    fn forget(&self, log: AuditLog, through: u64) -> impl Future<Output = Result<(), Self::Error>> + Send;
+}
+
+/// A program that keeps such logs.
+pub trait Audited: House {
+    /// Where.
+    type Audit: AuditStore;
+
+    /// Where.
+    fn audit(&self) -> &Self::Audit;
+
+    /// What a caller hears when they cannot be reached.
+    fn unavailable(error: <Self::Audit as AuditStore>::Error) -> Failure;
+}
+
+/// `AuditService`.
+#[derive(Debug)]
+pub struct AuditPages<H>(pub Arc<H>);
+
+#[tonic::async_trait]
+impl<H: Audited> AuditService for AuditPages<H> {
+    async fn list(&self, request: Request<ListAuditRequest>) -> Result<Response<ListAuditResponse>, Status> {
+        let ListAuditRequest { page_size, page_token, newest_first, looks, tries } = request.into_inner();
+        let log = match (looks, tries) {
+            (false, false) => AuditLog::Changes,
+            (false, true) => AuditLog::Tries,
+            (true, false) => AuditLog::Looks,
+            (true, true) => {
+                return Err(Failure::invalid("tries", "is another log than `looks`; ask for one").into());
+            }
+        };
+        let size = page::size(page_size, 100, page::MAX_PAGE)?;
+        let first = if newest_first { u64::MAX } else { 0 };
+        let place = page::token::<u64>(&page_token)?.unwrap_or(first);
+        let store = self.0.audit();
+        // Whatever was noted before this call is listed by it.
+        store.settle().await.map_err(H::unavailable)?;
+        let rows = store.links(log, place, newest_first, size).await.map_err(H::unavailable)?;
+        let next_page_token = page::next(&rows, size, |row| row.sequence.to_string());
+        let previous_hash = match rows.first().filter(|_| !newest_first) {
+            Some(first) if first.sequence == 1 => vec![0; 32],
+            // Empty when what came before it was dropped.
+            Some(first) => {
+                let before = store.links(log, first.sequence, true, 1).await.map_err(H::unavailable)?;
+                before.first().map_or_else(Vec::new, |link| link.hash.as_bytes().to_vec())
+            }
+            None => Vec::new(),
+        };
+        let links = rows.into_iter().map(show).collect::<Result<_, _>>()?;
+        Ok(Response::new(ListAuditResponse { links, next_page_token, previous_hash }))
+    }
+}
+
+fn show(link: Link) -> Result<AuditLink, Failure> {
+    let entry = AuditEntry::decode(link.entry.clone())
+        .map_err(|_| Failure::unavailable("the store holds a damaged audit entry"))?;
+    Ok(AuditLink { entry: Some(entry), hash: link.hash.as_bytes().to_vec(), encoded: link.entry.to_vec() })
+}

@@ -1,0 +1,391 @@
+//! Connections on which nobody has proven anything yet: what they may cost, and which go when it is too much.
+//!
+//! One measure for all of it: bytes. A connection costs some before it says a word, what it sends counts, and so does an answer
+//! that waits for it to read. Past a bound the oldest connection of the largest source goes. Whoever means it has proven
+//! itself long before; whoever keeps silent to keep others out loses its own places.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, HashMap};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use crate::hush::Hush;
+
+/// What the connections of one port may cost that have proven nothing.
+#[derive(Debug, Clone, Copy)]
+pub struct Room {
+    /// Bytes of one [`source`]. Enough for a site behind one address that comes back whole.
+    of_a_source: u64,
+    /// Bytes in all.
+    in_all: u64,
+}
+
+/// What one costs before it says a word: its socket, and the state of TLS and HTTP/2.
+const BYTES_OF_A_CONNECTION: u64 = 32 << 10;
+
+impl Room {
+    /// Where agents come in: 2,048 silent connections of a source, 6,144 in all.
+    pub const AGENTS: Self = Self { of_a_source: 64 << 20, in_all: 192 << 20 };
+    /// Where operators, entities and managers come in: 512 of a source, 1,536 in all.
+    pub const OTHERS: Self = Self { of_a_source: 16 << 20, in_all: 48 << 20 };
+
+    /// For so many connections of a source, and so many in all, that say next to nothing.
+    #[must_use]
+    pub const fn of_connections(of_a_source: u64, in_all: u64) -> Self {
+        Self { of_a_source: of_a_source * BYTES_OF_A_CONNECTION, in_all: in_all * BYTES_OF_A_CONNECTION }
+    }
+}
+
+/// Whom connections and failures are counted by: a host has one IPv4 address, but a whole /64 of IPv6.
+#[must_use]
+pub fn source(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V4(address) => IpAddr::V4(address),
+        IpAddr::V6(address) => {
+            let [a, b, c, d, ..] = address.segments();
+            IpAddr::V6(Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0))
+        }
+    }
+}
+
+/// Who is at the other end; in the extensions of every request. Clones share it.
+#[derive(Debug, Clone)]
+pub struct Peer {
+    pub(super) address: SocketAddr,
+    pub(super) probation: Arc<Probation>,
+}
+
+impl Peer {
+    /// The host at the other end, perhaps a proxy; nobody's address where no connection of ours carries the call.
+    #[must_use]
+    pub fn host(peer: Option<&Self>) -> IpAddr {
+        peer.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.address.ip().to_canonical())
+    }
+
+    /// Somebody proved who they are on this connection: it may stay, and costs what it costs.
+    pub fn proven(&self) {
+        self.probation.is_over.store(true, Ordering::Release);
+        self.probation.leave();
+    }
+
+    /// Somebody proved who they are for one session: the connection may stay as long as this is held, and a probation's
+    /// time longer. An identity whose sessions replace each other cannot hold connections that way.
+    #[must_use]
+    pub fn in_session(&self) -> InSession {
+        self.probation.sessions.fetch_add(1, Ordering::AcqRel);
+        self.probation.leave();
+        InSession(Arc::clone(&self.probation))
+    }
+
+    /// An answer of so many bytes waits until this connection reads it. Small ones need not be told: a request as large went
+    /// before each.
+    pub fn owes(&self, bytes: usize) {
+        self.probation.owes(bytes);
+    }
+}
+
+/// That a proven session is held on a connection.
+#[derive(Debug)]
+pub struct InSession(Arc<Probation>);
+
+impl Drop for InSession {
+    fn drop(&mut self) {
+        if self.0.sessions.fetch_sub(1, Ordering::AcqRel) == 1 && self.0.is_unproven() {
+            self.0.enter();
+        }
+    }
+}
+
+/// The connections of one port that have proven nothing. Clones share them.
+#[derive(Debug, Clone)]
+pub(super) struct Unproven(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    room: Room,
+    held: Mutex<Held>,
+    hush: Hush,
+}
+
+#[derive(Debug, Default)]
+struct Held {
+    sources: HashMap<IpAddr, Source>,
+    bytes: u64,
+    arrivals: u64,
+}
+
+#[derive(Debug, Default)]
+struct Source {
+    bytes: u64,
+    /// By the number of their arrival.
+    oldest_first: BTreeMap<u64, Connection>,
+}
+
+#[derive(Debug)]
+struct Connection {
+    bytes: u64,
+    hang_up: CancellationToken,
+}
+
+impl Unproven {
+    pub(super) fn new(room: Room) -> Self {
+        Self(Arc::new(Shared { room, held: Mutex::default(), hush: Hush::default() }))
+    }
+
+    /// A connection came.
+    pub(super) fn begin(&self, address: SocketAddr) -> Peer {
+        let probation = Probation {
+            unproven: self.clone(),
+            source: source(address.ip()),
+            hang_up: CancellationToken::new(),
+            arrival: AtomicU64::new(0),
+            is_over: AtomicBool::new(false),
+            sessions: AtomicU32::new(0),
+            owed: AtomicU64::new(0),
+        };
+        probation.enter();
+        Peer { address, probation: Arc::new(probation) }
+    }
+
+    /// Every place is taken: one of an unproven connection becomes free. Nothing happens where all have proven themselves.
+    pub(super) fn make_place(&self) {
+        self.change(|held| held.largest().and_then(|source| held.hang_up_oldest(source)));
+    }
+
+    fn add(&self, source: IpAddr, arrival: u64, bytes: u64) {
+        let room = self.0.room;
+        self.change(|held| {
+            held.add(source, arrival, bytes);
+            held.make_room(source, room)
+        });
+    }
+
+    /// `change` says whose connections had to go.
+    fn change(&self, change: impl FnOnce(&mut Held) -> Option<IpAddr>) {
+        let gone = change(&mut self.0.held.lock().unwrap_or_else(PoisonError::into_inner));
+        if let Some(source) = gone
+            && let Some(unsaid) = self.0.hush.may_say("room", source)
+        {
+            warn!(%source, unsaid, "connections that prove nothing take too much room: the oldest of this address go");
+        }
+    }
+}
+
+impl Held {
+    fn add(&mut self, source: IpAddr, arrival: u64, bytes: u64) {
+        let Some(source) = self.sources.get_mut(&source) else { return };
+        let Some(connection) = source.oldest_first.get_mut(&arrival) else { return };
+        connection.bytes += bytes;
+        source.bytes += bytes;
+        self.bytes += bytes;
+    }
+
+    fn subtract(&mut self, source: IpAddr, arrival: u64, bytes: u64) {
+        let Some(source) = self.sources.get_mut(&source) else { return };
+        let Some(connection) = source.oldest_first.get_mut(&arrival) else { return };
+        let bytes = bytes.min(connection.bytes);
+        connection.bytes -= bytes;
+        source.bytes -= bytes;
+        self.bytes -= bytes;
+    }
+
+    fn remove(&mut self, address: IpAddr, arrival: u64) -> Option<Connection> {
+        let source = self.sources.get_mut(&address)?;
+        let connection = source.oldest_first.remove(&arrival)?;
+        source.bytes -= connection.bytes;
+        self.bytes -= connection.bytes;
+        if source.oldest_first.is_empty() {
+            self.sources.remove(&address);
+        }
+        Some(connection)
+    }
+
+    fn make_room(&mut self, address: IpAddr, room: Room) -> Option<IpAddr> {
+        let mut gone = None;
+        while self.sources.get(&address).is_some_and(|source| source.bytes > room.of_a_source) {
+            gone = self.hang_up_oldest(address);
+        }
+        while self.bytes > room.in_all
+            && let Some(largest) = self.largest()
+        {
+            gone = self.hang_up_oldest(largest);
+        }
+        gone
+    }
+
+    /// Of several as large, the one that came first.
+    fn largest(&self) -> Option<IpAddr> {
+        let size = |(_, source): &(&IpAddr, &Source)| {
+            (source.bytes, Reverse(source.oldest_first.keys().next().copied()))
+        };
+        self.sources.iter().max_by_key(size).map(|(address, _)| *address)
+    }
+
+    fn hang_up_oldest(&mut self, source: IpAddr) -> Option<IpAddr> {
+        let oldest = *self.sources.get(&source)?.oldest_first.keys().next()?;
+        self.remove(source, oldest)?.hang_up.cancel();
+        Some(source)
+    }
+}
+
+/// One connection among the unproven, or not any more.
+#[derive(Debug)]
+pub(super) struct Probation {
+    unproven: Unproven,
+    source: IpAddr,
+    /// Cancelled when it has to go.
+    pub(super) hang_up: CancellationToken,
+    arrival: AtomicU64,
+    is_over: AtomicBool,
+    sessions: AtomicU32,
+    owed: AtomicU64,
+}
+
+impl Probation {
+    /// Whether nothing is proven on it for good.
+    pub(super) fn is_open(&self) -> bool {
+        !self.is_over.load(Ordering::Acquire)
+    }
+
+    /// Whether nothing is proven on it now.
+    pub(super) fn is_unproven(&self) -> bool {
+        self.is_open() && self.sessions.load(Ordering::Acquire) == 0
+    }
+
+    /// It counts, as one that has just come.
+    fn enter(&self) {
+        let Self { unproven, source, .. } = self;
+        let room = unproven.0.room;
+        unproven.change(|held| {
+            held.arrivals += 1;
+            self.arrival.store(held.arrivals, Ordering::Release);
+            self.owed.store(0, Ordering::Release);
+            let connection = Connection { bytes: 0, hang_up: self.hang_up.clone() };
+            held.sources.entry(*source).or_default().oldest_first.insert(held.arrivals, connection);
+            held.add(*source, held.arrivals, BYTES_OF_A_CONNECTION);
+            held.make_room(*source, room)
+        });
+    }
+
+    fn leave(&self) {
+        self.unproven.change(|held| {
+            held.remove(self.source, self.arrival.load(Ordering::Acquire));
+            None
+        });
+    }
+
+    /// So much came.
+    pub(super) fn read(&self, bytes: usize) {
+        if bytes > 0 && self.is_unproven() {
+            let arrival = self.arrival.load(Ordering::Acquire);
+            self.unproven.add(self.source, arrival, u64::try_from(bytes).unwrap_or(u64::MAX));
+        }
+    }
+
+    fn owes(&self, bytes: usize) {
+        if self.is_unproven() {
+            let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
+            self.owed.fetch_add(bytes, Ordering::AcqRel);
+            self.unproven.add(self.source, self.arrival.load(Ordering::Acquire), bytes);
+        }
+    }
+
+    /// So much of what waited is on its way.
+    pub(super) fn wrote(&self, bytes: usize) {
+        let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
+        let take = |owed: u64| (owed > 0).then(|| owed.saturating_sub(bytes));
+        let Ok(owed) = self.owed.fetch_update(Ordering::AcqRel, Ordering::Acquire, take) else { return };
+        let arrival = self.arrival.load(Ordering::Acquire);
+        self.unproven.change(|held| {
+            held.subtract(self.source, arrival, bytes.min(owed));
+            None
+        });
+    }
+}
+
+impl Drop for Probation {
+    fn drop(&mut self) {
+        self.leave();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ROOM: Room = Room::of_connections(4, 6);
+
+    fn at(address: [u8; 4]) -> SocketAddr {
+        SocketAddr::from((address, 1))
+    }
+
+    fn is_gone(peer: &Peer) -> bool {
+        peer.probation.hang_up.is_cancelled()
+    }
+
+    #[test]
+    fn a_host_cannot_change_its_ipv6_address_to_count_as_another() {
+        let (one, two) = ("2001:db8::1".parse().unwrap(), "2001:db8::ffff:2".parse().unwrap());
+        assert_eq!(source(one), source(two));
+        assert_eq!(source("::ffff:10.0.0.1".parse().unwrap()), source("10.0.0.1".parse().unwrap()));
+    }
+
+    #[test]
+    fn past_a_sources_room_its_own_oldest_go() {
+        let unproven = Unproven::new(ROOM);
+        let other = unproven.begin(at([10, 0, 0, 2]));
+        let mut held: Vec<_> = (0..5).map(|_| unproven.begin(at([10, 0, 0, 1]))).collect();
+        let gone: Vec<_> = held.iter().map(is_gone).collect();
+        assert_eq!(gone, [true, false, false, false, false]);
+        assert!(!is_gone(&other), "it came earlier, but it is of another source");
+        // A place that came back, by a proof and by an end.
+        held[1].proven();
+        drop(held.pop());
+        held.extend((0..2).map(|_| unproven.begin(at([10, 0, 0, 1]))));
+        assert_eq!(held.iter().filter(|peer| is_gone(peer)).count(), 1, "the one of before");
+        drop((held, other));
+        let left = unproven.0.held.lock().unwrap();
+        assert!(left.sources.is_empty() && left.bytes == 0, "{left:?}");
+    }
+
+    #[test]
+    fn past_the_room_in_all_the_oldest_of_the_largest_source_goes() {
+        let unproven = Unproven::new(ROOM);
+        let honest = unproven.begin(at([10, 0, 0, 2]));
+        let large: Vec<_> = (0..4).map(|_| unproven.begin(at([10, 0, 0, 1]))).collect();
+        let late: Vec<_> = (3..5).map(|n| unproven.begin(at([10, 0, 0, n]))).collect();
+        assert_eq!(large.iter().map(is_gone).collect::<Vec<_>>(), [true, false, false, false]);
+        assert!(!is_gone(&honest) && !late.iter().any(is_gone));
+        unproven.make_place();
+        assert_eq!(large.iter().filter(|peer| is_gone(peer)).count(), 2);
+    }
+
+    #[test]
+    fn what_is_sent_and_what_is_owed_takes_room_until_it_is_proven_or_read() {
+        let unproven = Unproven::new(ROOM);
+        let one = usize::try_from(BYTES_OF_A_CONNECTION).unwrap();
+        let (first, second) = (unproven.begin(at([10, 0, 0, 1])), unproven.begin(at([10, 0, 0, 1])));
+        // Two connections, and an answer of the size of one that is read.
+        first.owes(one);
+        first.probation.wrote(one + 1);
+        first.owes(one);
+        second.probation.read(one);
+        assert!(!is_gone(&first) && !is_gone(&second));
+        let bytes = || unproven.0.held.lock().unwrap().bytes;
+        assert_eq!(bytes(), ROOM.of_a_source);
+        second.probation.read(1);
+        assert!(is_gone(&first) && !is_gone(&second), "the oldest goes, whoever went too far");
+        let session = second.in_session();
+        second.probation.read(one * 9);
+        assert_eq!(bytes(), 0, "who has proven itself may send");
+        drop(session);
+        assert_eq!(bytes(), BYTES_OF_A_CONNECTION, "and begins anew");
+        drop(second.in_session());
+        second.proven();
+        assert_eq!(bytes(), 0);
+    }
+}
