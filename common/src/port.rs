@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tonic::server::NamedService;
 use tonic::transport::Server;
 use tonic::transport::server::Router;
@@ -20,6 +20,8 @@ use crate::tls::{Room, ServerTls, incoming};
 pub const DRAIN_DEADLINE: Duration = Duration::from_secs(10);
 /// How long a call may take until its answer begins. Streams begin at once.
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);
+/// Connections the kernel keeps until they are accepted, if net.core.somaxconn lets it: with fewer a burst waits a second for its next try.
+const BACKLOG: u32 = 4096;
 /// Streams one connection may have open. An agent needs two, an entity three, an operator's console more.
 pub const FEW_STREAMS: u32 = 4;
 pub const MANY_STREAMS: u32 = 64;
@@ -181,20 +183,28 @@ fn instead(address: SocketAddr, error: &io::Error) -> Option<SocketAddr> {
         .then(|| SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), address.port()))
 }
 
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // A restart finds sockets of before that the kernel still remembers.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
 /// Takes an address. `key` is where it is set.
 ///
 /// # Errors
 /// When it is taken or not this host's.
-pub async fn bind(address: SocketAddr, key: &'static str) -> Result<(TcpListener, SocketAddr), Fatal> {
+pub fn bind(address: SocketAddr, key: &'static str) -> Result<(TcpListener, SocketAddr), Fatal> {
     let explain = |source| {
         let error = BindError { key, address, source };
         Fatal::failure(format!("{error}; {}", error.cure()))
     };
-    let bound = match TcpListener::bind(address).await {
+    let bound = match listen(address) {
         Err(error) => match instead(address, &error) {
             Some(v4) => {
                 warn!(key, address = %v4, "this host has no IPv6: listening at every IPv4 address");
-                TcpListener::bind(v4).await
+                listen(v4)
             }
             None => Err(error),
         },

@@ -75,12 +75,12 @@ pub(super) async fn run(options: Run, shutdown: Shutdown) -> Result<(), Fatal> {
         shutdown: shutdown.clone(),
     });
 
-    let link = port::bind(config.listen_link, "listen.link").await?;
-    let operators = port::bind(config.listen_admin, "listen.admin").await?;
-    let measured = port::bind(config.listen_metrics, "listen.metrics").await?;
+    let link = port::bind(config.listen_link, "listen.link")?;
+    let operators = port::bind(config.listen_admin, "listen.admin")?;
+    let measured = port::bind(config.listen_metrics, "listen.metrics")?;
     let recorder = metrics::install().map_err(|error| Fatal::failure(format!("cannot count: {error}")))?;
     let in_clear = match config.listen_link_in_clear {
-        Some(address) => Some(port::bind(address, "listen.link_in_clear").await?),
+        Some(address) => Some(port::bind(address, "listen.link_in_clear")?),
         None => None,
     };
     info!(

@@ -91,9 +91,9 @@ pub(super) async fn run(options: Run, shutdown: Shutdown) -> Result<(), Fatal> {
     let server = Arc::new(load(&config, &files, store, options.accept_clock, shutdowns).await?);
     let tls = server.tls.clone();
 
-    let agents = port::bind(config.listen_agents, "listen.agents").await?;
-    let operators = port::bind(config.listen_admin, "listen.admin").await?;
-    let measured = port::bind(config.listen_metrics, "listen.metrics").await?;
+    let agents = port::bind(config.listen_agents, "listen.agents")?;
+    let operators = port::bind(config.listen_admin, "listen.admin")?;
+    let measured = port::bind(config.listen_metrics, "listen.metrics")?;
     let recorder = metrics::install().map_err(|error| Fatal::failure(format!("cannot count: {error}")))?;
     info!(
         version = VERSION,

@@ -67,7 +67,7 @@ fn is_wanted(server: &Server) -> bool {
 }
 
 async fn listen(server: &Arc<Server>) -> Option<Shutdown> {
-    let (listener, address) = match port::bind(server.bridge.listen, "listen.notify").await {
+    let (listener, address) = match port::bind(server.bridge.listen, "listen.notify") {
         Ok(bound) => bound,
         Err(fatal) => {
             error!(error = %fatal, "nobody listens for the Control Manager");
