@@ -1,5 +1,7 @@
-//! One process: its own group, a clean environment, bounded output, killed with its children.
+//! One process: its own group, a clean environment, bounded output, killed with its children, those that left its group too.
 
+use std::collections::HashSet;
+use std::io::Read as _;
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
@@ -7,10 +9,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use ring::digest::{Context, SHA256};
 use rustix::io::Errno;
-use rustix::process::{Pid, Signal, kill_process_group, test_kill_process_group};
+use rustix::process::{Pid, Signal, getpgid, kill_process, kill_process_group, test_kill_process_group};
 use tokio::io::AsyncReadExt as _;
 use tokio::process::{Child, Command};
-use writ_common::id::Digest;
+use writ_common::id::{CommandId, Digest};
 use writ_common::receipt::Ending;
 
 use super::Ended;
@@ -42,7 +44,49 @@ pub fn is_group_gone(group: u32) -> bool {
     leader.is_some_and(|leader| matches!(test_kill_process_group(leader), Err(Errno::SRCH)))
 }
 
-pub(super) async fn run(invocation: Invocation, on_group: impl FnOnce(u32) + Send) -> Ended {
+/// The variable by which what an action started is known again; a child may leave its group, but inherits this (proc(5), environ).
+const MARK: &str = "WRIT_COMMAND";
+/// Of an environment so much is looked at; the kernel lets it be no longer unless somebody raised the stack's limit.
+const ENVIRONMENT_BYTES: u64 = 2 << 20;
+/// How often what was killed is looked for again: it may have started others meanwhile.
+const ROUNDS: u32 = 8;
+
+/// Ends what an action started and what left its process group; returns how many there were. Where the kernel does not show another
+/// user's environment nobody is found: see [`collect`].
+fn end_those_that_left(command: CommandId, group: Option<Pid>) -> usize {
+    let mark = format!("{MARK}={command}").into_bytes();
+    let mut ended = HashSet::new();
+    for _ in 0..ROUNDS {
+        // Those of its group are killed already, and may not be gone yet.
+        let has_left = |pid: &Pid| getpgid(Some(*pid)).ok() != group;
+        let found: Vec<_> = marked(&mark).filter(has_left).filter(|pid| ended.insert(*pid)).collect();
+        if found.is_empty() {
+            break;
+        }
+        for pid in found {
+            let _ = kill_process(pid, Signal::KILL);
+        }
+    }
+    ended.len()
+}
+
+/// Processes with this variable in the environment they were started with.
+fn marked(mark: &[u8]) -> impl Iterator<Item = Pid> + use<'_> {
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries.filter_map(move |entry| {
+        let pid = entry.file_name().to_str()?.parse().ok().and_then(Pid::from_raw)?;
+        let mut environment = Vec::new();
+        let file = std::fs::File::open(entry.path().join("environ")).ok()?;
+        file.take(ENVIRONMENT_BYTES).read_to_end(&mut environment).ok()?;
+        environment.split(|byte| *byte == 0).any(|variable| variable == mark).then_some(pid)
+    })
+}
+
+pub(super) async fn run(
+    command_id: CommandId,
+    invocation: Invocation,
+    on_group: impl FnOnce(u32) + Send,
+) -> Ended {
     let Invocation { program, arguments, working_directory, timeout, max_output, user, uid } = invocation;
     // Once more: the list was read when the agent started, and packages are replaced and rights changed since.
     let fault = others_may_change(&program, uid).or_else(|| script_fault(&program));
@@ -57,6 +101,7 @@ pub(super) async fn run(invocation: Invocation, on_group: impl FnOnce(u32) + Sen
         .env_clear()
         .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
         .env("LANG", "C.UTF-8")
+        .env(MARK, command_id.to_string())
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -73,18 +118,29 @@ pub(super) async fn run(invocation: Invocation, on_group: impl FnOnce(u32) + Sen
         }
     };
     let leader = child.id();
-    let group = Group(leader.and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw));
     if let Some(leader) = leader {
         on_group(leader);
     }
+    let leader = leader.and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
+    let group = Group(leader);
     let mut collected =
         Collected { kept: Vec::new(), max: max_output, bytes: 0, digest: Context::new(&SHA256) };
     let ended = tokio::time::timeout(timeout, collect(&mut child, group, &mut collected)).await;
-    let (ending, detail) = match ended {
-        Ok(Ok(status)) => (ending(status), String::new()),
-        Ok(Err(error)) => (Ending::Indeterminate, format!("the process was lost: {error}")),
-        Err(_) => (Ending::TimedOut, format!("killed after {timeout:?}")),
+    let left = end_those_that_left(command_id, leader);
+    let (ending, mut details) = match ended {
+        Ok(Ok((status, is_read))) => {
+            let held = "something it started left its process group and holds its output: it may go on";
+            let is_held = !is_read && left == 0;
+            (ending(status), if is_held { vec![held.to_owned()] } else { Vec::new() })
+        }
+        Ok(Err(error)) => (Ending::Indeterminate, vec![format!("the process was lost: {error}")]),
+        Err(_) => (Ending::TimedOut, vec![format!("killed after {timeout:?}")]),
     };
+    match left {
+        0 => {}
+        1 => details.push("a process that had left its process group was killed".to_owned()),
+        _ => details.push(format!("{left} processes that had left its process group were killed")),
+    }
     let mut output_digest = [0; 32];
     output_digest.copy_from_slice(collected.digest.finish().as_ref());
     Ended {
@@ -92,7 +148,7 @@ pub(super) async fn run(invocation: Invocation, on_group: impl FnOnce(u32) + Sen
         output: Bytes::from(collected.kept),
         output_bytes: collected.bytes,
         output_digest: Digest::from_bytes(output_digest),
-        detail,
+        detail: details.join("; "),
     }
 }
 
@@ -112,8 +168,12 @@ impl Collected {
     }
 }
 
-/// Reads both outputs, in the order they come, until the leader ends; then what is left in the pipes.
-async fn collect(child: &mut Child, group: Group, collected: &mut Collected) -> std::io::Result<ExitStatus> {
+/// Reads both outputs, in the order they come, until the leader ends; then what is left in the pipes. Whether they were read to their end.
+async fn collect(
+    child: &mut Child,
+    group: Group,
+    collected: &mut Collected,
+) -> std::io::Result<(ExitStatus, bool)> {
     let mut stdout = child.stdout.take();
     let mut stderr = child.stderr.take();
     let (mut out, mut err) = (vec![0; READ_BYTES], vec![0; READ_BYTES]);
@@ -137,8 +197,8 @@ async fn collect(child: &mut Child, group: Group, collected: &mut Collected) -> 
             }
         }
     };
-    let _ = tokio::time::timeout(LAST_WORDS, rest).await;
-    Ok(status)
+    let is_read = tokio::time::timeout(LAST_WORDS, rest).await.is_ok();
+    Ok((status, is_read))
 }
 
 /// Reads from a pipe that is still open; waits for ever on a closed one.
@@ -163,7 +223,17 @@ fn ending(status: ExitStatus) -> Ending {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU8, Ordering};
+
+    use rustix::fs::{CWD, FileType, Mode, mknodat};
+
     use super::*;
+
+    /// Each a command of its own: what one ends is not another's.
+    fn id() -> CommandId {
+        static NEXT: AtomicU8 = AtomicU8::new(0);
+        CommandId::from_bytes([NEXT.fetch_add(1, Ordering::Relaxed); 16])
+    }
 
     fn invocation(program: &str, arguments: &[&str]) -> Invocation {
         Invocation {
@@ -179,7 +249,7 @@ mod tests {
 
     #[tokio::test]
     async fn output_is_kept_to_its_cap_and_counted_beyond() {
-        let ended = run(invocation("/usr/bin/seq", &["1", "10000"]), |_| {}).await;
+        let ended = run(id(), invocation("/usr/bin/seq", &["1", "10000"]), |_| {}).await;
         let whole: String = (1..=10_000).map(|number| format!("{number}\n")).collect();
         assert_eq!(ended.ending, Ending::Exited(0));
         assert_eq!(ended.output.as_ref(), &whole.as_bytes()[..16]);
@@ -189,12 +259,13 @@ mod tests {
 
     #[tokio::test]
     async fn the_environment_is_clean() {
-        let ended = run(Invocation { max_output: 4096, ..invocation("/usr/bin/env", &[]) }, |_| {}).await;
+        let ended =
+            run(id(), Invocation { max_output: 4096, ..invocation("/usr/bin/env", &[]) }, |_| {}).await;
         let output = String::from_utf8(ended.output.to_vec()).unwrap();
         let mut names: Vec<_> =
             output.lines().filter_map(|line| line.split_once('=')).map(|(name, _)| name).collect();
         names.sort_unstable();
-        assert_eq!(names, ["LANG", "PATH"]);
+        assert_eq!(names, ["LANG", "PATH", "WRIT_COMMAND"]);
     }
 
     #[tokio::test]
@@ -202,7 +273,7 @@ mod tests {
         let mut slow = invocation("/bin/sh", &["-c", "sleep 600 & sleep 600"]);
         slow.timeout = Duration::from_millis(300);
         let mut group = 0;
-        let ended = run(slow, |leader| group = leader).await;
+        let ended = run(id(), slow, |leader| group = leader).await;
         assert_eq!(ended.ending, Ending::TimedOut);
         wait_until_gone(group).await;
     }
@@ -211,9 +282,22 @@ mod tests {
     async fn children_left_behind_end_with_the_leader() {
         let mut group = 0;
         let ended =
-            run(invocation("/bin/sh", &["-c", "sleep 600 & echo left"]), |leader| group = leader).await;
+            run(id(), invocation("/bin/sh", &["-c", "sleep 600 & echo left"]), |leader| group = leader).await;
         assert_eq!((ended.ending, ended.output.as_ref()), (Ending::Exited(0), b"left\n".as_slice()));
         wait_until_gone(group).await;
+    }
+
+    #[tokio::test]
+    async fn children_that_left_the_group_are_killed_and_told() {
+        let script = "setsid sh -c \"echo \\$\\$ > $0; exec sleep 600\" & read left < $0; echo $left";
+        let folder = tempfile::tempdir().unwrap();
+        let pipe = folder.path().join("pipe");
+        mknodat(CWD, &pipe, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+        let ended = run(id(), invocation("/bin/sh", &["-c", script, pipe.to_str().unwrap()]), |_| {}).await;
+        assert_eq!(ended.ending, Ending::Exited(0));
+        assert_eq!(ended.detail, "a process that had left its process group was killed");
+        let left: u32 = String::from_utf8(ended.output.to_vec()).unwrap().trim().parse().unwrap();
+        wait_until_gone(left).await;
     }
 
     /// The kernel removes killed processes in its own time, seconds on the busiest machine.
@@ -229,7 +313,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_missing_program_is_not_started_and_says_so() {
-        let ended = run(invocation("/nowhere/at/all", &[]), |_| {}).await;
+        let ended = run(id(), invocation("/nowhere/at/all", &[]), |_| {}).await;
         assert_eq!(ended.ending, Ending::NotStarted);
         assert!(ended.detail.contains("/nowhere/at/all"));
     }
