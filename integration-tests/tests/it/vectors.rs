@@ -180,6 +180,24 @@ fn python_judges_every_vector_as_it_says() {
 }
 
 #[test]
+fn a_verifier_of_somebody_else_is_run_over_the_vectors_without_being_told_what_to_say() {
+    let run = |arguments: &[&str]| {
+        let output = python::run("proto/vectors/run.py", &[&["--output", "json"], arguments].concat());
+        let said: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        (output.status.code(), said)
+    };
+    let check = python::root().join("proto/vectors/check.py");
+    for folder in ["accept", "refuse/wrong_agent", "python"] {
+        let (code, said) = run(&["--under", folder, "python3", check.to_str().unwrap(), "-"]);
+        assert_eq!((code, &said["wrong"]), (Some(0), &serde_json::json!([])), "{said}");
+    }
+    let (code, said) = run(&["echo", "accept"]);
+    let refused = stored().iter().filter(|(_, vector)| vector.expect != "accept").count();
+    assert_eq!((code, said["wrong"].as_array().unwrap().len()), (Some(1), refused));
+    assert_eq!(said["vectors"], stored().len());
+}
+
+#[test]
 fn vectors_made_by_python_are_the_ones_in_the_tree() {
     let scratch = tempfile::tempdir().unwrap();
     let output = python::run("proto/vectors/make.py", &[&scratch.path().to_string_lossy()]);
