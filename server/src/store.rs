@@ -14,7 +14,7 @@ mod writer;
 
 pub use agents::{AgentRow, AllowList, Attribute, KnownAgent, Source, Standing};
 pub use alerts::{Alarm, AlertKind, AlertRow, SERVER};
-pub use bundles::{BackupRow, Behind, Fork, Holders};
+pub use bundles::{BackupRow, Behind, Fork, Holders, MAX_FORKS};
 pub use commands::{CommandRow, EvidenceRow, NewCommand, Progress, RecordedCommand, TargetRow, TargetState};
 pub use contacts::{Contact, Heard, Noted, Report};
 pub use manager::TakenRow;

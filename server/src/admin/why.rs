@@ -6,7 +6,7 @@ use writ_common::trust::Keyring;
 use writ_proto::admin::v1::{Finding, FindingLevel, WhyResponse};
 
 use crate::context::Server;
-use crate::store::{AgentRow, StoreError};
+use crate::store::{AgentRow, AlertKind, StoreError};
 
 /// Alerts of one agent that are told of.
 const MAX_ALERTS: u32 = 8;
@@ -21,7 +21,9 @@ pub(super) async fn why(server: &Server, agent: &AgentRow) -> Result<WhyResponse
         settings(agent, now),
         queue(agent),
     ];
-    for alert in server.store.alerts_of(agent.id, MAX_ALERTS).await? {
+    let alerts = server.store.alerts_of(agent.id, MAX_ALERTS).await?;
+    let is_doubted = alerts.iter().any(|alert| alert.kind == AlertKind::NotBelieved.as_str());
+    for alert in alerts {
         let next = alert.code.parse::<RefusalCode>().map_or("writ alerts", RefusalCode::cure);
         let code = if alert.code.is_empty() { String::new() } else { format!(" {}", alert.code) };
         findings.push(Finding {
@@ -35,6 +37,13 @@ pub(super) async fn why(server: &Server, agent: &AgentRow) -> Result<WhyResponse
     let verdict = match worst {
         Some(Finding { check, detail, .. }) => {
             format!("{} does not obey this server now. {check}: {detail}", agent.name)
+        }
+        // What it did is known by its answers alone.
+        None if is_doubted => {
+            format!(
+                "{} would obey this server, but not all it answers is believed: see its alerts.",
+                agent.name
+            )
         }
         None => format!("{} obeys this server.", agent.name),
     };

@@ -14,7 +14,7 @@ use writ_common::wire::status::Failure;
 use super::{Files, KeyFileError, last_head, read_signing_keys};
 use crate::context::Server;
 use crate::requeue::{RequeueError, requeue};
-use crate::store::{StoreError, unavailable};
+use crate::store::{MAX_FORKS, StoreError, unavailable};
 
 /// How often the head of the chain in the store is looked at: one row by its index.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -139,6 +139,12 @@ async fn note_fork(
         bundle.digest = %newest.digest,
         "an agent handed over trust bundles of another chain of this fleet: two servers minted at the same time"
     );
+    if usize::try_from(MAX_FORKS).is_ok_and(|most| known.len() + new.len() > most) {
+        warn!(
+            most = MAX_FORKS,
+            "so many bundles of other chains are kept, and no more: join them by writ-server authority repair"
+        );
+    }
     let rows = new.iter().map(|link| (link.bundle.version, link.digest, link.envelope.clone())).collect();
     server.store.note_forks(rows).await.map_err(unavailable)
 }

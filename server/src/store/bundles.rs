@@ -12,6 +12,9 @@ use writ_common::time::Timestamp;
 use super::audit;
 use super::{Store, StoreError, bytes, id, integer, time, unsigned};
 
+/// Bundles of other chains that are kept. Only the authority can make such ones, so there are few.
+pub const MAX_FORKS: u32 = 64;
+
 /// A verified trust bundle that agents hold and that is not of this server's chain.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fork {
@@ -148,7 +151,7 @@ impl Store {
             .collect()
     }
 
-    /// Keeps verified bundles of another chain. Only the authority can make such ones, so there are few; past 64 none is added.
+    /// Keeps verified bundles of another chain. Past [`MAX_FORKS`] none is added.
     ///
     /// # Errors
     /// When the database fails.
@@ -158,11 +161,12 @@ impl Store {
                 for (version, digest, envelope) in bundles {
                     sqlx::query(
                         "INSERT INTO forks (digest, version, envelope)
-                         SELECT $1, $2, $3 WHERE (SELECT count(*) FROM forks) < 64 ON CONFLICT DO NOTHING",
+                         SELECT $1, $2, $3 WHERE (SELECT count(*) FROM forks) < $4 ON CONFLICT DO NOTHING",
                     )
                     .bind(digest.as_bytes().to_vec())
                     .bind(integer(version))
                     .bind(envelope.to_vec())
+                    .bind(MAX_FORKS)
                     .execute(&mut *connection)
                     .await?;
                 }
