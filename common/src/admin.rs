@@ -22,10 +22,12 @@ use tracing::{error, info};
 use writ_proto::admin::v1::OperatorRole;
 use zeroize::Zeroizing;
 
+use self::revocable::Listener;
 pub use self::subject::About;
 use crate::hush::Hush;
 use crate::id::{Digest, random_bytes};
 use crate::limits::MAX_NAME_BYTES;
+use crate::shutdown::Shutdown;
 use crate::tls::Peer;
 use crate::wire::status::Failure;
 
@@ -177,6 +179,9 @@ pub trait House: Send + Sync + 'static {
     /// Every method of the admin port.
     const POLICY: &'static [(&'static str, Rule)];
 
+    /// What runs to its end whoever hangs up.
+    fn tasks(&self) -> &Shutdown;
+
     /// The name and stored role of a token, by its digest.
     fn known(&self, token: Digest) -> impl Future<Output = Result<Option<(String, u8)>, Failure>> + Send;
 
@@ -213,7 +218,7 @@ pub struct Entry {
     pub actor: Actor,
     /// What a change is about, as its caller wrote it; empty: see [`About`].
     pub subject: String,
-    /// `asked`, `ok`, `unchanged`, or the status it ended with.
+    /// `asked`, `ok`, `unchanged`, `failed`, or the status it ended with.
     pub outcome: &'static str,
 }
 
@@ -264,6 +269,7 @@ where
     H: House,
     S: Service<Request<Body>, Response = Response<Body>> + Clone + Send + 'static,
     S::Future: Send,
+    S::Error: Send,
 {
     type Response = Response<Body>;
     type Error = S::Error;
@@ -279,7 +285,6 @@ where
         let spare = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, spare);
         Box::pin(async move {
-            let token = bearer_token(&request).map(|token| Digest::of(token.as_bytes()));
             let method = request.uri().path().to_owned();
             let listed = H::POLICY.iter().find(|(listed, _)| *listed == method).copied();
             let rule = listed.map(|(_, rule)| rule);
@@ -291,7 +296,7 @@ where
                 Ok(called) => called,
                 Err(failure) => return Ok(Status::from(failure).into_http()),
             };
-            let (call, mut request) = called;
+            let (call, listener, mut request) = called;
             if let Err(failure) = call.check(rule) {
                 house.note(call.entry(AuditLog::Looks, "PERMISSION_DENIED")).await;
                 return Ok(Status::from(failure).into_http());
@@ -300,25 +305,24 @@ where
             if !matches!(rule, Some(Rule::Change(..) | Rule::ChangeSecrets(_))) {
                 let response = inner.call(request).await?;
                 house.note(call.entry(AuditLog::Looks, outcome(&response))).await;
-                return Ok(response.map(|body| revocable::watch(house, token, body)));
+                return Ok(response.map(|body| listener.hear(house, body)));
             }
             // On disk before it begins: nothing takes effect of which there is no line.
             if let Err(failure) = house.write(call.entry(AuditLog::Tries, "asked")).await {
                 return Ok(Status::from(failure).into_http());
             }
-            let response = inner.call(request).await?;
-            match (outcome(&response), response.extensions().get::<Effect>()) {
-                (OK, None) => {
-                    // Before its caller hears of it. What cannot be written has happened all the same.
-                    if let Err(failure) = house.write(call.entry(AuditLog::Changes, OK)).await {
-                        error!(target: "audit", method, ?failure, "the change could not be recorded; that it was asked for is");
-                    }
-                }
-                (OK, Some(Effect::Recorded)) => call.say(OK),
-                (OK, Some(Effect::Nothing)) => house.note(call.entry(AuditLog::Tries, "unchanged")).await,
-                (failed, _) => house.note(call.entry(AuditLog::Tries, failed)).await,
+            // A caller that hangs up must not keep a change from its row.
+            let recorder = Arc::clone(&house);
+            let done = house.tasks().spawn(async move {
+                let response = inner.call(request).await?;
+                let (ended, effect) = (outcome(&response), response.extensions().get::<Effect>().copied());
+                call.record(&*recorder, ended, effect).await;
+                Ok(response)
+            });
+            match done.await {
+                Ok(done) => done.map(|response| response.map(|body| listener.hear(house, body))),
+                Err(_) => Ok(Status::from(Failure::unavailable("the program is shutting down")).into_http()),
             }
-            Ok(response.map(|body| revocable::watch(house, token, body)))
         })
     }
 }
@@ -338,21 +342,21 @@ impl Call {
         method: &'static str,
         rule: Option<Rule>,
         request: Request<Body>,
-    ) -> Result<(Self, Request<Body>), Failure> {
+    ) -> Result<(Self, Listener, Request<Body>), Failure> {
         let token = bearer_token(&request).ok_or_else(Failure::unauthenticated)?;
-        let known = house.known(Digest::of(token.as_bytes())).await?;
+        let token = Digest::of(token.as_bytes());
+        let known = house.known(token).await?;
         let known = known.and_then(|(name, role)| Some((name, Role::from_stored(role)?)));
         let Some((name, role)) = known else {
             let address = Peer::host(request.extensions().get());
             crate::warn_of_stranger!(hush, address, { method, }, "unknown token");
             return Err(Failure::unauthenticated());
         };
-        if let Some(peer) = request.extensions().get::<Peer>() {
-            peer.proven();
-        }
+        // For as long as the call lasts: a token that is revoked holds no connection.
+        let listener = Listener { token, _call: request.extensions().get::<Peer>().map(Peer::in_call) };
         if method.starts_with("/grpc.reflection.") {
             let actor = Actor { name, role, method, request: None };
-            return Ok((Self { actor, subject: String::new() }, request));
+            return Ok((Self { actor, subject: String::new() }, listener, request));
         }
         let (head, body) = request.into_parts();
         let body = Limited::new(body, FRAME_HEAD + MAX_REQUEST_BYTES).collect().await;
@@ -367,7 +371,24 @@ impl Call {
             Some(Rule::Change(_, about)) => about.subject(message),
             _ => String::new(),
         };
-        Ok((Self { actor, subject }, Request::from_parts(head, Body::new(Full::new(bytes)))))
+        let request = Request::from_parts(head, Body::new(Full::new(bytes)));
+        Ok((Self { actor, subject }, listener, request))
+    }
+
+    /// What a call for a change came to.
+    async fn record<H: House>(&self, house: &H, ended: &'static str, effect: Option<Effect>) {
+        match (ended, effect) {
+            (OK, None) => {
+                // Before its caller hears of it. What cannot be written has happened all the same.
+                if let Err(failure) = house.write(self.entry(AuditLog::Changes, OK)).await {
+                    let method = self.actor.method;
+                    error!(target: "audit", method, ?failure, "the change could not be recorded; that it was asked for is");
+                }
+            }
+            (OK, Some(Effect::Recorded)) => self.say(OK),
+            (OK, Some(Effect::Nothing)) => house.note(self.entry(AuditLog::Tries, "unchanged")).await,
+            (failed, _) => house.note(self.entry(AuditLog::Tries, failed)).await,
+        }
     }
 
     fn check(&self, rule: Option<Rule>) -> Result<(), Failure> {

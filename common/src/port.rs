@@ -24,12 +24,12 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 const BACKLOG: u32 = 4096;
 /// Streams one connection may have open. An agent needs two, an entity three, an operator's console more.
 pub const FEW_STREAMS: u32 = 4;
-pub const MANY_STREAMS: u32 = 64;
+pub const MANY_STREAMS: u32 = 16;
 /// Bytes of one stream, and of all streams of a connection, that nobody has read yet. A receipt of the largest size takes two rounds.
 const STREAM_WINDOW: u32 = 128 << 10;
 const CONNECTION_WINDOW: u32 = 256 << 10;
 /// Bytes of the headers of one call: a token, and a trace that a proxy adds.
-const MAX_HEADER_BYTES: u32 = 8 << 10;
+const MAX_HEADER_BYTES: u32 = 4 << 10;
 /// Bytes of a message that asks for next to nothing: of health, of trust bundles.
 pub const MAX_QUESTION_BYTES: usize = 1 << 10;
 

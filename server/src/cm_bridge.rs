@@ -92,6 +92,28 @@ pub struct Registration {
     pub speaker: Option<Speaker>,
 }
 
+impl Registration {
+    /// An answer by who answered when the registration was made.
+    ///
+    /// # Errors
+    /// By somebody else.
+    pub(crate) fn check_speaker(&self, answer: Answer) -> Result<Answer, Fault> {
+        match &self.speaker {
+            Some(pinned) if !pinned.is(&answer.speaker, &answer.newest) => {
+                let (subject, before) = (quoted(&answer.speaker.subject), quoted(&pinned.subject));
+                Err(Fault::new(
+                    Leg::Authorization,
+                    format!(
+                        "`{subject}` answers for the manager, and `{before}` did when this server registered"
+                    ),
+                    "find out who answers; if the manager has another name now: writ manager re-register",
+                ))
+            }
+            _ => Ok(answer),
+        }
+    }
+}
+
 /// Who speaks for a manager. The authority of an organisation certifies many that sign documents; one of them is the manager.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Speaker {
@@ -103,24 +125,28 @@ pub struct Speaker {
     pub name: String,
     /// SHA-256 of the authority that vouched for it; empty if none was asked.
     pub authority: String,
+    /// When its certificate began: one that was replaced does not come back.
+    pub since: u64,
 }
 
 impl Speaker {
     /// The holder of a certificate; `None` if it is none.
     #[must_use]
     pub fn of(certificate: &[u8], authority: Option<Digest>) -> Option<Self> {
-        let Named { key, subject, name } = Named::read(certificate)?;
+        let Named { key, subject, name, not_before } = Named::read(certificate)?;
         let authority = authority.map(|digest| digest.to_string()).unwrap_or_default();
-        Some(Self { key: key.to_string(), subject, name: name.to_string(), authority })
+        let (key, name, since) = (key.to_string(), name.to_string(), not_before.as_millis());
+        Some(Self { key, subject, name, authority, since })
     }
 
-    /// Whether another one is the same manager: by its key, or by a name that the same issuer certified again, where many may have none. Under
-    /// another authority, which an operator uploaded since, whoever answers first is.
+    /// Whether another one is the same manager: by its key, or by a later certificate of the same name by the same issuer, where many may
+    /// have none. The authority in force is `newest`: the first that answers under one that was uploaded since is the manager, and from
+    /// then on nobody under the one of before.
     #[must_use]
-    pub fn is(&self, other: &Self) -> bool {
-        self.key == other.key
-            || (!self.subject.is_empty() && self.name == other.name)
-            || self.authority != other.authority
+    pub fn is(&self, other: &Self, newest: &str) -> bool {
+        let is_renewed = !self.subject.is_empty() && self.name == other.name && self.since <= other.since;
+        let is_uploaded = self.authority != newest && other.authority == newest;
+        self.key == other.key || is_renewed || is_uploaded
     }
 }
 
@@ -301,20 +327,8 @@ impl Bridge {
             server.store.next_manager_counter(is_registration, server.clock.wall()).await.map_err(stored)?;
         let to = ManagerId::from_bytes(manager.unwrap_or_default());
         let answer = line.call(&self.key, (to, epoch, counter), body).await?;
-        let registration = self.held().registration;
-        match registration.speaker {
-            Some(pinned) if registration.manager == manager && !pinned.is(&answer.speaker) => {
-                let (subject, before) = (&answer.speaker.subject, &pinned.subject);
-                Err(Fault::new(
-                    Leg::Authorization,
-                    format!(
-                        "`{}` answers for the manager, and `{}` did when this server registered",
-                        quoted(subject),
-                        quoted(before)
-                    ),
-                    "find out who answers; if the manager has another name now: writ manager re-register",
-                ))
-            }
+        match self.held().registration {
+            registration if registration.manager == manager => registration.check_speaker(answer),
             _ => Ok(answer),
         }
     }

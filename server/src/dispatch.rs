@@ -92,6 +92,7 @@ pub struct Dispatcher {
     /// Until when each cancelled command could have been obeyed. Asked at every delivery: copies of a command may stand
     /// in outboxes, or be read from the store at that very moment.
     cancelled: RwLock<HashMap<CommandId, Timestamp>>,
+    cancelling: tokio::sync::Mutex<()>,
 }
 
 impl Dispatcher {
@@ -104,6 +105,7 @@ impl Dispatcher {
             rebuilding: tokio::sync::Mutex::default(),
             sent: sent::Sent::default(),
             cancelled: RwLock::default(),
+            cancelling: tokio::sync::Mutex::default(),
         }
     }
 
@@ -136,20 +138,25 @@ impl Dispatcher {
         expires_at: Timestamp,
         now: Timestamp,
     ) -> Result<(), StoreError> {
-        {
+        // One at a time: one that fails must not undo another that went well.
+        let _alone = self.cancelling.lock().await;
+        let is_new = {
             let mut cancelled = self.cancelled.write().unwrap_or_else(PoisonError::into_inner);
             cancelled.retain(|_, expires_at| *expires_at > now);
-            cancelled.insert(command, expires_at);
-        }
+            cancelled.insert(command, expires_at).is_none()
+        };
         let work = async {
             let handed_over = self.sent.take_of(command);
-            if !handed_over.is_empty() {
-                store.note_sent(command, handed_over).await?;
+            if !handed_over.is_empty()
+                && let Err(error) = store.note_sent(command, handed_over.clone()).await
+            {
+                handed_over.into_iter().for_each(|place| self.sent.sent(command, place));
+                return Err(error);
             }
             store.cancel(command, now).await
         };
         let done = work.await;
-        if done.is_err() {
+        if done.is_err() && is_new {
             self.cancelled.write().unwrap_or_else(PoisonError::into_inner).remove(&command);
         }
         done

@@ -91,7 +91,8 @@ async fn archive<S: AuditStore>(
         let is_old = |entry: &AuditEntry, age: Duration| Timestamp::from_millis(entry.at_ms) + age < now;
         let by_age = rows.first().is_some_and(|(_, entry)| is_old(entry, settings.keep + A_DAY));
         let is_due = |(link, entry): &&(Link, AuditEntry)| {
-            link.sequence <= beyond || (by_age && is_old(entry, settings.keep))
+            // The newest stays: the next one hangs on it.
+            link.sequence < newest && (link.sequence <= beyond || (by_age && is_old(entry, settings.keep)))
         };
         let due: Vec<_> = rows.iter().take_while(is_due).collect();
         let (Some((first, _)), Some((last, _))) = (due.first(), due.last()) else { return Ok(gone) };
@@ -101,8 +102,9 @@ async fn archive<S: AuditStore>(
             text.push(b'\n');
         }
         files::private_folder(folder)?;
-        // Named by what is in it: one that was written before a crash is written again, the same.
-        let name = format!("changes-{:012}-{:012}.jsonl", first.sequence, last.sequence);
+        // Named by what is in it: none takes the place of another. After a crash entries may stand in two.
+        let hash = last.hash.to_string();
+        let name = format!("changes-{:012}-{:012}-{}.jsonl", first.sequence, last.sequence, &hash[..16]);
         files::write_secret(&folder.join(name), &text)?;
         store.forget(AuditLog::Changes, last.sequence).await.map_err(ArchiveError::Store)?;
         gone += due.len();
@@ -215,6 +217,11 @@ mod tests {
         assert_eq!(archive(&store, SETTINGS, &audit, later).await.unwrap(), 55);
         assert_eq!(lines(&audit), (1..=60).collect::<Vec<_>>());
         assert_eq!(store.ends(AuditLog::Changes).await.unwrap(), (61, 105));
+        // Whatever its age, the newest stays: the next one hangs on it.
+        let (idle, last) = (Memory::default(), start + A_DAY * 9);
+        changes(&idle, start, 3);
+        assert_eq!(archive(&idle, SETTINGS, &folder.path().join("idle"), last).await.unwrap(), 2);
+        assert_eq!(idle.ends(AuditLog::Changes).await.unwrap(), (3, 3));
         // Where no file can be made, nothing goes.
         let in_the_way = folder.path().join("in the way");
         std::fs::write(&in_the_way, "").unwrap();

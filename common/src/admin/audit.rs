@@ -54,7 +54,7 @@ pub struct NewAudit {
     pub request: Option<Digest>,
     /// What it was about; empty: nothing that has a name.
     pub subject: String,
-    /// `asked`, `ok`, `unchanged`, or a gRPC status.
+    /// `asked`, `ok`, `unchanged`, `failed`, or a gRPC status.
     pub outcome: &'static str,
     /// Entries of this log to keep. Past it the oldest go, of changes not before they are in a file ([`super::archive`]).
     pub max_entries: u64,

@@ -13,32 +13,59 @@ use tonic::body::Body;
 
 use super::House;
 use crate::id::Digest;
+use crate::tls::InSession;
 use crate::wire::status::Failure;
 
 /// How long a revoked token may still hear.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// An answer of one message has a frame for it and one for its end. What has more is a stream.
+const FRAMES_OF_AN_ANSWER: u32 = 2;
 
-/// A stream under way.
+/// Who hears an answer.
+pub(super) struct Listener {
+    pub(super) token: Digest,
+    pub(super) _call: Option<InSession>,
+}
+
+/// An answer under way.
 struct Revocable {
     body: Body,
     /// Ready when the token counts no more.
     revoked: BoxFuture<'static, ()>,
+    frames: u32,
     is_over: bool,
+    /// Its connection is held as long as it is.
+    _listener: Listener,
 }
 
-/// The same answer; one that goes on ends when the token is revoked.
-pub(super) fn watch<H: House>(house: Arc<H>, token: Option<Digest>, body: Body) -> Body {
-    let Some(token) = token.filter(|_| !body.is_end_stream()) else { return body };
-    let revoked = Box::pin(async move {
-        loop {
-            tokio::time::sleep(LOOK_EVERY).await;
-            // A store that fails revokes nothing.
-            if let Ok(None) = house.known(token).await {
-                return;
-            }
+impl Listener {
+    /// The same answer; one that goes on ends when the token is revoked.
+    pub(super) fn hear<H: House>(self, house: Arc<H>, body: Body) -> Body {
+        if body.is_end_stream() {
+            return body;
         }
-    });
-    Body::new(Revocable { body, revoked, is_over: false })
+        let token = self.token;
+        let revoked = Box::pin(async move {
+            loop {
+                tokio::time::sleep(LOOK_EVERY).await;
+                // A store that fails revokes nothing.
+                if let Ok(None) = house.known(token).await {
+                    return;
+                }
+            }
+        });
+        Body::new(Revocable { body, revoked, frames: 0, is_over: false, _listener: self })
+    }
+}
+
+impl Revocable {
+    fn end(&mut self) -> Frame<Bytes> {
+        self.is_over = true;
+        let mut trailers = http::HeaderMap::new();
+        // It has no word that is no header.
+        let _ = Status::from(Failure::unauthenticated()).add_header(&mut trailers);
+        Frame::trailers(trailers)
+    }
 }
 
 impl HttpBody for Revocable {
@@ -52,20 +79,18 @@ impl HttpBody for Revocable {
         if self.is_over {
             return Poll::Ready(None);
         }
-        // What has an answer at once needs no clock.
+        // First, for a stream that always has something to say; an answer at once needs no clock.
+        if self.frames >= FRAMES_OF_AN_ANSWER && self.revoked.as_mut().poll(context).is_ready() {
+            return Poll::Ready(Some(Ok(self.end())));
+        }
         if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(context) {
+            self.frames = self.frames.saturating_add(1);
             return Poll::Ready(frame);
         }
         if self.revoked.as_mut().poll(context).is_pending() {
             return Poll::Pending;
         }
-        self.is_over = true;
-        let mut trailers = http::HeaderMap::new();
-        let status = Status::from(Failure::unauthenticated());
-        Poll::Ready(match status.add_header(&mut trailers) {
-            Ok(()) => Some(Ok(Frame::trailers(trailers))),
-            Err(status) => Some(Err(status)),
-        })
+        Poll::Ready(Some(Ok(self.end())))
     }
 
     fn is_end_stream(&self) -> bool {

@@ -221,6 +221,8 @@ pub struct Named {
     pub subject: String,
     /// SHA-256 of subject and issuer as encoded.
     pub name: Digest,
+    /// The first moment of its validity.
+    pub not_before: Timestamp,
 }
 
 impl Named {
@@ -233,6 +235,7 @@ impl Named {
             key: Digest::of(parsed.public_key().raw),
             subject: subject.to_string(),
             name: Digest::of(&[subject.as_raw(), issuer.as_raw()].concat()),
+            not_before: validity(&parsed).0,
         })
     }
 }

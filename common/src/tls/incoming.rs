@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use rustix::io::Errno;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
@@ -91,9 +92,9 @@ impl Watched {
         ends.hang_up.as_mut().poll(context).is_ready()
     }
 
-    /// Nothing is sent any more to whom must go: one who does not read would keep what is for it.
-    fn check(&self) -> io::Result<()> {
-        match self.probation.is_some() && self.peer.probation.hang_up.is_cancelled() {
+    /// Nothing is sent any more to whom must go. Asked with each write too: for one who does not read, nothing may be polled but those.
+    fn check(&mut self, context: &mut Context<'_>) -> io::Result<()> {
+        match self.has_to_go(context) {
             true => Err(io::ErrorKind::BrokenPipe.into()),
             false => Ok(()),
         }
@@ -122,7 +123,7 @@ impl AsyncWrite for Watched {
         context: &mut Context<'_>,
         data: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.check()?;
+        self.check(context)?;
         let written = Pin::new(&mut self.socket).poll_write(context, data);
         if let Poll::Ready(Ok(bytes)) = written {
             self.peer.probation.wrote(bytes);
@@ -135,7 +136,7 @@ impl AsyncWrite for Watched {
         context: &mut Context<'_>,
         data: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.check()?;
+        self.check(context)?;
         let written = Pin::new(&mut self.socket).poll_write_vectored(context, data);
         if let Poll::Ready(Ok(bytes)) = written {
             self.peer.probation.wrote(bytes);
@@ -148,7 +149,7 @@ impl AsyncWrite for Watched {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.check()?;
+        self.check(context)?;
         Pin::new(&mut self.socket).poll_flush(context)
     }
 
@@ -231,13 +232,19 @@ impl Stream for Incoming {
     }
 }
 
+/// Whether others have to go before another one can come.
+fn is_out_of_files(error: &io::Error) -> bool {
+    let lacks = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM];
+    lacks.iter().any(|lack| error.raw_os_error() == Some(lack.raw_os_error()))
+}
+
 /// Accepts connections until the shutdown is asked for; without a certificate, in clear.
 #[must_use]
 pub fn incoming(listener: TcpListener, tls: Option<&ServerTls>, room: Room, shutdown: &Shutdown) -> Incoming {
     let (done, connections) = mpsc::channel(64);
     let acceptor = tls.map(ServerTls::acceptor);
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    let unproven = Unproven::new(room);
+    let unproven = Unproven::new(room, Some(shutdown.clone()));
     let (tasks, hush) = (shutdown.clone(), Hush::default());
     shutdown.spawn(async move {
         loop {
@@ -249,7 +256,9 @@ pub fn incoming(listener: TcpListener, tls: Option<&ServerTls>, room: Room, shut
                     if let Some(unsaid) = hush.may_say("not accepted", IpAddr::V4(Ipv4Addr::UNSPECIFIED)) {
                         warn!(%error, unsaid, "connection not accepted");
                     }
-                    (0..PLACES_AT_ONCE).for_each(|_| unproven.make_place());
+                    if is_out_of_files(&error) {
+                        (0..PLACES_AT_ONCE).for_each(|_| unproven.make_place());
+                    }
                     tokio::time::sleep(Duration::from_millis(10)).await;
                     continue;
                 }
@@ -333,7 +342,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_connection_outlives_its_sessions_by_a_probation_and_no_longer() {
+    async fn a_connection_outlives_its_session_by_its_last_words_and_no_longer() {
         let (authority, leaf) = leaf();
         let (endpoint, mut accepted, _shutdown) = port(&leaf, Room::OTHERS).await;
         let anchors = Anchors::Authorities(vec![authority.certificate]);
@@ -344,7 +353,7 @@ mod tests {
         let held = tokio::time::timeout(PROBATION * 9, connected.read_to_end(&mut said)).await;
         assert!(held.is_err(), "{said:?}");
         drop(session);
-        let ended = tokio::time::timeout(PROBATION * 2, connected.read_to_end(&mut said)).await;
+        let ended = tokio::time::timeout(PROBATION / 2, connected.read_to_end(&mut said)).await;
         assert!(ended.unwrap().is_err(), "no word of TLS says that it ends");
     }
 

@@ -9,11 +9,13 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::hush::Hush;
+use crate::shutdown::Shutdown;
 
 /// What the connections of one port may cost that have proven nothing.
 #[derive(Debug, Clone, Copy)]
@@ -72,13 +74,19 @@ impl Peer {
         self.probation.leave();
     }
 
-    /// Somebody proved who they are for one session: the connection may stay as long as this is held, and a probation's
-    /// time longer. An identity whose sessions replace each other cannot hold connections that way.
+    /// Somebody proved who they are for one session: the connection may stay as long as this is held, and until its last words are
+    /// said. An identity whose sessions replace each other cannot hold connections that way.
     #[must_use]
     pub fn in_session(&self) -> InSession {
-        self.probation.sessions.fetch_add(1, Ordering::AcqRel);
-        self.probation.leave();
-        InSession(Arc::clone(&self.probation))
+        self.probation.hold();
+        InSession { probation: Arc::clone(&self.probation), is_last: true }
+    }
+
+    /// Somebody proved who they are for one call: the connection may stay as long as this is held, and a probation's time longer.
+    #[must_use]
+    pub fn in_call(&self) -> InSession {
+        self.probation.hold();
+        InSession { probation: Arc::clone(&self.probation), is_last: false }
     }
 
     /// An answer of so many bytes waits until this connection reads it. Small ones need not be told: a request as large went
@@ -88,14 +96,31 @@ impl Peer {
     }
 }
 
-/// That a proven session is held on a connection.
+/// That a proven session or call is held on a connection.
 #[derive(Debug)]
-pub struct InSession(Arc<Probation>);
+pub struct InSession {
+    probation: Arc<Probation>,
+    /// Whether nothing is to come on the connection after it.
+    is_last: bool,
+}
+
+/// How long a connection stays on which nothing is to come: what an agent made the server keep goes with it.
+const LAST_WORDS: Duration = Duration::from_secs(5);
 
 impl Drop for InSession {
     fn drop(&mut self) {
-        if self.0.sessions.fetch_sub(1, Ordering::AcqRel) == 1 && self.0.is_unproven() {
-            self.0.enter();
+        let is_free = self.probation.let_go();
+        if is_free
+            && self.is_last
+            && let Some(tasks) = &self.probation.unproven.0.tasks
+        {
+            let probation = Arc::clone(&self.probation);
+            tasks.spawn(async move {
+                tokio::time::sleep(LAST_WORDS).await;
+                if probation.is_unproven() {
+                    probation.hang_up.cancel();
+                }
+            });
         }
     }
 }
@@ -107,6 +132,8 @@ pub(super) struct Unproven(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     room: Room,
+    /// Where the end of a connection is waited for.
+    tasks: Option<Shutdown>,
     held: Mutex<Held>,
     hush: Hush,
 }
@@ -132,8 +159,8 @@ struct Connection {
 }
 
 impl Unproven {
-    pub(super) fn new(room: Room) -> Self {
-        Self(Arc::new(Shared { room, held: Mutex::default(), hush: Hush::default() }))
+    pub(super) fn new(room: Room, tasks: Option<Shutdown>) -> Self {
+        Self(Arc::new(Shared { room, tasks, held: Mutex::default(), hush: Hush::default() }))
     }
 
     /// A connection came.
@@ -160,7 +187,7 @@ impl Unproven {
         let room = self.0.room;
         self.change(|held| {
             held.add(source, arrival, bytes);
-            held.make_room(source, room)
+            held.make_room(source, arrival, room)
         });
     }
 
@@ -204,8 +231,15 @@ impl Held {
         Some(connection)
     }
 
-    fn make_room(&mut self, address: IpAddr, room: Room) -> Option<IpAddr> {
+    fn make_room(&mut self, address: IpAddr, arrival: u64, room: Room) -> Option<IpAddr> {
         let mut gone = None;
+        // Before others of its source, one that takes a part of the room by itself.
+        let source = self.sources.get(&address);
+        let own = source.and_then(|source| source.oldest_first.get(&arrival)).map_or(0, |own| own.bytes);
+        if own > room.of_a_source / 4 && room.of_a_source > 8 * BYTES_OF_A_CONNECTION {
+            self.hang_up(address, arrival);
+            gone = Some(address);
+        }
         while self.sources.get(&address).is_some_and(|source| source.bytes > room.of_a_source) {
             gone = self.hang_up_oldest(address);
         }
@@ -217,18 +251,25 @@ impl Held {
         gone
     }
 
-    /// Of several as large, the one that came first.
+    /// Of several about as large, the one that came first: who has begun to speak must not count as larger than who is silent.
     fn largest(&self) -> Option<IpAddr> {
         let size = |(_, source): &(&IpAddr, &Source)| {
-            (source.bytes, Reverse(source.oldest_first.keys().next().copied()))
+            let about = source.bytes / (2 * BYTES_OF_A_CONNECTION);
+            (about, Reverse(source.oldest_first.keys().next().copied()))
         };
         self.sources.iter().max_by_key(size).map(|(address, _)| *address)
     }
 
     fn hang_up_oldest(&mut self, source: IpAddr) -> Option<IpAddr> {
         let oldest = *self.sources.get(&source)?.oldest_first.keys().next()?;
-        self.remove(source, oldest)?.hang_up.cancel();
+        self.hang_up(source, oldest);
         Some(source)
+    }
+
+    fn hang_up(&mut self, source: IpAddr, arrival: u64) {
+        if let Some(connection) = self.remove(source, arrival) {
+            connection.hang_up.cancel();
+        }
     }
 }
 
@@ -258,17 +299,38 @@ impl Probation {
 
     /// It counts, as one that has just come.
     fn enter(&self) {
-        let Self { unproven, source, .. } = self;
-        let room = unproven.0.room;
-        unproven.change(|held| {
-            held.arrivals += 1;
-            self.arrival.store(held.arrivals, Ordering::Release);
-            self.owed.store(0, Ordering::Release);
-            let connection = Connection { bytes: 0, hang_up: self.hang_up.clone() };
-            held.sources.entry(*source).or_default().oldest_first.insert(held.arrivals, connection);
-            held.add(*source, held.arrivals, BYTES_OF_A_CONNECTION);
-            held.make_room(*source, room)
+        self.unproven.change(|held| self.enter_among(held));
+    }
+
+    fn enter_among(&self, held: &mut Held) -> Option<IpAddr> {
+        held.remove(self.source, self.arrival.load(Ordering::Acquire));
+        held.arrivals += 1;
+        let arrival = held.arrivals;
+        self.arrival.store(arrival, Ordering::Release);
+        self.owed.store(0, Ordering::Release);
+        let connection = Connection { bytes: 0, hang_up: self.hang_up.clone() };
+        held.sources.entry(self.source).or_default().oldest_first.insert(arrival, connection);
+        held.add(self.source, arrival, BYTES_OF_A_CONNECTION);
+        held.make_room(self.source, arrival, self.unproven.0.room)
+    }
+
+    /// A session or a call more is held on it. Under the lock, as its end is: else one that ends would count one that begins.
+    fn hold(&self) {
+        self.unproven.change(|held| {
+            self.sessions.fetch_add(1, Ordering::AcqRel);
+            held.remove(self.source, self.arrival.load(Ordering::Acquire));
+            None
         });
+    }
+
+    /// One less; whether nothing holds it any more.
+    fn let_go(&self) -> bool {
+        let mut is_free = false;
+        self.unproven.change(|held| {
+            is_free = self.sessions.fetch_sub(1, Ordering::AcqRel) == 1 && self.is_open();
+            if is_free { self.enter_among(held) } else { None }
+        });
+        is_free
     }
 
     fn leave(&self) {
@@ -336,7 +398,7 @@ mod tests {
 
     #[test]
     fn past_a_sources_room_its_own_oldest_go() {
-        let unproven = Unproven::new(ROOM);
+        let unproven = Unproven::new(ROOM, None);
         let other = unproven.begin(at([10, 0, 0, 2]));
         let mut held: Vec<_> = (0..5).map(|_| unproven.begin(at([10, 0, 0, 1]))).collect();
         let gone: Vec<_> = held.iter().map(is_gone).collect();
@@ -354,7 +416,7 @@ mod tests {
 
     #[test]
     fn past_the_room_in_all_the_oldest_of_the_largest_source_goes() {
-        let unproven = Unproven::new(ROOM);
+        let unproven = Unproven::new(ROOM, None);
         let honest = unproven.begin(at([10, 0, 0, 2]));
         let large: Vec<_> = (0..4).map(|_| unproven.begin(at([10, 0, 0, 1]))).collect();
         let late: Vec<_> = (3..5).map(|n| unproven.begin(at([10, 0, 0, n]))).collect();
@@ -365,8 +427,18 @@ mod tests {
     }
 
     #[test]
+    fn who_speaks_is_not_larger_than_many_who_are_silent() {
+        let unproven = Unproven::new(ROOM, None);
+        let silent: Vec<_> = (0..6).map(|n| unproven.begin(at([10, 0, 1, n]))).collect();
+        let honest = unproven.begin(at([10, 0, 0, 2]));
+        honest.probation.read(600);
+        assert!(!is_gone(&honest), "it said hello");
+        assert_eq!(silent.iter().map(is_gone).collect::<Vec<_>>(), [true, true, false, false, false, false]);
+    }
+
+    #[test]
     fn what_is_sent_and_what_is_owed_takes_room_until_it_is_proven_or_read() {
-        let unproven = Unproven::new(ROOM);
+        let unproven = Unproven::new(ROOM, None);
         let one = usize::try_from(BYTES_OF_A_CONNECTION).unwrap();
         let (first, second) = (unproven.begin(at([10, 0, 0, 1])), unproven.begin(at([10, 0, 0, 1])));
         // Two connections, and an answer of the size of one that is read.

@@ -4,6 +4,7 @@ use tracing::error;
 use writ_common::admin::audit::{Audited, NewAudit};
 use writ_common::admin::{About, Entry, House, Role, Rule};
 use writ_common::id::Digest;
+use writ_common::shutdown::Shutdown;
 use writ_common::wire::status::Failure;
 
 use crate::context::Manager;
@@ -37,6 +38,10 @@ const POLICY: &[(&str, Rule)] = &[
 
 impl House for Manager {
     const POLICY: &'static [(&'static str, Rule)] = POLICY;
+
+    fn tasks(&self) -> &Shutdown {
+        &self.shutdown
+    }
 
     async fn known(&self, token: Digest) -> Result<Option<(String, u8)>, Failure> {
         self.store.operator(token).await.map_err(unavailable)

@@ -64,6 +64,8 @@ pub struct Answer {
     pub key: PublicKey,
     /// Whose it is.
     pub speaker: Speaker,
+    /// SHA-256 of the authority in force; empty if none is.
+    pub newest: String,
 }
 
 impl Line {
@@ -246,7 +248,9 @@ impl Line {
         }
         let speaker =
             Speaker::of(&reply.certificate, authority).ok_or_else(|| no(NotVouched::Damaged.to_string()))?;
-        Ok(Answer { body, time, key, speaker })
+        let pinned = self.settings.pinned(self.clock.wall());
+        let newest = pinned.first().map(|newest| Digest::of(newest.der()).to_string()).unwrap_or_default();
+        Ok(Answer { body, time, key, speaker, newest })
     }
 
     /// The key, and the digest of the authority that vouches for it.

@@ -234,6 +234,36 @@ async fn perform(
         Entry { log, actor: actor.clone(), subject, outcome }
     };
     server.write(entry(AuditLog::Tries, "asked")).await?;
+    let done = carry_out(server, turn, (taken, task), &actor).await;
+    match &done {
+        // A command's row is written with the command.
+        Ok(Done::Submitted) => {}
+        Ok(Done::Looked(_)) => server.note(entry(AuditLog::Looks, "ok")).await,
+        Ok(Done::Changed(_)) => server.note(entry(AuditLog::Changes, "ok")).await,
+        Err(_) => server.note(entry(AuditLog::Tries, "failed")).await,
+    }
+    Ok(match done? {
+        Done::Submitted => (TaskState::InProgress, String::new()),
+        Done::Looked(detail) | Done::Changed(detail) => (TaskState::Successful, detail),
+    })
+}
+
+/// What a task came to.
+enum Done {
+    /// A command, which goes on by itself.
+    Submitted,
+    /// It asked for something.
+    Looked(String),
+    /// It changed something.
+    Changed(String),
+}
+
+async fn carry_out(
+    server: &Arc<Server>,
+    turn: &mut Turn,
+    (taken, task): (&TakenRow, Task),
+    actor: &Actor,
+) -> Result<Done, Failure> {
     match task {
         Task::Dispatch { selector, order, lifetime } => {
             let selection = if selector.is_empty() {
@@ -250,8 +280,8 @@ async fn perform(
                 }
             };
             let request = Request { id: Some(taken.command), selection, lifetime, action, parent: None };
-            let _submitted = submit::submit(server, &actor, request).await?;
-            Ok((TaskState::InProgress, String::new()))
+            let _submitted = submit::submit(server, actor, request).await?;
+            Ok(Done::Submitted)
         }
         Task::AskStatus => {
             let unavailable = crate::store::unavailable;
@@ -259,18 +289,13 @@ async fn perform(
             let connected = server.dispatcher.registry().connected();
             let head = server.chain().head().bundle.version;
             let version = crate::VERSION;
-            server.note(entry(AuditLog::Looks, "ok")).await;
-            Ok((
-                TaskState::Successful,
-                format!(
-                    "writ-server {version}; agents {connected} connected of {enrolled}; trust bundle {head}"
-                ),
-            ))
+            Ok(Done::Looked(format!(
+                "writ-server {version}; agents {connected} connected of {enrolled}; trust bundle {head}"
+            )))
         }
         Task::ChangeCommunication { heartbeat, abnormal_after } => {
             change_communication(server, turn, heartbeat, abnormal_after).await?;
-            server.write(entry(AuditLog::Changes, "ok")).await?;
-            Ok((TaskState::Successful, format!("polls every {heartbeat:?}")))
+            Ok(Done::Changed(format!("polls every {heartbeat:?}")))
         }
     }
 }

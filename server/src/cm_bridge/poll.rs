@@ -139,7 +139,7 @@ async fn poll(server: &Arc<Server>, line: &Line, held: Held) -> Result<bool, Fau
             }
             drop(turn);
             let has_taken = server.store.last_taken(epoch).await.map_err(stored)? > after;
-            obey::act(server, epoch).await.map_err(stored)?;
+            Box::pin(obey::act(server, epoch)).await.map_err(stored)?;
             Ok((work.has_more && has_taken) || is_full)
         }
         ReplyBody::Rejected(rejection) => {

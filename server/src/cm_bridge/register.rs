@@ -50,7 +50,11 @@ async fn register_to_the_end(server: &Arc<Server>, chosen: proto::UpdateSource) 
     let mut turn = server.bridge.turn().await;
     let settings = turn.saved.clone();
     let line = open(server, &settings).await?;
-    let (about, _) = line.probe(None).await?;
+    let (about, answer) = line.probe(None).await?;
+    if turn.registration.state != State::Unregistered && turn.registration.is_authorized {
+        // Whoever answers for the manager of now must be that manager, also to say that another one is there.
+        let _same = turn.registration.check_speaker(answer)?;
+    }
     let is_here = turn.registration.manager == Some(*about.manager.as_bytes());
     let chosen = if is_here { as_it_was(&turn, chosen) } else { chosen };
     let source = update_source::choose(chosen, &about.version.to_string(), settings.is_authorized())?;

@@ -102,9 +102,14 @@ impl Line {
         }
     }
 
+    /// Why the session is told to end, if it is.
+    pub fn ending(&self) -> Option<Ending> {
+        self.lock().end
+    }
+
     /// Whether the session is told to end.
     pub fn is_ending(&self) -> bool {
-        self.lock().end.is_some()
+        self.ending().is_some()
     }
 
     /// The agent said something: the store hears of it with the next heartbeat.

@@ -66,8 +66,10 @@ pub async fn note(server: Arc<Server>) {
     let mut ticks = tokio::time::interval(NOTE_EVERY);
     while server.shutdown.unless_requested(ticks.tick()).await.is_some() {
         for (command, places) in server.dispatcher.sent().take() {
-            if let Err(error) = server.store.note_sent(command, places.into_iter().collect()).await {
+            let noted = server.store.note_sent(command, places.iter().copied().collect());
+            if let Err(error) = noted.await {
                 warn!(%error, "what was sent could not be noted");
+                places.into_iter().for_each(|place| server.dispatcher.sent().sent(command, place));
             }
         }
     }

@@ -194,7 +194,8 @@ impl<'a> Live<'a> {
         let silence = tokio::time::sleep(deadline);
         // Sessions that began together do not all end together.
         let age = self.server.settings.max_age;
-        let too_old = tokio::time::sleep(age - jitter(age / 10));
+        let (began, greatest_age) = (tokio::time::Instant::now(), age - jitter(age / 10));
+        let too_old = tokio::time::sleep(greatest_age);
         tokio::pin!(shutting_down, silence, too_old);
         loop {
             if self.is_held_back && self.unanswered.len() < MAX_UNANSWERED / 2 {
@@ -203,6 +204,14 @@ impl<'a> Live<'a> {
             }
             if self.deliveries.len() >= MAX_COUNTED_DELIVERIES {
                 return self.come_back(Duration::ZERO, "too many commands on one stream").await;
+            }
+            // An agent that never stops speaking must not keep its session from ending.
+            let is_late = began.elapsed() >= greatest_age;
+            if is_late {
+                return self.come_back(Duration::ZERO, "the session is old").await;
+            }
+            if let Some(ending) = self.seat.line.ending() {
+                return self.end(ending).await;
             }
             let takes_commands = self.agent.held.is_none() && self.unanswered.len() < MAX_UNANSWERED;
             tokio::select! {
@@ -226,11 +235,10 @@ impl<'a> Live<'a> {
                         Box::pin(self.vouch_again()).await?;
                     }
                     Next::LookIntoStore => Box::pin(self.catch_up()).await?,
-                    Next::End(Ending::Replaced) => return self.come_back(REPLACED_BACKOFF, "the agent opened another session").await,
-                    Next::End(Ending::Decided) => return self.come_back(Duration::ZERO, "an operator decided about this agent").await,
+                    Next::End(ending) => return self.end(ending).await,
                 },
                 // Whoever holds a session proves itself again from time to time.
-                () = &mut too_old => return self.come_back(Duration::ZERO, "the session is old").await,
+                () = &mut too_old => {}
                 () = &mut silence => {
                     // It was set when something was heard last, or earlier.
                     if last_heard.elapsed() >= deadline {
@@ -472,6 +480,13 @@ impl<'a> Live<'a> {
     fn heard(&self, report: Option<Report>) -> Heard {
         let admissions = (self.mark, self.admissions);
         Heard { agent: self.agent.id, at: self.server.clock.wall(), admissions, report }
+    }
+
+    async fn end(&self, ending: Ending) -> Result<(), End> {
+        match ending {
+            Ending::Replaced => self.come_back(REPLACED_BACKOFF, "the agent opened another session").await,
+            Ending::Decided => self.come_back(Duration::ZERO, "an operator decided about this agent").await,
+        }
     }
 
     async fn come_back(&self, after: Duration, reason: &str) -> Result<(), End> {
