@@ -43,19 +43,25 @@ pub struct Keeper {
 }
 
 impl Keeper {
+    /// Everything as installed, whatever was kept.
+    #[must_use]
+    pub fn nothing(path: &Path, configured_filter: &str) -> Self {
+        Self {
+            path: path.to_owned(),
+            configured_filter: configured_filter.to_owned(),
+            held: watch::Sender::new(None),
+            deadline: Mutex::new(Duration::MAX),
+            trying: tokio::sync::Mutex::default(),
+        }
+    }
+
     /// Reads what was kept, and lets it act on the log.
     ///
     /// # Errors
     /// When there is something that cannot be read.
     pub fn load(path: &Path, configured_filter: &str) -> Result<Self, SettingsError> {
-        let held = read(path)?;
-        let keeper = Self {
-            path: path.to_owned(),
-            configured_filter: configured_filter.to_owned(),
-            held: watch::Sender::new(held),
-            deadline: Mutex::new(Duration::MAX),
-            trying: tokio::sync::Mutex::default(),
-        };
+        let keeper = Self::nothing(path, configured_filter);
+        keeper.held.send_replace(read(path)?);
         let filter = keeper.held.borrow().as_ref().and_then(|settings| settings.log_filter.clone());
         if let Some(filter) = filter
             && let Err(error) = telemetry::set_filter(&filter)

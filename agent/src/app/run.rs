@@ -88,7 +88,14 @@ pub(super) async fn run(options: Run, shutdown: Shutdown) -> Result<(), Fatal> {
     let actions_shutdown = Shutdown::new();
     let parts = (time, config.max_running, actions_shutdown.clone());
     let status = Status::new(&files, &table);
-    let settings = Keeper::load(&files.settings(), &config.log_filter).map_err(|error| failed(&error))?;
+    let denied = config.denied_actions.iter().any(|denied| denied == "settings");
+    if denied && files.settings().exists() {
+        warn!(file = %files.settings().display(), "settings that came by a command do not count: actions.deny lists `settings`");
+    }
+    let settings = match denied {
+        true => Keeper::nothing(&files.settings(), &config.log_filter),
+        false => Keeper::load(&files.settings(), &config.log_filter).map_err(|error| failed(&error))?,
+    };
     let left = Left::of(&journal).map_err(|error| failed(&error))?;
     let (obedience, answers) =
         Obedience::new(identity, trust, journal, (table, settings), parts, config.proxy);

@@ -232,6 +232,23 @@ impl Part {
     }
 }
 
+/// The program that the kernel starts for a script: the one its first line names.
+pub(crate) fn interpreter(program: &Path) -> Option<PathBuf> {
+    let mut first = [0; 256];
+    let read = std::fs::File::open(program).and_then(|mut file| file.read(&mut first)).ok()?;
+    let line = first.get(..read)?.strip_prefix(b"#!")?.split(|byte| *byte == b'\n').next()?;
+    let line = String::from_utf8_lossy(line).into_owned();
+    line.trim().split([' ', '\t']).next().filter(|name| name.starts_with('/')).map(PathBuf::from)
+}
+
+/// Who but root and this user could change what runs when this program is started, and what mends that.
+pub(crate) fn others_may_change_what_runs(program: &Path, uid: u32) -> Option<String> {
+    others_may_change(program, uid).or_else(|| {
+        let fault = others_may_change(&interpreter(program)?, uid)?;
+        Some(format!("its first line names a program, and {fault}"))
+    })
+}
+
 fn check_program(reader: &mut Reader, program: &Path, uid: u32) {
     if !program.is_absolute() {
         return;
@@ -253,7 +270,7 @@ fn check_program(reader: &mut Reader, program: &Path, uid: u32) {
             reader.problem("program", format!("is `{}`, which is not an executable file", program.display()));
         }
         Ok(_) => {
-            if let Some(fault) = others_may_change(program, uid) {
+            if let Some(fault) = others_may_change_what_runs(program, uid) {
                 reader.problem("program", format!("is `{}`: {fault}", program.display()));
             }
         }

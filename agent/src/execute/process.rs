@@ -17,8 +17,7 @@ use writ_common::receipt::Ending;
 
 use super::Ended;
 use super::action::Invocation;
-use super::action::script_fault;
-use super::whose::others_may_change;
+use super::action::{others_may_change_what_runs, script_fault};
 
 /// Read at a time from a process's output.
 const READ_BYTES: usize = 8 << 10;
@@ -89,7 +88,7 @@ pub(super) async fn run(
 ) -> Ended {
     let Invocation { program, arguments, working_directory, timeout, max_output, user, uid } = invocation;
     // Once more: the list was read when the agent started, and packages are replaced and rights changed since.
-    let fault = others_may_change(&program, uid).or_else(|| script_fault(&program));
+    let fault = others_may_change_what_runs(&program, uid).or_else(|| script_fault(&program));
     if let Some(fault) = fault {
         return Ended::quiet(Ending::NotStarted, fault);
     }

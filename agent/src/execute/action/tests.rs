@@ -98,6 +98,14 @@ fn shells_and_files_others_may_write_are_refused() {
     assert!(unanchored.contains("is no regular expression"), "{unanchored}");
 
     let folder = tempfile::tempdir().unwrap();
+    let (interpreter, script) = (folder.path().join("python"), folder.path().join("script"));
+    std::fs::copy("/bin/true", &interpreter).unwrap();
+    std::fs::set_permissions(&interpreter, std::fs::Permissions::from_mode(0o777)).unwrap();
+    std::fs::write(&script, format!("#!{} -I\n", interpreter.display())).unwrap();
+    std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let open = definition(&format!("program = \"{}\"\n", script.display())).unwrap_err().to_string();
+    assert!(open.contains(&format!("chmod go-w {}", interpreter.display())), "{open}");
+
     let path = folder.path().join("open.toml");
     std::fs::write(&path, "program = \"/bin/echo\"\n").unwrap();
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o666)).unwrap();

@@ -12,8 +12,8 @@ use super::{COMMANDS, JournalError, META};
 /// What they may take together; past it the one that was acknowledged first goes. Thousands of small ones, 12 of the largest.
 const MAX_BYTES: u64 = 4 << 20;
 
-/// By the order of their acknowledgements.
-pub(super) const KEPT: TableDefinition<'_, u64, [u8; 16]> = TableDefinition::new("kept");
+/// By the order of their acknowledgements: whose they are, and their bytes.
+pub(super) const KEPT: TableDefinition<'_, u64, ([u8; 16], u64)> = TableDefinition::new("kept");
 /// How many bytes they take, in the table of numbers.
 const TAKEN: &str = "kept_bytes";
 
@@ -26,9 +26,10 @@ pub(super) fn keep(
     let mut kept = write.open_table(KEPT)?;
     let mut meta = write.open_table(META)?;
     let place = kept.last()?.map_or(0, |(place, _)| place.value()) + 1;
-    kept.insert(place, command.as_bytes())?;
+    let size = u64::try_from(entry.receipt.len()).unwrap_or(u64::MAX);
+    kept.insert(place, (*command.as_bytes(), size))?;
     entry.kept_at = place;
-    let taken = meta.get(TAKEN)?.map_or(0, |held| held.value()) + size(entry);
+    let taken = meta.get(TAKEN)?.map_or(0, |held| held.value()) + size;
     meta.insert(TAKEN, taken)?;
     Ok(())
 }
@@ -40,12 +41,13 @@ pub(super) fn make_room(write: &WriteTransaction) -> Result<(), JournalError> {
     let mut meta = write.open_table(META)?;
     let mut taken = meta.get(TAKEN)?.map_or(0, |held| held.value());
     while taken > MAX_BYTES
-        && let Some((_, id)) = kept.pop_first()?
+        && let Some((_, kept)) = kept.pop_first()?
     {
-        let id = id.value();
+        let (id, size) = kept.value();
+        taken = taken.saturating_sub(size);
+        // An earlier release forgets commands without looking here.
         let stored = commands.get(&id)?.map(|stored| Entry::decode(stored.value()));
         let Some(Ok(mut entry)) = stored else { continue };
-        taken = taken.saturating_sub(size(&entry));
         (entry.receipt, entry.kept_at) = (Bytes::new(), 0);
         commands.insert(&id, entry.encode_to_vec().as_slice())?;
     }
@@ -58,13 +60,10 @@ pub(super) fn forget(write: &WriteTransaction, entry: &Entry) -> Result<(), Jour
     if entry.kept_at == 0 {
         return Ok(());
     }
-    write.open_table(KEPT)?.remove(entry.kept_at)?;
+    let mut kept = write.open_table(KEPT)?;
+    let size = kept.remove(entry.kept_at)?.map_or(0, |kept| kept.value().1);
     let mut meta = write.open_table(META)?;
     let taken = meta.get(TAKEN)?.map_or(0, |held| held.value());
-    meta.insert(TAKEN, taken.saturating_sub(size(entry)))?;
+    meta.insert(TAKEN, taken.saturating_sub(size))?;
     Ok(())
-}
-
-fn size(entry: &Entry) -> u64 {
-    u64::try_from(entry.receipt.len()).unwrap_or(u64::MAX)
 }
