@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::net::Ipv4Addr;
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
 
 use prost::Message as _;
 use tokio::sync::{Semaphore, mpsc};
@@ -56,11 +57,25 @@ struct Lines {
 
 /// What passed between one agent and the server.
 #[derive(Debug, Default)]
-struct Line {
+pub struct Line {
     to_agent: Option<mpsc::Sender<Result<proto::ServerFrame, Status>>>,
     is_welcome: bool,
     deliveries: Vec<proto::Delivery>,
     from_agent: Vec<agent_frame::Frame>,
+}
+
+impl Line {
+    /// Whether the agent was welcomed on its latest stream.
+    #[must_use]
+    pub const fn is_welcome(&self) -> bool {
+        self.is_welcome
+    }
+
+    /// What the agent said, on all its streams.
+    #[must_use]
+    pub fn said(&self) -> &[agent_frame::Frame] {
+        &self.from_agent
+    }
 }
 
 impl Lines {
@@ -180,14 +195,25 @@ impl Intruder {
 
     /// Waits until something holds of an agent's line.
     fn wait<T>(&self, agent: AgentId, what: &str, find: impl Fn(&Line) -> Option<T>) -> T {
+        let found = self.try_wait(agent, PATIENCE, find);
+        found.unwrap_or_else(|| panic!("the intruder never saw {what} of {agent}"))
+    }
+
+    /// The same for so long at most.
+    ///
+    /// # Panics
+    /// Never in practice.
+    pub fn try_wait<T>(
+        &self,
+        agent: AgentId,
+        most: Duration,
+        find: impl Fn(&Line) -> Option<T>,
+    ) -> Option<T> {
         let found = |agents: &HashMap<AgentId, Line>| agents.get(&agent).and_then(&find);
         let agents = self.lines.agents.lock().unwrap();
-        let (agents, _) = self
-            .lines
-            .changed
-            .wait_timeout_while(agents, PATIENCE, |agents| found(agents).is_none())
-            .unwrap();
-        found(&agents).unwrap_or_else(|| panic!("the intruder never saw {what} of {agent}"))
+        let (agents, _) =
+            self.lines.changed.wait_timeout_while(agents, most, |agents| found(agents).is_none()).unwrap();
+        found(&agents)
     }
 
     /// Answers questions for the chain with these bundles.

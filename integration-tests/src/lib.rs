@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "in a test a panic is the report")]
 
 pub mod collector;
+pub mod conformance;
 pub mod containers;
 pub mod daemon;
 pub mod fleet;

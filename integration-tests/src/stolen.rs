@@ -55,14 +55,26 @@ impl Stolen {
         Self::read(fleet, agent, &std::fs::read(fleet.path(&format!("server/signing/{key}.key"))).unwrap())
     }
 
+    /// The same with bundle 1 as somebody has it already.
+    ///
+    /// # Panics
+    /// When the fleet is not made.
+    #[must_use]
+    pub fn from_bundle(fleet: &Fleet, envelope: Bytes) -> Self {
+        Self::with(fleet, envelope, &std::fs::read(fleet.signing_key()).unwrap())
+    }
+
     fn read(fleet: &Fleet, agent: &str, signing: &[u8]) -> Self {
+        let chain = std::fs::read(fleet.path(&format!("{agent}/trust.chain"))).unwrap();
+        Self::with(fleet, proto::Bundles::decode(chain.as_slice()).unwrap().bundles.remove(0), signing)
+    }
+
+    fn with(fleet: &Fleet, envelope: Bytes, signing: &[u8]) -> Self {
         let read = |path: &str| std::fs::read(fleet.path(path)).unwrap();
         let signing = PrivateKey::<Server>::from_pkcs8(&pem::private_key(signing).unwrap()).unwrap();
         let passphrase = Passphrase::new("correct horse battery staple").unwrap();
         let authority = open(&read("server/authority.key.age"), &passphrase).unwrap();
         let authority = PrivateKey::<Authority>::from_pkcs8(&pem::private_key(&authority).unwrap()).unwrap();
-        let mut chain = proto::Bundles::decode(read(&format!("{agent}/trust.chain")).as_slice()).unwrap();
-        let envelope = chain.bundles.remove(0);
         let payload = proto::Envelope::decode(envelope.clone()).unwrap().payload;
         Self {
             signing: Forger::stolen(&signing),

@@ -48,6 +48,7 @@ mod lost;
 mod evidence;
 
 mod bad_input;
+mod conformance;
 mod documents;
 mod first_hour;
 mod shipped;
