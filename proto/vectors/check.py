@@ -63,6 +63,8 @@ def verify(data: bytes, most: int, purpose: str, name: str, keys: list, threshol
         raise Refused("malformed_envelope") from None
     if canonical(envelope) != data or not 1 <= len(envelope.signatures) <= 16:
         raise Refused("malformed_envelope")
+    if any(len(signature.keyid.encode()) > 64 for signature in envelope.signatures):
+        raise Refused("malformed_envelope")
     signed = Envelope(envelope.payload, envelope.payload_type, {}).pae()
     good, rejected, known = set(), None, False
     for signature in envelope.signatures:
@@ -135,6 +137,8 @@ def trust_bundle(data: bytes, predecessor=None):
     if offered.authority.threshold == 0 or len({k.keyid for k, _ in own}) != len(own):
         raise Refused("bundle_invalid")
     bundle, digest, _ = verify(data, 65536, "trust-bundle", "TrustBundle", own, offered.authority.threshold)
+    if len({entry.certificate for entry in bundle.signing}) != len(bundle.signing):
+        raise Refused("bundle_invalid")
     for entry in bundle.signing:
         certificate = x509.load_der_x509_certificate(entry.certificate)
         not_after = int(certificate.not_valid_after_utc.timestamp() * 1000)

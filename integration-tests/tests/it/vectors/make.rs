@@ -132,6 +132,32 @@ fn keys(made: &mut Made) {
     made.delivery("bad_signature", "truncated", "4.3", "63 bytes of the signature", |draft| {
         draft.spoil = |envelope| envelope.signatures[0].sig.truncate(63);
     });
+    made.delivery(
+        "bad_signature",
+        "strangers-without-a-name",
+        "2.4",
+        "a stranger's signature and no key id",
+        |draft| {
+            draft.signer = stranger();
+            draft.spoil = |envelope| envelope.signatures[0].keyid.clear();
+        },
+    );
+    made.delivery(
+        "bad_signature",
+        "altered-beside-a-stranger",
+        "4.3",
+        "a bad signature under a listed name is named before an unknown key",
+        |draft| {
+            draft.spoil = |envelope| {
+                envelope.signatures[0].sig.truncate(63);
+                let stranger = stranger().signature(&envelope.payload_type, &envelope.payload);
+                envelope.signatures.push(stranger);
+            };
+        },
+    );
+    made.delivery("malformed_envelope", "long-hint", "2.4", "a key id of 65 bytes", |draft| {
+        draft.spoil = |envelope| envelope.signatures[0].keyid.push('0');
+    });
     let standing = "5.4";
     made.delivery(
         "certificate_not_yet_valid",
@@ -164,6 +190,21 @@ fn keys(made: &mut Made) {
             draft.spoil = |envelope| {
                 let stranger = stranger().signature(&envelope.payload_type, &envelope.payload);
                 envelope.signatures.push(stranger);
+            };
+        },
+    );
+    made.delivery(
+        "certificate_expired",
+        "last-of-two-reasons",
+        "4.3",
+        "a revoked key signs, then one that has ended: the last reason counts",
+        |draft| {
+            draft.bundle.signing[0].revoked = true;
+            draft.bundle.signing.push(entry(&key(0x04)));
+            draft.bundle.signing[1].accept_until_ms = NOW.as_millis();
+            draft.spoil = |envelope| {
+                let ended = key(0x04).signature(&envelope.payload_type, &envelope.payload);
+                envelope.signatures.push(ended);
             };
         },
     );
@@ -581,6 +622,16 @@ fn chains(made: &mut Made) {
         "a key stands twice in a role",
         offer(&doubled, &[&first]),
     );
+    let twice = proto::TrustBundle { signing: vec![entry(&signing()), entry(&signing())], ..successor() };
+    made.add("bundle_invalid", "signing-key-twice", "5.2", "a key signs twice", offer(&twice, &[&first]));
+    let impossible = proto::TrustBundle { authority: Some(role(&[authority()], 2)), ..successor() };
+    made.add(
+        "threshold_not_met",
+        "bundle-nobody-can-sign",
+        "5.3",
+        "its own threshold is two of one key",
+        offer(&impossible, &[&first]),
+    );
     let keyless = proto::TrustBundle { authority: Some(role(&[authority()], 0)), ..successor() };
     made.add("bundle_invalid", "zero-threshold", "5.2", "a threshold of nobody", offer(&keyless, &[&first]));
     let mut late = successor();
@@ -629,6 +680,14 @@ fn hellos(made: &mut Made) {
     };
     let usual = NOW - HOUR;
     made.add("accept", "hello", "6.2", "a good greeting", case(&good(), &signing(), usual, 5));
+    let Case::Hello(mut elsewhere) = case(&good(), &signing(), usual, 5) else { return };
+    elsewhere.realm = "plant-2".to_owned();
+    made.add("wrong_realm", "hello", "6.2", "a server of another realm", Case::Hello(elsewhere));
+    let Case::Hello(mut retired) = case(&good(), &signing(), usual, 5) else { return };
+    let mut revoked = bundle();
+    revoked.signing[0].revoked = true;
+    retired.bundle = base64(&sealed("trust-bundle", &revoked, &authority()));
+    made.add("certificate_revoked", "hello", "6.2", "a server whose key was revoked", Case::Hello(retired));
     made.add(
         "unknown_key",
         "hello-by-a-stranger",
