@@ -19,14 +19,12 @@ use tonic::transport::server::Connected;
 use tracing::{debug, warn};
 
 use super::ServerTls;
-use super::probation::{Peer, Room, Unproven};
+use super::probation::{PROBATION, Peer, Room, Unproven};
 use crate::hush::Hush;
 use crate::shutdown::Shutdown;
 
 /// How long a handshake may take.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a connection may prove nothing.
-const PROBATION: Duration = Duration::from_secs(60);
 /// Connections of one port at once; more wait in the listener's backlog. Give the process that many open files.
 const MAX_CONNECTIONS: usize = 16_384;
 /// Strangers that go when the process may open no more files.
@@ -83,11 +81,13 @@ impl Watched {
             return false;
         }
         while ends.timer.as_mut().poll(context).is_ready() {
-            if probation.is_unproven() {
+            let now = Instant::now();
+            let due = if probation.is_unproven() { probation.ends() } else { now + PROBATION };
+            if due <= now {
                 probation.hang_up.cancel();
                 break;
             }
-            ends.timer.as_mut().reset(Instant::now() + PROBATION);
+            ends.timer.as_mut().reset(due);
         }
         ends.hang_up.as_mut().poll(context).is_ready()
     }
@@ -355,6 +355,23 @@ mod tests {
         drop(session);
         let ended = tokio::time::timeout(PROBATION / 2, connected.read_to_end(&mut said)).await;
         assert!(ended.unwrap().is_err(), "no word of TLS says that it ends");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_is_called_again_and_again_stays_and_one_that_is_left_does_not() {
+        let (authority, leaf) = leaf();
+        let (endpoint, mut accepted, _shutdown) = port(&leaf, Room::OTHERS).await;
+        let anchors = Anchors::Authorities(vec![authority.certificate]);
+        let (connection, connected) = tokio::join!(connect(&endpoint, &anchors), accepted.next());
+        let (_connection, mut connected) = (connection.unwrap(), connected.unwrap().unwrap());
+        let mut said = Vec::new();
+        for _ in 0..9 {
+            drop(connected.peer.in_call());
+            let held = tokio::time::timeout(PROBATION * 2 / 3, connected.read_to_end(&mut said)).await;
+            assert!(held.is_err(), "between two calls");
+        }
+        let ended = tokio::time::timeout(PROBATION, connected.read_to_end(&mut said)).await;
+        assert!(ended.unwrap().is_err(), "nobody calls any more");
     }
 
     #[tokio::test]

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
@@ -104,6 +105,8 @@ pub struct InSession {
     is_last: bool,
 }
 
+/// How long a connection may prove nothing.
+pub(super) const PROBATION: Duration = Duration::from_secs(60);
 /// How long a connection stays on which nothing is to come: what an agent made the server keep goes with it.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
@@ -170,6 +173,7 @@ impl Unproven {
             source: source(address.ip()),
             hang_up: CancellationToken::new(),
             arrival: AtomicU64::new(0),
+            since: Mutex::new(Instant::now()),
             is_over: AtomicBool::new(false),
             sessions: AtomicU32::new(0),
             owed: AtomicU64::new(0),
@@ -281,12 +285,19 @@ pub(super) struct Probation {
     /// Cancelled when it has to go.
     pub(super) hang_up: CancellationToken,
     arrival: AtomicU64,
+    /// When it came, or when what was last held on it ended.
+    since: Mutex<Instant>,
     is_over: AtomicBool,
     sessions: AtomicU32,
     owed: AtomicU64,
 }
 
 impl Probation {
+    /// Until when it may prove nothing.
+    pub(super) fn ends(&self) -> Instant {
+        *self.since.lock().unwrap_or_else(PoisonError::into_inner) + PROBATION
+    }
+
     /// Whether nothing is proven on it for good.
     pub(super) fn is_open(&self) -> bool {
         !self.is_over.load(Ordering::Acquire)
@@ -307,6 +318,7 @@ impl Probation {
         held.arrivals += 1;
         let arrival = held.arrivals;
         self.arrival.store(arrival, Ordering::Release);
+        *self.since.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
         self.owed.store(0, Ordering::Release);
         let connection = Connection { bytes: 0, hang_up: self.hang_up.clone() };
         held.sources.entry(self.source).or_default().oldest_first.insert(arrival, connection);
