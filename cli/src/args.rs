@@ -218,10 +218,10 @@ pub(crate) enum Evidence {
 pub(crate) enum Audit {
     /// The latest calls that changed something, newest first.
     List {
-        /// Those that looked or were denied instead.
+        /// Calls that only read, and calls that were denied, instead.
         #[arg(long)]
         looks: bool,
-        /// Those that asked for a change instead, before they began and when they had made none.
+        /// Every request for a change as it came in (`asked`), and how those ended that changed nothing, instead.
         #[arg(long, conflicts_with = "looks")]
         tries: bool,
         /// How many.
@@ -233,7 +233,7 @@ pub(crate) enum Audit {
         /// The log of calls that looked or were denied instead.
         #[arg(long)]
         looks: bool,
-        /// The log of calls that asked for a change instead.
+        /// The log of requests for a change instead.
         #[arg(long, conflicts_with = "looks")]
         tries: bool,
         /// A head this command printed earlier: the log must still contain it.

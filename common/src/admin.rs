@@ -125,6 +125,9 @@ pub enum Rule {
     ChangeSecrets(Role),
 }
 
+/// What a call without a token makes a program keep while it is not finished: its headers unpacked, and its state.
+const OPEN_CALL_BYTES: usize = 16 << 10;
+
 /// How an operator's token begins.
 const OPERATOR_TOKEN: &str = "writ-admin.";
 
@@ -289,6 +292,9 @@ where
             let listed = H::POLICY.iter().find(|(listed, _)| *listed == method).copied();
             let rule = listed.map(|(_, rule)| rule);
             if rule == Some(Rule::Open) {
+                if let Some(peer) = request.extensions().get::<Peer>() {
+                    peer.owes(OPEN_CALL_BYTES);
+                }
                 return inner.call(request).await;
             }
             let method = listed.map_or(UNLISTED, |(method, _)| method);

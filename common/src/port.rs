@@ -24,7 +24,7 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 const BACKLOG: u32 = 4096;
 /// Streams one connection may have open. An agent needs two, an entity three, an operator's console more.
 pub const FEW_STREAMS: u32 = 4;
-pub const MANY_STREAMS: u32 = 16;
+pub const MANY_STREAMS: u32 = 64;
 /// Bytes of one stream, and of all streams of a connection, that nobody has read yet. A receipt of the largest size takes two rounds.
 const STREAM_WINDOW: u32 = 128 << 10;
 const CONNECTION_WINDOW: u32 = 256 << 10;

@@ -113,7 +113,7 @@ refusal_codes! {
     #[doc = "Too few operators approved an action of this class."]
     ThresholdNotMet = "threshold_not_met", Answered, "Gather the approvals the trust bundle asks for, then submit again.";
     #[doc = "The action is not on the agent's allow-list, or this agent does not know it."]
-    ActionNotAllowed = "action_not_allowed", Answered, "Add the action to the agent's actions.d and restart it, or upgrade the agent.";
+    ActionNotAllowed = "action_not_allowed", Answered, "Add the action to the agent's actions.d, or take it off `actions.deny` in its agent.toml, and restart the agent; or upgrade it.";
     #[doc = "A parameter is missing, unknown or outside its declared type."]
     InvalidParameters = "invalid_parameters", Answered, "Compare the parameters with the action's file in actions.d.";
     #[doc = "The agent's journal holds as many unexpired commands as it may."]

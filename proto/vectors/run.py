@@ -2,7 +2,7 @@
 
 usage: run.py [--output json] [--under FOLDER] COMMAND [ARG …]
 
-COMMAND is started once for each vector, in a folder of its own. It reads the vector on standard input, a JSON object with one of `delivery`,
+COMMAND is started once for each vector, in an empty folder: name files by absolute paths. It reads the vector on standard input, a JSON object with one of `delivery`,
 `chain` and `hello` (README.md), without what is expected of it, and writes one word: `accept`, `redelivery`, or the code of
 docs/refusals.md. Whatever it writes to standard error is shown when its word is wrong. It has 20 seconds.
 
@@ -12,6 +12,7 @@ exit code: 0 all as they say, 1 some judged otherwise, 64 wrong usage
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -47,6 +48,12 @@ def main() -> None:
     options = parser.parse_args()
     as_json, command = options.output == "json", options.command
     paths = sorted((HERE / options.under).rglob("*.json"))
+    if command and "/" in command[0]:
+        # It runs elsewhere.
+        command[0] = os.path.abspath(command[0])
+    if command and shutil.which(command[0]) is None:
+        print(f"{command[0]}: no such program", file=sys.stderr)
+        sys.exit(64)
     if not command or not paths:
         print(__doc__.strip() if not command else f"there are no vectors under {options.under}", file=sys.stderr)
         sys.exit(64)

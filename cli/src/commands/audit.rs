@@ -200,7 +200,7 @@ impl Checked {
         }
         (at < self.first).then(|| {
             format!(
-                "entry {at} left the log, as the oldest do; it begins at {}, and changes from before are in files on the server",
+                "entry {at} left the log, as the oldest do; it begins at {}: keep a head more often than `audit.keep`. Changes from before are in files on the server",
                 self.first
             )
         })

@@ -1,11 +1,13 @@
 //! An agent of somebody: it is started with a token, and somebody who has all keys of its server stands on the road.
 
-use std::path::Path;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use bytes::Bytes;
 use prost::Message as _;
+use rustix::process::{Pid, Signal, kill_process_group};
 use writ_common::audience::AudienceTree;
 use writ_common::id::{AgentId, Digest};
 use writ_common::time::{Clock as _, SystemClock};
@@ -20,14 +22,15 @@ use crate::stolen::{Stolen, delivery, now};
 /// How long an agent may take for what it does at once.
 const SOON: Duration = Duration::from_secs(20);
 
-/// The program under test; it ends with the kit.
+/// The program under test; it ends with the kit, and so does what it started.
 struct Program(Child);
 
 impl Program {
     fn start(command: &[String], token: &Path, folder: &Path) -> std::io::Result<Self> {
         let (program, arguments) = command.split_first().ok_or(std::io::ErrorKind::InvalidInput)?;
         #[expect(clippy::disallowed_methods, reason = "the kit starts what it judges")]
-        let mut started = Command::new(program);
+        let mut started = Command::new(program_at(program));
+        started.process_group(0);
         started.args(arguments).current_dir(folder).env("WRIT_TOKEN_FILE", token).stdin(Stdio::null());
         started.stdout(Stdio::null()).spawn().map(Self)
     }
@@ -37,9 +40,18 @@ impl Program {
     }
 }
 
+/// It runs in a folder of its own.
+fn program_at(program: &str) -> PathBuf {
+    match program.contains('/') {
+        true => std::path::absolute(program).unwrap_or_else(|_| program.into()),
+        false => program.into(),
+    }
+}
+
 impl Drop for Program {
     fn drop(&mut self) {
-        let _ = self.0.kill();
+        let leader = i32::try_from(self.0.id()).ok().and_then(Pid::from_raw);
+        let _ = leader.map(|leader| kill_process_group(leader, Signal::KILL));
         let _ = self.0.wait();
     }
 }

@@ -49,7 +49,8 @@ struct Stream {
 /// # Panics
 /// When no runtime can be made.
 pub fn judge(token_file: &Path, report: &mut Report) {
-    let text = std::fs::read_to_string(token_file).map_err(|error| error.to_string());
+    let read = std::fs::read_to_string(token_file);
+    let text = read.map_err(|error| format!("{}: {error}", token_file.display()));
     let token = text.and_then(|text| EnrolmentToken::from_text(&text).map_err(|error| error.to_string()));
     let token = match token {
         Ok(token) => token,
@@ -80,7 +81,7 @@ async fn walk(token: EnrolmentToken, report: &mut Report) {
     report.case("8.3", "a token nobody made is refused (PERMISSION_DENIED)", refused);
     let first = enroll(&token, &key).await;
     let record = match first
-        .map_err(|status| status.to_string())
+        .map_err(|status| said(&status))
         .and_then(|record| believed(&chain, &token, &record, &key))
     {
         Ok(record) => record,
@@ -90,7 +91,7 @@ async fn walk(token: EnrolmentToken, report: &mut Report) {
         }
     };
     report.case("8.4", "it enrols, by a record of a certificate that counts", Ok(()));
-    let again = enroll(&token, &key).await.map_err(|status| status.to_string());
+    let again = enroll(&token, &key).await.map_err(|status| said(&status));
     let again = again.and_then(|record| believed(&chain, &token, &record, &key));
     let seen =
         again.and_then(|(id, _)| if id == record.0 { Ok(()) } else { Err("it is another agent".to_owned()) });
@@ -101,10 +102,14 @@ async fn walk(token: EnrolmentToken, report: &mut Report) {
     agent.session(report).await;
 }
 
+fn said(status: &Status) -> String {
+    format!("{:?}: {}", status.code(), status.message())
+}
+
 fn is_code(outcome: Result<(), Status>, code: Code) -> Seen<()> {
     match outcome {
         Err(status) if status.code() == code => Ok(()),
-        Err(status) => Err(format!("{:?}: {}", status.code(), status.message())),
+        Err(status) => Err(said(&status)),
         Ok(()) => Err("it went well".to_owned()),
     }
 }
@@ -120,7 +125,7 @@ async fn fetch(token: &EnrolmentToken) -> Seen<Chain> {
     let (mut client, _) = client(token).await?;
     let request = proto::TrustChainRequest { version: token.bundle_version - 1, digest: Bytes::new() };
     let answered = timeout(SOON, client.trust_chain(request)).await.map_err(|_| "it said nothing")?;
-    let mut bundles = answered.map_err(|status| status.to_string())?.into_inner().bundles.into_iter();
+    let mut bundles = answered.map_err(|status| said(&status))?.into_inner().bundles.into_iter();
     let first = bundles.next().ok_or("it gave none")?;
     let mut chain = Chain::pinned(first, token.bundle_digest).map_err(|refusal| refusal.to_string())?;
     for bundle in bundles {
@@ -135,7 +140,8 @@ async fn enroll(token: &EnrolmentToken, key: &PrivateKey<Agent>) -> Result<Bytes
         fleet: token.fleet,
         token_digest: token.digest(),
         public_key: key.public().clone(),
-        host_name: "conformance".to_owned(),
+        // Each run is an agent of its own.
+        host_name: format!("conformance-{:.8}", key.public().id()),
         agent_version: "conformance".to_owned(),
         tls_leaf_spki_digest: leaf,
     };
@@ -203,8 +209,8 @@ impl Enrolled {
     async fn greeted(&self) -> Seen<(Stream, proto::ServerHello, String)> {
         let asked = tokio::time::Instant::now();
         let mut stream =
-            self.open(agent_frame::Frame::Hello(self.hello())).await.map_err(|s| s.to_string())?;
-        let frame = stream.hear().await.map_err(|status| status.to_string())?;
+            self.open(agent_frame::Frame::Hello(self.hello())).await.map_err(|status| said(&status))?;
+        let frame = stream.hear().await.map_err(|status| said(&status))?;
         let Some(server_frame::Frame::Hello(envelope)) = frame else {
             return Err(format!("it said {frame:?}"));
         };
@@ -356,7 +362,7 @@ impl Enrolled {
                 Ok(Some(server_frame::Frame::AnswerAck(_))) => is_acknowledged = true,
                 Ok(Some(_)) => {}
                 Ok(None) => break Err("the session ended".to_owned()),
-                Err(status) => break Err(status.to_string()),
+                Err(status) => break Err(said(&status)),
             }
         };
         report.case("7.5", "it acknowledges a report of refusals under its seal, naming its digest", seen);

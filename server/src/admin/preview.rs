@@ -52,9 +52,11 @@ pub(super) async fn preview(
 
 /// The class an agent gives an action by its last report; `None` when it would refuse it.
 fn class_at(agent: &AllowList, action: &Action) -> Option<ActionClass> {
-    if let Some(class) = action.own_class() {
-        return Some(class);
+    let listed = agent.actions.iter().find(|(name, _)| name == action.name());
+    match action.own_class() {
+        // One that has reported nothing yet can do what every agent can; its host may deny that later.
+        Some(class) if listed.is_some() || agent.actions.is_empty() => Some(class),
+        Some(_) => None,
+        None => ActionClass::from_name(&listed?.1),
     }
-    let (_, class) = agent.actions.iter().find(|(name, _)| name == action.name())?;
-    ActionClass::from_name(class)
 }

@@ -24,7 +24,13 @@ pub(super) async fn why(server: &Server, agent: &AgentRow) -> Result<WhyResponse
     let alerts = server.store.alerts_of(agent.id, MAX_ALERTS).await?;
     let is_doubted = alerts.iter().any(|alert| alert.kind == AlertKind::NotBelieved.as_str());
     for alert in alerts {
-        let next = alert.code.parse::<RefusalCode>().map_or("writ alerts", RefusalCode::cure);
+        let kind = AlertKind::ALL.iter().find(|kind| kind.as_str() == alert.kind);
+        // What was refused has its own cure; anything else that of its kind.
+        let next = match (kind, alert.code.parse::<RefusalCode>()) {
+            (Some(AlertKind::Refused), Ok(code)) => code.cure(),
+            (Some(kind), _) => kind.cure(),
+            (None, _) => "writ alerts",
+        };
         let code = if alert.code.is_empty() { String::new() } else { format!(" {}", alert.code) };
         findings.push(Finding {
             check: "alerts".to_owned(),
