@@ -281,9 +281,9 @@ impl Ended {
 }
 
 /// Carries a plan out. `on_group` hears the process group as soon as there is one.
-pub async fn run(command: CommandId, plan: Plan, on_group: impl FnOnce(u32) + Send) -> Ended {
+pub async fn run(plan: Plan, on_group: impl FnOnce(u32) + Send) -> Ended {
     match plan.kind {
-        Kind::Process(invocation) => process::run(command, invocation, on_group).await,
+        Kind::Process(invocation) => process::run(invocation, on_group).await,
         Kind::Ping | Kind::Inventory | Kind::Settings(_) => run_own(&plan)
             .unwrap_or_else(|| Ended::quiet(Ending::NotStarted, "it is not this function's to do")),
     }

@@ -410,7 +410,7 @@ impl Obedience {
         };
         let ended = match plan.settings() {
             Some(wanted) => settings::apply(self, wanted).await,
-            None => execute::run(id, plan, note_group).await,
+            None => execute::run(plan, note_group).await,
         };
         info!(command.id = %id, ending = ended.ending.as_str(), "command ended");
         let finished_at = self.now();

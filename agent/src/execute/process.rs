@@ -12,7 +12,7 @@ use rustix::io::Errno;
 use rustix::process::{Pid, Signal, getpgid, kill_process, kill_process_group, test_kill_process_group};
 use tokio::io::AsyncReadExt as _;
 use tokio::process::{Child, Command};
-use writ_common::id::{CommandId, Digest};
+use writ_common::id::{Digest, random_bytes};
 use writ_common::receipt::Ending;
 
 use super::Ended;
@@ -44,7 +44,7 @@ pub fn is_group_gone(group: u32) -> bool {
 }
 
 /// The variable by which what an action started is known again; a child may leave its group, but inherits this (proc(5), environ).
-const MARK: &str = "WRIT_COMMAND";
+const MARK: &str = "WRIT_EXECUTION";
 /// Of an environment so much is looked at; the kernel lets it be no longer unless somebody raised the stack's limit.
 const ENVIRONMENT_BYTES: u64 = 2 << 20;
 /// How often what was killed is looked for again: it may have started others meanwhile.
@@ -52,8 +52,8 @@ const ROUNDS: u32 = 8;
 
 /// Ends what an action started and what left its process group; returns how many there were. Where the kernel does not show another
 /// user's environment nobody is found: see [`collect`].
-fn end_those_that_left(command: CommandId, group: Option<Pid>) -> usize {
-    let mark = format!("{MARK}={command}").into_bytes();
+fn end_those_that_left(word: &str, group: Option<Pid>) -> usize {
+    let mark = format!("{MARK}={word}").into_bytes();
     let mut ended = HashSet::new();
     for _ in 0..ROUNDS {
         // Those of its group are killed already, and may not be gone yet.
@@ -81,17 +81,15 @@ fn marked(mark: &[u8]) -> impl Iterator<Item = Pid> + use<'_> {
     })
 }
 
-pub(super) async fn run(
-    command_id: CommandId,
-    invocation: Invocation,
-    on_group: impl FnOnce(u32) + Send,
-) -> Ended {
+pub(super) async fn run(invocation: Invocation, on_group: impl FnOnce(u32) + Send) -> Ended {
     let Invocation { program, arguments, working_directory, timeout, max_output, user, uid } = invocation;
     // Once more: the list was read when the agent started, and packages are replaced and rights changed since.
     let fault = others_may_change_what_runs(&program, uid).or_else(|| script_fault(&program));
     if let Some(fault) = fault {
         return Ended::quiet(Ending::NotStarted, fault);
     }
+    // Of this one start alone: another agent on this host may carry out the same command.
+    let word = hex::encode(random_bytes::<16>());
     #[expect(clippy::disallowed_methods, reason = "the home of processes")]
     let mut command = Command::new(&program);
     command
@@ -100,7 +98,7 @@ pub(super) async fn run(
         .env_clear()
         .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
         .env("LANG", "C.UTF-8")
-        .env(MARK, command_id.to_string())
+        .env(MARK, &word)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -125,7 +123,7 @@ pub(super) async fn run(
     let mut collected =
         Collected { kept: Vec::new(), max: max_output, bytes: 0, digest: Context::new(&SHA256) };
     let ended = tokio::time::timeout(timeout, collect(&mut child, group, &mut collected)).await;
-    let left = end_those_that_left(command_id, leader);
+    let left = end_those_that_left(&word, leader);
     let (ending, mut details) = match ended {
         Ok(Ok((status, is_read))) => {
             let held = "something it started left its process group and holds its output: it may go on";
@@ -222,17 +220,9 @@ fn ending(status: ExitStatus) -> Ending {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicU8, Ordering};
-
     use rustix::fs::{CWD, FileType, Mode, mknodat};
 
     use super::*;
-
-    /// Each a command of its own: what one ends is not another's.
-    fn id() -> CommandId {
-        static NEXT: AtomicU8 = AtomicU8::new(0);
-        CommandId::from_bytes([NEXT.fetch_add(1, Ordering::Relaxed); 16])
-    }
 
     fn invocation(program: &str, arguments: &[&str]) -> Invocation {
         Invocation {
@@ -248,7 +238,7 @@ mod tests {
 
     #[tokio::test]
     async fn output_is_kept_to_its_cap_and_counted_beyond() {
-        let ended = run(id(), invocation("/usr/bin/seq", &["1", "10000"]), |_| {}).await;
+        let ended = run(invocation("/usr/bin/seq", &["1", "10000"]), |_| {}).await;
         let whole: String = (1..=10_000).map(|number| format!("{number}\n")).collect();
         assert_eq!(ended.ending, Ending::Exited(0));
         assert_eq!(ended.output.as_ref(), &whole.as_bytes()[..16]);
@@ -258,13 +248,12 @@ mod tests {
 
     #[tokio::test]
     async fn the_environment_is_clean() {
-        let ended =
-            run(id(), Invocation { max_output: 4096, ..invocation("/usr/bin/env", &[]) }, |_| {}).await;
+        let ended = run(Invocation { max_output: 4096, ..invocation("/usr/bin/env", &[]) }, |_| {}).await;
         let output = String::from_utf8(ended.output.to_vec()).unwrap();
         let mut names: Vec<_> =
             output.lines().filter_map(|line| line.split_once('=')).map(|(name, _)| name).collect();
         names.sort_unstable();
-        assert_eq!(names, ["LANG", "PATH", "WRIT_COMMAND"]);
+        assert_eq!(names, ["LANG", "PATH", "WRIT_EXECUTION"]);
     }
 
     #[tokio::test]
@@ -272,7 +261,7 @@ mod tests {
         let mut slow = invocation("/bin/sh", &["-c", "sleep 600 & sleep 600"]);
         slow.timeout = Duration::from_millis(300);
         let mut group = 0;
-        let ended = run(id(), slow, |leader| group = leader).await;
+        let ended = run(slow, |leader| group = leader).await;
         assert_eq!(ended.ending, Ending::TimedOut);
         wait_until_gone(group).await;
     }
@@ -281,7 +270,7 @@ mod tests {
     async fn children_left_behind_end_with_the_leader() {
         let mut group = 0;
         let ended =
-            run(id(), invocation("/bin/sh", &["-c", "sleep 600 & echo left"]), |leader| group = leader).await;
+            run(invocation("/bin/sh", &["-c", "sleep 600 & echo left"]), |leader| group = leader).await;
         assert_eq!((ended.ending, ended.output.as_ref()), (Ending::Exited(0), b"left\n".as_slice()));
         wait_until_gone(group).await;
     }
@@ -292,7 +281,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let pipe = folder.path().join("pipe");
         mknodat(CWD, &pipe, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
-        let ended = run(id(), invocation("/bin/sh", &["-c", script, pipe.to_str().unwrap()]), |_| {}).await;
+        let ended = run(invocation("/bin/sh", &["-c", script, pipe.to_str().unwrap()]), |_| {}).await;
         assert_eq!(ended.ending, Ending::Exited(0));
         assert_eq!(ended.detail, "a process that had left its process group was killed");
         let left: u32 = String::from_utf8(ended.output.to_vec()).unwrap().trim().parse().unwrap();
@@ -312,7 +301,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_missing_program_is_not_started_and_says_so() {
-        let ended = run(id(), invocation("/nowhere/at/all", &[]), |_| {}).await;
+        let ended = run(invocation("/nowhere/at/all", &[]), |_| {}).await;
         assert_eq!(ended.ending, Ending::NotStarted);
         assert!(ended.detail.contains("/nowhere/at/all"));
     }
