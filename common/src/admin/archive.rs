@@ -199,6 +199,15 @@ mod tests {
         parsed.collect()
     }
 
+    /// The program of the operators' page, over one file.
+    fn page_finds_whole(before: &str, file: &Path) -> bool {
+        let page = include_str!("../../../docs/operations.md");
+        let (_, program) = page.split_once("```python\n").unwrap();
+        let (program, _) = program.split_once("```").unwrap();
+        let mut python = std::process::Command::new("python3");
+        python.args(["-c", program, before]).arg(file).output().unwrap().status.success()
+    }
+
     #[tokio::test]
     async fn no_change_leaves_the_log_but_into_a_file() {
         let (folder, store) = (tempfile::tempdir().unwrap(), Memory::default());
@@ -211,6 +220,9 @@ mod tests {
         changes(&store, second, 4);
         assert_eq!(archive(&store, SETTINGS, &audit, start + A_DAY).await.unwrap(), 5);
         assert_eq!(lines(&audit), (1..=5).collect::<Vec<_>>());
+        let file = files::list(&audit).unwrap().remove(0);
+        assert!(page_finds_whole(&"0".repeat(64), &file));
+        assert!(!page_finds_whole(&"1".repeat(64), &file));
         // By age, a day later than it could.
         assert_eq!(archive(&store, SETTINGS, &audit, start + A_DAY * 2).await.unwrap(), 0);
         let later = start + A_DAY * 2 + Duration::from_millis(1);
