@@ -1,6 +1,7 @@
 //! Carrying out: only what is on the agent's own list, with limits, and never a shell.
 
 pub mod action;
+mod cgroup;
 mod process;
 mod whose;
 

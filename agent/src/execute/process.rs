@@ -1,7 +1,7 @@
 //! One process: its own group, a clean environment, bounded output, killed with its children, those that left its group too.
 
 use std::collections::HashSet;
-use std::io::Read as _;
+use std::io::{ErrorKind, Read as _};
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
@@ -18,6 +18,7 @@ use writ_common::receipt::Ending;
 use super::Ended;
 use super::action::Invocation;
 use super::action::{others_may_change_what_runs, script_fault};
+use super::cgroup::{self, ActionGroup};
 
 /// Read at a time from a process's output.
 const READ_BYTES: usize = 8 << 10;
@@ -50,35 +51,70 @@ const ENVIRONMENT_BYTES: u64 = 2 << 20;
 /// How often what was killed is looked for again: it may have started others meanwhile.
 const ROUNDS: u32 = 8;
 
-/// Ends what an action started and what left its process group; returns how many there were. Where the kernel does not show another
-/// user's environment nobody is found: see [`collect`].
-fn end_those_that_left(word: &str, group: Option<Pid>) -> usize {
-    let mark = format!("{MARK}={word}").into_bytes();
-    let mut ended = HashSet::new();
-    for _ in 0..ROUNDS {
-        // Those of its group are killed already, and may not be gone yet.
-        let has_left = |pid: &Pid| getpgid(Some(*pid)).ok() != group;
-        let found: Vec<_> = marked(&mark).filter(has_left).filter(|pid| ended.insert(*pid)).collect();
-        if found.is_empty() {
-            break;
-        }
-        for pid in found {
-            let _ = kill_process(pid, Signal::KILL);
+/// How what an action started is known.
+#[derive(Debug)]
+enum Kin {
+    /// By their control group.
+    Grouped(ActionGroup),
+    /// By the variable they inherited.
+    Marked(Vec<u8>),
+    /// Not at all: the kernel does not show another user's environment.
+    Hidden,
+}
+
+impl Kin {
+    fn of(group: Option<ActionGroup>, word: &str, leader: Option<Pid>) -> Self {
+        let shown = |leader: Pid| std::fs::File::open(format!("/proc/{leader}/environ"));
+        let hides = |error: &std::io::Error| {
+            matches!(error.kind(), ErrorKind::PermissionDenied | ErrorKind::NotFound)
+        };
+        match group {
+            Some(group) => Self::Grouped(group),
+            None if leader.is_some_and(|leader| shown(leader).is_err_and(|error| hides(&error))) => {
+                Self::Hidden
+            }
+            None => Self::Marked(format!("{MARK}={word}").into_bytes()),
         }
     }
-    ended.len()
+
+    fn alive(&self) -> Vec<Pid> {
+        match self {
+            Self::Grouped(group) => group.members(),
+            Self::Marked(mark) => marked(mark),
+            Self::Hidden => Vec::new(),
+        }
+    }
+
+    /// Ends those that left the process group; returns how many there were.
+    fn end(&self, group: Option<Pid>) -> usize {
+        let mut ended = HashSet::new();
+        for _ in 0..ROUNDS {
+            // Those of its group are killed already, and may not be gone yet.
+            let has_left = |pid: &Pid| getpgid(Some(*pid)).ok() != group;
+            let mut found = self.alive();
+            found.retain(|pid| has_left(pid) && ended.insert(*pid));
+            if found.is_empty() {
+                break;
+            }
+            for pid in found {
+                let _ = kill_process(pid, Signal::KILL);
+            }
+        }
+        ended.len()
+    }
 }
 
 /// Processes with this variable in the environment they were started with.
-fn marked(mark: &[u8]) -> impl Iterator<Item = Pid> + use<'_> {
+fn marked(mark: &[u8]) -> Vec<Pid> {
     let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
-    entries.filter_map(move |entry| {
+    let found = entries.filter_map(|entry| {
         let pid = entry.file_name().to_str()?.parse().ok().and_then(Pid::from_raw)?;
         let mut environment = Vec::new();
         let file = std::fs::File::open(entry.path().join("environ")).ok()?;
         file.take(ENVIRONMENT_BYTES).read_to_end(&mut environment).ok()?;
         environment.split(|byte| *byte == 0).any(|variable| variable == mark).then_some(pid)
-    })
+    });
+    found.collect()
 }
 
 pub(super) async fn run(invocation: Invocation, on_group: impl FnOnce(u32) + Send) -> Ended {
@@ -108,8 +144,8 @@ pub(super) async fn run(invocation: Invocation, on_group: impl FnOnce(u32) + Sen
     if let Some(user) = user {
         command.uid(user.uid).gid(user.gid);
     }
-    let mut child = match command.spawn() {
-        Ok(child) => child,
+    let (mut child, own_group) = match cgroup::spawn(&mut command, &word) {
+        Ok(started) => started,
         Err(error) => {
             return Ended::quiet(Ending::NotStarted, format!("{}: {error}", program.display()));
         }
@@ -120,10 +156,11 @@ pub(super) async fn run(invocation: Invocation, on_group: impl FnOnce(u32) + Sen
     }
     let leader = leader.and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
     let group = Group(leader);
+    let kin = Kin::of(own_group, &word, leader);
     let mut collected =
         Collected { kept: Vec::new(), max: max_output, bytes: 0, digest: Context::new(&SHA256) };
     let ended = tokio::time::timeout(timeout, collect(&mut child, group, &mut collected)).await;
-    let left = end_those_that_left(&word, leader);
+    let left = kin.end(leader);
     let (ending, mut details) = match ended {
         Ok(Ok((status, is_read))) => {
             let held = "something it started left its process group and holds its output: it may go on";
@@ -134,6 +171,11 @@ pub(super) async fn run(invocation: Invocation, on_group: impl FnOnce(u32) + Sen
         Err(_) => (Ending::TimedOut, vec![format!("killed after {timeout:?}")]),
     };
     match left {
+        0 if matches!(kin, Kin::Hidden) => {
+            details.push(
+                "what left its process group is not known: it ran as another user, and the agent has no control group of its own".to_owned(),
+            );
+        }
         0 => {}
         1 => details.push("a process that had left its process group was killed".to_owned()),
         _ => details.push(format!("{left} processes that had left its process group were killed")),

@@ -271,6 +271,55 @@ fn an_action_has_the_rights_of_the_agents_user_unless_the_host_says_otherwise() 
     assert_eq!(foreign, "");
 }
 
+/// Leaves behind what has no group, environment or output of its action's any more.
+const STRAY: &str = "#!/bin/sh
+env -i setsid sleep \"$1\" </dev/null >/dev/null 2>&1 &
+until [ \"$(ps -o pgid= -p $! | tr -d ' ')\" = $! ]; do :; done
+";
+
+#[test]
+fn what_an_action_leaves_behind_ends_with_it_whatever_it_does_to_be_forgotten() {
+    let (lan, fleet) = site();
+    let web1 = installed(&lan, &fleet, "web1");
+    web1.put("/usr/local/bin/stray", STRAY.as_bytes(), 0o755);
+    let file = "/etc/writ/actions.d/stray.toml";
+    let ends_with_its_action = |seconds: &str| {
+        let word = format!("word={seconds}");
+        let sent =
+            lan.on_hub(|| fleet.json(&["send", "action", "stray", &word, "--agent", "web1", "--wait"]));
+        let told = &sent["targets"][0]["detail"];
+        assert_eq!(told, "a process that had left its process group was killed", "{sent:#}");
+        until("it lives", || web1.sh(&format!("pgrep -f '^sleep {seconds}$'")).code == 1);
+    };
+    web1.put(file, definition("/usr/local/bin/stray", "").as_bytes(), 0o644);
+    web1.sh("systemctl restart writ-agent").ok();
+    connected(&lan, &fleet, "web1");
+    ends_with_its_action("991");
+    ends_with_its_action("992");
+    // One is left for the next action to clear, however many ran.
+    let groups = "ls -d /sys/fs/cgroup/unified/system.slice/writ-agent.service/action-* /sys/fs/cgroup/system.slice/writ-agent.service/action-* 2>/dev/null";
+    assert_eq!(web1.sh(groups).stdout.lines().count(), 1);
+
+    // As another user, whose environment the agent does not see.
+    web1.put(file, definition("/usr/local/bin/stray", "user = \"backup\"").as_bytes(), 0o644);
+    let example = "/usr/share/doc/writ-agent/examples/privileged.conf";
+    let folder = "/etc/systemd/system/writ-agent.service.d";
+    let restart = "systemctl daemon-reload && systemctl restart writ-agent";
+    web1.sh(&format!("install -D -m 644 {example} {folder}/privileged.conf && {restart}")).ok();
+    connected(&lan, &fleet, "web1");
+    ends_with_its_action("993");
+
+    // Where the host gives the agent no group of its own, the receipt says what nobody knows.
+    web1.put(&format!("{folder}/whole.conf"), b"[Service]\nDelegate=no\n", 0o644);
+    web1.sh(restart).ok();
+    connected(&lan, &fleet, "web1");
+    let sent =
+        lan.on_hub(|| fleet.json(&["send", "action", "stray", "word=994", "--agent", "web1", "--wait"]));
+    let told = sent["targets"][0]["detail"].as_str().unwrap();
+    assert!(told.starts_with("what left its process group is not known: it ran as another user"), "{told}");
+    web1.sh("pgrep -f '^sleep 994$'").ok();
+}
+
 #[test]
 fn an_agent_that_hangs_is_started_again_and_a_command_is_not() {
     let (lan, fleet) = site();
