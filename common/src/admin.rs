@@ -359,7 +359,8 @@ impl Call {
             return Err(Failure::unauthenticated());
         };
         // For as long as the call lasts: a token that is revoked holds no connection.
-        let listener = Listener { token, _call: request.extensions().get::<Peer>().map(Peer::in_call) };
+        let peer = request.extensions().get::<Peer>();
+        let listener = Listener { token, _call: peer.map(|peer| peer.in_call(token)) };
         if method.starts_with("/grpc.reflection.") {
             let actor = Actor { name, role, method, request: None };
             return Ok((Self { actor, subject: String::new() }, listener, request));

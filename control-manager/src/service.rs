@@ -123,11 +123,12 @@ impl Link {
             return Err(Failure::invalid("envelope", "holds another call than this method's").into());
         }
         let from = Peer::host(peer.as_ref());
+        let key = Digest::of(&call.key.spki());
         let Decided { body, is_in } = registry::answer(&self.0, from, call).await?;
         if let Some(peer) = peer
             && is_in
         {
-            peer.proven();
+            peer.proven(key);
         }
         Ok(Response::new(self.0.reply(digest, body)))
     }

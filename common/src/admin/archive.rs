@@ -204,6 +204,7 @@ mod tests {
         let page = include_str!("../../../docs/operations.md");
         let (_, program) = page.split_once("```python\n").unwrap();
         let (program, _) = program.split_once("```").unwrap();
+        #[expect(clippy::disallowed_methods, reason = "tests start programs that are not ours")]
         let mut python = std::process::Command::new("python3");
         python.args(["-c", program, before]).arg(file).output().unwrap().status.success()
     }

@@ -54,8 +54,7 @@ enum Carrier {
 struct Watched {
     socket: TcpStream,
     peer: Peer,
-    /// `None` once somebody proved for good who they are.
-    probation: Option<Pin<Box<Ends>>>,
+    ends: Pin<Box<Ends>>,
 }
 
 /// When a connection has to go that proves nothing.
@@ -69,18 +68,13 @@ impl Watched {
     fn new(socket: TcpStream, peer: Peer) -> Self {
         let hang_up = Box::pin(peer.probation.hang_up.clone().cancelled_owned());
         let ends = Ends { timer: Box::pin(tokio::time::sleep(PROBATION)), hang_up };
-        Self { socket, peer, probation: Some(Box::pin(ends)) }
+        Self { socket, peer, ends: Box::pin(ends) }
     }
 
     /// Whether it has to go, as if the other side had hung up.
     fn has_to_go(&mut self, context: &mut Context<'_>) -> bool {
-        let Some(ends) = &mut self.probation else { return false };
-        let probation = &self.peer.probation;
-        if !probation.is_open() {
-            self.probation = None;
-            return false;
-        }
-        while ends.timer.as_mut().poll(context).is_ready() {
+        let (ends, probation) = (&mut self.ends, &self.peer.probation);
+        while probation.is_open() && ends.timer.as_mut().poll(context).is_ready() {
             let now = Instant::now();
             let due = if probation.is_unproven() { probation.ends() } else { now + PROBATION };
             if due <= now {
@@ -302,6 +296,7 @@ mod tests {
     use tokio_stream::StreamExt as _;
 
     use super::*;
+    use crate::id::Digest;
     use crate::time::{Clock as _, SystemClock};
     use crate::tls::{Anchors, TlsAuthority, TlsLeaf, connect};
 
@@ -331,7 +326,7 @@ mod tests {
             let (connection, connected) = tokio::join!(connect(&endpoint, &anchors), accepted.next());
             let (_connection, mut connected) = (connection.unwrap(), connected.unwrap().unwrap());
             if proves {
-                connected.peer.proven();
+                connected.peer.proven(Digest::of(b"anna"));
             }
             let mut said = Vec::new();
             // HTTP/2's first words, then nothing.
@@ -366,7 +361,7 @@ mod tests {
         let (_connection, mut connected) = (connection.unwrap(), connected.unwrap().unwrap());
         let mut said = Vec::new();
         for _ in 0..9 {
-            drop(connected.peer.in_call());
+            drop(connected.peer.in_call(Digest::of(b"anna")));
             let held = tokio::time::timeout(PROBATION * 2 / 3, connected.read_to_end(&mut said)).await;
             assert!(held.is_err(), "between two calls");
         }

@@ -5,7 +5,7 @@
 //! itself long before; whoever keeps silent to keep others out loses its own places.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::hush::Hush;
+use crate::id::Digest;
 use crate::shutdown::Shutdown;
 
 /// What the connections of one port may cost that have proven nothing.
@@ -69,10 +70,11 @@ impl Peer {
         peer.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.address.ip().to_canonical())
     }
 
-    /// Somebody proved who they are on this connection: it may stay, and costs what it costs.
-    pub fn proven(&self) {
+    /// Somebody proved who they are on this connection, by this key: it may stay, and costs what it costs, until they have too many.
+    pub fn proven(&self, by: Digest) {
         self.probation.is_over.store(true, Ordering::Release);
         self.probation.leave();
+        self.probation.count_for(by);
     }
 
     /// Somebody proved who they are for one session: the connection may stay as long as this is held, and until its last words are
@@ -83,10 +85,12 @@ impl Peer {
         InSession { probation: Arc::clone(&self.probation), is_last: true }
     }
 
-    /// Somebody proved who they are for one call: the connection may stay as long as this is held, and a probation's time longer.
+    /// Somebody proved who they are for one call, by this token: the connection may stay as long as this is held, and a probation's
+    /// time longer, until they have too many.
     #[must_use]
-    pub fn in_call(&self) -> InSession {
+    pub fn in_call(&self, by: Digest) -> InSession {
         self.probation.hold();
+        self.probation.count_for(by);
         InSession { probation: Arc::clone(&self.probation), is_last: false }
     }
 
@@ -105,6 +109,8 @@ pub struct InSession {
     is_last: bool,
 }
 
+/// Connections on which one key or token proved itself; past it the oldest goes. Each command that waits for its answers is one.
+const MAX_OF_ONE: usize = 256;
 /// How long a connection may prove nothing.
 pub(super) const PROBATION: Duration = Duration::from_secs(60);
 /// How long a connection stays on which nothing is to come: what an agent made the server keep goes with it.
@@ -138,11 +144,15 @@ struct Shared {
     /// Where the end of a connection is waited for.
     tasks: Option<Shutdown>,
     held: Mutex<Held>,
+    /// How many came.
+    connections: AtomicU64,
     hush: Hush,
 }
 
 #[derive(Debug, Default)]
 struct Held {
+    /// Whose connections were proven, by key or token; the oldest first.
+    proven: HashMap<Digest, BTreeMap<u64, CancellationToken>>,
     sources: HashMap<IpAddr, Source>,
     bytes: u64,
     arrivals: u64,
@@ -163,12 +173,15 @@ struct Connection {
 
 impl Unproven {
     pub(super) fn new(room: Room, tasks: Option<Shutdown>) -> Self {
-        Self(Arc::new(Shared { room, tasks, held: Mutex::default(), hush: Hush::default() }))
+        let (held, connections, hush) = (Mutex::default(), AtomicU64::new(0), Hush::default());
+        Self(Arc::new(Shared { room, tasks, held, connections, hush }))
     }
 
     /// A connection came.
     pub(super) fn begin(&self, address: SocketAddr) -> Peer {
         let probation = Probation {
+            number: self.0.connections.fetch_add(1, Ordering::Relaxed),
+            identities: Mutex::default(),
             unproven: self.clone(),
             source: source(address.ip()),
             hang_up: CancellationToken::new(),
@@ -280,6 +293,10 @@ impl Held {
 /// One connection among the unproven, or not any more.
 #[derive(Debug)]
 pub(super) struct Probation {
+    /// How many came before it.
+    number: u64,
+    /// Who proved themselves on it.
+    identities: Mutex<BTreeSet<Digest>>,
     unproven: Unproven,
     source: IpAddr,
     /// Cancelled when it has to go.
@@ -352,6 +369,39 @@ impl Probation {
         });
     }
 
+    /// It is one more of this key or token, and their oldest goes where there are too many.
+    fn count_for(&self, identity: Digest) {
+        if !self.identities.lock().unwrap_or_else(PoisonError::into_inner).insert(identity) {
+            return;
+        }
+        let mut held = self.unproven.0.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let theirs = held.proven.entry(identity).or_default();
+        theirs.insert(self.number, self.hang_up.clone());
+        if theirs.len() > MAX_OF_ONE
+            && let Some((_, oldest)) = theirs.pop_first()
+        {
+            oldest.cancel();
+            drop(held);
+            if let Some(unsaid) = self.unproven.0.hush.may_say("connections", self.source) {
+                let source = self.source;
+                warn!(%source, unsaid, most = MAX_OF_ONE, "one key or token has too many connections: its oldest go");
+            }
+        }
+    }
+
+    fn forget(&self) {
+        let identities = std::mem::take(&mut *self.identities.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut held = self.unproven.0.held.lock().unwrap_or_else(PoisonError::into_inner);
+        for identity in identities {
+            if let Some(theirs) = held.proven.get_mut(&identity) {
+                theirs.remove(&self.number);
+                if theirs.is_empty() {
+                    held.proven.remove(&identity);
+                }
+            }
+        }
+    }
+
     /// So much came.
     pub(super) fn read(&self, bytes: usize) {
         if bytes > 0 && self.is_unproven() {
@@ -384,6 +434,7 @@ impl Probation {
 impl Drop for Probation {
     fn drop(&mut self) {
         self.leave();
+        self.forget();
     }
 }
 
@@ -417,7 +468,7 @@ mod tests {
         assert_eq!(gone, [true, false, false, false, false]);
         assert!(!is_gone(&other), "it came earlier, but it is of another source");
         // A place that came back, by a proof and by an end.
-        held[1].proven();
+        held[1].proven(Digest::of(b"anna"));
         drop(held.pop());
         held.extend((0..2).map(|_| unproven.begin(at([10, 0, 0, 1]))));
         assert_eq!(held.iter().filter(|peer| is_gone(peer)).count(), 1, "the one of before");
@@ -469,7 +520,31 @@ mod tests {
         drop(session);
         assert_eq!(bytes(), BYTES_OF_A_CONNECTION, "and begins anew");
         drop(second.in_session());
-        second.proven();
+        second.proven(Digest::of(b"anna"));
         assert_eq!(bytes(), 0);
+    }
+
+    #[test]
+    fn one_key_or_token_holds_so_many_connections_and_its_oldest_go() {
+        let unproven = Unproven::new(Room::of_connections(9, 9), None);
+        let (anna, vera) = (Digest::of(b"anna"), Digest::of(b"vera"));
+        let other = unproven.begin(at([10, 0, 0, 1]));
+        let _call = other.in_call(vera);
+        let mut held = Vec::new();
+        for number in 0..MAX_OF_ONE {
+            let peer = unproven.begin(at([10, 0, 0, 1]));
+            // Whatever it proves itself for, and however often.
+            let call = peer.in_call(anna);
+            if number % 2 == 0 {
+                peer.proven(anna);
+            }
+            held.push((peer, call));
+        }
+        assert!(!held.iter().any(|(peer, _)| is_gone(peer)));
+        let last = unproven.begin(at([10, 0, 0, 1]));
+        last.proven(anna);
+        assert!(is_gone(&held[0].0) && !is_gone(&held[1].0) && !is_gone(&last) && !is_gone(&other));
+        drop(held);
+        assert_eq!(unproven.0.held.lock().unwrap().proven[&anna].len(), 1);
     }
 }
