@@ -77,7 +77,7 @@ impl Files {
 #[derive(Debug, thiserror::Error)]
 pub enum IdentityError {
     /// There is no record.
-    #[error("{}: this agent is not enrolled; run: writ-agent enroll --token-file FILE", .0.display())]
+    #[error("{}: this agent is not enrolled; run, with the same --config and --data-dir: writ-agent enroll --token-file FILE", .0.display())]
     NotEnrolled(PathBuf),
     /// A file cannot be read, or others can read it too.
     #[error(transparent)]

@@ -42,13 +42,17 @@ type Line = InterceptedService<Channel, Bearer>;
 
 /// A connected client.
 #[derive(Clone)]
-pub(crate) struct Client(Line);
+pub(crate) struct Client {
+    line: Line,
+    /// The flag's value, if it was given.
+    context: Option<String>,
+}
 
 macro_rules! services {
     ($($name:ident -> $client:ident;)*) => {
         impl Client {
             $(pub(crate) fn $name(&self) -> $client<Line> {
-                $client::new(self.0.clone()).max_decoding_message_size(MAX_ANSWER_BYTES)
+                $client::new(self.line.clone()).max_decoding_message_size(MAX_ANSWER_BYTES)
             })*
         }
     };
@@ -88,6 +92,20 @@ impl Client {
                 let hint = if is_about_trust { "; is --ca the admin-ca.pem of that server?" } else { "" };
                 Failure::unreachable(format!("{error}; {}{hint}", error.advice()))
             })?;
-        Ok(Self(InterceptedService::new(connection.channel, Bearer(value))))
+        let line = InterceptedService::new(connection.channel, Bearer(value));
+        Ok(Self { line, context: None })
+    }
+
+    /// The same, by the name that was typed for it.
+    pub(crate) fn named(self, context: Option<String>) -> Self {
+        Self { context, ..self }
+    }
+
+    /// How a command of this program is typed so that it reaches the same server.
+    pub(crate) fn typed(&self, command: &str) -> String {
+        match &self.context {
+            Some(name) => command.replacen("writ ", &format!("writ --context {name} "), 1),
+            None => command.to_owned(),
+        }
     }
 }

@@ -45,7 +45,9 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
         }
         let contexts = Contexts::load()?;
         let (name, chosen) = contexts.choose(context.as_deref())?;
-        Client::connect(chosen).await.map_err(|failure| failure.about(&format!("context `{name}`")))
+        let connected = Client::connect(chosen).await;
+        let connected = connected.map_err(|failure| failure.about(&format!("context `{name}`")))?;
+        Ok(connected.named(context.clone()))
     };
     let connect = async || {
         let trying = async {

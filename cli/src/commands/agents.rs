@@ -139,15 +139,20 @@ pub(super) async fn run(format: Format, client: &Client, verb: Agents) -> Result
                     break;
                 }
             }
-            let empty = match (removed, selector.is_empty()) {
-                (true, _) => "No agent was removed.",
-                (_, false) => "No agent matches. What there is to choose by: writ agents show AGENT",
-                (_, true) => "No agent is enrolled. Next: writ enroll token create --token-file FILE",
+            let (says, next) = match (removed, selector.is_empty()) {
+                (true, _) => ("No agent was removed.", None),
+                (_, false) => {
+                    ("No agent matches. What there is to choose by: ", Some("writ agents show AGENT"))
+                }
+                (_, true) => {
+                    ("No agent is enrolled. Next: ", Some("writ enroll token create --token-file FILE"))
+                }
             };
-            output::list(format, &rows, empty)
+            let next = next.map_or_else(String::new, |next| client.typed(next));
+            output::list(format, &rows, &format!("{says}{next}"))
         }
         Agents::Show { agent } => {
-            show(format, client.agents().get(GetAgentRequest { agent }).await?.into_inner())
+            show(format, client, client.agents().get(GetAgentRequest { agent }).await?.into_inner())
         }
         Agents::Label { agent, changes } => {
             let (mut set, mut remove) = (Vec::new(), Vec::new());
@@ -165,19 +170,19 @@ pub(super) async fn run(format: Format, client: &Client, verb: Agents) -> Result
                 }
             }
             let request = LabelAgentRequest { agent, set, remove };
-            show(format, client.agents().label(request).await?.into_inner())
+            show(format, client, client.agents().label(request).await?.into_inner())
         }
         Agents::Remove { agent } => {
-            show(format, client.agents().remove(GetAgentRequest { agent }).await?.into_inner())
+            show(format, client, client.agents().remove(GetAgentRequest { agent }).await?.into_inner())
         }
         Agents::Approve { agent, replaces } => {
             let request = ApproveAgentRequest { agent, replaces };
-            show(format, client.agents().approve(request).await?.into_inner())
+            show(format, client, client.agents().approve(request).await?.into_inner())
         }
     }
 }
 
-fn show(format: Format, agent: Agent) -> Result<(), Failure> {
+fn show(format: Format, client: &Client, agent: Agent) -> Result<(), Failure> {
     let row = Row::new(agent);
     let actions: Vec<_> = row.actions.iter().map(|row| format!("{} ({})", row.name, row.class)).collect();
     let mut fields = vec![
@@ -199,7 +204,7 @@ fn show(format: Format, agent: Agent) -> Result<(), Failure> {
     ];
     if !row.held.is_empty() {
         fields.push(("held", row.held.clone()));
-        fields.push(("next", format!("writ why {}", row.agent_id)));
+        fields.push(("next", client.typed(&format!("writ why {}", row.agent_id))));
     }
     if let Some(at) = &row.removed_at {
         fields.push(("removed", at.clone()));

@@ -134,7 +134,10 @@ async fn verify(
             ("head", head.clone()),
             (
                 "next",
-                format!("keep the head elsewhere, and next time: writ audit verify{flag} --known {head}"),
+                format!(
+                    "keep the head elsewhere, and next time: {}",
+                    client.typed(&format!("writ audit verify{flag} --known {head}"))
+                ),
             ),
             (
                 "note",

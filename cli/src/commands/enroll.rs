@@ -107,7 +107,8 @@ async fn list(format: Format, client: &Client) -> Result<(), Failure> {
         rows.extend(page.tokens.into_iter().map(row));
         page_token = page.next_page_token;
         if page_token.is_empty() {
-            return output::list(format, &rows, "No token was made yet. Next: writ enroll token create");
+            let next = client.typed("writ enroll token create");
+            return output::list(format, &rows, &format!("No token was made yet. Next: {next}"));
         }
     }
 }

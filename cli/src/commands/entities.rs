@@ -321,7 +321,8 @@ pub(super) async fn instruct(format: Format, client: &Client, verb: Instruct) ->
             let request = proto::ListInstructionsRequest { page_size: PAGE, page_token: String::new() };
             let page = client.instructions().list(request).await?.into_inner();
             let rows: Vec<_> = page.instructions.into_iter().map(tracked).collect();
-            return output::list(format, &rows, "Nothing was issued yet. Next: writ instruct status --all");
+            let next = client.typed("writ instruct status --all");
+            return output::list(format, &rows, &format!("Nothing was issued yet. Next: {next}"));
         }
         Instruct::Show { id } => return drill_down(format, client, id).await,
     };
@@ -343,7 +344,7 @@ pub(super) async fn instruct(format: Format, client: &Client, verb: Instruct) ->
         ("instruction", issued.instruction_id.clone()),
         ("kind", issued.kind.clone()),
         ("entities", format!("{}{left_out}", issued.total)),
-        ("next", format!("writ instruct show {}", issued.instruction_id)),
+        ("next", client.typed(&format!("writ instruct show {}", issued.instruction_id))),
     ];
     output::one(format, &issued, &fields)
 }

@@ -54,7 +54,7 @@ pub(super) async fn run(format: Format, client: &Client, verb: Send) -> Result<E
     let command = client.commands().submit(request).await?.into_inner();
     if !wait {
         let shown = track::show(command);
-        let next = format!("writ commands show {}", shown.command_id);
+        let next = client.typed(&format!("writ commands show {}", shown.command_id));
         let fields =
             [("command", shown.command_id.clone()), ("state", shown.counts.describe()), ("next", next)];
         output::one(format, &shown, &fields)?;
@@ -96,7 +96,8 @@ async fn follow(client: &Client, command: Command, timeout: Option<Duration>) ->
     };
     let ended = tokio::time::timeout(limit, watching).await;
     progress.end();
-    let goes_on = format!("the command goes on: writ commands show {}", latest.command_id);
+    let show = client.typed(&format!("writ commands show {}", latest.command_id));
+    let goes_on = format!("the command goes on: {show}");
     let counts = Counts::new(latest.progress);
     match ended {
         Ok(Err(status)) => return Err(Failure::from(status).with_next(true, &goes_on)),
@@ -105,7 +106,8 @@ async fn follow(client: &Client, command: Command, timeout: Option<Duration>) ->
         }
         Ok(Ok(())) => {}
         Err(_) => say::aside(format_args!(
-            "writ: not all answered within {limit:?}; {goes_on}; why an agent does not answer: writ why AGENT"
+            "writ: not all answered within {limit:?}; {goes_on}; why an agent does not answer: {}",
+            client.typed("writ why AGENT")
         )),
     }
     Ok(latest)

@@ -157,7 +157,8 @@ pub(super) async fn run(format: Format, client: &Client, verb: Commands) -> Resu
             let request = ListCommandsRequest { page_size: limit, page_token: String::new() };
             let rows: Vec<_> =
                 client.commands().list(request).await?.into_inner().commands.into_iter().map(show).collect();
-            output::list(format, &rows, "No command was sent yet. Next: writ send ping --all --wait")
+            let next = client.typed("writ send ping --all --wait");
+            output::list(format, &rows, &format!("No command was sent yet. Next: {next}"))
         }
         Commands::Cancel { id } => {
             let request = GetCommandRequest { command_id: id.to_string() };
@@ -199,7 +200,7 @@ pub(super) async fn print(format: Format, client: &Client, command: Command) -> 
     // Whoever waited so long for agents does not wait for ever for a server.
     let targets = tokio::time::timeout(ANSWER_TIME, targets(client, &shown.command_id)).await;
     let targets = targets.map_err(|_| {
-        let later = format!("writ commands show {}", shown.command_id);
+        let later = client.typed(&format!("writ commands show {}", shown.command_id));
         Failure::unreachable(format!("the server does not answer; the command goes on: {later}"))
     })??;
     let counts = shown.counts;

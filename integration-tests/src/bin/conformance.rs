@@ -1,5 +1,5 @@
 //! `conformance`: judges an agent or a server of somebody else, clause by clause of docs/protocol.md. See docs/conformance.md.
-#![allow(clippy::print_stdout, reason = "its result is what it prints")]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "its result is what it prints")]
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -46,7 +46,13 @@ fn main() -> ExitCode {
     let mut report = Report::loud();
     match part {
         Part::Agent { command } => of_agent::judge(&command, &mut report),
-        Part::Server { token_file } => of_server::judge(&token_file, &mut report),
+        Part::Server { token_file } => match std::fs::read_to_string(&token_file) {
+            Ok(token) => of_server::judge(&token, &mut report),
+            Err(error) => {
+                eprintln!("conformance: --token-file: {}: {error}", token_file.display());
+                return ExitCode::from(2);
+            }
+        },
     }
     let failed = report.cases().iter().filter(|case| !case.holds).count();
     match output {

@@ -311,6 +311,9 @@ fn operators_are_told_what_is_wrong_and_what_to_do() {
     said(&["--output", "json", "commands", "show", "12"], 2, "\"reason\":\"usage\"");
     said(&["commands", "show", "0192f1c0-0000-7000-8000-000000000009"], 5, "writ commands list");
     said(&["--context", "nowhere", "agents", "list"], 8, "there is no context `nowhere`");
+    // What to type next reaches the same server.
+    let listed = fleet.writ(&["--context", "acme", "commands", "list"]).ok().stdout;
+    assert!(listed.contains("Next: writ --context acme send ping --all --wait"), "{listed}");
 
     let wrong = fleet.write_secret("wrong-token", "writ-admin.nonsense");
     let ca = fleet.path("server/admin-ca.pem");

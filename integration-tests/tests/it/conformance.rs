@@ -1,5 +1,7 @@
 //! The kit for implementations of others, with ours in their place: all of it holds, and what does not is told.
 
+use std::fs;
+
 use integration_tests::conformance::{Report, of_agent, of_server};
 use integration_tests::daemon::binary;
 use integration_tests::fleet::{Build, Fleet};
@@ -27,7 +29,7 @@ fn our_agent_passes_the_kit_and_a_program_that_is_none_does_not() {
 #[test]
 fn our_server_passes_the_kit_and_a_road_to_nowhere_does_not() {
     let fleet = Fleet::new(Build::Shipped);
-    let token = fleet.token(1);
+    let token = fs::read_to_string(fleet.token(1)).unwrap();
     let mut report = Report::default();
     of_server::judge(&token, &mut report);
     assert!(report.holds(), "{:#?}", report.cases());
@@ -38,6 +40,9 @@ fn our_server_passes_the_kit_and_a_road_to_nowhere_does_not() {
     of_server::judge(&token, &mut report);
     assert_eq!(failing(&report), ["it gives the chain from the bundle the token names"]);
     let mut report = Report::default();
-    of_server::judge(&fleet.path("passphrase"), &mut report);
+    of_server::judge("no token", &mut report);
     assert_eq!(failing(&report), ["the token can be read"]);
+    // A wrong path is the caller's mistake, not the server's.
+    let said = fleet.run("conformance", &["server", "--token-file", "/nowhere/at/all"]).failed(2);
+    assert!(said.stderr.contains("/nowhere/at/all: No such file"), "{said:?}");
 }

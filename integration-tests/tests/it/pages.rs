@@ -171,7 +171,7 @@ fn every_block_of_the_managers_page_works_as_it_stands() {
     ];
     let all = blocks("docs/control-manager.md");
     let [make, custom, instruct] = all.as_slice() else { panic!("{} blocks", all.len()) };
-    let line = "writ-control-manager run --data-dir /var/lib/writ/control-manager\n";
+    let line = "writ-control-manager run --data-dir /var/lib/writ/control-manager    # goes on: the rest in another terminal\n";
     let (before, after) = make.script.split_once(line).unwrap();
     sh(&fleet, &fleet.path(""), before, &paper);
     manager.start(None);
