@@ -24,6 +24,7 @@ use crate::host;
 use crate::replay::Durable;
 use action::{Definition, Invocation};
 
+pub(crate) use cgroup::prepare;
 pub use process::is_group_gone;
 
 /// What this agent can do, and how harmful it thinks each thing is.

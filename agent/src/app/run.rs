@@ -17,7 +17,7 @@ use super::status::Status;
 use super::{Run, enroll};
 use crate::VERSION;
 use crate::config::Config;
-use crate::execute::ActionTable;
+use crate::execute::{self, ActionTable};
 use crate::identity::{Files, Identity, IdentityError};
 use crate::link::{Enrolled, Link};
 use crate::obey::{Left, Obedience};
@@ -73,6 +73,7 @@ pub(super) async fn run(options: Run, shutdown: Shutdown) -> Result<(), Fatal> {
     if !config.actions_dir.is_dir() {
         warn!(folder = %config.actions_dir.display(), "there is no such folder, so nothing but the agent's own actions is allowed");
     }
+    execute::prepare();
     let journal = Journal::open(&files.journal(), config.max_entries).map_err(|error| failed(&error))?;
     journal.bind(identity.record.agent).map_err(|error| failed(&error))?;
     let refusals = Refusals::load(&journal, config.refusals_interval).map_err(|error| failed(&error))?;

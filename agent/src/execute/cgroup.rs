@@ -1,26 +1,24 @@
 //! A control group of its own for what an action starts (cgroups(7), version 2): children stay in it, whatever they do to their process
-//! group, their user or their environment. Only where the agent is alone in a group that it may divide, as its unit says (`Delegate=yes`).
+//! group, their user or their environment. Only where systemd gave the agent its group to divide (`Delegate=` in the unit).
 
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{LazyLock, Mutex, PoisonError};
 
-use rustix::io::Errno;
 use rustix::process::Pid;
 use tokio::process::{Child, Command};
+use tracing::{info, warn};
 
-/// How often those are looked for that a program forked before it was moved.
-const ROUNDS: u32 = 8;
 /// How the groups are called, so that the agent removes none but its own.
 const PREFIX: &str = "action-";
 
-/// The agent's own group, if it is alone there. Asked before it starts anything.
+/// The agent's own group, if it was given one.
 static OWN: LazyLock<Option<Own>> = LazyLock::new(Own::found);
 
 #[derive(Debug)]
 struct Own {
     folder: PathBuf,
-    /// Whoever holds it is the only one that starts a program: what is new in the group comes from that start.
+    /// One program at a time is started: the agent is in the program's group meanwhile.
     turn: Mutex<()>,
 }
 
@@ -28,9 +26,30 @@ impl Own {
     fn found() -> Option<Self> {
         let read = |path| std::fs::read_to_string(path).ok();
         let folder = folder(&read("/proc/self/mountinfo")?, &read("/proc/self/cgroup")?)?;
-        let is_alone = members(&folder).ok()? == [rustix::process::getpid()];
-        is_alone.then(|| Self { folder, turn: Mutex::new(()) })
+        if !is_delegated(&folder) {
+            return None;
+        }
+        // What an agent left that ended without a word.
+        for left in actions(&folder) {
+            let _ = std::fs::write(left.join("cgroup.kill"), "1");
+        }
+        Some(Self { folder, turn: Mutex::new(()) })
     }
+}
+
+/// Finds out whether each action gets a control group, and says so.
+pub(crate) fn prepare() {
+    match OWN.as_ref() {
+        Some(own) => info!(group = %own.folder.display(), "each action has a control group of its own"),
+        None => info!("actions have no control groups: the agent was given none to divide"),
+    }
+}
+
+/// Whether systemd marked a group as its service's to divide (systemd.resource-control(5), since version 251).
+fn is_delegated(folder: &Path) -> bool {
+    let mut value = [0; 8];
+    rustix::fs::getxattr(folder, "user.delegate", &mut value)
+        .is_ok_and(|length| value.get(..length) == Some(b"1"))
 }
 
 /// Where the group stands that this process is in, from the kernel's two tables (proc(5)).
@@ -38,19 +57,26 @@ fn folder(mounts: &str, groups: &str) -> Option<PathBuf> {
     let own = Path::new(groups.lines().find_map(|line| line.strip_prefix("0::"))?);
     let below = mounts.lines().find_map(|line| {
         let (mount, kind) = line.split_once(" - ")?;
-        let fields: Vec<_> = mount.split(' ').collect();
-        let (root, point) = (fields.get(3)?, fields.get(4)?);
-        kind.starts_with("cgroup2 ")
-            .then(|| own.strip_prefix(root).ok().map(|own| Path::new(point).join(own)))
-    })??;
+        let mut fields = mount.split(' ').skip(3);
+        let (root, point) = (fields.next()?, fields.next()?);
+        let below = own.strip_prefix(root).ok().filter(|_| kind.starts_with("cgroup2 "))?;
+        Some(Path::new(point).join(below))
+    })?;
     // Outside of what this process may see.
     (!below.components().any(|part| part.as_os_str() == "..")).then_some(below)
 }
 
-/// Who is in a group.
-fn members(folder: &Path) -> io::Result<Vec<Pid>> {
-    let text = std::fs::read_to_string(folder.join("cgroup.procs"))?;
-    Ok(text.lines().filter_map(|line| line.parse().ok().and_then(Pid::from_raw)).collect())
+/// The groups below one.
+fn groups(folder: &Path) -> impl Iterator<Item = PathBuf> + use<> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|entry| entry.path())
+}
+
+/// The groups of actions, of those that ended too.
+fn actions(own: &Path) -> impl Iterator<Item = PathBuf> + use<> {
+    let is_ours =
+        |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(PREFIX));
+    groups(own).filter(is_ours)
 }
 
 /// What one action started. Killed when dropped.
@@ -59,18 +85,24 @@ pub(super) struct ActionGroup(PathBuf);
 
 impl ActionGroup {
     /// Those of it that have not ended.
-    pub(super) fn members(&self) -> Vec<Pid> {
-        members(&self.0).unwrap_or_default()
-    }
-
-    fn take(&self, pid: Pid) -> io::Result<()> {
-        let moved = std::fs::write(self.0.join("cgroup.procs"), pid.as_raw_nonzero().to_string());
-        match moved {
-            // It has ended.
-            Err(error) if Errno::from_io_error(&error) == Some(Errno::SRCH) => Ok(()),
-            moved => moved,
+    ///
+    /// # Errors
+    /// When the kernel does not say.
+    pub(super) fn members(&self) -> io::Result<Vec<Pid>> {
+        let mut all = Vec::new();
+        match collect(&self.0, &mut all) {
+            // Removed, because nothing was left in it.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+            collected => collected.map(|()| all),
         }
     }
+}
+
+/// A program may have made groups below its own.
+fn collect(folder: &Path, all: &mut Vec<Pid>) -> io::Result<()> {
+    let text = std::fs::read_to_string(folder.join("cgroup.procs"))?;
+    all.extend(text.lines().filter_map(|line| line.parse().ok().and_then(Pid::from_raw)));
+    groups(folder).try_for_each(|below| collect(&below, all))
 }
 
 impl Drop for ActionGroup {
@@ -80,54 +112,42 @@ impl Drop for ActionGroup {
     }
 }
 
-/// Starts a program, in a group of its own where there can be one.
+/// Starts a program, in a group of its own where there can be one. Blocks for some milliseconds.
 ///
 /// # Errors
 /// The program's, as of [`Command::spawn`].
 pub(super) fn spawn(command: &mut Command, word: &str) -> io::Result<(Child, Option<ActionGroup>)> {
     let Some(own) = OWN.as_ref() else { return Ok((command.spawn()?, None)) };
     let _turn = own.turn.lock().unwrap_or_else(PoisonError::into_inner);
-    remove_empty(&own.folder);
+    actions(&own.folder).for_each(|action| remove_ended(&action));
     let folder = own.folder.join(format!("{PREFIX}{word}"));
-    let group = std::fs::create_dir(&folder).ok().map(|()| ActionGroup(folder));
-    let before = members(&own.folder);
-    let child = command.spawn()?;
-    let leader = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
-    let (Ok(before), Some(leader), Some(group)) = (before, leader, group) else { return Ok((child, None)) };
-    if group.take(leader).is_err() {
-        return Ok((child, None));
+    // A process is born where its parent is. Moved after its start, what it forked meanwhile would be left behind.
+    let entered = std::fs::create_dir(&folder).and_then(|()| enter(&folder));
+    if let Err(error) = entered {
+        warn!(%error, "an action has no control group of its own");
+        return Ok((command.spawn()?, None));
     }
-    // What it forks from here on begins in its group; what it forked before is new in the agent's.
-    for _ in 0..ROUNDS {
-        let mut new = members(&own.folder).unwrap_or_default();
-        new.retain(|pid| !before.contains(pid));
-        if new.is_empty() {
-            break;
-        }
-        for pid in new {
-            let _ = group.take(pid);
-        }
+    let started = command.spawn();
+    if let Err(error) = enter(&own.folder) {
+        // Its group holds the agent, and must not be killed.
+        warn!(%error, "the agent is left in an action's control group");
+        return Ok((started?, None));
     }
-    Ok((child, Some(group)))
+    Ok((started?, Some(ActionGroup(folder))))
 }
 
-/// Removes the groups of actions that ended; the kernel keeps those in which something lives.
-fn remove_empty(own: &Path) {
-    for entry in std::fs::read_dir(own).into_iter().flatten().flatten() {
-        if entry.file_name().to_string_lossy().starts_with(PREFIX) {
-            remove(&entry.path());
-        }
-    }
+/// Moves this process.
+fn enter(folder: &Path) -> io::Result<()> {
+    std::fs::write(folder.join("cgroup.procs"), "0")
 }
 
-/// A program may have made groups below its own.
-fn remove(folder: &Path) {
-    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
-        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            remove(&entry.path());
-        }
+/// Removes the group of an action that ended, and those below it.
+fn remove_ended(action: &Path) {
+    let events = std::fs::read_to_string(action.join("cgroup.events")).unwrap_or_default();
+    if events.lines().any(|line| line == "populated 0") {
+        groups(action).for_each(|below| remove_ended(&below));
+        let _ = std::fs::remove_dir(action);
     }
-    let _ = std::fs::remove_dir(folder);
 }
 
 #[cfg(test)]
@@ -151,11 +171,10 @@ mod tests {
         let at = "/sys/fs/cgroup/unified/system.slice/writ-agent.service";
         assert_eq!(found(&mount("/", "/sys/fs/cgroup/unified"), &hybrid).as_deref(), Some(at));
         // In a container that sees its own part alone, and in one that sees less than its own.
-        assert_eq!(
-            found(&mount("/machine/a", "/sys/fs/cgroup"), "0::/machine/a/b\n").as_deref(),
-            Some("/sys/fs/cgroup/b")
-        );
-        assert_eq!(found(&mount("/machine/a", "/sys/fs/cgroup"), unit), None);
+        let part = mount("/machine/a", "/sys/fs/cgroup");
+        assert_eq!(found(&part, "0::/machine/a/b\n").as_deref(), Some("/sys/fs/cgroup/b"));
+        assert_eq!(found(&part, unit), None);
+        assert!(found(&(part + &mount("/", "/mnt")), unit).is_some(), "another mount shows it");
         assert_eq!(found(&mount("/", "/sys/fs/cgroup"), "0::/../other\n"), None);
         // Version 1 alone.
         assert_eq!(found("25 1 0:22 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n", "4:cpu:/\n"), None);

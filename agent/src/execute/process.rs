@@ -1,7 +1,7 @@
 //! One process: its own group, a clean environment, bounded output, killed with its children, those that left its group too.
 
 use std::collections::HashSet;
-use std::io::{ErrorKind, Read as _};
+use std::io::Read as _;
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
@@ -48,6 +48,8 @@ pub fn is_group_gone(group: u32) -> bool {
 const MARK: &str = "WRIT_EXECUTION";
 /// Of an environment so much is looked at; the kernel lets it be no longer unless somebody raised the stack's limit.
 const ENVIRONMENT_BYTES: u64 = 2 << 20;
+/// Bit 19 of a set of capabilities.
+const CAP_SYS_PTRACE: u64 = 1 << 19;
 /// How often what was killed is looked for again: it may have started others meanwhile.
 const ROUNDS: u32 = 8;
 
@@ -62,36 +64,40 @@ enum Kin {
     Hidden,
 }
 
+/// What of an action left its process group.
+#[derive(Debug, PartialEq, Eq)]
+enum Left {
+    /// So many, which were killed.
+    Killed(usize),
+    /// Nobody knows.
+    Unknown,
+}
+
 impl Kin {
-    fn of(group: Option<ActionGroup>, word: &str, leader: Option<Pid>) -> Self {
-        let shown = |leader: Pid| std::fs::File::open(format!("/proc/{leader}/environ"));
-        let hides = |error: &std::io::Error| {
-            matches!(error.kind(), ErrorKind::PermissionDenied | ErrorKind::NotFound)
-        };
+    /// `is_other`: it runs as another user than the agent.
+    fn of(group: Option<ActionGroup>, word: &str, is_other: bool) -> Self {
         match group {
             Some(group) => Self::Grouped(group),
-            None if leader.is_some_and(|leader| shown(leader).is_err_and(|error| hides(&error))) => {
-                Self::Hidden
-            }
+            None if is_other && !may_look_into_others() => Self::Hidden,
             None => Self::Marked(format!("{MARK}={word}").into_bytes()),
         }
     }
 
-    fn alive(&self) -> Vec<Pid> {
+    fn alive(&self) -> Option<Vec<Pid>> {
         match self {
-            Self::Grouped(group) => group.members(),
-            Self::Marked(mark) => marked(mark),
-            Self::Hidden => Vec::new(),
+            Self::Grouped(group) => group.members().ok(),
+            Self::Marked(mark) => Some(marked(mark)),
+            Self::Hidden => None,
         }
     }
 
-    /// Ends those that left the process group; returns how many there were.
-    fn end(&self, group: Option<Pid>) -> usize {
+    /// Ends those that left the process group.
+    fn end(&self, group: Option<Pid>) -> Left {
         let mut ended = HashSet::new();
         for _ in 0..ROUNDS {
+            let Some(mut found) = self.alive() else { return Left::Unknown };
             // Those of its group are killed already, and may not be gone yet.
-            let has_left = |pid: &Pid| getpgid(Some(*pid)).ok() != group;
-            let mut found = self.alive();
+            let has_left = |pid: &Pid| getpgid(Some(*pid)).is_ok_and(|its| Some(its) != group);
             found.retain(|pid| has_left(pid) && ended.insert(*pid));
             if found.is_empty() {
                 break;
@@ -100,8 +106,16 @@ impl Kin {
                 let _ = kill_process(pid, Signal::KILL);
             }
         }
-        ended.len()
+        Left::Killed(ended.len())
     }
+}
+
+/// Whether this process may read the environment of other users' (capabilities(7), CAP_SYS_PTRACE).
+fn may_look_into_others() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let effective = effective.and_then(|set| u64::from_str_radix(set.trim(), 16).ok());
+    effective.is_some_and(|set| set & CAP_SYS_PTRACE != 0)
 }
 
 /// Processes with this variable in the environment they were started with.
@@ -141,10 +155,13 @@ pub(super) async fn run(invocation: Invocation, on_group: impl FnOnce(u32) + Sen
         .process_group(0)
         .kill_on_drop(true);
     // Its other groups go with it: the standard library clears them for a process that root gives another user.
+    let is_other = user.as_ref().is_some_and(|user| user.uid != uid);
     if let Some(user) = user {
         command.uid(user.uid).gid(user.gid);
     }
-    let (mut child, own_group) = match cgroup::spawn(&mut command, &word) {
+    let mark = word.clone();
+    let started = tokio::task::spawn_blocking(move || cgroup::spawn(&mut command, &mark)).await;
+    let (mut child, own_group) = match started.unwrap_or_else(|ended| Err(ended.into())) {
         Ok(started) => started,
         Err(error) => {
             return Ended::quiet(Ending::NotStarted, format!("{}: {error}", program.display()));
@@ -156,7 +173,7 @@ pub(super) async fn run(invocation: Invocation, on_group: impl FnOnce(u32) + Sen
     }
     let leader = leader.and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
     let group = Group(leader);
-    let kin = Kin::of(own_group, &word, leader);
+    let kin = Kin::of(own_group, &word, is_other);
     let mut collected =
         Collected { kept: Vec::new(), max: max_output, bytes: 0, digest: Context::new(&SHA256) };
     let ended = tokio::time::timeout(timeout, collect(&mut child, group, &mut collected)).await;
@@ -164,21 +181,22 @@ pub(super) async fn run(invocation: Invocation, on_group: impl FnOnce(u32) + Sen
     let (ending, mut details) = match ended {
         Ok(Ok((status, is_read))) => {
             let held = "something it started left its process group and holds its output: it may go on";
-            let is_held = !is_read && left == 0;
+            let is_held = !is_read && left == Left::Killed(0);
             (ending(status), if is_held { vec![held.to_owned()] } else { Vec::new() })
         }
         Ok(Err(error)) => (Ending::Indeterminate, vec![format!("the process was lost: {error}")]),
         Err(_) => (Ending::TimedOut, vec![format!("killed after {timeout:?}")]),
     };
     match left {
-        0 if matches!(kin, Kin::Hidden) => {
-            details.push(
-                "what left its process group is not known: it ran as another user, and the agent has no control group of its own".to_owned(),
-            );
+        Left::Unknown => details.push(
+            "what left its process group is not known: it ran as another user and without a control group, or hides what is in it"
+                .to_owned(),
+        ),
+        Left::Killed(0) => {}
+        Left::Killed(1) => details.push("a process that had left its process group was killed".to_owned()),
+        Left::Killed(left) => {
+            details.push(format!("{left} processes that had left its process group were killed"));
         }
-        0 => {}
-        1 => details.push("a process that had left its process group was killed".to_owned()),
-        _ => details.push(format!("{left} processes that had left its process group were killed")),
     }
     let mut output_digest = [0; 32];
     output_digest.copy_from_slice(collected.digest.finish().as_ref());

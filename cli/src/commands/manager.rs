@@ -22,13 +22,13 @@ pub(super) async fn run(format: Format, client: &Client, verb: Manager) -> Resul
     let status = match verb {
         Manager::Settings(Settings::Show) => {
             let settings = line.get_settings(proto::GetManagerSettingsRequest {}).await?.into_inner();
-            show_settings(format, &settings)?;
+            show_settings(format, client, &settings)?;
             return Ok(ExitCode::SUCCESS);
         }
         Manager::Settings(Settings::Set(changes)) => {
             confirm_authority(&changes)?;
             let settings = line.set_settings(wire(*changes)?).await?.into_inner();
-            show_settings(format, &settings)?;
+            show_settings(format, client, &settings)?;
             return Ok(ExitCode::SUCCESS);
         }
         Manager::Test(changes) => return test(format, client, *changes).await,
@@ -42,7 +42,7 @@ pub(super) async fn run(format: Format, client: &Client, verb: Manager) -> Resul
             line.set_update_source(proto::SetUpdateSourceRequest { update_source }).await?.into_inner()
         }
     };
-    show_status(format, &status)?;
+    show_status(format, client, &status)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -148,7 +148,8 @@ async fn test(format: Format, client: &Client, changes: Changes) -> Result<ExitC
         Format::Table => output::text(&match (advice, status.next.as_str()) {
             (Some(advice), _) => advice,
             (None, _) if !is_as_saved => {
-                "\nEverything that was tried passed. Next: save it: writ manager settings set, with the same flags".to_owned()
+                let next = client.typed("writ manager settings set");
+                format!("\nEverything that was tried passed. Next: save it: {next}, with the same flags")
             }
             (None, "") => "\nEverything that was tried passed.".to_owned(),
             (None, next) => format!("\nEverything that was tried passed. Next: {next}"),
@@ -182,7 +183,7 @@ struct Status {
     instructions_refused: u64,
 }
 
-fn show_status(format: Format, status: &proto::ManagerStatus) -> Result<(), Failure> {
+fn show_status(format: Format, client: &Client, status: &proto::ManagerStatus) -> Result<(), Failure> {
     let state = match status.state() {
         proto::ManagerLinkState::Unspecified => "unknown to this version",
         proto::ManagerLinkState::Unregistered => "unregistered",
@@ -243,15 +244,17 @@ fn show_status(format: Format, status: &proto::ManagerStatus) -> Result<(), Fail
         ]);
     }
     let source = match (update_source, shown.update_source_offered) {
-        ("manager", _) => "the Control Manager",
+        ("manager", _) => "the Control Manager".to_owned(),
         (_, true) => {
-            "the configured update server; the manager offers itself: writ manager update-source manager"
+            let take = client.typed("writ manager update-source manager");
+            format!("the configured update server; the manager offers itself: {take}")
         }
-        (_, false) => "the configured update server",
+        (_, false) => "the configured update server".to_owned(),
     };
-    fields.push(("updates from", source.to_owned()));
+    fields.push(("updates from", source));
     if shown.settings_not_sent {
-        fields.push(("settings", "changed and not yet sent: writ manager update".to_owned()));
+        fields
+            .push(("settings", format!("changed and not yet sent: {}", client.typed("writ manager update"))));
     }
     if shown.departure_pending {
         fields.push(("unregistered", "the manager was not reached yet and is told later".to_owned()));

@@ -16,6 +16,7 @@ use zeroize::Zeroizing;
 use super::confirmed;
 use crate::args::Format;
 use crate::args::manager::{Changes, Proxy};
+use crate::client::Client;
 use crate::failure::Failure;
 use crate::output;
 
@@ -160,7 +161,11 @@ struct Authority {
     accepted_until: Option<String>,
 }
 
-pub(super) fn show_settings(format: Format, settings: &proto::ManagerSettings) -> Result<(), Failure> {
+pub(super) fn show_settings(
+    format: Format,
+    client: &Client,
+    settings: &proto::ManagerSettings,
+) -> Result<(), Failure> {
     let proxy = match settings.proxy_protocol() {
         proto::ProxyProtocol::Unspecified => "none",
         proto::ProxyProtocol::HttpConnect => "http",
@@ -262,7 +267,11 @@ pub(super) fn show_settings(format: Format, settings: &proto::ManagerSettings) -
         ),
         (
             "sent",
-            if shown.not_sent { "not yet: writ manager update" } else { "nothing has to be" }.to_owned(),
+            if shown.not_sent {
+                format!("not yet: {}", client.typed("writ manager update"))
+            } else {
+                "nothing has to be".to_owned()
+            },
         ),
     ];
     output::one(format, &shown, &fields)
