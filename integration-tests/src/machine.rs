@@ -141,8 +141,52 @@ pub struct Machine {
 #[derive(Debug)]
 struct Running {
     container: Child,
+    _groups: Groups,
     /// PID 1 of the machine, as this host sees it.
     leader: String,
+}
+
+/// The machine's own part of each tree of control groups in which systemd keeps units. Without it, machines would share their units' groups.
+#[derive(Debug)]
+struct Groups(Vec<PathBuf>);
+
+impl Groups {
+    fn new() -> Self {
+        let name = format!("writ-machine-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let trees = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified", "/sys/fs/cgroup/systemd"].map(Path::new);
+        let trees = trees.into_iter().filter(|tree| tree.join("cgroup.procs").exists());
+        let folders: Vec<_> = trees.map(|tree| tree.join(&name)).collect();
+        folders.iter().for_each(|folder| fs::create_dir(folder).unwrap());
+        Self(folders)
+    }
+
+    /// Shell that moves itself there.
+    fn enter(&self) -> String {
+        self.0.iter().map(|folder| format!("echo $$ > {}/cgroup.procs; ", folder.display())).collect()
+    }
+}
+
+impl Drop for Groups {
+    fn drop(&mut self) {
+        // The kernel empties them in its own time, a second at most on the busiest machine.
+        for _ in 0..1_000_000 {
+            self.0.iter().for_each(|folder| remove(folder));
+            if !self.0.iter().any(|folder| folder.exists()) {
+                return;
+            }
+            std::thread::yield_now();
+        }
+    }
+}
+
+/// Removes control groups from below; one in which something lives stays.
+fn remove(group: &Path) {
+    for entry in fs::read_dir(group).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            remove(&entry.path());
+        }
+    }
+    let _ = fs::remove_dir(group);
 }
 
 /// An overlay over the common root.
@@ -192,7 +236,10 @@ impl Machine {
     pub fn boot(&mut self) {
         let (root, log) = (self.disk.root(), self.disk.0.path().join("console"));
         let log = fs::OpenOptions::new().create(true).append(true).open(log).unwrap();
-        let container = program(tool("systemd-nspawn").to_str().unwrap())
+        let groups = Groups::new();
+        let container = program("sh")
+            .args(["-c", &format!("{}exec \"$@\"", groups.enter()), "machine"])
+            .arg(tool("systemd-nspawn"))
             .args(["-q", "--register=no", "--keep-unit", "--link-journal=no", "--console=pipe", "-b"])
             .arg("-D")
             .arg(root)
@@ -204,7 +251,7 @@ impl Machine {
             .spawn()
             .unwrap_or_else(|error| panic!("systemd-nspawn: {error}; make test-install installs it"));
         let children = format!("/proc/{0}/task/{0}/children", container.id());
-        self.running = Some(Running { container, leader: String::new() });
+        self.running = Some(Running { container, _groups: groups, leader: String::new() });
         until("the machine does not boot", || {
             // The first child is not the machine's first process yet: it makes it, and ends.
             let leader = fs::read_to_string(&children).unwrap_or_default();

@@ -26,14 +26,7 @@ impl Own {
     fn found() -> Option<Self> {
         let read = |path| std::fs::read_to_string(path).ok();
         let folder = folder(&read("/proc/self/mountinfo")?, &read("/proc/self/cgroup")?)?;
-        if !is_delegated(&folder) {
-            return None;
-        }
-        // What an agent left that ended without a word.
-        for left in actions(&folder) {
-            let _ = std::fs::write(left.join("cgroup.kill"), "1");
-        }
-        Some(Self { folder, turn: Mutex::new(()) })
+        is_delegated(&folder).then(|| Self { folder, turn: Mutex::new(()) })
     }
 }
 
@@ -70,13 +63,6 @@ fn folder(mounts: &str, groups: &str) -> Option<PathBuf> {
 fn groups(folder: &Path) -> impl Iterator<Item = PathBuf> + use<> {
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
     entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|entry| entry.path())
-}
-
-/// The groups of actions, of those that ended too.
-fn actions(own: &Path) -> impl Iterator<Item = PathBuf> + use<> {
-    let is_ours =
-        |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(PREFIX));
-    groups(own).filter(is_ours)
 }
 
 /// What one action started. Killed when dropped.
@@ -119,7 +105,9 @@ impl Drop for ActionGroup {
 pub(super) fn spawn(command: &mut Command, word: &str) -> io::Result<(Child, Option<ActionGroup>)> {
     let Some(own) = OWN.as_ref() else { return Ok((command.spawn()?, None)) };
     let _turn = own.turn.lock().unwrap_or_else(PoisonError::into_inner);
-    actions(&own.folder).for_each(|action| remove_ended(&action));
+    let is_ours =
+        |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(PREFIX));
+    groups(&own.folder).filter(is_ours).for_each(|action| remove_ended(&action));
     let folder = own.folder.join(format!("{PREFIX}{word}"));
     // A process is born where its parent is. Moved after its start, what it forked meanwhile would be left behind.
     let entered = std::fs::create_dir(&folder).and_then(|()| enter(&folder));
