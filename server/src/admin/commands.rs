@@ -251,6 +251,7 @@ fn parse(request: SubmitRequest) -> Result<submit::Request, Failure> {
         return Err(Failure::invalid("expires_in_seconds", text));
     }
     let action = match action {
+        // `every_action_can_be_submitted` knows when one of the protocol is missing here.
         Some(submit_request::Action::Ping(_)) => Action::Ping,
         Some(submit_request::Action::Run(run)) => {
             let mut parameters: Vec<_> =
@@ -364,4 +365,53 @@ fn show_target(row: TargetRow, is_over: bool, most: usize) -> Target {
         }
     }
     target
+}
+
+#[cfg(test)]
+mod tests {
+    use writ_proto::admin::v1::{InventoryAction, NamedAction as Named, PingAction};
+
+    use super::*;
+
+    /// As an operator asks for it. An action of the protocol without a line here does not compile.
+    fn asked(action: &Action) -> Option<submit_request::Action> {
+        match action {
+            Action::Ping => Some(submit_request::Action::Ping(PingAction {})),
+            Action::Run(NamedAction { name, parameters }) => {
+                let value = |(name, value): &(String, String)| NamedValue {
+                    name: name.clone(),
+                    value: value.clone(),
+                };
+                let parameters = parameters.iter().map(value).collect();
+                Some(submit_request::Action::Run(Named { name: name.clone(), parameters }))
+            }
+            Action::Inventory => Some(submit_request::Action::Inventory(InventoryAction {})),
+            Action::ApplySettings(settings) => {
+                let ApplySettings { revision: _, heartbeat_ms, endpoints, log_filter } = settings.into();
+                let asked = SettingsAction { heartbeat_ms, endpoints, log_filter };
+                Some(submit_request::Action::Settings(asked))
+            }
+            Action::Unsupported(_) => None,
+        }
+    }
+
+    #[test]
+    fn every_action_can_be_submitted() {
+        let parameters = vec![("unit".to_owned(), "nginx.service".to_owned())];
+        let settings = Settings {
+            revision: 1,
+            heartbeat: Some(Duration::from_secs(30)),
+            endpoints: vec!["server.example:7443".to_owned()],
+            log_filter: Some("info".to_owned()),
+        };
+        for action in [
+            Action::Ping,
+            Action::Run(NamedAction::new("restart".to_owned(), parameters).unwrap()),
+            Action::Inventory,
+            Action::ApplySettings(settings),
+        ] {
+            let request = SubmitRequest { all: true, action: asked(&action), ..SubmitRequest::default() };
+            assert_eq!(parse(request).unwrap().action, action);
+        }
+    }
 }

@@ -3,12 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use prost::Message as _;
 use tracing::info;
 use writ_common::admin::{Actor, AuditLog, Entry};
 use writ_common::command::Action;
 use writ_common::id::{AgentId, CommandId, Digest};
 use writ_common::time::Timestamp;
 use writ_common::wire::status::Failure;
+use writ_proto::v1 as proto;
 
 use crate::context::Server;
 use crate::metrics;
@@ -60,15 +62,17 @@ pub enum Submitted {
 pub async fn submit(server: &Arc<Server>, actor: &Actor, request: Request) -> Result<Submitted, Failure> {
     let came = Moment::now(&*server.clock);
     let fingerprint = fingerprint(actor, &request);
-    let Request { id, selection, lifetime, action, parent } = request;
-    if let Some(id) = id {
+    if let Some(id) = request.id {
         // Before resolving: the fleet may have grown since the first submission.
         match server.store.request_of(id).await.map_err(unavailable)? {
-            Some(known) if known == fingerprint => return Ok(Submitted::Known(id)),
+            Some(known) if known == fingerprint || known == first_fingerprint(actor, &request) => {
+                return Ok(Submitted::Known(id));
+            }
             Some(_) => return Err(taken(id)),
             None => {}
         }
     }
+    let Request { id, selection, lifetime, action, parent } = request;
     let id = id.unwrap_or_else(|| CommandId::generate(server.clock.wall()));
     let targets = resolve(server, selection).await?;
     let draft = CommandDraft { id, targets, lifetime, requested_by: actor.name.clone(), action };
@@ -247,8 +251,93 @@ pub fn selector(text: &str) -> Result<Selector, Failure> {
     text.parse().map_err(|error: InvalidSelector| Failure::invalid("selector", error.to_string()))
 }
 
-/// What makes two requests the same.
+/// Identifies a request: SHA-256 over the caller's name, the lifetime, the action as it would be signed, and the selection. Each part
+/// follows its length (8 bytes, big-endian), so that no two requests give the same bytes.
 fn fingerprint(actor: &Actor, request: &Request) -> Digest {
     let Request { id: _, selection, lifetime, action, parent: _ } = request;
+    let action = proto::Command { action: Some(action.into()), ..proto::Command::default() }.encode_to_vec();
+    let (kind, names) = match selection {
+        Selection::All => ("all", Vec::new()),
+        Selection::Named(names) => ("agents", names.clone()),
+        Selection::Matching(selector) => ("selector", vec![selector.to_string()]),
+    };
+    let lifetime = lifetime.as_millis().to_be_bytes();
+    let fixed = [actor.name.as_bytes(), &lifetime, &action, kind.as_bytes()];
+    let mut bytes = Vec::new();
+    for part in fixed.into_iter().chain(names.iter().map(String::as_bytes)) {
+        bytes.extend(u64::try_from(part.len()).unwrap_or(u64::MAX).to_be_bytes());
+        bytes.extend_from_slice(part);
+    }
+    Digest::of(&bytes)
+}
+
+/// The same as the first builds stored it. A command lives for 30 days at most, so 0.2 need not know it.
+fn first_fingerprint(actor: &Actor, request: &Request) -> Digest {
+    let Request { id: _, selection, lifetime, action, parent: _ } = request;
     Digest::of(format!("{:?}", (&actor.name, selection, lifetime, action)).as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use writ_common::admin::Role;
+    use writ_common::command::NamedAction;
+
+    use super::*;
+
+    fn anna() -> Actor {
+        Actor { name: "anna".to_owned(), role: Role::Operator, method: "/a/B", request: None }
+    }
+
+    fn request(selection: Selection, seconds: u64, action: Action) -> Request {
+        Request { id: None, selection, lifetime: Duration::from_secs(seconds), action, parent: None }
+    }
+
+    fn run(parameters: &[(&str, &str)]) -> Action {
+        let owned = parameters.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        Action::Run(NamedAction::new("restart".to_owned(), owned.collect()).unwrap())
+    }
+
+    #[test]
+    fn two_requests_are_the_same_if_all_of_them_is() {
+        let named = |names: &[&str]| Selection::Named(names.iter().map(|name| (*name).to_owned()).collect());
+        let matching = || Selection::Matching(selector("site=rome").unwrap());
+        let all = [
+            request(Selection::All, 60, Action::Ping),
+            request(Selection::All, 61, Action::Ping),
+            request(Selection::All, 60, Action::Inventory),
+            request(named(&["all"]), 60, Action::Ping),
+            request(named(&["a", "b"]), 60, Action::Ping),
+            request(named(&["ab"]), 60, Action::Ping),
+            request(named(&["site=rome"]), 60, Action::Ping),
+            request(matching(), 60, Action::Ping),
+            request(matching(), 60, run(&[])),
+            request(matching(), 60, run(&[("a", "bc")])),
+            request(matching(), 60, run(&[("ab", "c")])),
+        ];
+        let mut digests: BTreeSet<_> = all.iter().map(|one| fingerprint(&anna(), one)).collect();
+        let vera = Actor { name: "vera".to_owned(), ..anna() };
+        digests.insert(fingerprint(&vera, &all[0]));
+        assert_eq!(digests.len(), all.len() + 1);
+        let again = request(matching(), 60, run(&[("a", "bc")]));
+        assert_eq!(fingerprint(&anna(), &again), fingerprint(&anna(), &all[9]));
+    }
+
+    #[test]
+    fn what_the_first_builds_stored_is_known_again() {
+        for (request, stored) in [
+            (request(Selection::All, 60, Action::Ping), r#"("anna", All, 60s, Ping)"#),
+            (
+                request(Selection::Named(vec!["web1".to_owned()]), 3600, run(&[("unit", "nginx")])),
+                r#"("anna", Named(["web1"]), 3600s, Run(NamedAction { name: "restart", parameters: [("unit", "nginx")] }))"#,
+            ),
+            (
+                request(Selection::Matching(selector("site=rome,!old").unwrap()), 1, Action::Inventory),
+                r#"("anna", Matching(Selector([Requirement { name: "site", values: ["rome"], is_negated: false }, Requirement { name: "old", values: [], is_negated: true }])), 1s, Inventory)"#,
+            ),
+        ] {
+            assert_eq!(first_fingerprint(&anna(), &request), Digest::of(stored.as_bytes()), "{request:?}");
+        }
+    }
 }

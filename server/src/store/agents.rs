@@ -301,7 +301,7 @@ impl Store {
         unsigned(&row, "agents")
     }
 
-    /// Sets and removes labels; returns the name of an attribute that is no label, and changes nothing then.
+    /// Sets and removes labels, in one transaction.
     ///
     /// # Errors
     /// When the database fails.

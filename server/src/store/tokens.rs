@@ -423,14 +423,13 @@ async fn admit(connection: &mut SqliteConnection, admission: Admission) -> Resul
     }
     let spent = sqlx::query(
         "UPDATE enrolment_tokens SET uses = uses + 1
-         WHERE token_digest = $1 AND uses < max_uses AND expires_at > $2 AND revoked_at = 0 RETURNING realm, uses",
+         WHERE token_digest = $1 AND uses < max_uses AND expires_at > $2 AND revoked_at = 0 RETURNING realm",
     )
     .bind(token.as_bytes().as_slice())
     .bind(integer(now.as_millis()))
     .fetch_optional(&mut *connection)
     .await?;
     let Some(row) = spent else { return Ok(TokenUse::Refused) };
-    let _uses = unsigned(&row, "uses")?;
     let realm: String = row.try_get("realm")?;
     note_same_name(connection, agent, &name, now).await?;
     let (who, shown) = ((agent, name, realm), (spki, token, identity_record.clone(), agent_version));
