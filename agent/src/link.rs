@@ -29,7 +29,7 @@ use writ_common::trust::{Chain, TrustBundle};
 use writ_proto::v1::agent_gateway_client::AgentGatewayClient;
 
 use crate::app::status::Status;
-use crate::obey::{FollowError, Left, Obedience};
+use crate::obey::{AgentCore, FollowError, Left};
 use crate::refusals::Refusals;
 use crate::replay::JournalError;
 use crate::session_time::SessionTime;
@@ -104,11 +104,11 @@ enum Done {
     ComeBack(Duration),
 }
 
-/// What the link needs beside obedience.
+/// What the link needs beside the core.
 #[derive(Debug)]
 pub struct Link {
     /// The rest of the agent.
-    pub obedience: Arc<Obedience>,
+    pub core: Arc<AgentCore>,
     /// Answers that are ready.
     pub answers: mpsc::Receiver<CommandId>,
     /// What was refused in silence.
@@ -131,15 +131,15 @@ impl Link {
     /// # Errors
     /// When the journal failed in a way only a restart can mend.
     pub async fn run(mut self, shutdown: writ_common::shutdown::Shutdown) -> Result<(), BrokenJournal> {
-        let (obedience, learnt) = (Arc::clone(&self.obedience), Arc::clone(&self.learnt));
+        let (core, learnt) = (Arc::clone(&self.core), Arc::clone(&self.learnt));
         let every = self.rendezvous_every;
         tokio::select! {
-            () = rendezvous::keep(&obedience, every, &learnt) => Ok(()),
+            () = rendezvous::run(&core, every, &learnt) => Ok(()),
             () = self.hold_sessions(&shutdown) => {
                 self.status.disconnected("the agent is shutting down", false);
                 Ok(())
             }
-            () = obedience.broken() => {
+            () = core.broken() => {
                 self.status.disconnected("the journal failed", false);
                 Err(BrokenJournal)
             }
@@ -163,9 +163,9 @@ impl Link {
         backoff: &mut Backoff,
         shutdown: &writ_common::shutdown::Shutdown,
     ) -> Option<Done> {
-        let chain = self.obedience.trust.chain();
+        let chain = self.core.trust.chain();
         let mut unverifiable = Vec::new();
-        for endpoint in &self.obedience.settings.endpoints(&chain.head().bundle.endpoints) {
+        for endpoint in &self.core.settings.endpoints(&chain.head().bundle.endpoints) {
             if shutdown.is_requested() {
                 return Some(Done::ShuttingDown);
             }
@@ -189,7 +189,7 @@ impl Link {
         // Verified endpoints came first. Whoever answers now proves nothing, and hears nothing but a bundle's number.
         for endpoint in &unverifiable {
             info!(endpoint, "the channel cannot be verified: asking for trust bundles alone");
-            let asked = Box::pin(ask_for_bundles(&self.obedience, endpoint));
+            let asked = Box::pin(ask_for_bundles(&self.core, endpoint));
             match shutdown.unless_requested(asked).await {
                 None => return Some(Done::ShuttingDown),
                 Some(Ok(true)) => return Some(Done::ComeBack(Duration::ZERO)),
@@ -206,14 +206,14 @@ impl Link {
     /// A server that is not obeyed is a refusal like any other: it is counted, and reported to one that is.
     fn note(&mut self, error: &LinkError) {
         if matches!(error, LinkError::Journal(error) if error.is_lasting()) {
-            self.obedience.give_up();
+            self.core.give_up();
         }
         if let LinkError::NotObeyed { refusal, frame } = error {
-            let floor = self.obedience.journal.facts().map(|facts| facts.floor).unwrap_or_default();
-            let now = self.obedience.time.now().unwrap_or(floor);
+            let floor = self.core.journal.facts().map(|facts| facts.floor).unwrap_or_default();
+            let now = self.core.time.now().unwrap_or(floor);
             self.refusals.count(refusal, frame, now);
         }
-        if let Err(error) = self.refusals.keep(&self.obedience.journal) {
+        if let Err(error) = self.refusals.keep(&self.core.journal) {
             warn!(%error, "refusal records could not be written");
         }
     }
@@ -224,10 +224,9 @@ impl Link {
         backoff: &mut Backoff,
         shutdown: &writ_common::shutdown::Shutdown,
     ) -> Result<Done, LinkError> {
-        let anchors =
-            Anchors::AuthoritiesAtAnyDate(self.obedience.trust.chain().head().bundle.tls_cas.clone());
+        let anchors = Anchors::AuthoritiesAtAnyDate(self.core.trust.chain().head().bundle.tls_cas.clone());
         let Some(connection) = shutdown
-            .unless_requested(Box::pin(connect_by(self.obedience.proxy.as_ref(), endpoint, &anchors)))
+            .unless_requested(Box::pin(connect_by(self.core.proxy.as_ref(), endpoint, &anchors)))
             .await
         else {
             return Ok(Done::ShuttingDown);
@@ -235,8 +234,7 @@ impl Link {
         let connection = connection?;
         let mut client = gateway(connection.channel);
         let leaf = connection.leaf_spki_digest;
-        let greeting =
-            tokio::time::timeout(SESSION_TIMEOUT, greeting::greet(&self.obedience, &mut client, leaf));
+        let greeting = tokio::time::timeout(SESSION_TIMEOUT, greeting::greet(&self.core, &mut client, leaf));
         let Some(greeted) = shutdown.unless_requested(greeting).await else { return Ok(Done::ShuttingDown) };
         let greeted = greeted.map_err(|_| LinkError::Silent(SESSION_TIMEOUT))??;
         session::hold(self, greeted, endpoint, backoff, shutdown).await
@@ -246,16 +244,15 @@ impl Link {
 /// Asks whoever answers at an endpoint for successors of the bundle held, and hands bundles back to who has only earlier ones;
 /// says nothing else (protocol.md §6.11). What comes back is walked along as always, so that a lost TLS key or authority
 /// strands nobody. Says whether there were any.
-async fn ask_for_bundles(obedience: &Obedience, endpoint: &str) -> Result<bool, LinkError> {
-    let before = obedience.trust.chain().head().bundle.version;
+async fn ask_for_bundles(core: &AgentCore, endpoint: &str) -> Result<bool, LinkError> {
+    let before = core.trust.chain().head().bundle.version;
     let work = async {
-        let connection =
-            Box::pin(connect_by(obedience.proxy.as_ref(), endpoint, &Anchors::Unverified)).await?;
-        greeting::fetch_chain(obedience, &mut gateway(connection.channel)).await
+        let connection = Box::pin(connect_by(core.proxy.as_ref(), endpoint, &Anchors::Unverified)).await?;
+        greeting::fetch_chain(core, &mut gateway(connection.channel)).await
     };
     let asked = tokio::time::timeout(RESCUE_TIMEOUT, work).await;
     asked.map_err(|_| LinkError::Silent(RESCUE_TIMEOUT))??;
-    Ok(obedience.trust.chain().head().bundle.version > before)
+    Ok(core.trust.chain().head().bundle.version > before)
 }
 
 /// Whether a server that is obeyed answers at an endpoint, and is not behind this agent. Nothing is said about the agent
@@ -263,16 +260,16 @@ async fn ask_for_bundles(obedience: &Obedience, endpoint: &str) -> Result<bool, 
 ///
 /// # Errors
 /// What is wrong with it.
-pub(crate) async fn probe(obedience: &Obedience, endpoint: &str) -> Result<(), LinkError> {
-    let anchors = Anchors::AuthoritiesAtAnyDate(obedience.trust.chain().head().bundle.tls_cas.clone());
+pub(crate) async fn probe(core: &AgentCore, endpoint: &str) -> Result<(), LinkError> {
+    let anchors = Anchors::AuthoritiesAtAnyDate(core.trust.chain().head().bundle.tls_cas.clone());
     let work = async {
-        let connection = Box::pin(connect_by(obedience.proxy.as_ref(), endpoint, &anchors)).await?;
+        let connection = Box::pin(connect_by(core.proxy.as_ref(), endpoint, &anchors)).await?;
         let mut client = gateway(connection.channel);
-        greeting::hear(obedience, &mut client, connection.leaf_spki_digest).await
+        greeting::hear(core, &mut client, connection.leaf_spki_digest).await
     };
     let heard = tokio::time::timeout(PROBE_TIMEOUT, work).await;
     let heard = heard.map_err(|_| LinkError::Silent(PROBE_TIMEOUT))??;
-    let newest = obedience.trust.chain().head().bundle.version;
+    let newest = core.trust.chain().head().bundle.version;
     if heard.verified.document().chain_version < newest {
         return Err(LinkError::Protocol("its trust chain is behind this agent's"));
     }

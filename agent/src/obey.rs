@@ -29,10 +29,10 @@ use writ_proto::v1 as proto;
 
 use crate::execute::{self, ActionTable, AdmittedCommand, Started};
 use crate::identity::Identity;
-use crate::replay::{Admission, FreshCommand, Journal, JournalError, Judgement, State, judge};
+use crate::replay::{Admission, FreshCommand, Journal, JournalError, ReplayCheck, State, judge};
 use crate::reply::{About, SignedReceipt, announcement, frame, sign_receipt};
 use crate::session_time::SessionTime;
-use crate::settings::{self, Keeper};
+use crate::settings::{self, SettingsStore};
 use crate::trust::{Trust, Walked};
 use crate::verify::verify;
 pub use recover::Left;
@@ -101,7 +101,7 @@ impl Deliveries {
 
 /// Everything an agent needs to obey. Shared by the link and the running actions.
 #[derive(Debug)]
-pub struct Obedience {
+pub struct AgentCore {
     /// Who it is.
     pub identity: Identity,
     /// Whom it obeys.
@@ -111,7 +111,7 @@ pub struct Obedience {
     /// What it can do.
     pub table: ActionTable,
     /// What it was told to change about itself.
-    pub settings: Keeper,
+    pub settings: SettingsStore,
     /// What time it is.
     pub time: SessionTime,
     /// On the way to every server.
@@ -128,14 +128,14 @@ pub struct Obedience {
     shutdown: Shutdown,
 }
 
-impl Obedience {
+impl AgentCore {
     /// Puts the parts together; the receiver is the link's.
     #[must_use]
     pub fn new(
         identity: Identity,
         trust: Trust,
         journal: Journal,
-        (table, settings): (ActionTable, Keeper),
+        (table, settings): (ActionTable, SettingsStore),
         (time, max_running, shutdown): (SessionTime, usize, Shutdown),
         proxy: Option<Proxy>,
     ) -> (Arc<Self>, mpsc::Receiver<CommandId>) {
@@ -238,20 +238,20 @@ impl Obedience {
         // §4.8, §4.9
         let judged = judge(&self.journal, command, now);
         let admitted = match judged {
-            Ok(Judgement::Redelivery(known)) => {
+            Ok(ReplayCheck::Redelivery(known)) => {
                 info!(command.id = %id, state = ?known.state, "command delivered again");
                 return match known.state {
                     State::Finished | State::Acknowledged => Reaction::AnswerAgain(id),
                     State::Accepted | State::Started => Reaction::Running,
                 };
             }
-            Ok(Judgement::Refused(_, refusal)) => Err(NotAdmitted::Refused(refusal)),
-            Ok(Judgement::Fresh(_)) if self.unkept.holds(id) => {
+            Ok(ReplayCheck::Refused(_, refusal)) => Err(NotAdmitted::Refused(refusal)),
+            Ok(ReplayCheck::Fresh(_)) if self.unkept.holds(id) => {
                 let detail = "the journal could not keep it when it came first";
                 Err(NotAdmitted::Refused(Refusal::new(RefusalCode::JournalFailed, detail)))
             }
             // §4.10 to §4.12
-            Ok(Judgement::Fresh(fresh)) => self.admit(fresh, stored, now),
+            Ok(ReplayCheck::Fresh(fresh)) => self.admit(fresh, stored, now),
             // Whether it runs cannot be told now: a refusal might be answered for what is obeyed.
             Err(failed @ JournalError::NoRoom(_)) => {
                 warn!(command.id = %id, error = %failed, "not answered");
@@ -381,7 +381,7 @@ impl Obedience {
                 let (now, attempt) = loop {
                     let now = self.now();
                     let done = match now >= expires_at {
-                        true => self.give_back(id, digest, now).map(|()| None),
+                        true => self.requeue(id, digest, now).map(|()| None),
                         false => self.journal.start(&durable, now, &boot_id()).map(Some),
                     };
                     match done {
@@ -439,7 +439,7 @@ impl Obedience {
     }
 
     /// It expired while it waited for a place.
-    fn give_back(&self, id: CommandId, digest: Digest, now: Timestamp) -> Result<(), JournalError> {
+    fn requeue(&self, id: CommandId, digest: Digest, now: Timestamp) -> Result<(), JournalError> {
         let started_before = self.journal.entry(id)?.filter(|entry| entry.attempt > 0);
         if let Some(entry) = started_before {
             return self.finish_indeterminate(id, digest, &entry, now);

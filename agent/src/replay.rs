@@ -11,7 +11,7 @@ use writ_common::verify::VerifiedCommand;
 
 /// What the journal says of a verified command.
 #[derive(Debug)]
-pub enum Judgement {
+pub enum ReplayCheck {
     /// New and in time: it may be admitted.
     Fresh(FreshCommand),
     /// Known: answer as before, start nothing.
@@ -36,16 +36,20 @@ impl FreshCommand {
 ///
 /// # Errors
 /// When the journal cannot be read.
-pub fn judge(journal: &Journal, command: VerifiedCommand, now: Timestamp) -> Result<Judgement, JournalError> {
+pub fn judge(
+    journal: &Journal,
+    command: VerifiedCommand,
+    now: Timestamp,
+) -> Result<ReplayCheck, JournalError> {
     let known = journal.find(command.command().id)?;
     let Facts { birth, forgotten_until, .. } = journal.facts()?;
     let view = JournalView { known: known.as_ref().map(|known| known.digest), birth, forgotten_until };
     Ok(match (view.novelty(&command), known) {
-        (Err(refusal), _) => Judgement::Refused(command, refusal),
-        (Ok(Novelty::Redelivery), Some(known)) => Judgement::Redelivery(known),
+        (Err(refusal), _) => ReplayCheck::Refused(command, refusal),
+        (Ok(Novelty::Redelivery), Some(known)) => ReplayCheck::Redelivery(known),
         (Ok(_), _) => match view.check_window(&command, now) {
-            Ok(()) => Judgement::Fresh(FreshCommand(command)),
-            Err(refusal) => Judgement::Refused(command, refusal),
+            Ok(()) => ReplayCheck::Fresh(FreshCommand(command)),
+            Err(refusal) => ReplayCheck::Refused(command, refusal),
         },
     })
 }

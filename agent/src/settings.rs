@@ -17,7 +17,7 @@ use writ_proto::v1 as proto;
 
 use crate::execute::Ended;
 use crate::link;
-use crate::obey::Obedience;
+use crate::obey::AgentCore;
 
 /// A settings file that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -32,7 +32,7 @@ pub enum SettingsError {
 
 /// The settings held. Nothing held is revision 0: everything as installed.
 #[derive(Debug)]
-pub struct Keeper {
+pub struct SettingsStore {
     path: PathBuf,
     configured_filter: String,
     held: watch::Sender<Option<Settings>>,
@@ -42,7 +42,7 @@ pub struct Keeper {
     trying: tokio::sync::Mutex<()>,
 }
 
-impl Keeper {
+impl SettingsStore {
     /// Everything as installed, whatever was kept.
     #[must_use]
     pub fn nothing(path: &Path, configured_filter: &str) -> Self {
@@ -60,15 +60,15 @@ impl Keeper {
     /// # Errors
     /// When there is something that cannot be read.
     pub fn load(path: &Path, configured_filter: &str) -> Result<Self, SettingsError> {
-        let keeper = Self::nothing(path, configured_filter);
-        keeper.held.send_replace(read(path)?);
-        let filter = keeper.held.borrow().as_ref().and_then(|settings| settings.log_filter.clone());
+        let store = Self::nothing(path, configured_filter);
+        store.held.send_replace(read(path)?);
+        let filter = store.held.borrow().as_ref().and_then(|settings| settings.log_filter.clone());
         if let Some(filter) = filter
             && let Err(error) = telemetry::set_filter(&filter)
         {
             warn!(%error, "the log filter of the settings is not one");
         }
-        Ok(keeper)
+        Ok(store)
     }
 
     /// The revision held; 0 for none.
@@ -169,8 +169,8 @@ fn follows(held: Option<&Settings>, settings: &Settings) -> Result<(), Refusal> 
 }
 
 /// Tries settings and keeps them; whatever fails, those of before are in force.
-pub async fn apply(obedience: &Obedience, settings: &Settings) -> Ended {
-    match try_and_keep(obedience, settings).await {
+pub async fn apply(core: &AgentCore, settings: &Settings) -> Ended {
+    match try_and_keep(core, settings).await {
         Ok(()) => {
             info!(revision = settings.revision, "settings kept");
             Ended::quiet(Ending::Done, format!("settings revision {} is in force", settings.revision))
@@ -182,24 +182,24 @@ pub async fn apply(obedience: &Obedience, settings: &Settings) -> Ended {
     }
 }
 
-async fn try_and_keep(obedience: &Obedience, settings: &Settings) -> Result<(), String> {
-    let keeper = &obedience.settings;
-    let _trying = keeper.trying.lock().await;
-    follows(keeper.held.borrow().as_ref(), settings).map_err(|refusal| refusal.detail.to_string())?;
-    let deadline = *keeper.deadline.lock().unwrap_or_else(PoisonError::into_inner);
+async fn try_and_keep(core: &AgentCore, settings: &Settings) -> Result<(), String> {
+    let store = &core.settings;
+    let _trying = store.trying.lock().await;
+    follows(store.held.borrow().as_ref(), settings).map_err(|refusal| refusal.detail.to_string())?;
+    let deadline = *store.deadline.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(every) = settings.heartbeat.filter(|every| *every > deadline / 2) {
         return Err(format!(
             "a heartbeat every {every:?} is too seldom: the server ends sessions after {deadline:?} of silence"
         ));
     }
     for endpoint in &settings.endpoints {
-        link::probe(obedience, endpoint).await.map_err(|error| format!("{endpoint}: {error}"))?;
+        link::probe(core, endpoint).await.map_err(|error| format!("{endpoint}: {error}"))?;
     }
-    let filter = settings.log_filter.as_ref().unwrap_or(&keeper.configured_filter);
+    let filter = settings.log_filter.as_ref().unwrap_or(&store.configured_filter);
     telemetry::set_filter(filter).map_err(|error| format!("`{filter}` is not a log filter: {error}"))?;
-    if let Err(error) = keeper.keep(settings.clone()) {
-        let held = keeper.held.borrow().as_ref().and_then(|settings| settings.log_filter.clone());
-        let _ = telemetry::set_filter(held.as_ref().unwrap_or(&keeper.configured_filter));
+    if let Err(error) = store.keep(settings.clone()) {
+        let held = store.held.borrow().as_ref().and_then(|settings| settings.log_filter.clone());
+        let _ = telemetry::set_filter(held.as_ref().unwrap_or(&store.configured_filter));
         return Err(error.to_string());
     }
     Ok(())

@@ -23,7 +23,7 @@ use writ_proto::admin::v1::OperatorRole;
 use zeroize::Zeroizing;
 
 use self::revocable::Listener;
-pub use self::subject::About;
+pub use self::subject::AuditSubject;
 use crate::hush::Hush;
 use crate::id::{Digest, random_bytes};
 use crate::limits::MAX_NAME_BYTES;
@@ -118,9 +118,9 @@ pub enum Rule {
     /// Anybody, unaudited: probes have no token.
     Open,
     /// A token of at least this role; audited with its outcome.
-    Look(Role),
+    Read(Role),
     /// The same, audited before it begins too, and among the changes if it made one.
-    Change(Role, About),
+    Change(Role, AuditSubject),
     /// The same for requests with passwords: no digest of them is kept, by which somebody could try guesses.
     ChangeSecrets(Role),
 }
@@ -178,7 +178,7 @@ pub fn actor<T>(request: &tonic::Request<T>) -> Result<Actor, Failure> {
 }
 
 /// A program with an operators' door: its table, its tokens and its records.
-pub trait House: Send + Sync + 'static {
+pub trait AdminBackend: Send + Sync + 'static {
     /// Every method of the admin port.
     const POLICY: &'static [(&'static str, Rule)];
 
@@ -193,23 +193,23 @@ pub trait House: Send + Sync + 'static {
 
     /// Records a call without waiting for the disk: one that is full must not keep operators from looking. The program's log
     /// has the line already.
-    fn note(&self, entry: Entry) -> impl Future<Output = ()> + Send;
+    fn record(&self, entry: Entry) -> impl Future<Output = ()> + Send;
 }
 
-/// Which of three bounded records: neither looks nor calls that change nothing may push changes out.
+/// Which of three bounded records: neither reads nor calls that change nothing may push changes out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AuditLog {
     /// Calls that changed something.
     Changes,
     /// Calls for a change before they began, and how those ended that changed nothing.
     Tries,
-    /// Calls that look, and calls that were refused.
-    Looks,
+    /// Calls that only read, and calls that were refused.
+    Reads,
 }
 
 impl AuditLog {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Changes, Self::Tries, Self::Looks];
+    pub const ALL: [Self; 3] = [Self::Changes, Self::Tries, Self::Reads];
 }
 
 /// A call, for the record.
@@ -219,7 +219,7 @@ pub struct Entry {
     pub log: AuditLog,
     /// Who called, and what.
     pub actor: Actor,
-    /// What a change is about, as its caller wrote it; empty: see [`About`].
+    /// What a change is about, as its caller wrote it; empty: see [`AuditSubject`].
     pub subject: String,
     /// `asked`, `ok`, `unchanged`, `failed`, or the status it ended with.
     pub outcome: &'static str,
@@ -228,48 +228,48 @@ pub struct Entry {
 /// Puts the policy before every service of a port.
 #[derive(Debug)]
 pub struct PolicyLayer<H> {
-    house: Arc<H>,
+    backend: Arc<H>,
     hush: Arc<Hush>,
 }
 
 impl<H> PolicyLayer<H> {
-    /// The policy of this house.
+    /// The policy of this backend.
     #[must_use]
-    pub fn new(house: &Arc<H>) -> Self {
-        Self { house: Arc::clone(house), hush: Arc::default() }
+    pub fn new(backend: &Arc<H>) -> Self {
+        Self { backend: Arc::clone(backend), hush: Arc::default() }
     }
 }
 
 impl<H> Clone for PolicyLayer<H> {
     fn clone(&self) -> Self {
-        Self { house: Arc::clone(&self.house), hush: Arc::clone(&self.hush) }
+        Self { backend: Arc::clone(&self.backend), hush: Arc::clone(&self.hush) }
     }
 }
 
 /// A service behind the policy.
 #[derive(Debug)]
-pub struct Guarded<H, S> {
+pub struct PolicyService<H, S> {
     policy: PolicyLayer<H>,
     inner: S,
 }
 
-impl<H, S: Clone> Clone for Guarded<H, S> {
+impl<H, S: Clone> Clone for PolicyService<H, S> {
     fn clone(&self) -> Self {
         Self { policy: self.policy.clone(), inner: self.inner.clone() }
     }
 }
 
 impl<H, S> Layer<S> for PolicyLayer<H> {
-    type Service = Guarded<H, S>;
+    type Service = PolicyService<H, S>;
 
-    fn layer(&self, inner: S) -> Guarded<H, S> {
-        Guarded { policy: self.clone(), inner }
+    fn layer(&self, inner: S) -> PolicyService<H, S> {
+        PolicyService { policy: self.clone(), inner }
     }
 }
 
-impl<H, S> Service<Request<Body>> for Guarded<H, S>
+impl<H, S> Service<Request<Body>> for PolicyService<H, S>
 where
-    H: House,
+    H: AdminBackend,
     S: Service<Request<Body>, Response = Response<Body>> + Clone + Send + 'static,
     S::Future: Send,
     S::Error: Send,
@@ -283,7 +283,7 @@ where
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let PolicyLayer { house, hush } = self.policy.clone();
+        let PolicyLayer { backend, hush } = self.policy.clone();
         // The clone was never polled ready; the ready one must serve this call.
         let spare = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, spare);
@@ -298,35 +298,35 @@ where
                 return inner.call(request).await;
             }
             let method = listed.map_or(UNLISTED, |(method, _)| method);
-            let called = match Call::identify(&*house, &hush, method, rule, request).await {
+            let called = match Call::identify(&*backend, &hush, method, rule, request).await {
                 Ok(called) => called,
                 Err(failure) => return Ok(Status::from(failure).into_http()),
             };
             let (call, listener, mut request) = called;
             if let Err(failure) = call.check(rule) {
-                house.note(call.entry(AuditLog::Looks, "PERMISSION_DENIED")).await;
+                backend.record(call.entry(AuditLog::Reads, "PERMISSION_DENIED")).await;
                 return Ok(Status::from(failure).into_http());
             }
             request.extensions_mut().insert(call.actor.clone());
             if !matches!(rule, Some(Rule::Change(..) | Rule::ChangeSecrets(_))) {
                 let response = inner.call(request).await?;
-                house.note(call.entry(AuditLog::Looks, outcome(&response))).await;
-                return Ok(response.map(|body| listener.hear(house, body)));
+                backend.record(call.entry(AuditLog::Reads, outcome(&response))).await;
+                return Ok(response.map(|body| listener.hear(backend, body)));
             }
             // On disk before it begins: nothing takes effect of which there is no line.
-            if let Err(failure) = house.write(call.entry(AuditLog::Tries, "asked")).await {
+            if let Err(failure) = backend.write(call.entry(AuditLog::Tries, "asked")).await {
                 return Ok(Status::from(failure).into_http());
             }
             // A caller that hangs up must not keep a change from its row.
-            let recorder = Arc::clone(&house);
-            let done = house.tasks().spawn(async move {
+            let recorder = Arc::clone(&backend);
+            let done = backend.tasks().spawn(async move {
                 let response = inner.call(request).await?;
                 let (ended, effect) = (outcome(&response), response.extensions().get::<Effect>().copied());
                 call.record(&*recorder, ended, effect).await;
                 Ok(response)
             });
             match done.await {
-                Ok(done) => done.map(|response| response.map(|body| listener.hear(house, body))),
+                Ok(done) => done.map(|response| response.map(|body| listener.hear(backend, body))),
                 Err(_) => Ok(Status::from(Failure::unavailable("the program is shutting down")).into_http()),
             }
         })
@@ -342,8 +342,8 @@ struct Call {
 
 impl Call {
     /// Who calls, and with what. Strangers are logged, not audited: they could fill the disk.
-    async fn identify<H: House>(
-        house: &H,
+    async fn identify<H: AdminBackend>(
+        backend: &H,
         hush: &Hush,
         method: &'static str,
         rule: Option<Rule>,
@@ -351,7 +351,7 @@ impl Call {
     ) -> Result<(Self, Listener, Request<Body>), Failure> {
         let token = bearer_token(&request).ok_or_else(Failure::unauthenticated)?;
         let token = Digest::of(token.as_bytes());
-        let known = house.known(token).await?;
+        let known = backend.known(token).await?;
         let known = known.and_then(|(name, role)| Some((name, Role::from_stored(role)?)));
         let Some((name, role)) = known else {
             let address = Peer::host(request.extensions().get());
@@ -383,18 +383,18 @@ impl Call {
     }
 
     /// What a call for a change came to.
-    async fn record<H: House>(&self, house: &H, ended: &'static str, effect: Option<Effect>) {
+    async fn record<H: AdminBackend>(&self, backend: &H, ended: &'static str, effect: Option<Effect>) {
         match (ended, effect) {
             (OK, None) => {
                 // Before its caller hears of it. What cannot be written has happened all the same.
-                if let Err(failure) = house.write(self.entry(AuditLog::Changes, OK)).await {
+                if let Err(failure) = backend.write(self.entry(AuditLog::Changes, OK)).await {
                     let method = self.actor.method;
                     error!(target: "audit", method, ?failure, "the change could not be recorded; that it was asked for is");
                 }
             }
             (OK, Some(Effect::Recorded)) => self.say(OK),
-            (OK, Some(Effect::Nothing)) => house.note(self.entry(AuditLog::Tries, "unchanged")).await,
-            (failed, _) => house.note(self.entry(AuditLog::Tries, failed)).await,
+            (OK, Some(Effect::Nothing)) => backend.record(self.entry(AuditLog::Tries, "unchanged")).await,
+            (failed, _) => backend.record(self.entry(AuditLog::Tries, failed)).await,
         }
     }
 
@@ -402,12 +402,12 @@ impl Call {
         let actor = &self.actor;
         match rule {
             Some(Rule::Open) => Ok(()),
-            Some(Rule::Look(needed) | Rule::Change(needed, _) | Rule::ChangeSecrets(needed))
+            Some(Rule::Read(needed) | Rule::Change(needed, _) | Rule::ChangeSecrets(needed))
                 if actor.role >= needed =>
             {
                 Ok(())
             }
-            Some(Rule::Look(needed) | Rule::Change(needed, _) | Rule::ChangeSecrets(needed)) => {
+            Some(Rule::Read(needed) | Rule::Change(needed, _) | Rule::ChangeSecrets(needed)) => {
                 let (needed, role) = (needed.as_str(), actor.role.as_str());
                 let text = format!(
                     "{} needs the role {needed}; `{}` is {role}. An admin gives another token: writ operator create",

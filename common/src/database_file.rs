@@ -29,7 +29,7 @@ pub enum DatabaseFile {
 ///
 /// # Errors
 /// When it cannot be read.
-pub fn look(path: &Path) -> Result<DatabaseFile, FileError> {
+pub fn inspect(path: &Path) -> Result<DatabaseFile, FileError> {
     let failed = |source| FileError::Io { path: path.to_owned(), source };
     let mut file = match fs::File::open(path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(DatabaseFile::Missing),
@@ -100,10 +100,10 @@ mod tests {
     fn what_is_missing_empty_cut_or_no_database_is_told_apart_without_opening_it() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("writ.db");
-        assert_eq!(look(&path).unwrap(), DatabaseFile::Missing);
+        assert_eq!(inspect(&path).unwrap(), DatabaseFile::Missing);
         let is = |content: &[u8]| {
             fs::write(&path, content).unwrap();
-            look(&path).unwrap()
+            inspect(&path).unwrap()
         };
         assert_eq!(is(b""), DatabaseFile::Empty);
         assert_eq!(is(b"SQLite"), DatabaseFile::Damaged("it ends within its header"));

@@ -36,7 +36,7 @@ pub struct Health {
 }
 
 /// Looks again and again, and says so to who asks; not ready any more once the end was asked for.
-pub async fn keep<F>(reporter: HealthReporter, shutdown: Shutdown, look: impl Fn() -> F + Send + Sync)
+pub async fn run<F>(reporter: HealthReporter, shutdown: Shutdown, look: impl Fn() -> F + Send + Sync)
 where
     F: Future<Output = Health> + Send,
 {

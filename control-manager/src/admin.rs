@@ -31,7 +31,7 @@ pub fn routes(manager: &Arc<Manager>) -> Result<Routes, tonic_reflection::server
     let share = || Arc::clone(manager);
     let (reporter, health_service) = tonic_health::server::health_reporter();
     let asked = Arc::clone(manager);
-    manager.shutdown.spawn(health::keep(reporter, manager.shutdown.clone(), move || {
+    manager.shutdown.spawn(health::run(reporter, manager.shutdown.clone(), move || {
         let manager = Arc::clone(&asked);
         async move {
             let works = manager.store.manager().await.is_ok();
@@ -49,7 +49,7 @@ pub fn routes(manager: &Arc<Manager>) -> Result<Routes, tonic_reflection::server
     routes
         .add_service(entities)
         .add_service(InstructionServiceServer::new(instructions::Instructions(share())))
-        .add_service(ManagerServiceServer::new(entities::About(share())))
+        .add_service(ManagerServiceServer::new(entities::ManagerInfo(share())))
         .add_service(AuditServiceServer::new(AuditPages(share())))
         .add_service(OperatorServiceServer::new(operators::Operators(share())))
         .add_service(health_service.max_decoding_message_size(MAX_QUESTION_BYTES))

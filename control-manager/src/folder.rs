@@ -53,8 +53,8 @@ pub enum PresenceError {
 ///
 /// # Errors
 /// When a file cannot be read.
-pub async fn look(files: &Files) -> Result<Presence, PresenceError> {
-    let what = match database_file::look(&files.database())? {
+pub async fn find(files: &Files) -> Result<Presence, PresenceError> {
+    let what = match database_file::inspect(&files.database())? {
         DatabaseFile::Missing => "is gone".to_owned(),
         DatabaseFile::Empty => "is empty".to_owned(),
         DatabaseFile::Damaged(why) => format!("is damaged ({why})"),

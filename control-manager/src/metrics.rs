@@ -59,13 +59,13 @@ pub async fn serve(manager: Arc<Manager>, listener: TcpListener, handle: Prometh
     let shutdown = manager.shutdown.clone();
     let look = move || {
         let manager = Arc::clone(&manager);
-        async move { look(&manager).await }
+        async move { sample(&manager).await }
     };
     writ_common::metrics::serve(listener, handle, shutdown, look).await;
 }
 
 /// Sets every gauge to what is true now.
-async fn look(manager: &Manager) -> Result<(), StoreError> {
+async fn sample(manager: &Manager) -> Result<(), StoreError> {
     let now = manager.now();
     let entities = manager.store.all_entities().await?;
     for presence in Presence::ALL {

@@ -39,7 +39,7 @@ pub fn routes(server: &Arc<Server>) -> Result<Routes, tonic_reflection::server::
     let share = || Arc::clone(server);
     let (reporter, health_service) = tonic_health::server::health_reporter();
     let asked = Arc::clone(server);
-    server.shutdown.spawn(health::keep(reporter, server.shutdown.clone(), move || {
+    server.shutdown.spawn(health::run(reporter, server.shutdown.clone(), move || {
         let server = Arc::clone(&asked);
         async move {
             Health {

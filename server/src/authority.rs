@@ -5,10 +5,10 @@ pub mod certificates;
 pub mod channel;
 pub mod create;
 pub mod follow;
-pub mod last_head;
-pub mod mint;
+pub mod head_marker;
 pub mod mismatch;
 pub mod presence;
+pub mod publisher;
 pub mod restore;
 
 use std::path::{Path, PathBuf};
@@ -66,7 +66,7 @@ files! {
     /// What seals the passwords of the line to the Control Manager.
     manager_secrets_key = "manager-secrets.key";
     /// The newest bundle that was ever in force here.
-    last_head = "last-head";
+    head_marker = "last-head";
 }
 
 impl Files {

@@ -2,9 +2,9 @@
 //! talks, [`probe`] tries all of it, [`register`] makes this server one of its entities, [`poll`] keeps it one, [`obey`] does what
 //! it says through the operators' door, [`notify`] lets it call, [`update_source`] is the choice it offers.
 
+pub mod client;
 pub mod connect;
 pub mod legs;
-pub mod line;
 pub mod notify;
 pub mod obey;
 pub mod poll;
@@ -36,8 +36,8 @@ use writ_proto::admin::v1 as proto;
 use crate::authority::{Files, KeyFileError};
 use crate::context::Server;
 use crate::store::{Store, StoreError};
+use client::{Answer, ManagerClient};
 use legs::{Fault, Leg};
-use line::{Answer, Line};
 use settings::Settings;
 
 /// What the manager lists this program as.
@@ -188,12 +188,12 @@ pub struct Held {
 
 /// A turn at changing the line, and the line as it stands.
 #[derive(Debug)]
-pub struct Turn {
+pub struct BridgeGuard {
     held: Held,
     _alone: OwnedMutexGuard<()>,
 }
 
-impl Deref for Turn {
+impl Deref for BridgeGuard {
     type Target = Held;
 
     fn deref(&self) -> &Held {
@@ -306,7 +306,7 @@ impl Bridge {
     pub(crate) async fn call(
         &self,
         server: &Server,
-        line: &Line,
+        line: &ManagerClient,
         (manager, epoch): (Option<[u8; 16]>, u64),
         body: CallBody,
     ) -> Result<Answer, Fault> {
@@ -334,9 +334,9 @@ impl Bridge {
     }
 
     /// Whoever changes the line takes a turn; it may last as long as the manager takes to answer.
-    pub(crate) async fn turn(&self) -> Turn {
+    pub(crate) async fn turn(&self) -> BridgeGuard {
         let alone = Arc::clone(&self.turns).lock_owned().await;
-        Turn { held: self.held(), _alone: alone }
+        BridgeGuard { held: self.held(), _alone: alone }
     }
 
     /// As it stands, at once.
@@ -373,7 +373,7 @@ impl Bridge {
 
 impl Server {
     /// Makes a change durable, then true.
-    pub(crate) async fn keep_line(&self, turn: &mut Turn, next: Held) -> Result<(), StoreError> {
+    pub(crate) async fn keep_line(&self, turn: &mut BridgeGuard, next: Held) -> Result<(), StoreError> {
         let documents = vec![
             (SAVED, Some(json(&next.saved))),
             (IN_FORCE, next.in_force.as_ref().map(json)),

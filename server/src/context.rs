@@ -17,9 +17,9 @@ use crate::config::SessionSettings;
 use crate::dispatch::Dispatcher;
 use crate::sign::Signer;
 use crate::store::Store;
-use crate::strangers::Strangers;
 use crate::throttle::Throttle;
 use crate::traces::Traces;
+use crate::unknown_fleet::UnknownFleetPeers;
 
 /// A running server.
 #[derive(Debug)]
@@ -43,7 +43,7 @@ pub struct Server {
     /// A bundle was published, or may have been: look at once.
     pub published: Notify,
     /// Agents of other chains.
-    pub strangers: Strangers,
+    pub unknown_fleet: UnknownFleetPeers,
     /// Chains handed back at a time.
     pub hand_backs: Semaphore,
     /// Tokens looked up at a time from where too many were wrong.

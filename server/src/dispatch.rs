@@ -4,10 +4,10 @@
 //! marks that agent as behind, and its session catches up from the store. So nothing is unbounded, and a slow
 //! agent delays nobody.
 
+pub mod in_flight;
 mod registry;
-pub mod sent;
 
-pub use registry::{Ending, Line, Next, Registry, Seat};
+pub use registry::{Ending, Mailbox, Next, Registry, SessionSlot};
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -88,7 +88,7 @@ pub struct Dispatcher {
     kept: Mutex<Kept>,
     /// One rebuilding at a time: agents that come back together want the same trees.
     rebuilding: tokio::sync::Mutex<()>,
-    sent: sent::Sent,
+    in_flight: in_flight::InFlight,
     /// Until when each cancelled command could have been obeyed. Asked at every delivery: copies of a command may stand
     /// in outboxes, or be read from the store at that very moment.
     cancelled: RwLock<HashMap<CommandId, Timestamp>>,
@@ -103,7 +103,7 @@ impl Dispatcher {
             registry: Registry::new(outbox),
             kept: Mutex::default(),
             rebuilding: tokio::sync::Mutex::default(),
-            sent: sent::Sent::default(),
+            in_flight: in_flight::InFlight::default(),
             cancelled: RwLock::default(),
             cancelling: tokio::sync::Mutex::default(),
         }
@@ -146,11 +146,11 @@ impl Dispatcher {
             cancelled.insert(command, expires_at).is_none()
         };
         let work = async {
-            let handed_over = self.sent.take_of(command);
+            let handed_over = self.in_flight.take_of(command);
             if !handed_over.is_empty()
                 && let Err(error) = store.note_sent(command, handed_over.clone()).await
             {
-                handed_over.into_iter().for_each(|place| self.sent.sent(command, place));
+                handed_over.into_iter().for_each(|place| self.in_flight.insert(command, place));
                 return Err(error);
             }
             store.cancel(command, now).await
@@ -169,7 +169,7 @@ impl Dispatcher {
         let cancelled = self.cancelled.read().unwrap_or_else(PoisonError::into_inner);
         let is_free = !cancelled.contains_key(&command);
         if is_free {
-            self.sent.sent(command, place);
+            self.in_flight.insert(command, place);
         }
         is_free
     }
@@ -218,8 +218,8 @@ impl Dispatcher {
 
     /// Who was sent what and has not answered yet.
     #[must_use]
-    pub const fn sent(&self) -> &sent::Sent {
-        &self.sent
+    pub const fn in_flight(&self) -> &in_flight::InFlight {
+        &self.in_flight
     }
 }
 

@@ -16,7 +16,7 @@ use writ_common::tls::{LeafFacts, ServerTls, server_name};
 
 use crate::authority::certificates::{Standing, held_entries, signing_here};
 use crate::authority::channel::is_foreign;
-use crate::authority::mint::{Mint, MintError};
+use crate::authority::publisher::{PublishError, TrustPublisher};
 use crate::authority::{Files, read_signing_keys, read_tls_leaf};
 use crate::config::Config;
 use crate::expiry::days_left;
@@ -31,23 +31,28 @@ const OWN_FILES: u64 = 256;
 ///
 /// # Errors
 /// When the database cannot be read.
-pub async fn examine(mint: &Mint) -> Result<Vec<Finding>, StoreError> {
-    let mut findings =
-        vec![clock(mint).await?, keys(mint), signing(mint).await?, channel(mint), chain(mint).await?];
-    findings.push(backup(mint).await?);
-    findings.push(kept(mint));
-    findings.push(host::folder(mint.files.folder()));
-    findings.push(host::disk(mint.files.folder()));
-    let agents: u64 = mint.store.bundle_holders().await?.iter().map(|holders| holders.agents).sum();
+pub async fn examine(publisher: &TrustPublisher) -> Result<Vec<Finding>, StoreError> {
+    let mut findings = vec![
+        clock(publisher).await?,
+        keys(publisher),
+        signing(publisher).await?,
+        channel(publisher),
+        chain(publisher).await?,
+    ];
+    findings.push(backup(publisher).await?);
+    findings.push(kept(publisher));
+    findings.push(host::folder(publisher.files.folder()));
+    findings.push(host::disk(publisher.files.folder()));
+    let agents: u64 = publisher.store.bundle_holders().await?.iter().map(|holders| holders.agents).sum();
     findings.push(host::open_files(agents + OWN_FILES));
-    findings.push(names(mint).await);
+    findings.push(names(publisher).await);
     Ok(findings)
 }
 
 /// Whether the names agents look for lead anywhere, as this host sees it.
-async fn names(mint: &Mint) -> Finding {
+async fn names(publisher: &TrustPublisher) -> Finding {
     let mut lost = Vec::new();
-    for endpoint in &mint.chain.head().bundle.endpoints {
+    for endpoint in &publisher.chain.head().bundle.endpoints {
         let Ok(place) = endpoint.parse::<Place>() else { continue };
         if let Err(error) = resolve(&place).await {
             lost.push(format!("{endpoint}: {error}"));
@@ -88,10 +93,10 @@ pub async fn ports(files: &Files, config: &Config, start: Start<'_>) -> Finding 
 }
 
 /// Whether a collector takes traces, where one is named.
-pub async fn traces(mint: &Mint, config: &Config) -> Option<Finding> {
+pub async fn traces(publisher: &TrustPublisher, config: &Config) -> Option<Finding> {
     let settings = config.traces.as_ref()?;
     let next = "see that it runs and listens there for OTLP over gRPC, or take traces.endpoint out";
-    Some(match Traces::try_out(settings, mint.fleet).await {
+    Some(match Traces::try_out(settings, publisher.fleet).await {
         Ok(Ok(())) => Finding::good("traces", format!("{} takes them", settings.endpoint)),
         Ok(Err(reason)) => Finding::notice(
             "traces",
@@ -104,26 +109,28 @@ pub async fn traces(mint: &Mint, config: &Config) -> Option<Finding> {
     })
 }
 
-async fn clock(mint: &Mint) -> Result<Finding, StoreError> {
-    let signed = mint.store.latest_time().await?;
-    Ok(if mint.now + CLOCK_TOLERANCE < signed {
-        let detail =
-            format!("the clock says {}, but this server signed at {signed}: nothing is signed", mint.now);
+async fn clock(publisher: &TrustPublisher) -> Result<Finding, StoreError> {
+    let signed = publisher.store.latest_time().await?;
+    Ok(if publisher.now + CLOCK_TOLERANCE < signed {
+        let detail = format!(
+            "the clock says {}, but this server signed at {signed}: nothing is signed",
+            publisher.now
+        );
         Finding::bad(
             "clock",
             detail,
             "set the clock right; if that later time was wrong: writ-server run --accept-clock",
         )
     } else {
-        Finding::good("clock", format!("{}", mint.now))
+        Finding::good("clock", format!("{}", publisher.now))
     })
 }
 
-fn keys(mint: &Mint) -> Finding {
-    match read_signing_keys(&mint.files) {
+fn keys(publisher: &TrustPublisher) -> Finding {
+    match read_signing_keys(&publisher.files) {
         Err(error) => Finding::bad("keys", error.to_string(), error.cure()),
         Ok(keys) if keys.is_empty() => {
-            let detail = format!("{} holds no signing key", mint.files.signing().display());
+            let detail = format!("{} holds no signing key", publisher.files.signing().display());
             Finding::bad(
                 "keys",
                 detail,
@@ -135,13 +142,13 @@ fn keys(mint: &Mint) -> Finding {
 }
 
 /// Files that are read seldom, or not before they are needed most.
-fn kept(mint: &Mint) -> Finding {
+fn kept(publisher: &TrustPublisher) -> Finding {
     let restore =
         |path: &Path| format!("mv {0} {0}.damaged, then: writ-server cert restore FILE", path.display());
     let again = |path: &Path, then: &str| {
         format!("mv {0} {0}.damaged, start the server, then: {then}", path.display())
     };
-    let (files, mut wrong) = (&mint.files, Vec::new());
+    let (files, mut wrong) = (&publisher.files, Vec::new());
     let mut look =
         |path: PathBuf, is_whole: fn(&[u8]) -> bool, cure: &dyn Fn(&Path) -> String| match files::read(&path)
         {
@@ -167,19 +174,19 @@ fn kept(mint: &Mint) -> Finding {
     }
 }
 
-async fn signing(mint: &Mint) -> Result<Finding, StoreError> {
-    let bundle = &mint.chain.head().bundle;
+async fn signing(publisher: &TrustPublisher) -> Result<Finding, StoreError> {
+    let bundle = &publisher.chain.head().bundle;
     let cure = "with the authority: writ-server cert create";
-    if read_signing_keys(&mint.files).is_err() {
+    if read_signing_keys(&publisher.files).is_err() {
         return Ok(Finding::notice("signing", "not judged: a key cannot be read, see above", ""));
     }
-    let Some(signing) = signing_here(mint) else {
-        let detail = match held_entries(mint).last() {
+    let Some(signing) = signing_here(publisher) else {
+        let detail = match held_entries(publisher).last() {
             None => "no key that is here is in the newest trust bundle: agents refuse it as `unknown_key`"
                 .to_owned(),
             Some(entry) => {
                 let key = entry.certificate.key().id();
-                match Standing::of(entry, bundle, mint.now) {
+                match Standing::of(entry, bundle, publisher.now) {
                     Standing::Standby => format!("certificate {key} stands by until {}", entry.sign_from),
                     Standing::Revoked => format!("certificate {key} is revoked: agents refuse it"),
                     other => format!(
@@ -193,7 +200,7 @@ async fn signing(mint: &Mint) -> Result<Finding, StoreError> {
         return Ok(Finding::bad("signing", detail, cure));
     };
     // Those whom the newest bundle would not make obey the key that signs here.
-    let holders = mint.store.bundle_holders().await?;
+    let holders = publisher.store.bundle_holders().await?;
     let stranded = holders.iter().filter(|holders| !signing.realms.contains(&holders.realm));
     let (agents, realms) = stranded.fold((0, Vec::new()), |(agents, mut realms), holders| {
         realms.push(holders.realm.as_str());
@@ -212,8 +219,8 @@ async fn signing(mint: &Mint) -> Result<Finding, StoreError> {
         );
         return Ok(Finding::bad("signing", detail, next));
     }
-    let last = signs_until(held_entries(mint), mint.now).unwrap_or(signing.accept_until);
-    Ok(match days_left(last, mint.now) {
+    let last = signs_until(held_entries(publisher), publisher.now).unwrap_or(signing.accept_until);
+    Ok(match days_left(last, publisher.now) {
         None => Finding::good("signing", format!("agents accept what this server signs until {last}")),
         Some(days) => {
             let level = if days <= 7 { Level::Bad } else { Level::Notice };
@@ -223,9 +230,9 @@ async fn signing(mint: &Mint) -> Result<Finding, StoreError> {
     })
 }
 
-fn channel(mint: &Mint) -> Finding {
+fn channel(publisher: &TrustPublisher) -> Finding {
     let cure = "writ-server authority channel";
-    let leaf = match read_tls_leaf(&mint.files) {
+    let leaf = match read_tls_leaf(&publisher.files) {
         Ok(leaf) => leaf,
         Err(error) => {
             let mut next = error.cure();
@@ -238,7 +245,7 @@ fn channel(mint: &Mint) -> Finding {
     if let Err(error) = ServerTls::new(&leaf) {
         return Finding::bad("channel", error.to_string(), cure);
     }
-    let bundle = &mint.chain.head().bundle;
+    let bundle = &publisher.chain.head().bundle;
     if is_foreign(&leaf, bundle) {
         let detail =
             "the TLS leaf is by no authority the newest trust bundle lists: agents cannot verify the channel";
@@ -259,7 +266,7 @@ fn channel(mint: &Mint) -> Finding {
             "start the server: it issues a leaf with these names if the channel's authority is here; else put one in place (tls.pem, tls.key)",
         );
     }
-    if facts.not_after <= mint.now {
+    if facts.not_after <= publisher.now {
         let detail = format!(
             "the TLS leaf ended at {}; agents go by the signed greeting, operators cannot connect",
             facts.not_after
@@ -273,20 +280,21 @@ fn channel(mint: &Mint) -> Finding {
     Finding::good("channel", format!("the TLS leaf is good until {}", facts.not_after))
 }
 
-async fn chain(mint: &Mint) -> Result<Finding, StoreError> {
-    let head = mint.chain.head();
-    match mint.check().await {
+async fn chain(publisher: &TrustPublisher) -> Result<Finding, StoreError> {
+    let head = publisher.chain.head();
+    match publisher.check().await {
         Ok(()) => Ok(Finding::good("chain", format!("trust bundle {} is the newest", head.bundle.version))),
-        Err(MintError::Store(error)) => Err(error),
-        Err(MintError::Clock { .. }) => Ok(Finding::notice("chain", "not judged: the clock is wrong", "")),
+        Err(PublishError::Store(error)) => Err(error),
+        Err(PublishError::Clock { .. }) => Ok(Finding::notice("chain", "not judged: the clock is wrong", "")),
         Err(error) => Ok(Finding::bad("chain", error.to_string(), "writ trust converge")),
     }
 }
 
-async fn backup(mint: &Mint) -> Result<Finding, StoreError> {
-    let folder = mint.files.folder().canonicalize().unwrap_or_else(|_| mint.files.folder().to_owned());
-    let newest = mint.chain.head().bundle.version;
-    let backups = mint.store.backups().await?;
+async fn backup(publisher: &TrustPublisher) -> Result<Finding, StoreError> {
+    let folder =
+        publisher.files.folder().canonicalize().unwrap_or_else(|_| publisher.files.folder().to_owned());
+    let newest = publisher.chain.head().bundle.version;
+    let backups = publisher.store.backups().await?;
     let proven = backups.iter().filter(|backup| backup.proven_at > Timestamp::ZERO);
     let cure = "copy the latest of backups/ elsewhere, then from there: writ-server cert prove-backup FILE";
     let is_elsewhere = |backup: &&BackupRow| !Path::new(&backup.path).starts_with(&folder);

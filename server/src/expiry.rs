@@ -25,7 +25,7 @@ pub fn days_left(until: Timestamp, now: Timestamp) -> Option<u64> {
 }
 
 /// Looks at the certificate that signs until the server ends; says each of the steps once.
-pub async fn watch(server: Arc<Server>) {
+pub async fn run(server: Arc<Server>) {
     let mut said = BTreeMap::<KeyId, u64>::new();
     loop {
         let now = server.clock.wall();

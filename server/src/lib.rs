@@ -20,10 +20,10 @@ pub mod enroll;
 pub mod expiry;
 pub mod metrics;
 pub mod receipts;
-pub mod requeue;
-pub mod strangers;
+pub mod resign;
 pub mod throttle;
 pub mod traces;
+pub mod unknown_fleet;
 
 pub mod authority;
 

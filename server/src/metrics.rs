@@ -126,13 +126,13 @@ pub async fn serve(server: Arc<Server>, listener: TcpListener, handle: Prometheu
     let shutdown = server.shutdown.clone();
     let look = move || {
         let server = Arc::clone(&server);
-        async move { look(&server).await }
+        async move { sample(&server).await }
     };
     writ_common::metrics::serve(listener, handle, shutdown, look).await;
 }
 
 /// Sets every gauge to what is true now.
-async fn look(server: &Server) -> Result<(), StoreError> {
+async fn sample(server: &Server) -> Result<(), StoreError> {
     gauge!(SIGNING_ENDS).set(number(server.signer.until().map_or(0, |ends| ends.as_millis() / 1000)));
     gauge!(BUNDLE).set(number(server.chain().head().bundle.version));
     let backups = server.store.backups().await?;
@@ -152,7 +152,7 @@ async fn look(server: &Server) -> Result<(), StoreError> {
     }
     gauge!(OPEN).set(number(open));
     gauge!(OLDEST).set(number(oldest.as_millis() / 1000));
-    let strangers = u64::try_from(server.strangers.list(&server.chain()).len()).unwrap_or(u64::MAX);
+    let strangers = u64::try_from(server.unknown_fleet.list(&server.chain()).len()).unwrap_or(u64::MAX);
     gauge!(STRANGERS).set(number(strangers));
     gauge!(MANAGER).set(number(server.bridge.last_contact().as_millis() / 1000));
     Ok(())

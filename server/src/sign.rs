@@ -121,12 +121,12 @@ struct Held {
 
 /// The keys of this server that the newest bundle lists.
 #[derive(Debug, Default)]
-struct Ring {
+struct SigningKeys {
     held: Vec<Held>,
     bundle: u64,
 }
 
-impl Ring {
+impl SigningKeys {
     fn of(keys: Vec<PrivateKey<Server>>, bundle: &TrustBundle) -> Self {
         let listed = |key: PrivateKey<Server>| {
             let mut entries = bundle.signing.iter();
@@ -172,7 +172,7 @@ pub fn signs_until<'a>(
 /// What signs, and when it may.
 #[derive(Debug)]
 pub struct Signer {
-    ring: RwLock<Arc<Ring>>,
+    ring: RwLock<Arc<SigningKeys>>,
     fleet: FleetId,
     clock: SharedClock,
     started: (Timestamp, Duration),
@@ -193,7 +193,7 @@ impl Signer {
     ) -> Self {
         let started = (clock.wall(), clock.monotonic());
         Self {
-            ring: RwLock::new(Arc::new(Ring::of(keys, bundle))),
+            ring: RwLock::new(Arc::new(SigningKeys::of(keys, bundle))),
             fleet: bundle.fleet,
             clock,
             started,
@@ -203,7 +203,7 @@ impl Signer {
 
     /// Signs from now on with those of these keys that another bundle lists.
     pub fn hold(&self, keys: Vec<PrivateKey<Server>>, bundle: &TrustBundle) {
-        *self.ring.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(Ring::of(keys, bundle));
+        *self.ring.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(SigningKeys::of(keys, bundle));
     }
 
     /// What agents accept the key by that signs now, if there is one.
@@ -231,7 +231,7 @@ impl Signer {
         signs_until(self.ring().held.iter().map(|held| &held.entry), self.clock.wall())
     }
 
-    fn ring(&self) -> Arc<Ring> {
+    fn ring(&self) -> Arc<SigningKeys> {
         Arc::clone(&self.ring.read().unwrap_or_else(PoisonError::into_inner))
     }
 

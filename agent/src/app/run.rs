@@ -20,11 +20,11 @@ use crate::config::Config;
 use crate::execute::{self, ActionTable};
 use crate::identity::{Files, Identity, IdentityError};
 use crate::link::{Enrolled, Link};
-use crate::obey::{Left, Obedience};
+use crate::obey::{AgentCore, Left};
 use crate::refusals::Refusals;
 use crate::replay::Journal;
 use crate::session_time::SessionTime;
-use crate::settings::Keeper;
+use crate::settings::SettingsStore;
 use crate::trust::Trust;
 
 /// How long running actions may take to end; then they are killed and count as indeterminate.
@@ -94,14 +94,15 @@ pub(super) async fn run(options: Run, shutdown: Shutdown) -> Result<(), Fatal> {
         warn!(file = %files.settings().display(), "settings that came by a command do not count: actions.deny lists `settings`");
     }
     let settings = match denied {
-        true => Keeper::nothing(&files.settings(), &config.log_filter),
-        false => Keeper::load(&files.settings(), &config.log_filter).map_err(|error| failed(&error))?,
+        true => SettingsStore::nothing(&files.settings(), &config.log_filter),
+        false => {
+            SettingsStore::load(&files.settings(), &config.log_filter).map_err(|error| failed(&error))?
+        }
     };
     let left = Left::of(&journal).map_err(|error| failed(&error))?;
-    let (obedience, answers) =
-        Obedience::new(identity, trust, journal, (table, settings), parts, config.proxy);
+    let (core, answers) = AgentCore::new(identity, trust, journal, (table, settings), parts, config.proxy);
     let link = Link {
-        obedience,
+        core,
         answers,
         refusals,
         status,
@@ -110,7 +111,7 @@ pub(super) async fn run(options: Run, shutdown: Shutdown) -> Result<(), Fatal> {
         learnt: Arc::default(),
         left,
     };
-    let journal = Arc::clone(&link.obedience);
+    let journal = Arc::clone(&link.core);
     shutdown.spawn(service::keep_alive(shutdown.clone(), move || {
         let journal = Arc::clone(&journal);
         async move { !journal.journal.facts().is_err_and(|error| error.is_lasting()) }

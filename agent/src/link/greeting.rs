@@ -22,7 +22,7 @@ use writ_proto::v1::{self as proto, agent_frame, server_frame::Frame};
 
 use super::LinkError;
 use crate::VERSION;
-use crate::obey::Obedience;
+use crate::obey::AgentCore;
 use crate::session_time::SessionTime;
 
 /// How long the server may take for each of its first words.
@@ -34,7 +34,7 @@ const MAX_CHAIN_CALLS: usize = 16;
 
 /// A stream on which both sides proved themselves.
 #[derive(Debug)]
-pub(super) struct Greeted {
+pub(super) struct Established {
     pub(super) outbound: mpsc::Sender<proto::AgentFrame>,
     pub(super) inbound: Streaming<proto::ServerFrame>,
     pub(super) welcome: Welcome,
@@ -44,7 +44,7 @@ pub(super) struct Greeted {
 
 /// A stream on which the server proved itself.
 #[derive(Debug)]
-pub(super) struct Heard {
+pub(super) struct HelloReceived {
     outbound: mpsc::Sender<proto::AgentFrame>,
     inbound: Streaming<proto::ServerFrame>,
     nonce: Nonce,
@@ -53,7 +53,7 @@ pub(super) struct Heard {
 }
 
 /// A hello that nobody has judged yet.
-pub(super) struct Hailed {
+pub(super) struct HelloVerified {
     outbound: mpsc::Sender<proto::AgentFrame>,
     inbound: Streaming<proto::ServerFrame>,
     pub(super) nonce: Nonce,
@@ -67,7 +67,7 @@ pub(super) async fn hail(
     agent: AgentId,
     time: &SessionTime,
     client: &mut AgentGatewayClient<Channel>,
-) -> Result<Hailed, LinkError> {
+) -> Result<HelloVerified, LinkError> {
     let (outbound, frames) = mpsc::channel(MAX_FRAMES_UNDER_WAY);
     let nonce: Nonce = random_bytes();
     let hello = proto::AgentHello {
@@ -82,32 +82,32 @@ pub(super) async fn hail(
         return Err(LinkError::Protocol("its first frame is not a hello"));
     };
     let round_trip = time.monotonic().saturating_sub(asked);
-    Ok(Hailed { outbound, inbound, nonce, asked, round_trip, envelope })
+    Ok(HelloVerified { outbound, inbound, nonce, asked, round_trip, envelope })
 }
 
 /// Greets, and believes the server or not.
 pub(super) async fn hear(
-    obedience: &Obedience,
+    core: &AgentCore,
     client: &mut AgentGatewayClient<Channel>,
     leaf: Digest,
-) -> Result<Heard, LinkError> {
-    let agent = obedience.identity.record.agent;
-    let Hailed { outbound, inbound, nonce, asked, round_trip, envelope } =
-        match hail(agent, &obedience.time, client).await {
+) -> Result<HelloReceived, LinkError> {
+    let agent = core.identity.record.agent;
+    let HelloVerified { outbound, inbound, nonce, asked, round_trip, envelope } =
+        match hail(agent, &core.time, client).await {
             // It cannot sign: perhaps it was put back to an earlier state, and this agent has what it lacks.
             Err(LinkError::Refused(status)) => {
-                fetch_chain(obedience, client).await?;
+                fetch_chain(core, client).await?;
                 return Err(LinkError::Refused(status));
             }
             hailed => hailed?,
         };
     let not_obeyed = |refusal| LinkError::NotObeyed { refusal, frame: envelope.clone() };
     let judge = || {
-        let chain = obedience.trust.chain();
-        let floor = obedience.journal.facts().map_or(Timestamp::from_millis(u64::MAX), |facts| facts.floor);
+        let chain = core.trust.chain();
+        let floor = core.journal.facts().map_or(Timestamp::from_millis(u64::MAX), |facts| facts.floor);
         let expected = Expected {
             bundle: &chain.head().bundle,
-            realm: &obedience.identity.record.realm,
+            realm: &core.identity.record.realm,
             nonce,
             tls_leaf: leaf,
             floor,
@@ -117,8 +117,7 @@ pub(super) async fn hear(
     };
     let verified = match judge() {
         // protocol.md §6.3: a newer bundle may list the key, change its dates or reset the floor; ask once, then decide.
-        Err(refusal) if may_be_mended_by_a_bundle(refusal.code) => match fetch_chain(obedience, client).await
-        {
+        Err(refusal) if may_be_mended_by_a_bundle(refusal.code) => match fetch_chain(core, client).await {
             Ok(()) => judge(),
             Err(error @ (LinkError::Journal(_) | LinkError::Follow(_))) => return Err(error),
             // Whoever greets falsely must not be able to hide it by not answering.
@@ -130,37 +129,37 @@ pub(super) async fn hear(
         judged => judged,
     };
     let verified = verified.map_err(not_obeyed)?;
-    let (hello, chain) = (verified.document(), obedience.trust.chain());
+    let (hello, chain) = (verified.document(), core.trust.chain());
     // It stands at an earlier state, or follows another chain.
     if hello.chain_version <= chain.head().bundle.version && hello.chain_digest != chain.head().digest {
-        fetch_chain(obedience, client).await?;
+        fetch_chain(core, client).await?;
     }
-    Ok(Heard { outbound, inbound, nonce, asked, verified })
+    Ok(HelloReceived { outbound, inbound, nonce, asked, verified })
 }
 
 /// Proves the agent to a server that proved itself, and begins the session.
 pub(super) async fn greet(
-    obedience: &Obedience,
+    core: &AgentCore,
     client: &mut AgentGatewayClient<Channel>,
     leaf: Digest,
-) -> Result<Greeted, LinkError> {
-    let Heard { outbound, mut inbound, nonce, asked, verified } = hear(obedience, client, leaf).await?;
+) -> Result<Established, LinkError> {
+    let HelloReceived { outbound, mut inbound, nonce, asked, verified } = hear(core, client, leaf).await?;
     let hello = verified.document();
-    let chain = obedience.trust.chain();
+    let chain = core.trust.chain();
     let proof = AgentProof {
         fleet: hello.fleet,
-        agent: obedience.identity.record.agent,
+        agent: core.identity.record.agent,
         agent_nonce: nonce,
         server_nonce: hello.server_nonce,
         server_key: *verified.signers().first().expect("verify returns at least one signer"),
         tls_leaf_spki_digest: leaf,
         agent_version: VERSION.to_owned(),
         bundle: (chain.head().bundle.version, chain.head().digest),
-        journal: obedience.journal.standing()?,
-        identity_record: obedience.record(),
+        journal: core.journal.standing()?,
+        identity_record: core.record(),
     };
     let next_mark = proof.journal.next_mark;
-    let sealed: Sealed<AgentProofPurpose> = sign(&[&obedience.identity.key.for_purpose()], &proof);
+    let sealed: Sealed<AgentProofPurpose> = sign(&[&core.identity.key.for_purpose()], &proof);
     send(&outbound, agent_frame::Frame::Proof(sealed.bytes().clone())).await?;
     let Frame::Welcome(envelope) = next(&mut inbound).await? else {
         return Err(LinkError::Protocol("it does not welcome a proven agent"));
@@ -172,7 +171,7 @@ pub(super) async fn greet(
     let not_obeyed = |refusal| LinkError::NotObeyed { refusal, frame: envelope.clone() };
     let welcome = verify::<WelcomePurpose>(&envelope, &candidates, 1).map_err(not_obeyed)?.into_document();
     let is_of_this_session = welcome.fleet == hello.fleet
-        && welcome.agent == obedience.identity.record.agent
+        && welcome.agent == core.identity.record.agent
         && (welcome.agent_nonce, welcome.server_nonce) == (nonce, hello.server_nonce)
         && welcome.mark == next_mark;
     if !is_of_this_session {
@@ -181,9 +180,9 @@ pub(super) async fn greet(
             "the welcome is of another session",
         )));
     }
-    obedience.time.set(hello.time, asked);
-    obedience.journal.begin_session(hello.time, welcome.commands_from)?;
-    Ok(Greeted { outbound, inbound, welcome, client: client.clone() })
+    core.time.set(hello.time, asked);
+    core.journal.begin_session(hello.time, welcome.commands_from)?;
+    Ok(Established { outbound, inbound, welcome, client: client.clone() })
 }
 
 pub(super) const fn may_be_mended_by_a_bundle(code: RefusalCode) -> bool {
@@ -202,20 +201,20 @@ pub(super) const fn may_be_mended_by_a_bundle(code: RefusalCode) -> bool {
 /// Asks for the bundles after the one held and walks along them; a server that stands at an earlier state is given what it
 /// lacks.
 pub(super) async fn fetch_chain(
-    obedience: &Obedience,
+    core: &AgentCore,
     client: &mut AgentGatewayClient<Channel>,
 ) -> Result<(), LinkError> {
-    let (version, digest) = fetch_successors(obedience, client).await?;
-    hand_back(obedience, client, version, &digest).await
+    let (version, digest) = fetch_successors(core, client).await?;
+    hand_back(core, client, version, &digest).await
 }
 
 /// Asks for the bundles after the one held and walks along them; returns version and digest of the other side's newest.
 pub(super) async fn fetch_successors(
-    obedience: &Obedience,
+    core: &AgentCore,
     client: &mut AgentGatewayClient<Channel>,
 ) -> Result<(u64, Bytes), LinkError> {
     for _ in 0..MAX_CHAIN_CALLS {
-        let chain = obedience.trust.chain();
+        let chain = core.trust.chain();
         let head = chain.head();
         let request = proto::TrustChainRequest {
             version: head.bundle.version,
@@ -226,7 +225,7 @@ pub(super) async fn fetch_successors(
             .map_err(|_| LinkError::Silent(GREETING_TIMEOUT))??
             .into_inner();
         let sample = answer.bundles.first().cloned().unwrap_or_default();
-        let added = obedience
+        let added = core
             .follow(answer.bundles)?
             .map_err(|refusal| LinkError::NotObeyed { refusal, frame: sample })?;
         if added == 0 || !answer.more {
@@ -263,12 +262,12 @@ pub(super) async fn learn(
 /// A server that stands at an earlier state than this agent is given what it lacks. One that follows another chain is given the newest of
 /// this one, so that it mints nothing before somebody joined the two.
 async fn hand_back(
-    obedience: &Obedience,
+    core: &AgentCore,
     client: &mut AgentGatewayClient<Channel>,
     version: u64,
     digest: &[u8],
 ) -> Result<(), LinkError> {
-    let chain = obedience.trust.chain();
+    let chain = core.trust.chain();
     let is_behind = Digest::try_from(digest).is_ok_and(|digest| chain.contains(digest));
     let mut bytes = 0;
     let has_room = |envelope: &Bytes| {

@@ -10,14 +10,14 @@ use tracing::{debug, info};
 use writ_common::backoff::jitter;
 
 use super::ask_for_bundles;
-use crate::obey::Obedience;
+use crate::obey::AgentCore;
 
 /// Asks until it is dropped, each time after half to all of a period; whoever holds a session is told when it led to something.
-pub(super) async fn keep(obedience: &Obedience, every: Duration, learnt: &Arc<Notify>) {
+pub(super) async fn run(core: &AgentCore, every: Duration, learnt: &Arc<Notify>) {
     loop {
         tokio::time::sleep(every / 2 + jitter(every / 2)).await;
-        for endpoint in &obedience.trust.chain().head().bundle.endpoints {
-            match Box::pin(ask_for_bundles(obedience, endpoint)).await {
+        for endpoint in &core.trust.chain().head().bundle.endpoints {
+            match Box::pin(ask_for_bundles(core, endpoint)).await {
                 Ok(true) => {
                     info!(endpoint, "a rendezvous endpoint has a newer trust bundle");
                     learnt.notify_one();

@@ -22,13 +22,13 @@ use writ_common::trust::Keyring;
 use writ_proto::v1::agent_gateway_client::AgentGatewayClient;
 use writ_proto::v1::{self as proto, agent_frame, server_frame::Frame};
 
-use super::greeting::{Greeted, fetch_chain};
+use super::greeting::{Established, fetch_chain};
 use super::{Done, Link, LinkError};
 use crate::execute::AdmittedCommand;
 use crate::host;
 use crate::obey::{Deliveries, FollowError, Reaction};
 use crate::replay::JournalError;
-use crate::settings::Keeper;
+use crate::settings::SettingsStore;
 
 /// What a server may ask for at the most.
 const SHORTEST_HEARTBEAT: Duration = Duration::from_secs(1);
@@ -41,22 +41,22 @@ const MAX_OWED: usize = 1024;
 
 pub(super) async fn hold(
     link: &mut Link,
-    greeted: Greeted,
+    greeted: Established,
     endpoint: &str,
     backoff: &mut Backoff,
     shutdown: &Shutdown,
 ) -> Result<Done, LinkError> {
-    let Greeted { outbound, mut inbound, welcome, client } = greeted;
+    let Established { outbound, mut inbound, welcome, client } = greeted;
     let server_nonce = welcome.server_nonce;
     let longest = link.max_backoff;
     let millis = |asked: u32| Duration::from_millis(u64::from(asked));
     let heartbeat = welcome.heartbeat.clamp(SHORTEST_HEARTBEAT, LONGEST_SILENCE);
     let deadline = welcome.heartbeat_deadline.clamp(heartbeat * 2, LONGEST_SILENCE * 2);
-    link.obedience.settings.session_began(deadline);
-    let mut settings = link.obedience.settings.watch();
+    link.core.settings.session_began(deadline);
+    let mut settings = link.core.settings.watch();
     let learnt = Arc::clone(&link.learnt);
-    let pace = |keeper: &Keeper| {
-        let mut ticks = interval(keeper.heartbeat().unwrap_or(heartbeat));
+    let pace = |store: &SettingsStore| {
+        let mut ticks = interval(store.heartbeat().unwrap_or(heartbeat));
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         ticks
     };
@@ -73,7 +73,7 @@ pub(super) async fn hold(
         has_asked_for_bundles: false,
     };
     session.begin()?;
-    let mut ticks = pace(&session.link.obedience.settings);
+    let mut ticks = pace(&session.link.core.settings);
     let mut last_heard = Instant::now();
     loop {
         if session.queue.len() > MAX_QUEUE {
@@ -115,7 +115,7 @@ pub(super) async fn hold(
             () = learnt.notified() => return Ok(Done::ComeBack(Duration::ZERO)),
             changed = settings.changed() => {
                 changed.map_err(|_| LinkError::Ended)?;
-                ticks = pace(&session.link.obedience.settings);
+                ticks = pace(&session.link.core.settings);
                 session.report();
             }
             () = sleep_until(last_heard + deadline) => return Err(LinkError::Silent(deadline)),
@@ -159,7 +159,7 @@ impl Drop for Session<'_> {
     fn drop(&mut self) {
         for said in self.queue.drain(..) {
             if let Said::Admitted(_, admitted) = said {
-                self.link.obedience.start(*admitted);
+                self.link.core.start(*admitted);
             }
         }
     }
@@ -167,11 +167,11 @@ impl Drop for Session<'_> {
 
 impl Session<'_> {
     fn begin(&mut self) -> Result<(), LinkError> {
-        let obedience = Arc::clone(&self.link.obedience);
+        let core = Arc::clone(&self.link.core);
         self.report();
         // What was ready before is also in the journal, from where all that is owed is sent.
         while self.link.answers.try_recv().is_ok() {}
-        obedience.take_behind();
+        core.take_behind();
         self.queue_owed()?;
         if let Some(report) = self.link.refusals.unacknowledged() {
             self.say(agent_frame::Frame::Refusals(report));
@@ -183,26 +183,26 @@ impl Session<'_> {
     /// What a crash left behind, as far as the disk has room for it.
     fn settle(&mut self) -> Result<(), LinkError> {
         let now = self.now()?;
-        let Link { obedience, left, .. } = &mut *self.link;
-        Ok(unless_full(obedience.settle(left, now))?)
+        let Link { core, left, .. } = &mut *self.link;
+        Ok(unless_full(core.settle(left, now))?)
     }
 
     /// What the agent is and keeps, for people and selectors.
     fn report(&mut self) {
-        let obedience = Arc::clone(&self.link.obedience);
-        let chain = obedience.trust.chain();
+        let core = Arc::clone(&self.link.core);
+        let chain = core.trust.chain();
         self.reports += 1;
         let report = AgentReport {
-            fleet: obedience.identity.record.fleet,
-            agent: obedience.identity.record.agent,
+            fleet: core.identity.record.fleet,
+            agent: core.identity.record.agent,
             server_nonce: self.server_nonce,
             facts: host::facts(),
-            actions: obedience.table.rows().map(|(name, class)| (name.to_owned(), class.into())).collect(),
+            actions: core.table.rows().map(|(name, class)| (name.to_owned(), class.into())).collect(),
             bundle: (chain.head().bundle.version, chain.head().digest),
-            settings_revision: obedience.settings.revision(),
+            settings_revision: core.settings.revision(),
             number: self.reports,
         };
-        let sealed: Sealed<AgentReportPurpose> = sign(&[&obedience.identity.key.for_purpose()], &report);
+        let sealed: Sealed<AgentReportPurpose> = sign(&[&core.identity.key.for_purpose()], &report);
         self.say(agent_frame::Frame::Report(sealed.bytes().clone()));
     }
 
@@ -211,10 +211,10 @@ impl Session<'_> {
     }
 
     fn queue_owed(&mut self) -> Result<(), LinkError> {
-        for command in self.link.obedience.owed()? {
+        for command in self.link.core.owed()? {
             // The rest is looked at again with the next heartbeat, when these are under way.
             if self.queue.len() >= MAX_OWED {
-                self.link.obedience.mark_behind();
+                self.link.core.mark_behind();
                 break;
             }
             self.queue.push_back(Said::Stored(command));
@@ -226,14 +226,14 @@ impl Session<'_> {
         match self.queue.pop_front() {
             Some(Said::Frame(frame)) => send(proto::AgentFrame { frame: Some(frame) }),
             Some(Said::Stored(command)) => {
-                if let Some(answer) = self.link.obedience.answer(command, self.deliveries.of(command))? {
+                if let Some(answer) = self.link.core.answer(command, self.deliveries.of(command))? {
                     send(answer);
                 }
             }
             // In this order: a host that is put back after the start has said so before.
             Some(Said::Admitted(frame, admitted)) => {
                 send(frame);
-                self.link.obedience.start(*admitted);
+                self.link.core.start(*admitted);
             }
             None => {}
         }
@@ -241,7 +241,7 @@ impl Session<'_> {
     }
 
     fn now(&self) -> Result<Timestamp, LinkError> {
-        self.link.obedience.time.now().ok_or(LinkError::Protocol("no hello said the time"))
+        self.link.core.time.now().ok_or(LinkError::Protocol("no hello said the time"))
     }
 
     async fn receive(&mut self, frame: Frame) -> Result<Option<Done>, LinkError> {
@@ -254,7 +254,7 @@ impl Session<'_> {
                 else {
                     return Err(LinkError::Protocol("an acknowledgement names no command"));
                 };
-                unless_full(self.link.obedience.journal.acknowledge(command, digest))?;
+                unless_full(self.link.core.journal.acknowledge(command, digest))?;
             }
             Frame::RefusalsAck(envelope) => self.refusals_acknowledged(&envelope)?,
             Frame::Heartbeat(_) => {}
@@ -263,7 +263,7 @@ impl Session<'_> {
             }
             Frame::IdentityRecord(envelope) => {
                 if let Err(refusal) =
-                    self.link.obedience.renew_record(envelope.clone()).map_err(FollowError::from)?
+                    self.link.core.renew_record(envelope.clone()).map_err(FollowError::from)?
                 {
                     let now = self.now()?;
                     self.refused(&refusal, &envelope, now)?;
@@ -278,21 +278,21 @@ impl Session<'_> {
     async fn deliver(&mut self, delivery: proto::Delivery) -> Result<Option<Done>, LinkError> {
         let envelope = delivery.envelope.clone();
         let now = self.now()?;
-        let mut reaction = self.link.obedience.receive(delivery.clone(), now, &mut self.deliveries);
+        let mut reaction = self.link.core.receive(delivery.clone(), now, &mut self.deliveries);
         // protocol.md §6.7: a newer bundle may list the key. Asked once a session, then decided.
         let is_unknown =
             matches!(&reaction, Reaction::Silence(refusal) if refusal.code == RefusalCode::UnknownKey);
         if is_unknown && !std::mem::replace(&mut self.has_asked_for_bundles, true) {
             info!("a command by an unknown key: asking for newer trust bundles");
-            let before = self.link.obedience.trust.chain().head().bundle.version;
-            let asked = fetch_chain(&self.link.obedience, &mut self.client).await;
+            let before = self.link.core.trust.chain().head().bundle.version;
+            let asked = fetch_chain(&self.link.core, &mut self.client).await;
             if let Err(error @ (LinkError::Journal(_) | LinkError::Follow(_))) = asked {
                 return Err(error);
             }
-            if self.link.obedience.trust.chain().head().bundle.version > before {
+            if self.link.core.trust.chain().head().bundle.version > before {
                 self.report();
                 let now = self.now()?;
-                reaction = self.link.obedience.receive(delivery, now, &mut self.deliveries);
+                reaction = self.link.core.receive(delivery, now, &mut self.deliveries);
             }
         }
         match reaction {
@@ -309,7 +309,7 @@ impl Session<'_> {
     fn bundles(&mut self, bundles: Vec<Bytes>) -> Result<(), LinkError> {
         let now = self.now()?;
         let sample = bundles.last().cloned().unwrap_or_default();
-        match self.link.obedience.follow(bundles)? {
+        match self.link.core.follow(bundles)? {
             Ok(0) => Ok(()),
             Ok(_) => {
                 self.report();
@@ -320,14 +320,13 @@ impl Session<'_> {
     }
 
     fn refusals_acknowledged(&mut self, envelope: &Bytes) -> Result<(), LinkError> {
-        let obedience = Arc::clone(&self.link.obedience);
+        let core = Arc::clone(&self.link.core);
         let now = self.now()?;
-        let chain = obedience.trust.chain();
-        let candidates = Keyring::new(&chain.head().bundle, &obedience.identity.record.realm).candidates(now);
+        let chain = core.trust.chain();
+        let candidates = Keyring::new(&chain.head().bundle, &core.identity.record.realm).candidates(now);
         let checked = verify::<RefusalsAckPurpose>(envelope, &candidates, 1).and_then(|verified| {
             let ack = verified.into_document();
-            let is_mine =
-                ack.agent == obedience.identity.record.agent && ack.fleet == obedience.identity.record.fleet;
+            let is_mine = ack.agent == core.identity.record.agent && ack.fleet == core.identity.record.fleet;
             if is_mine {
                 Ok(ack)
             } else {
@@ -336,7 +335,7 @@ impl Session<'_> {
         });
         match checked {
             Ok(ack) => {
-                unless_full(self.link.refusals.acknowledge(&ack, &obedience.journal))?;
+                unless_full(self.link.refusals.acknowledge(&ack, &core.journal))?;
                 self.report_refusals()
             }
             Err(refusal) => self.refused(&refusal, envelope, now),
@@ -350,10 +349,10 @@ impl Session<'_> {
 
     fn report_refusals(&mut self) -> Result<(), LinkError> {
         let now = self.now()?;
-        let Link { obedience, refusals, .. } = &mut *self.link;
-        let monotonic = obedience.time.monotonic();
+        let Link { core, refusals, .. } = &mut *self.link;
+        let monotonic = core.time.monotonic();
         let mut due = None;
-        let made = refusals.report(&obedience.identity, &obedience.journal, now, monotonic);
+        let made = refusals.report(&core.identity, &core.journal, now, monotonic);
         unless_full(made.map(|report| due = report))?;
         if let Some(report) = due {
             self.say(agent_frame::Frame::Refusals(report));
@@ -364,14 +363,14 @@ impl Session<'_> {
     /// The heartbeat's work: say something, keep what was counted, let the floor follow.
     fn tick(&mut self) -> Result<(), LinkError> {
         let now = self.now()?;
-        let Link { obedience, refusals, .. } = &mut *self.link;
-        if let Err(error) = refusals.keep(&obedience.journal) {
+        let Link { core, refusals, .. } = &mut *self.link;
+        if let Err(error) = refusals.keep(&core.journal) {
             warn!(%error, "refusal records could not be written");
         }
-        unless_full(obedience.journal.raise_floor(now))?;
+        unless_full(core.journal.raise_floor(now))?;
         self.say(agent_frame::Frame::Heartbeat(proto::Heartbeat {}));
         self.settle()?;
-        if self.link.obedience.take_behind() {
+        if self.link.core.take_behind() {
             self.queue_owed()?;
         }
         self.report_refusals()

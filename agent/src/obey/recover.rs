@@ -10,7 +10,7 @@ use writ_common::refusal::{Refusal, RefusalCode};
 use writ_common::time::Timestamp;
 use writ_common::verify::VerifiedCommand;
 
-use super::{Obedience, boot_id};
+use super::{AgentCore, boot_id};
 use crate::execute::{AdmittedCommand, Ended, is_group_gone};
 use crate::replay::{Durable, Entry, Journal, JournalError, State, judge_again};
 use crate::reply::sign_receipt;
@@ -33,7 +33,7 @@ impl Left {
     }
 }
 
-impl Obedience {
+impl AgentCore {
     /// Settles what a crash left behind (protocol.md §4.13): accepted commands are judged again, started ones are
     /// indeterminate unless they are idempotent and their processes are proven gone.
     ///

@@ -36,7 +36,7 @@ enum ArchiveError<E> {
 }
 
 /// Looks again and again until the program ends.
-pub async fn keep(
+pub async fn run(
     store: impl AuditStore,
     settings: AuditSettings,
     folder: PathBuf,

@@ -11,7 +11,7 @@ use tonic::{Request, Response, Status};
 use writ_proto::admin::v1::audit_service_server::AuditService;
 use writ_proto::admin::v1::{AuditEntry, AuditLink, ListAuditRequest, ListAuditResponse};
 
-use super::{Actor, AuditLog, Entry, House, page};
+use super::{Actor, AdminBackend, AuditLog, Entry, page};
 use crate::config::Reader;
 use crate::id::Digest;
 use crate::time::Timestamp;
@@ -113,7 +113,7 @@ impl AuditLog {
     pub const fn stored(self) -> i64 {
         match self {
             Self::Changes => 0,
-            Self::Looks => 1,
+            Self::Reads => 1,
             Self::Tries => 2,
         }
     }
@@ -144,7 +144,7 @@ pub trait AuditStore: Send + Sync {
 }
 
 /// A program that keeps such logs.
-pub trait Audited: House {
+pub trait Audited: AdminBackend {
     /// Where.
     type Audit: AuditStore;
 
@@ -166,7 +166,7 @@ impl<H: Audited> AuditService for AuditPages<H> {
         let log = match (looks, tries) {
             (false, false) => AuditLog::Changes,
             (false, true) => AuditLog::Tries,
-            (true, false) => AuditLog::Looks,
+            (true, false) => AuditLog::Reads,
             (true, true) => {
                 return Err(Failure::invalid("tries", "is another log than `looks`; ask for one").into());
             }

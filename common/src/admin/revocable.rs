@@ -11,7 +11,7 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use tonic::Status;
 use tonic::body::Body;
 
-use super::House;
+use super::AdminBackend;
 use crate::id::Digest;
 use crate::tls::InSession;
 use crate::wire::status::Failure;
@@ -40,7 +40,7 @@ struct Revocable {
 
 impl Listener {
     /// The same answer; one that goes on ends when the token is revoked.
-    pub(super) fn hear<H: House>(self, house: Arc<H>, body: Body) -> Body {
+    pub(super) fn hear<H: AdminBackend>(self, backend: Arc<H>, body: Body) -> Body {
         if body.is_end_stream() {
             return body;
         }
@@ -49,7 +49,7 @@ impl Listener {
             loop {
                 tokio::time::sleep(LOOK_EVERY).await;
                 // A store that fails revokes nothing.
-                if let Ok(None) = house.known(token).await {
+                if let Ok(None) = backend.known(token).await {
                     return;
                 }
             }

@@ -9,7 +9,7 @@ use crate::wire::token;
 
 /// Which field of a request says what it is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum About {
+pub enum AuditSubject {
     /// None: what it makes has no name yet, or it changes this program itself.
     Nothing,
     /// Its first.
@@ -20,7 +20,7 @@ pub enum About {
     CommandId,
 }
 
-impl About {
+impl AuditSubject {
     /// The numbers of its fields, each a text.
     #[must_use]
     pub const fn fields(self) -> &'static [i32] {
@@ -93,17 +93,17 @@ mod tests {
     #[test]
     fn what_a_change_is_about_fits_on_a_line_and_tells_no_secret() {
         let first = |text: &str| First { text: text.to_owned() }.encode_to_vec();
-        assert_eq!(About::First.subject(&first("web-1")), "web-1");
-        assert_eq!(About::Nothing.subject(&first("web-1")), "");
-        assert_eq!(About::CommandId.subject(&first("web-1")), "");
-        assert_eq!(About::CommandId.subject(&Sixth { text: "id".to_owned() }.encode_to_vec()), "id");
-        assert_eq!(About::First.subject(&first("a\nb\u{1b}[2J")), "a b [2J");
-        assert_eq!(About::First.subject(&first(&"é".repeat(4096))), "é".repeat(MAX_SUBJECT_CHARS));
-        assert_eq!(About::First.subject(&first(&format!(" {}", new_token().as_str()))), "(a token)");
-        assert_eq!(About::First.subject(&first("writ1.example.com")), "writ1.example.com");
-        assert_eq!(About::First.subject(b"\xff\xff"), "");
+        assert_eq!(AuditSubject::First.subject(&first("web-1")), "web-1");
+        assert_eq!(AuditSubject::Nothing.subject(&first("web-1")), "");
+        assert_eq!(AuditSubject::CommandId.subject(&first("web-1")), "");
+        assert_eq!(AuditSubject::CommandId.subject(&Sixth { text: "id".to_owned() }.encode_to_vec()), "id");
+        assert_eq!(AuditSubject::First.subject(&first("a\nb\u{1b}[2J")), "a b [2J");
+        assert_eq!(AuditSubject::First.subject(&first(&"é".repeat(4096))), "é".repeat(MAX_SUBJECT_CHARS));
+        assert_eq!(AuditSubject::First.subject(&first(&format!(" {}", new_token().as_str()))), "(a token)");
+        assert_eq!(AuditSubject::First.subject(&first("writ1.example.com")), "writ1.example.com");
+        assert_eq!(AuditSubject::First.subject(b"\xff\xff"), "");
         let both = |text: &str, other: &str| Both { text: text.to_owned(), other: other.to_owned() };
-        assert_eq!(About::Replacement.subject(&both("new", "old").encode_to_vec()), "new for old");
-        assert_eq!(About::Replacement.subject(&both("new", "").encode_to_vec()), "new");
+        assert_eq!(AuditSubject::Replacement.subject(&both("new", "old").encode_to_vec()), "new for old");
+        assert_eq!(AuditSubject::Replacement.subject(&both("new", "").encode_to_vec()), "new");
     }
 }

@@ -189,10 +189,10 @@ impl Entities {
 }
 
 #[derive(Debug)]
-pub(super) struct About(pub(super) Arc<Manager>);
+pub(super) struct ManagerInfo(pub(super) Arc<Manager>);
 
 #[tonic::async_trait]
-impl ManagerService for About {
+impl ManagerService for ManagerInfo {
     async fn get(&self, _: Request<proto::GetManagerRequest>) -> Result<Response<proto::Manager>, Status> {
         let (manager, now) = (&self.0, self.0.now());
         let counts = manager.store.counts().await.map_err(unavailable)?;

@@ -53,7 +53,7 @@ pub(super) async fn init(options: Init) -> Result<(), Fatal> {
     let failed = |error: &dyn std::error::Error| Fatal::caused("no manager was made", error);
     // Before the folder is taken: a manager that runs has it.
     if let Presence::Manager { id, name: there } =
-        folder::look(&files).await.map_err(|error| failed(&error))?
+        folder::find(&files).await.map_err(|error| failed(&error))?
     {
         if if_new && there == name {
             say::aside(format_args!("manager `{name}` ({id}) is here already; nothing was changed"));
@@ -74,7 +74,7 @@ pub(super) async fn init(options: Init) -> Result<(), Fatal> {
         }
         Ok::<_, Fatal>(())
     };
-    match folder::look(&files).await.map_err(|error| failed(&error))? {
+    match folder::find(&files).await.map_err(|error| failed(&error))? {
         Presence::Manager { .. } => {
             return Err(Fatal::failure("a manager was made here meanwhile; nothing was changed"));
         }

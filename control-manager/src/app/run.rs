@@ -46,7 +46,7 @@ pub(super) async fn run(options: Run, shutdown: Shutdown) -> Result<(), Fatal> {
     }
     let failed = |error: &dyn std::error::Error| Fatal::caused("cannot start", error);
     let _lock = files::lock_folder(files.folder()).map_err(|error| failed(&error))?;
-    match folder::look(&files).await.map_err(|error| failed(&error))? {
+    match folder::find(&files).await.map_err(|error| failed(&error))? {
         Presence::Nothing => return Err(none()),
         Presence::Unfinished => {
             let folder = files.folder().display();
@@ -102,7 +102,7 @@ pub(super) async fn run(options: Run, shutdown: Shutdown) -> Result<(), Fatal> {
     shutdown.spawn(metrics::serve(Arc::clone(&manager), measured.0, recorder));
     shutdown.spawn(keep_leaf(Arc::clone(&manager), files.clone()));
     let of_the_manager = (Arc::clone(&manager.clock), shutdown.clone());
-    shutdown.spawn(archive::keep(store.clone(), config.audit, files.audit(), of_the_manager));
+    shutdown.spawn(archive::run(store.clone(), config.audit, files.audit(), of_the_manager));
     if let Some((listener, _)) = in_clear {
         warn!("entities may come in clear text: whoever listens in between reads along");
         let (served, asked) = (services(), shutdown.clone());

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use prost::Message as _;
 use prost_types::FileDescriptorSet;
 use prost_types::field_descriptor_proto::{Label, Type};
-use writ_common::admin::{House, Rule};
+use writ_common::admin::{AdminBackend, Rule};
 use writ_control_manager::context::Manager;
 use writ_server::context::Server;
 
@@ -37,7 +37,10 @@ fn text_field(files: &FileDescriptorSet, message: &str, number: i32) -> String {
 }
 
 /// What the audit entries of a table's changes name.
-fn checked<H: House>(files: &FileDescriptorSet, methods: &BTreeMap<String, String>) -> BTreeSet<String> {
+fn checked<H: AdminBackend>(
+    files: &FileDescriptorSet,
+    methods: &BTreeMap<String, String>,
+) -> BTreeSet<String> {
     let ours = H::POLICY.iter().filter(|(path, _)| path.starts_with("/writ."));
     let rows: BTreeMap<_, _> = ours.map(|(path, rule)| ((*path).to_owned(), *rule)).collect();
     assert_eq!(rows.keys().collect::<Vec<_>>(), methods.keys().collect::<Vec<_>>());

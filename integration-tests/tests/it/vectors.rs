@@ -18,10 +18,10 @@ use prost::Message as _;
 use serde::{Deserialize, Serialize};
 use writ_agent::execute::ActionTable;
 use writ_agent::identity::{Files, Identity};
-use writ_agent::obey::{Deliveries, Obedience, Reaction};
+use writ_agent::obey::{AgentCore, Deliveries, Reaction};
 use writ_agent::replay::Journal;
 use writ_agent::session_time::SessionTime;
-use writ_agent::settings::Keeper;
+use writ_agent::settings::SettingsStore;
 use writ_agent::trust::Trust;
 use writ_common::hello::Expected;
 use writ_common::id::{AgentId, CommandId, Digest};
@@ -245,25 +245,25 @@ async fn judge_delivery(case: &DeliveryCase) -> String {
     let time = SessionTime::new(Arc::new(SystemClock::new()));
     time.set(now, time.monotonic());
     let shutdown = Shutdown::new();
-    let (obedience, _answers) = Obedience::new(
+    let (core, _answers) = AgentCore::new(
         Identity { record, envelope: Bytes::new(), key },
         Trust::load(&files).unwrap(),
         journal(&files, &case.journal, now),
         (
             ActionTable::load(&actions, &[], writ_common::users::own_uid()).unwrap(),
-            Keeper::load(&files.settings(), "info").unwrap(),
+            SettingsStore::load(&files.settings(), "info").unwrap(),
         ),
         (time, 1, shutdown.clone()),
         None,
     );
     let message = proto::Delivery::decode(unbase64(&case.delivery)).unwrap();
-    let judged = match obedience.receive(message, now, &mut Deliveries::default()) {
+    let judged = match core.receive(message, now, &mut Deliveries::default()) {
         Reaction::Silence(refusal) => {
             assert_eq!(refusal.code.audible(), Audible::Silent, "{refusal} must not be silent");
             refusal.code.to_string()
         }
         Reaction::Announce(_, admitted) => {
-            obedience.start(*admitted);
+            core.start(*admitted);
             "accept".to_owned()
         }
         Reaction::Running => "accept".to_owned(),

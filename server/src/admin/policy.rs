@@ -2,7 +2,7 @@
 
 use tracing::error;
 use writ_common::admin::audit::{Audited, NewAudit};
-use writ_common::admin::{About, Entry, House, Role, Rule};
+use writ_common::admin::{AdminBackend, AuditSubject, Entry, Role, Rule};
 use writ_common::id::Digest;
 use writ_common::shutdown::Shutdown;
 use writ_common::wire::status::Failure;
@@ -15,47 +15,50 @@ const POLICY: &[(&str, Rule)] = &[
     ("/grpc.health.v1.Health/Check", Rule::Open),
     ("/grpc.health.v1.Health/List", Rule::Open),
     ("/grpc.health.v1.Health/Watch", Rule::Open),
-    ("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", Rule::Look(Role::Viewer)),
-    ("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", Rule::Look(Role::Viewer)),
-    ("/writ.admin.v1.AgentService/Approve", Rule::Change(Role::Operator, About::Replacement)),
-    ("/writ.admin.v1.AgentService/Get", Rule::Look(Role::Viewer)),
-    ("/writ.admin.v1.AgentService/Label", Rule::Change(Role::Operator, About::First)),
-    ("/writ.admin.v1.AgentService/List", Rule::Look(Role::Viewer)),
-    ("/writ.admin.v1.AgentService/Remove", Rule::Change(Role::Operator, About::First)),
-    ("/writ.admin.v1.AgentService/Why", Rule::Look(Role::Viewer)),
-    ("/writ.admin.v1.AlertService/List", Rule::Look(Role::Viewer)),
-    ("/writ.admin.v1.AuditService/List", Rule::Look(Role::Viewer)),
-    ("/writ.admin.v1.CommandService/Cancel", Rule::Change(Role::Operator, About::First)),
-    ("/writ.admin.v1.CommandService/Evidence", Rule::Look(Role::Viewer)),
-    ("/writ.admin.v1.CommandService/Get", Rule::Look(Role::Viewer)),
-    ("/writ.admin.v1.CommandService/List", Rule::Look(Role::Viewer)),
-    ("/writ.admin.v1.CommandService/ListTargets", Rule::Look(Role::Viewer)),
-    ("/writ.admin.v1.CommandService/Preview", Rule::Look(Role::Viewer)),
-    ("/writ.admin.v1.CommandService/Submit", Rule::Change(Role::Operator, About::CommandId)),
-    ("/writ.admin.v1.CommandService/Watch", Rule::Look(Role::Viewer)),
-    ("/writ.admin.v1.ControlManagerService/GetSettings", Rule::Look(Role::Viewer)),
-    ("/writ.admin.v1.ControlManagerService/GetStatus", Rule::Look(Role::Viewer)),
-    ("/writ.admin.v1.ControlManagerService/Register", Rule::Change(Role::Admin, About::Nothing)),
-    ("/writ.admin.v1.ControlManagerService/Reregister", Rule::Change(Role::Admin, About::Nothing)),
+    ("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", Rule::Read(Role::Viewer)),
+    ("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", Rule::Read(Role::Viewer)),
+    ("/writ.admin.v1.AgentService/Approve", Rule::Change(Role::Operator, AuditSubject::Replacement)),
+    ("/writ.admin.v1.AgentService/Get", Rule::Read(Role::Viewer)),
+    ("/writ.admin.v1.AgentService/Label", Rule::Change(Role::Operator, AuditSubject::First)),
+    ("/writ.admin.v1.AgentService/List", Rule::Read(Role::Viewer)),
+    ("/writ.admin.v1.AgentService/Remove", Rule::Change(Role::Operator, AuditSubject::First)),
+    ("/writ.admin.v1.AgentService/Why", Rule::Read(Role::Viewer)),
+    ("/writ.admin.v1.AlertService/List", Rule::Read(Role::Viewer)),
+    ("/writ.admin.v1.AuditService/List", Rule::Read(Role::Viewer)),
+    ("/writ.admin.v1.CommandService/Cancel", Rule::Change(Role::Operator, AuditSubject::First)),
+    ("/writ.admin.v1.CommandService/Evidence", Rule::Read(Role::Viewer)),
+    ("/writ.admin.v1.CommandService/Get", Rule::Read(Role::Viewer)),
+    ("/writ.admin.v1.CommandService/List", Rule::Read(Role::Viewer)),
+    ("/writ.admin.v1.CommandService/ListTargets", Rule::Read(Role::Viewer)),
+    ("/writ.admin.v1.CommandService/Preview", Rule::Read(Role::Viewer)),
+    ("/writ.admin.v1.CommandService/Submit", Rule::Change(Role::Operator, AuditSubject::CommandId)),
+    ("/writ.admin.v1.CommandService/Watch", Rule::Read(Role::Viewer)),
+    ("/writ.admin.v1.ControlManagerService/GetSettings", Rule::Read(Role::Viewer)),
+    ("/writ.admin.v1.ControlManagerService/GetStatus", Rule::Read(Role::Viewer)),
+    ("/writ.admin.v1.ControlManagerService/Register", Rule::Change(Role::Admin, AuditSubject::Nothing)),
+    ("/writ.admin.v1.ControlManagerService/Reregister", Rule::Change(Role::Admin, AuditSubject::Nothing)),
     ("/writ.admin.v1.ControlManagerService/SetSettings", Rule::ChangeSecrets(Role::Admin)),
-    ("/writ.admin.v1.ControlManagerService/SetUpdateSource", Rule::Change(Role::Admin, About::Nothing)),
+    (
+        "/writ.admin.v1.ControlManagerService/SetUpdateSource",
+        Rule::Change(Role::Admin, AuditSubject::Nothing),
+    ),
     ("/writ.admin.v1.ControlManagerService/TestConnection", Rule::ChangeSecrets(Role::Admin)),
-    ("/writ.admin.v1.ControlManagerService/Unregister", Rule::Change(Role::Admin, About::Nothing)),
-    ("/writ.admin.v1.ControlManagerService/Update", Rule::Change(Role::Admin, About::Nothing)),
-    ("/writ.admin.v1.EnrollmentService/CreateToken", Rule::Change(Role::Operator, About::Nothing)),
-    ("/writ.admin.v1.EnrollmentService/ListTokens", Rule::Look(Role::Viewer)),
-    ("/writ.admin.v1.EnrollmentService/RevokeToken", Rule::Change(Role::Operator, About::First)),
-    ("/writ.admin.v1.OperatorService/Create", Rule::Change(Role::Admin, About::First)),
-    ("/writ.admin.v1.OperatorService/List", Rule::Look(Role::Admin)),
-    ("/writ.admin.v1.OperatorService/Revoke", Rule::Change(Role::Admin, About::First)),
-    ("/writ.admin.v1.SystemService/Get", Rule::Look(Role::Viewer)),
-    ("/writ.admin.v1.TrustService/GetConvergence", Rule::Look(Role::Viewer)),
-    ("/writ.admin.v1.TrustService/ListBehind", Rule::Look(Role::Viewer)),
-    ("/writ.admin.v1.TrustService/ListBundles", Rule::Look(Role::Viewer)),
-    ("/writ.admin.v1.TrustService/ListCertificates", Rule::Look(Role::Viewer)),
+    ("/writ.admin.v1.ControlManagerService/Unregister", Rule::Change(Role::Admin, AuditSubject::Nothing)),
+    ("/writ.admin.v1.ControlManagerService/Update", Rule::Change(Role::Admin, AuditSubject::Nothing)),
+    ("/writ.admin.v1.EnrollmentService/CreateToken", Rule::Change(Role::Operator, AuditSubject::Nothing)),
+    ("/writ.admin.v1.EnrollmentService/ListTokens", Rule::Read(Role::Viewer)),
+    ("/writ.admin.v1.EnrollmentService/RevokeToken", Rule::Change(Role::Operator, AuditSubject::First)),
+    ("/writ.admin.v1.OperatorService/Create", Rule::Change(Role::Admin, AuditSubject::First)),
+    ("/writ.admin.v1.OperatorService/List", Rule::Read(Role::Admin)),
+    ("/writ.admin.v1.OperatorService/Revoke", Rule::Change(Role::Admin, AuditSubject::First)),
+    ("/writ.admin.v1.SystemService/Get", Rule::Read(Role::Viewer)),
+    ("/writ.admin.v1.TrustService/GetConvergence", Rule::Read(Role::Viewer)),
+    ("/writ.admin.v1.TrustService/ListBehind", Rule::Read(Role::Viewer)),
+    ("/writ.admin.v1.TrustService/ListBundles", Rule::Read(Role::Viewer)),
+    ("/writ.admin.v1.TrustService/ListCertificates", Rule::Read(Role::Viewer)),
 ];
 
-impl House for Server {
+impl AdminBackend for Server {
     const POLICY: &'static [(&'static str, Rule)] = POLICY;
 
     fn tasks(&self) -> &Shutdown {
@@ -71,7 +74,7 @@ impl House for Server {
         queued.committed().await.map_err(unavailable)
     }
 
-    async fn note(&self, entry: Entry) {
+    async fn record(&self, entry: Entry) {
         let method = entry.actor.method;
         if let Err(error) = self.store.audit(self.audit_entry(entry)).await {
             error!(target: "audit", %error, method, "the call could not be audited");

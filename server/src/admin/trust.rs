@@ -19,7 +19,7 @@ use crate::authority::follow::caught_up;
 use crate::authority::mismatch::{Holding, Mismatch, holdings};
 use crate::context::Server;
 use crate::store::{Behind, unavailable};
-use crate::strangers;
+use crate::unknown_fleet;
 use writ_common::admin::page;
 
 /// As `trust.proto` says.
@@ -83,7 +83,7 @@ impl TrustService for Trust {
         let (agents, newest) = (count(|_| true), count(|holding| holding.is_newest));
         let obeying = count(|holding| holding.refusal.is_none());
         let groups = holdings.into_iter().map(group).collect();
-        let strangers = self.0.strangers.list(&chain);
+        let strangers = self.0.unknown_fleet.list(&chain);
         Ok(Response::new(Convergence {
             strangers_total: u64::try_from(strangers.len()).unwrap_or(u64::MAX),
             strangers: strangers.into_iter().take(MAX_STRANGERS).map(stranger).collect(),
@@ -125,7 +125,7 @@ fn group(holding: Holding) -> BundleHolders {
     }
 }
 
-fn stranger(of: strangers::Stranger) -> Stranger {
+fn stranger(of: unknown_fleet::Stranger) -> Stranger {
     Stranger {
         address: of.address.to_string(),
         bundle_version: of.version,

@@ -21,7 +21,7 @@ use super::local::{Kind, Place, Print, Unlock, is_free, unchanged};
 use super::{init, passphrase};
 use crate::authority::backup::Held;
 use crate::authority::create::endpoints_for_others;
-use crate::authority::mint::{Fresh, Mint, MintError, Unlocked};
+use crate::authority::publisher::{Fresh, PublishError, TrustPublisher, Unlocked};
 use crate::authority::{channel, read_signing_keys, restore};
 
 #[derive(Debug, Subcommand)]
@@ -131,12 +131,12 @@ pub(super) async fn run(verb: Authority, shutdown: Shutdown) -> Result<(), Fatal
             create(file, kind.key_algorithm, passphrase_file, &print)
         }
         Authority::Rotate { unlock, to } => {
-            let mint = unlock.mint(&shutdown).await?;
-            let unlocked = unlock.open(&mint.files)?;
+            let publisher = unlock.publisher(&shutdown).await?;
+            let unlocked = unlock.open(&publisher.files)?;
             let new = public_part(&to)?;
             publish(
                 &unlock,
-                &mint,
+                &publisher,
                 &unlocked,
                 "writ-server authority rotate",
                 Role { keys: vec![new], threshold: 1 },
@@ -146,12 +146,12 @@ pub(super) async fn run(verb: Authority, shutdown: Shutdown) -> Result<(), Fatal
             .await
         }
         Authority::Split { unlock, threshold, members } => {
-            let mint = unlock.mint(&shutdown).await?;
-            let unlocked = unlock.open(&mint.files)?;
+            let publisher = unlock.publisher(&shutdown).await?;
+            let unlocked = unlock.open(&publisher.files)?;
             let keys = members.iter().map(public_part).collect::<Result<_, _>>()?;
             publish(
                 &unlock,
-                &mint,
+                &publisher,
                 &unlocked,
                 "writ-server authority split",
                 Role { keys, threshold },
@@ -160,57 +160,57 @@ pub(super) async fn run(verb: Authority, shutdown: Shutdown) -> Result<(), Fatal
             .await
         }
         Authority::Channel { unlock, keep_old } => {
-            let mint = unlock.mint(&shutdown).await?;
-            let unlocked = unlock.open(&mint.files)?;
+            let publisher = unlock.publisher(&shutdown).await?;
+            let unlocked = unlock.open(&publisher.files)?;
             let made =
-                channel::replace(&mint, &unlocked, keep_old).await.map_err(|error| unchanged(&error))?;
-            unlock.place.changed(&mint, &made)
+                channel::replace(&publisher, &unlocked, keep_old).await.map_err(|error| unchanged(&error))?;
+            unlock.place.changed(&publisher, &made)
         }
         Authority::Endpoints { unlock, endpoints } => {
             let places = endpoints_for_others(&endpoints).map_err(Fatal::usage)?;
             let endpoints: Vec<_> = places.iter().map(ToString::to_string).collect();
             // Before the passphrase is asked for: what is published, agents follow.
             init::say_doubts(&endpoints, &shutdown).await;
-            let mint = unlock.mint(&shutdown).await?;
-            let unlocked = unlock.open(&mint.files)?;
+            let publisher = unlock.publisher(&shutdown).await?;
+            let unlocked = unlock.open(&publisher.files)?;
             let command = "writ-server authority endpoints";
             let change = |next: &mut TrustBundle| next.endpoints = endpoints;
-            let made = mint.publish(command, &Fresh::default(), &unlocked, change).await;
-            unlock.place.changed(&mint, &made.map_err(|error| unchanged(&error))?)
+            let made = publisher.publish(command, &Fresh::default(), &unlocked, change).await;
+            unlock.place.changed(&publisher, &made.map_err(|error| unchanged(&error))?)
         }
         Authority::ResetFloor { unlock } => {
-            let mint = unlock.mint(&shutdown).await?;
-            let unlocked = unlock.open(&mint.files)?;
+            let publisher = unlock.publisher(&shutdown).await?;
+            let unlocked = unlock.open(&publisher.files)?;
             let command = "writ-server authority reset-floor";
             // Agents allow for a floor this much later.
-            let change = |next: &mut TrustBundle| next.floor_reset = Some(mint.now - SKEW);
-            let made = mint.publish(command, &Fresh::default(), &unlocked, change).await;
-            unlock.place.changed(&mint, &made.map_err(|error| unchanged(&error))?)
+            let change = |next: &mut TrustBundle| next.floor_reset = Some(publisher.now - SKEW);
+            let made = publisher.publish(command, &Fresh::default(), &unlocked, change).await;
+            unlock.place.changed(&publisher, &made.map_err(|error| unchanged(&error))?)
         }
         Authority::Rebuild { place, chain } => rebuild(&place, &chain, &shutdown).await,
         Authority::Repair { unlock, forks } => {
-            let mut mint = unlock.mint(&shutdown).await?;
+            let mut publisher = unlock.publisher(&shutdown).await?;
             let mut heads = Vec::new();
             for file in &forks {
-                heads.push(mint.fork(read_chain(file)?).map_err(|error| unchanged(&error))?);
+                heads.push(publisher.fork(read_chain(file)?).map_err(|error| unchanged(&error))?);
             }
             if forks.is_empty() {
-                heads = mint.handed_over().await.map_err(|error| unchanged(&error))?;
+                heads = publisher.handed_over().await.map_err(|error| unchanged(&error))?;
             }
             if heads.is_empty() {
-                return Err(unchanged(&MintError::NothingToJoin));
+                return Err(unchanged(&PublishError::NothingToJoin));
             }
-            mint.despite.extend(heads.iter().map(|head| head.digest));
-            let unlocked = unlock.open(&mint.files)?;
+            publisher.despite.extend(heads.iter().map(|head| head.digest));
+            let unlocked = unlock.open(&publisher.files)?;
             let fresh = Fresh::default();
-            let made = mint.publish("writ-server authority repair", &fresh, &unlocked, |next| {
+            let made = publisher.publish("writ-server authority repair", &fresh, &unlocked, |next| {
                 for head in &heads {
                     next.version = next.version.max(head.bundle.version + 1);
                     next.prev.push(head.digest);
                     head.bundle.signing.iter().for_each(|entry| join(&mut next.signing, entry));
                 }
             });
-            unlock.place.changed(&mint, &made.await.map_err(|error| unchanged(&error))?)
+            unlock.place.changed(&publisher, &made.await.map_err(|error| unchanged(&error))?)
         }
         Authority::Reseal { file, passphrase_file, new_passphrase_file, print } => {
             let old = passphrase::ask(passphrase_file.as_deref(), "the key as it is", false)?;
@@ -226,8 +226,8 @@ pub(super) async fn run(verb: Authority, shutdown: Shutdown) -> Result<(), Fatal
             print.say(&file, &format!("{} opens with the new passphrase.", file.display()))
         }
         Authority::Confirm { place, digest } => {
-            let mint = place.mint(&shutdown).await?;
-            let head = mint.chain.head();
+            let publisher = place.publisher(&shutdown).await?;
+            let head = publisher.chain.head();
             if head.digest != digest {
                 let text = format!(
                     "the head is bundle {} ({}); nothing was confirmed",
@@ -235,8 +235,8 @@ pub(super) async fn run(verb: Authority, shutdown: Shutdown) -> Result<(), Fatal
                 );
                 return Err(Fatal::usage(text));
             }
-            mint.store.confirm_head().await.map_err(|error| unchanged(&error))?;
-            mint.note("writ-server authority confirm").await.map_err(|error| unchanged(&error))?;
+            publisher.store.confirm_head().await.map_err(|error| unchanged(&error))?;
+            publisher.record("writ-server authority confirm").await.map_err(|error| unchanged(&error))?;
             let version = head.bundle.version;
             let text = format!("Trust bundle {version} is the fleet's head; bundles may be minted.");
             place.say(&version, &text)
@@ -291,16 +291,16 @@ async fn rebuild(place: &Place, chain: &Path, shutdown: &Shutdown) -> Result<(),
 
 async fn publish(
     unlock: &Unlock,
-    mint: &Mint,
+    publisher: &TrustPublisher,
     unlocked: &Unlocked,
     command: &'static str,
     role: Role,
     kept: Vec<Held>,
 ) -> Result<(), Fatal> {
     let fresh = Fresh { kept, ..Fresh::default() };
-    let made = mint.publish(command, &fresh, unlocked, |next| next.authority = role).await;
+    let made = publisher.publish(command, &fresh, unlocked, |next| next.authority = role).await;
     let made = made.map_err(|error| unchanged(&error))?;
-    unlock.place.changed(mint, &made)
+    unlock.place.changed(publisher, &made)
 }
 
 fn create(

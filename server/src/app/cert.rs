@@ -140,48 +140,49 @@ pub(super) enum Cert {
 pub(super) async fn run(verb: Cert, shutdown: Shutdown) -> Result<(), Fatal> {
     match verb {
         Cert::Create { unlock, kind, overlap, standby, realms, elsewhere } => {
-            let mint = unlock.mint(&shutdown).await?;
+            let publisher = unlock.publisher(&shutdown).await?;
             if let Some(file) = &elsewhere {
                 is_free(file)?;
             }
-            mint.check().await.map_err(|error| unchanged(&error))?;
-            let unlocked = unlock.open(&mint.files)?;
+            publisher.check().await.map_err(|error| unchanged(&error))?;
+            let unlocked = unlock.open(&publisher.files)?;
             let realms = Some(realms).filter(|realms| !realms.is_empty());
             let plan =
                 Plan { algorithm: kind.key_algorithm, overlap, is_standby: standby, realms, elsewhere };
             let made =
-                certificates::create(&mint, &unlocked, plan).await.map_err(|error| unchanged(&error))?;
-            unlock.place.changed(&mint, &made)
+                certificates::create(&publisher, &unlocked, plan).await.map_err(|error| unchanged(&error))?;
+            unlock.place.changed(&publisher, &made)
         }
         Cert::Rotate { unlock, overlap } => {
-            let mint = unlock.mint(&shutdown).await?;
-            let unlocked = unlock.open(&mint.files)?;
-            let made =
-                certificates::rotate(&mint, &unlocked, overlap).await.map_err(|error| unchanged(&error))?;
-            unlock.place.changed(&mint, &made)
+            let publisher = unlock.publisher(&shutdown).await?;
+            let unlocked = unlock.open(&publisher.files)?;
+            let made = certificates::rotate(&publisher, &unlocked, overlap)
+                .await
+                .map_err(|error| unchanged(&error))?;
+            unlock.place.changed(&publisher, &made)
         }
         Cert::Revoke { unlock, key } => {
-            let mint = unlock.mint(&shutdown).await?;
-            let unlocked = unlock.open(&mint.files)?;
+            let publisher = unlock.publisher(&shutdown).await?;
+            let unlocked = unlock.open(&publisher.files)?;
             let made =
-                certificates::revoke(&mint, &unlocked, &key).await.map_err(|error| unchanged(&error))?;
-            unlock.place.changed(&mint, &made)
+                certificates::revoke(&publisher, &unlocked, &key).await.map_err(|error| unchanged(&error))?;
+            unlock.place.changed(&publisher, &made)
         }
         Cert::List { place, mismatched: false, .. } => {
-            list::list(&place, &place.mint(&shutdown).await?, None)
+            list::list(&place, &place.publisher(&shutdown).await?, None)
         }
         Cert::List { place, csv, .. } => {
-            list::mismatched(&place, &place.mint(&shutdown).await?, csv.as_deref()).await
+            list::mismatched(&place, &place.publisher(&shutdown).await?, csv.as_deref()).await
         }
         Cert::Show { place, key } => {
-            let mint = place.mint(&shutdown).await?;
-            let key = certificates::find(&mint, &key).map_err(Fatal::usage)?;
-            list::list(&place, &mint, Some(key))
+            let publisher = place.publisher(&shutdown).await?;
+            let key = certificates::find(&publisher, &key).map_err(Fatal::usage)?;
+            list::list(&place, &publisher, Some(key))
         }
         Cert::Backup { unlock, file } => files::back_up(&unlock, file, &shutdown).await,
         Cert::Restore { place, file, passphrase_file, chain, non_exportable, dry_run } => {
             let from = files::From { file, passphrase_file, chain, non_exportable, dry_run };
-            files::put_back(&place, from, &shutdown).await
+            files::restore_backup(&place, from, &shutdown).await
         }
         Cert::ProveBackup { place, file, passphrase_file } => {
             files::prove(&place, &file, passphrase_file.as_deref(), &shutdown).await

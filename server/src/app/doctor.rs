@@ -11,10 +11,10 @@ use crate::doctor::{examine, ports, traces};
 pub(super) async fn run(options: Doctor, shutdown: Shutdown) -> Result<(), Fatal> {
     let Doctor { place } = options;
     let config = place.folder.config()?;
-    let mint = place.look(&shutdown).await?;
-    let mut findings = examine(&mint).await.map_err(|error| Fatal::caused("cannot look", &error))?;
-    findings.extend(traces(&mint, &config).await);
-    findings.push(ports(&mint.files, &config, place.folder.start()).await);
+    let publisher = place.reader(&shutdown).await?;
+    let mut findings = examine(&publisher).await.map_err(|error| Fatal::caused("cannot look", &error))?;
+    findings.extend(traces(&publisher, &config).await);
+    findings.push(ports(&publisher.files, &config, place.folder.start()).await);
     let report = Report::of(findings);
     place.say(&report, &report.text())?;
     if report.is_bad() { Err(Fatal::said()) } else { Ok(()) }

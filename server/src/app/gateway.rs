@@ -18,7 +18,7 @@ use writ_proto::v1::{
     TrustChainRequest, TrustChainResponse,
 };
 
-use crate::authority::follow::take_back;
+use crate::authority::follow::accept_uploaded;
 use crate::context::Server;
 use crate::{enroll, session};
 
@@ -60,7 +60,7 @@ impl AgentGateway for Gateway {
         if let Ok(digest) = Digest::try_from(digest.as_ref())
             && !chain.contains(digest)
         {
-            self.0.strangers.note(from, version, digest, self.0.clock.wall());
+            self.0.unknown_fleet.record(from, version, digest, self.0.clock.wall());
         }
         let head = chain.head();
         let (bundles, _, more) = session::live::bundles_after(&self.0, version);
@@ -79,7 +79,7 @@ impl AgentGateway for Gateway {
         &self,
         request: Request<HandBackRequest>,
     ) -> Result<Response<HandBackResponse>, Status> {
-        let head_version = take_back(&self.0, request.into_inner().bundles).await?;
+        let head_version = accept_uploaded(&self.0, request.into_inner().bundles).await?;
         Ok(Response::new(HandBackResponse { head_version }))
     }
 

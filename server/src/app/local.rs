@@ -17,7 +17,7 @@ use super::{Output, passphrase};
 use crate::authority::Files;
 use crate::authority::certificates::{self, CertificateError};
 use crate::authority::channel::ChannelError;
-use crate::authority::mint::{Mint, MintError, Published, Unlocked};
+use crate::authority::publisher::{PublishError, Published, TrustPublisher, Unlocked};
 use crate::config::Config;
 use crate::sign::signs_at;
 
@@ -103,11 +103,11 @@ pub(super) struct Unlock {
 
 impl Unlock {
     /// Opens the fleet, to change its keys.
-    pub(super) async fn mint(&self, shutdown: &Shutdown) -> Result<Mint, Fatal> {
-        let mut mint = self.place.mint(shutdown).await?;
-        mint.despite.clone_from(&self.despite);
-        mint.is_dry_run = self.dry_run;
-        Ok(mint)
+    pub(super) async fn publisher(&self, shutdown: &Shutdown) -> Result<TrustPublisher, Fatal> {
+        let mut publisher = self.place.publisher(shutdown).await?;
+        publisher.despite.clone_from(&self.despite);
+        publisher.is_dry_run = self.dry_run;
+        Ok(publisher)
     }
 
     /// Opens the keys it names.
@@ -120,8 +120,8 @@ impl Unlock {
             let what = path.display().to_string();
             sealed.push((path.clone(), passphrase::ask(file.map(PathBuf::as_path), &what, false)?));
         }
-        let authorities = Mint::unlock(&sealed).map_err(|error| match error {
-            MintError::Sealed { .. } | MintError::File(_) | MintError::NotAnAuthority(_) => {
+        let authorities = TrustPublisher::unlock(&sealed).map_err(|error| match error {
+            PublishError::Sealed { .. } | PublishError::File(_) | PublishError::NotAnAuthority(_) => {
                 Fatal::usage(error)
             }
             other => unchanged(&other),
@@ -133,17 +133,17 @@ impl Unlock {
 
 impl Place {
     /// Opens the keys of a data directory.
-    pub(super) async fn mint(&self, shutdown: &Shutdown) -> Result<Mint, Fatal> {
+    pub(super) async fn publisher(&self, shutdown: &Shutdown) -> Result<TrustPublisher, Fatal> {
         self.open(shutdown).await?.map_err(|error| unchanged(&error))
     }
 
-    /// The same for who only looks.
-    pub(super) async fn look(&self, shutdown: &Shutdown) -> Result<Mint, Fatal> {
+    /// The same for a command that only reads.
+    pub(super) async fn reader(&self, shutdown: &Shutdown) -> Result<TrustPublisher, Fatal> {
         self.open(shutdown).await?.map_err(|error| Fatal::caused("cannot look", &error))
     }
 
-    async fn open(&self, shutdown: &Shutdown) -> Result<Result<Mint, MintError>, Fatal> {
-        Ok(Mint::open(&self.folder.files()?, SystemClock::new().wall(), shutdown).await)
+    async fn open(&self, shutdown: &Shutdown) -> Result<Result<TrustPublisher, PublishError>, Fatal> {
+        Ok(TrustPublisher::open(&self.folder.files()?, SystemClock::new().wall(), shutdown).await)
     }
 
     /// Prints a result.
@@ -152,11 +152,11 @@ impl Place {
     }
 
     /// Says what a new bundle is, or would be.
-    pub(super) fn changed(&self, mint: &Mint, made: &Published) -> Result<(), Fatal> {
+    pub(super) fn changed(&self, publisher: &TrustPublisher, made: &Published) -> Result<(), Fatal> {
         let bundle = &made.link.bundle;
-        let held = certificates::held(mint).map_err(Fatal::failure)?;
+        let held = certificates::held(publisher).map_err(Fatal::failure)?;
         let ours = bundle.signing.iter().filter(|entry| held.contains(&entry.certificate.key().id()));
-        let signing = signs_at(ours, mint.now);
+        let signing = signs_at(ours, publisher.now);
         let signing =
             signing.map_or_else(|| "none".to_owned(), |entry| entry.certificate.key().id().to_string());
         let text = match &made.backup {
@@ -204,16 +204,16 @@ struct Change {
 
 /// A change that failed: before anything was in force, unless the error says otherwise.
 pub(super) fn unchanged(error: &(dyn std::error::Error + 'static)) -> Fatal {
-    let mint = error.downcast_ref::<MintError>().or_else(|| match error.downcast_ref() {
-        Some(CertificateError::Mint(error)) => Some(error),
+    let publisher = error.downcast_ref::<PublishError>().or_else(|| match error.downcast_ref() {
+        Some(CertificateError::TrustPublisher(error)) => Some(error),
         _ => None,
     });
-    let mint = mint.or_else(|| match error.downcast_ref() {
-        Some(ChannelError::Mint(error)) => Some(error),
+    let publisher = publisher.or_else(|| match error.downcast_ref() {
+        Some(ChannelError::TrustPublisher(error)) => Some(error),
         _ => None,
     });
-    match mint {
-        Some(error @ MintError::InForce { .. }) => Fatal::failure(error),
+    match publisher {
+        Some(error @ PublishError::InForce { .. }) => Fatal::failure(error),
         _ => Fatal::caused("nothing was changed", error),
     }
 }

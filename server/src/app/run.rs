@@ -22,18 +22,18 @@ use super::{Run, gateway};
 use crate::VERSION;
 use crate::admin;
 use crate::authority::presence::{self, Presence};
-use crate::authority::{Files, channel, follow, last_head, read_signing_keys};
+use crate::authority::{Files, channel, follow, head_marker, read_signing_keys};
 use crate::cm_bridge::{Bridge, notify, poll, register};
 use crate::config::Config;
 use crate::context::Server;
-use crate::dispatch::{Dispatcher, sent};
+use crate::dispatch::{Dispatcher, in_flight};
 use crate::expiry;
 use crate::metrics;
 use crate::sign::Signer;
 use crate::store::Store;
-use crate::strangers::Strangers;
 use crate::throttle::Throttle;
 use crate::traces::Traces;
+use crate::unknown_fleet::UnknownFleetPeers;
 
 /// How often the time that is signed with is noted.
 const NOTE_TIME_EVERY: Duration = Duration::from_secs(60);
@@ -73,7 +73,7 @@ pub(super) async fn run(options: Run, shutdown: Shutdown) -> Result<(), Fatal> {
         return Err(nothing());
     }
     let _lock = files.lock().map_err(|error| Fatal::caused("cannot start", &error))?;
-    match presence::look(&files).await.map_err(|error| Fatal::caused("cannot start", &error))? {
+    match presence::find(&files).await.map_err(|error| Fatal::caused("cannot start", &error))? {
         Presence::Nothing => return Err(nothing()),
         Presence::Unfinished => {
             let folder = files.folder().display();
@@ -110,15 +110,15 @@ pub(super) async fn run(options: Run, shutdown: Shutdown) -> Result<(), Fatal> {
 
     shutdown.spawn(note_time(Arc::clone(&server)));
     let of_the_server = (Arc::clone(&server.clock), shutdown.clone());
-    shutdown.spawn(archive::keep(server.store.clone(), server.audit, files.audit(), of_the_server));
-    shutdown.spawn(expiry::watch(Arc::clone(&server)));
+    shutdown.spawn(archive::run(server.store.clone(), server.audit, files.audit(), of_the_server));
+    shutdown.spawn(expiry::run(Arc::clone(&server)));
     shutdown.spawn(metrics::serve(Arc::clone(&server), measured.0, recorder));
-    shutdown.spawn(poll::keep(Arc::clone(&server)));
+    shutdown.spawn(poll::run(Arc::clone(&server)));
     shutdown.spawn(register::keep_departures(Arc::clone(&server)));
-    shutdown.spawn(notify::keep(Arc::clone(&server)));
-    shutdown.spawn(sent::note(Arc::clone(&server)));
-    shutdown.spawn(channel::keep(Arc::clone(&server), files.clone()));
-    shutdown.spawn(follow::keep(Arc::clone(&server), files.clone()));
+    shutdown.spawn(notify::run(Arc::clone(&server)));
+    shutdown.spawn(in_flight::run(Arc::clone(&server)));
+    shutdown.spawn(channel::run(Arc::clone(&server), files.clone()));
+    shutdown.spawn(follow::run(Arc::clone(&server), files.clone()));
     shutdown.spawn(keep_alive(&server));
     daemon::outlive_terminal();
     daemon::open_many_files();
@@ -178,13 +178,13 @@ async fn load(
     let (fleet, _name) = store.fleet().await.map_err(|error| failed(&error))?.ok_or_else(|| {
         Fatal::failure(format!("{}: init did not finish here; run it again", files.folder().display()))
     })?;
-    let noted = last_head::noted(files).map_err(|error| failed(&error))?;
+    let noted = head_marker::read(files).map_err(|error| failed(&error))?;
     let bundles = store.bundles().await.map_err(|error| failed(&error))?;
     let chain = Chain::stored(bundles.into_iter().map(|(_, envelope)| envelope));
     let chain = chain.map_err(|refusal| failed(&refusal))?;
     let clock: SharedClock = Arc::new(SystemClock::new());
-    last_head::check(noted, &chain, &store, clock.wall()).await.map_err(|error| failed(&error))?;
-    last_head::note(files, chain.head()).map_err(|error| failed(&error))?;
+    head_marker::check(noted, &chain, &store, clock.wall()).await.map_err(|error| failed(&error))?;
+    head_marker::write(files, chain.head()).map_err(|error| failed(&error))?;
     let keys = read_signing_keys(files).map_err(|error| failed(&error))?;
     let head = &chain.head().bundle;
     let latest = store.latest_time().await.map_err(|error| failed(&error))?;
@@ -214,7 +214,7 @@ async fn load(
         proxy_leaves: config.proxy_leaves.clone(),
         failed_enrolments: Throttle::new(Arc::clone(&clock)),
         published: Notify::new(),
-        strangers: Strangers::default(),
+        unknown_fleet: UnknownFleetPeers::default(),
         hand_backs: Semaphore::new(HAND_BACKS),
         token_checks: Semaphore::new(TOKEN_CHECKS),
         bridge,

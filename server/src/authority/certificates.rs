@@ -14,7 +14,7 @@ use writ_common::time::Timestamp;
 use writ_common::trust::{SigningEntry, TrustBundle};
 
 use super::create::DEFAULT_REALM;
-use super::mint::{Fresh, Mint, MintError, NewKey, Published, Unlocked};
+use super::publisher::{Fresh, NewKey, PublishError, Published, TrustPublisher, Unlocked};
 use super::read_signing_keys;
 use crate::sign::signs_at;
 
@@ -76,7 +76,7 @@ const MIN_PREFIX: usize = 8;
 pub enum CertificateError {
     /// No bundle.
     #[error(transparent)]
-    Mint(#[from] MintError),
+    TrustPublisher(#[from] PublishError),
     /// The certificate cannot be made.
     #[error(transparent)]
     Make(#[from] writ_common::keys::certificate::InvalidCertificate),
@@ -157,12 +157,16 @@ pub struct Plan {
 ///
 /// # Errors
 /// When it cannot be made or no bundle may be minted.
-pub async fn create(mint: &Mint, unlocked: &Unlocked, plan: Plan) -> Result<Published, CertificateError> {
+pub async fn create(
+    publisher: &TrustPublisher,
+    unlocked: &Unlocked,
+    plan: Plan,
+) -> Result<Published, CertificateError> {
     let Plan { algorithm, overlap, is_standby, realms, elsewhere } = plan;
     // Whoever names realms may have none yet: a server that was rebuilt.
-    let present = match (&realms, signing_here(mint)) {
+    let present = match (&realms, signing_here(publisher)) {
         (Some(_), None) => Vec::new(),
-        _ => present_realms(mint)?,
+        _ => present_realms(publisher)?,
     };
     let mut realms = realms.unwrap_or_else(|| present.clone());
     realms.sort();
@@ -174,14 +178,18 @@ pub async fn create(mint: &Mint, unlocked: &Unlocked, plan: Plan) -> Result<Publ
     if elsewhere.is_some() && present.iter().any(is_ours) {
         return Err(CertificateError::OurRealms { present: present.join(", ") });
     }
-    if let Some(held) = standby(mint, &realms)?.filter(|_| is_standby) {
+    if let Some(held) = standby(publisher, &realms)?.filter(|_| is_standby) {
         return Err(CertificateError::HasStandby(held));
     }
     let key = PrivateKey::<Server>::generate(algorithm);
     // A standby lives as long as others, counted from when it takes over.
-    let begins = if is_standby { ends(mint, &realms).max(mint.now) } else { mint.now };
-    let certificate =
-        SigningCertificate::issue_until(&key, &mint.name, mint.now - SKEW, begins + SIGNING_LIFETIME)?;
+    let begins = if is_standby { ends(publisher, &realms).max(publisher.now) } else { publisher.now };
+    let certificate = SigningCertificate::issue_until(
+        &key,
+        &publisher.name,
+        publisher.now - SKEW,
+        begins + SIGNING_LIFETIME,
+    )?;
     let new = NewKey { key, certificate };
     let command = if is_standby { "writ-server cert create --standby" } else { "writ-server cert create" };
     let entry = SigningEntry {
@@ -191,12 +199,12 @@ pub async fn create(mint: &Mint, unlocked: &Unlocked, plan: Plan) -> Result<Publ
         revoked: false,
         realms,
     };
-    let (now, last) = (mint.now, ends(mint, &entry.realms));
+    let (now, last) = (publisher.now, ends(publisher, &entry.realms));
     let fresh = match elsewhere {
         Some(file) => Fresh { elsewhere: Some((new, file)), ..Fresh::default() },
         None => Fresh { keys: vec![new], ..Fresh::default() },
     };
-    let published = mint.publish(command, &fresh, unlocked, |next| {
+    let published = publisher.publish(command, &fresh, unlocked, |next| {
         let mut entry = entry;
         if is_standby {
             entry.sign_from = takes_over_at(last, &entry, now);
@@ -215,18 +223,18 @@ pub async fn create(mint: &Mint, unlocked: &Unlocked, plan: Plan) -> Result<Publ
 /// # Errors
 /// When it does not count now, is listed already, or no bundle may be minted.
 pub async fn import(
-    mint: &Mint,
+    publisher: &TrustPublisher,
     unlocked: &Unlocked,
     pair: Pair,
     overlap: Duration,
 ) -> Result<Published, CertificateError> {
     let Pair { key, certificate } = pair;
     let id = key.public().id();
-    let (from, until, now) = (certificate.not_before(), certificate.not_after(), mint.now);
+    let (from, until, now) = (certificate.not_before(), certificate.not_after(), publisher.now);
     if now < from || until <= now {
         return Err(CertificateError::NotNow { from, until });
     }
-    if mint.chain.head().bundle.signing.iter().any(|entry| entry.certificate.key().id() == id) {
+    if publisher.chain.head().bundle.signing.iter().any(|entry| entry.certificate.key().id() == id) {
         return Err(CertificateError::Listed(id));
     }
     let entry = SigningEntry {
@@ -234,34 +242,35 @@ pub async fn import(
         accept_until: until,
         certificate: certificate.clone(),
         revoked: false,
-        realms: present_realms(mint)?,
+        realms: present_realms(publisher)?,
     };
     let fresh = Fresh { keys: vec![NewKey { key, certificate }], ..Fresh::default() };
     let change = |next: &mut TrustBundle| {
         next.signing.push(entry);
         activate(next, id, overlap, now);
     };
-    Ok(mint.publish("writ-server cert import", &fresh, unlocked, change).await?)
+    Ok(publisher.publish("writ-server cert import", &fresh, unlocked, change).await?)
 }
 
 /// The key of a listed certificate, put in place on a further server that shares it: no bundle is needed.
 ///
 /// # Errors
 /// When no bundle lists it, or it cannot be written.
-pub async fn share(mint: &Mint, pair: &Pair) -> Result<bool, CertificateError> {
+pub async fn share(publisher: &TrustPublisher, pair: &Pair) -> Result<bool, CertificateError> {
     let id = pair.key.public().id();
-    let entries = &mint.chain.head().bundle.signing;
+    let entries = &publisher.chain.head().bundle.signing;
     if !entries.iter().any(|entry| entry.certificate.key().id() == id && !entry.revoked) {
         return Ok(false);
     }
-    if mint.is_dry_run {
+    if publisher.is_dry_run {
         return Ok(true);
     }
     let text = pem::encode("PRIVATE KEY", &pair.key.to_pkcs8());
-    files::write_secret(&mint.files.signing_key(id), text.as_bytes()).map_err(MintError::from)?;
+    files::write_secret(&publisher.files.signing_key(id), text.as_bytes()).map_err(PublishError::from)?;
     let text = pem::encode("CERTIFICATE", pair.certificate.der());
-    files::write_public(&mint.files.signing_certificate(id), text.as_bytes()).map_err(MintError::from)?;
-    mint.note("writ-server cert import").await.map_err(MintError::from)?;
+    files::write_public(&publisher.files.signing_certificate(id), text.as_bytes())
+        .map_err(PublishError::from)?;
+    publisher.record("writ-server cert import").await.map_err(PublishError::from)?;
     Ok(true)
 }
 
@@ -270,14 +279,14 @@ pub async fn share(mint: &Mint, pair: &Pair) -> Result<bool, CertificateError> {
 /// # Errors
 /// When there is none, or no bundle may be minted.
 pub async fn rotate(
-    mint: &Mint,
+    publisher: &TrustPublisher,
     unlocked: &Unlocked,
     overlap: Duration,
 ) -> Result<Published, CertificateError> {
-    let next_key = standby(mint, &present_realms(mint)?)?.ok_or(CertificateError::NoStandby)?;
-    let now = mint.now;
+    let next_key = standby(publisher, &present_realms(publisher)?)?.ok_or(CertificateError::NoStandby)?;
+    let now = publisher.now;
     let change = |next: &mut TrustBundle| activate(next, next_key, overlap, now);
-    Ok(mint.publish("writ-server cert rotate", &Fresh::default(), unlocked, change).await?)
+    Ok(publisher.publish("writ-server cert rotate", &Fresh::default(), unlocked, change).await?)
 }
 
 /// A certificate counts no more, from the first contact with each agent on. If nothing else would sign, the standby or a new
@@ -285,16 +294,20 @@ pub async fn rotate(
 ///
 /// # Errors
 /// When there is no such certificate, or no bundle may be minted.
-pub async fn revoke(mint: &Mint, unlocked: &Unlocked, key: &str) -> Result<Published, CertificateError> {
+pub async fn revoke(
+    publisher: &TrustPublisher,
+    unlocked: &Unlocked,
+    key: &str,
+) -> Result<Published, CertificateError> {
     // One that made room for others comes back, revoked: nothing it signed is believed any more, whatever date that bears.
-    let (key, left) = find_ever(mint, key)?;
+    let (key, left) = find_ever(publisher, key)?;
     let returns = left.is_some();
     let is_revoked = |entry: &SigningEntry| entry.revoked && entry.certificate.key().id() == key;
-    if mint.chain.head().bundle.signing.iter().any(is_revoked) {
+    if publisher.chain.head().bundle.signing.iter().any(is_revoked) {
         return Err(CertificateError::Revoked(key));
     }
-    let (held, now) = (held(mint)?, mint.now);
-    let bundle = &mint.chain.head().bundle;
+    let (held, now) = (held(publisher)?, publisher.now);
+    let bundle = &publisher.chain.head().bundle;
     let listed = bundle.signing.iter().find(|entry| entry.certificate.key().id() == key);
     let realms = listed.map_or_else(Vec::new, |entry| entry.realms.clone());
     // One that drains ends soon: it is no successor.
@@ -307,15 +320,15 @@ pub async fn revoke(mint: &Mint, unlocked: &Unlocked, key: &str) -> Result<Publi
     let mut successor = None;
     // The key of a further server is replaced there: one made here would have this server sign for realms it does not command.
     let was_ours =
-        held.contains(&key) || signing_here(mint).is_some_and(|entry| shares_realm(entry, &realms));
+        held.contains(&key) || signing_here(publisher).is_some_and(|entry| shares_realm(entry, &realms));
     if !returns && was_ours && !bundle.signing.iter().any(signs) {
-        successor = standby(mint, &realms)?.filter(|standby| *standby != key);
+        successor = standby(publisher, &realms)?.filter(|standby| *standby != key);
         if successor.is_none() {
             let revoked = bundle.signing.iter().find(|entry| entry.certificate.key().id() == key);
             let algorithm =
                 revoked.map_or_else(Algorithm::default, |entry| entry.certificate.key().algorithm());
             let made = PrivateKey::<Server>::generate(algorithm);
-            let certificate = SigningCertificate::issue(&made, &mint.name, now - SKEW)?;
+            let certificate = SigningCertificate::issue(&made, &publisher.name, now - SKEW)?;
             successor = Some(made.public().id());
             new.push(NewKey { key: made, certificate });
         }
@@ -339,7 +352,7 @@ pub async fn revoke(mint: &Mint, unlocked: &Unlocked, key: &str) -> Result<Publi
             activate(next, successor, Duration::ZERO, now);
         }
     };
-    Ok(mint
+    Ok(publisher
         .publish("writ-server cert revoke", &Fresh { keys: new, ..Fresh::default() }, unlocked, change)
         .await?)
 }
@@ -348,11 +361,11 @@ pub async fn revoke(mint: &Mint, unlocked: &Unlocked, key: &str) -> Result<Publi
 ///
 /// # Errors
 /// When there is none, or more than one.
-pub fn find(mint: &Mint, prefix: &str) -> Result<KeyId, CertificateError> {
+pub fn find(publisher: &TrustPublisher, prefix: &str) -> Result<KeyId, CertificateError> {
     if prefix.len() < MIN_PREFIX {
         return Err(CertificateError::Short);
     }
-    let ids = mint.chain.head().bundle.signing.iter().map(|entry| entry.certificate.key().id());
+    let ids = publisher.chain.head().bundle.signing.iter().map(|entry| entry.certificate.key().id());
     let mut found: Vec<_> = ids.filter(|id| id.to_string().starts_with(prefix)).collect();
     match (found.pop(), found.is_empty()) {
         (Some(only), true) => Ok(only),
@@ -362,12 +375,15 @@ pub fn find(mint: &Mint, prefix: &str) -> Result<KeyId, CertificateError> {
 }
 
 /// The same among all bundles there ever were; the entry, if the newest one lists it no more.
-fn find_ever(mint: &Mint, prefix: &str) -> Result<(KeyId, Option<SigningEntry>), CertificateError> {
-    match find(mint, prefix) {
+fn find_ever(
+    publisher: &TrustPublisher,
+    prefix: &str,
+) -> Result<(KeyId, Option<SigningEntry>), CertificateError> {
+    match find(publisher, prefix) {
         Err(CertificateError::Unknown(_)) => {}
         found => return Ok((found?, None)),
     }
-    let entries = mint.chain.links().iter().rev().flat_map(|link| &link.bundle.signing);
+    let entries = publisher.chain.links().iter().rev().flat_map(|link| &link.bundle.signing);
     let mut found: Vec<_> = entries
         .filter(|entry| entry.certificate.key().id().to_string().starts_with(prefix))
         .cloned()
@@ -385,16 +401,16 @@ fn find_ever(mint: &Mint, prefix: &str) -> Result<(KeyId, Option<SigningEntry>),
 ///
 /// # Errors
 /// When a key cannot be read.
-pub fn held(mint: &Mint) -> Result<Vec<KeyId>, CertificateError> {
-    let keys = read_signing_keys(&mint.files).map_err(MintError::from)?;
+pub fn held(publisher: &TrustPublisher) -> Result<Vec<KeyId>, CertificateError> {
+    let keys = read_signing_keys(&publisher.files).map_err(PublishError::from)?;
     Ok(keys.iter().map(|key| key.public().id()).collect())
 }
 
-fn standby(mint: &Mint, realms: &[String]) -> Result<Option<KeyId>, CertificateError> {
-    let held = held(mint)?;
-    let bundle = &mint.chain.head().bundle;
+fn standby(publisher: &TrustPublisher, realms: &[String]) -> Result<Option<KeyId>, CertificateError> {
+    let held = held(publisher)?;
+    let bundle = &publisher.chain.head().bundle;
     let stands_by = |entry: &&SigningEntry| {
-        Standing::of(entry, bundle, mint.now) == Standing::Standby
+        Standing::of(entry, bundle, publisher.now) == Standing::Standby
             && shares_realm(entry, realms)
             && held.contains(&entry.certificate.key().id())
     };
@@ -423,10 +439,10 @@ fn activate(next: &mut TrustBundle, key: KeyId, overlap: Duration, now: Timestam
 }
 
 /// When the last certificate of these realms ends.
-fn ends(mint: &Mint, realms: &[String]) -> Timestamp {
-    let entries = mint.chain.head().bundle.signing.iter();
+fn ends(publisher: &TrustPublisher, realms: &[String]) -> Timestamp {
+    let entries = publisher.chain.head().bundle.signing.iter();
     let counting = entries.filter(|entry| !entry.revoked && shares_realm(entry, realms));
-    counting.map(|entry| entry.accept_until).max().unwrap_or(mint.now)
+    counting.map(|entry| entry.accept_until).max().unwrap_or(publisher.now)
 }
 
 /// When a standby begins by itself: when the last of its realms ends.
@@ -440,11 +456,11 @@ fn shares_realm(entry: &SigningEntry, realms: &[String]) -> bool {
 
 /// The realms this server commands: those of its key that signs now; if none does, of the last it held; if it never held one, the
 /// only ones there are.
-fn present_realms(mint: &Mint) -> Result<Vec<String>, CertificateError> {
-    let here = held(mint)?;
-    let entries = &mint.chain.head().bundle.signing;
+fn present_realms(publisher: &TrustPublisher) -> Result<Vec<String>, CertificateError> {
+    let here = held(publisher)?;
+    let entries = &publisher.chain.head().bundle.signing;
     let ours = entries.iter().filter(|entry| here.contains(&entry.certificate.key().id()));
-    let last = signing_here(mint).or_else(|| ours.max_by_key(|entry| entry.sign_from));
+    let last = signing_here(publisher).or_else(|| ours.max_by_key(|entry| entry.sign_from));
     if let Some(entry) = last {
         return Ok(entry.realms.clone());
     }
@@ -460,18 +476,24 @@ fn present_realms(mint: &Mint) -> Result<Vec<String>, CertificateError> {
 
 /// The realms this server commands with what it holds; none if it holds nothing that counts.
 #[must_use]
-pub fn realms_here(mint: &Mint) -> Vec<String> {
-    signing_here(mint).map_or_else(Vec::new, |entry| entry.realms.clone())
+pub fn realms_here(publisher: &TrustPublisher) -> Vec<String> {
+    signing_here(publisher).map_or_else(Vec::new, |entry| entry.realms.clone())
 }
 
 /// The entry of the newest bundle by whose key this server signs now.
 #[must_use]
-pub fn signing_here(mint: &Mint) -> Option<&SigningEntry> {
-    signs_at(held_entries(mint), mint.now)
+pub fn signing_here(publisher: &TrustPublisher) -> Option<&SigningEntry> {
+    signs_at(held_entries(publisher), publisher.now)
 }
 
 /// The entries of the newest bundle whose keys are here.
-pub fn held_entries(mint: &Mint) -> impl Iterator<Item = &SigningEntry> {
-    let held = held(mint).unwrap_or_default();
-    mint.chain.head().bundle.signing.iter().filter(move |entry| held.contains(&entry.certificate.key().id()))
+pub fn held_entries(publisher: &TrustPublisher) -> impl Iterator<Item = &SigningEntry> {
+    let held = held(publisher).unwrap_or_default();
+    publisher
+        .chain
+        .head()
+        .bundle
+        .signing
+        .iter()
+        .filter(move |entry| held.contains(&entry.certificate.key().id()))
 }

@@ -14,7 +14,7 @@ use writ_common::tls::{IssueError, LeafFacts, ServerTls, TlsAuthority, TlsLeaf, 
 use writ_common::trust::TrustBundle;
 use zeroize::Zeroizing;
 
-use super::mint::{Fresh, Mint, MintError, Published, Unlocked};
+use super::publisher::{Fresh, PublishError, Published, TrustPublisher, Unlocked};
 use super::{Files, KeyFileError, read_tls_leaf, write_tls_leaf};
 use crate::context::Server;
 
@@ -38,7 +38,7 @@ pub enum ChannelError {
     Issue(#[from] IssueError),
     /// No bundle was minted.
     #[error(transparent)]
-    Mint(#[from] MintError),
+    TrustPublisher(#[from] PublishError),
     /// Leaf and key do not belong together, and there is no authority to issue another.
     #[error(transparent)]
     Setup(#[from] TlsSetupError),
@@ -86,24 +86,29 @@ fn say_if_foreign(files: &Files, bundle: &TrustBundle) {
 ///
 /// # Errors
 /// When they cannot be made, or no bundle may be minted.
-pub async fn replace(mint: &Mint, unlocked: &Unlocked, keeps_old: bool) -> Result<Published, ChannelError> {
-    let authority = TlsAuthority::create(&format!("{} channel", mint.name), mint.now)?;
-    let leaf = authority.issue(&leaf_names(&mint.files, &mint.chain.head().bundle.endpoints), mint.now)?;
+pub async fn replace(
+    publisher: &TrustPublisher,
+    unlocked: &Unlocked,
+    keeps_old: bool,
+) -> Result<Published, ChannelError> {
+    let authority = TlsAuthority::create(&format!("{} channel", publisher.name), publisher.now)?;
+    let leaf = authority
+        .issue(&leaf_names(&publisher.files, &publisher.chain.head().bundle.endpoints), publisher.now)?;
     let chain: String = leaf.chain.iter().map(|der| pem::encode("CERTIFICATE", der).to_string()).collect();
     let text = |label: &str, der: &[u8]| Zeroizing::new(pem::encode(label, der).as_bytes().to_vec());
     let name = |path: PathBuf| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let files = vec![
-        (name(mint.files.tls_ca_key()), text("PRIVATE KEY", &authority.key)),
-        (name(mint.files.tls_ca()), text("CERTIFICATE", &authority.certificate)),
-        (name(mint.files.tls_key()), text("PRIVATE KEY", &leaf.key)),
-        (name(mint.files.tls_certificate()), Zeroizing::new(chain.into_bytes())),
+        (name(publisher.files.tls_ca_key()), text("PRIVATE KEY", &authority.key)),
+        (name(publisher.files.tls_ca()), text("CERTIFICATE", &authority.certificate)),
+        (name(publisher.files.tls_key()), text("PRIVATE KEY", &leaf.key)),
+        (name(publisher.files.tls_certificate()), Zeroizing::new(chain.into_bytes())),
     ];
     let fresh = Fresh { files, ..Fresh::default() };
     let change = |next: &mut TrustBundle| {
         next.tls_cas.truncate(if keeps_old { MAX_KEYS - 1 } else { 0 });
         next.tls_cas.insert(0, authority.certificate.clone());
     };
-    Ok(mint.publish("writ-server authority channel", &fresh, unlocked, change).await?)
+    Ok(publisher.publish("writ-server authority channel", &fresh, unlocked, change).await?)
 }
 
 /// The names of the leaf in place, and those of these endpoints. A key that is lost beside it costs no names.
@@ -139,7 +144,7 @@ pub fn endpoint_names(endpoints: &[String]) -> Vec<String> {
 }
 
 /// Looks at the files now and then, and at SIGHUP, until the server ends.
-pub async fn keep(server: Arc<Server>, files: Files) {
+pub async fn run(server: Arc<Server>, files: Files) {
     let Ok(mut asked) = signal(SignalKind::hangup()) else {
         warn!("SIGHUP cannot be heard; the TLS files are looked at once a minute");
         return;

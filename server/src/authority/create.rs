@@ -263,7 +263,7 @@ pub async fn check_room(files: &Files, replaces: Option<&str>) -> Result<(), Cre
 }
 
 async fn room(files: &Files, replaces: Option<&str>) -> Result<Room, CreateError> {
-    match presence::look(files).await? {
+    match presence::find(files).await? {
         Presence::Nothing => Ok(Room::Free),
         Presence::Unfinished => Ok(Room::Unfinished),
         Presence::Lost(lost) if replaces != Some(&lost.name) => Err(lost.into()),

@@ -11,9 +11,9 @@ use writ_common::refusal::Refusal;
 use writ_common::trust::{Chain, Link};
 use writ_common::wire::status::Failure;
 
-use super::{Files, KeyFileError, last_head, read_signing_keys};
+use super::{Files, KeyFileError, head_marker, read_signing_keys};
 use crate::context::Server;
-use crate::requeue::{RequeueError, requeue};
+use crate::resign::{ResignError, resign};
 use crate::store::{MAX_FORKS, StoreError, unavailable};
 
 /// How often the head of the chain in the store is looked at: one row by its index.
@@ -33,20 +33,20 @@ pub enum FollowError {
     Key(#[from] KeyFileError),
     /// Commands that wait could not be signed anew.
     #[error(transparent)]
-    Requeue(#[from] RequeueError),
+    Requeue(#[from] ResignError),
 }
 
 /// Looks until the server ends.
-pub async fn keep(server: Arc<Server>, files: Files) {
+pub async fn run(server: Arc<Server>, files: Files) {
     let (mut failing, mut requeued) = (String::new(), (None, false));
     loop {
         let work = async {
-            look(&server, &files).await?;
+            refresh(&server, &files).await?;
             // At the start, after a bundle, and when a standby takes over by its date. Again until it succeeds.
             let now = (server.chain().head().digest, server.signer.check().ok());
             let is_new = requeued.0 != Some(now);
             if is_new || !requeued.1 {
-                requeue(&server).await?;
+                resign(&server).await?;
                 // And once more with the next look: a command may have been signed just before, and recorded just after.
                 requeued = (Some(now), !is_new);
             }
@@ -80,7 +80,7 @@ pub async fn keep(server: Arc<Server>, files: Files) {
 ///
 /// # Errors
 /// When they are too many, do not follow, or cannot be stored.
-pub async fn take_back(server: &Server, bundles: Vec<Bytes>) -> Result<u64, Failure> {
+pub async fn accept_uploaded(server: &Server, bundles: Vec<Bytes>) -> Result<u64, Failure> {
     if bundles.len() > MAX_BUNDLES_PER_CALL {
         return Err(Failure::exhausted(format!("at most {MAX_BUNDLES_PER_CALL} bundles a call")));
     }
@@ -170,7 +170,7 @@ pub async fn caught_up(server: &Server) -> Result<(), StoreError> {
 ///
 /// # Errors
 /// When the store holds something that cannot be followed; then nothing changes.
-pub async fn look(server: &Arc<Server>, files: &Files) -> Result<bool, FollowError> {
+pub async fn refresh(server: &Arc<Server>, files: &Files) -> Result<bool, FollowError> {
     let before = server.chain();
     let newest = server.store.head().await?;
     if newest == Some(before.head().digest) {
@@ -193,7 +193,7 @@ pub async fn look(server: &Arc<Server>, files: &Files) -> Result<bool, FollowErr
             warn!(bundle.version = head.bundle.version, %error, "trust bundle in force, but nothing can be signed")
         }
     }
-    if let Err(error) = last_head::note(files, &head) {
+    if let Err(error) = head_marker::write(files, &head) {
         warn!(%error, "the newest bundle could not be noted");
     }
     // Sessions hear of it before they hear of commands under its keys.

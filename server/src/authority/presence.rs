@@ -57,8 +57,8 @@ pub enum PresenceError {
 ///
 /// # Errors
 /// When a file cannot be read.
-pub async fn look(files: &Files) -> Result<Presence, PresenceError> {
-    let what = match database_file::look(&files.database())? {
+pub async fn find(files: &Files) -> Result<Presence, PresenceError> {
+    let what = match database_file::inspect(&files.database())? {
         DatabaseFile::Missing => "is gone".to_owned(),
         DatabaseFile::Empty => "is empty".to_owned(),
         DatabaseFile::Damaged(why) => format!("is damaged ({why})"),
@@ -70,7 +70,7 @@ pub async fn look(files: &Files) -> Result<Presence, PresenceError> {
         },
     };
     let keys = files::list(&files.signing())?;
-    let others = [files.authority(), files.tls_ca_key(), files.last_head()];
+    let others = [files.authority(), files.tls_ca_key(), files.head_marker()];
     let is_damaged = what.starts_with("is damaged");
     if keys.is_empty() && !others.iter().any(|path| path.exists()) && !is_damaged {
         return Ok(Presence::Nothing);

@@ -19,8 +19,8 @@ use writ_common::trust::Chain;
 use super::backup::{Archive, ArchiveError};
 use super::certificates;
 use super::channel::{endpoint_names, leaf_names};
-use super::mint::{Mint, MintError};
 use super::presence::{self, Presence, PresenceError};
+use super::publisher::{PublishError, TrustPublisher};
 use super::{Files, KeyFileError, read_signing_keys, read_tls_leaf, write_tls_leaf};
 use crate::store::{BackupRow, Store, StoreError};
 
@@ -92,7 +92,7 @@ pub enum RestoreError {
     Presence(#[from] PresenceError),
     /// The keys that are here cannot be used.
     #[error(transparent)]
-    Mint(#[from] MintError),
+    TrustPublisher(#[from] PublishError),
 }
 
 /// What was restored.
@@ -138,7 +138,7 @@ pub async fn restore(
 
 /// Whether the archive's fleet is here.
 async fn holds(files: &Files, archive: &Archive) -> Result<bool, RestoreError> {
-    match presence::look(files).await? {
+    match presence::find(files).await? {
         Presence::Fleet { fleet, name } if fleet != archive.fleet => {
             Err(RestoreError::AnotherFleet { folder: files.folder().to_owned(), name, fleet })
         }
@@ -171,19 +171,21 @@ async fn fill_up(
     {
         return Err(RestoreError::Damaged(error));
     }
-    let mint = Mint::open(files, now, shutdown).await?;
-    let mut chain = mint.chain.clone();
+    let publisher = TrustPublisher::open(files, now, shutdown).await?;
+    let mut chain = publisher.chain.clone();
     let mut newer = Vec::new();
-    let is_behind = archive.chain.contains(mint.chain.head().digest);
-    if !is_behind && !mint.chain.contains(archive.chain.head().digest) {
+    let is_behind = archive.chain.contains(publisher.chain.head().digest);
+    if !is_behind && !publisher.chain.contains(archive.chain.head().digest) {
         return Err(RestoreError::Fork(archive.chain.head().digest));
     }
-    for link in archive.chain.links().iter().filter(|link| is_behind && !mint.chain.contains(link.digest)) {
+    for link in
+        archive.chain.links().iter().filter(|link| is_behind && !publisher.chain.contains(link.digest))
+    {
         chain.extend(link.envelope.clone()).map_err(RestoreError::Chain)?;
         newer.push((link.bundle.version, link.digest, link.envelope.clone()));
     }
     // The file of a further server: its keys would have this one sign for realms that are not its own.
-    let ours = certificates::realms_here(&mint);
+    let ours = certificates::realms_here(&publisher);
     for entry in &chain.head().bundle.signing {
         let key = entry.certificate.key().id();
         let is_new = archive.holds(key) && !files.signing_key(key).exists();
@@ -196,8 +198,8 @@ async fn fill_up(
         written.push("tls.pem".to_owned());
     }
     if !newer.is_empty() || !written.is_empty() {
-        mint.store.put_back(newer, archive.removed(), now).await?;
-        mint.note("writ-server cert restore").await?;
+        publisher.store.record_restore(newer, archive.removed(), now).await?;
+        publisher.record("writ-server cert restore").await?;
     }
     Ok(shown(archive, &chain, written, PathBuf::new()))
 }
@@ -267,7 +269,7 @@ pub async fn rebuild_from_chain(
     let chain = Chain::stored(bundles).map_err(RestoreError::Chain)?;
     files::private_folder(files.folder())?;
     let _lock = files.lock()?;
-    if let Presence::Fleet { .. } = presence::look(files).await? {
+    if let Presence::Fleet { .. } = presence::find(files).await? {
         return Err(RestoreError::NotEmpty(files.folder().to_owned()));
     }
     set_unfinished_aside(files, now)?;

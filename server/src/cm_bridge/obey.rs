@@ -7,7 +7,7 @@ use bytes::Bytes;
 use prost::Message as _;
 use tokio::sync::broadcast::{self, error::RecvError};
 use tracing::{info, warn};
-use writ_common::admin::{Actor, AuditLog, Entry, House as _, Role};
+use writ_common::admin::{Actor, AdminBackend as _, AuditLog, Entry, Role};
 use writ_common::command::{Action, NamedAction};
 use writ_common::envelope::{Candidate, InstructionPurpose, claimed_keyid, verify};
 use writ_common::id::{CommandId, Digest, EntityId, ManagerId};
@@ -18,7 +18,7 @@ use writ_common::time::Timestamp;
 use writ_common::wire::status::Failure;
 use writ_proto::manager::v1 as proto;
 
-use super::{Held, Registration, State, Turn, register};
+use super::{BridgeGuard, Held, Registration, State, register};
 use crate::admin::submit::{self, Request, Selection};
 use crate::context::Server;
 use crate::store::{Alarm, AlertKind, SERVER, StoreError, TakenRow};
@@ -33,7 +33,7 @@ const REFUSED_LATELY: usize = 4 * MAX_INSTRUCTIONS;
 
 /// Why an instruction is not taken. The names are stable (docs/control-manager.md).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Untaken {
+pub enum InstructionRejection {
     /// Its seal does not hold under the authority that was uploaded.
     NotSigned,
     /// The registration has no certificate authorization.
@@ -50,7 +50,7 @@ pub enum Untaken {
     NotYetValid,
 }
 
-impl Untaken {
+impl InstructionRejection {
     /// Its name.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -73,7 +73,7 @@ impl Untaken {
 /// When the store fails.
 pub(super) async fn take(
     server: &Server,
-    held: &Turn,
+    held: &BridgeGuard,
     key: &PublicKey,
     envelope: &Bytes,
 ) -> Result<(), StoreError> {
@@ -140,33 +140,33 @@ fn judge(
     envelope: &[u8],
     last: u64,
     now: Timestamp,
-) -> Result<Instruction, (Untaken, String)> {
+) -> Result<Instruction, (InstructionRejection, String)> {
     if !registration.is_authorized {
         let why = "this registration has no certificate authorization, so nobody can say whose it is";
-        return Err((Untaken::NotAuthorized, why.to_owned()));
+        return Err((InstructionRejection::NotAuthorized, why.to_owned()));
     }
     let verified = verify::<InstructionPurpose>(envelope, &[Candidate::accepted(key)], 1)
-        .map_err(|refusal| (Untaken::NotSigned, refusal.to_string()))?;
+        .map_err(|refusal| (InstructionRejection::NotSigned, refusal.to_string()))?;
     let instruction = verified.into_document();
     if registration.manager.map(ManagerId::from_bytes) != Some(instruction.manager) {
-        return Err((Untaken::WrongManager, format!("it is manager {}'s", instruction.manager)));
+        return Err((InstructionRejection::WrongManager, format!("it is manager {}'s", instruction.manager)));
     }
     if registration.entity.map(EntityId::from_bytes) != Some(instruction.entity) {
-        return Err((Untaken::WrongEntity, format!("it is for entity {}", instruction.entity)));
+        return Err((InstructionRejection::WrongEntity, format!("it is for entity {}", instruction.entity)));
     }
     if instruction.epoch != registration.epoch {
         let why = format!("it is of registration {}, not {}", instruction.epoch, registration.epoch);
-        return Err((Untaken::WrongRegistration, why));
+        return Err((InstructionRejection::WrongRegistration, why));
     }
     if instruction.sequence <= last {
         return Err((
-            Untaken::Replayed,
+            InstructionRejection::Replayed,
             format!("it is number {}, and {last} was taken", instruction.sequence),
         ));
     }
     if instruction.issued_at > now + SKEW {
         return Err((
-            Untaken::NotYetValid,
+            InstructionRejection::NotYetValid,
             format!("it was made at {}, later than now", instruction.issued_at),
         ));
     }
@@ -207,7 +207,7 @@ fn shortened(mut detail: String) -> String {
 
 async fn perform(
     server: &Arc<Server>,
-    turn: &mut Turn,
+    turn: &mut BridgeGuard,
     taken: &TakenRow,
 ) -> Result<(TaskState, String), Failure> {
     let stored = proto::Instruction::decode(taken.instruction.clone()).ok();
@@ -238,9 +238,9 @@ async fn perform(
     match &done {
         // A command's row is written with the command.
         Ok(Done::Submitted) => {}
-        Ok(Done::Looked(_)) => server.note(entry(AuditLog::Looks, "ok")).await,
-        Ok(Done::Changed(_)) => server.note(entry(AuditLog::Changes, "ok")).await,
-        Err(_) => server.note(entry(AuditLog::Tries, "failed")).await,
+        Ok(Done::Looked(_)) => server.record(entry(AuditLog::Reads, "ok")).await,
+        Ok(Done::Changed(_)) => server.record(entry(AuditLog::Changes, "ok")).await,
+        Err(_) => server.record(entry(AuditLog::Tries, "failed")).await,
     }
     Ok(match done? {
         Done::Submitted => (TaskState::InProgress, String::new()),
@@ -260,7 +260,7 @@ enum Done {
 
 async fn carry_out(
     server: &Arc<Server>,
-    turn: &mut Turn,
+    turn: &mut BridgeGuard,
     (taken, task): (&TakenRow, Task),
     actor: &Actor,
 ) -> Result<Done, Failure> {
@@ -312,7 +312,7 @@ const fn method(task: &Task) -> &'static str {
 /// In force at once, and told to the manager, which judges by it whether this server is silent.
 async fn change_communication(
     server: &Server,
-    turn: &mut Turn,
+    turn: &mut BridgeGuard,
     heartbeat: Duration,
     abnormal_after: Duration,
 ) -> Result<(), Failure> {

@@ -9,10 +9,10 @@ use writ_common::backoff::{Backoff, jitter};
 use writ_common::limits::MAX_OUTCOMES;
 use writ_common::manager::{CallBody, Outcome, Poll, RejectionCode, ReplyBody, TaskState};
 
+use super::client::{Answer, ManagerClient, unexpected};
 use super::legs::{Fault, Leg, Legs};
-use super::line::{Answer, Line, unexpected};
 use super::settings::Settings;
-use super::{Held, State, Turn, obey, register};
+use super::{BridgeGuard, Held, State, obey, register};
 use crate::context::Server;
 use crate::store::{Alarm, AlertKind, SERVER, StoreError};
 
@@ -25,9 +25,9 @@ const FIRST_WAIT: Duration = Duration::from_secs(1);
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
 /// Keeps the line until the server ends.
-pub async fn keep(server: Arc<Server>) {
+pub async fn run(server: Arc<Server>) {
     let mut backoff = Backoff::new(FIRST_WAIT, LONGEST_WAIT);
-    let mut open: Option<(Settings, Line)> = None;
+    let mut open: Option<(Settings, ManagerClient)> = None;
     let mut changes = None;
     loop {
         let began = Instant::now();
@@ -64,7 +64,7 @@ pub async fn keep(server: Arc<Server>) {
 }
 
 /// One look at what there is to do; how long to wait before the next.
-async fn turn(server: &Arc<Server>, open: &mut Option<(Settings, Line)>) -> Result<Duration, Fault> {
+async fn turn(server: &Arc<Server>, open: &mut Option<(Settings, ManagerClient)>) -> Result<Duration, Fault> {
     let held = server.bridge.held();
     let Some(settings) = held.in_force.clone() else {
         *open = None;
@@ -72,7 +72,7 @@ async fn turn(server: &Arc<Server>, open: &mut Option<(Settings, Line)>) -> Resu
     };
     if open.as_ref().is_none_or(|(under, _)| *under != settings) {
         let mut legs = Legs::silent();
-        let line = Line::open(&settings, &server.bridge.vault, &server.clock, &mut legs).await?;
+        let line = ManagerClient::open(&settings, &server.bridge.vault, &server.clock, &mut legs).await?;
         *open = Some((settings.clone(), line));
     }
     let Some((_, line)) = open.as_ref() else { return Ok(Duration::ZERO) };
@@ -109,7 +109,7 @@ async fn turn(server: &Arc<Server>, open: &mut Option<(Settings, Line)>) -> Resu
 }
 
 /// One poll; whether there is more to be had soon.
-async fn poll(server: &Arc<Server>, line: &Line, held: Held) -> Result<bool, Fault> {
+async fn poll(server: &Arc<Server>, line: &ManagerClient, held: Held) -> Result<bool, Fault> {
     let stored = |error: StoreError| Fault::new(Leg::Input, error.to_string(), "see this server's log");
     let epoch = held.registration.epoch;
     let outcomes = obey::outcomes(server, epoch).await.map_err(stored)?;
@@ -178,7 +178,7 @@ async fn poll(server: &Arc<Server>, line: &Line, held: Held) -> Result<bool, Fau
 }
 
 /// A poll that nobody waits for and that never blocks the end of the program.
-async fn ask(server: &Server, line: &Line, held: &Held, poll: Poll) -> Result<Answer, Fault> {
+async fn ask(server: &Server, line: &ManagerClient, held: &Held, poll: Poll) -> Result<Answer, Fault> {
     let to = (held.registration.manager, held.registration.epoch);
     let asked = server.bridge.call(server, line, to, CallBody::Poll(poll));
     match server.shutdown.unless_requested(asked).await {
@@ -190,7 +190,7 @@ async fn ask(server: &Server, line: &Line, held: &Held, poll: Poll) -> Result<An
 /// Notes how the manager sees this server; whether that is news.
 async fn stand(
     server: &Server,
-    turn: &mut Turn,
+    turn: &mut BridgeGuard,
     state: State,
     is_sandbox_connected: bool,
 ) -> Result<bool, StoreError> {

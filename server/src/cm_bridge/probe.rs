@@ -8,8 +8,8 @@ use writ_common::limits::SKEW;
 use writ_common::manager::{CallBody, NO_INSTRUCTIONS, PROTOCOL, Poll, ReplyBody};
 use writ_proto::admin::v1 as proto;
 
+use super::client::ManagerClient;
 use super::legs::{Fault, Leg, Legs};
-use super::line::Line;
 use super::notify::Awaited;
 use super::settings::Settings;
 use super::{Held, State};
@@ -33,7 +33,7 @@ pub async fn input_failed(why: String, listener: mpsc::Sender<proto::TestedLeg>)
 }
 
 async fn go(server: &Server, settings: &Settings, legs: &mut Legs) -> Result<(), Fault> {
-    let line = Line::open(settings, &server.bridge.vault, &server.clock, legs).await?;
+    let line = ManagerClient::open(settings, &server.bridge.vault, &server.clock, legs).await?;
     let asked_at = server.clock.wall();
     let (about, answer) = match line.probe(None).await {
         Ok(answered) => answered,
@@ -82,7 +82,7 @@ async fn go(server: &Server, settings: &Settings, legs: &mut Legs) -> Result<(),
     Ok(())
 }
 
-async fn say_web(line: &Line, settings: &Settings, legs: &mut Legs) {
+async fn say_web(line: &ManagerClient, settings: &Settings, legs: &mut Legs) {
     match (&settings.web, line.was_asked()) {
         (Some(web), true) => {
             legs.passed(Leg::WebAuthentication, format!("the web server let `{}` in", web.user)).await;
@@ -95,7 +95,7 @@ async fn say_web(line: &Line, settings: &Settings, legs: &mut Legs) {
 }
 
 /// The answer was checked against the CA already; here whether the manager takes this server, where it knows it.
-async fn authorization(server: &Server, settings: &Settings, line: &Line) -> Result<String, Fault> {
+async fn authorization(server: &Server, settings: &Settings, line: &ManagerClient) -> Result<String, Fault> {
     let vouched = "the manager's key is certified by the CA that was uploaded".to_owned();
     let Held { registration, in_force, .. } = server.bridge.held();
     let is_same = in_force.is_some_and(|held| held.endpoint() == settings.endpoint());
@@ -113,7 +113,7 @@ async fn authorization(server: &Server, settings: &Settings, line: &Line) -> Res
     }
 }
 
-async fn callback(server: &Server, line: &Line, forwarding: &str) -> Result<(), Fault> {
+async fn callback(server: &Server, line: &ManagerClient, forwarding: &str) -> Result<(), Fault> {
     let mut awaited = Awaited::new(server).await;
     let (about, _) = line.probe(Some((forwarding.to_owned(), awaited.nonce))).await?;
     let advice = format!(

@@ -14,11 +14,11 @@ use writ_common::time::Timestamp;
 use writ_common::wire::status::Failure;
 use writ_proto::admin::v1 as proto;
 
+use super::client::{ManagerClient, unexpected};
 use super::legs::{Fault, Leg, Legs};
-use super::line::{Line, unexpected};
 use super::settings::{Settings, host_name};
 use super::{
-    DEPART_FOR, DEPART_WITHIN, Departure, Held, PRODUCT, Registration, Source, Speaker, State, Turn,
+    BridgeGuard, DEPART_FOR, DEPART_WITHIN, Departure, Held, PRODUCT, Registration, Source, Speaker, State,
     update_source,
 };
 use crate::VERSION;
@@ -74,8 +74,8 @@ fn as_it_was(held: &Held, chosen: proto::UpdateSource) -> proto::UpdateSource {
 /// Registers, after everything that can fail without a trace has not.
 async fn join(
     server: &Server,
-    turn: &mut Turn,
-    line: &Line,
+    turn: &mut BridgeGuard,
+    line: &ManagerClient,
     settings: Settings,
     (manager, source, is_anew): (ManagerId, Source, bool),
 ) -> Result<Held, Failure> {
@@ -92,7 +92,7 @@ async fn join(
 /// What a crash must find: that something was asked for, and how.
 async fn begin(
     server: &Server,
-    turn: &mut Turn,
+    turn: &mut BridgeGuard,
     settings: Settings,
     (manager, source, is_anew): (ManagerId, Source, bool),
 ) -> Result<(), Failure> {
@@ -132,8 +132,8 @@ async fn begin(
 /// The leg that failed, or the manager's no; after a no it is as before, or there is no registration.
 pub(super) async fn finish(
     server: &Server,
-    turn: &mut Turn,
-    line: &Line,
+    turn: &mut BridgeGuard,
+    line: &ManagerClient,
     before: Option<Held>,
 ) -> Result<(), Failure> {
     let Some(settings) = turn.in_force.clone() else { return Err(unexpected().into()) };
@@ -240,7 +240,11 @@ pub async fn update(server: &Arc<Server>) -> Result<Held, Failure> {
         .await?
 }
 
-pub(super) async fn send_update(server: &Server, turn: &mut Turn, settings: Settings) -> Result<(), Failure> {
+pub(super) async fn send_update(
+    server: &Server,
+    turn: &mut BridgeGuard,
+    settings: Settings,
+) -> Result<(), Failure> {
     if !matches!(turn.registration.state, State::Registered | State::Waiting) {
         let text = format!("this server is not registered; next: {}", turn.next_step());
         return Err(Failure::precondition("manager_not_registered", text));
@@ -375,7 +379,8 @@ pub async fn keep_departures(server: Arc<Server>) {
 async fn depart(server: &Server, departure: &Departure) -> Result<(), Fault> {
     let Departure { settings, epoch, manager, .. } = departure;
     let said = async {
-        let line = Line::open(settings, &server.bridge.vault, &server.clock, &mut Legs::silent()).await?;
+        let line =
+            ManagerClient::open(settings, &server.bridge.vault, &server.clock, &mut Legs::silent()).await?;
         server.bridge.call(server, &line, (*manager, *epoch), CallBody::Unregister).await
     };
     let answer = tokio::time::timeout(DEPART_WITHIN, said).await.map_err(|_| {
@@ -405,9 +410,9 @@ async fn strike(server: &Server, departure: &Departure) -> Result<(), Fault> {
     server.keep_line(&mut turn, next).await.map_err(stored)
 }
 
-pub(super) async fn open(server: &Server, settings: &Settings) -> Result<Line, Failure> {
+pub(super) async fn open(server: &Server, settings: &Settings) -> Result<ManagerClient, Failure> {
     let mut legs = Legs::silent();
-    Ok(Line::open(settings, &server.bridge.vault, &server.clock, &mut legs).await?)
+    Ok(ManagerClient::open(settings, &server.bridge.vault, &server.clock, &mut legs).await?)
 }
 
 /// How this server wants to be listed.

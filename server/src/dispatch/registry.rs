@@ -35,7 +35,7 @@ pub enum Next {
 /// The dispatcher's and the session's ends of one seat. It holds nothing while nothing waits: ten thousand idle agents
 /// cost ten thousand of these.
 #[derive(Debug)]
-pub struct Line {
+pub struct Mailbox {
     number: u64,
     most: usize,
     waiting: Mutex<Waiting>,
@@ -55,7 +55,7 @@ struct Waiting {
     has_ended: bool,
 }
 
-impl Line {
+impl Mailbox {
     fn new(number: u64, most: usize) -> Self {
         // Whatever waits in the store is older than this seat: begin by looking there.
         let waiting = Waiting {
@@ -169,15 +169,15 @@ pub struct Registry {
     believed: Mutex<HashMap<AgentId, u64>>,
 }
 
-type Seats = Arc<Mutex<HashMap<AgentId, Arc<Line>>>>;
+type Seats = Arc<Mutex<HashMap<AgentId, Arc<Mailbox>>>>;
 
 /// The session's hold on a seat; giving it up frees it.
 #[derive(Debug)]
-pub struct Seat {
+pub struct SessionSlot {
     agent: AgentId,
     seats: Seats,
     /// What the session reads.
-    pub line: Arc<Line>,
+    pub line: Arc<Mailbox>,
 }
 
 impl Registry {
@@ -216,12 +216,12 @@ impl Registry {
 
     /// Gives an agent's seat to a session; an older session of the same agent is told to end.
     #[must_use]
-    pub fn seat(&self, agent: AgentId) -> Seat {
-        let line = Arc::new(Line::new(self.ticket(), self.outbox));
+    pub fn seat(&self, agent: AgentId) -> SessionSlot {
+        let line = Arc::new(Mailbox::new(self.ticket(), self.outbox));
         if let Some(older) = self.lock().insert(agent, Arc::clone(&line)) {
             older.end(Ending::Replaced);
         }
-        Seat { agent, seats: Arc::clone(&self.seats), line }
+        SessionSlot { agent, seats: Arc::clone(&self.seats), line }
     }
 
     pub(super) fn offer(&self, agents: &[AgentId], outgoing: &Arc<Outgoing>) {
@@ -269,12 +269,12 @@ impl Registry {
         u64::try_from(self.lock().len()).unwrap_or(u64::MAX)
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<AgentId, Arc<Line>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<AgentId, Arc<Mailbox>>> {
         self.seats.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Drop for Seat {
+impl Drop for SessionSlot {
     fn drop(&mut self) {
         let mut seats = self.seats.lock().unwrap_or_else(PoisonError::into_inner);
         let is_still_ours = seats.get(&self.agent).is_some_and(|line| line.number == self.line.number);

@@ -20,7 +20,7 @@ use super::greeting::Proven;
 use super::report::read_report;
 use super::{End, Outbound, unreadable, vouch};
 use crate::context::Server;
-use crate::dispatch::{Ending, Next, Outgoing, Seat};
+use crate::dispatch::{Ending, Next, Outgoing, SessionSlot};
 use crate::receipts::{VerifiedReceipt, record_refusals};
 use crate::store::unavailable;
 use crate::store::{Alarm, AlertKind, Heard, KnownAgent, ReceiptFate, Report};
@@ -54,7 +54,7 @@ pub(super) struct Live<'a> {
     /// It used that up: nothing more of it is heard.
     is_noisy: bool,
     outbound: Outbound,
-    seat: Seat,
+    seat: SessionSlot,
     /// How often each command was handed to this stream. An agent that saw more deliveries was sent some by
     /// somebody else (protocol.md §7.4).
     deliveries: HashMap<CommandId, u32>,
@@ -377,7 +377,7 @@ impl<'a> Live<'a> {
         // receipt has its own alert.
         let (place, sent) = self.unanswered.remove(&command).unzip();
         if let Some(place) = place {
-            self.server.dispatcher.sent().answered(command, place);
+            self.server.dispatcher.in_flight().remove(command, place);
         }
         let is_tombstone = receipt.is_empty();
         let made = self.deliveries.get(&command).copied().unwrap_or(0);

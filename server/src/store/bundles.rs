@@ -248,7 +248,7 @@ impl Store {
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn put_back(
+    pub async fn record_restore(
         &self,
         bundles: Vec<(u64, Digest, Bytes)>,
         removed: Vec<AgentId>,

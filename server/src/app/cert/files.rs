@@ -16,26 +16,26 @@ use super::super::local::{Place, Unlock, is_free, unchanged};
 use super::super::passphrase;
 use crate::authority::backup::Archive;
 use crate::authority::certificates;
-use crate::authority::mint::Mint;
+use crate::authority::publisher::TrustPublisher;
 use crate::authority::read_signing_keys;
 use crate::authority::restore::restore;
 use crate::store::BackupRow;
 
 /// Seals every key and the chain of trust bundles into one file.
 pub(super) async fn back_up(unlock: &Unlock, file: PathBuf, shutdown: &Shutdown) -> Result<(), Fatal> {
-    let mint = unlock.mint(shutdown).await?;
+    let publisher = unlock.publisher(shutdown).await?;
     is_free(&file)?;
     let secret = passphrase::ask(
         unlock.passphrase_files.first().map(PathBuf::as_path),
         "the backup (the authority's key in it keeps its own)",
         true,
     )?;
-    if mint.is_dry_run {
+    if publisher.is_dry_run {
         return unlock.place.say(&file, "The backup could be made; nothing was written.");
     }
-    let made = mint.back_up(&mint.chain, &secret, &[], Some(file)).await;
+    let made = publisher.back_up(&publisher.chain, &secret, &[], Some(file)).await;
     let path = made.map_err(|error| Fatal::caused("no backup was made", &error))?;
-    mint.note("writ-server cert backup").await.map_err(|error| unchanged(&error))?;
+    publisher.record("writ-server cert backup").await.map_err(|error| unchanged(&error))?;
     let text = format!(
         "Sealed into {}.\nNext: store it elsewhere, then from there: writ-server cert prove-backup FILE",
         path.display()
@@ -59,7 +59,7 @@ pub(super) struct From {
 }
 
 /// Puts everything a backup holds back.
-pub(super) async fn put_back(place: &Place, from: From, shutdown: &Shutdown) -> Result<(), Fatal> {
+pub(super) async fn restore_backup(place: &Place, from: From, shutdown: &Shutdown) -> Result<(), Fatal> {
     let From { file, passphrase_file, chain, non_exportable, dry_run } = from;
     let mut archive = open_archive(&file, passphrase_file.as_deref())?;
     if let Some(chain) = chain {
@@ -126,23 +126,23 @@ pub(super) async fn prove(
     passphrase_file: Option<&Path>,
     shutdown: &Shutdown,
 ) -> Result<(), Fatal> {
-    let mint = place.mint(shutdown).await?;
+    let publisher = place.publisher(shutdown).await?;
     let secret = passphrase::ask(passphrase_file, &file.display().to_string(), false)?;
     let archive = Archive::open(file, &secret).map_err(Fatal::usage)?;
     let not_proven = |why: String| Fatal::failure(format!("{}: {why}; nothing was noted", file.display()));
-    if archive.fleet != mint.fleet {
+    if archive.fleet != publisher.fleet {
         return Err(not_proven(format!("it is of another fleet, {}", archive.fleet_name)));
     }
-    let (head, bundle) = (archive.chain.head(), &mint.chain.head().bundle);
-    if !mint.chain.contains(head.digest) {
+    let (head, bundle) = (archive.chain.head(), &publisher.chain.head().bundle);
+    if !publisher.chain.contains(head.digest) {
         return Err(not_proven(format!(
             "it ends at bundle {} ({}), which the chain here does not have",
             head.bundle.version, head.digest
         )));
     }
-    if let Some(signing) = certificates::signing_here(&mint)
+    if let Some(signing) = certificates::signing_here(&publisher)
         && !archive.holds(signing.certificate.key().id())
-        && !mint.files.stays_here(signing.certificate.key().id())
+        && !publisher.files.stays_here(signing.certificate.key().id())
     {
         return Err(not_proven(format!(
             "it does not hold key {}, by which this server signs; make a new one: writ-server cert backup",
@@ -159,11 +159,11 @@ pub(super) async fn prove(
         digest: archive.digest,
         path: archive.path.display().to_string(),
         bundle_version: proven.bundle_version,
-        made_at: mint.now,
-        proven_at: mint.now,
+        made_at: publisher.now,
+        proven_at: publisher.now,
     };
-    mint.store.note_backup(row).await.map_err(|error| unchanged(&error))?;
-    mint.note("writ-server cert prove-backup").await.map_err(|error| unchanged(&error))?;
+    publisher.store.note_backup(row).await.map_err(|error| unchanged(&error))?;
+    publisher.record("writ-server cert prove-backup").await.map_err(|error| unchanged(&error))?;
     let without = match proven.holds_authority {
         true => "",
         false => {
@@ -196,16 +196,16 @@ pub(super) struct Import {
 /// Takes a certificate with its key.
 pub(super) async fn import(unlock: &Unlock, from: Import, shutdown: &Shutdown) -> Result<(), Fatal> {
     let Import { file, passphrase_file, overlap, non_exportable } = from;
-    let mint = unlock.mint(shutdown).await?;
+    let publisher = unlock.publisher(shutdown).await?;
     let pair = read_pair(&file, passphrase_file.as_deref())?;
     let id = pair.key.public().id();
-    let is_held = certificates::held(&mint).map_err(|error| unchanged(&error))?.contains(&id);
+    let is_held = certificates::held(&publisher).map_err(|error| unchanged(&error))?.contains(&id);
     // Before the key: one that must not leave is never here, nor in a backup, without its mark.
-    if non_exportable && !is_held && !mint.is_dry_run {
-        mint.files.keep_here(id).map_err(|error| unchanged(&error))?;
+    if non_exportable && !is_held && !publisher.is_dry_run {
+        publisher.files.keep_here(id).map_err(|error| unchanged(&error))?;
     }
-    if !is_held && certificates::share(&mint, &pair).await.map_err(|error| unchanged(&error))? {
-        let text = match mint.is_dry_run {
+    if !is_held && certificates::share(&publisher, &pair).await.map_err(|error| unchanged(&error))? {
+        let text = match publisher.is_dry_run {
             true => format!("Certificate {id} is in the newest trust bundle; its key would be put here."),
             false => format!(
                 "Certificate {id} is in the newest trust bundle; its key is here now.\nNext: restart the server, or sign the next trust bundle"
@@ -213,10 +213,11 @@ pub(super) async fn import(unlock: &Unlock, from: Import, shutdown: &Shutdown) -
         };
         return unlock.place.say(&id.to_string(), &text);
     }
-    let unlocked = unlock.open(&mint.files)?;
-    let made =
-        certificates::import(&mint, &unlocked, pair, overlap).await.map_err(|error| unchanged(&error))?;
-    unlock.place.changed(&mint, &made)
+    let unlocked = unlock.open(&publisher.files)?;
+    let made = certificates::import(&publisher, &unlocked, pair, overlap)
+        .await
+        .map_err(|error| unchanged(&error))?;
+    unlock.place.changed(&publisher, &made)
 }
 
 /// Writes a certificate to a file, or with its key.
@@ -227,20 +228,23 @@ pub(super) async fn export(
     file: &Path,
     shutdown: &Shutdown,
 ) -> Result<(), Fatal> {
-    let mint = place.mint(shutdown).await?;
-    let bundle = &mint.chain.head().bundle;
-    let wanted = key.map(|key| certificates::find(&mint, key)).transpose().map_err(Fatal::usage)?;
+    let publisher = place.publisher(shutdown).await?;
+    let bundle = &publisher.chain.head().bundle;
+    let wanted = key.map(|key| certificates::find(&publisher, key)).transpose().map_err(Fatal::usage)?;
     let entry = match wanted {
         Some(key) => bundle.signing.iter().find(|entry| entry.certificate.key().id() == key),
-        None => certificates::signing_here(&mint),
+        None => certificates::signing_here(&publisher),
     };
     let entry = entry
         .ok_or_else(|| Fatal::failure("no certificate of this server signs now; name one with --key"))?;
     is_free(file)?;
     match with_key {
         Some(secret) => {
-            export_pair(&mint, &entry.certificate, secret, file)?;
-            mint.note("writ-server cert export --with-key").await.map_err(|error| unchanged(&error))?;
+            export_pair(&publisher, &entry.certificate, secret, file)?;
+            publisher
+                .record("writ-server cert export --with-key")
+                .await
+                .map_err(|error| unchanged(&error))?;
         }
         None => {
             let text = pem::encode("CERTIFICATE", entry.certificate.der());
@@ -252,23 +256,23 @@ pub(super) async fn export(
 }
 
 fn export_pair(
-    mint: &Mint,
+    publisher: &TrustPublisher,
     certificate: &SigningCertificate,
     secret: &Path,
     file: &Path,
 ) -> Result<(), Fatal> {
     let id = certificate.key().id();
-    if mint.files.stays_here(id) {
+    if publisher.files.stays_here(id) {
         return Err(Fatal::failure(format!(
             "key {id} was put here as not exportable; export it where it came from, or let this server have one of its own: writ-server cert create"
         )));
     }
-    let keys = read_signing_keys(&mint.files).map_err(Fatal::failure)?;
+    let keys = read_signing_keys(&publisher.files).map_err(Fatal::failure)?;
     let key = keys.into_iter().find(|key| key.public() == certificate.key());
     let key = key.ok_or_else(|| Fatal::failure("its key is not here; export it where it is"))?;
     let passphrase = passphrase::ask(Some(secret), "the exported key", true)?;
     let pair = Pair { key, certificate: certificate.clone() };
-    let content = transfer::write_pkcs12(&pair, &mint.name, &passphrase).map_err(Fatal::failure)?;
+    let content = transfer::write_pkcs12(&pair, &publisher.name, &passphrase).map_err(Fatal::failure)?;
     files::write_secret(file, &content).map_err(Fatal::failure)
 }
 

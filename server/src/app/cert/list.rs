@@ -10,8 +10,8 @@ use writ_common::id::KeyId;
 
 use super::super::local::Place;
 use crate::authority::certificates::{self, Standing};
-use crate::authority::mint::Mint;
 use crate::authority::mismatch::Mismatch;
+use crate::authority::publisher::TrustPublisher;
 
 /// Agents read at a time.
 const PAGE: u32 = 1000;
@@ -29,9 +29,9 @@ struct Row {
 }
 
 /// Every certificate, or one.
-pub(super) fn list(place: &Place, mint: &Mint, only: Option<KeyId>) -> Result<(), Fatal> {
-    let held = certificates::held(mint).map_err(Fatal::failure)?;
-    let bundle = &mint.chain.head().bundle;
+pub(super) fn list(place: &Place, publisher: &TrustPublisher, only: Option<KeyId>) -> Result<(), Fatal> {
+    let held = certificates::held(publisher).map_err(Fatal::failure)?;
+    let bundle = &publisher.chain.head().bundle;
     let entries =
         bundle.signing.iter().filter(|entry| only.is_none_or(|only| entry.certificate.key().id() == only));
     let rows: Vec<_> = entries
@@ -39,10 +39,10 @@ pub(super) fn list(place: &Place, mint: &Mint, only: Option<KeyId>) -> Result<()
             let key = entry.certificate.key();
             Row {
                 key_id: key.id().to_string(),
-                standing: Standing::of(entry, bundle, mint.now).as_str(),
+                standing: Standing::of(entry, bundle, publisher.now).as_str(),
                 algorithm: key.algorithm().as_str(),
                 held_here: held.contains(&key.id()),
-                exportable: held.contains(&key.id()) && !mint.files.stays_here(key.id()),
+                exportable: held.contains(&key.id()) && !publisher.files.stays_here(key.id()),
                 sign_from: entry.sign_from.to_string(),
                 accept_until: entry.accept_until.to_string(),
                 realms: entry.realms.clone(),
@@ -119,15 +119,20 @@ impl MismatchedRow {
 }
 
 /// The agents that do not hold the newest bundle.
-pub(super) async fn mismatched(place: &Place, mint: &Mint, file: Option<&Path>) -> Result<(), Fatal> {
-    let head = mint.chain.head().digest;
-    let signing = certificates::signing_here(mint).map(|entry| entry.certificate.key().id());
+pub(super) async fn mismatched(
+    place: &Place,
+    publisher: &TrustPublisher,
+    file: Option<&Path>,
+) -> Result<(), Fatal> {
+    let head = publisher.chain.head().digest;
+    let signing = certificates::signing_here(publisher).map(|entry| entry.certificate.key().id());
     let (mut rows, mut after) = (Vec::new(), None);
     loop {
-        let page = mint.store.behind(head, after, PAGE).await.map_err(Fatal::failure)?;
+        let page = publisher.store.behind(head, after, PAGE).await.map_err(Fatal::failure)?;
         let Some(last) = page.last() else { break };
         after = Some(last.id);
-        let judge = |agent| MismatchedRow::of(Mismatch::of(agent, &mint.chain, signing, mint.now), signing);
+        let judge =
+            |agent| MismatchedRow::of(Mismatch::of(agent, &publisher.chain, signing, publisher.now), signing);
         rows.extend(page.into_iter().map(judge));
     }
     if let Some(file) = file {

@@ -36,7 +36,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// A connection to the manager. Calls on it are made one after the other.
 #[derive(Debug)]
-pub struct Line {
+pub struct ManagerClient {
     web: Web,
     /// Which authorities count is a question of the moment, not of when the line was opened.
     settings: Settings,
@@ -68,7 +68,7 @@ pub struct Answer {
     pub newest: String,
 }
 
-impl Line {
+impl ManagerClient {
     /// Goes the way of the settings.
     ///
     /// # Errors

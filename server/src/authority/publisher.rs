@@ -23,13 +23,13 @@ use zeroize::Zeroizing;
 
 use super::backup::{BackupError, Held, REMOVED, contents, write_backup};
 use super::presence::{self, Lost, Presence, PresenceError};
-use super::{Files, KeyFileError, last_head};
+use super::{Files, KeyFileError, head_marker};
 use crate::sign::CLOCK_TOLERANCE;
 use crate::store::{BackupRow, Fork, Store, StoreError};
 
 /// Why no bundle was minted. Nothing is in force that was not before.
 #[derive(Debug, thiserror::Error)]
-pub enum MintError {
+pub enum PublishError {
     /// There is no fleet here.
     #[error("{}: there is no fleet here; name another folder with --data-dir, make a fleet (writ-server init), or restore one (writ-server cert restore FILE)", .0.display())]
     NoFleet(PathBuf),
@@ -137,7 +137,7 @@ fn despite(forks: &[Fork]) -> String {
 
 /// A fleet's keys and chain, held by one command at a time.
 #[derive(Debug)]
-pub struct Mint {
+pub struct TrustPublisher {
     /// Where everything lies.
     pub files: Files,
     /// The database, a running server's too.
@@ -204,29 +204,29 @@ fn unfinished(file: &Path) -> PathBuf {
     PathBuf::from(name)
 }
 
-impl Mint {
+impl TrustPublisher {
     /// Takes the keys of a data directory for this command.
     ///
     /// # Errors
     /// When there is no fleet, another command has them, or the stored chain does not hold.
-    pub async fn open(files: &Files, now: Timestamp, shutdown: &Shutdown) -> Result<Self, MintError> {
-        let nobody = || MintError::NoFleet(files.folder().to_owned());
-        match presence::look(files).await? {
+    pub async fn open(files: &Files, now: Timestamp, shutdown: &Shutdown) -> Result<Self, PublishError> {
+        let nobody = || PublishError::NoFleet(files.folder().to_owned());
+        match presence::find(files).await? {
             Presence::Nothing | Presence::Unfinished => return Err(nobody()),
             Presence::Lost(lost) => return Err(lost.into()),
             Presence::Fleet { .. } => {}
         }
         files::private_folder(&files.signing())?;
         let alone = files::lock_folder(&files.signing()).map_err(|error| match error {
-            FileError::InUse { .. } => MintError::Busy,
+            FileError::InUse { .. } => PublishError::Busy,
             other => other.into(),
         })?;
         let store = Store::open(&files.database(), shutdown).await?;
-        let noted = last_head::noted(files)?;
+        let noted = head_marker::read(files)?;
         let (fleet, name) = store.fleet().await?.ok_or_else(nobody)?;
         let bundles = store.bundles().await?.into_iter().map(|(_, envelope)| envelope);
-        let chain = Chain::stored(bundles).map_err(MintError::Chain)?;
-        last_head::check(noted, &chain, &store, now).await?;
+        let chain = Chain::stored(bundles).map_err(PublishError::Chain)?;
+        head_marker::check(noted, &chain, &store, now).await?;
         let (files, despite) = (files.clone(), Vec::new());
         Ok(Self { files, store, fleet, name, chain, now, despite, is_dry_run: false, _alone: alone })
     }
@@ -235,13 +235,13 @@ impl Mint {
     ///
     /// # Errors
     /// When a file is missing, damaged, or its passphrase is another one.
-    pub fn unlock(sealed: &[(PathBuf, Passphrase)]) -> Result<Vec<PrivateKey<Authority>>, MintError> {
+    pub fn unlock(sealed: &[(PathBuf, Passphrase)]) -> Result<Vec<PrivateKey<Authority>>, PublishError> {
         let mut authorities = Vec::new();
         for (path, passphrase) in sealed {
             let text = open(&files::read_secret(path)?, passphrase)
-                .map_err(|source| MintError::Sealed { path: path.clone(), source })?;
+                .map_err(|source| PublishError::Sealed { path: path.clone(), source })?;
             let key = pem::private_key(&text).ok().and_then(|der| PrivateKey::from_pkcs8(&der).ok());
-            authorities.push(key.ok_or_else(|| MintError::NotAnAuthority(path.clone()))?);
+            authorities.push(key.ok_or_else(|| PublishError::NotAnAuthority(path.clone()))?);
         }
         Ok(authorities)
     }
@@ -250,19 +250,19 @@ impl Mint {
     ///
     /// # Errors
     /// When the bundles do not follow any of this chain.
-    pub fn fork(&self, bundles: Vec<Bytes>) -> Result<Link, MintError> {
+    pub fn fork(&self, bundles: Vec<Bytes>) -> Result<Link, PublishError> {
         let is_known =
             |envelope: &Bytes| Chain::digest_of(envelope).is_some_and(|digest| self.chain.contains(digest));
         if !bundles.iter().any(is_known) {
-            return Err(MintError::NoFork);
+            return Err(PublishError::NoFork);
         }
         let other: Vec<_> = bundles.into_iter().filter(|envelope| !is_known(envelope)).collect();
         if other.is_empty() {
-            return Err(MintError::NotForked);
+            return Err(PublishError::NotForked);
         }
-        let other = self.chain.fork(other).map_err(MintError::Chain)?;
+        let other = self.chain.fork(other).map_err(PublishError::Chain)?;
         if other.contains(self.chain.head().digest) {
-            return Err(MintError::NotForked);
+            return Err(PublishError::NotForked);
         }
         Ok(other.head().clone())
     }
@@ -271,7 +271,7 @@ impl Mint {
     ///
     /// # Errors
     /// When the store cannot be read.
-    pub async fn open_forks(&self) -> Result<Vec<Fork>, MintError> {
+    pub async fn open_forks(&self) -> Result<Vec<Fork>, PublishError> {
         let forks = self.store.forks().await?;
         let prev =
             |fork: &Fork| Chain::stored([fork.envelope.clone()]).map(|one| one.head().bundle.prev.clone());
@@ -280,7 +280,7 @@ impl Mint {
         let mut open = Vec::new();
         // Newest first: whoever follows a bundle follows what came before it, too.
         for fork in forks {
-            let before = prev(&fork).map_err(MintError::Chain)?;
+            let before = prev(&fork).map_err(PublishError::Chain)?;
             if !followed.contains(&fork.digest) {
                 open.push(fork);
             }
@@ -293,10 +293,10 @@ impl Mint {
     ///
     /// # Errors
     /// When the store cannot be read.
-    pub async fn handed_over(&self) -> Result<Vec<Link>, MintError> {
+    pub async fn handed_over(&self) -> Result<Vec<Link>, PublishError> {
         let mut heads = Vec::new();
         for fork in self.open_forks().await? {
-            heads.push(Chain::stored([fork.envelope]).map_err(MintError::Chain)?.head().clone());
+            heads.push(Chain::stored([fork.envelope]).map_err(PublishError::Chain)?.head().clone());
         }
         Ok(heads)
     }
@@ -305,18 +305,18 @@ impl Mint {
     ///
     /// # Errors
     /// Why not.
-    pub async fn check(&self) -> Result<(), MintError> {
+    pub async fn check(&self) -> Result<(), PublishError> {
         let signed = self.store.latest_time().await?;
         if self.now + CLOCK_TOLERANCE < signed {
-            return Err(MintError::Clock { now: self.now, signed });
+            return Err(PublishError::Clock { now: self.now, signed });
         }
         let head = self.chain.head();
         if self.store.is_head_unconfirmed().await? {
-            return Err(MintError::Unconfirmed { version: head.bundle.version, digest: head.digest });
+            return Err(PublishError::Unconfirmed { version: head.bundle.version, digest: head.digest });
         }
         let mut open = self.open_forks().await?;
         open.retain(|fork| !self.despite.contains(&fork.digest));
-        if open.is_empty() { Ok(()) } else { Err(MintError::Forked(open)) }
+        if open.is_empty() { Ok(()) } else { Err(PublishError::Forked(open)) }
     }
 
     /// Mints the next bundle: the present one after a change. In force when this returns.
@@ -330,7 +330,7 @@ impl Mint {
         fresh: &Fresh,
         unlocked: &Unlocked,
         change: impl FnOnce(&mut TrustBundle),
-    ) -> Result<Published, MintError> {
+    ) -> Result<Published, PublishError> {
         self.check().await?;
         let head = self.chain.head();
         let mut next = TrustBundle {
@@ -349,7 +349,7 @@ impl Mint {
         let keys: Vec<_> = unlocked.authorities.iter().filter(listed).map(PrivateKey::for_purpose).collect();
         let sealed = sign::<BundlePurpose>(&keys.iter().collect::<Vec<_>>(), &next);
         let mut chain = self.chain.clone();
-        let link = chain.extend(sealed.bytes().clone()).map_err(MintError::Threshold)?.clone();
+        let link = chain.extend(sealed.bytes().clone()).map_err(PublishError::Threshold)?.clone();
         if self.is_dry_run {
             return Ok(Published { link, backup: None });
         }
@@ -376,8 +376,8 @@ impl Mint {
             .await?;
         writ_common::checkpoint!("bundle_published");
         // Killed before this ends: run it again. Its new keys take the place of these.
-        self.put_in_place(fresh).map_err(|source| MintError::InForce { version, source })?;
-        if let Err(error) = last_head::note(&self.files, &link) {
+        self.put_in_place(fresh).map_err(|source| PublishError::InForce { version, source })?;
+        if let Err(error) = head_marker::write(&self.files, &link) {
             warn!(%error, "the newest bundle could not be noted");
         }
         let elsewhere = fresh.elsewhere.as_ref().map(|(_, file)| file.clone());
@@ -394,7 +394,7 @@ impl Mint {
         passphrase: &Passphrase,
         instead: &[Held],
         to: Option<PathBuf>,
-    ) -> Result<PathBuf, MintError> {
+    ) -> Result<PathBuf, PublishError> {
         let version = chain.head().bundle.version;
         files::private_folder(&self.files.backups())?;
         let made = self.now.to_string().replace(':', "");
@@ -437,7 +437,7 @@ impl Mint {
         new: &NewKey,
         file: &Path,
         passphrase: &Passphrase,
-    ) -> Result<(), MintError> {
+    ) -> Result<(), PublishError> {
         let mut held = contents(&self.files, chain)?;
         let is_shared = |name: &str| !name.starts_with("signing/") && !name.starts_with("authority");
         held.retain(|(name, _)| is_shared(name));
@@ -459,16 +459,16 @@ impl Mint {
     ///
     /// # Errors
     /// When the store fails.
-    pub async fn note(&self, command: &'static str) -> Result<(), StoreError> {
+    pub async fn record(&self, command: &'static str) -> Result<(), StoreError> {
         self.store.audit(self.call(command, String::new())).await?.committed().await
     }
 
     /// Entries that ended go when a bundle has no room; revoked keys stay listed as long as possible.
-    fn make_room(&self, next: &mut TrustBundle) -> Result<(), MintError> {
+    fn make_room(&self, next: &mut TrustBundle) -> Result<(), PublishError> {
         while next.signing.len() > MAX_KEYS {
             let ended = next.signing.iter().enumerate().filter(|(_, entry)| entry.accept_until <= self.now);
             let oldest = ended.min_by_key(|(_, entry)| (entry.revoked, entry.accept_until));
-            let (place, _) = oldest.ok_or(MintError::TooManyKeys)?;
+            let (place, _) = oldest.ok_or(PublishError::TooManyKeys)?;
             next.signing.remove(place);
         }
         Ok(())

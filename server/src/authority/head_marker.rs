@@ -14,9 +14,9 @@ use crate::store::{Store, StoreError};
 ///
 /// # Errors
 /// When it cannot be written.
-pub fn note(files: &Files, head: &Link) -> Result<(), FileError> {
+pub fn write(files: &Files, head: &Link) -> Result<(), FileError> {
     let text = format!("{}\n", head.digest);
-    let path = files.last_head();
+    let path = files.head_marker();
     let is_noted = files::read(&path).is_ok_and(|noted| noted == text.as_bytes());
     if is_noted { Ok(()) } else { files::write_public(&path, text.as_bytes()) }
 }
@@ -25,8 +25,8 @@ pub fn note(files: &Files, head: &Link) -> Result<(), FileError> {
 ///
 /// # Errors
 /// When it cannot be read.
-pub fn noted(files: &Files) -> Result<Option<Digest>, FileError> {
-    match files::read(&files.last_head()) {
+pub fn read(files: &Files) -> Result<Option<Digest>, FileError> {
+    match files::read(&files.head_marker()) {
         Err(error) if error.is_missing() => Ok(None),
         read => Ok(String::from_utf8_lossy(&read?).trim().parse().ok()),
     }
@@ -49,7 +49,7 @@ pub async fn check(
             head = %chain.head().digest,
             "the database stands at an earlier state: it lacks a trust bundle that was in force here"
         );
-        store.put_back(Vec::new(), Vec::new(), now).await?;
+        store.record_restore(Vec::new(), Vec::new(), now).await?;
     }
     Ok(())
 }

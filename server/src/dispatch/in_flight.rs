@@ -16,7 +16,7 @@ const MAX_NOTES: usize = 1 << 18;
 
 /// Targets that were sent a command and have neither answered nor been noted.
 #[derive(Debug, Default)]
-pub struct Sent(Mutex<Notes>);
+pub struct InFlight(Mutex<Notes>);
 
 #[derive(Debug, Default)]
 struct Notes {
@@ -24,9 +24,9 @@ struct Notes {
     count: usize,
 }
 
-impl Sent {
+impl InFlight {
     /// A command was handed to the stream of the agent at a place of its audience.
-    pub fn sent(&self, command: CommandId, place: u32) {
+    pub fn insert(&self, command: CommandId, place: u32) {
         let mut notes = self.lock();
         if notes.count < MAX_NOTES && notes.places.entry(command).or_default().insert(place) {
             notes.count += 1;
@@ -34,7 +34,7 @@ impl Sent {
     }
 
     /// It was answered.
-    pub fn answered(&self, command: CommandId, place: u32) {
+    pub fn remove(&self, command: CommandId, place: u32) {
         let mut notes = self.lock();
         let Some(places) = notes.places.get_mut(&command) else { return };
         let (was_there, is_empty) = (places.remove(&place), places.is_empty());
@@ -62,14 +62,14 @@ impl Sent {
 }
 
 /// Notes what is under way, until the server ends.
-pub async fn note(server: Arc<Server>) {
+pub async fn run(server: Arc<Server>) {
     let mut ticks = tokio::time::interval(NOTE_EVERY);
     while server.shutdown.unless_requested(ticks.tick()).await.is_some() {
-        for (command, places) in server.dispatcher.sent().take() {
+        for (command, places) in server.dispatcher.in_flight().take() {
             let noted = server.store.note_sent(command, places.iter().copied().collect());
             if let Err(error) = noted.await {
                 warn!(%error, "what was sent could not be noted");
-                places.into_iter().for_each(|place| server.dispatcher.sent().sent(command, place));
+                places.into_iter().for_each(|place| server.dispatcher.in_flight().insert(command, place));
             }
         }
     }
@@ -81,14 +81,14 @@ mod tests {
 
     #[test]
     fn what_was_answered_is_not_noted_and_the_rest_once() {
-        let (sent, command) = (Sent::default(), CommandId::from_bytes([1; 16]));
-        sent.sent(command, 0);
-        sent.sent(command, 1);
-        sent.sent(command, 1);
-        sent.answered(command, 0);
-        assert_eq!(sent.take(), HashMap::from([(command, BTreeSet::from([1]))]));
-        sent.answered(command, 1);
-        assert!(sent.take().is_empty());
-        assert_eq!(sent.lock().count, 0);
+        let (in_flight, command) = (InFlight::default(), CommandId::from_bytes([1; 16]));
+        in_flight.insert(command, 0);
+        in_flight.insert(command, 1);
+        in_flight.insert(command, 1);
+        in_flight.remove(command, 0);
+        assert_eq!(in_flight.take(), HashMap::from([(command, BTreeSet::from([1]))]));
+        in_flight.remove(command, 1);
+        assert!(in_flight.take().is_empty());
+        assert_eq!(in_flight.lock().count, 0);
     }
 }

@@ -33,11 +33,11 @@ pub struct Stranger {
 
 /// Those that called since this server started.
 #[derive(Debug, Default)]
-pub struct Strangers(Mutex<HashMap<IpAddr, Stranger>>);
+pub struct UnknownFleetPeers(Mutex<HashMap<IpAddr, Stranger>>);
 
-impl Strangers {
+impl UnknownFleetPeers {
     /// One asked.
-    pub fn note(&self, address: IpAddr, version: u64, digest: Digest, now: Timestamp) {
+    pub fn record(&self, address: IpAddr, version: u64, digest: Digest, now: Timestamp) {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if !known.contains_key(&address) {
             let from = source(address);
@@ -78,13 +78,13 @@ mod tests {
 
     #[test]
     fn strangers_are_counted_by_address_and_the_longest_silent_goes_first() {
-        let strangers = Strangers::default();
+        let strangers = UnknownFleetPeers::default();
         let address = |number: usize| IpAddr::from((u128::try_from(number).unwrap() << 64).to_be_bytes());
         let at = |number: usize| Timestamp::from_millis(u64::try_from(number).unwrap());
         for number in 0..=MAX_STRANGERS {
-            strangers.note(address(number), 1, Digest::of(b"one"), at(number));
+            strangers.record(address(number), 1, Digest::of(b"one"), at(number));
         }
-        strangers.note(address(MAX_STRANGERS), 2, Digest::of(b"two"), at(MAX_STRANGERS + 1));
+        strangers.record(address(MAX_STRANGERS), 2, Digest::of(b"two"), at(MAX_STRANGERS + 1));
         let all = strangers.list_if(|_| true);
         assert_eq!(all.len(), MAX_STRANGERS);
         assert_eq!((all[0].asked, all[0].version, all[0].digest), (2, 2, Digest::of(b"two")));
@@ -93,10 +93,10 @@ mod tests {
 
     #[test]
     fn one_network_does_not_push_the_others_out() {
-        let strangers = Strangers::default();
+        let strangers = UnknownFleetPeers::default();
         for number in 0..10_000_u128 {
             let address = IpAddr::from(number.to_be_bytes());
-            strangers.note(address, 1, Digest::of(b"one"), Timestamp::from_millis(1));
+            strangers.record(address, 1, Digest::of(b"one"), Timestamp::from_millis(1));
         }
         assert_eq!(strangers.list_if(|_| true).len(), MAX_OF_A_SOURCE);
     }
