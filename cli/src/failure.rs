@@ -93,7 +93,7 @@ fn flag(field: &str) -> &str {
         "registration_token" => "--registration-token-file",
         "web_password" => "--web-password-file",
         "web_user" => "--web-user",
-        "without_authorization_i_know_what_i_do" => "--without-authorization-i-know-what-i-do",
+        "without_authorization_i_know_what_i_do" => "--without-authorization-i-know-what-i-am-doing",
         "remove" => "NAME-",
         "set" => "NAME=VALUE",
         "settings" => "a setting",

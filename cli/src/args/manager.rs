@@ -132,11 +132,11 @@ pub(crate) struct Changes {
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub(crate) abnormal_after: Option<Duration>,
     /// No TLS up to the manager: whoever listens in between reads along. Refused with passwords and tokens.
-    #[arg(long, value_name = "true|false")]
-    pub(crate) clear_text_i_know_what_i_do: Option<bool>,
+    #[arg(long, value_name = "true|false", alias = "clear-text-i-know-what-i-do")]
+    pub(crate) clear_text_i_know_what_i_am_doing: Option<bool>,
     /// No CA: nobody says who answers, and what the manager says is not obeyed.
-    #[arg(long, value_name = "true|false")]
-    pub(crate) without_authorization_i_know_what_i_do: Option<bool>,
+    #[arg(long, value_name = "true|false", alias = "without-authorization-i-know-what-i-do")]
+    pub(crate) without_authorization_i_know_what_i_am_doing: Option<bool>,
 }
 
 /// `writ entities`: for the context of a Control Manager.

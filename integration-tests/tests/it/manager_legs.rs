@@ -153,7 +153,7 @@ fn a_web_server_that_asks_gets_the_password_and_one_that_does_not_ask_never_sees
     );
 
     // Never in clear text.
-    let refused = fleet.settings(&["--clear-text-i-know-what-i-do", "true"]).failed(7);
+    let refused = fleet.settings(&["--clear-text-i-know-what-i-am-doing", "true"]).failed(7);
     assert!(refused.stderr.contains("web_user must be empty in clear text"), "{refused:?}");
 
     // Nothing behind the web server.

@@ -152,7 +152,7 @@ fn a_manager_of_another_protocol_is_told_apart() {
 
 #[test]
 fn without_an_authority_a_registration_obeys_nothing_until_it_is_made_again() {
-    let (fleet, forged, me) = registered(&["--without-authorization-i-know-what-i-do", "true"]);
+    let (fleet, forged, me) = registered(&["--without-authorization-i-know-what-i-am-doing", "true"]);
     let status = fleet.line();
     assert_eq!(
         (&status["state"], &status["certificate_authorization"]),
