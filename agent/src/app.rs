@@ -37,8 +37,8 @@ enum Command {
     Explain(Explain),
     /// Show who this agent is, whom it obeys and how it stands.
     Status(StatusOptions),
-    /// What keeps this agent from obeying, by cause, and what to do. Looks at its files and asks the servers it knows. Exit
-    /// code 1 when something is wrong.
+    /// What keeps this agent from obeying, by cause, and what to do. Looks at its files and asks the servers
+    /// it knows. Exit code 1 when something is wrong.
     Doctor(StatusOptions),
 }
 
@@ -65,8 +65,8 @@ impl Where {
 struct Run {
     #[command(flatten)]
     place: Where,
-    /// Enrol first, with the token in this file and under this host's name, if this host is not enrolled yet: for containers and
-    /// images, where nobody can. Once it is, the file is not read.
+    /// Enrol first, with the token in this file and under this host's name, if this host is not enrolled
+    /// yet: for containers and images, where nobody can. Once it is, the file is not read.
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
     /// The name operators will see, when it enrols; this host's unless given.
@@ -81,7 +81,8 @@ struct Run {
 struct Enroll {
     #[command(flatten)]
     place: Where,
-    /// File with the enrolment token; `-` is standard input. A token is a secret, so it is never an argument.
+    /// File with the enrolment token; `-` is standard input. A token is a secret, so it is never an
+    /// argument.
     #[arg(long, value_name = "FILE")]
     token_file: PathBuf,
     /// The name operators will see; the host's name unless given.

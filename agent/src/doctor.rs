@@ -1,5 +1,5 @@
-//! What keeps this agent from obeying, by cause. Looks at its files and asks the servers it knows; changes nothing, and may run
-//! beside the agent.
+//! What keeps this agent from obeying, by cause. Looks at its files and asks the servers it knows; changes
+//! nothing, and may run beside the agent.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -73,8 +73,8 @@ pub async fn examine(config: &Config, start: Start<'_>, now: Timestamp) -> Vec<F
     findings
 }
 
-/// What the running agent says of its line. One whose session has just ended has not tried again yet, and the server may have a reason
-/// to turn it away: its next attempt is waited for.
+/// What the running agent says of its line. One whose session has just ended has not tried again yet, and the
+/// server may have a reason to turn it away: its next attempt is waited for.
 async fn settled(files: &Files, is_obeyed: bool) -> LinkState {
     let looking = async {
         loop {
@@ -205,8 +205,9 @@ fn actions(config: &Config, uid: u32, state: &LinkState, findings: &mut Vec<Find
     }
 }
 
-/// Each endpoint, as the agent would meet it, and whether one of them is obeyed: then the others only deserve a look. What the
-/// server thinks of the agent is not tried: its session would end that of the agent that runs.
+/// Each endpoint, as the agent would meet it, and whether one of them is obeyed: then the others only deserve
+/// a look. What the server thinks of the agent is not tried: its session would end that of the agent that
+/// runs.
 async fn servers(
     record: &IdentityRecord,
     chain: &Chain,

@@ -77,8 +77,8 @@ const OWN_CLASSES: [(&str, ActionClass); 3] =
     [("ping", ActionClass::Read), ("inventory", ActionClass::Read), ("settings", ActionClass::Change)];
 
 impl ActionTable {
-    /// Reads every `*.toml` of a folder, as an agent of this user does; a missing folder is an empty list. Of the agent's own actions
-    /// those are left out that are `denied`.
+    /// Reads every `*.toml` of a folder, as an agent of this user does; a missing folder is an empty list. Of
+    /// the agent's own actions those are left out that are `denied`.
     ///
     /// # Errors
     /// All mistakes of all files.
@@ -291,7 +291,8 @@ pub async fn run(plan: Plan, on_group: impl FnOnce(u32) + Send) -> Ended {
     }
 }
 
-/// Carries out what needs no process; `None` for what does, and for settings, which [`crate::settings`] tries.
+/// Carries out what needs no process; `None` for what does, and for settings, which [`crate::settings`]
+/// tries.
 #[must_use]
 pub fn run_own(plan: &Plan) -> Option<Ended> {
     match plan.kind {

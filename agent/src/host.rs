@@ -1,4 +1,5 @@
-//! What the host is: a few facts for selectors with every session, and the whole inventory when it is asked for.
+//! What the host is: a few facts for selectors with every session, and the whole inventory when it is asked
+//! for.
 
 use std::net::SocketAddr;
 use std::path::Path;

@@ -155,8 +155,8 @@ impl Identity {
     }
 }
 
-/// The identity key, made at the first call and kept before anybody hears of it, so that an enrolment that was
-/// interrupted goes on with the same key; and whether it was made now.
+/// The identity key, made at the first call and kept before anybody hears of it, so that an enrolment that
+/// was interrupted goes on with the same key; and whether it was made now.
 ///
 /// # Errors
 /// When it cannot be read or written.

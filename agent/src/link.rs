@@ -186,7 +186,8 @@ impl Link {
                 }
             }
         }
-        // Verified endpoints came first. Whoever answers now proves nothing, and hears nothing but a bundle's number.
+        // Verified endpoints came first. Whoever answers now proves nothing, and hears nothing but a bundle's
+        // number.
         for endpoint in &unverifiable {
             info!(endpoint, "the channel cannot be verified: asking for trust bundles alone");
             let asked = Box::pin(ask_for_bundles(&self.core, endpoint));
@@ -241,9 +242,9 @@ impl Link {
     }
 }
 
-/// Asks whoever answers at an endpoint for successors of the bundle held, and hands bundles back to who has only earlier ones;
-/// says nothing else (protocol.md §6.11). What comes back is walked along as always, so that a lost TLS key or authority
-/// strands nobody. Says whether there were any.
+/// Asks whoever answers at an endpoint for successors of the bundle held, and hands bundles back to who has
+/// only earlier ones; says nothing else (protocol.md §6.11). What comes back is walked along as always, so
+/// that a lost TLS key or authority strands nobody. Says whether there were any.
 async fn ask_for_bundles(core: &AgentCore, endpoint: &str) -> Result<bool, LinkError> {
     let before = core.trust.chain().head().bundle.version;
     let work = async {
@@ -255,8 +256,8 @@ async fn ask_for_bundles(core: &AgentCore, endpoint: &str) -> Result<bool, LinkE
     Ok(core.trust.chain().head().bundle.version > before)
 }
 
-/// Whether a server that is obeyed answers at an endpoint, and is not behind this agent. Nothing is said about the agent
-/// but its id, and no session begins.
+/// Whether a server that is obeyed answers at an endpoint, and is not behind this agent. Nothing is said
+/// about the agent but its id, and no session begins.
 ///
 /// # Errors
 /// What is wrong with it.
@@ -285,8 +286,8 @@ pub struct Heard {
     pub chain_version: u64,
 }
 
-/// Whether an agent with this identity and chain would obey who answers at an endpoint, with the bundles it would learn of there.
-/// Nothing is kept, and no session begins.
+/// Whether an agent with this identity and chain would obey who answers at an endpoint, with the bundles it
+/// would learn of there. Nothing is kept, and no session begins.
 ///
 /// # Errors
 /// What is wrong.

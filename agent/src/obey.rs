@@ -170,8 +170,8 @@ impl AgentCore {
         self.record.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// A server gives its word about this agent again, because the key it was given under was revoked. Kept if it is about this agent,
-    /// its key and its realm, by a key that counts at the record's own time.
+    /// A server gives its word about this agent again, because the key it was given under was revoked. Kept
+    /// if it is about this agent, its key and its realm, by a key that counts at the record's own time.
     ///
     /// # Errors
     /// The outer error is the disk's, the inner one says why it is not believed.
@@ -196,10 +196,12 @@ impl AgentCore {
         Ok(Ok(()))
     }
 
-    /// Walks on along these bundles as far as they lead; a bundle may set the time floor anew. Returns how many were new.
+    /// Walks on along these bundles as far as they lead; a bundle may set the time floor anew. Returns how
+    /// many were new.
     ///
     /// # Errors
-    /// The outer error is the disk's, the inner one says why a bundle does not follow; those before it are kept.
+    /// The outer error is the disk's, the inner one says why a bundle does not follow; those before it are
+    /// kept.
     pub fn follow(&self, bundles: Vec<Bytes>) -> Result<Result<usize, Refusal>, FollowError> {
         let _following = self.following.lock().unwrap_or_else(PoisonError::into_inner);
         let before = self.trust.chain().head().bundle.version;
@@ -290,7 +292,8 @@ impl AgentCore {
                 warn!(command.id = %id, code = %refusal.code, detail = %refusal.detail, "command refused");
                 let receipt = self.refuse(id, digest, &refusal, now);
                 let answer = Reaction::Answer(frame(id, digest, Some(receipt.bytes().clone()), deliveries));
-                // What was answered with "refused" is never obeyed: unless it is remembered, nothing is answered.
+                // What was answered with "refused" is never obeyed: unless it is remembered, nothing is
+                // answered.
                 match refusal.code {
                     // Time makes the first two truer, and the third is about another command.
                     RefusalCode::Expired | RefusalCode::TooOld | RefusalCode::IdReused => answer,
@@ -311,7 +314,8 @@ impl AgentCore {
         }
     }
 
-    /// Checks 10 to 12: approvals, allow-list, journal. Also what to say before it starts, if it changes something.
+    /// Checks 10 to 12: approvals, allow-list, journal. Also what to say before it starts, if it changes
+    /// something.
     fn admit(
         &self,
         fresh: FreshCommand,
@@ -488,7 +492,8 @@ impl AgentCore {
         Ok(open.into_iter().filter(|(_, entry)| entry.state() == State::Finished).map(|(id, _)| id).collect())
     }
 
-    /// The answer to a command that is finished, as the journal has it now; `None` if there is nothing to say.
+    /// The answer to a command that is finished, as the journal has it now; `None` if there is nothing to
+    /// say.
     ///
     /// # Errors
     /// When the journal cannot be read.

@@ -1,5 +1,5 @@
-//! What was refused in silence: counted by code, reported the first time at once and then seldom, and forgotten only
-//! when the server has signed that it knows.
+//! What was refused in silence: counted by code, reported the first time at once and then seldom, and
+//! forgotten only when the server has signed that it knows.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -77,7 +77,8 @@ impl SettingsStore {
         self.held.borrow().as_ref().map_or(0, |settings| settings.revision)
     }
 
-    /// How often to say something, if the settings say so; never so seldom that the server would end the session.
+    /// How often to say something, if the settings say so; never so seldom that the server would end the
+    /// session.
     #[must_use]
     pub fn heartbeat(&self) -> Option<Duration> {
         let deadline = *self.deadline.lock().unwrap_or_else(PoisonError::into_inner);
@@ -142,12 +143,12 @@ pub fn read(path: &Path) -> Result<Option<Settings>, SettingsError> {
     settings.map(Some).ok_or_else(|| SettingsError::Damaged(path.to_owned()))
 }
 
-/// Whether settings of a command may follow those held. A revision from the future would outlive the key that signed it: nothing sent
-/// later would be newer.
+/// Whether settings of a command may follow those held. A revision from the future would outlive the key that
+/// signed it: nothing sent later would be newer.
 ///
 /// # Errors
-/// `invalid_parameters` for a revision that is not newer, or later than its command; the very same settings once more are not
-/// refused.
+/// `invalid_parameters` for a revision that is not newer, or later than its command; the very same settings
+/// once more are not refused.
 pub fn check(held: Option<&Settings>, settings: &Settings, issued_at: Timestamp) -> Result<(), Refusal> {
     if settings.revision > issued_at.as_millis() {
         let detail =

@@ -39,7 +39,8 @@ pub struct Trust {
 }
 
 impl Trust {
-    /// Reads the chain, or its last good copy. Two damaged files are "trust lost", never a reason to believe the first key seen.
+    /// Reads the chain, or its last good copy. Two damaged files are "trust lost", never a reason to believe
+    /// the first key seen.
     ///
     /// # Errors
     /// When neither holds a whole chain.
@@ -65,7 +66,8 @@ impl Trust {
         Ok(Self { files: files.clone(), chain: Arc::new(RwLock::new(Arc::new(chain))) })
     }
 
-    /// Keeps a chain that was verified from a pinned bundle, twice: whatever happens to one file, the other is whole.
+    /// Keeps a chain that was verified from a pinned bundle, twice: whatever happens to one file, the other
+    /// is whole.
     ///
     /// # Errors
     /// When it cannot be written.
@@ -90,7 +92,8 @@ impl Trust {
         Arc::clone(&self.chain.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Walks on along these bundles as far as they lead; bundles already held are passed over. Nothing is kept yet.
+    /// Walks on along these bundles as far as they lead; bundles already held are passed over. Nothing is
+    /// kept yet.
     #[must_use]
     pub fn walk(&self, bundles: Vec<Bytes>) -> Walked {
         let mut walked = Walked { chain: Chain::clone(&self.chain()), added: 0, refused: None };

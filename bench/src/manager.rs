@@ -1,4 +1,5 @@
-//! One Control Manager over simulated entities: each with a key, a TLS connection and, in two-way mode, a port of its own.
+//! One Control Manager over simulated entities: each with a key, a TLS connection and, in two-way mode, a
+//! port of its own.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -416,7 +416,8 @@ async fn distinct(figures: &mut Vec<Figure>, fleet: &Fleet, admin: &Admin) {
     }
     let commands = tasks.join_all().await;
     let submitted = start.elapsed().as_secs_f64();
-    // Receipts come in within milliseconds of each other; asked for one by one, the last says when all were there.
+    // Receipts come in within milliseconds of each other; asked for one by one, the last says when all were
+    // there.
     for command in &commands {
         assert_eq!(admin.finish(command).await, 1);
     }

@@ -1,6 +1,6 @@
-//! Many agents in one process: each with its own TLS connection, identity key, trust chain and memory of commands. They
-//! verify, admit, plan, sign and answer with the agent's own library code. Their journal is in memory, which is the one
-//! thing a real agent does not do.
+//! Many agents in one process: each with its own TLS connection, identity key, trust chain and memory of
+//! commands. They verify, admit, plan, sign and answer with the agent's own library code. Their journal is in
+//! memory, which is the one thing a real agent does not do.
 
 use std::collections::HashMap;
 use std::io::BufRead as _;

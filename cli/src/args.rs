@@ -19,9 +19,9 @@ pub(crate) enum Format {
 
 /// Command a fleet of agents that obey only what carries the server's seal.
 ///
-/// Exit codes: 0 done; 1 an agent refused or failed; 2 wrong usage; 3 the server cannot be reached; 4 not allowed;
-/// 5 not found; 6 not all agents answered in time; 7 the request was refused; 8 something on this machine,
-/// such as a result that cannot be written. A reader that goes away early changes no exit code.
+/// Exit codes: 0 done; 1 an agent refused or failed; 2 wrong usage; 3 the server cannot be reached; 4 not
+/// allowed; 5 not found; 6 not all agents answered in time; 7 the request was refused; 8 something on this
+/// machine, such as a result that cannot be written. A reader that goes away early changes no exit code.
 #[derive(Debug, Parser)]
 #[command(name = "writ", version)]
 pub(crate) struct Arguments {
@@ -31,7 +31,8 @@ pub(crate) struct Arguments {
     /// Which server to speak to; the current context unless given.
     #[arg(long, global = true, value_name = "NAME")]
     pub(crate) context: Option<String>,
-    /// Keep trying so long to reach the server, for jobs that start beside it; the files that say how may come late, too.
+    /// Keep trying so long to reach the server, for jobs that start beside it; the files that say how may
+    /// come late, too.
     #[arg(long, global = true, value_parser = duration, value_name = "TIME")]
     pub(crate) patience: Option<Duration>,
     #[command(subcommand)]
@@ -81,7 +82,8 @@ pub(crate) enum Command {
     /// Tell servers under a Control Manager what to do; use the context of a manager.
     #[command(subcommand)]
     Instruct(manager::Instruct),
-    /// What keeps you from speaking to a server, by cause, and what to do. Exit code 1 when something is wrong.
+    /// What keeps you from speaking to a server, by cause, and what to do. Exit code 1 when something is
+    /// wrong.
     Doctor,
     /// What somebody should look at.
     Alerts,
@@ -134,7 +136,8 @@ pub(crate) enum Token {
         /// How long it can be used.
         #[arg(long, default_value = "1d", value_parser = duration, value_name = "TIME")]
         expires: Duration,
-        /// The realm its agents belong to: a named part of the fleet, which some servers command and others do not.
+        /// The realm its agents belong to: a named part of the fleet, which some servers command and others
+        /// do not.
         #[arg(long, default_value = "default", value_name = "NAME")]
         realm: String,
         /// Write the token to this new file (mode 600) instead of printing it.
@@ -182,13 +185,15 @@ pub(crate) enum Agents {
         /// Its id or unique name.
         agent: String,
     },
-    /// Send it commands again after its journal went back, or let it take over another agent, which is removed.
+    /// Send it commands again after its journal went back, or let it take over another agent, which is
+    /// removed.
     ///
     /// What was issued before its journal went back it refuses: it may have obeyed and forgotten it.
     Approve {
         /// Its id or unique name.
         agent: String,
-        /// The agent whose name and labels it takes over instead of its own; that one is removed, connected or not.
+        /// The agent whose name and labels it takes over instead of its own; that one is removed, connected
+        /// or not.
         #[arg(long, value_name = "AGENT", default_value = "")]
         replaces: String,
     },
@@ -221,7 +226,8 @@ pub(crate) enum Audit {
         /// Calls that only read, and calls that were denied, instead.
         #[arg(long)]
         looks: bool,
-        /// Every request for a change as it came in (`asked`), and how those ended that changed nothing, instead.
+        /// Every request for a change as it came in (`asked`), and how those ended that changed nothing,
+        /// instead.
         #[arg(long, conflicts_with = "looks")]
         tries: bool,
         /// How many.
@@ -244,7 +250,8 @@ pub(crate) enum Audit {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Trust {
-    /// Who holds which trust bundle, and who would not obey the key that signs now. Exit code 6 while some are behind.
+    /// Who holds which trust bundle, and who would not obey the key that signs now. Exit code 6 while some
+    /// are behind.
     ///
     /// A trust bundle is the signed list of keys and servers that agents go by.
     Converge {
@@ -270,7 +277,8 @@ pub(crate) enum Trust {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Operator {
-    /// Let somebody call the server. The token is shown once: on standard output, or in a file only you can read.
+    /// Let somebody call the server. The token is shown once: on standard output, or in a file only you can
+    /// read.
     Create {
         /// Their name, which is never given twice.
         name: String,
@@ -355,12 +363,14 @@ pub(crate) enum Send {
         #[command(flatten)]
         delivery: Delivery,
     },
-    /// Replace an agent's settings; it tries them, and keeps them only if they work. What is left out is as installed.
+    /// Replace an agent's settings; it tries them, and keeps them only if they work. What is left out is as
+    /// installed.
     Settings {
         /// How often it says something, from 1s to 1h.
         #[arg(long, value_parser = duration, value_name = "TIME")]
         heartbeat: Option<Duration>,
-        /// Where to look for the server before the endpoints that the signed trust bundle names; repeat for several.
+        /// Where to look for the server before the endpoints that the signed trust bundle names; repeat for
+        /// several.
         #[arg(long = "endpoint", value_name = "HOST:PORT")]
         endpoints: Vec<String>,
         /// What it logs, such as `info,writ_agent=debug`.

@@ -1,5 +1,5 @@
-//! The operators' door of a program: one table of who may call what, and a method that is not in it is refused. Every call that
-//! passes is recorded.
+//! The operators' door of a program: one table of who may call what, and a method that is not in it is
+//! refused. Every call that passes is recorded.
 
 pub mod archive;
 pub mod audit;
@@ -125,7 +125,8 @@ pub enum Rule {
     ChangeSecrets(Role),
 }
 
-/// What a call without a token makes a program keep while it is not finished: its headers unpacked, and its state.
+/// What a call without a token makes a program keep while it is not finished: its headers unpacked, and its
+/// state.
 const OPEN_CALL_BYTES: usize = 16 << 10;
 
 /// How an operator's token begins.
@@ -191,8 +192,8 @@ pub trait AdminBackend: Send + Sync + 'static {
     /// Records a call; returns after the record is durable.
     fn write(&self, entry: Entry) -> impl Future<Output = Result<(), Failure>> + Send;
 
-    /// Records a call without waiting for the disk: one that is full must not keep operators from looking. The program's log
-    /// has the line already.
+    /// Records a call without waiting for the disk: one that is full must not keep operators from looking.
+    /// The program's log has the line already.
     fn record(&self, entry: Entry) -> impl Future<Output = ()> + Send;
 }
 
@@ -440,7 +441,8 @@ const UNLISTED: &str = "(unlisted)";
 /// gRPC's five bytes before a message: whether it is compressed, and its length.
 const FRAME_HEAD: usize = 5;
 
-/// The message of a body that is one frame. Behind a first one a service would not look, and the record would not tell which it was.
+/// The message of a body that is one frame. Behind a first one a service would not look, and the record would
+/// not tell which it was.
 fn only_message(body: &[u8]) -> Result<&[u8], Failure> {
     let frame = body.split_at_checked(FRAME_HEAD).and_then(|(head, message)| {
         let length = u32::from_be_bytes(*head.last_chunk()?);

@@ -59,7 +59,8 @@ pub struct NamedAction {
     pub parameters: Vec<(String, String)>,
 }
 
-/// What an agent is told to change about itself. A revision is the whole of it: what it leaves out is as installed.
+/// What an agent is told to change about itself. A revision is the whole of it: what it leaves out is as
+/// installed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
     /// Greater than the one before; an agent never goes back.

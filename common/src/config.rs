@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use config::{Environment, File, FileFormat, Source as _, Value, ValueKind};
 
-/// What `writ` reads from the environment, and what the page about grpcurl puts there, beside daemons that are looked at from the same
-/// shell.
+/// What `writ` reads from the environment, and what the page about grpcurl puts there, beside daemons that
+/// are looked at from the same shell.
 const OF_WRIT: [&str; 4] = ["server", "ca", "token_file", "token"];
 
 /// One mistake.

@@ -13,7 +13,8 @@ pub const MISMATCHED: [&str; 9] = [
     "last_contact",
 ];
 
-/// A table as text. Every cell is quoted, and one that a spreadsheet would take for a formula begins with an apostrophe.
+/// A table as text. Every cell is quoted, and one that a spreadsheet would take for a formula begins with an
+/// apostrophe.
 #[must_use]
 pub fn table<'a>(head: &[&str], rows: impl IntoIterator<Item = Vec<&'a str>>) -> String {
     let mut text = line(head.iter().copied());

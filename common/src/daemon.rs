@@ -80,8 +80,8 @@ pub fn outlive_terminal() {
     OUTLIVES_TERMINAL.store(true, Ordering::Relaxed);
 }
 
-/// Lets this process open as many files as it may: a server has one socket a peer. A program that starts others does not ask for this, for
-/// they would inherit it.
+/// Lets this process open as many files as it may: a server has one socket a peer. A program that starts
+/// others does not ask for this, for they would inherit it.
 pub fn open_many_files() {
     let may = getrlimit(Resource::Nofile);
     // What cannot be raised stays, and the doctor says so.
@@ -124,7 +124,8 @@ fn is_hang_up_ignored() -> bool {
     set.and_then(|set| u64::from_str_radix(set.trim(), 16).ok()).is_some_and(|set| set & 1 == 1)
 }
 
-/// Runs a program's work with ring as the TLS provider. SIGTERM, SIGINT and SIGQUIT are the wish to end; SIGHUP too, unless it serves.
+/// Runs a program's work with ring as the TLS provider. SIGTERM, SIGINT and SIGQUIT are the wish to end;
+/// SIGHUP too, unless it serves.
 #[must_use]
 pub fn run<F>(name: &str, threads: Threads, work: impl FnOnce(Shutdown) -> F) -> ExitCode
 where

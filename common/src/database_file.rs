@@ -1,5 +1,5 @@
-//! What an SQLite file is, before SQLite opens it: that would take one of no bytes for a new database, and remove the log beside it
-//! (sqlite.org/fileformat2.html, section 1.3).
+//! What an SQLite file is, before SQLite opens it: that would take one of no bytes for a new database, and
+//! remove the log beside it (sqlite.org/fileformat2.html, section 1.3).
 
 use std::fs;
 use std::io::Read as _;
@@ -62,7 +62,8 @@ pub fn inspect(path: &Path) -> Result<DatabaseFile, FileError> {
     Ok(DatabaseFile::Present)
 }
 
-/// Moves a database that is lost away, with what SQLite keeps beside it; returns its new name. Nothing is deleted.
+/// Moves a database that is lost away, with what SQLite keeps beside it; returns its new name. Nothing is
+/// deleted.
 ///
 /// # Errors
 /// When it cannot be renamed.

@@ -1,5 +1,5 @@
-//! What a `doctor` command says: every thing it looked at, in the order of causes. The first bad one is the one to mend; the
-//! others may follow from it.
+//! What a `doctor` command says: every thing it looked at, in the order of causes. The first bad one is the
+//! one to mend; the others may follow from it.
 
 pub mod host;
 

@@ -1,7 +1,9 @@
-//! Evidence: a command, the agents' answers and the chain of trust bundles in one file, checked without any server.
+//! Evidence: a command, the agents' answers and the chain of trust bundles in one file, checked without any
+//! server.
 //!
-//! The file is JSON; each signed document in it is a DSSE envelope in the JSON form of the DSSE specification, so that any
-//! DSSE library can verify it. What is vouched for by whom stands in docs/evidence.md.
+//! The file is JSON; each signed document in it is a DSSE envelope in the JSON form of the DSSE
+//! specification, so that any DSSE library can verify it. What is vouched for by whom stands in
+//! docs/evidence.md.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -285,7 +287,8 @@ impl Ledger {
         Self { entries }
     }
 
-    /// A document of the server's, and those of its signers that counted at the time the document says: at least one.
+    /// A document of the server's, and those of its signers that counted at the time the document says: at
+    /// least one.
     ///
     /// # Errors
     /// When no listed key signed it, or none that counted then.
@@ -321,8 +324,8 @@ impl Ledger {
     }
 }
 
-/// Envelopes come from a store or a stream of ours, where they were verified; one that is not readable stays visible as
-/// an empty one, which nothing verifies.
+/// Envelopes come from a store or a stream of ours, where they were verified; one that is not readable stays
+/// visible as an empty one, which nothing verifies.
 fn to_dsse(envelope: &[u8]) -> Dsse {
     let proto::Envelope { payload, payload_type, signatures } =
         proto::Envelope::decode(envelope).unwrap_or_default();

@@ -1,5 +1,5 @@
-//! What an agent may say about itself for selectors. The names are a closed list, so that no agent can put itself under
-//! an operator's label; the values are its own word and never decide about trust.
+//! What an agent may say about itself for selectors. The names are a closed list, so that no agent can put
+//! itself under an operator's label; the values are its own word and never decide about trust.
 
 use crate::limits::MAX_NAME_BYTES;
 

@@ -92,7 +92,8 @@ pub fn rename(from: &Path, to: &Path) -> Result<(), FileError> {
 
 /// Reads a secret file, and refuses one whose mode lets group or others in.
 ///
-/// A group may read one that is root's: so systemd credentials and Kubernetes secrets are handed to a process that is not root.
+/// A group may read one that is root's: so systemd credentials and Kubernetes secrets are handed to a process
+/// that is not root.
 ///
 /// # Errors
 /// When it cannot be read or is exposed.
@@ -179,7 +180,8 @@ fn forget_the_dead(path: &Path) {
     }
 }
 
-/// Makes an empty file only its owner may read, if there is none: for databases, which would make it readable to all.
+/// Makes an empty file only its owner may read, if there is none: for databases, which would make it readable
+/// to all.
 ///
 /// # Errors
 /// When it cannot be made.
@@ -221,8 +223,8 @@ pub fn is_unfinished(folder: &Path) -> bool {
     folder.join(UNFINISHED).exists()
 }
 
-/// Moves everything in a folder into one below it, whose name begins with `what`, in the order of `turn`. What was moved so earlier, and
-/// the lock, stay.
+/// Moves everything in a folder into one below it, whose name begins with `what`, in the order of `turn`.
+/// What was moved so earlier, and the lock, stay.
 ///
 /// # Errors
 /// When something cannot be renamed; what was moved before it stays moved.
@@ -250,8 +252,8 @@ pub fn move_aside<K: Ord>(
     Ok(aside)
 }
 
-/// Takes a folder for this process; the lock is held as long as what is returned, and ends with the process however
-/// that ends.
+/// Takes a folder for this process; the lock is held as long as what is returned, and ends with the process
+/// however that ends.
 ///
 /// # Errors
 /// When another process has it.

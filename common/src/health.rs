@@ -1,7 +1,7 @@
 //! Whether a daemon works, as grpc.health.v1 says it; and asking one on this host.
 //!
-//! Two services are answered for: the empty name (it works at all; if not, start it again) and [`READY`] (it does what it is for;
-//! if not, send nobody there).
+//! Two services are answered for: the empty name (it works at all; if not, start it again) and [`READY`] (it
+//! does what it is for; if not, send nobody there).
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -67,8 +67,8 @@ pub fn say(asked: Result<(), Fatal>) -> Result<(), Fatal> {
 
 /// Asks the daemon that listens at this address on this host.
 ///
-/// The channel is not verified: nothing secret is said, who answers on this host's own port is this host's concern, and a leaf that
-/// ended must not make a container start again that agents still obey.
+/// The channel is not verified: nothing secret is said, who answers on this host's own port is this host's
+/// concern, and a leaf that ended must not make a container start again that agents still obey.
 ///
 /// # Errors
 /// When it is not reached or says no; what to look at.

@@ -81,19 +81,19 @@ pub struct AgentProof {
     pub identity_record: Bytes,
 }
 
-/// How an agent's journal stands when a session begins. A journal that was put back to an earlier state, or lives twice,
-/// does not have the mark of the last session (protocol.md §6.9).
+/// How an agent's journal stands when a session begins. A journal that was put back to an earlier state, or
+/// lives twice, does not have the mark of the last session (protocol.md §6.9).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct JournalStanding {
     /// Which journal.
     pub id: JournalId,
     /// Rises with every transaction.
     pub counter: u64,
-    /// How many commands it ever admitted. Only a session brings new ones, so unlike the counter this cannot catch up while a host
-    /// that was put back finishes what ran.
+    /// How many commands it ever admitted. Only a session brings new ones, so unlike the counter this cannot
+    /// catch up while a host that was put back finishes what ran.
     pub admissions: u64,
-    /// What the latest sessions wrote, newest first. More than one, so that a server that was put back to an earlier state
-    /// is told from a journal that was.
+    /// What the latest sessions wrote, newest first. More than one, so that a server that was put back to an
+    /// earlier state is told from a journal that was.
     pub marks: Vec<SessionMark>,
     /// What this session writes.
     pub next_mark: SessionMark,
@@ -119,7 +119,8 @@ pub struct Expected<'a> {
 impl Expected<'_> {
     /// Whether this hello is by a server the agent obeys, on this connection, now (protocol.md §6.2).
     ///
-    /// The hello brings its own time, so its signer's dates are judged by that time; the floor keeps it honest.
+    /// The hello brings its own time, so its signer's dates are judged by that time; the floor keeps it
+    /// honest.
     ///
     /// # Errors
     /// The first check that failed.

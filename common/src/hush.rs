@@ -41,7 +41,8 @@ struct Said {
 }
 
 impl Hush {
-    /// Whether a line of this kind about this address is due: then how many like it were kept back since the last.
+    /// Whether a line of this kind about this address is due: then how many like it were kept back since the
+    /// last.
     pub fn may_say(&self, kind: &'static str, address: IpAddr) -> Option<u64> {
         let now = Instant::now();
         let mut lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-/// One gRPC frame. Stops a stranger from costing an allocation; 12 bundles of the largest size fit beside their frame.
+/// One gRPC frame. Stops a stranger from costing an allocation; 12 bundles of the largest size fit beside
+/// their frame.
 pub const MAX_FRAME_BYTES: usize = 1 << 20;
 /// One envelope of a command, looked at before anything is decoded. A ping takes a few hundred bytes
 /// (proto/vectors/accept/ping.json); what is larger than this is never signed.
@@ -43,8 +44,8 @@ pub const MAX_BUNDLES_PER_CALL: usize = 256;
 pub const MAX_BUNDLE_BATCH_BYTES: usize = 768 << 10;
 /// Rendezvous endpoints of one bundle.
 pub const MAX_ENDPOINTS: usize = 8;
-/// Bytes of an endpoint: a host name of 253 (RFC 1035, section 2.3.4), a colon and a port. More is nobody's address, and would only make
-/// bundles and tokens large.
+/// Bytes of an endpoint: a host name of 253 (RFC 1035, section 2.3.4), a colon and a port. More is nobody's
+/// address, and would only make bundles and tokens large.
 pub const MAX_ENDPOINT_BYTES: usize = 259;
 /// Bytes of any name: fleets, realms, operators, actions.
 pub const MAX_NAME_BYTES: usize = 128;

@@ -1,7 +1,8 @@
 //! The line between a server, the *entity*, and the Control Manager above it (docs/control-manager.md).
 //!
-//! Calls are signed by the entity's key and replies under the manager's CA, because web servers and proxies between the two may end
-//! TLS; instructions are documents of their own, numbered within the registration they are meant for, its *epoch*.
+//! Calls are signed by the entity's key and replies under the manager's CA, because web servers and proxies
+//! between the two may end TLS; instructions are documents of their own, numbered within the registration
+//! they are meant for, its *epoch*.
 
 mod token;
 

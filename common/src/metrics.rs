@@ -1,4 +1,5 @@
-//! What can be watched over months, for Prometheus: on a port of its own, without secrets. docs/telemetry.md lists every one.
+//! What can be watched over months, for Prometheus: on a port of its own, without secrets. docs/telemetry.md
+//! lists every one.
 
 use std::convert::Infallible;
 use std::fmt::Display;
@@ -33,8 +34,8 @@ pub fn install() -> Result<PrometheusHandle, BuildError> {
     PrometheusBuilder::new().install_recorder()
 }
 
-/// Answers `GET /metrics` until the end is asked for; `look` sets every gauge to what is true now. One look at a time: many who
-/// read must not take the database from those who command.
+/// Answers `GET /metrics` until the end is asked for; `look` sets every gauge to what is true now. One look
+/// at a time: many who read must not take the database from those who command.
 pub async fn serve<L, F, E>(listener: TcpListener, handle: PrometheusHandle, shutdown: Shutdown, look: L)
 where
     L: Fn() -> F + Clone + Send + Sync + 'static,

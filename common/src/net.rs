@@ -1,7 +1,8 @@
 //! The way to another host: where it is, what its name means, a proxy in between, TCP.
 //!
-//! Names are resolved here and nowhere else. The C library's resolver loads what `/etc/nsswitch.conf` names, and a static program
-//! cannot load what another C library was built for: it dies. `clippy.toml` forbids every other way to connect by name.
+//! Names are resolved here and nowhere else. The C library's resolver loads what `/etc/nsswitch.conf` names,
+//! and a static program cannot load what another C library was built for: it dies. `clippy.toml` forbids
+//! every other way to connect by name.
 
 mod families;
 mod names;

@@ -20,12 +20,14 @@ use crate::tls::{Room, ServerTls, incoming};
 pub const DRAIN_DEADLINE: Duration = Duration::from_secs(10);
 /// How long a call may take until its answer begins. Streams begin at once.
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);
-/// Connections the kernel keeps until they are accepted, if net.core.somaxconn lets it: with fewer a burst waits a second for its next try.
+/// Connections the kernel keeps until they are accepted, if net.core.somaxconn lets it: with fewer a burst
+/// waits a second for its next try.
 const BACKLOG: u32 = 4096;
 /// Streams one connection may have open. An agent needs two, an entity three, an operator's console more.
 pub const FEW_STREAMS: u32 = 4;
 pub const MANY_STREAMS: u32 = 64;
-/// Bytes of one stream, and of all streams of a connection, that nobody has read yet. A receipt of the largest size takes two rounds.
+/// Bytes of one stream, and of all streams of a connection, that nobody has read yet. A receipt of the
+/// largest size takes two rounds.
 const STREAM_WINDOW: u32 = 128 << 10;
 const CONNECTION_WINDOW: u32 = 256 << 10;
 /// Bytes of the headers of one call: a token, and a trace that a proxy adds.
@@ -46,7 +48,8 @@ pub fn settings(streams: u32) -> Server {
         .http2_keepalive_timeout(Some(Duration::from_secs(20)))
 }
 
-/// One service with a bound of its own for the messages of each method: a large one is read only where somebody may send it.
+/// One service with a bound of its own for the messages of each method: a large one is read only where
+/// somebody may send it.
 #[derive(Debug, Clone)]
 pub struct PerMethod<S> {
     /// By the path of a method.
@@ -86,7 +89,8 @@ where
     }
 }
 
-/// Serves until the end is asked for, and drains; without a certificate, in clear. Strangers have so much `room`.
+/// Serves until the end is asked for, and drains; without a certificate, in clear. Strangers have so much
+/// `room`.
 ///
 /// # Errors
 /// When the port fails.

@@ -1,4 +1,5 @@
-//! Words for whoever started a program. That they are not read any more is no reason to end by a panic, as `eprintln!` would.
+//! Words for whoever started a program. That they are not read any more is no reason to end by a panic, as
+//! `eprintln!` would.
 
 use std::fmt::Display;
 use std::io::{self, Write as _};

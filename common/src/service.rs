@@ -84,8 +84,8 @@ pub fn status(line: &str) {
     say(&[NotifyState::Status(line)]);
 }
 
-/// Tells the service manager that this program works for as long as `works` says so, at half of the time it was given
-/// (`WATCHDOG_USEC`). A program that says nothing any more is killed and started again.
+/// Tells the service manager that this program works for as long as `works` says so, at half of the time it
+/// was given (`WATCHDOG_USEC`). A program that says nothing any more is killed and started again.
 pub async fn keep_alive<F: Future<Output = bool> + Send>(
     shutdown: Shutdown,
     works: impl Fn() -> F + Send + Sync,

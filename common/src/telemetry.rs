@@ -23,14 +23,16 @@ pub enum LogFormat {
 /// What [`set_filter`] changes.
 static FILTER: OnceLock<reload::Handle<EnvFilter, Registry>> = OnceLock::new();
 
-/// Whether what is written to standard error goes to journald: it says which file that is (systemd.exec(5), `JOURNAL_STREAM`).
+/// Whether what is written to standard error goes to journald: it says which file that is (systemd.exec(5),
+/// `JOURNAL_STREAM`).
 fn journal_reads() -> bool {
     let told = std::env::var("JOURNAL_STREAM").ok();
     let own = std::fs::metadata("/proc/self/fd/2").ok();
     own.is_some_and(|own| told == Some(format!("{}:{}", own.dev(), own.ino())))
 }
 
-/// A line as journald wants it: its priority in front (sd-daemon(3)), and no time, which journald notes itself.
+/// A line as journald wants it: its priority in front (sd-daemon(3)), and no time, which journald notes
+/// itself.
 struct ForJournal;
 
 impl<S, N> FormatEvent<S, N> for ForJournal

@@ -11,7 +11,8 @@ pub const CHECKPOINT_VARIABLE: &str = "WRITTEST_CHECKPOINT";
 /// Names a file that holds a signed number of seconds to add to the wall clock.
 pub const CLOCK_VARIABLE: &str = "WRITTEST_CLOCK";
 
-/// Stops this thread here if the story asked for it: says the name on the socket, goes on when the story closes it.
+/// Stops this thread here if the story asked for it: says the name on the socket, goes on when the story
+/// closes it.
 pub fn checkpoint(name: &str) {
     let Ok(wanted) = std::env::var(CHECKPOINT_VARIABLE) else {
         return;

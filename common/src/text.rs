@@ -1,4 +1,5 @@
-//! Text from elsewhere: before it reaches a terminal, so that whoever wrote it cannot steer that; and secrets, as files have them.
+//! Text from elsewhere: before it reaches a terminal, so that whoever wrote it cannot steer that; and
+//! secrets, as files have them.
 
 use zeroize::Zeroizing;
 
@@ -44,7 +45,8 @@ pub enum NotOneLine {
     Control,
 }
 
-/// The one line of a secret: a passphrase, a token, a password. A byte order mark before it and a line break after it are no part of it.
+/// The one line of a secret: a passphrase, a token, a password. A byte order mark before it and a line break
+/// after it are no part of it.
 ///
 /// # Errors
 /// When it is not one line of text.

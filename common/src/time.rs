@@ -82,8 +82,8 @@ pub trait Clock: Send + Sync + fmt::Debug {
 /// A clock shared by the parts of a daemon.
 pub type SharedClock = Arc<dyn Clock>;
 
-/// The machine's own clocks. The monotonic one counts time asleep too (`CLOCK_BOOTTIME`): what expired while a laptop
-/// was shut has expired.
+/// The machine's own clocks. The monotonic one counts time asleep too (`CLOCK_BOOTTIME`): what expired while
+/// a laptop was shut has expired.
 #[derive(Debug, Default)]
 pub struct SystemClock(());
 

@@ -1,5 +1,5 @@
-//! Users of this host, as `/etc/passwd` lists them (passwd(5)). Directories on the network are not asked: a static program
-//! cannot, and a boundary between users must not depend on who answers there.
+//! Users of this host, as `/etc/passwd` lists them (passwd(5)). Directories on the network are not asked: a
+//! static program cannot, and a boundary between users must not depend on who answers there.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;

@@ -15,7 +15,8 @@ use writ_common::service::Start;
 use crate::authority::Files;
 use crate::config::Config;
 
-/// Lists servers as its entities, sees how they stand, and tells them what to do. It never holds a key that agents obey.
+/// Lists servers as its entities, sees how they stand, and tells them what to do. It never holds a key that
+/// agents obey.
 ///
 /// Exit codes: 0 ended in good order; 1 it failed, or its result cannot be written; 2 a flag is wrong;
 /// 64 a value or the configuration is wrong. A reader that goes away early changes no exit code.
@@ -34,7 +35,8 @@ enum Command {
     Names(Names),
     /// Serve entities and operators until SIGTERM.
     Run(Run),
-    /// Ask the manager that runs on this host whether it works; for containers and load balancers. Exit code 1 when it does not.
+    /// Ask the manager that runs on this host whether it works; for containers and load balancers. Exit code
+    /// 1 when it does not.
     Health(Health),
 }
 
@@ -63,7 +65,8 @@ struct Init {
     tls_names: Vec<String>,
     #[command(flatten)]
     custom: Option<Custom>,
-    /// Its database is lost: go on with the keys that are here and a new database. Servers go on trusting it, and are registered again.
+    /// Its database is lost: go on with the keys that are here and a new database. Servers go on trusting
+    /// it, and are registered again.
     #[arg(long, conflicts_with_all = ["tls_names", "custom_ca", "if_new"])]
     keep_keys: bool,
     /// Do nothing, and succeed, when the manager of this name is here already.
@@ -87,7 +90,8 @@ struct Custom {
     /// Its key, PEM.
     #[arg(long, value_name = "FILE", required = false)]
     tls_key: PathBuf,
-    /// The certificate of the key that signs instructions (digitalSignature), then what is between it and the root, PEM.
+    /// The certificate of the key that signs instructions (digitalSignature), then what is between it and
+    /// the root, PEM.
     #[arg(long, value_name = "FILE", required = false)]
     signing_certificate: PathBuf,
     /// Its key, PEM.

@@ -1,4 +1,5 @@
-//! The manager's certificate authority, and the two keys it vouches for: one for the channel, one for what the manager says.
+//! The manager's certificate authority, and the two keys it vouches for: one for the channel, one for what
+//! the manager says.
 
 use std::path::{Path, PathBuf};
 use std::sync::RwLock;
@@ -325,7 +326,8 @@ impl Authority {
         // Also beside a key that cannot be read.
         let shown = at(files.tls()).certificates().unwrap_or_default();
         let facts = shown.first().and_then(|der| LeafFacts::read(der));
-        // One that ended while nobody ran, or lies beside another's key after a crash in the middle of a renewal.
+        // One that ended while nobody ran, or lies beside another's key after a crash in the middle of a
+        // renewal.
         let is_to_renew = usable.is_err() || facts.as_ref().is_none_or(|facts| facts.is_due(now));
         let leaf = match (is_to_renew && files.ca_key().exists(), facts) {
             (true, Some(facts)) => issue_leaf(files, &checked.ca, &facts.names, now)?,

@@ -1,9 +1,9 @@
-//! writ-control-manager: one above many servers. It lists them as its *entities*, sees how they stand, and tells them what to do;
-//! it never holds a key that agents obey.
+//! writ-control-manager: one above many servers. It lists them as its *entities*, sees how they stand, and
+//! tells them what to do; it never holds a key that agents obey.
 //!
-//! Modules in the order of a call: [`service`] takes it in and signs the answer, [`registry`] decides whether it counts,
-//! [`instructions`] is what waits for the caller and what became of it, [`notify`] has an entity call at once, [`presence`] is how
-//! it stands between calls. [`admin`] is the operators' door.
+//! Modules in the order of a call: [`service`] takes it in and signs the answer, [`registry`] decides whether
+//! it counts, [`instructions`] is what waits for the caller and what became of it, [`notify`] has an entity
+//! call at once, [`presence`] is how it stands between calls. [`admin`] is the operators' door.
 
 pub mod service;
 

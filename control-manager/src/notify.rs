@@ -1,4 +1,5 @@
-//! Having an entity call at once: it is dialled, told nothing, and polls. One that cannot be dialled polls when it would have anyway.
+//! Having an entity call at once: it is dialled, told nothing, and polls. One that cannot be dialled polls
+//! when it would have anyway.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -41,8 +42,8 @@ pub fn call(manager: &Arc<Manager>, entity: &EntityRow) {
     });
 }
 
-/// Tries a callback before there is an entity. Whoever asks is a stranger: it hears whether the nonce was taken, and nothing else
-/// of what the manager can reach.
+/// Tries a callback before there is an entity. Whoever asks is a stranger: it hears whether the nonce was
+/// taken, and nothing else of what the manager can reach.
 ///
 /// # Errors
 /// The same for every reason.

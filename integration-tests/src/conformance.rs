@@ -1,5 +1,6 @@
-//! The kit for implementations of others (docs/conformance.md): it stands between a server of ours and an agent of somebody, or plays
-//! the agent's part against a server of somebody, and says clause by clause of docs/protocol.md what holds.
+//! The kit for implementations of others (docs/conformance.md): it stands between a server of ours and an
+//! agent of somebody, or plays the agent's part against a server of somebody, and says clause by clause of
+//! docs/protocol.md what holds.
 
 pub mod of_agent;
 pub mod of_server;

@@ -11,7 +11,8 @@ use serde_json::Value;
 
 use crate::python;
 
-/// How long a story waits for anything before it fails. Generous: the machine may be busy; a good run never gets near.
+/// How long a story waits for anything before it fails. Generous: the machine may be busy; a good run never
+/// gets near.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Waits until something is so that no log speaks of.
@@ -119,7 +120,8 @@ impl Daemon {
         Self { name: name.to_owned(), child, log }
     }
 
-    /// Waits for a log line with this message whose fields satisfy a condition; the first such line, old or new.
+    /// Waits for a log line with this message whose fields satisfy a condition; the first such line, old or
+    /// new.
     ///
     /// # Panics
     /// When it does not come.

@@ -1,7 +1,7 @@
 //! A fleet of real processes in a temporary folder: one server, any number of agents, an operator.
 //!
-//! Nothing here sleeps: a story waits for a line of a log or for a process to end, and gives up with the logs when it
-//! waited too long. `KEEP=1` keeps the folder; a panic prints its path.
+//! Nothing here sleeps: a story waits for a line of a log or for a process to end, and gives up with the logs
+//! when it waited too long. `KEEP=1` keeps the folder; a panic prints its path.
 
 mod agents;
 mod keys;
@@ -113,7 +113,8 @@ impl Fleet {
         fleet
     }
 
-    /// Agents go to the server itself: ten thousand of them are too many for a road. To be called before `init`.
+    /// Agents go to the server itself: ten thousand of them are too many for a road. To be called before
+    /// `init`.
     ///
     /// # Panics
     /// When no port can be had.
@@ -401,8 +402,8 @@ impl Fleet {
             self.writ(&[["context", "add", "acme", "--server", &server].as_slice(), &places].concat()).ok();
     }
 
-    /// Allows an action on every agent started from now on: a script that gets the parameter `word`, and writes it to
-    /// the file of its name.
+    /// Allows an action on every agent started from now on: a script that gets the parameter `word`, and
+    /// writes it to the file of its name.
     ///
     /// # Panics
     /// When it cannot be written.

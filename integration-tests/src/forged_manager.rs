@@ -1,4 +1,5 @@
-//! A Control Manager that says what a story wants it to say, under keys of the story's choice: the real one's, or a thief's.
+//! A Control Manager that says what a story wants it to say, under keys of the story's choice: the real
+//! one's, or a thief's.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};

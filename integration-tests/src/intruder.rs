@@ -234,7 +234,8 @@ impl Intruder {
         self.wait(agent, "a session", |line| line.is_welcome.then_some(()));
     }
 
-    /// Waits until an agent answered an impostor's greeting with anything, or closed; what it said after its hello.
+    /// Waits until an agent answered an impostor's greeting with anything, or closed; what it said after its
+    /// hello.
     #[must_use]
     pub fn wait_for_hellos(&self, agent: AgentId, count: usize) -> Vec<agent_frame::Frame> {
         self.wait(agent, "enough hellos", |line| {

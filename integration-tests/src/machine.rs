@@ -1,7 +1,9 @@
-//! Machines with systemd as PID 1, on a switch of the story's own, as users have them: packages are installed, the power goes.
+//! Machines with systemd as PID 1, on a switch of the story's own, as users have them: packages are
+//! installed, the power goes.
 //!
-//! A machine is a container of systemd-nspawn over an overlay of `target/install/rootfs-$MACHINES`, which `make test-install`
-//! makes, once for each Debian: what a story writes is the machine's disk, survives a power loss, and is gone with the machine.
+//! A machine is a container of systemd-nspawn over an overlay of `target/install/rootfs-$MACHINES`, which
+//! `make test-install` makes, once for each Debian: what a story writes is the machine's disk, survives a
+//! power loss, and is gone with the machine.
 
 use std::fs;
 use std::io::Write as _;
@@ -146,7 +148,8 @@ struct Running {
     leader: String,
 }
 
-/// The machine's own part of each tree of control groups in which systemd keeps units. Without it, machines would share their units' groups.
+/// The machine's own part of each tree of control groups in which systemd keeps units. Without it, machines
+/// would share their units' groups.
 #[derive(Debug)]
 struct Groups(Vec<PathBuf>);
 

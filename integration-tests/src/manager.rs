@@ -30,8 +30,8 @@ pub struct Manager {
     pub config: String,
 }
 
-/// Ports no outgoing connection takes: they lie below the kernel's own choice (`ip_local_port_range`, ip(7)), so that one stays free
-/// between two starts of a program.
+/// Ports no outgoing connection takes: they lie below the kernel's own choice (`ip_local_port_range`, ip(7)),
+/// so that one stays free between two starts of a program.
 const FIRST_PORT: u16 = 20_000;
 const PORTS: u16 = 12_000;
 

@@ -1,7 +1,8 @@
-//! A network of the story's own: a server's host behind a gate that translates addresses, and a manager's host outside.
+//! A network of the story's own: a server's host behind a gate that translates addresses, and a manager's
+//! host outside.
 //!
-//! `10.77.1.2` (server) - `10.77.1.1` gate `10.77.2.1` - `10.77.2.2` (manager). The manager's host has no way to the server's but
-//! what the gate forwards. All of it lives in network namespaces and is gone with them.
+//! `10.77.1.2` (server) - `10.77.1.1` gate `10.77.2.1` - `10.77.2.2` (manager). The manager's host has no way
+//! to the server's but what the gate forwards. All of it lives in network namespaces and is gone with them.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -112,8 +113,8 @@ impl Network {
         Path::new("/etc/netns").join(&self.hosts()[0])
     }
 
-    /// Gives the server's host a name server: `cm.test` is the manager's host, `six.test` has IPv6 alone, other names of `test` are
-    /// none.
+    /// Gives the server's host a name server: `cm.test` is the manager's host, `six.test` has IPv6 alone,
+    /// other names of `test` are none.
     ///
     /// # Panics
     /// When dnsmasq does not start.

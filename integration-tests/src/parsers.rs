@@ -1,5 +1,5 @@
-//! Every parser of a stranger's bytes, as a function that must never panic. `fuzz/` runs them under libFuzzer; a test
-//! replays their corpora on stable.
+//! Every parser of a stranger's bytes, as a function that must never panic. `fuzz/` runs them under
+//! libFuzzer; a test replays their corpora on stable.
 
 use bytes::Bytes;
 use prost::Message as _;

@@ -1,4 +1,5 @@
-//! What stands between a server and its manager in real networks: nginx, squid, microsocks, pproxy, on random ports of the loopback.
+//! What stands between a server and its manager in real networks: nginx, squid, microsocks, pproxy, on random
+//! ports of the loopback.
 
 use std::fs;
 use std::net::TcpStream;
@@ -27,7 +28,8 @@ pub const USER: &str = "op";
 pub const PASSWORD: &str = "s3cret-of-a-proxy";
 
 impl Proxy {
-    /// Starts a program in a folder of its own that its unprivileged user may read, and waits until it listens.
+    /// Starts a program in a folder of its own that its unprivileged user may read, and waits until it
+    /// listens.
     fn start(folder: TempDir, port: u16, program: &str, arguments: &[String]) -> Self {
         let log = fs::File::create(folder.path().join("said")).unwrap();
         let mut spawned = command(Path::new(program));
@@ -131,7 +133,8 @@ http_access deny all
 ",
             helper.display()
         );
-        // What a package installs for all squids of a host: this one guesses no types, shows no icons, and has no cache to unlink.
+        // What a package installs for all squids of a host: this one guesses no types, shows no icons, and
+        // has no cache to unlink.
         fs::write(folder.path().join("mime.conf"), "").unwrap();
         let path = folder.path().join("squid.conf");
         fs::write(&path, config).unwrap();

@@ -20,7 +20,8 @@ pub fn inline(script: &str, arguments: &[&str]) -> Output {
     python.arg("-c").arg(script).args(arguments).output().unwrap()
 }
 
-/// Lets a program, and what it starts, find the packages that `make` put into `target/python`, and their programs.
+/// Lets a program, and what it starts, find the packages that `make` put into `target/python`, and their
+/// programs.
 ///
 /// # Panics
 /// When they are not there.

@@ -1,4 +1,5 @@
-//! prost's codec with buffers that begin small: a server holds two for every idle agent, and tonic's own begin at 8 KiB.
+//! prost's codec with buffers that begin small: a server holds two for every idle agent, and tonic's own
+//! begin at 8 KiB.
 
 use std::marker::PhantomData;
 

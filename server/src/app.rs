@@ -36,12 +36,15 @@ enum Command {
     Init(Init),
     /// Serve agents and operators until SIGTERM.
     Run(Run),
-    /// Ask the server that runs on this host whether it works; for containers and load balancers. Exit code 1 when it does not.
+    /// Ask the server that runs on this host whether it works; for containers and load balancers. Exit code 1
+    /// when it does not.
     Health(Health),
-    /// The certificates that sign commands, and backups. Works on the local files, with the server running or stopped.
+    /// The certificates that sign commands, and backups. Works on the local files, with the server running or
+    /// stopped.
     #[command(subcommand)]
     Cert(cert::Cert),
-    /// What is wrong with this server's keys, clock, channel and backups, and what to do. Exit code 1 when something is.
+    /// What is wrong with this server's keys, clock, channel and backups, and what to do. Exit code 1 when
+    /// something is.
     Doctor(Doctor),
     /// The keys that sign trust bundles. Works on the local files, with the server running or stopped.
     #[command(subcommand)]
@@ -86,8 +89,8 @@ struct Init {
     /// credential `writ-passphrase` is used, or you are asked.
     #[arg(long, value_name = "FILE")]
     passphrase_file: Option<PathBuf>,
-    /// Give up the fleet that lives here: its state is moved aside, and none of its agents will obey the new one. Its name, so
-    /// that you give up the one you mean.
+    /// Give up the fleet that lives here: its state is moved aside, and none of its agents will obey the new
+    /// one. Its name, so that you give up the one you mean.
     #[arg(long, value_name = "NAME")]
     replace_fleet: Option<String>,
     /// Do nothing, and succeed, when the fleet of this name is here already.
@@ -105,8 +108,8 @@ enum Output {
 struct Run {
     #[command(flatten)]
     folder: local::Folder,
-    /// Sign although the clock stands before a time this server signed with earlier. Agents that heard the later
-    /// time refuse until it comes, or until a trust bundle resets their floor.
+    /// Sign although the clock stands before a time this server signed with earlier. Agents that heard the
+    /// later time refuse until it comes, or until a trust bundle resets their floor.
     #[arg(long)]
     accept_clock: bool,
     /// Wait so long for `init` to make the fleet, for containers that start beside it.

@@ -82,7 +82,8 @@ impl Files {
         &self.folder
     }
 
-    /// Takes the data directory for this process: two servers on one database would each miss half of what happens.
+    /// Takes the data directory for this process: two servers on one database would each miss half of what
+    /// happens.
     ///
     /// # Errors
     /// When another server has it.
@@ -206,7 +207,8 @@ fn read_signing_key(path: &Path) -> Result<PrivateKey<Server>, KeyFileError> {
     PrivateKey::from_pkcs8(&der).map_err(|source| KeyFileError::Key { path: path.to_owned(), source })
 }
 
-/// Puts a leaf and its key in place. A crash between the two leaves a leaf beside another's key, which [`channel::open`] mends.
+/// Puts a leaf and its key in place. A crash between the two leaves a leaf beside another's key, which
+/// [`channel::open`] mends.
 ///
 /// # Errors
 /// When a file cannot be written.

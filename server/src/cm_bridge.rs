@@ -1,6 +1,7 @@
-//! The line up to the Control Manager (docs/control-manager.md): [`settings`] say how it is met, [`connect`] goes the way, [`mod@line`]
-//! talks, [`probe`] tries all of it, [`register`] makes this server one of its entities, [`poll`] keeps it one, [`obey`] does what
-//! it says through the operators' door, [`notify`] lets it call, [`update_source`] is the choice it offers.
+//! The line up to the Control Manager (docs/control-manager.md): [`settings`] say how it is met, [`connect`]
+//! goes the way, [`mod@line`] talks, [`probe`] tries all of it, [`register`] makes this server one of its
+//! entities, [`poll`] keeps it one, [`obey`] does what it says through the operators' door, [`notify`] lets
+//! it call, [`update_source`] is the choice it offers.
 
 pub mod client;
 pub mod connect;
@@ -114,7 +115,8 @@ impl Registration {
     }
 }
 
-/// Who speaks for a manager. The authority of an organisation certifies many that sign documents; one of them is the manager.
+/// Who speaks for a manager. The authority of an organisation certifies many that sign documents; one of them
+/// is the manager.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Speaker {
     /// Its key.
@@ -139,9 +141,9 @@ impl Speaker {
         Some(Self { key, subject, name, authority, since })
     }
 
-    /// Whether another one is the same manager: by its key, or by a later certificate of the same name by the same issuer, where many may
-    /// have none. The authority in force is `newest`: the first that answers under one that was uploaded since is the manager, and from
-    /// then on nobody under the one of before.
+    /// Whether another one is the same manager: by its key, or by a later certificate of the same name by the
+    /// same issuer, where many may have none. The authority in force is `newest`: the first that answers
+    /// under one that was uploaded since is the manager, and from then on nobody under the one of before.
     #[must_use]
     pub fn is(&self, other: &Self, newest: &str) -> bool {
         let is_renewed = !self.subject.is_empty() && self.name == other.name && self.since <= other.since;
@@ -236,7 +238,8 @@ pub struct Bridge {
     leaving: Notify,
     /// Look whether to listen.
     listening: Notify,
-    /// Whether somebody listens; nothing while that is not known. Changes to nothing under the lock of `awaited`.
+    /// Whether somebody listens; nothing while that is not known. Changes to nothing under the lock of
+    /// `awaited`.
     listens: watch::Sender<Option<bool>>,
     /// Nonces of tests under way.
     awaited: Mutex<HashMap<[u8; 32], oneshot::Sender<()>>>,
@@ -353,7 +356,8 @@ impl Bridge {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// When the manager last gave an answer that counted; zero: never since the start, or there is no registration.
+    /// When the manager last gave an answer that counted; zero: never since the start, or there is no
+    /// registration.
     #[must_use]
     pub fn last_contact(&self) -> Timestamp {
         let is_in = self.held().registration.state != State::Unregistered;

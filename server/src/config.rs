@@ -147,8 +147,8 @@ fn traces(reader: &mut Reader) -> Option<TraceSettings> {
     Some(TraceSettings { ca: is_tls.then(|| PathBuf::from(ca)), endpoint, one_in })
 }
 
-/// Whether a collector is spoken to over TLS; `None` when it is no address for one. Who does what is nobody's business on the
-/// network, so that clear text goes to an address of this machine, and to no name.
+/// Whether a collector is spoken to over TLS; `None` when it is no address for one. Who does what is nobody's
+/// business on the network, so that clear text goes to an address of this machine, and to no name.
 fn is_tls(endpoint: &str) -> Option<bool> {
     let uri = endpoint.parse::<http::Uri>().ok()?;
     let host = uri.host()?.trim_start_matches('[').trim_end_matches(']');

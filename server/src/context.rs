@@ -71,7 +71,8 @@ impl Server {
         Arc::clone(&self.trust.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Runs a change to its end although its caller hangs up: what the store has and what this process knows never part.
+    /// Runs a change to its end although its caller hangs up: what the store has and what this process knows
+    /// never part.
     ///
     /// # Errors
     /// When the server is shutting down.
@@ -83,7 +84,8 @@ impl Server {
         done.map_err(|_| Failure::unavailable("the server is shutting down"))
     }
 
-    /// SHA-256 of the SubjectPublicKeyInfo of every TLS leaf this server answers for: its own, and those of its proxies.
+    /// SHA-256 of the SubjectPublicKeyInfo of every TLS leaf this server answers for: its own, and those of
+    /// its proxies.
     #[must_use]
     pub fn leaves(&self) -> Vec<Digest> {
         let mut leaves = self.tls.leaf_spki_digests();

@@ -1,8 +1,8 @@
 //! From a recorded command to the agents that are connected.
 //!
-//! The store is the truth. What travels here only says "look": an item that finds no room in an agent's outbox
-//! marks that agent as behind, and its session catches up from the store. So nothing is unbounded, and a slow
-//! agent delays nobody.
+//! The store is the truth. What travels here only says "look": an item that finds no room in an agent's
+//! outbox marks that agent as behind, and its session catches up from the store. So nothing is unbounded, and
+//! a slow agent delays nobody.
 
 pub mod in_flight;
 mod registry;
@@ -19,8 +19,8 @@ use writ_common::time::Timestamp;
 
 use crate::store::{RecordedCommand, Store, StoreError, StoredEnvelope};
 
-/// Bytes of the commands and trees kept for agents that come back; past it the oldest go and are rebuilt from the
-/// store when needed.
+/// Bytes of the commands and trees kept for agents that come back; past it the oldest go and are rebuilt from
+/// the store when needed.
 const MAX_KEPT_BYTES: usize = 128 << 20;
 
 /// A command as it is handed to sessions: one copy for all of them.
@@ -89,8 +89,8 @@ pub struct Dispatcher {
     /// One rebuilding at a time: agents that come back together want the same trees.
     rebuilding: tokio::sync::Mutex<()>,
     in_flight: in_flight::InFlight,
-    /// Until when each cancelled command could have been obeyed. Asked at every delivery: copies of a command may stand
-    /// in outboxes, or be read from the store at that very moment.
+    /// Until when each cancelled command could have been obeyed. Asked at every delivery: copies of a
+    /// command may stand in outboxes, or be read from the store at that very moment.
     cancelled: RwLock<HashMap<CommandId, Timestamp>>,
     cancelling: tokio::sync::Mutex<()>,
 }
@@ -127,7 +127,8 @@ impl Dispatcher {
         self.registry.offer(targets, &outgoing);
     }
 
-    /// Cancels a command: from now on no session hands it over; then what was handed over is noted, and the store told.
+    /// Cancels a command: from now on no session hands it over; then what was handed over is noted, and the
+    /// store told.
     ///
     /// # Errors
     /// When the store fails; then it is not cancelled.
@@ -162,8 +163,8 @@ impl Dispatcher {
         done
     }
 
-    /// Notes that a command is handed to the agent at a place of its audience, unless it was cancelled. Under one lock with a cancellation,
-    /// which finds each command either not handed over, or noted.
+    /// Notes that a command is handed to the agent at a place of its audience, unless it was cancelled. Under
+    /// one lock with a cancellation, which finds each command either not handed over, or noted.
     #[must_use]
     pub fn hand_over(&self, command: CommandId, place: u32) -> bool {
         let cancelled = self.cancelled.read().unwrap_or_else(PoisonError::into_inner);

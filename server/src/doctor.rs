@@ -1,4 +1,5 @@
-//! What is wrong with this server, by cause: the first bad finding is the one to mend, the others may follow from it.
+//! What is wrong with this server, by cause: the first bad finding is the one to mend, the others may follow
+//! from it.
 
 use std::path::{Path, PathBuf};
 

@@ -17,8 +17,9 @@ use writ_proto::v1 as proto;
 use crate::context::Server;
 use crate::store::{Admission, TokenUse, unavailable};
 
-/// Spends a token. The same token and key always give the same answer, counted once. Where an address failed too often,
-/// nothing is verified for tokens nobody made; whoever has a good one is let in, for a whole site may share an address.
+/// Spends a token. The same token and key always give the same answer, counted once. Where an address failed
+/// too often, nothing is verified for tokens nobody made; whoever has a good one is let in, for a whole site
+/// may share an address.
 ///
 /// # Errors
 /// What the agent may know: strangers are not told whether a token exists.

@@ -1,5 +1,5 @@
-//! Before a certificate ends somebody is told, 90, 30, 7 and 1 days ahead: in the log, by an alert, by `writ-server doctor`, and at
-//! any time by the metric of its end.
+//! Before a certificate ends somebody is told, 90, 30, 7 and 1 days ahead: in the log, by an alert, by
+//! `writ-server doctor`, and at any time by the metric of its end.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -1,8 +1,9 @@
 //! writ-server: takes commands in, signs them, keeps them, sends them, and keeps the countersigned answers.
 //!
-//! Modules in the order of a command's journey: [`admin`] lets it in, [`selector`] chooses the agents, [`sign`] seals it, [`store`] makes it
-//! durable, [`dispatch`] finds the agents, [`session`] is the line to one agent, [`receipts`] brings answers
-//! home. [`enroll`] lets new agents in; [`cm_bridge`] is the line up to the Control Manager; [`authority`] makes the fleet's keys.
+//! Modules in the order of a command's journey: [`admin`] lets it in, [`selector`] chooses the agents,
+//! [`sign`] seals it, [`store`] makes it durable, [`dispatch`] finds the agents, [`session`] is the line to
+//! one agent, [`receipts`] brings answers home. [`enroll`] lets new agents in; [`cm_bridge`] is the line up
+//! to the Control Manager; [`authority`] makes the fleet's keys.
 
 pub mod admin;
 pub mod selector;

@@ -11,7 +11,8 @@ use writ_common::time::Timestamp;
 use crate::metrics;
 use crate::store::{KnownAgent, NewReceipt, ReceiptFate, Store, StoreError, TargetState};
 
-/// A receipt whose signature is the agent's and which speaks of that agent. Made only by [`VerifiedReceipt::verify`].
+/// A receipt whose signature is the agent's and which speaks of that agent. Made only by
+/// [`VerifiedReceipt::verify`].
 #[derive(Debug)]
 #[must_use]
 pub struct VerifiedReceipt {
@@ -42,8 +43,8 @@ impl VerifiedReceipt {
         self.verified.document()
     }
 
-    /// Stores it, as of the session with this mark; returns after the commit. `is_replay`: it answers a delivery this server did not
-    /// make.
+    /// Stores it, as of the session with this mark; returns after the commit. `is_replay`: it answers a
+    /// delivery this server did not make.
     ///
     /// # Errors
     /// When the store fails; the agent then keeps its receipt.

@@ -1,5 +1,6 @@
-//! What waits when keys change: a command under a key that is still listed gets a signature by the present one beside it, over
-//! the identical payload; a command that only revoked keys signed is cancelled, and operators submit it again.
+//! What waits when keys change: a command under a key that is still listed gets a signature by the present
+//! one beside it, over the identical payload; a command that only revoked keys signed is cancelled, and
+//! operators submit it again.
 
 use tracing::{info, warn};
 use writ_common::envelope::{Candidate, CommandPurpose, add_signature, verify};

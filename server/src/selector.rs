@@ -1,7 +1,7 @@
 //! Choosing agents by what is known of them: `os=linux,site in (paris,rome),!legacy`.
 //!
-//! The grammar is that of Kubernetes' label selectors: requirements joined by commas, all of which must hold. A
-//! requirement that excludes also holds for agents that do not have the attribute at all.
+//! The grammar is that of Kubernetes' label selectors: requirements joined by commas, all of which must hold.
+//! A requirement that excludes also holds for agents that do not have the attribute at all.
 
 use std::fmt;
 use std::str::FromStr;
@@ -62,7 +62,8 @@ pub fn is_name(text: &str) -> bool {
     text.len() <= MAX_NAME_BYTES && text.starts_with(is_first) && text.chars().all(is_next)
 }
 
-/// Whether a text can be an attribute's value: what can stand in a selector without quotes; empty is a value too.
+/// Whether a text can be an attribute's value: what can stand in a selector without quotes; empty is a value
+/// too.
 #[must_use]
 pub fn is_value(text: &str) -> bool {
     text.len() <= MAX_NAME_BYTES && text.chars().all(is_value_character)

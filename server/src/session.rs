@@ -4,7 +4,8 @@
 //! Greeting ──hello, signed hello, proof──► Proven ──seat──► Live ──► ended
 //! ```
 //!
-//! Only `Live` sees commands, and only `Greeting` can become `Proven`, by the agent's signature over both nonces.
+//! Only `Live` sees commands, and only `Greeting` can become `Proven`, by the agent's signature over both
+//! nonces.
 
 mod budget;
 mod greeting;

@@ -1,5 +1,5 @@
-//! The server's signing keys: everything it says to agents goes through here, once. Which key signs follows from the trust
-//! bundle alone: of those held, the one that counts now and began last.
+//! The server's signing keys: everything it says to agents goes through here, once. Which key signs follows
+//! from the trust bundle alone: of those held, the one that counts now and began last.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -21,11 +21,12 @@ use writ_common::time::{SharedClock, Timestamp};
 use writ_common::trust::{SigningEntry, TrustBundle};
 use writ_common::wire::status::Failure;
 
-/// The wall clock may drift from the monotonic one by this much while the server runs; past it nothing is signed,
-/// for a wrong time under a good signature moves every agent's floor.
+/// The wall clock may drift from the monotonic one by this much while the server runs; past it nothing is
+/// signed, for a wrong time under a good signature moves every agent's floor.
 const MAX_CLOCK_DRIFT: Duration = Duration::from_secs(3600);
 
-/// How far the clock may go back, as time servers make it do. Below the skew that agents allow for their floor.
+/// How far the clock may go back, as time servers make it do. Below the skew that agents allow for their
+/// floor.
 pub(crate) const CLOCK_TOLERANCE: Duration = Duration::from_secs(30);
 
 /// A well-formed request, not yet signed. Made by [`crate::admin::submit`].
@@ -151,7 +152,8 @@ pub fn signs_at<'a>(
     held.into_iter().filter(counts).max_by_key(|entry| entry.sign_from)
 }
 
-/// Until when the keys held follow one another without a gap, for all realms of the one that signs now; `None` when none does.
+/// Until when the keys held follow one another without a gap, for all realms of the one that signs now;
+/// `None` when none does.
 pub fn signs_until<'a>(
     held: impl IntoIterator<Item = &'a SigningEntry>,
     now: Timestamp,
@@ -183,7 +185,8 @@ pub struct Signer {
 impl Signer {
     /// A signer with those of these keys that the bundle lists and does not revoke.
     ///
-    /// Nothing is signed while the clock stands well before `latest`, the latest time that was signed with earlier.
+    /// Nothing is signed while the clock stands well before `latest`, the latest time that was signed with
+    /// earlier.
     #[must_use]
     pub fn new(
         keys: Vec<PrivateKey<Server>>,

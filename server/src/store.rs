@@ -149,7 +149,8 @@ impl Store {
         Self::open(path, shutdown).await
     }
 
-    /// Opens the file and brings it up to date. Whether it is one is asked of [`crate::authority::presence`] first.
+    /// Opens the file and brings it up to date. Whether it is one is asked of [`crate::authority::presence`]
+    /// first.
     ///
     /// # Errors
     /// When the disk or the file is not usable.
@@ -193,12 +194,14 @@ impl Store {
             }
         };
         let found = work.await;
-        // SQLite removes files of its own when the last connection closes, and they must not go while they are moved.
+        // SQLite removes files of its own when the last connection closes, and they must not go while they
+        // are moved.
         connection.close().await?;
         found
     }
 
-    /// Whether the disk takes what is written: after a batch that was not stored, only once [`Self::note_time`] wrote.
+    /// Whether the disk takes what is written: after a batch that was not stored, only once
+    /// [`Self::note_time`] wrote.
     #[must_use]
     pub fn is_writing(&self) -> bool {
         self.health.is_good()
@@ -285,8 +288,8 @@ impl Store {
         .await
     }
 
-    /// Makes a fleet from a backup: as [`Self::create_fleet`], but its head is not confirmed, and agents it enrolled earlier
-    /// may show their identity records.
+    /// Makes a fleet from a backup: as [`Self::create_fleet`], but its head is not confirmed, and agents it
+    /// enrolled earlier may show their identity records.
     ///
     /// # Errors
     /// When the database fails; then nothing is recorded.

@@ -8,7 +8,8 @@ use std::time::Duration;
 use writ_common::time::SharedClock;
 use writ_common::tls::source;
 
-/// Failures a source has at once. An operator who mistypes, or a script that starts ten hosts with an old token, stays below.
+/// Failures a source has at once. An operator who mistypes, or a script that starts ten hosts with an old
+/// token, stays below.
 const BURST: u32 = 20;
 /// One more every so often.
 const REFILL: Duration = Duration::from_secs(1);

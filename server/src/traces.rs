@@ -1,7 +1,8 @@
-//! Traces for whoever has a collector: what became of a command and when, in OTLP over gRPC (OpenTelemetry Protocol 1.x).
-//! Off unless `traces.endpoint` is set. docs/telemetry.md lists every span and attribute.
+//! Traces for whoever has a collector: what became of a command and when, in OTLP over gRPC (OpenTelemetry
+//! Protocol 1.x). Off unless `traces.endpoint` is set. docs/telemetry.md lists every span and attribute.
 //!
-//! A command's id is the id of its trace, so that one is found by the other, across restarts of this server too.
+//! A command's id is the id of its trace, so that one is found by the other, across restarts of this server
+//! too.
 
 mod export;
 
@@ -26,7 +27,8 @@ pub use export::TraceError;
 /// Spans that wait for the collector; past it they are lost, and counted.
 const MAX_WAITING: usize = 16_384;
 
-/// How long ago an agent may have run what its receipt tells of: a command may wait a month, and its receipt another.
+/// How long ago an agent may have run what its receipt tells of: a command may wait a month, and its receipt
+/// another.
 const OLDEST_RUN: Duration = Duration::from_secs(60 * 24 * 3600);
 /// How far an agent's time may be ahead.
 const AHEAD: Duration = Duration::from_secs(24 * 3600);
@@ -52,8 +54,8 @@ impl Moment {
         Self { wall: clock.wall(), monotonic: clock.monotonic() }
     }
 
-    /// Unix nanoseconds of this moment, and of a later one by the time that passed: a wall clock that is set right
-    /// meanwhile makes no span end before it began.
+    /// Unix nanoseconds of this moment, and of a later one by the time that passed: a wall clock that is set
+    /// right meanwhile makes no span end before it began.
     fn span_to(self, later: Self) -> (u64, u64) {
         let start = nanos(self.wall);
         let passed = later.monotonic.saturating_sub(self.monotonic);
@@ -190,7 +192,8 @@ impl Traces {
         })
     }
 
-    /// An agent's receipt was stored; `sent`: when its command was handed to this session, if it was to this one.
+    /// An agent's receipt was stored; `sent`: when its command was handed to this session, if it was to this
+    /// one.
     pub fn answered(&self, answered: Answered, sent: Option<Moment>, now: Moment) {
         let Answered { command, agent, state, code, ran } = answered;
         let mut attributes = vec![

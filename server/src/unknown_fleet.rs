@@ -1,5 +1,6 @@
-//! Hosts that ask for the successors of a bundle this server's chain does not have: agents of a fleet whose server was made anew
-//! without its keys. They say nothing of who they are (protocol.md §6.11), so what is known of them is where they call from.
+//! Hosts that ask for the successors of a bundle this server's chain does not have: agents of a fleet whose
+//! server was made anew without its keys. They say nothing of who they are (protocol.md §6.11), so what is
+//! known of them is where they call from.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -57,7 +58,8 @@ impl UnknownFleetPeers {
         *stranger = Stranger { version, digest, asked: stranger.asked + 1, last_at: now, address };
     }
 
-    /// Those whose bundle this chain still does not have, the latest first: whoever handed its bundles back is no stranger any more.
+    /// Those whose bundle this chain still does not have, the latest first: whoever handed its bundles back
+    /// is no stranger any more.
     #[must_use]
     pub fn list(&self, chain: &Chain) -> Vec<Stranger> {
         self.list_if(|stranger| !chain.contains(stranger.digest))

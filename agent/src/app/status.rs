@@ -57,7 +57,8 @@ impl LinkState {
         }
     }
 
-    /// The reason, and how long ago that was: it tries again by itself, and what is written here is only the last attempt.
+    /// The reason, and how long ago that was: it tries again by itself, and what is written here is only the
+    /// last attempt.
     pub(crate) fn told(&self, now: Timestamp) -> String {
         let ago = Duration::from_secs(now.since(Timestamp::from_millis(self.since_ms)).as_secs());
         format!("{} ({} ago; it tries again by itself)", self.reason, humantime::format_duration(ago))
@@ -102,8 +103,8 @@ impl Status {
         );
     }
 
-    /// No session, and why. That a server refused is remembered until one takes the agent: others that cannot be reached say
-    /// nothing of it.
+    /// No session, and why. That a server refused is remembered until one takes the agent: others that cannot
+    /// be reached say nothing of it.
     pub fn disconnected(&mut self, reason: &str, refused: bool) {
         let refused = if refused { reason.to_owned() } else { self.written.refused.clone() };
         self.write(LinkState { connected: false, refused, ..self.written.clone() }, reason);

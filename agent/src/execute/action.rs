@@ -277,8 +277,8 @@ fn check_program(reader: &mut Reader, program: &Path, uid: u32) {
     }
 }
 
-/// What keeps the kernel from starting a program although the file is there: how it begins (execve(2)). The C library would hand a
-/// file that the kernel does not know to a shell, so this is asked before each start.
+/// What keeps the kernel from starting a program although the file is there: how it begins (execve(2)). The C
+/// library would hand a file that the kernel does not know to a shell, so this is asked before each start.
 pub(crate) fn script_fault(program: &Path) -> Option<String> {
     let mut first = [0; 256];
     let read = std::fs::File::open(program).and_then(|mut file| file.read(&mut first)).ok()?;
@@ -308,7 +308,8 @@ pub(crate) fn script_fault(program: &Path) -> Option<String> {
         .then(|| format!("{shown}: its first line names {interpreter}, which is not there"))
 }
 
-/// Only root may start a program as somebody else; an agent that could not is told when it starts, not when it is commanded.
+/// Only root may start a program as somebody else; an agent that could not is told when it starts, not when
+/// it is commanded.
 fn check_user(reader: &mut Reader, name: &str, own: u32) -> Option<User> {
     if name.is_empty() {
         return None;

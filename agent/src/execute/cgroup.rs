@@ -1,5 +1,6 @@
-//! A control group of its own for what an action starts (cgroups(7), version 2): children stay in it, whatever they do to their process
-//! group, their user or their environment. Only where systemd gave the agent its group to divide (`Delegate=` in the unit).
+//! A control group of its own for what an action starts (cgroups(7), version 2): children stay in it,
+//! whatever they do to their process group, their user or their environment. Only where systemd gave the
+//! agent its group to divide (`Delegate=` in the unit).
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -38,7 +39,8 @@ pub(crate) fn prepare() {
     }
 }
 
-/// Whether systemd marked a group as its service's to divide (systemd.resource-control(5), since version 251).
+/// Whether systemd marked a group as its service's to divide (systemd.resource-control(5), since version
+/// 251).
 fn is_delegated(folder: &Path) -> bool {
     let mut value = [0; 8];
     rustix::fs::getxattr(folder, "user.delegate", &mut value)
@@ -109,7 +111,8 @@ pub(super) fn spawn(command: &mut Command, word: &str) -> io::Result<(Child, Opt
         |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(PREFIX));
     groups(&own.folder).filter(is_ours).for_each(|action| remove_ended(&action));
     let folder = own.folder.join(format!("{PREFIX}{word}"));
-    // A process is born where its parent is. Moved after its start, what it forked meanwhile would be left behind.
+    // A process is born where its parent is. Moved after its start, what it forked meanwhile would be left
+    // behind.
     let entered = std::fs::create_dir(&folder).and_then(|()| enter(&folder));
     if let Err(error) = entered {
         warn!(%error, "an action has no control group of its own");

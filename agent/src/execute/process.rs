@@ -1,4 +1,5 @@
-//! One process: its own group, a clean environment, bounded output, killed with its children, those that left its group too.
+//! One process: its own group, a clean environment, bounded output, killed with its children, those that left
+//! its group too.
 
 use std::collections::HashSet;
 use std::io::Read as _;
@@ -44,9 +45,11 @@ pub fn is_group_gone(group: u32) -> bool {
     leader.is_some_and(|leader| matches!(test_kill_process_group(leader), Err(Errno::SRCH)))
 }
 
-/// The variable by which what an action started is known again; a child may leave its group, but inherits this (proc(5), environ).
+/// The variable by which what an action started is known again; a child may leave its group, but inherits
+/// this (proc(5), environ).
 const MARK: &str = "WRIT_EXECUTION";
-/// Of an environment so much is looked at; the kernel lets it be no longer unless somebody raised the stack's limit.
+/// Of an environment so much is looked at; the kernel lets it be no longer unless somebody raised the stack's
+/// limit.
 const ENVIRONMENT_BYTES: u64 = 2 << 20;
 /// Bit 19 of a set of capabilities.
 const CAP_SYS_PTRACE: u64 = 1 << 19;
@@ -133,7 +136,8 @@ fn marked(mark: &[u8]) -> Vec<Pid> {
 
 pub(super) async fn run(invocation: Invocation, on_group: impl FnOnce(u32) + Send) -> Ended {
     let Invocation { program, arguments, working_directory, timeout, max_output, user, uid } = invocation;
-    // Once more: the list was read when the agent started, and packages are replaced and rights changed since.
+    // Once more: the list was read when the agent started, and packages are replaced and rights changed
+    // since.
     let fault = others_may_change_what_runs(&program, uid).or_else(|| script_fault(&program));
     if let Some(fault) = fault {
         return Ended::quiet(Ending::NotStarted, fault);
@@ -154,7 +158,8 @@ pub(super) async fn run(invocation: Invocation, on_group: impl FnOnce(u32) + Sen
         .stderr(Stdio::piped())
         .process_group(0)
         .kill_on_drop(true);
-    // Its other groups go with it: the standard library clears them for a process that root gives another user.
+    // Its other groups go with it: the standard library clears them for a process that root gives another
+    // user.
     let is_other = user.as_ref().is_some_and(|user| user.uid != uid);
     if let Some(user) = user {
         command.uid(user.uid).gid(user.gid);
@@ -225,7 +230,8 @@ impl Collected {
     }
 }
 
-/// Reads both outputs, in the order they come, until the leader ends; then what is left in the pipes. Whether they were read to their end.
+/// Reads both outputs, in the order they come, until the leader ends; then what is left in the pipes. Whether
+/// they were read to their end.
 async fn collect(
     child: &mut Child,
     group: Group,
@@ -242,8 +248,8 @@ async fn collect(
             status = child.wait() => break status?,
         }
     };
-    // Whatever the leader left behind ends with it, and with that the pipes do. A child that left the group may hold
-    // them open for ever; it is not waited for.
+    // Whatever the leader left behind ends with it, and with that the pipes do. A child that left the group
+    // may hold them open for ever; it is not waited for.
     drop(group);
     let rest = async {
         while stdout.is_some() || stderr.is_some() {

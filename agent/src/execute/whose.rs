@@ -1,4 +1,5 @@
-//! Who could change what stands at a path: whoever may write the file, a folder on the way to it, or a link that leads there.
+//! Who could change what stands at a path: whoever may write the file, a folder on the way to it, or a link
+//! that leads there.
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
@@ -13,8 +14,9 @@ const MAX_LINKS: usize = 40;
 /// Mode bit: in such a folder nobody touches what is another's, as in /tmp.
 const STICKY: u32 = 0o1000;
 
-/// Who but root and this user may change what stands at a path, and so run what they like; and what mends that. Every component is
-/// looked at, of each link and of what it leads to. `None` if nobody may, or if there is nothing.
+/// Who but root and this user may change what stands at a path, and so run what they like; and what mends
+/// that. Every component is looked at, of each link and of what it leads to. `None` if nobody may, or if
+/// there is nothing.
 pub(super) fn others_may_change(path: &Path, uid: u32) -> Option<String> {
     let (mut here, mut links) = (PathBuf::from("/"), 0);
     let mut left: VecDeque<OsString> = names(path);

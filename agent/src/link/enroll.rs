@@ -1,4 +1,5 @@
-//! Enrolment: a token in, an identity out. It goes on where an interrupted one stopped, and never trusts first use.
+//! Enrolment: a token in, an identity out. It goes on where an interrupted one stopped, and never trusts
+//! first use.
 
 use writ_common::envelope::{EnrolmentPurpose, IdentityRecordPurpose, Sealed, sign};
 use writ_common::files::{self, FileError};

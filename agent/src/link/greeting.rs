@@ -116,7 +116,8 @@ pub(super) async fn hear(
         expected.verify(&envelope)
     };
     let verified = match judge() {
-        // protocol.md §6.3: a newer bundle may list the key, change its dates or reset the floor; ask once, then decide.
+        // protocol.md §6.3: a newer bundle may list the key, change its dates or reset the floor; ask once,
+        // then decide.
         Err(refusal) if may_be_mended_by_a_bundle(refusal.code) => match fetch_chain(core, client).await {
             Ok(()) => judge(),
             Err(error @ (LinkError::Journal(_) | LinkError::Follow(_))) => return Err(error),
@@ -198,8 +199,8 @@ pub(super) const fn may_be_mended_by_a_bundle(code: RefusalCode) -> bool {
     )
 }
 
-/// Asks for the bundles after the one held and walks along them; a server that stands at an earlier state is given what it
-/// lacks.
+/// Asks for the bundles after the one held and walks along them; a server that stands at an earlier state is
+/// given what it lacks.
 pub(super) async fn fetch_chain(
     core: &AgentCore,
     client: &mut AgentGatewayClient<Channel>,
@@ -208,7 +209,8 @@ pub(super) async fn fetch_chain(
     hand_back(core, client, version, &digest).await
 }
 
-/// Asks for the bundles after the one held and walks along them; returns version and digest of the other side's newest.
+/// Asks for the bundles after the one held and walks along them; returns version and digest of the other
+/// side's newest.
 pub(super) async fn fetch_successors(
     core: &AgentCore,
     client: &mut AgentGatewayClient<Channel>,
@@ -259,8 +261,8 @@ pub(super) async fn learn(
     Ok(())
 }
 
-/// A server that stands at an earlier state than this agent is given what it lacks. One that follows another chain is given the newest of
-/// this one, so that it mints nothing before somebody joined the two.
+/// A server that stands at an earlier state than this agent is given what it lacks. One that follows another
+/// chain is given the newest of this one, so that it mints nothing before somebody joined the two.
 async fn hand_back(
     core: &AgentCore,
     client: &mut AgentGatewayClient<Channel>,

@@ -1,6 +1,6 @@
-//! The question nobody can keep from being asked: whatever settings say and whoever holds the session, the endpoints of the
-//! trust bundle are asked for a successor now and then. So the thief of a signing key who sends agents elsewhere does not keep
-//! them (protocol.md §6.13).
+//! The question nobody can keep from being asked: whatever settings say and whoever holds the session, the
+//! endpoints of the trust bundle are asked for a successor now and then. So the thief of a signing key who
+//! sends agents elsewhere does not keep them (protocol.md §6.13).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +12,8 @@ use writ_common::backoff::jitter;
 use super::ask_for_bundles;
 use crate::obey::AgentCore;
 
-/// Asks until it is dropped, each time after half to all of a period; whoever holds a session is told when it led to something.
+/// Asks until it is dropped, each time after half to all of a period; whoever holds a session is told when it
+/// led to something.
 pub(super) async fn run(core: &AgentCore, every: Duration, learnt: &Arc<Notify>) {
     loop {
         tokio::time::sleep(every / 2 + jitter(every / 2)).await;

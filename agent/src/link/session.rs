@@ -123,7 +123,8 @@ pub(super) async fn hold(
     }
 }
 
-/// What can wait until the disk has room again must not end a session: commands are still to be refused in it.
+/// What can wait until the disk has room again must not end a session: commands are still to be refused in
+/// it.
 fn unless_full(done: Result<(), JournalError>) -> Result<(), JournalError> {
     match done {
         Err(error @ JournalError::NoRoom(_)) => {

@@ -16,8 +16,8 @@ use crate::replay::{Durable, Entry, Journal, JournalError, State, judge_again};
 use crate::reply::sign_receipt;
 use crate::verify::{self, verify};
 
-/// Commands that a crash left behind and that are not settled yet. Looked up once a process: a second time would take running commands
-/// for crashed ones.
+/// Commands that a crash left behind and that are not settled yet. Looked up once a process: a second time
+/// would take running commands for crashed ones.
 #[derive(Debug)]
 pub struct Left(VecDeque<(CommandId, Entry)>);
 
@@ -34,8 +34,8 @@ impl Left {
 }
 
 impl AgentCore {
-    /// Settles what a crash left behind (protocol.md §4.13): accepted commands are judged again, started ones are
-    /// indeterminate unless they are idempotent and their processes are proven gone.
+    /// Settles what a crash left behind (protocol.md §4.13): accepted commands are judged again, started ones
+    /// are indeterminate unless they are idempotent and their processes are proven gone.
     ///
     /// # Errors
     /// When the journal fails. Then the rest is still left, for when there is room again.

@@ -1,4 +1,5 @@
-//! Refusals that the journal could not keep, because its disk took nothing: remembered as long as the agent runs.
+//! Refusals that the journal could not keep, because its disk took nothing: remembered as long as the agent
+//! runs.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};

@@ -241,8 +241,8 @@ impl Journal {
         caught(path, || facts(&read_only(path)?.begin_read()?))
     }
 
-    /// Whether every page of a journal is what was written, as a start of the agent asks. That of an agent that runs has been looked at,
-    /// and changes meanwhile.
+    /// Whether every page of a journal is what was written, as a start of the agent asks. That of an agent
+    /// that runs has been looked at, and changes meanwhile.
     ///
     /// # Errors
     /// When it is damaged.
@@ -266,8 +266,8 @@ impl Journal {
         })
     }
 
-    /// Whether such a journal would take no further command at this time: it holds as many as it may, and none of them can
-    /// be forgotten.
+    /// Whether such a journal would take no further command at this time: it holds as many as it may, and
+    /// none of them can be forgotten.
     ///
     /// # Errors
     /// When it cannot be read.
@@ -311,8 +311,8 @@ impl Journal {
         self.read(|read| entry(&read.open_table(COMMANDS)?, command))
     }
 
-    /// Commands that are not acknowledged. One whose entry is damaged is left out and said: it must not keep the
-    /// agent from all others.
+    /// Commands that are not acknowledged. One whose entry is damaged is left out and said: it must not keep
+    /// the agent from all others.
     ///
     /// # Errors
     /// When it cannot be read.
@@ -333,7 +333,8 @@ impl Journal {
         })
     }
 
-    /// The identity key was made just now: this journal is as old as the identity, and none was lost before it.
+    /// The identity key was made just now: this journal is as old as the identity, and none was lost before
+    /// it.
     ///
     /// # Errors
     /// When it cannot be written.
@@ -341,8 +342,8 @@ impl Journal {
         self.keep_document("first", b"yes")
     }
 
-    /// The first journal of an identity is born with it: nothing older can be addressed to the agent. A journal that
-    /// was lost later is born with a session instead.
+    /// The first journal of an identity is born with it: nothing older can be addressed to the agent. A
+    /// journal that was lost later is born with a session instead.
     ///
     /// # Errors
     /// When it cannot be written.
@@ -369,14 +370,15 @@ impl Journal {
         }
     }
 
-    /// What a session that is about to begin says of the journal (protocol.md §6.9). The mark it will write is on disk
-    /// before it is said, and stays the same until a session began: the server may have kept it although its welcome
-    /// never came.
+    /// What a session that is about to begin says of the journal (protocol.md §6.9). The mark it will write
+    /// is on disk before it is said, and stays the same until a session began: the server may have kept
+    /// it although its welcome never came.
     ///
     /// # Errors
     /// When it cannot be read or written.
     pub fn standing(&self) -> Result<JournalStanding, JournalError> {
-        // As it was before this contact wrote anything: else one lost transaction would be made up for by the next mark.
+        // As it was before this contact wrote anything: else one lost transaction would be made up for by the
+        // next mark.
         let Facts { id, counter, admissions, .. } = self.facts()?;
         if self.mark("next_mark")?.is_none() {
             self.keep_document("next_mark", &random_bytes::<16>())?;
@@ -398,8 +400,8 @@ impl Journal {
         marks.map_err(|_| JournalError::Damaged)
     }
 
-    /// A session began at this time: a journal without a birth is born, the floor rises, the session's mark is kept.
-    /// Nothing issued before `commands_from` is obeyed from now on.
+    /// A session began at this time: a journal without a birth is born, the floor rises, the session's mark
+    /// is kept. Nothing issued before `commands_from` is obeyed from now on.
     ///
     /// # Errors
     /// When it cannot be written.
@@ -466,7 +468,8 @@ impl Journal {
         })
     }
 
-    /// Gives what is set aside to other files of the agent's that must be written; whether there was anything.
+    /// Gives what is set aside to other files of the agent's that must be written; whether there was
+    /// anything.
     #[must_use]
     pub fn make_room(&self) -> bool {
         self.reserve.release()
@@ -479,7 +482,8 @@ impl Journal {
         self.with_database(|database| work(&database.begin_read()?))
     }
 
-    /// One transaction: the counter rises with it, and it is synced when this returns. On a full disk it takes what is set aside.
+    /// One transaction: the counter rises with it, and it is synced when this returns. On a full disk it
+    /// takes what is set aside.
     fn write<T>(
         &self,
         work: impl Fn(&WriteTransaction) -> Result<T, JournalError>,

@@ -17,8 +17,8 @@ pub(crate) enum Manager {
     Test(Box<Changes>),
     /// Become one of the manager's entities, the servers that it lists and instructs. Twice is once.
     Register {
-        /// Whether the manager becomes the update source of the integrated reputation server, if it offers itself; asked on a
-        /// terminal unless given.
+        /// Whether the manager becomes the update source of the integrated reputation server, if it offers
+        /// itself; asked on a terminal unless given.
         #[arg(long, value_enum)]
         update_source: Option<UpdateSource>,
     },
@@ -85,8 +85,8 @@ pub(crate) struct Changes {
     /// The manager's port; 7543 unless set.
     #[arg(long, value_name = "PORT")]
     pub(crate) port: Option<u32>,
-    /// The CA certificate of the manager (control-manager-ca.pem) or of your organisation, PEM or DER; it is shown before it is
-    /// saved. `none` removes it.
+    /// The CA certificate of the manager (control-manager-ca.pem) or of your organisation, PEM or DER; it is
+    /// shown before it is saved. `none` removes it.
     #[arg(long, value_name = "FILE")]
     pub(crate) ca: Option<PathBuf>,
     /// How long the CA it replaces is still accepted.

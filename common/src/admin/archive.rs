@@ -1,5 +1,5 @@
-//! Changes leave the audit log for a file before they leave the database: a row that is gone is in the folder `audit`, for an operator to
-//! move to where it is kept (docs/operations.md, "The audit log").
+//! Changes leave the audit log for a file before they leave the database: a row that is gone is in the folder
+//! `audit`, for an operator to move to where it is kept (docs/operations.md, "The audit log").
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;

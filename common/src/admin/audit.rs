@@ -1,5 +1,6 @@
-//! The audit log of a program: three chains in which each entry carries the hash of the one before it, each kept by the program's
-//! store (docs/adr/0007). Here is what is the same for all: the links, the settings, and the service that shows them.
+//! The audit log of a program: three chains in which each entry carries the hash of the one before it, each
+//! kept by the program's store (docs/adr/0007). Here is what is the same for all: the links, the settings,
+//! and the service that shows them.
 
 use std::error::Error;
 use std::sync::Arc;
@@ -56,7 +57,8 @@ pub struct NewAudit {
     pub subject: String,
     /// `asked`, `ok`, `unchanged`, `failed`, or a gRPC status.
     pub outcome: &'static str,
-    /// Entries of this log to keep. Past it the oldest go, of changes not before they are in a file ([`super::archive`]).
+    /// Entries of this log to keep. Past it the oldest go, of changes not before they are in a file
+    /// ([`super::archive`]).
     pub max_entries: u64,
 }
 
@@ -139,7 +141,8 @@ pub trait AuditStore: Send + Sync {
         limit: u32,
     ) -> impl Future<Output = Result<Vec<Link>, Self::Error>> + Send;
 
-    /// Removes the oldest entries of a log, through this one. The chain of the rest stands, from the hash of the last one that went.
+    /// Removes the oldest entries of a log, through this one. The chain of the rest stands, from the hash of
+    /// the last one that went.
     fn forget(&self, log: AuditLog, through: u64) -> impl Future<Output = Result<(), Self::Error>> + Send;
 }
 

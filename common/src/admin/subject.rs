@@ -32,8 +32,8 @@ impl AuditSubject {
         }
     }
 
-    /// What the fields say, on one line, each cut to [`MAX_SUBJECT_CHARS`]; empty of a request that cannot be read, which no
-    /// service takes either.
+    /// What the fields say, on one line, each cut to [`MAX_SUBJECT_CHARS`]; empty of a request that cannot be
+    /// read, which no service takes either.
     pub(super) fn subject(self, request: &[u8]) -> String {
         let read = match self {
             Self::Nothing => return String::new(),

@@ -1,4 +1,5 @@
-//! What goes wrong on a host when a daemon is installed: whose folder it is, what is left of the disk, how many files may be open.
+//! What goes wrong on a host when a daemon is installed: whose folder it is, what is left of the disk, how
+//! many files may be open.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
@@ -91,8 +92,8 @@ pub fn disk(path: &Path) -> Finding {
     }
 }
 
-/// How many files and sockets this user's processes may have open, against what is needed. It is this shell's bound: the service
-/// has its unit's.
+/// How many files and sockets this user's processes may have open, against what is needed. It is this shell's
+/// bound: the service has its unit's.
 #[must_use]
 pub fn open_files(needed: u64) -> Finding {
     let may = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);

@@ -62,7 +62,8 @@ pub fn sign<P: Purpose>(keys: &[&SigningKey<P>], document: &P::Document) -> Seal
     Sealed { bytes: envelope.encode_to_vec().into(), digest: Digest::of(&signed), purpose: PhantomData }
 }
 
-/// Adds a signature to an envelope that was verified: over the identical payload, beside those it has. The digest stays.
+/// Adds a signature to an envelope that was verified: over the identical payload, beside those it has. The
+/// digest stays.
 ///
 /// # Panics
 /// As [`sign`].

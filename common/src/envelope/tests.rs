@@ -43,7 +43,8 @@ fn every_altered_byte_is_refused() {
         for place in 0..sealed.bytes().len() {
             let mut altered = sealed.bytes().to_vec();
             altered[place] ^= 1;
-            // A wrong or missing hint makes the signature useless; nothing altered is ever accepted with another meaning.
+            // A wrong or missing hint makes the signature useless; nothing altered is ever accepted with
+            // another meaning.
             if let Ok(verified) = verify::<ApprovalPurpose>(&altered, &candidates, 1) {
                 panic!("byte {place} was altered and {verified:?} accepted");
             }

@@ -1,4 +1,5 @@
-//! Signing certificates: an X.509 wrapper that gives a key a name and dates. Trust comes from the bundle alone.
+//! Signing certificates: an X.509 wrapper that gives a key a name and dates. Trust comes from the bundle
+//! alone.
 
 use std::time::Duration;
 

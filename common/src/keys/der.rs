@@ -80,7 +80,8 @@ pub(super) fn kind(bytes: &[u8]) -> Kind {
         [(SEQUENCE, _), (BIT_STRING, _)] => Kind::PublicKey,
         [(SEQUENCE, signed), (SEQUENCE, _), (BIT_STRING, _)] => match elements(signed).as_deref() {
             Some([(INTEGER, [0]), (SEQUENCE, _), (SEQUENCE, _), ..]) if signed.len() < 1 << 20 => {
-                // A request's third part is its key, with a bit string in it; a version 1 certificate's is its issuer.
+                // A request's third part is its key, with a bit string in it; a version 1 certificate's is
+                // its issuer.
                 let third = elements(signed).and_then(|parts| elements(parts.get(2)?.1));
                 let is_key =
                     third.is_some_and(|parts| matches!(parts.as_slice(), [(SEQUENCE, _), (BIT_STRING, _)]));

@@ -1,5 +1,5 @@
-//! Keys and certificates as people hand them in: PEM as any program writes it, or DER. The one reader for all of them, and the one
-//! file that knows `rustls-pemfile`, which is in maintenance mode.
+//! Keys and certificates as people hand them in: PEM as any program writes it, or DER. The one reader for all
+//! of them, and the one file that knows `rustls-pemfile`, which is in maintenance mode.
 
 use std::borrow::Cow;
 

@@ -76,7 +76,8 @@ impl<H: Holder> PrivateKey<H> {
         Self { pair: Arc::new(pair), public, pkcs8: Arc::new(pkcs8), holder: PhantomData }
     }
 
-    /// Reads PKCS#8 of either algorithm, Ed25519 in version 1 (OpenSSL) or 2 (ring); a public key in it must match.
+    /// Reads PKCS#8 of either algorithm, Ed25519 in version 1 (OpenSSL) or 2 (ring); a public key in it must
+    /// match.
     ///
     /// # Errors
     /// When the bytes are something else.

@@ -1,5 +1,5 @@
-//! Secrets at rest under a key of this host, kept in a file of its own: whoever copies the database alone has none of them. The age
-//! format (v1, X25519 recipient).
+//! Secrets at rest under a key of this host, kept in a file of its own: whoever copies the database alone has
+//! none of them. The age format (v1, X25519 recipient).
 
 use std::path::Path;
 use std::str::FromStr as _;

@@ -1,6 +1,7 @@
-//! Keys an organisation's certificate authority vouches for: a Control Manager signs by one, and an entity was given the authority
-//! alone. The path is checked by RFC 5280, section 6.1: signatures, dates, names, CA flags, path lengths and name constraints by
-//! `webpki`; beside it what that leaves out, the key usage of issuers (section 4.2.1.3) and the path length of the authority.
+//! Keys an organisation's certificate authority vouches for: a Control Manager signs by one, and an entity
+//! was given the authority alone. The path is checked by RFC 5280, section 6.1: signatures, dates, names, CA
+//! flags, path lengths and name constraints by `webpki`; beside it what that leaves out, the key usage of
+//! issuers (section 4.2.1.3) and the path length of the authority.
 
 use std::time::Duration;
 
@@ -240,8 +241,8 @@ impl Named {
     }
 }
 
-/// An authority vouches for many keys: web servers', people's, hosts'. One that may also be a TLS key is held by whatever ends TLS, which
-/// must not be able to speak for the manager (RFC 9336).
+/// An authority vouches for many keys: web servers', people's, hosts'. One that may also be a TLS key is held
+/// by whatever ends TLS, which must not be able to speak for the manager (RFC 9336).
 fn signs_documents(certificate: &X509Certificate<'_>) -> bool {
     let Ok(Some(usage)) = certificate.extended_key_usage() else { return false };
     let usage = usage.value;

@@ -1,5 +1,6 @@
-//! What a name means: `/etc/hosts` first, then the name servers of `/etc/resolv.conf`, both read at every question. Other sources of
-//! `/etc/nsswitch.conf` are not asked (multicast, directories); this host's own name is known without any.
+//! What a name means: `/etc/hosts` first, then the name servers of `/etc/resolv.conf`, both read at every
+//! question. Other sources of `/etc/nsswitch.conf` are not asked (multicast, directories); this host's own
+//! name is known without any.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -158,7 +159,8 @@ async fn ask(name: &str) -> Result<Vec<IpAddr>, NameError> {
         }
         Err(error) => return Err(nobody(format!("{RESOLV_CONF}: {error}"))),
     };
-    // One search domain that is no name must not keep every other name from being found: such lists come with a lease.
+    // One search domain that is no name must not keep every other name from being found: such lists come with
+    // a lease.
     let (config, mut options) = parse_resolv_conf(&text)
         .or_else(|_| parse_resolv_conf(without_search(&text)))
         .map_err(|error| NameError::Unreadable(error.to_string()))?;

@@ -9,8 +9,9 @@ use rustls::pki_types::ServerName;
 /// RFC 1035, section 2.3.4, without the final dot.
 const MAX_NAME: usize = 253;
 
-/// Where something answers. Read from `name:port`, `192.0.2.1:port`, `[2001:db8::1]:port` or `[fe80::1%eth0]:port`; a final dot of a
-/// name, which no certificate carries, is left out, and capitals become small.
+/// Where something answers. Read from `name:port`, `192.0.2.1:port`, `[2001:db8::1]:port` or
+/// `[fe80::1%eth0]:port`; a final dot of a name, which no certificate carries, is left out, and capitals
+/// become small.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Place {
     host: String,
@@ -132,7 +133,8 @@ impl Place {
     }
 }
 
-/// A host without a port that is given to others: a name of a certificate, an address in a setting. As it is written from then on.
+/// A host without a port that is given to others: a name of a certificate, an address in a setting. As it is
+/// written from then on.
 ///
 /// # Errors
 /// When it is none, or means nothing elsewhere.

@@ -1,4 +1,5 @@
-//! Connecting: the peer's certificate is checked against anchors we were given, never against the host's store.
+//! Connecting: the peer's certificate is checked against anchors we were given, never against the host's
+//! store.
 
 use std::io;
 use std::sync::Arc;
@@ -32,11 +33,11 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 pub enum Anchors {
     /// These authorities, DER.
     Authorities(Vec<Vec<u8>>),
-    /// These authorities, DER, whatever this host's clock says of dates. Only for whoever checks next that a signed hello
-    /// names the leaf (protocol.md §6.2): the clock of an agent's host decides nothing.
+    /// These authorities, DER, whatever this host's clock says of dates. Only for whoever checks next that a
+    /// signed hello names the leaf (protocol.md §6.2): the clock of an agent's host decides nothing.
     AuthoritiesAtAnyDate(Vec<Vec<u8>>),
-    /// Nothing: whoever answers. Only for questions whose answers prove themselves and which say nothing of who asks
-    /// (protocol.md §6.11).
+    /// Nothing: whoever answers. Only for questions whose answers prove themselves and which say nothing of
+    /// who asks (protocol.md §6.11).
     Unverified,
     /// An authority the peer shows itself, whose SubjectPublicKeyInfo has one of these SHA-256 hashes.
     SpkiDigests(Vec<Digest>),
@@ -95,7 +96,8 @@ pub enum TlsFault {
     Name,
 }
 
-/// What is wrong with the dates of a certificate, with times as people read them; anything else in the library's words.
+/// What is wrong with the dates of a certificate, with times as people read them; anything else in the
+/// library's words.
 fn in_words(source: &io::Error) -> String {
     let time = |at: UnixTime| Timestamp::from_millis(at.as_secs().saturating_mul(1000)).to_string();
     let fault = source.get_ref().and_then(|error| error.downcast_ref::<rustls::Error>());
@@ -349,7 +351,8 @@ impl TimeProvider for OurClock {
 enum Judge {
     /// As every TLS client does.
     Strict(Arc<WebPkiServerVerifier>),
-    /// Everything but the dates: a leaf that is out of date now is judged once more in the middle of its own life.
+    /// Everything but the dates: a leaf that is out of date now is judged once more in the middle of its own
+    /// life.
     AtAnyDate(Arc<WebPkiServerVerifier>),
     /// The shown authority with one of these hashes is the only root.
     Pinned(Vec<Digest>),

@@ -25,7 +25,8 @@ use crate::shutdown::Shutdown;
 
 /// How long a handshake may take.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
-/// Connections of one port at once; more wait in the listener's backlog. Give the process that many open files.
+/// Connections of one port at once; more wait in the listener's backlog. Give the process that many open
+/// files.
 const MAX_CONNECTIONS: usize = 16_384;
 /// Strangers that go when the process may open no more files.
 const PLACES_AT_ONCE: usize = 16;
@@ -49,7 +50,8 @@ enum Carrier {
     Clear(Watched),
 }
 
-/// A socket below TLS: what strangers send is counted from the first byte, and what has to go goes in the midst of a handshake.
+/// A socket below TLS: what strangers send is counted from the first byte, and what has to go goes in the
+/// midst of a handshake.
 #[derive(Debug)]
 struct Watched {
     socket: TcpStream,
@@ -86,7 +88,8 @@ impl Watched {
         ends.hang_up.as_mut().poll(context).is_ready()
     }
 
-    /// Nothing is sent any more to whom must go. Asked with each write too: for one who does not read, nothing may be polled but those.
+    /// Nothing is sent any more to whom must go. Asked with each write too: for one who does not read,
+    /// nothing may be polled but those.
     fn check(&mut self, context: &mut Context<'_>) -> io::Result<()> {
         match self.has_to_go(context) {
             true => Err(io::ErrorKind::BrokenPipe.into()),

@@ -13,7 +13,8 @@ use crate::keys::certificate::offset;
 use crate::keys::{Algorithm, Holder, PrivateKey};
 use crate::time::Timestamp;
 
-/// id-kp-documentSigning (RFC 9336 §3): what tells a key that signs documents from every other key an authority vouches for.
+/// id-kp-documentSigning (RFC 9336 §3): what tells a key that signs documents from every other key an
+/// authority vouches for.
 const DOCUMENT_SIGNING: [u64; 9] = [1, 3, 6, 1, 5, 5, 7, 3, 36];
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
@@ -59,7 +60,8 @@ impl TlsAuthority {
         Ok(Self { certificate, key: Zeroizing::new(pair.serialize_der()) })
     }
 
-    /// A certificate for a key that signs documents, valid for three years: what an entity that was given this authority believes.
+    /// A certificate for a key that signs documents, valid for three years: what an entity that was given
+    /// this authority believes.
     ///
     /// # Errors
     /// When the library refuses the name.

@@ -1,8 +1,9 @@
 //! Connections on which nobody has proven anything yet: what they may cost, and which go when it is too much.
 //!
-//! One measure for all of it: bytes. A connection costs some before it says a word, what it sends counts, and so does an answer
-//! that waits for it to read. Past a bound the oldest connection of the largest source goes. Whoever means it has proven
-//! itself long before; whoever keeps silent to keep others out loses its own places.
+//! One measure for all of it: bytes. A connection costs some before it says a word, what it sends counts, and
+//! so does an answer that waits for it to read. Past a bound the oldest connection of the largest source
+//! goes. Whoever means it has proven itself long before; whoever keeps silent to keep others out loses its
+//! own places.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -64,29 +65,32 @@ pub struct Peer {
 }
 
 impl Peer {
-    /// The host at the other end, perhaps a proxy; nobody's address where no connection of ours carries the call.
+    /// The host at the other end, perhaps a proxy; nobody's address where no connection of ours carries the
+    /// call.
     #[must_use]
     pub fn host(peer: Option<&Self>) -> IpAddr {
         peer.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.address.ip().to_canonical())
     }
 
-    /// Somebody proved who they are on this connection, by this key: it may stay, and costs what it costs, until they have too many.
+    /// Somebody proved who they are on this connection, by this key: it may stay, and costs what it costs,
+    /// until they have too many.
     pub fn proven(&self, by: Digest) {
         self.probation.is_over.store(true, Ordering::Release);
         self.probation.leave();
         self.probation.count_for(by);
     }
 
-    /// Somebody proved who they are for one session: the connection may stay as long as this is held, and until its last words are
-    /// said. An identity whose sessions replace each other cannot hold connections that way.
+    /// Somebody proved who they are for one session: the connection may stay as long as this is held, and
+    /// until its last words are said. An identity whose sessions replace each other cannot hold
+    /// connections that way.
     #[must_use]
     pub fn in_session(&self) -> InSession {
         self.probation.hold();
         InSession { probation: Arc::clone(&self.probation), is_last: true }
     }
 
-    /// Somebody proved who they are for one call, by this token: the connection may stay as long as this is held, and a probation's
-    /// time longer, until they have too many.
+    /// Somebody proved who they are for one call, by this token: the connection may stay as long as this is
+    /// held, and a probation's time longer, until they have too many.
     #[must_use]
     pub fn in_call(&self, by: Digest) -> InSession {
         self.probation.hold();
@@ -94,8 +98,8 @@ impl Peer {
         InSession { probation: Arc::clone(&self.probation), is_last: false }
     }
 
-    /// An answer of so many bytes waits until this connection reads it. Small ones need not be told: a request as large went
-    /// before each.
+    /// An answer of so many bytes waits until this connection reads it. Small ones need not be told: a
+    /// request as large went before each.
     pub fn owes(&self, bytes: usize) {
         self.probation.owes(bytes);
     }
@@ -109,7 +113,8 @@ pub struct InSession {
     is_last: bool,
 }
 
-/// Connections on which one key or token proved itself; past it the oldest goes. Each command that waits for its answers is one.
+/// Connections on which one key or token proved itself; past it the oldest goes. Each command that waits for
+/// its answers is one.
 const MAX_OF_ONE: usize = 256;
 /// How long a connection may prove nothing.
 pub(super) const PROBATION: Duration = Duration::from_secs(60);
@@ -195,7 +200,8 @@ impl Unproven {
         Peer { address, probation: Arc::new(probation) }
     }
 
-    /// Every place is taken: one of an unproven connection becomes free. Nothing happens where all have proven themselves.
+    /// Every place is taken: one of an unproven connection becomes free. Nothing happens where all have
+    /// proven themselves.
     pub(super) fn make_place(&self) {
         self.change(|held| held.largest().and_then(|source| held.hang_up_oldest(source)));
     }
@@ -268,7 +274,8 @@ impl Held {
         gone
     }
 
-    /// Of several about as large, the one that came first: who has begun to speak must not count as larger than who is silent.
+    /// Of several about as large, the one that came first: who has begun to speak must not count as larger
+    /// than who is silent.
     fn largest(&self) -> Option<IpAddr> {
         let size = |(_, source): &(&IpAddr, &Source)| {
             let about = source.bytes / (2 * BYTES_OF_A_CONNECTION);
@@ -343,7 +350,8 @@ impl Probation {
         held.make_room(self.source, arrival, self.unproven.0.room)
     }
 
-    /// A session or a call more is held on it. Under the lock, as its end is: else one that ends would count one that begins.
+    /// A session or a call more is held on it. Under the lock, as its end is: else one that ends would count
+    /// one that begins.
     fn hold(&self) {
         self.unproven.change(|held| {
             self.sessions.fetch_add(1, Ordering::AcqRel);

@@ -13,11 +13,13 @@ use tokio_rustls::TlsAcceptor;
 use super::{TlsLeaf, spki_digest};
 use crate::id::Digest;
 
-/// Leaves that are still answered for after a newer one is shown, and how long: greetings may be under way under them.
+/// Leaves that are still answered for after a newer one is shown, and how long: greetings may be under way
+/// under them.
 const MAX_EARLIER_LEAVES: usize = 3;
 const EARLIER_LEAF_COUNTS: Duration = Duration::from_secs(300);
 
-/// A server's certificate, ready to be shown. Clones share it, so that a new one is shown by all ports at once.
+/// A server's certificate, ready to be shown. Clones share it, so that a new one is shown by all ports at
+/// once.
 #[derive(Debug, Clone)]
 pub struct ServerTls {
     config: Arc<ServerConfig>,
@@ -95,7 +97,8 @@ impl ServerTls {
         TlsAcceptor::from(Arc::clone(&self.config))
     }
 
-    /// SHA-256 of the SubjectPublicKeyInfo of the leaf, and of those shown until a few minutes ago, as agents saw them.
+    /// SHA-256 of the SubjectPublicKeyInfo of the leaf, and of those shown until a few minutes ago, as agents
+    /// saw them.
     #[must_use]
     pub fn leaf_spki_digests(&self) -> Vec<Digest> {
         let shown = self.shown.0.read().unwrap_or_else(PoisonError::into_inner);

@@ -43,7 +43,8 @@ impl Chain {
         Ok(Self { links: vec![link] })
     }
 
-    /// A chain from one's own disk, where every bundle was verified before it was kept: it begins at whatever is first.
+    /// A chain from one's own disk, where every bundle was verified before it was kept: it begins at whatever
+    /// is first.
     ///
     /// # Errors
     /// When there is none, or one does not follow.
@@ -89,7 +90,8 @@ impl Chain {
         self.links.iter().any(|link| link.digest == digest)
     }
 
-    /// Another chain, which leaves this one at an earlier bundle and goes on by these: two servers minted at the same time.
+    /// Another chain, which leaves this one at an earlier bundle and goes on by these: two servers minted at
+    /// the same time.
     ///
     /// # Errors
     /// When the first follows no bundle of this chain, or one does not follow the one before.

@@ -40,7 +40,8 @@ impl<'a> Keyring<'a> {
         self.bundle.signing.iter().map(judge).collect()
     }
 
-    /// Verifies a document that brings its own time, such as a hello or an identity record: each signer must count then.
+    /// Verifies a document that brings its own time, such as a hello or an identity record: each signer must
+    /// count then.
     ///
     /// # Errors
     /// Why it is not believed.

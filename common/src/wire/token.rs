@@ -1,5 +1,6 @@
-//! Tokens as text: a prefix that scanners of secrets find, and base64url of the bytes and a checksum, so that a copy that is not
-//! whole is told from a token that is not known. An enrolment token's bytes are the protobuf message.
+//! Tokens as text: a prefix that scanners of secrets find, and base64url of the bytes and a checksum, so that
+//! a copy that is not whole is told from a token that is not known. An enrolment token's bytes are the
+//! protobuf message.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;

@@ -232,7 +232,8 @@ impl Change<'_> {
         Ok(())
     }
 
-    /// Notes what an entity says became of earlier instructions; returns those that ended by it. What has ended does not change any more.
+    /// Notes what an entity says became of earlier instructions; returns those that ended by it. What has
+    /// ended does not change any more.
     ///
     /// # Errors
     /// When the database fails.
@@ -322,8 +323,8 @@ impl Change<'_> {
         Ok(waiting)
     }
 
-    /// Carries what still waits over into another epoch, numbered from 1; what was taken in the old one is given up, for nobody
-    /// will hear of it. Returns the last number.
+    /// Carries what still waits over into another epoch, numbered from 1; what was taken in the old one is
+    /// given up, for nobody will hear of it. Returns the last number.
     ///
     /// # Errors
     /// When the database fails.
@@ -379,7 +380,8 @@ impl Change<'_> {
 }
 
 impl Store {
-    /// What makes a request the same as the one an instruction was made of; `None`: there is no such instruction.
+    /// What makes a request the same as the one an instruction was made of; `None`: there is no such
+    /// instruction.
     ///
     /// # Errors
     /// When the database fails.

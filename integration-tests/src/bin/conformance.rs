@@ -1,4 +1,5 @@
-//! `conformance`: judges an agent or a server of somebody else, clause by clause of docs/protocol.md. See docs/conformance.md.
+//! `conformance`: judges an agent or a server of somebody else, clause by clause of docs/protocol.md. See
+//! docs/conformance.md.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "its result is what it prints")]
 
 use std::path::PathBuf;
@@ -28,7 +29,8 @@ enum Output {
 enum Part {
     /// Play the server's part, and a villain's on the road, against an agent. Needs `make build`.
     Agent {
-        /// Starts the agent, in an empty folder, with the path of its token's file in WRIT_TOKEN_FILE. It enrols and obeys until it is killed.
+        /// Starts the agent, in an empty folder, with the path of its token's file in WRIT_TOKEN_FILE. It
+        /// enrols and obeys until it is killed.
         #[arg(required = true, last = true, value_name = "COMMAND")]
         command: Vec<String>,
     },

@@ -1,4 +1,5 @@
-//! `make demo-keys`: a fleet of three through everything that happens to keys, on real processes, in a temporary folder.
+//! `make demo-keys`: a fleet of three through everything that happens to keys, on real processes, in a
+//! temporary folder.
 #![allow(clippy::print_stdout, reason = "talking is what a demonstration does")]
 #![allow(clippy::unwrap_used, reason = "in a demonstration a panic is the failed step")]
 

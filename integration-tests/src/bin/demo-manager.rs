@@ -1,5 +1,5 @@
-//! `make demo-manager`: a server under its Control Manager, through a real web server and a real proxy, on real processes, in a
-//! temporary folder.
+//! `make demo-manager`: a server under its Control Manager, through a real web server and a real proxy, on
+//! real processes, in a temporary folder.
 #![allow(clippy::print_stdout, reason = "talking is what a demonstration does")]
 #![allow(clippy::unwrap_used, reason = "in a demonstration a panic is the failed step")]
 

@@ -1,4 +1,5 @@
-//! Writes what packages carry beside the programs: man pages and completions, made from the command lines themselves.
+//! Writes what packages carry beside the programs: man pages and completions, made from the command lines
+//! themselves.
 
 use std::env;
 use std::fs;

@@ -1,4 +1,5 @@
-//! An agent of somebody: it is started with a token, and somebody who has all keys of its server stands on the road.
+//! An agent of somebody: it is started with a token, and somebody who has all keys of its server stands on
+//! the road.
 
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,5 @@
-//! A server of somebody: the kit comes as an agent does, with a token it was given, and says what agents say and what none says.
+//! A server of somebody: the kit comes as an agent does, with a token it was given, and says what agents say
+//! and what none says.
 
 use bytes::Bytes;
 use prost::Message as _;
@@ -314,7 +315,8 @@ impl Enrolled {
                 return;
             }
         };
-        // A receipt by somebody else is not acknowledged; a report of refusals is, so that the session is known to go on.
+        // A receipt by somebody else is not acknowledged; a report of refusals is, so that the session is
+        // known to go on.
         let forged = proto::Receipt { fleet_id: hello.fleet_id.clone(), ..proto::Receipt::default() };
         let answer = proto::Answer {
             command_id: Bytes::from_static(&[4; 16]),

@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use super::{Fleet, Said, binary, command, said};
 
 impl Fleet {
-    /// Runs `writ-server cert …` or `writ-server authority …` on the server's folder, with the fleet's passphrase.
+    /// Runs `writ-server cert …` or `writ-server authority …` on the server's folder, with the fleet's
+    /// passphrase.
     #[must_use]
     pub fn keys(&self, arguments: &[&str]) -> Said {
         let (folder, passphrase) = (self.path("server"), self.path("passphrase"));
@@ -23,7 +24,8 @@ impl Fleet {
         said(&mut command)
     }
 
-    /// A further server of the same fleet, made from a sealed file; its own road, its own folder, its own operator.
+    /// A further server of the same fleet, made from a sealed file; its own road, its own folder, its own
+    /// operator.
     #[must_use]
     pub fn further_server(&self, sealed: &str) -> Self {
         let mut further = Self::unmade(self.build);

@@ -1,4 +1,5 @@
-//! The images in containers of podman: what is in them, a server beside agents on machines, its host lost, and all of compose.yaml.
+//! The images in containers of podman: what is in them, a server beside agents on machines, its host lost,
+//! and all of compose.yaml.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -159,7 +160,8 @@ fn a_server_is_killed_replaced_and_restored_elsewhere_and_no_agent_is_visited() 
     server.connected("one");
     server.note("one", "second");
 
-    // The host burns down; what is left is the sealed backup. Another host has another address, and the name leads there.
+    // The host burns down; what is left is the sealed backup. Another host has another address, and the name
+    // leads there.
     let backups = server.podman.volume(&server.name("one")).join("server/backups");
     let latest = fs::read_dir(backups).unwrap().map(|entry| entry.unwrap().path()).max().unwrap();
     let kept = server.files.path("kept-backup");

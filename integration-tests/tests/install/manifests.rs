@@ -1,5 +1,5 @@
-//! The Kubernetes manifests: built by kustomize, held against Kubernetes' own schemas, and what they start is started, with the
-//! owners and modes that a kubelet gives volumes and secrets.
+//! The Kubernetes manifests: built by kustomize, held against Kubernetes' own schemas, and what they start is
+//! started, with the owners and modes that a kubelet gives volumes and secrets.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, chown};

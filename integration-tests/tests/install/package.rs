@@ -1,4 +1,5 @@
-//! The agent's Debian package on machines with systemd as PID 1: installed, enrolled, rebooted, without power, upgraded, removed.
+//! The agent's Debian package on machines with systemd as PID 1: installed, enrolled, rebooted, without
+//! power, upgraded, removed.
 
 use std::fs;
 

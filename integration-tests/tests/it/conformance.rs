@@ -1,4 +1,5 @@
-//! The kit for implementations of others, with ours in their place: all of it holds, and what does not is told.
+//! The kit for implementations of others, with ours in their place: all of it holds, and what does not is
+//! told.
 
 use std::fs;
 

@@ -1,4 +1,5 @@
-//! What a person meets in the first hour on a machine of their own: names, files and pipes that are not as ours are.
+//! What a person meets in the first hour on a machine of their own: names, files and pipes that are not as
+//! ours are.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -89,7 +90,8 @@ fn an_action_files_name_is_held_to_the_rule_of_names_and_a_script_of_another_sys
     assert!(finding()["detail"].as_str().unwrap().contains("not those the running agent has read"));
     assert!(rome.stop().success());
     let _rome = fleet.start_agent("rome", None);
-    // What keeps the kernel from starting a script is told by doctor and receipt, and what is said to mend it does.
+    // What keeps the kernel from starting a script is told by doctor and receipt, and what is said to mend it
+    // does.
     for (content, why) in [
         ("#!/bin/bash\r\necho hi\r\n", "its lines end with CR and LF"),
         ("\u{feff}#!/bin/sh\necho hi\n", "a byte order mark stands before"),

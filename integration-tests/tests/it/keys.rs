@@ -83,8 +83,8 @@ fn a_leaked_key_that_is_revoked_commands_nobody_and_what_waits_under_it_is_cance
     assert_eq!(fleet.json(&["commands", "show", waiting])["cancelled"], 1);
     assert_eq!(fleet.json(&["send", "ping", "--agent", "rome", "--wait"])["done"], 1);
     assert_eq!(standing(&fleet), ["revoked", "active"]);
-    // A thief who is the only one to greet an agent that was away gets as far as the old bundle reaches, and no farther once
-    // the agent met the server.
+    // A thief who is the only one to greet an agent that was away gets as far as the old bundle reaches, and
+    // no farther once the agent met the server.
     drop(villain);
     fleet.kill_server();
     fleet.start_server(None);

@@ -172,7 +172,8 @@ fn the_thief_of_a_retired_key_who_turns_time_back_is_not_believed() {
     // At a time at which its key still counted.
     fleet.road.lead_to(thief.road.destination());
     rome.wait_for("refused in silence", |said| said["code"] == "time_went_back");
-    // At the true time its own server would not sign any more; one that does not care is refused for the date.
+    // At the true time its own server would not sign any more; one that does not care is refused for the
+    // date.
     thief.kill_server();
     assert_eq!(rome.count("session began"), 2);
 }
@@ -195,7 +196,8 @@ fn an_agent_that_was_away_when_a_key_was_revoked_refuses_it_after_one_contact() 
     oslo.wait_for("refused in silence", |said| said["code"] == "certificate_revoked");
     drop(villain);
     fleet.kill_server();
-    // A retired key, and one no bundle lists any more, can be revoked too: nothing it vouched for counts from then on.
+    // A retired key, and one no bundle lists any more, can be revoked too: nothing it vouched for counts from
+    // then on.
     let unknown = fleet.keys(&["cert", "revoke", "ffffffffffff"]);
     assert!(
         unknown.code == 1 && unknown.stderr.contains("no certificate's key id begins with"),

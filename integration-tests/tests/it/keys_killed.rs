@@ -100,7 +100,8 @@ fn a_backup_of_another_fleet_is_not_mixed_with_what_is_here() {
     let mixed = other.keys(&["cert", "restore", &file]);
     assert!(mixed.code == 1 && mixed.stderr.contains("another one than in the backup"), "{mixed:?}");
     assert!(!other.path("server/writ.db").exists());
-    // A host that was put back to an earlier state has the channel of before; the backup brings the present one.
+    // A host that was put back to an earlier state has the channel of before; the backup brings the present
+    // one.
     fleet.kill_server();
     let earlier = fleet.run_tool(
         "cp",

@@ -147,7 +147,8 @@ fn keys_that_stay_here_are_neither_exported_nor_backed_up_again() {
     assert!(refused.code == 1 && refused.stderr.contains("was put here as not exportable"), "{refused:?}");
     let _public = fleet.keys(&["cert", "export", &out]).ok();
 
-    // A backup of this server does not hold it; a server restored so keeps none of its keys from leaving but by its own files.
+    // A backup of this server does not hold it; a server restored so keeps none of its keys from leaving but
+    // by its own files.
     let backup = fleet.backup();
     let _proven = fleet.keys(&["cert", "prove-backup", &backup]).ok();
     fleet.lose_the_server();
@@ -202,7 +203,8 @@ fn a_dry_run_changes_nothing_and_what_changes_is_in_the_audit_log() {
     }
 }
 
-/// Files with a certificate and its key as all kinds of programs leave them; the passphrase opens those that need one.
+/// Files with a certificate and its key as all kinds of programs leave them; the passphrase opens those that
+/// need one.
 fn as_others_write_it(fleet: &Fleet, secret: &str) -> Vec<(String, String)> {
     let pair = made(fleet, "whole", &ED25519);
     let curve = made(fleet, "curve", &P256);

@@ -1,5 +1,5 @@
-//! More than one server: they share a certificate, or have one each; agents go from one to the other and back, and a thief does
-//! not keep them.
+//! More than one server: they share a certificate, or have one each; agents go from one to the other and
+//! back, and a thief does not keep them.
 
 use integration_tests::fleet::{Build, Fleet};
 use integration_tests::intruder::Intruder;
@@ -67,7 +67,8 @@ fn servers_with_a_certificate_each_command_their_own_realm_and_are_refused_by_th
     let _token = paris
         .writ(&["enroll", "token", "create", "--realm", "paris", "--token-file", token.to_str().unwrap()])
         .ok();
-    // Its token names where the bundle says servers are; this one stands elsewhere, so the road is led there meanwhile.
+    // Its token names where the bundle says servers are; this one stands elsewhere, so the road is led there
+    // meanwhile.
     rome.road.lead_to(paris.road.destination());
     let _enrolled = paris.enroll("parisian", &token).ok();
     let parisian = paris.start_agent("parisian", None);

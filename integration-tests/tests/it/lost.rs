@@ -197,7 +197,8 @@ fn an_emptied_key_file_of_a_manager_is_named_with_what_mends_it_or_made_anew() {
         }
         fs::write(&path, whole).unwrap();
     }
-    // The channel's key is made anew beside its certificate, whose names it keeps; without the authority's there is only a warning.
+    // The channel's key is made anew beside its certificate, whose names it keeps; without the authority's
+    // there is only a warning.
     fs::write(manager.path("tls.key"), "").unwrap();
     manager.start(None);
     manager.stop();
@@ -291,7 +292,8 @@ fn an_agent_on_a_full_disk_refuses_lives_and_obeys_again_when_there_is_room() {
     assert!(agent.stop().success());
 }
 
-/// What this process handles, the programs it starts meet with its default (execve(2)), also when somebody started the tests by nohup.
+/// What this process handles, the programs it starts meet with its default (execve(2)), also when somebody
+/// started the tests by nohup.
 fn handle_hang_up() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().unwrap();
     let _within = runtime.enter();

@@ -145,7 +145,8 @@ fn a_manager_under_the_organisations_own_authority_and_intermediates_is_met_by_i
         .find(|row| row["method"] == "/writ.manager.v1.Instruction/AskStatus");
     assert!(asked.unwrap()["actor"].as_str().unwrap().starts_with("control-manager/"), "{looked}");
 
-    // Another signer of documents under the same authority is not the manager; a renewed certificate of the manager is.
+    // Another signer of documents under the same authority is not the manager; a renewed certificate of the
+    // manager is.
     issue(&fleet, "notary", Some("between"), SIGNS, &EC);
     let notary = chain(&fleet, "notary-chain.pem", &["notary", "between"]);
     let put = |manager: &mut Manager, chain: &str, key: &str| {

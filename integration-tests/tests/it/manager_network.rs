@@ -1,4 +1,5 @@
-//! A server behind a gate that translates addresses, and a manager outside: outbound only, and by a forwarded port.
+//! A server behind a gate that translates addresses, and a manager outside: outbound only, and by a forwarded
+//! port.
 
 use integration_tests::fleet::{Build, Fleet};
 use integration_tests::manager::{Manager, failed, free_port};

@@ -1,5 +1,5 @@
-//! What a manager says counts under the authority that was uploaded, once, in order, for this server and this registration. What
-//! does not count changes nothing and is told.
+//! What a manager says counts under the authority that was uploaded, once, in order, for this server and this
+//! registration. What does not count changes nothing and is told.
 
 use std::time::Duration;
 

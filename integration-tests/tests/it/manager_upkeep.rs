@@ -1,4 +1,5 @@
-//! The upkeep of a manager: another authority, clear text, a certificate that ended meanwhile, a server that was copied, more names.
+//! The upkeep of a manager: another authority, clear text, a certificate that ended meanwhile, a server that
+//! was copied, more names.
 
 use std::fs;
 use std::time::Duration;

@@ -36,8 +36,8 @@ fn blocks(page: &str) -> Vec<Block> {
     blocks
 }
 
-/// Types lines in a server's data directory, as the page has them but for names that only exist on paper. Where they say
-/// that the server is started, it is.
+/// Types lines in a server's data directory, as the page has them but for names that only exist on paper.
+/// Where they say that the server is started, it is.
 fn type_on(fleet: &mut Fleet, script: &str, names: &[(&str, &str)]) {
     let folder = fleet.path("server");
     fs::create_dir_all(&folder).unwrap();
@@ -89,7 +89,8 @@ fn every_block_of_the_keys_page_works_as_it_stands() {
     assert_eq!((parts, all.len()), (all.len(), 14));
 }
 
-/// One part on a fleet of its own: a server with a host that obeys it, and what the part says of a second server.
+/// One part on a fleet of its own: a server with a host that obeys it, and what the part says of a second
+/// server.
 fn part_of_the_keys_page(blocks: &[&Block]) -> usize {
     let mut first = Fleet::new(Build::Shipped);
     let _rome = first.agent("rome");

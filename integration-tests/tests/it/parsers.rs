@@ -1,5 +1,5 @@
-//! Every parser of a stranger's bytes survives its corpus, every vector, and what becomes of them when bytes are lost,
-//! added and changed. `fuzz/` goes on from here with libFuzzer.
+//! Every parser of a stranger's bytes survives its corpus, every vector, and what becomes of them when bytes
+//! are lost, added and changed. `fuzz/` goes on from here with libFuzzer.
 
 use std::path::PathBuf;
 

@@ -1,4 +1,5 @@
-//! Each refusal of a command, end to end: a villain in the middle, a thief of the signing key, an operator's mistake.
+//! Each refusal of a command, end to end: a villain in the middle, a thief of the signing key, an operator's
+//! mistake.
 
 use std::time::Duration;
 

@@ -13,7 +13,8 @@ use writ_common::tls::{TlsAuthority, TlsLeaf};
 
 use crate::telemetry::{metrics, value};
 
-/// A fleet whose server sends its traces to a collector; clear text on this machine unless there is an authority.
+/// A fleet whose server sends its traces to a collector; clear text on this machine unless there is an
+/// authority.
 fn traced(fleet: &mut Fleet, scheme: &str, port: u16) {
     let ca = fleet.path("server/admin-ca.pem");
     let host = if scheme == "https" { "localhost" } else { "127.0.0.1" };

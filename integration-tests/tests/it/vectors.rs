@@ -1,4 +1,5 @@
-//! The vectors of `proto/vectors`: made by `make`, judged by the agent's own code and by Python that shares none of it.
+//! The vectors of `proto/vectors`: made by `make`, judged by the agent's own code and by Python that shares
+//! none of it.
 //!
 //! `UPDATE=1` writes them anew; otherwise they must be what stands in the tree.
 
@@ -297,7 +298,8 @@ fn journal(files: &Files, case: &JournalCase, now: Timestamp) -> Journal {
         journal.acknowledge(id, digest).unwrap();
     };
     if case.forgotten_until_ms > 0 {
-        // Forgotten as in life: a command that expired then is pruned when the next one is accepted much later.
+        // Forgotten as in life: a command that expired then is pruned when the next one is accepted much
+        // later.
         let then = Timestamp::from_millis(case.forgotten_until_ms);
         let forgotten = CommandId::from_bytes([0xf0; 16]);
         remember(forgotten, Digest::of(b"forgotten"), then, then);

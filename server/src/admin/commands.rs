@@ -39,7 +39,8 @@ const DEFAULT_LIFETIME: Duration = Duration::from_secs(3600);
 const MAX_NAMED: usize = 1000;
 /// Targets of a page at most: each may bring a receipt of 320 KiB that is verified before it is shown.
 const MAX_TARGETS_PAGE: u32 = 200;
-/// Bytes of output that the targets of a page share: the whole output of a few, 16 KiB each of a full page. The receipt holds all.
+/// Bytes of output that the targets of a page share: the whole output of a few, 16 KiB each of a full page.
+/// The receipt holds all.
 const MAX_SHOWN_OUTPUT: usize = 3200 << 10;
 /// Watching looks at most this often: a bar on a screen needs no more.
 const LONGEST_PAUSE: Duration = Duration::from_millis(50);

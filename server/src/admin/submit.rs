@@ -251,8 +251,9 @@ pub fn selector(text: &str) -> Result<Selector, Failure> {
     text.parse().map_err(|error: InvalidSelector| Failure::invalid("selector", error.to_string()))
 }
 
-/// Identifies a request: SHA-256 over the caller's name, the lifetime, the action as it would be signed, and the selection. Each part
-/// follows its length (8 bytes, big-endian), so that no two requests give the same bytes.
+/// Identifies a request: SHA-256 over the caller's name, the lifetime, the action as it would be signed, and
+/// the selection. Each part follows its length (8 bytes, big-endian), so that no two requests give the same
+/// bytes.
 fn fingerprint(actor: &Actor, request: &Request) -> Digest {
     let Request { id: _, selection, lifetime, action, parent: _ } = request;
     let action = proto::Command { action: Some(action.into()), ..proto::Command::default() }.encode_to_vec();

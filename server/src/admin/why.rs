@@ -1,4 +1,5 @@
-//! Why an agent obeys or does not: liveness, standing, trust, refusals, queue and settings, each judged by itself.
+//! Why an agent obeys or does not: liveness, standing, trust, refusals, queue and settings, each judged by
+//! itself.
 
 use writ_common::refusal::RefusalCode;
 use writ_common::time::Timestamp;

@@ -57,8 +57,8 @@ pub(super) enum Authority {
         #[arg(long = "member", value_name = "FILE", required = true)]
         members: Vec<PathBuf>,
     },
-    /// Make a new authority for the TLS channel, when its key was lost or leaked. Agents learn of it by a bundle alone;
-    /// operators need the new admin-ca.pem, and enrolment tokens made before are void.
+    /// Make a new authority for the TLS channel, when its key was lost or leaked. Agents learn of it by a
+    /// bundle alone; operators need the new admin-ca.pem, and enrolment tokens made before are void.
     Channel {
         #[command(flatten)]
         unlock: Unlock,
@@ -66,7 +66,8 @@ pub(super) enum Authority {
         #[arg(long)]
         keep_old: bool,
     },
-    /// Set where agents look for the fleet's servers, whatever their settings say: when a server moved, or a further one came.
+    /// Set where agents look for the fleet's servers, whatever their settings say: when a server moved, or a
+    /// further one came.
     Endpoints {
         #[command(flatten)]
         unlock: Unlock,
@@ -79,8 +80,8 @@ pub(super) enum Authority {
         #[command(flatten)]
         unlock: Unlock,
     },
-    /// Make a server anew when every backup is gone: from the chain that any agent holds. It signs nothing until the authority
-    /// minted new keys for it.
+    /// Make a server anew when every backup is gone: from the chain that any agent holds. It signs nothing
+    /// until the authority minted new keys for it.
     Rebuild {
         #[command(flatten)]
         place: Place,
@@ -91,8 +92,8 @@ pub(super) enum Authority {
     Repair {
         #[command(flatten)]
         unlock: Unlock,
-        /// The other chain: `trust.chain` from the data directory of an agent that follows it; repeat for several. Without it, those that
-        /// agents handed over.
+        /// The other chain: `trust.chain` from the data directory of an agent that follows it; repeat for
+        /// several. Without it, those that agents handed over.
         #[arg(long = "fork", value_name = "FILE")]
         forks: Vec<PathBuf>,
     },
@@ -140,7 +141,8 @@ pub(super) async fn run(verb: Authority, shutdown: Shutdown) -> Result<(), Fatal
                 &unlocked,
                 "writ-server authority rotate",
                 Role { keys: vec![new], threshold: 1 },
-                // The one key there is from now on must not be in one place alone; those of several belong to several people.
+                // The one key there is from now on must not be in one place alone; those of several belong
+                // to several people.
                 vec![("authority-new.key.age".to_owned(), files::read_secret(&to).map_err(Fatal::usage)?)],
             )
             .await

@@ -27,15 +27,18 @@ pub(super) enum Cert {
         /// Let it stand by: agents know it, and it signs when `cert rotate` says so or the present one ends.
         #[arg(long, conflicts_with = "overlap")]
         standby: bool,
-        /// A realm it commands, which is a named part of the fleet; repeat for several. Those of the present one unless given.
+        /// A realm it commands, which is a named part of the fleet; repeat for several. Those of the present
+        /// one unless given.
         #[arg(long = "realm", value_name = "NAME")]
         realms: Vec<String>,
-        /// For a further server, which commands realms of its own: seal its key, the chain and the channel's authority into this
-        /// file, from which `cert restore` makes that server. The key is not kept here.
+        /// For a further server, which commands realms of its own: seal its key, the chain and the channel's
+        /// authority into this file, from which `cert restore` makes that server. The key is not
+        /// kept here.
         #[arg(long = "for", value_name = "FILE", requires = "realms", conflicts_with = "standby")]
         elsewhere: Option<PathBuf>,
     },
-    /// Every certificate of the newest trust bundle, and how it stands; or the agents that do not hold that bundle.
+    /// Every certificate of the newest trust bundle, and how it stands; or the agents that do not hold that
+    /// bundle.
     List {
         #[command(flatten)]
         place: Place,
@@ -61,8 +64,8 @@ pub(super) enum Cert {
         #[arg(long, value_name = "TIME", default_value = "7d", value_parser = humantime::parse_duration)]
         overlap: Duration,
     },
-    /// A key leaked: agents refuse it from their next contact on. What waits under it is cancelled. Also for a key that is
-    /// retired: what it vouched for counts no more.
+    /// A key leaked: agents refuse it from their next contact on. What waits under it is cancelled. Also for
+    /// a key that is retired: what it vouched for counts no more.
     Revoke {
         #[command(flatten)]
         unlock: Unlock,
@@ -85,10 +88,12 @@ pub(super) enum Cert {
         /// File with its passphrase.
         #[arg(long, value_name = "FILE")]
         passphrase_file: Option<PathBuf>,
-        /// Go on from the backup along this chain: `trust.chain` from the data directory of an agent that is ahead of it.
+        /// Go on from the backup along this chain: `trust.chain` from the data directory of an agent that is
+        /// ahead of it.
         #[arg(long, value_name = "FILE")]
         chain: Option<PathBuf>,
-        /// Neither export the keys from this server nor put them into its backups: the file they come from is theirs.
+        /// Neither export the keys from this server nor put them into its backups: the file they come from
+        /// is theirs.
         #[arg(long)]
         non_exportable: bool,
         /// Say what it holds; write nothing.
@@ -105,8 +110,8 @@ pub(super) enum Cert {
         #[arg(long, value_name = "FILE")]
         passphrase_file: Option<PathBuf>,
     },
-    /// Take a certificate with its key from a PEM or PKCS#12 file: it signs from now on. If the newest bundle lists it already
-    /// (servers that share one), its key is put in place and nothing else changes.
+    /// Take a certificate with its key from a PEM or PKCS#12 file: it signs from now on. If the newest bundle
+    /// lists it already (servers that share one), its key is put in place and nothing else changes.
     Import {
         #[command(flatten)]
         unlock: Unlock,
@@ -118,7 +123,8 @@ pub(super) enum Cert {
         /// How long the one before is still accepted.
         #[arg(long, value_name = "TIME", default_value = "7d", value_parser = humantime::parse_duration)]
         overlap: Duration,
-        /// Neither export the key from this server nor put it into later backups: the file it comes from is its own.
+        /// Neither export the key from this server nor put it into later backups: the file it comes from is
+        /// its own.
         #[arg(long)]
         non_exportable: bool,
     },

@@ -25,7 +25,8 @@ use crate::{enroll, session};
 #[derive(Debug)]
 pub(super) struct Gateway(Arc<Server>);
 
-/// What agents call. Anybody may call all of it, so that a message is as large as its method needs (protocol.md §4.5).
+/// What agents call. Anybody may call all of it, so that a message is as large as its method needs
+/// (protocol.md §4.5).
 pub(super) fn service(server: &Arc<Server>) -> PerMethod<AgentGatewayServer<Gateway>> {
     let gateway = Arc::new(Gateway(Arc::clone(server)));
     let bounded = |bytes| {

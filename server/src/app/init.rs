@@ -72,7 +72,8 @@ fn explain(error: CreateError) -> Fatal {
     }
 }
 
-/// Warns of endpoints that look wrong from here: they are signed for years, and an agent that finds nobody there is lost.
+/// Warns of endpoints that look wrong from here: they are signed for years, and an agent that finds nobody
+/// there is lost.
 pub(super) async fn say_doubts(endpoints: &[String], shutdown: &Shutdown) {
     for doubt in shutdown.unless_requested(doubts(endpoints)).await.unwrap_or_default() {
         writ_common::say::aside(format_args!(

@@ -86,14 +86,16 @@ pub(super) struct Kind {
 pub(super) struct Unlock {
     #[command(flatten)]
     pub(super) place: Place,
-    /// A sealed authority key; repeat until the threshold is reached. The one in the data directory unless given.
+    /// A sealed authority key; repeat until the threshold is reached. The one in the data directory unless
+    /// given.
     #[arg(long = "authority", value_name = "FILE")]
     pub(super) authorities: Vec<PathBuf>,
-    /// File with its passphrase; repeat in the order of the keys, or once for all. The first seals the backup. Without it
-    /// the systemd credential `writ-passphrase` is used, or you are asked.
+    /// File with its passphrase; repeat in the order of the keys, or once for all. The first seals the
+    /// backup. Without it the systemd credential `writ-passphrase` is used, or you are asked.
     #[arg(long = "passphrase-file", value_name = "FILE")]
     pub(super) passphrase_files: Vec<PathBuf>,
-    /// Mint although agents follow another chain of this fleet, whose newest trust bundle this is: they are left behind. Repeat for several.
+    /// Mint although agents follow another chain of this fleet, whose newest trust bundle this is: they are
+    /// left behind. Repeat for several.
     #[arg(long, value_name = "DIGEST")]
     despite: Vec<Digest>,
     /// Open the keys and check everything; write and publish nothing.

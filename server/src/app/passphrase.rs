@@ -1,4 +1,5 @@
-//! Passphrases: from a file, from systemd's credential, or from the terminal; never from argv or the environment.
+//! Passphrases: from a file, from systemd's credential, or from the terminal; never from argv or the
+//! environment.
 
 use std::io::IsTerminal as _;
 use std::path::Path;

@@ -147,8 +147,8 @@ fn keep_alive(server: &Arc<Server>) -> impl Future<Output = ()> + use<> {
     })
 }
 
-/// Notes the time that is signed with, now and then: precise enough to notice a clock that went back. Soon again while the
-/// disk takes nothing, so that room is seen when there is some.
+/// Notes the time that is signed with, now and then: precise enough to notice a clock that went back. Soon
+/// again while the disk takes nothing, so that room is seen when there is some.
 async fn note_time(server: Arc<Server>) {
     let mut noted: Option<Instant> = None;
     loop {

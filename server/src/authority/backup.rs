@@ -1,4 +1,5 @@
-//! One sealed file with everything a lost server needs: a tar archive under a passphrase (age), its manifest first.
+//! One sealed file with everything a lost server needs: a tar archive under a passphrase (age), its manifest
+//! first.
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -1,4 +1,5 @@
-//! What becomes of signing certificates. Standby, active, draining and retired are words for dates: one bundle is one change.
+//! What becomes of signing certificates. Standby, active, draining and retired are words for dates: one
+//! bundle is one change.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -218,7 +219,8 @@ pub async fn create(
     Ok(published.await?)
 }
 
-/// A certificate made elsewhere signs from now on, or stands by: one for several servers, or an organisation's own.
+/// A certificate made elsewhere signs from now on, or stands by: one for several servers, or an
+/// organisation's own.
 ///
 /// # Errors
 /// When it does not count now, is listed already, or no bundle may be minted.
@@ -289,8 +291,8 @@ pub async fn rotate(
     Ok(publisher.publish("writ-server cert rotate", &Fresh::default(), unlocked, change).await?)
 }
 
-/// A certificate counts no more, from the first contact with each agent on. If nothing else would sign, the standby or a new
-/// certificate does, by the same bundle.
+/// A certificate counts no more, from the first contact with each agent on. If nothing else would sign, the
+/// standby or a new certificate does, by the same bundle.
 ///
 /// # Errors
 /// When there is no such certificate, or no bundle may be minted.
@@ -299,7 +301,8 @@ pub async fn revoke(
     unlocked: &Unlocked,
     key: &str,
 ) -> Result<Published, CertificateError> {
-    // One that made room for others comes back, revoked: nothing it signed is believed any more, whatever date that bears.
+    // One that made room for others comes back, revoked: nothing it signed is believed any more, whatever
+    // date that bears.
     let (key, left) = find_ever(publisher, key)?;
     let returns = left.is_some();
     let is_revoked = |entry: &SigningEntry| entry.revoked && entry.certificate.key().id() == key;
@@ -318,7 +321,8 @@ pub async fn revoke(
     };
     let mut new = Vec::new();
     let mut successor = None;
-    // The key of a further server is replaced there: one made here would have this server sign for realms it does not command.
+    // The key of a further server is replaced there: one made here would have this server sign for realms it
+    // does not command.
     let was_ours =
         held.contains(&key) || signing_here(publisher).is_some_and(|entry| shares_realm(entry, &realms));
     if !returns && was_ours && !bundle.signing.iter().any(signs) {
@@ -417,8 +421,9 @@ fn standby(publisher: &TrustPublisher, realms: &[String]) -> Result<Option<KeyId
     Ok(bundle.signing.iter().find(stands_by).map(|entry| entry.certificate.key().id()))
 }
 
-/// A key signs from now on, and those of its realms before it are accepted for the overlap. It counts from a little earlier,
-/// for an agent's idea of now may lag; but never from before the one it replaces, or that one would go on signing.
+/// A key signs from now on, and those of its realms before it are accepted for the overlap. It counts from a
+/// little earlier, for an agent's idea of now may lag; but never from before the one it replaces, or that one
+/// would go on signing.
 fn activate(next: &mut TrustBundle, key: KeyId, overlap: Duration, now: Timestamp) {
     let Some(realms) = next.signing.iter().find(|entry| entry.certificate.key().id() == key) else { return };
     let realms = realms.realms.clone();
@@ -454,8 +459,8 @@ fn shares_realm(entry: &SigningEntry, realms: &[String]) -> bool {
     entry.realms.iter().any(|realm| realms.contains(realm))
 }
 
-/// The realms this server commands: those of its key that signs now; if none does, of the last it held; if it never held one, the
-/// only ones there are.
+/// The realms this server commands: those of its key that signs now; if none does, of the last it held; if it
+/// never held one, the only ones there are.
 fn present_realms(publisher: &TrustPublisher) -> Result<Vec<String>, CertificateError> {
     let here = held(publisher)?;
     let entries = &publisher.chain.head().bundle.signing;

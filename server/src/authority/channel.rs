@@ -1,4 +1,5 @@
-//! The channel's leaf: read again when somebody replaced it, renewed by itself before it ends, shown without a restart.
+//! The channel's leaf: read again when somebody replaced it, renewed by itself before it ends, shown without
+//! a restart.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -67,7 +68,8 @@ pub fn open(files: &Files, now: Option<Timestamp>, endpoints: &[String]) -> Resu
     }
 }
 
-/// Whether a leaf is by no authority that a bundle lists: agents cannot verify the channel then, and operators may not.
+/// Whether a leaf is by no authority that a bundle lists: agents cannot verify the channel then, and
+/// operators may not.
 #[must_use]
 pub fn is_foreign(leaf: &TlsLeaf, bundle: &TrustBundle) -> bool {
     !leaf.chain.iter().any(|shown| bundle.tls_cas.contains(shown))
@@ -198,7 +200,8 @@ fn look_again(
     })
 }
 
-/// A new leaf at two thirds of the life of this one, or when the fleet's endpoints have a name it does not carry.
+/// A new leaf at two thirds of the life of this one, or when the fleet's endpoints have a name it does not
+/// carry.
 fn renew_if_due(
     files: &Files,
     leaf: &TlsLeaf,
@@ -215,7 +218,8 @@ fn renew_if_due(
     Ok(renewed)
 }
 
-/// A new leaf for the same names and those of the endpoints; `None` when the authority is not here, or did not issue the old one.
+/// A new leaf for the same names and those of the endpoints; `None` when the authority is not here, or did
+/// not issue the old one.
 fn renew(
     files: &Files,
     leaf: &TlsLeaf,

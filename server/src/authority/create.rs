@@ -1,7 +1,7 @@
 //! `writ-server init`: makes a fleet, or changes nothing that matters.
 //!
-//! The fleet's row in the database is written last. Until then the directory holds keys nobody has heard of, and
-//! `init` may be run again; afterwards it refuses.
+//! The fleet's row in the database is written last. Until then the directory holds keys nobody has heard of,
+//! and `init` may be run again; afterwards it refuses.
 
 use std::path::PathBuf;
 
@@ -274,8 +274,8 @@ async fn room(files: &Files, replaces: Option<&str>) -> Result<Room, CreateError
     }
 }
 
-/// Nothing is lost: what was here lies in a folder beside. The database goes first and the signing keys last: whoever is killed in
-/// between is told that keys without a database lie here, and gives them up once more.
+/// Nothing is lost: what was here lies in a folder beside. The database goes first and the signing keys last:
+/// whoever is killed in between is told that keys without a database lie here, and gives them up once more.
 fn move_aside(files: &Files, what: &str, now: Timestamp) -> Result<PathBuf, CreateError> {
     files::private_folder(&files.signing())?;
     // A local command that changes keys holds this, and goes on by path.

@@ -1,5 +1,5 @@
-//! A running server follows its store: a bundle that `writ-server cert` or another process published there is in force at once,
-//! without a restart and without ending a stream.
+//! A running server follows its store: a bundle that `writ-server cert` or another process published there is
+//! in force at once, without a restart and without ending a stream.
 
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
@@ -42,12 +42,14 @@ pub async fn run(server: Arc<Server>, files: Files) {
     loop {
         let work = async {
             refresh(&server, &files).await?;
-            // At the start, after a bundle, and when a standby takes over by its date. Again until it succeeds.
+            // At the start, after a bundle, and when a standby takes over by its date. Again until it
+            // succeeds.
             let now = (server.chain().head().digest, server.signer.check().ok());
             let is_new = requeued.0 != Some(now);
             if is_new || !requeued.1 {
                 resign(&server).await?;
-                // And once more with the next look: a command may have been signed just before, and recorded just after.
+                // And once more with the next look: a command may have been signed just before, and recorded
+                // just after.
                 requeued = (Some(now), !is_new);
             }
             Ok::<_, FollowError>(())
@@ -75,8 +77,8 @@ pub async fn run(server: Arc<Server>, files: Files) {
     }
 }
 
-/// Takes bundles this server lacks from whoever has them; returns the version of its newest. What counts is who signed them:
-/// each must follow by the authorities this server knows.
+/// Takes bundles this server lacks from whoever has them; returns the version of its newest. What counts is
+/// who signed them: each must follow by the authorities this server knows.
 ///
 /// # Errors
 /// When they are too many, do not follow, or cannot be stored.
@@ -120,8 +122,8 @@ pub async fn accept_uploaded(server: &Server, bundles: Vec<Bytes>) -> Result<u64
     Ok(server.chain().head().bundle.version)
 }
 
-/// Keeps bundles that do not go on from this chain's head if they go on from an earlier one: then nothing more is minted before somebody
-/// joined the two (protocol.md §6.12).
+/// Keeps bundles that do not go on from this chain's head if they go on from an earlier one: then nothing
+/// more is minted before somebody joined the two (protocol.md §6.12).
 async fn note_fork(
     server: &Server,
     held: &Chain,
@@ -149,7 +151,8 @@ async fn note_fork(
     server.store.note_forks(rows).await.map_err(unavailable)
 }
 
-/// Waits until this server follows what is published, at most two seconds: whoever has just minted asks about that.
+/// Waits until this server follows what is published, at most two seconds: whoever has just minted asks about
+/// that.
 ///
 /// # Errors
 /// When the store fails.

@@ -1,5 +1,5 @@
-//! The newest bundle that was ever in force here, in a file beside the database: a database that was put back to an earlier
-//! state alone is noticed before anything is minted over what agents hold.
+//! The newest bundle that was ever in force here, in a file beside the database: a database that was put back
+//! to an earlier state alone is noticed before anything is minted over what agents hold.
 
 use tracing::error;
 use writ_common::files::{self, FileError};
@@ -32,8 +32,8 @@ pub fn read(files: &Files) -> Result<Option<Digest>, FileError> {
     }
 }
 
-/// Compares the chain of the database with what was noted before it was read. If it lacks that bundle, its head is to be confirmed,
-/// and agents that it does not know may show their records, as after a restore.
+/// Compares the chain of the database with what was noted before it was read. If it lacks that bundle, its
+/// head is to be confirmed, and agents that it does not know may show their records, as after a restore.
 ///
 /// # Errors
 /// When the store fails.

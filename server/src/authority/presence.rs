@@ -1,5 +1,5 @@
-//! What lies in a data directory: a fleet, nothing, or the keys of a fleet whose database is lost. The one home of that question:
-//! nothing is made over keys because a database is not what it was.
+//! What lies in a data directory: a fleet, nothing, or the keys of a fleet whose database is lost. The one
+//! home of that question: nothing is made over keys because a database is not what it was.
 
 use std::path::PathBuf;
 

@@ -1,5 +1,5 @@
-//! Minting: the only way a fleet's trust changes. New keys on disk, then a backup that holds them, then the bundle: a crash
-//! anywhere leaves the trust as it was, or as it was meant.
+//! Minting: the only way a fleet's trust changes. New keys on disk, then a backup that holds them, then the
+//! bundle: a crash anywhere leaves the trust as it was, or as it was meant.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -246,7 +246,8 @@ impl TrustPublisher {
         Ok(authorities)
     }
 
-    /// The head of another chain of this fleet that forked from this one: two servers minted at the same time.
+    /// The head of another chain of this fleet that forked from this one: two servers minted at the same
+    /// time.
     ///
     /// # Errors
     /// When the bundles do not follow any of this chain.
@@ -267,7 +268,8 @@ impl TrustPublisher {
         Ok(other.head().clone())
     }
 
-    /// The heads of other chains of this fleet that agents handed over and that this chain does not follow yet.
+    /// The heads of other chains of this fleet that agents handed over and that this chain does not follow
+    /// yet.
     ///
     /// # Errors
     /// When the store cannot be read.
@@ -322,8 +324,8 @@ impl TrustPublisher {
     /// Mints the next bundle: the present one after a change. In force when this returns.
     ///
     /// # Errors
-    /// When it may not be minted, is not signed by enough, or cannot be written; then nothing changed but files no bundle
-    /// lists.
+    /// When it may not be minted, is not signed by enough, or cannot be written; then nothing changed but
+    /// files no bundle lists.
     pub async fn publish(
         &self,
         command: &'static str,

@@ -254,9 +254,9 @@ async fn rebuild(
     Ok(shown(archive, &archive.chain, written, files.admin_token()))
 }
 
-/// A server from the chain of an agent, when there is no backup: it listens, hands nothing on but bundles, and signs nothing until
-/// the authority minted new keys for it, unless keys of the fleet are left. Where the channel's authority is gone too it gets one that
-/// no bundle lists yet; agents come by what is theirs alone.
+/// A server from the chain of an agent, when there is no backup: it listens, hands nothing on but bundles,
+/// and signs nothing until the authority minted new keys for it, unless keys of the fleet are left. Where the
+/// channel's authority is gone too it gets one that no bundle lists yet; agents come by what is theirs alone.
 ///
 /// # Errors
 /// When a fleet or keys of another one are here, or the bundles make no chain.
@@ -355,7 +355,8 @@ fn write_files(files: &Files, archive: &Archive, stay_here: bool) -> Result<Vec<
     Ok(written)
 }
 
-/// A host that was put back to an earlier state shows an authority that the chain, which goes on further, lists no more.
+/// A host that was put back to an earlier state shows an authority that the chain, which goes on further,
+/// lists no more.
 fn bring_channel_back(
     files: &Files,
     archive: &Archive,

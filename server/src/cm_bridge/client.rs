@@ -1,4 +1,5 @@
-//! Talking to the manager: every call is signed, every answer is checked against the authority that was uploaded.
+//! Talking to the manager: every call is signed, every answer is checked against the authority that was
+//! uploaded.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
@@ -158,7 +159,8 @@ impl ManagerClient {
         self.check(sealed.digest(), &reply)
     }
 
-    /// Asks once; and once more with the password when the web server in between wants one, for then nothing was passed on.
+    /// Asks once; and once more with the password when the web server in between wants one, for then nothing
+    /// was passed on.
     async fn ask(&self, question: &Question) -> Result<proto::ManagerReply, Fault> {
         let mut answered = self.once(question).await;
         if self.web.status.load(Ordering::Relaxed) == 401

@@ -1,4 +1,5 @@
-//! `EntityNotify`: in two-way mode the manager calls, without a word, and this server polls. In one-way mode nobody listens.
+//! `EntityNotify`: in two-way mode the manager calls, without a word, and this server polls. In one-way mode
+//! nobody listens.
 
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
@@ -105,7 +106,8 @@ pub(super) struct Awaited<'a> {
 }
 
 impl<'a> Awaited<'a> {
-    /// Listens for it as long as this lives: the manager is asked to call only when the port is open, or cannot be opened.
+    /// Listens for it as long as this lives: the manager is asked to call only when the port is open, or
+    /// cannot be opened.
     pub(super) async fn new(server: &'a Server) -> Self {
         let (nonce, (told, came)) = (random_bytes(), oneshot::channel());
         server.bridge.awaited.lock().unwrap_or_else(PoisonError::into_inner).insert(nonce, told);

@@ -1,4 +1,5 @@
-//! What the manager says: taken once, in order, and only under its authority; done through the same door as an operator's commands.
+//! What the manager says: taken once, in order, and only under its authority; done through the same door as
+//! an operator's commands.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -66,8 +67,8 @@ impl InstructionRejection {
     }
 }
 
-/// Takes an instruction, or refuses it, which changes nothing and is told here alone. In a turn: a registration that ended while the
-/// manager answered takes nothing any more.
+/// Takes an instruction, or refuses it, which changes nothing and is told here alone. In a turn: a
+/// registration that ended while the manager answered takes nothing any more.
 ///
 /// # Errors
 /// When the store fails.
@@ -173,7 +174,8 @@ fn judge(
     Ok(instruction)
 }
 
-/// Acts on what was taken and not acted on: now, or after a crash. A command has its id from before, so that it becomes one.
+/// Acts on what was taken and not acted on: now, or after a crash. A command has its id from before, so that
+/// it becomes one.
 ///
 /// # Errors
 /// When the store fails.
@@ -328,7 +330,8 @@ async fn change_communication(
     server.keep_line(turn, next).await.map_err(crate::store::unavailable)
 }
 
-/// What the manager has not heard the end of, and how it stands; at most what one poll holds. Ends what has ended.
+/// What the manager has not heard the end of, and how it stands; at most what one poll holds. Ends what has
+/// ended.
 ///
 /// # Errors
 /// When the store fails.

@@ -1,4 +1,5 @@
-//! Staying an entity: one connection, kept; a poll each heartbeat, and at once when there is something to say or the manager calls.
+//! Staying an entity: one connection, kept; a poll each heartbeat, and at once when there is something to say
+//! or the manager calls.
 
 use std::sync::Arc;
 use std::time::Duration;

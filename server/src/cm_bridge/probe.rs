@@ -94,7 +94,8 @@ async fn say_web(line: &ManagerClient, settings: &Settings, legs: &mut Legs) {
     }
 }
 
-/// The answer was checked against the CA already; here whether the manager takes this server, where it knows it.
+/// The answer was checked against the CA already; here whether the manager takes this server, where it knows
+/// it.
 async fn authorization(server: &Server, settings: &Settings, line: &ManagerClient) -> Result<String, Fault> {
     let vouched = "the manager's key is certified by the CA that was uploaded".to_owned();
     let Held { registration, in_force, .. } = server.bridge.held();

@@ -37,8 +37,8 @@ impl From<Fault> for Failure {
 /// Registers by the saved settings. Twice is once.
 ///
 /// # Errors
-/// What is missing, the leg that failed, or the manager's no. Then nothing is registered, unless the answer alone was lost: the
-/// registration is finished by itself then.
+/// What is missing, the leg that failed, or the manager's no. Then nothing is registered, unless the answer
+/// alone was lost: the registration is finished by itself then.
 pub async fn register(server: &Arc<Server>, chosen: proto::UpdateSource) -> Result<Held, Failure> {
     let server = Arc::clone(server);
     let task = Arc::clone(&server);

@@ -1,5 +1,5 @@
-//! How this server meets its Control Manager. What an operator typed is checked once, in `settings/change.rs`; an invalid [`Settings`] is
-//! not saved.
+//! How this server meets its Control Manager. What an operator typed is checked once, in
+//! `settings/change.rs`; an invalid [`Settings`] is not saved.
 
 mod change;
 

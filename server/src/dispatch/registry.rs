@@ -32,8 +32,8 @@ pub enum Next {
     End(Ending),
 }
 
-/// The dispatcher's and the session's ends of one seat. It holds nothing while nothing waits: ten thousand idle agents
-/// cost ten thousand of these.
+/// The dispatcher's and the session's ends of one seat. It holds nothing while nothing waits: ten thousand
+/// idle agents cost ten thousand of these.
 #[derive(Debug)]
 pub struct Mailbox {
     number: u64,
@@ -190,8 +190,8 @@ impl Registry {
         self.next.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Whether a greeting is newer than the latest one of this agent that was believed; then it is the latest, and `then`
-    /// happens before anybody else is believed.
+    /// Whether a greeting is newer than the latest one of this agent that was believed; then it is the
+    /// latest, and `then` happens before anybody else is believed.
     pub fn believe(&self, agent: AgentId, ticket: u64, then: impl FnOnce()) -> bool {
         let mut believed = self.believed.lock().unwrap_or_else(PoisonError::into_inner);
         let latest = believed.entry(agent).or_insert(ticket);
@@ -203,8 +203,9 @@ impl Registry {
         is_newer
     }
 
-    /// Ends the session that has an agent's seat and returns when it has recorded what it heard, unless it is newer than this greeting:
-    /// what the agent says of its journal must be judged by all that was heard before.
+    /// Ends the session that has an agent's seat and returns when it has recorded what it heard, unless it is
+    /// newer than this greeting: what the agent says of its journal must be judged by all that was heard
+    /// before.
     pub async fn end_older(&self, agent: AgentId, ticket: u64) {
         let believed = self.believed.lock().unwrap_or_else(PoisonError::into_inner).get(&agent).copied();
         let older = self.lock().get(&agent).cloned();

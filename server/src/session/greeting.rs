@@ -168,7 +168,8 @@ pub(super) async fn greet(
         journal: proof.journal,
     };
     let registry = server.dispatcher.registry();
-    // A host that was put back to an earlier state says nothing to the session it had: that session knows what it said before.
+    // A host that was put back to an earlier state says nothing to the session it had: that session knows
+    // what it said before.
     if tokio::time::timeout(GREETING_TIMEOUT, registry.end_older(claimed, ticket)).await.is_err() {
         return Err(Failure::protocol("an older session of this agent still ends; come back").into());
     }

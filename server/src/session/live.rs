@@ -28,11 +28,14 @@ use crate::traces::Moment;
 
 /// Two processes with one identity would otherwise take the seat from each other without end.
 const REPLACED_BACKOFF: Duration = Duration::from_secs(30);
-/// Commands under way to one agent without an answer; more wait in the store, so that both sides always get to read.
+/// Commands under way to one agent without an answer; more wait in the store, so that both sides always get
+/// to read.
 const MAX_UNANSWERED: usize = 1024;
-/// Reports of an agent that are written at once: at the start, and after what was changed. Then the latest of each heartbeat.
+/// Reports of an agent that are written at once: at the start, and after what was changed. Then the latest of
+/// each heartbeat.
 const REPORTS: u32 = 8;
-/// Refusal reports that are written at once: of each code one. Then one each heartbeat; the agent keeps the rest.
+/// Refusal reports that are written at once: of each code one. Then one each heartbeat; the agent keeps the
+/// rest.
 const REFUSAL_REPORTS: u32 = 64;
 /// What no honest agent says, before the session ends. Each of it is an alert, and perhaps evidence.
 const NOISE: u32 = 64;
@@ -58,7 +61,8 @@ pub(super) struct Live<'a> {
     /// How often each command was handed to this stream. An agent that saw more deliveries was sent some by
     /// somebody else (protocol.md §7.4).
     deliveries: HashMap<CommandId, u32>,
-    /// Those of them that are not answered yet, with this agent's place and, of those that are traced, the moment.
+    /// Those of them that are not answered yet, with this agent's place and, of those that are traced, the
+    /// moment.
     unanswered: HashMap<CommandId, (u32, Option<Moment>)>,
     /// Whether commands wait in the store until some are answered.
     is_held_back: bool,
@@ -157,8 +161,8 @@ impl<'a> Live<'a> {
         self.note_heard(report).await.and(end)
     }
 
-    /// What the agent said before this session had to end. A newer session waits for that: an announcement that is already here must
-    /// not be missed because the host that made it was put back.
+    /// What the agent said before this session had to end. A newer session waits for that: an announcement
+    /// that is already here must not be missed because the host that made it was put back.
     async fn take_what_came(&mut self, inbound: &mut tonic::Streaming<proto::AgentFrame>) {
         for _ in 0..MAX_COUNTED_DELIVERIES {
             if self.is_noisy {
@@ -176,7 +180,8 @@ impl<'a> Live<'a> {
         }
     }
 
-    /// Says something, unless the session is told to end: an agent that does not read must not keep a newer session waiting.
+    /// Says something, unless the session is told to end: an agent that does not read must not keep a newer
+    /// session waiting.
     async fn say(&self, frame: Frame) -> Result<(), End> {
         tokio::select! {
             biased;
@@ -347,13 +352,15 @@ impl<'a> Live<'a> {
         }
     }
 
-    /// It is about to start what was delivered (protocol.md §6.15). Recorded with the next batch; nobody waits for that.
+    /// It is about to start what was delivered (protocol.md §6.15). Recorded with the next batch; nobody
+    /// waits for that.
     async fn admitted(&mut self, admitted: &proto::Admitted) -> Result<(), End> {
         let proto::Admitted { command_id, journal_admissions } = admitted;
         let malformed = |_| Failure::protocol("an announcement names no command");
         let command = CommandId::try_from(command_id.as_ref()).map_err(malformed)?;
-        // Each greater than the one before, and none greater than what was delivered explains: no more of them are written, and nobody on
-        // the way can have the journal look put back by more than that.
+        // Each greater than the one before, and none greater than what was delivered explains: no more of
+        // them are written, and nobody on the way can have the journal look put back by more than
+        // that.
         let delivered = u64::try_from(self.deliveries.len()).unwrap_or(u64::MAX);
         let most = self.admissions_before.saturating_add(delivered);
         let is_due = *journal_admissions > self.admissions && *journal_admissions <= most;
@@ -383,7 +390,8 @@ impl<'a> Live<'a> {
         let made = self.deliveries.get(&command).copied().unwrap_or(0);
         let mut is_replay = deliveries > made;
         if !is_tombstone {
-            // Not acknowledged, so the agent keeps it; the session goes on, or it would end here at every attempt.
+            // Not acknowledged, so the agent keeps it; the session goes on, or it would end here at every
+            // attempt.
             let verified = match VerifiedReceipt::verify(receipt, &self.agent, self.server.fleet) {
                 Ok(verified) => verified,
                 Err(refusal) => {
@@ -497,7 +505,8 @@ impl<'a> Live<'a> {
     }
 }
 
-/// The bundles after a version, as many as fit one frame, the version of the last of them, and whether there are more.
+/// The bundles after a version, as many as fit one frame, the version of the last of them, and whether there
+/// are more.
 pub(crate) fn bundles_after(server: &Server, version: u64) -> (Vec<Bytes>, u64, bool) {
     let (mut bytes, mut newest, mut bundles) = (0, version, Vec::new());
     for link in server.chain().after(version) {

@@ -1,5 +1,5 @@
-//! A server that was made anew from its backup does not know the agents. Each brings the record by which an earlier server of
-//! the fleet vouched for its key.
+//! A server that was made anew from its backup does not know the agents. Each brings the record by which an
+//! earlier server of the fleet vouched for its key.
 
 use std::net::IpAddr;
 
@@ -17,7 +17,8 @@ use writ_proto::v1 as proto;
 use crate::context::Server;
 use crate::store::{KnownAgent, unavailable};
 
-/// Knows an agent again, if this server was restored since it was enrolled and a key that was never revoked vouched for it.
+/// Knows an agent again, if this server was restored since it was enrolled and a key that was never revoked
+/// vouched for it.
 ///
 /// # Errors
 /// When the store fails.

@@ -1,5 +1,6 @@
-//! An agent's identity record is a server's word under a signing key. When that key was revoked, the word is given again under the
-//! key that signs now: a server made anew from a backup believes no revoked one (docs/adr/0010).
+//! An agent's identity record is a server's word under a signing key. When that key was revoked, the word is
+//! given again under the key that signs now: a server made anew from a backup believes no revoked one
+//! (docs/adr/0010).
 
 use bytes::Bytes;
 use tracing::info;
@@ -11,8 +12,8 @@ use writ_common::wire::status::Failure;
 use crate::context::Server;
 use crate::store::unavailable;
 
-/// Whether the key that a record claims to be signed by was revoked. A claim is enough: the worst a wrong one does is that a good
-/// record is written once more, or not.
+/// Whether the key that a record claims to be signed by was revoked. A claim is enough: the worst a wrong one
+/// does is that a good record is written once more, or not.
 pub(super) fn is_void(server: &Server, claimed: Option<KeyId>) -> bool {
     let chain = server.chain();
     let mut entries = chain.links().iter().flat_map(|link| &link.bundle.signing);
@@ -24,7 +25,8 @@ pub(super) fn claimed(record: &Bytes) -> Option<KeyId> {
     claimed_keyid(record)?.parse().ok()
 }
 
-/// Signs an agent's record anew, and stores it before the agent hears of it; `None` if the agent is not known any more.
+/// Signs an agent's record anew, and stores it before the agent hears of it; `None` if the agent is not known
+/// any more.
 ///
 /// # Errors
 /// When nothing can be signed or stored.

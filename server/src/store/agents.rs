@@ -337,9 +337,9 @@ impl Store {
         self.write(move |connection| Box::pin(async move { remove(connection, agent, now).await })).await
     }
 
-    /// An operator decided: what the agent's journal says now is what counts. What it may have obeyed and forgotten it
-    /// refuses from then on: everything issued before it was noticed. If it replaces another, it has that one's name
-    /// and labels, and the other is removed.
+    /// An operator decided: what the agent's journal says now is what counts. What it may have obeyed and
+    /// forgotten it refuses from then on: everything issued before it was noticed. If it replaces
+    /// another, it has that one's name and labels, and the other is removed.
     ///
     /// # Errors
     /// When the database fails.

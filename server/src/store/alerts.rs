@@ -76,7 +76,8 @@ impl Store {
         .await
     }
 
-    /// Keeps a refusal report and raises an alert for each record; a report that is known raises none. Says whether it was new.
+    /// Keeps a refusal report and raises an alert for each record; a report that is known raises none. Says
+    /// whether it was new.
     ///
     /// # Errors
     /// When the database fails.
@@ -197,8 +198,8 @@ pub(super) async fn raise(
     Ok(())
 }
 
-/// Signed documents kept of one agent and kind, the first and the last so many. An agent that is no longer honest could
-/// fill the disk with more.
+/// Signed documents kept of one agent and kind, the first and the last so many. An agent that is no longer
+/// honest could fill the disk with more.
 const MAX_EVIDENCE: i64 = 8;
 
 /// Keeps a signed document once, the first and last few of each agent and kind; whether it is new.

@@ -100,7 +100,8 @@ impl Store {
         rows.iter().map(|row| Ok((id(row, "digest", "bundle digest")?, bytes(row, "envelope")?))).collect()
     }
 
-    /// Adds bundles to the chain that follow this head, with the call that made them, all or none: from then on they are in force.
+    /// Adds bundles to the chain that follow this head, with the call that made them, all or none: from then
+    /// on they are in force.
     ///
     /// # Errors
     /// When the database fails, or the head is another one by now.
@@ -244,7 +245,8 @@ impl Store {
         row.map_or(Ok(false), |row| Ok(row.try_get("head_unconfirmed")?))
     }
 
-    /// A backup was put back into a fleet that is here: the bundles it lacked, and who was removed, all or nothing.
+    /// A backup was put back into a fleet that is here: the bundles it lacked, and who was removed, all or
+    /// nothing.
     ///
     /// # Errors
     /// When the database fails.

@@ -188,7 +188,8 @@ pub struct EvidenceRow {
 }
 
 impl Store {
-    /// How many deliveries of unexpired commands are open, and when the oldest of these was issued; at most 100,000 are looked at.
+    /// How many deliveries of unexpired commands are open, and when the oldest of these was issued; at most
+    /// 100,000 are looked at.
     ///
     /// # Errors
     /// When the database fails.

@@ -71,7 +71,8 @@ pub struct Report {
 }
 
 impl Store {
-    /// Records that a session begins, if `gate` queues it; `None` if not. Contacts are recorded in the order of their gates.
+    /// Records that a session begins, if `gate` queues it; `None` if not. Contacts are recorded in the order
+    /// of their gates.
     ///
     /// # Errors
     /// When the database fails.
@@ -165,9 +166,9 @@ impl LastShown {
         Noted { held, commands_from: self.commands_from }
     }
 
-    /// The same journal, later: it stands no earlier and has the mark of the last session this server knows of. (There may
-    /// have been later ones, when the server was put back to an earlier state.) That of a session whose welcome the agent
-    /// never heard is its next one (protocol.md §6.9).
+    /// The same journal, later: it stands no earlier and has the mark of the last session this server knows
+    /// of. (There may have been later ones, when the server was put back to an earlier state.) That of a
+    /// session whose welcome the agent never heard is its next one (protocol.md §6.9).
     fn is_continued_by(&self, now: &JournalStanding) -> bool {
         let has_mark = match self.mark {
             None => now.marks.is_empty(),

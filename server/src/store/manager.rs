@@ -93,8 +93,8 @@ impl Store {
         .await
     }
 
-    /// The number of the next call: one more than the last, so that a copy of this database is found out. A registration goes
-    /// beyond whatever was said before, also when this database is an old one.
+    /// The number of the next call: one more than the last, so that a copy of this database is found out. A
+    /// registration goes beyond whatever was said before, also when this database is an old one.
     ///
     /// # Errors
     /// When the database fails.

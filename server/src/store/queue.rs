@@ -184,7 +184,8 @@ impl Store {
         Ok(Some(StoredEnvelope { envelope: bytes(&row, "envelope")?, targets: ids, is_cancelled }))
     }
 
-    /// Records that a command was handed to the streams of the agents at these places. For people: a crash may lose it.
+    /// Records that a command was handed to the streams of the agents at these places. For people: a crash
+    /// may lose it.
     ///
     /// # Errors
     /// When the database fails.
@@ -212,7 +213,8 @@ impl Store {
         Ok(())
     }
 
-    /// Whether a command was for an agent, has not expired, and no receipt of it is stored. After that an agent keeps none either.
+    /// Whether a command was for an agent, has not expired, and no receipt of it is stored. After that an
+    /// agent keeps none either.
     ///
     /// # Errors
     /// When the database fails.

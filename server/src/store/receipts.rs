@@ -67,7 +67,8 @@ struct Place {
     is_answered: bool,
 }
 
-/// Records verified receipts: those that are the first of their command and agent all together, the rest one by one.
+/// Records verified receipts: those that are the first of their command and agent all together, the rest one
+/// by one.
 pub(super) fn record_receipts(
     connection: &mut SqliteConnection,
     new: Arc<Vec<NewReceipt>>,
@@ -156,9 +157,10 @@ async fn insert_receipts(
     Ok(())
 }
 
-/// How far the journals were, with the receipts that say so: an agent that comes back with less was put back, also when nothing
-/// else was heard of the session. What an older session brings says nothing of the journal's present session.
-/// Of first receipts alone: one that was played again may be of a journal that counted further.
+/// How far the journals were, with the receipts that say so: an agent that comes back with less was put back,
+/// also when nothing else was heard of the session. What an older session brings says nothing of the
+/// journal's present session. Of first receipts alone: one that was played again may be of a journal that
+/// counted further.
 async fn note_counters(
     connection: &mut SqliteConnection,
     firsts: &[(&NewReceipt, &Place)],
@@ -216,8 +218,9 @@ async fn record_receipt(
         .await?;
     if let Some(row) = known {
         let first: Digest = id(&row, "digest", "receipt digest")?;
-        // Agents of before kept no receipt of a refusal, and none keeps that of an expired command: one more is no contradiction.
-        // Nor is the answer to a delivery that was not ours, which has an alert of its own.
+        // Agents of before kept no receipt of a refusal, and none keeps that of an expired command: one more
+        // is no contradiction. Nor is the answer to a delivery that was not ours, which has an alert
+        // of its own.
         let is_repeated_refusal =
             state == TargetState::Refused && TargetState::read(&target)? == TargetState::Refused;
         if first == digest || is_repeated_refusal || is_replay {

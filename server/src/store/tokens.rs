@@ -437,7 +437,8 @@ async fn admit(connection: &mut SqliteConnection, admission: Admission) -> Resul
     Ok(TokenUse::Admitted(identity_record))
 }
 
-/// Who enrols under a name that is taken is a host installed anew, or somebody who wants what is meant for the other.
+/// Who enrols under a name that is taken is a host installed anew, or somebody who wants what is meant for
+/// the other.
 async fn note_same_name(
     connection: &mut SqliteConnection,
     agent: AgentId,

@@ -1,8 +1,10 @@
-//! The one task that writes. It takes as many jobs as wait, puts them into one transaction, and answers all of them after
-//! the one commit: a thousand receipts cost one sync of the disk, and nobody is told "stored" before it is.
+//! The one task that writes. It takes as many jobs as wait, puts them into one transaction, and answers all
+//! of them after the one commit: a thousand receipts cost one sync of the disk, and nobody is told "stored"
+//! before it is.
 //!
-//! Jobs that come in thousands have a lane: all of a batch are written by a few statements. When that fails, each is written
-//! by itself, so that one that is at fault takes no other with it. Other jobs have a savepoint each.
+//! Jobs that come in thousands have a lane: all of a batch are written by a few statements. When that fails,
+//! each is written by itself, so that one that is at fault takes no other with it. Other jobs have a
+//! savepoint each.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -65,7 +67,8 @@ impl Health {
 
 /// Writes that may wait. Past it, callers wait their turn: the disk sets the pace, memory stays bounded.
 pub(super) const MAX_WAITING_WRITES: usize = 4096;
-/// Writes in one commit. Enough to make the sync of the disk cheap, few enough to keep latency in milliseconds.
+/// Writes in one commit. Enough to make the sync of the disk cheap, few enough to keep latency in
+/// milliseconds.
 const MAX_BATCH: usize = 512;
 
 /// Who waits for a write.
@@ -124,8 +127,9 @@ fn finish<T: Send + 'static>(answer: Answer<T>, done: Result<T, StoreError>) -> 
     })
 }
 
-/// Runs a write so that its failure undoes it alone. The second value is set when even that failed: SQLite rolls a
-/// whole transaction back by itself when the disk is full, and what ran after it would stand outside of any.
+/// Runs a write so that its failure undoes it alone. The second value is set when even that failed: SQLite
+/// rolls a whole transaction back by itself when the disk is full, and what ran after it would stand outside
+/// of any.
 async fn in_savepoint<T, F>(
     connection: &mut SqliteConnection,
     work: F,
@@ -149,9 +153,9 @@ where
     (done, broken)
 }
 
-/// Whether it says nothing of what was to be written, and everything of where: BUSY, NOMEM, IOERR and FULL, after which
-/// SQLite asks for the whole transaction to be rolled back (sqlite.org/lang_transaction.html), and READONLY, which no other
-/// write would survive either.
+/// Whether it says nothing of what was to be written, and everything of where: BUSY, NOMEM, IOERR and FULL,
+/// after which SQLite asks for the whole transaction to be rolled back (sqlite.org/lang_transaction.html),
+/// and READONLY, which no other write would survive either.
 fn is_of_the_disk(error: &StoreError) -> bool {
     let StoreError::Database(error) = error else { return false };
     let code = error.as_database_error().and_then(|error| error.code()?.parse::<u32>().ok());
@@ -243,8 +247,9 @@ impl Lanes {
         (lanes, others)
     }
 
-    /// Writes everything in one transaction without savepoints, which is right nearly always: each statement costs two
-    /// changes of threads. `None` when something failed: then nothing is written, and all of it can be tried again.
+    /// Writes everything in one transaction without savepoints, which is right nearly always: each statement
+    /// costs two changes of threads. `None` when something failed: then nothing is written, and all of it
+    /// can be tried again.
     async fn write_at_once(&self, connection: &mut SqliteConnection) -> Option<Done> {
         async fn items<T: Clone, A>(
             connection: &mut SqliteConnection,

@@ -1,5 +1,5 @@
-//! Whether a journal's file is whole, before anything is done with it: redb gives up in the middle of a call, by a panic, on a page it
-//! cannot read. What it would mend is mended in memory; the file stays as it is.
+//! Whether a journal's file is whole, before anything is done with it: redb gives up in the middle of a call,
+//! by a panic, on a page it cannot read. What it would mend is mended in memory; the file stays as it is.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -115,7 +115,8 @@ impl Copy {
         Ok(page)
     }
 
-    /// Calls `each` with every part of a range: the page, where it begins there, how long it is, and where it stands in the range.
+    /// Calls `each` with every part of a range: the page, where it begins there, how long it is, and where it
+    /// stands in the range.
     fn parts(
         offset: u64,
         length: usize,

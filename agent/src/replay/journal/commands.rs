@@ -14,7 +14,8 @@ use super::{COMMANDS, EXPIRY, Journal, JournalError, META, OPEN, reserve_error};
 /// Finished and expired commands removed in one transaction, so that admission stays quick.
 const PRUNE_BATCH: usize = 64;
 
-/// Refusals that are remembered when there is no place for an admission. Whoever is refused beyond that hears nothing.
+/// Refusals that are remembered when there is no place for an admission. Whoever is refused beyond that hears
+/// nothing.
 const MAX_REFUSED_BEYOND: u64 = 1024;
 
 impl Journal {
@@ -85,11 +86,12 @@ impl Journal {
         }
     }
 
-    /// Remembers that a command was refused, and the receipt that says so: it is not admitted later, when what it was refused for is
-    /// mended. On disk when this returns.
+    /// Remembers that a command was refused, and the receipt that says so: it is not admitted later, when
+    /// what it was refused for is mended. On disk when this returns.
     ///
     /// # Errors
-    /// When there is no place for it, or it cannot be written; then nothing is remembered, and it must not be answered.
+    /// When there is no place for it, or it cannot be written; then nothing is remembered, and it must not be
+    /// answered.
     pub fn refuse(
         &self,
         command: CommandId,
@@ -179,7 +181,8 @@ impl Journal {
         };
         match self.entry(command) {
             Ok(Some(entry)) if is_open(&entry) => {}
-            // Not every refusal is kept; neither is there anything to mark in a damaged entry, which is refused too.
+            // Not every refusal is kept; neither is there anything to mark in a damaged entry, which is
+            // refused too.
             Ok(_) | Err(JournalError::Damaged) => return Ok(()),
             Err(failed) => return Err(failed),
         }
@@ -239,8 +242,8 @@ fn read(write: &WriteTransaction, command: CommandId) -> Result<Entry, JournalEr
     Entry::decode(stored.value()).map_err(|_| JournalError::Damaged)
 }
 
-/// Forgets commands that expired longer than the skew ago and are acknowledged; the same transaction remembers up
-/// to when. Unacknowledged ones stay: their receipts are owed.
+/// Forgets commands that expired longer than the skew ago and are acknowledged; the same transaction
+/// remembers up to when. Unacknowledged ones stay: their receipts are owed.
 fn prune(write: &WriteTransaction, now: Timestamp) -> Result<(), JournalError> {
     let mut expiry = write.open_table(EXPIRY)?;
     let mut commands = write.open_table(COMMANDS)?;

@@ -1,5 +1,6 @@
-//! Receipts that were acknowledged and are kept all the same: an acknowledgement is under no seal, and a server that has no receipt
-//! delivers its command again. They stay until the command is forgotten, and are the first to go.
+//! Receipts that were acknowledged and are kept all the same: an acknowledgement is under no seal, and a
+//! server that has no receipt delivers its command again. They stay until the command is forgotten, and are
+//! the first to go.
 
 use bytes::Bytes;
 use prost::Message as _;
@@ -9,7 +10,8 @@ use writ_common::id::CommandId;
 use super::entry::Entry;
 use super::{COMMANDS, JournalError, META};
 
-/// What they may take together; past it the one that was acknowledged first goes. Thousands of small ones, 12 of the largest.
+/// What they may take together; past it the one that was acknowledged first goes. Thousands of small ones, 12
+/// of the largest.
 const MAX_BYTES: u64 = 4 << 20;
 
 /// By the order of their acknowledgements: whose they are, and their bytes.

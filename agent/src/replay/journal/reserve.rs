@@ -1,5 +1,5 @@
-//! Room on the disk for what must be written when there is none: receipts of what ran, marks of sessions, a trust bundle. Commands are
-//! admitted only while it is there.
+//! Room on the disk for what must be written when there is none: receipts of what ran, marks of sessions, a
+//! trust bundle. Commands are admitted only while it is there.
 
 use std::fs::{self, File};
 use std::io::{self, Write as _};

@@ -20,7 +20,8 @@ use crate::client::Client;
 use crate::failure::Failure;
 use crate::output;
 
-/// The CA's file as it will be sent; `None`: it is to be removed. What must not leave this host is refused here.
+/// The CA's file as it will be sent; `None`: it is to be removed. What must not leave this host is refused
+/// here.
 fn authority(path: &Path) -> Result<Option<Vec<u8>>, Failure> {
     if path.as_os_str() == "none" {
         return Ok(None);

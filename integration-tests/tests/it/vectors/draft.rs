@@ -1,5 +1,5 @@
-//! One good vector of each kind, to be changed. Keys come from published seeds, so that the files are the same wherever
-//! they are made.
+//! One good vector of each kind, to be changed. Keys come from published seeds, so that the files are the
+//! same wherever they are made.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

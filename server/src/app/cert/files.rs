@@ -276,7 +276,8 @@ fn export_pair(
     files::write_secret(file, &content).map_err(Fatal::failure)
 }
 
-/// A certificate with its key from a file of another program. PKCS#12 protects itself; PEM is protected by its mode alone.
+/// A certificate with its key from a file of another program. PKCS#12 protects itself; PEM is protected by
+/// its mode alone.
 fn read_pair(file: &Path, passphrase_file: Option<&Path>) -> Result<Pair, Fatal> {
     let mut content = Zeroizing::new(files::read(file).map_err(Fatal::usage)?);
     // PKCS#12 protects itself.
