@@ -81,7 +81,8 @@ pub(crate) fn unavailable(error: StoreError) -> Failure {
     Failure::unavailable("the manager cannot reach its store at the moment; try again, and see its log")
 }
 
-/// A handle; clones share the file.
+/// A handle; clones share the file. Every method that returns a [`StoreError`] fails when the database does; what
+/// else it fails for, it says.
 #[derive(Debug, Clone)]
 pub struct Store {
     reader: SqlitePool,
@@ -144,9 +145,6 @@ impl Store {
     }
 
     /// Who this manager is; `None` before `init` has finished.
-    ///
-    /// # Errors
-    /// When the database fails.
     pub async fn manager(&self) -> Result<Option<(ManagerId, String)>, StoreError> {
         read_manager(sqlx::query(MANAGER).fetch_optional(&self.reader).await?)
     }

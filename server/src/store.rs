@@ -128,7 +128,8 @@ impl<T> Pending<T> {
     }
 }
 
-/// A handle; clones share the file.
+/// A handle; clones share the file. Every method that returns a [`StoreError`] fails when the database does; what
+/// else it fails for, it says.
 #[derive(Debug, Clone)]
 pub struct Store {
     reader: SqlitePool,
@@ -255,17 +256,11 @@ impl Store {
     }
 
     /// Returns after everything queued so far is committed.
-    ///
-    /// # Errors
-    /// When the database fails.
     pub async fn settle(&self) -> Result<(), StoreError> {
         self.write(|_| Box::pin(async { Ok(()) })).await
     }
 
     /// The fleet this store belongs to; `None` before `init` has finished.
-    ///
-    /// # Errors
-    /// When the database fails.
     pub async fn fleet(&self) -> Result<Option<(FleetId, String)>, StoreError> {
         read_fleet(sqlx::query(FLEET).fetch_optional(&self.reader).await?)
     }
@@ -311,18 +306,12 @@ impl Store {
     }
 
     /// The latest time noted by [`Self::note_time`]; zero if none was.
-    ///
-    /// # Errors
-    /// When the database fails.
     pub async fn latest_time(&self) -> Result<Timestamp, StoreError> {
         let row = sqlx::query("SELECT signed_at FROM clock").fetch_optional(&self.reader).await?;
         row.map_or(Ok(Timestamp::ZERO), |row| time(&row, "signed_at"))
     }
 
     /// Notes a time that is signed with; an earlier one only if it is `accepted` by an operator.
-    ///
-    /// # Errors
-    /// When the database fails.
     pub async fn note_time(&self, now: Timestamp, accepted: bool) -> Result<(), StoreError> {
         self.write(move |connection| {
             Box::pin(async move {

@@ -10,9 +10,6 @@ use super::{Store, StoreError, id, integer, unsigned};
 
 impl Store {
     /// Appends a call to its log; returns when it is on disk.
-    ///
-    /// # Errors
-    /// When the database fails.
     pub async fn record(&self, call: NewAudit) -> Result<(), StoreError> {
         let mut turn = self.turn().await;
         let mut change = turn.begin().await?;

@@ -124,9 +124,6 @@ impl Change<'_> {
     }
 
     /// The entity of a key.
-    ///
-    /// # Errors
-    /// When the database fails.
     pub async fn entity_of(&mut self, key: &PublicKey) -> Result<Option<EntityRow>, StoreError> {
         let sql = format!("{SELECT} WHERE public_key = $1");
         let row = sqlx::query(sqlx::AssertSqlSafe(sql)).bind(key.spki()).fetch_optional(&mut *self.0).await?;
@@ -134,9 +131,6 @@ impl Change<'_> {
     }
 
     /// Whether an id is a key's.
-    ///
-    /// # Errors
-    /// When the database fails.
     pub async fn is_taken(&mut self, entity: EntityId) -> Result<bool, StoreError> {
         let row = sqlx::query("SELECT 1 FROM entities WHERE entity_id = $1")
             .bind(entity.as_bytes().as_slice())
@@ -146,9 +140,6 @@ impl Change<'_> {
     }
 
     /// Writes an entity.
-    ///
-    /// # Errors
-    /// When the database fails.
     pub async fn put(&mut self, entity: &EntityRow) -> Result<(), StoreError> {
         let registration = Registration { token: None, ..entity.registration.clone() };
         sqlx::query(
@@ -175,9 +166,6 @@ impl Change<'_> {
     }
 
     /// Forgets those that left before a time.
-    ///
-    /// # Errors
-    /// When the database fails.
     pub async fn forget_left(&mut self, before: Timestamp) -> Result<(), StoreError> {
         sqlx::query("DELETE FROM entities WHERE standing = 4 AND last_contact < $1")
             .bind(integer(before.as_millis()))
@@ -187,9 +175,6 @@ impl Change<'_> {
     }
 
     /// Forgets one.
-    ///
-    /// # Errors
-    /// When the database fails.
     pub async fn forget(&mut self, entity: EntityId) -> Result<(), StoreError> {
         sqlx::query("DELETE FROM entities WHERE entity_id = $1")
             .bind(entity.as_bytes().as_slice())
@@ -199,17 +184,11 @@ impl Change<'_> {
     }
 
     /// How many there are.
-    ///
-    /// # Errors
-    /// When the database fails.
     pub async fn counts(&mut self) -> Result<Counts, StoreError> {
         counts(&mut self.0).await
     }
 
     /// Spends one use of a token; whether there was one.
-    ///
-    /// # Errors
-    /// When the database fails.
     pub async fn spend(
         &mut self,
         shown: &TokenProof,
@@ -238,25 +217,16 @@ impl Store {
     }
 
     /// Begins a change in one's turn; dropped without [`Change::commit`], nothing happened.
-    ///
-    /// # Errors
-    /// When the database fails.
     pub async fn begin<'a>(turn: &'a mut MutexGuard<'_, SqliteConnection>) -> Result<Change<'a>, StoreError> {
         Ok(Change(turn.begin().await?))
     }
 
     /// How many entities there are.
-    ///
-    /// # Errors
-    /// When the database fails.
     pub async fn counts(&self) -> Result<Counts, StoreError> {
         counts(&mut *self.reader.acquire().await?).await
     }
 
     /// Entities by name and id, after one of them.
-    ///
-    /// # Errors
-    /// When the database fails.
     pub async fn entities(
         &self,
         after: Option<(String, EntityId)>,
@@ -277,9 +247,6 @@ impl Store {
     }
 
     /// All of them: there are never more than ten thousand.
-    ///
-    /// # Errors
-    /// When the database fails.
     pub async fn all_entities(&self) -> Result<Vec<EntityRow>, StoreError> {
         let sql = format!("{SELECT} WHERE standing < 4");
         let rows = sqlx::query(sqlx::AssertSqlSafe(sql)).fetch_all(&self.reader).await?;
@@ -287,9 +254,6 @@ impl Store {
     }
 
     /// An entity by id.
-    ///
-    /// # Errors
-    /// When the database fails.
     pub async fn entity(&self, entity: EntityId) -> Result<Option<EntityRow>, StoreError> {
         let sql = format!("{SELECT} WHERE standing < 4 AND entity_id = $1");
         let row = sqlx::query(sqlx::AssertSqlSafe(sql))
@@ -300,9 +264,6 @@ impl Store {
     }
 
     /// Entities of a name, at most two.
-    ///
-    /// # Errors
-    /// When the database fails.
     pub async fn entities_named(&self, name: &str) -> Result<Vec<EntityRow>, StoreError> {
         let sql = format!("{SELECT} WHERE standing < 4 AND display_name = $1 LIMIT 2");
         let rows =

@@ -155,9 +155,6 @@ impl DeliveryRow {
 
 impl Change<'_> {
     /// Records an instruction for entities, which get the next number of theirs.
-    ///
-    /// # Errors
-    /// When the database fails.
     pub async fn issue(
         &mut self,
         instruction: &NewInstruction,
@@ -206,9 +203,6 @@ impl Change<'_> {
     }
 
     /// Ends what was not taken or not reported in time: it is open no more.
-    ///
-    /// # Errors
-    /// When the database fails.
     pub async fn time_out(&mut self, now: Timestamp) -> Result<(), StoreError> {
         sqlx::query(
             "UPDATE deliveries SET state = 5 WHERE state < 3 AND EXISTS (
@@ -234,9 +228,6 @@ impl Change<'_> {
 
     /// Notes what an entity says became of earlier instructions; returns those that ended by it. What has
     /// ended does not change any more.
-    ///
-    /// # Errors
-    /// When the database fails.
     pub async fn note_outcomes(
         &mut self,
         entity: &EntityRow,
@@ -276,9 +267,6 @@ impl Change<'_> {
     }
 
     /// What waits for an entity after a number, oldest first. What is handed over is marked so.
-    ///
-    /// # Errors
-    /// When the database fails.
     pub async fn take_waiting(
         &mut self,
         entity: &EntityRow,
@@ -325,9 +313,6 @@ impl Change<'_> {
 
     /// Carries what still waits over into another epoch, numbered from 1; what was taken in the old one is
     /// given up, for nobody will hear of it. Returns the last number.
-    ///
-    /// # Errors
-    /// When the database fails.
     pub async fn begin_epoch(
         &mut self,
         entity: EntityId,
@@ -365,9 +350,6 @@ impl Change<'_> {
     }
 
     /// Ends what an entity has not ended: it registered anew, left, or was shown the door.
-    ///
-    /// # Errors
-    /// When the database fails.
     pub async fn give_up(&mut self, entity: EntityId, why: &str, now: Timestamp) -> Result<(), StoreError> {
         sqlx::query("UPDATE deliveries SET state = 4, detail = $2, updated_at = $3 WHERE entity_id = $1 AND state < 3")
             .bind(entity.as_bytes().as_slice())
@@ -382,9 +364,6 @@ impl Change<'_> {
 impl Store {
     /// What makes a request the same as the one an instruction was made of; `None`: there is no such
     /// instruction.
-    ///
-    /// # Errors
-    /// When the database fails.
     pub async fn request_of(&self, instruction: InstructionId) -> Result<Option<Digest>, StoreError> {
         let row = sqlx::query("SELECT request_digest FROM instructions WHERE instruction_id = $1")
             .bind(instruction.as_bytes().as_slice())
@@ -394,9 +373,6 @@ impl Store {
     }
 
     /// How many instructions to entities nothing final is known of, and may still become known.
-    ///
-    /// # Errors
-    /// When the database fails.
     pub async fn open_deliveries(&self, now: Timestamp) -> Result<u64, StoreError> {
         let sql =
             "SELECT count(*) AS open FROM deliveries JOIN instructions ON instructions.sequence = instruction
@@ -406,9 +382,6 @@ impl Store {
     }
 
     /// Instructions before a place in the order of issue, latest first.
-    ///
-    /// # Errors
-    /// When the database fails.
     pub async fn instructions(&self, before: u64, limit: u32) -> Result<Vec<InstructionRow>, StoreError> {
         let sql =
             format!("{SELECT} WHERE instructions.sequence < $1 ORDER BY instructions.sequence DESC LIMIT $2");
@@ -421,9 +394,6 @@ impl Store {
     }
 
     /// An instruction by id.
-    ///
-    /// # Errors
-    /// When the database fails.
     pub async fn instruction(
         &self,
         instruction: InstructionId,
@@ -437,9 +407,6 @@ impl Store {
     }
 
     /// What became of an instruction, by entity, after one of them.
-    ///
-    /// # Errors
-    /// When the database fails.
     pub async fn deliveries(
         &self,
         instruction: u64,

@@ -44,9 +44,6 @@ pub enum Revoked {
 
 impl Store {
     /// Name and role of a token that counts.
-    ///
-    /// # Errors
-    /// When the database fails.
     pub async fn operator(&self, token: Digest) -> Result<Option<(String, u8)>, StoreError> {
         let sql = "SELECT * FROM admin_tokens WHERE token_digest = $1 AND revoked_at = 0";
         let row = sqlx::query(sql).bind(token.as_bytes().as_slice()).fetch_optional(&self.reader).await?;
@@ -54,9 +51,6 @@ impl Store {
     }
 
     /// Everybody who may or might call, by name, after one of them.
-    ///
-    /// # Errors
-    /// When the database fails.
     pub async fn operators(&self, after: &str, limit: u32) -> Result<Vec<OperatorRow>, StoreError> {
         let sql = "SELECT * FROM admin_tokens WHERE name > $1 ORDER BY name LIMIT $2";
         let rows =
@@ -65,9 +59,6 @@ impl Store {
     }
 
     /// Records somebody; `false` when the name was given before.
-    ///
-    /// # Errors
-    /// When the database fails.
     pub async fn create_operator(
         &self,
         token: Digest,
@@ -87,9 +78,6 @@ impl Store {
     }
 
     /// Revokes somebody, unless nobody of the greatest role would be left.
-    ///
-    /// # Errors
-    /// When the database fails.
     pub async fn revoke_operator(
         &self,
         name: &str,

@@ -45,9 +45,6 @@ impl TokenRow {
 
 impl Store {
     /// Records a token.
-    ///
-    /// # Errors
-    /// When the database fails.
     pub async fn create_token(
         &self,
         digest: Digest,
@@ -70,9 +67,6 @@ impl Store {
     }
 
     /// Tokens before a place in the order of creation, latest first.
-    ///
-    /// # Errors
-    /// When the database fails.
     pub async fn tokens(&self, before: u64, limit: u32) -> Result<Vec<TokenRow>, StoreError> {
         let sql = "SELECT * FROM registration_tokens WHERE sequence < $1 ORDER BY sequence DESC LIMIT $2";
         let rows =
@@ -81,9 +75,6 @@ impl Store {
     }
 
     /// Tokens whose digest begins with these hex digits, at most two.
-    ///
-    /// # Errors
-    /// When the database fails.
     pub async fn tokens_like(&self, prefix: &str) -> Result<Vec<TokenRow>, StoreError> {
         let sql = "SELECT * FROM registration_tokens
                    WHERE substr(lower(hex(token_digest)), 1, length($1)) = lower($1) LIMIT 2";
@@ -92,9 +83,6 @@ impl Store {
     }
 
     /// Nobody comes in with a token any more. Revoking twice is revoking once.
-    ///
-    /// # Errors
-    /// When the database fails.
     pub async fn revoke_token(&self, digest: Digest, now: Timestamp) -> Result<(), StoreError> {
         let sql = "UPDATE registration_tokens SET revoked_at = $2 WHERE token_digest = $1 AND revoked_at = 0";
         sqlx::query(sql)

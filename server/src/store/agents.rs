@@ -160,9 +160,6 @@ fn push_selector(query: &mut QueryBuilder<Sqlite>, selector: &Selector) {
 
 impl Store {
     /// What a session needs to know of an agent.
-    ///
-    /// # Errors
-    /// When the database fails.
     pub async fn known_agent(&self, agent: AgentId) -> Result<Option<KnownAgent>, StoreError> {
         let row =
             sqlx::query("SELECT public_key, held, removed_at, commands_from FROM agents WHERE agent_id = $1")
@@ -183,9 +180,6 @@ impl Store {
     }
 
     /// One agent.
-    ///
-    /// # Errors
-    /// When the database fails.
     pub async fn agent(&self, agent: AgentId, now: Timestamp) -> Result<Option<AgentRow>, StoreError> {
         let mut query = whole_rows(now);
         query.push("agent_id = ").push_bind(agent.as_bytes().to_vec());
@@ -194,9 +188,6 @@ impl Store {
     }
 
     /// The present agents of a name, at most two: enough to tell one from several.
-    ///
-    /// # Errors
-    /// When the database fails.
     pub async fn agents_named(&self, name: &str, now: Timestamp) -> Result<Vec<AgentRow>, StoreError> {
         let mut query = whole_rows(now);
         query
@@ -207,9 +198,6 @@ impl Store {
     }
 
     /// A page of agents by id, after a given one.
-    ///
-    /// # Errors
-    /// When the database fails.
     pub async fn agents(
         &self,
         selection: (Standing, Option<&Selector>),
@@ -231,9 +219,6 @@ impl Store {
     }
 
     /// The ids of all present agents, or of those a selector chooses, ascending.
-    ///
-    /// # Errors
-    /// When the database fails.
     pub async fn agent_ids(&self, selector: Option<&Selector>) -> Result<Vec<AgentId>, StoreError> {
         let mut query = QueryBuilder::new("SELECT agent_id FROM agents WHERE removed_at = 0");
         if let Some(selector) = selector {
@@ -245,9 +230,6 @@ impl Store {
     }
 
     /// A name that a selector asks for and several of those it chooses have.
-    ///
-    /// # Errors
-    /// When the database fails.
     pub async fn shared_name(&self, selector: &Selector) -> Result<Option<String>, StoreError> {
         if selector.names().next().is_none() {
             return Ok(None);
@@ -265,9 +247,6 @@ impl Store {
     }
 
     /// The allow-lists of these agents, ascending by id as they are.
-    ///
-    /// # Errors
-    /// When the database fails.
     pub async fn action_tables(&self, agents: &[AgentId]) -> Result<Vec<AllowList>, StoreError> {
         let mut tables = Vec::with_capacity(agents.len());
         for chunk in agents.chunks(8192) {
@@ -291,9 +270,6 @@ impl Store {
     }
 
     /// How many agents are enrolled and not removed.
-    ///
-    /// # Errors
-    /// When the database fails.
     pub async fn count_agents(&self) -> Result<u64, StoreError> {
         let row = sqlx::query("SELECT count(*) AS agents FROM agents WHERE removed_at = 0")
             .fetch_one(&self.reader)
@@ -302,9 +278,6 @@ impl Store {
     }
 
     /// Sets and removes labels, in one transaction.
-    ///
-    /// # Errors
-    /// When the database fails.
     pub async fn label(
         &self,
         agent: AgentId,
@@ -330,9 +303,6 @@ impl Store {
     }
 
     /// The agent gets nothing any more; its queue is cancelled. Removing twice is removing once.
-    ///
-    /// # Errors
-    /// When the database fails.
     pub async fn remove_agent(&self, agent: AgentId, now: Timestamp) -> Result<(), StoreError> {
         self.write(move |connection| Box::pin(async move { remove(connection, agent, now).await })).await
     }
@@ -340,9 +310,6 @@ impl Store {
     /// An operator decided: what the agent's journal says now is what counts. What it may have obeyed and
     /// forgotten it refuses from then on: everything issued before it was noticed. If it replaces
     /// another, it has that one's name and labels, and the other is removed.
-    ///
-    /// # Errors
-    /// When the database fails.
     pub async fn approve_agent(
         &self,
         agent: AgentId,
@@ -412,9 +379,6 @@ pub(super) async fn put_attribute(
 
 impl Store {
     /// Replaces an agent's identity record by one about the same agent and key.
-    ///
-    /// # Errors
-    /// When the database fails.
     pub async fn renew_record(&self, agent: AgentId, envelope: Bytes) -> Result<(), StoreError> {
         self.write(move |connection| {
             Box::pin(async move {

@@ -56,9 +56,6 @@ pub struct AlertRow {
 
 impl Store {
     /// Raises an alert, with the evidence if there is any.
-    ///
-    /// # Errors
-    /// When the database fails.
     pub async fn raise(
         &self,
         alarm: Alarm,
@@ -78,9 +75,6 @@ impl Store {
 
     /// Keeps a refusal report and raises an alert for each record; a report that is known raises none. Says
     /// whether it was new.
-    ///
-    /// # Errors
-    /// When the database fails.
     pub async fn record_refusals(
         &self,
         report: RefusalReport,
@@ -115,9 +109,6 @@ impl Store {
     }
 
     /// How often each kind of alert was raised; an agent's word counts at most a million times.
-    ///
-    /// # Errors
-    /// When the database fails.
     pub async fn alert_counts(&self) -> Result<Vec<(String, u64)>, StoreError> {
         let rows = sqlx::query(
             "SELECT kind, CAST(TOTAL(MIN(count, 1000000)) AS INTEGER) AS raised FROM alerts GROUP BY kind",
@@ -128,9 +119,6 @@ impl Store {
     }
 
     /// Alerts, latest first, a page of them.
-    ///
-    /// # Errors
-    /// When the database fails.
     pub async fn alerts(&self, offset: u64, limit: u32) -> Result<Vec<AlertRow>, StoreError> {
         let rows = sqlx::query(
             "SELECT alerts.*, coalesce(agents.name, '') AS agent_name FROM alerts
@@ -144,9 +132,6 @@ impl Store {
     }
 
     /// The latest alerts about one agent.
-    ///
-    /// # Errors
-    /// When the database fails.
     pub async fn alerts_of(&self, agent: AgentId, limit: u32) -> Result<Vec<AlertRow>, StoreError> {
         let rows = sqlx::query(
             "SELECT alerts.*, '' AS agent_name FROM alerts WHERE agent_id = $1 ORDER BY last_at DESC LIMIT $2",

@@ -79,9 +79,6 @@ pub struct BackupRow {
 
 impl Store {
     /// The digest of the newest bundle.
-    ///
-    /// # Errors
-    /// When the database fails.
     pub async fn head(&self) -> Result<Option<Digest>, StoreError> {
         let row = sqlx::query("SELECT digest FROM bundles ORDER BY version DESC LIMIT 1")
             .fetch_optional(&self.reader)
@@ -90,9 +87,6 @@ impl Store {
     }
 
     /// Every bundle, oldest first.
-    ///
-    /// # Errors
-    /// When the database fails.
     pub async fn bundles(&self) -> Result<Vec<(Digest, Bytes)>, StoreError> {
         let rows = sqlx::query("SELECT digest, envelope FROM bundles ORDER BY version")
             .fetch_all(&self.reader)
@@ -129,9 +123,6 @@ impl Store {
     }
 
     /// The verified bundles of other chains, newest first.
-    ///
-    /// # Errors
-    /// When the database fails.
     pub async fn forks(&self) -> Result<Vec<Fork>, StoreError> {
         let rows = sqlx::query(
             "SELECT version, digest, envelope,
@@ -153,9 +144,6 @@ impl Store {
     }
 
     /// Keeps verified bundles of another chain. Past [`MAX_FORKS`] none is added.
-    ///
-    /// # Errors
-    /// When the database fails.
     pub async fn note_forks(&self, bundles: Vec<(u64, Digest, Bytes)>) -> Result<(), StoreError> {
         self.write(move |connection| {
             Box::pin(async move {
@@ -178,9 +166,6 @@ impl Store {
     }
 
     /// How many present agents hold which bundle, newest first.
-    ///
-    /// # Errors
-    /// When the database fails.
     pub async fn bundle_holders(&self) -> Result<Vec<Holders>, StoreError> {
         let rows = sqlx::query(
             "SELECT bundle_version, bundle_digest, realm, count(*) AS agents FROM agents WHERE removed_at = 0
@@ -201,9 +186,6 @@ impl Store {
     }
 
     /// A page of present agents that do not hold a bundle, by id.
-    ///
-    /// # Errors
-    /// When the database fails.
     pub async fn behind(
         &self,
         newest: Digest,
@@ -237,9 +219,6 @@ impl Store {
     }
 
     /// Whether the chain came from a backup and nobody said yet that its head is the fleet's.
-    ///
-    /// # Errors
-    /// When the database fails.
     pub async fn is_head_unconfirmed(&self) -> Result<bool, StoreError> {
         let row = sqlx::query("SELECT head_unconfirmed FROM fleet").fetch_optional(&self.reader).await?;
         row.map_or(Ok(false), |row| Ok(row.try_get("head_unconfirmed")?))
@@ -247,9 +226,6 @@ impl Store {
 
     /// A backup was put back into a fleet that is here: the bundles it lacked, and who was removed, all or
     /// nothing.
-    ///
-    /// # Errors
-    /// When the database fails.
     pub async fn record_restore(
         &self,
         bundles: Vec<(u64, Digest, Bytes)>,
@@ -266,9 +242,6 @@ impl Store {
     }
 
     /// An operator says that the head is the fleet's.
-    ///
-    /// # Errors
-    /// When the database fails.
     pub async fn confirm_head(&self) -> Result<(), StoreError> {
         self.write(|connection| {
             Box::pin(async move {
@@ -280,9 +253,6 @@ impl Store {
     }
 
     /// Notes a backup.
-    ///
-    /// # Errors
-    /// When the database fails.
     pub async fn note_backup(&self, backup: BackupRow) -> Result<(), StoreError> {
         self.write(move |connection| {
             Box::pin(async move {
@@ -303,9 +273,6 @@ impl Store {
     }
 
     /// The backups noted, latest first; at most 16.
-    ///
-    /// # Errors
-    /// When the database fails.
     pub async fn backups(&self) -> Result<Vec<BackupRow>, StoreError> {
         let rows = sqlx::query("SELECT * FROM backups ORDER BY made_at DESC LIMIT 16")
             .fetch_all(&self.reader)

@@ -190,9 +190,6 @@ pub struct EvidenceRow {
 impl Store {
     /// How many deliveries of unexpired commands are open, and when the oldest of these was issued; at most
     /// 100,000 are looked at.
-    ///
-    /// # Errors
-    /// When the database fails.
     pub async fn backlog(&self, now: Timestamp) -> Result<(u64, Timestamp), StoreError> {
         let row = sqlx::query(
             "SELECT COUNT(*) AS open, COALESCE(MIN(issued_at), 0) AS oldest FROM (
@@ -215,9 +212,6 @@ impl Store {
     }
 
     /// The request an id was used for.
-    ///
-    /// # Errors
-    /// When the database fails.
     pub async fn request_of(&self, command: CommandId) -> Result<Option<Digest>, StoreError> {
         let row = sqlx::query("SELECT request_digest FROM commands WHERE command_id = $1")
             .bind(command.as_bytes().as_slice())
@@ -227,9 +221,6 @@ impl Store {
     }
 
     /// One command.
-    ///
-    /// # Errors
-    /// When the database fails.
     pub async fn command(&self, command: CommandId) -> Result<Option<CommandRow>, StoreError> {
         let row = sqlx::query("SELECT * FROM commands WHERE command_id = $1")
             .bind(command.as_bytes().as_slice())
@@ -239,9 +230,6 @@ impl Store {
     }
 
     /// Commands before a place in the order of submission, newest first.
-    ///
-    /// # Errors
-    /// When the database fails.
     pub async fn commands(&self, before: u64, limit: u32) -> Result<Vec<CommandRow>, StoreError> {
         let rows = sqlx::query("SELECT * FROM commands WHERE sequence < $1 ORDER BY sequence DESC LIMIT $2")
             .bind(integer(before))
@@ -252,9 +240,6 @@ impl Store {
     }
 
     /// Counts a command's targets by state.
-    ///
-    /// # Errors
-    /// When the database fails.
     pub async fn progress(&self, command: CommandId) -> Result<Progress, StoreError> {
         let rows = sqlx::query(
             "SELECT state, count(*) AS targets FROM targets
@@ -281,9 +266,6 @@ impl Store {
     }
 
     /// A page of a command's targets, in the order of the audience.
-    ///
-    /// # Errors
-    /// When the database fails.
     pub async fn targets(
         &self,
         command: CommandId,
@@ -319,9 +301,6 @@ impl Store {
     }
 
     /// A page of what evidence needs of a command's targets.
-    ///
-    /// # Errors
-    /// When the database fails.
     pub async fn evidence_targets(
         &self,
         command: CommandId,

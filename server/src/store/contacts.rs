@@ -73,9 +73,6 @@ pub struct Report {
 impl Store {
     /// Records that a session begins, if `gate` queues it; `None` if not. Contacts are recorded in the order
     /// of their gates.
-    ///
-    /// # Errors
-    /// When the database fails.
     pub async fn note_contact(
         &self,
         contact: Contact,
@@ -88,9 +85,6 @@ impl Store {
     }
 
     /// Records that an agent was heard, how far its journal is, and its report if it made one.
-    ///
-    /// # Errors
-    /// When the database fails.
     pub async fn note_heard(&self, heard: Heard) -> Result<(), StoreError> {
         self.queue_heard(heard).await?.committed().await
     }

@@ -57,9 +57,6 @@ const fn stored(state: TaskState) -> i64 {
 
 impl Store {
     /// A document of the line.
-    ///
-    /// # Errors
-    /// When the database fails.
     pub async fn manager_document(&self, name: &str) -> Result<Option<String>, StoreError> {
         let sql = "SELECT content FROM manager_documents WHERE name = $1";
         let row = sqlx::query(sql).bind(name.to_owned()).fetch_optional(&self.reader).await?;
@@ -95,9 +92,6 @@ impl Store {
 
     /// The number of the next call: one more than the last, so that a copy of this database is found out. A
     /// registration goes beyond whatever was said before, also when this database is an old one.
-    ///
-    /// # Errors
-    /// When the database fails.
     pub async fn next_manager_counter(
         &self,
         is_registration: bool,
@@ -116,18 +110,12 @@ impl Store {
     }
 
     /// The last instruction taken under a registration; zero if none was.
-    ///
-    /// # Errors
-    /// When the database fails.
     pub async fn last_taken(&self, epoch: u64) -> Result<u64, StoreError> {
         let sql = "SELECT coalesce(max(sequence), 0) AS last FROM manager_instructions WHERE epoch = $1";
         unsigned(&sqlx::query(sql).bind(integer(epoch)).fetch_one(&self.reader).await?, "last")
     }
 
     /// Takes an instruction: from now on it is obeyed once, whatever happens.
-    ///
-    /// # Errors
-    /// When the database fails.
     pub async fn take_instruction(&self, taken: TakenRow, now: Timestamp) -> Result<(), StoreError> {
         self.write(move |connection| {
             Box::pin(async move {
@@ -163,9 +151,6 @@ impl Store {
     }
 
     /// Notes how an instruction stands.
-    ///
-    /// # Errors
-    /// When the database fails.
     pub async fn note_taken(
         &self,
         (epoch, sequence): (u64, u64),
@@ -190,25 +175,16 @@ impl Store {
     }
 
     /// What has ended and the manager has not heard of, oldest first.
-    ///
-    /// # Errors
-    /// When the database fails.
     pub async fn unreported(&self, epoch: u64, limit: u32) -> Result<Vec<TakenRow>, StoreError> {
         self.taken("reported = 0 AND state <> 1", epoch, 0, limit).await
     }
 
     /// What was taken and not acted on, oldest first.
-    ///
-    /// # Errors
-    /// When the database fails.
     pub async fn unacted(&self, epoch: u64, limit: u32) -> Result<Vec<TakenRow>, StoreError> {
         self.taken("reported = 0 AND state = 1 AND acted = 0", epoch, 0, limit).await
     }
 
     /// What was acted on and goes on, after a number, oldest first.
-    ///
-    /// # Errors
-    /// When the database fails.
     pub async fn going_on(&self, epoch: u64, after: u64, limit: u32) -> Result<Vec<TakenRow>, StoreError> {
         self.taken("reported = 0 AND state = 1 AND acted = 1", epoch, after, limit).await
     }
@@ -233,18 +209,12 @@ impl Store {
     }
 
     /// How many the manager has not heard the end of.
-    ///
-    /// # Errors
-    /// When the database fails.
     pub async fn count_unreported(&self, epoch: u64) -> Result<u64, StoreError> {
         let sql = "SELECT count(*) AS open FROM manager_instructions WHERE epoch = $1 AND reported = 0";
         unsigned(&sqlx::query(sql).bind(integer(epoch)).fetch_one(&self.reader).await?, "open")
     }
 
     /// The manager has heard how these ended.
-    ///
-    /// # Errors
-    /// When the database fails.
     pub async fn note_reported(&self, epoch: u64, sequences: Vec<u64>) -> Result<(), StoreError> {
         self.write(move |connection| {
             Box::pin(async move {

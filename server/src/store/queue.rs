@@ -47,9 +47,6 @@ pub struct StoredEnvelope {
 
 impl Store {
     /// Unexpired commands that wait for an agent, oldest first, after a place in the order of submission.
-    ///
-    /// # Errors
-    /// When the database fails.
     pub async fn waiting(
         &self,
         agent: AgentId,
@@ -79,9 +76,6 @@ impl Store {
     }
 
     /// Cancels a command: what was not sent is never sent. Cancelling twice is cancelling once.
-    ///
-    /// # Errors
-    /// When the database fails.
     pub async fn cancel(&self, command: CommandId, now: Timestamp) -> Result<(), StoreError> {
         let cancelled = self.write(move |connection| {
             Box::pin(async move {
@@ -108,9 +102,6 @@ impl Store {
     }
 
     /// A page of commands some agent still waits for, after a sequence.
-    ///
-    /// # Errors
-    /// When the database fails.
     pub async fn queued(
         &self,
         after: u64,
@@ -142,9 +133,6 @@ impl Store {
     }
 
     /// A command has another envelope around the same payload.
-    ///
-    /// # Errors
-    /// When the database fails.
     pub async fn replace_envelope(
         &self,
         command: CommandId,
@@ -166,9 +154,6 @@ impl Store {
     }
 
     /// A command's envelope and its frozen audience; cancelled ones included.
-    ///
-    /// # Errors
-    /// When the database fails.
     pub async fn envelope(&self, command: CommandId) -> Result<Option<StoredEnvelope>, StoreError> {
         let row = sqlx::query("SELECT sequence, envelope, cancelled_at FROM commands WHERE command_id = $1")
             .bind(command.as_bytes().as_slice())
@@ -186,9 +171,6 @@ impl Store {
 
     /// Records that a command was handed to the streams of the agents at these places. For people: a crash
     /// may lose it.
-    ///
-    /// # Errors
-    /// When the database fails.
     pub async fn note_sent(&self, command: CommandId, places: Vec<u32>) -> Result<(), StoreError> {
         let noted = self.write(move |connection| {
             Box::pin(async move {
@@ -215,9 +197,6 @@ impl Store {
 
     /// Whether a command was for an agent, has not expired, and no receipt of it is stored. After that an
     /// agent keeps none either.
-    ///
-    /// # Errors
-    /// When the database fails.
     pub async fn is_unanswered(
         &self,
         command: CommandId,

@@ -139,9 +139,6 @@ impl EnrolmentTokenRow {
 
 impl Store {
     /// The name and role behind a bearer token; remembered until somebody is revoked.
-    ///
-    /// # Errors
-    /// When the database fails.
     pub async fn admin(&self, token: Digest) -> Result<Option<(String, u8)>, StoreError> {
         let revocations = {
             let known = self.admins.lock().unwrap_or_else(PoisonError::into_inner);
@@ -171,9 +168,6 @@ impl Store {
     }
 
     /// Records an enrolment token.
-    ///
-    /// # Errors
-    /// When the database fails.
     pub async fn create_enrolment_token(&self, new: NewToken) -> Result<(), StoreError> {
         let NewToken { token, realm, uses, expires_at, created_by } = new;
         self.write(move |connection| {
@@ -196,9 +190,6 @@ impl Store {
     }
 
     /// The realm of a token that has not ended; spent ones included, for their own agents may ask again.
-    ///
-    /// # Errors
-    /// When the database fails.
     pub async fn enrolment_realm(&self, token: Digest, now: Timestamp) -> Result<Option<String>, StoreError> {
         let sql = "SELECT realm, expires_at FROM enrolment_tokens WHERE token_digest = $1 AND revoked_at = 0";
         let row = sqlx::query(sql).bind(token.as_bytes().as_slice()).fetch_optional(&self.reader).await?;
@@ -207,9 +198,6 @@ impl Store {
     }
 
     /// Enrolment tokens before a place in the order of creation, latest first.
-    ///
-    /// # Errors
-    /// When the database fails.
     pub async fn enrolment_tokens(
         &self,
         before: u64,
@@ -223,9 +211,6 @@ impl Store {
     }
 
     /// Enrolment tokens whose digest begins with these hex digits, at most two.
-    ///
-    /// # Errors
-    /// When the database fails.
     pub async fn enrolment_tokens_like(&self, prefix: &str) -> Result<Vec<EnrolmentTokenRow>, StoreError> {
         let sql = "SELECT rowid AS sequence, * FROM enrolment_tokens
                    WHERE substr(lower(hex(token_digest)), 1, length($1)) = lower($1) LIMIT 2";
@@ -234,9 +219,6 @@ impl Store {
     }
 
     /// Nobody comes in with a token any more. Revoking twice is revoking once.
-    ///
-    /// # Errors
-    /// When the database fails.
     pub async fn revoke_enrolment_token(&self, token: Digest, now: Timestamp) -> Result<(), StoreError> {
         self.write(move |connection| {
             Box::pin(async move {
@@ -254,9 +236,6 @@ impl Store {
     }
 
     /// Records somebody who may call the admin port; `false` when the name was given before.
-    ///
-    /// # Errors
-    /// When the database fails.
     pub async fn create_admin(
         &self,
         token: Digest,
@@ -281,9 +260,6 @@ impl Store {
     }
 
     /// Everybody who may or might call the admin port, by name, after one of them.
-    ///
-    /// # Errors
-    /// When the database fails.
     pub async fn admins(&self, after: &str, limit: u32) -> Result<Vec<AdminRow>, StoreError> {
         let sql = "SELECT name, role, created_at, revoked_at FROM admin_tokens WHERE name > $1 ORDER BY name LIMIT $2";
         let rows =
@@ -292,9 +268,6 @@ impl Store {
     }
 
     /// Somebody by name.
-    ///
-    /// # Errors
-    /// When the database fails.
     pub async fn admin_named(&self, name: &str) -> Result<Option<AdminRow>, StoreError> {
         let sql = "SELECT name, role, created_at, revoked_at FROM admin_tokens WHERE name = $1";
         let row = sqlx::query(sql).bind(name.to_owned()).fetch_optional(&self.reader).await?;
@@ -302,9 +275,6 @@ impl Store {
     }
 
     /// Revokes somebody, unless nobody of the greatest role would be left.
-    ///
-    /// # Errors
-    /// When the database fails.
     pub async fn revoke_admin(
         &self,
         name: String,
@@ -344,18 +314,12 @@ impl Store {
     }
 
     /// When this fleet was made from a backup; zero: it was not.
-    ///
-    /// # Errors
-    /// When the database fails.
     pub async fn restored_at(&self) -> Result<Timestamp, StoreError> {
         let row = sqlx::query("SELECT restored_at FROM fleet").fetch_optional(&self.reader).await?;
         row.map_or(Ok(Timestamp::ZERO), |row| time(&row, "restored_at"))
     }
 
     /// Agents that were removed, here or on an earlier server.
-    ///
-    /// # Errors
-    /// When the database fails.
     pub async fn removed_agents(&self) -> Result<Vec<AgentId>, StoreError> {
         let sql =
             "SELECT agent_id FROM agents WHERE removed_at > 0 UNION SELECT agent_id FROM removed_before";
@@ -364,9 +328,6 @@ impl Store {
     }
 
     /// Whether an agent was removed on an earlier server.
-    ///
-    /// # Errors
-    /// When the database fails.
     pub async fn was_removed_before(&self, agent: AgentId) -> Result<bool, StoreError> {
         let row = sqlx::query("SELECT 1 FROM removed_before WHERE agent_id = $1")
             .bind(agent.as_bytes().to_vec())
@@ -376,9 +337,6 @@ impl Store {
     }
 
     /// Records an agent that an earlier server of the fleet enrolled.
-    ///
-    /// # Errors
-    /// When the database fails.
     pub async fn readmit(
         &self,
         record: IdentityRecord,
@@ -397,9 +355,6 @@ impl Store {
     }
 
     /// Spends one use of a token and records the agent, or finds what the same token and key got before.
-    ///
-    /// # Errors
-    /// When the database fails.
     pub async fn admit(&self, admission: Admission) -> Result<TokenUse, StoreError> {
         self.write(move |connection| Box::pin(async move { admit(connection, admission).await })).await
     }
