@@ -1,5 +1,5 @@
 //! The line up to the Control Manager (docs/control-manager.md): [`settings`] say how it is met, [`connect`]
-//! goes the way, [`mod@line`] talks, [`probe`] tries all of it, [`register`] makes this server one of its
+//! goes the way, [`client`] talks, [`probe`] tries all of it, [`register`] makes this server one of its
 //! entities, [`poll`] keeps it one, [`obey`] does what it says through the operators' door, [`notify`] lets
 //! it call, [`update_source`] is the choice it offers.
 

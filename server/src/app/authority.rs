@@ -168,18 +168,7 @@ pub(super) async fn run(verb: Authority, shutdown: Shutdown) -> Result<(), Fatal
                 channel::replace(&publisher, &unlocked, keep_old).await.map_err(|error| unchanged(&error))?;
             unlock.place.changed(&publisher, &made)
         }
-        Authority::Endpoints { unlock, endpoints } => {
-            let places = endpoints_for_others(&endpoints).map_err(Fatal::usage)?;
-            let endpoints: Vec<_> = places.iter().map(ToString::to_string).collect();
-            // Before the passphrase is asked for: what is published, agents follow.
-            init::say_doubts(&endpoints, &shutdown).await;
-            let publisher = unlock.publisher(&shutdown).await?;
-            let unlocked = unlock.open(&publisher.files)?;
-            let command = "writ-server authority endpoints";
-            let change = |next: &mut TrustBundle| next.endpoints = endpoints;
-            let made = publisher.publish(command, &Fresh::default(), &unlocked, change).await;
-            unlock.place.changed(&publisher, &made.map_err(|error| unchanged(&error))?)
-        }
+        Authority::Endpoints { unlock, endpoints } => move_endpoints(&unlock, &endpoints, &shutdown).await,
         Authority::ResetFloor { unlock } => {
             let publisher = unlock.publisher(&shutdown).await?;
             let unlocked = unlock.open(&publisher.files)?;
@@ -190,60 +179,86 @@ pub(super) async fn run(verb: Authority, shutdown: Shutdown) -> Result<(), Fatal
             unlock.place.changed(&publisher, &made.map_err(|error| unchanged(&error))?)
         }
         Authority::Rebuild { place, chain } => rebuild(&place, &chain, &shutdown).await,
-        Authority::Repair { unlock, forks } => {
-            let mut publisher = unlock.publisher(&shutdown).await?;
-            let mut heads = Vec::new();
-            for file in &forks {
-                heads.push(publisher.fork(read_chain(file)?).map_err(|error| unchanged(&error))?);
-            }
-            if forks.is_empty() {
-                heads = publisher.handed_over().await.map_err(|error| unchanged(&error))?;
-            }
-            if heads.is_empty() {
-                return Err(unchanged(&PublishError::NothingToJoin));
-            }
-            publisher.despite.extend(heads.iter().map(|head| head.digest));
-            let unlocked = unlock.open(&publisher.files)?;
-            let fresh = Fresh::default();
-            let made = publisher.publish("writ-server authority repair", &fresh, &unlocked, |next| {
-                for head in &heads {
-                    next.version = next.version.max(head.bundle.version + 1);
-                    next.prev.push(head.digest);
-                    head.bundle.signing.iter().for_each(|entry| join(&mut next.signing, entry));
-                }
-            });
-            unlock.place.changed(&publisher, &made.await.map_err(|error| unchanged(&error))?)
-        }
+        Authority::Repair { unlock, forks } => repair(&unlock, &forks, &shutdown).await,
         Authority::Reseal { file, passphrase_file, new_passphrase_file, print } => {
-            let old = passphrase::ask(passphrase_file.as_deref(), "the key as it is", false)?;
-            let sealed = files::read_secret(&file).map_err(Fatal::usage)?;
-            let text =
-                open(&sealed, &old).map_err(|error| Fatal::usage(format!("{}: {error}", file.display())))?;
-            if pem::private_key(&text).is_err() {
-                return Err(Fatal::usage(format!("{}: it holds no authority key", file.display())));
-            }
-            let new = passphrase::ask(new_passphrase_file.as_deref(), "the key from now on", true)?;
-            let sealed = seal(&text, &new).map_err(|error| unchanged(&error))?;
-            files::write_secret(&file, &sealed).map_err(|error| unchanged(&error))?;
-            print.say(&file, &format!("{} opens with the new passphrase.", file.display()))
+            reseal(&file, passphrase_file.as_deref(), new_passphrase_file.as_deref(), &print)
         }
-        Authority::Confirm { place, digest } => {
-            let publisher = place.publisher(&shutdown).await?;
-            let head = publisher.chain.head();
-            if head.digest != digest {
-                let text = format!(
-                    "the head is bundle {} ({}); nothing was confirmed",
-                    head.bundle.version, head.digest
-                );
-                return Err(Fatal::usage(text));
-            }
-            publisher.store.confirm_head().await.map_err(|error| unchanged(&error))?;
-            publisher.record("writ-server authority confirm").await.map_err(|error| unchanged(&error))?;
-            let version = head.bundle.version;
-            let text = format!("Trust bundle {version} is the fleet's head; bundles may be minted.");
-            place.say(&version, &text)
-        }
+        Authority::Confirm { place, digest } => confirm(&place, digest, &shutdown).await,
     }
+}
+
+async fn move_endpoints(unlock: &Unlock, endpoints: &[String], shutdown: &Shutdown) -> Result<(), Fatal> {
+    let places = endpoints_for_others(endpoints).map_err(Fatal::usage)?;
+    let endpoints: Vec<_> = places.iter().map(ToString::to_string).collect();
+    // Before the passphrase is asked for: agents follow whatever is published.
+    init::say_doubts(&endpoints, shutdown).await;
+    let publisher = unlock.publisher(shutdown).await?;
+    let unlocked = unlock.open(&publisher.files)?;
+    let command = "writ-server authority endpoints";
+    let change = |next: &mut TrustBundle| next.endpoints = endpoints;
+    let made = publisher.publish(command, &Fresh::default(), &unlocked, change).await;
+    unlock.place.changed(&publisher, &made.map_err(|error| unchanged(&error))?)
+}
+
+/// Joins chains: those in the files, or those that agents handed over.
+async fn repair(unlock: &Unlock, forks: &[PathBuf], shutdown: &Shutdown) -> Result<(), Fatal> {
+    let mut publisher = unlock.publisher(shutdown).await?;
+    let mut heads = Vec::new();
+    for file in forks {
+        heads.push(publisher.fork(read_chain(file)?).map_err(|error| unchanged(&error))?);
+    }
+    if forks.is_empty() {
+        heads = publisher.handed_over().await.map_err(|error| unchanged(&error))?;
+    }
+    if heads.is_empty() {
+        return Err(unchanged(&PublishError::NothingToJoin));
+    }
+    publisher.despite.extend(heads.iter().map(|head| head.digest));
+    let unlocked = unlock.open(&publisher.files)?;
+    let fresh = Fresh::default();
+    let made = publisher.publish("writ-server authority repair", &fresh, &unlocked, |next| {
+        for head in &heads {
+            next.version = next.version.max(head.bundle.version + 1);
+            next.prev.push(head.digest);
+            head.bundle.signing.iter().for_each(|entry| join(&mut next.signing, entry));
+        }
+    });
+    unlock.place.changed(&publisher, &made.await.map_err(|error| unchanged(&error))?)
+}
+
+/// Gives an authority key's file another passphrase.
+fn reseal(
+    file: &PathBuf,
+    passphrase_file: Option<&Path>,
+    new_passphrase_file: Option<&Path>,
+    print: &Print,
+) -> Result<(), Fatal> {
+    let old = passphrase::ask(passphrase_file, "the key as it is", false)?;
+    let sealed = files::read_secret(file).map_err(Fatal::usage)?;
+    let text = open(&sealed, &old).map_err(|error| Fatal::usage(format!("{}: {error}", file.display())))?;
+    if pem::private_key(&text).is_err() {
+        return Err(Fatal::usage(format!("{}: it holds no authority key", file.display())));
+    }
+    let new = passphrase::ask(new_passphrase_file, "the key from now on", true)?;
+    let sealed = seal(&text, &new).map_err(|error| unchanged(&error))?;
+    files::write_secret(file, &sealed).map_err(|error| unchanged(&error))?;
+    print.say(file, &format!("{} opens with the new passphrase.", file.display()))
+}
+
+/// Says after a restore that the head is the newest bundle there was.
+async fn confirm(place: &Place, digest: Digest, shutdown: &Shutdown) -> Result<(), Fatal> {
+    let publisher = place.publisher(shutdown).await?;
+    let head = publisher.chain.head();
+    if head.digest != digest {
+        let text =
+            format!("the head is bundle {} ({}); nothing was confirmed", head.bundle.version, head.digest);
+        return Err(Fatal::usage(text));
+    }
+    publisher.store.confirm_head().await.map_err(|error| unchanged(&error))?;
+    publisher.record("writ-server authority confirm").await.map_err(|error| unchanged(&error))?;
+    let version = head.bundle.version;
+    let text = format!("Trust bundle {version} is the fleet's head; bundles may be minted.");
+    place.say(&version, &text)
 }
 
 /// The bundles in an agent's `trust.chain`, oldest first; nothing of them is believed yet.

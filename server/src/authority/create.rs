@@ -17,7 +17,7 @@ use writ_common::keys::{Algorithm, Authority, PrivateKey, Server, SigningCertifi
 use writ_common::net::{Place, host_for_others};
 use writ_common::shutdown::Shutdown;
 use writ_common::time::Timestamp;
-use writ_common::tls::{IssueError, TlsAuthority, spki_digest};
+use writ_common::tls::{IssueError, TlsAuthority, TlsLeaf, spki_digest};
 use writ_common::trust::{Chain, Role, SigningEntry, TrustBundle};
 
 use super::Files;
@@ -145,33 +145,10 @@ pub async fn create(
     let replaced = room(files, replaces.as_deref()).await?;
 
     let fleet = FleetId::generate(now);
-    let authority = PrivateKey::<Authority>::generate(algorithm);
-    let signing = PrivateKey::<Server>::generate(algorithm);
-    let certificate = SigningCertificate::issue(&signing, &name, now)?;
-    let tls_ca = TlsAuthority::create(&format!("{name} channel"), now)?;
-    let leaf = tls_ca.issue(&host_names, now)?;
-    let accept_until = certificate.not_after();
-    let bundle = TrustBundle {
-        fleet,
-        fleet_name: name.clone(),
-        version: 1,
-        prev: Vec::new(),
-        authority: Role { keys: vec![authority.public().clone()], threshold: 1 },
-        signing: vec![SigningEntry {
-            sign_from: certificate.not_before(),
-            accept_until,
-            certificate: certificate.clone(),
-            revoked: false,
-            realms: vec![DEFAULT_REALM.to_owned()],
-        }],
-        class_rules: Vec::new(),
-        tls_cas: vec![tls_ca.certificate.clone()],
-        endpoints,
-        floor_reset: None,
-        issued_at: now,
-    };
+    let keys = NewKeys::make(&name, &host_names, algorithm, now)?;
+    let bundle = keys.first_bundle(fleet, &name, endpoints, now);
     bundle.check().map_err(|error| CreateError::Plan(error.to_string()))?;
-    let sealed_bundle = sign::<BundlePurpose>(&[&authority.for_purpose()], &bundle);
+    let sealed_bundle = sign::<BundlePurpose>(&[&keys.authority.for_purpose()], &bundle);
     let chain = Chain::pinned(sealed_bundle.bytes().clone(), sealed_bundle.digest())
         .map_err(|refusal| CreateError::Plan(refusal.to_string()))?;
     // Whatever was asked for can be made: only now what is here goes.
@@ -190,31 +167,8 @@ pub async fn create(
     begin();
     let admin_secret = new_token();
 
-    let authority_key = seal(pem::encode("PRIVATE KEY", &authority.to_pkcs8()).as_bytes(), &passphrase)?;
-    let signing_key = pem::encode("PRIVATE KEY", &signing.to_pkcs8());
-    let tls_ca_key = pem::encode("PRIVATE KEY", &tls_ca.key);
-    let tls_key = pem::encode("PRIVATE KEY", &leaf.key);
-    let signing_pem = pem::encode("CERTIFICATE", certificate.der());
-    let tls_ca_pem = pem::encode("CERTIFICATE", &tls_ca.certificate);
-    let tls_pem: String = leaf.chain.iter().map(|der| pem::encode("CERTIFICATE", der).to_string()).collect();
-    let public = [
-        (files.signing_certificate(signing.public().id()), signing_pem.as_str()),
-        (files.tls_ca(), tls_ca_pem.as_str()),
-        (files.tls_certificate(), tls_pem.as_str()),
-    ];
-    let secret = [
-        (files.authority(), authority_key.as_slice()),
-        (files.signing_key(signing.public().id()), signing_key.as_bytes()),
-        (files.tls_ca_key(), tls_ca_key.as_bytes()),
-        (files.tls_key(), tls_key.as_bytes()),
-        (files.admin_token(), admin_secret.as_bytes()),
-    ];
-    for (path, content) in &public {
-        files::write_public(path, content.as_bytes())?;
-    }
-    for (path, content) in &secret {
-        files::write_secret(path, content)?;
-    }
+    keys.write(files, &passphrase)?;
+    files::write_secret(&files.admin_token(), admin_secret.as_bytes())?;
     // design: no bundle is in force before a backup of its private keys is on disk.
     let backup_file = files.backups().join(format!("writ-{}.age", now.to_string().replace(':', "")));
     let held = contents(files, &chain)?;
@@ -229,10 +183,10 @@ pub async fn create(
     Ok(Made {
         fleet_id: fleet.to_string(),
         fleet_name: name,
-        authority_key_id: authority.public().id().to_string(),
-        signing_key_id: signing.public().id().to_string(),
-        signing_accept_until: accept_until.to_string(),
-        tls_ca_spki_sha256: spki_digest(&tls_ca.certificate)
+        authority_key_id: keys.authority.public().id().to_string(),
+        signing_key_id: keys.signing.public().id().to_string(),
+        signing_accept_until: keys.certificate.not_after().to_string(),
+        tls_ca_spki_sha256: spki_digest(&keys.tls_ca.certificate)
             .map_or_else(String::new, |digest| digest.to_string()),
         bundle_digest: sealed_bundle.digest().to_string(),
         authority_file: files.authority(),
@@ -241,6 +195,78 @@ pub async fn create(
         backup_file,
         replaced_folder: aside,
     })
+}
+
+/// The keys of a new fleet, and what certifies them.
+struct NewKeys {
+    authority: PrivateKey<Authority>,
+    signing: PrivateKey<Server>,
+    certificate: SigningCertificate,
+    tls_ca: TlsAuthority,
+    leaf: TlsLeaf,
+}
+
+impl NewKeys {
+    fn make(
+        name: &str,
+        host_names: &[String],
+        algorithm: Algorithm,
+        now: Timestamp,
+    ) -> Result<Self, CreateError> {
+        let signing = PrivateKey::<Server>::generate(algorithm);
+        let certificate = SigningCertificate::issue(&signing, name, now)?;
+        let tls_ca = TlsAuthority::create(&format!("{name} channel"), now)?;
+        let leaf = tls_ca.issue(host_names, now)?;
+        Ok(Self { authority: PrivateKey::generate(algorithm), signing, certificate, tls_ca, leaf })
+    }
+
+    fn first_bundle(
+        &self,
+        fleet: FleetId,
+        name: &str,
+        endpoints: Vec<String>,
+        now: Timestamp,
+    ) -> TrustBundle {
+        TrustBundle {
+            fleet,
+            fleet_name: name.to_owned(),
+            version: 1,
+            prev: Vec::new(),
+            authority: Role { keys: vec![self.authority.public().clone()], threshold: 1 },
+            signing: vec![SigningEntry {
+                sign_from: self.certificate.not_before(),
+                accept_until: self.certificate.not_after(),
+                certificate: self.certificate.clone(),
+                revoked: false,
+                realms: vec![DEFAULT_REALM.to_owned()],
+            }],
+            class_rules: Vec::new(),
+            tls_cas: vec![self.tls_ca.certificate.clone()],
+            endpoints,
+            floor_reset: None,
+            issued_at: now,
+        }
+    }
+
+    /// Writes each to its file, the authority's key sealed.
+    fn write(&self, files: &Files, passphrase: &Passphrase) -> Result<(), CreateError> {
+        let private = |key: &[u8]| pem::encode("PRIVATE KEY", key);
+        let certificate = |der: &[u8]| pem::encode("CERTIFICATE", der);
+        let signing = self.signing.public().id();
+        let tls: String = self.leaf.chain.iter().map(|der| certificate(der).to_string()).collect();
+        let authority = seal(private(&self.authority.to_pkcs8()).as_bytes(), passphrase)?;
+        files::write_public(
+            &files.signing_certificate(signing),
+            certificate(self.certificate.der()).as_bytes(),
+        )?;
+        files::write_public(&files.tls_ca(), certificate(&self.tls_ca.certificate).as_bytes())?;
+        files::write_public(&files.tls_certificate(), tls.as_bytes())?;
+        files::write_secret(&files.authority(), &authority)?;
+        files::write_secret(&files.signing_key(signing), private(&self.signing.to_pkcs8()).as_bytes())?;
+        files::write_secret(&files.tls_ca_key(), private(&self.tls_ca.key).as_bytes())?;
+        files::write_secret(&files.tls_key(), private(&self.leaf.key).as_bytes())?;
+        Ok(())
+    }
 }
 
 /// Room for a fleet.

@@ -1,12 +1,14 @@
 //! The first words: the server proves itself by its signing key, the agent by its identity key, both to this
 //! connection (protocol.md §6.1 to §6.4).
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use tracing::{debug, warn};
 use writ_common::envelope::{AgentProofPurpose, Candidate, verify};
-use writ_common::hello::{Nonce, ServerHello, Welcome};
+use writ_common::hello::{AgentProof, Nonce, ServerHello, Welcome};
 use writ_common::id::{AgentId, KeyId, SessionMark, random_bytes};
 use writ_common::limits::PROTOCOL;
 use writ_common::refusal::RefusalCode;
@@ -42,6 +44,15 @@ pub(super) struct Proven {
     pub(super) vouched_by: Option<KeyId>,
 }
 
+/// What both sides said of this connection before the agent proves itself: the proof must repeat it.
+struct Hellos {
+    /// Who the agent says it is; not believed yet.
+    claimed: AgentId,
+    agent_nonce: Nonce,
+    server_nonce: Nonce,
+    server_key: KeyId,
+}
+
 pub(super) async fn greet(
     server: &Arc<Server>,
     from: Option<&Peer>,
@@ -51,6 +62,19 @@ pub(super) async fn greet(
     let agent_frame::Frame::Hello(hello) = next(inbound).await? else {
         return Err(Failure::protocol("the first frame must be a hello").into());
     };
+    // Taken before the agent proves itself, so that the order of tickets is the order in which agents came.
+    let ticket = server.dispatcher.registry().ticket();
+    let hellos = exchange(server, hello, outbound).await?;
+    let agent_frame::Frame::Proof(proof) = next(inbound).await? else {
+        return Err(Failure::protocol("the second frame must be a proof").into());
+    };
+    let address = Peer::host(from);
+    let proven = check(server, address, &hellos, &proof).await?;
+    establish(server, address, ticket, hellos, proven, outbound).await
+}
+
+/// Answers the agent's hello with the server's, signed over both nonces.
+async fn exchange(server: &Server, hello: proto::AgentHello, outbound: &Outbound) -> Result<Hellos, End> {
     let proto::AgentHello { nonce, agent_id, protocol } = hello;
     if protocol != PROTOCOL {
         let text = format!(
@@ -62,8 +86,6 @@ pub(super) async fn greet(
         nonce.as_ref().try_into().map_err(|_| Failure::invalid("nonce", "must have 32 bytes"))?;
     let malformed = |_| Failure::invalid("agent_id", "has the wrong length");
     let claimed = AgentId::try_from(agent_id.as_ref()).map_err(malformed)?;
-    let ticket = server.dispatcher.registry().ticket();
-
     let server_nonce = random_bytes();
     let chain = server.chain();
     let head = chain.head();
@@ -81,12 +103,18 @@ pub(super) async fn greet(
         })
         .map_err(Failure::from)?;
     outbound.send(Frame::Hello(sealed.bytes().clone())).await?;
+    Ok(Hellos { claimed, agent_nonce, server_nonce, server_key })
+}
 
-    let agent_frame::Frame::Proof(proof) = next(inbound).await? else {
-        return Err(Failure::protocol("the second frame must be a proof").into());
-    };
-    let now = server.clock.wall();
-    let address = Peer::host(from);
+/// Checks a proof: it is the agent's own, of this session, over a TLS leaf of this server, and the agent was not
+/// removed.
+async fn check(
+    server: &Arc<Server>,
+    address: IpAddr,
+    hellos: &Hellos,
+    proof: &Bytes,
+) -> Result<(KnownAgent, AgentProof), End> {
+    let claimed = hellos.claimed;
     // One answer for an unknown id and for a wrong key: strangers learn nothing about who exists.
     let refused = || {
         Failure::denied(
@@ -96,15 +124,13 @@ pub(super) async fn greet(
     };
     let known = match server.store.known_agent(claimed).await.map_err(unavailable)? {
         Some(known) => Some(known),
-        None => readmit(server, address, claimed, &proof).await?,
+        None => readmit(server, address, claimed, proof).await?,
     };
     let Some(agent) = known else {
         warn_of_stranger!(server.hush, address, { agent.id = %claimed, }, "session refused: unknown agent");
         return Err(refused().into());
     };
-    let impostor =
-        |detail: String| Alarm { kind: AlertKind::Impostor, code: "", agent: claimed, count: 1, detail };
-    let verified = match verify::<AgentProofPurpose>(&proof, &[Candidate::accepted(&agent.public_key)], 1) {
+    let verified = match verify::<AgentProofPurpose>(proof, &[Candidate::accepted(&agent.public_key)], 1) {
         Ok(verified) => verified,
         // Signed by the agent's key: nobody else's, and no reason to enrol it anew.
         Err(refusal) if matches!(refusal.code, RefusalCode::MalformedPayload | RefusalCode::NonCanonical) => {
@@ -118,18 +144,18 @@ pub(super) async fn greet(
         }
         Err(refusal) => {
             warn_of_stranger!(server.hush, address, { agent.id = %claimed, %refusal, }, "session refused: proof");
-            let detail =
-                format!("Somebody at {address} claimed this agent's id without its key ({}).", refusal.code);
-            server.store.raise(impostor(detail), None, now).await.map_err(unavailable)?;
+            let code = refusal.code;
+            let detail = format!("Somebody at {address} claimed this agent's id without its key ({code}).");
+            raise_impostor(server, claimed, detail).await?;
             return Err(refused().into());
         }
     };
     let proof = verified.into_document();
     let is_about_this_session = proof.fleet == server.fleet
         && proof.agent == agent.id
-        && proof.agent_nonce == agent_nonce
-        && proof.server_nonce == server_nonce
-        && proof.server_key == server_key;
+        && proof.agent_nonce == hellos.agent_nonce
+        && proof.server_nonce == hellos.server_nonce
+        && proof.server_key == hellos.server_key;
     if !is_about_this_session {
         warn_of_stranger!(
             server.hush,
@@ -138,16 +164,12 @@ pub(super) async fn greet(
             "session refused: the proof is of another session"
         );
         let detail = format!("Somebody at {address} repeated this agent's proof of another session.");
-        server.store.raise(impostor(detail), None, now).await.map_err(unavailable)?;
+        raise_impostor(server, claimed, detail).await?;
         return Err(refused().into());
     }
     if !server.leaves().contains(&proof.tls_leaf_spki_digest) {
-        warn_of_stranger!(
-            server.hush,
-            address,
-            { agent.id = %claimed, leaf = %proof.tls_leaf_spki_digest, },
-            "session refused: TLS leaf"
-        );
+        let leaf = proof.tls_leaf_spki_digest;
+        warn_of_stranger!(server.hush, address, { agent.id = %claimed, %leaf, }, "session refused: TLS leaf");
         let text = "the agent saw a TLS certificate this server does not answer for; list the proxy's in tls.proxy_leaves";
         return Err(Failure::denied("unknown_tls_leaf", text).into());
     }
@@ -156,12 +178,30 @@ pub(super) async fn greet(
         let text = "this agent was removed by an operator; to let the host in again, remove its data directory and enrol it with a new token";
         return Err(Failure::denied("agent_removed", text).into());
     }
+    Ok((agent, proof))
+}
+
+async fn raise_impostor(server: &Server, agent: AgentId, detail: String) -> Result<(), Failure> {
+    let alarm = Alarm { kind: AlertKind::Impostor, code: "", agent, count: 1, detail };
+    server.store.raise(alarm, None, server.clock.wall()).await.map_err(unavailable)
+}
+
+/// Ends the agent's older session, judges its journal, and welcomes it.
+async fn establish(
+    server: &Arc<Server>,
+    address: IpAddr,
+    ticket: u64,
+    hellos: Hellos,
+    (agent, proof): (KnownAgent, AgentProof),
+    outbound: &Outbound,
+) -> Result<Proven, End> {
+    let Hellos { claimed, agent_nonce, server_nonce, server_key } = hellos;
     let (bundle_version, mark) = (proof.bundle.0, proof.journal.next_mark);
     let admissions = proof.journal.admissions;
     let vouched_by = vouch::claimed(&proof.identity_record);
     let contact = Contact {
         agent: agent.id,
-        at: now,
+        at: server.clock.wall(),
         address: address.to_string(),
         agent_version: proof.agent_version,
         bundle: proof.bundle,

@@ -167,113 +167,108 @@ pub(super) fn show_settings(
     client: &Client,
     settings: &proto::ManagerSettings,
 ) -> Result<(), Failure> {
-    let proxy = match settings.proxy_protocol() {
-        proto::ProxyProtocol::Unspecified => "none",
-        proto::ProxyProtocol::HttpConnect => "http",
-        proto::ProxyProtocol::Socks4 => "socks4",
-        proto::ProxyProtocol::Socks5 => "socks5",
-    };
-    let authority = |row: &proto::PinnedAuthorityRow| Authority {
-        subject: row.subject.clone(),
-        issuer: row.issuer.clone(),
-        not_before: output::time(row.not_before_ms),
-        not_after: output::time(row.not_after_ms),
-        sha256: row.sha256.clone(),
-        accepted_until: (row.accepted_until_ms > 0).then(|| output::time(row.accepted_until_ms)),
-    };
-    let shown = Shown {
-        display_name: settings.display_name.clone(),
-        address: settings.address.clone(),
-        port: settings.port,
-        clear_text: settings.clear_text,
-        authorities: settings.authorities.iter().map(authority).collect(),
-        without_authorization: settings.without_authorization,
-        web_user: settings.web_user.clone(),
-        web_password_set: settings.web_password_set,
-        proxy,
-        proxy_address: settings.proxy_address.clone(),
-        proxy_port: settings.proxy_port,
-        proxy_user: settings.proxy_user.clone(),
-        proxy_password_set: settings.proxy_password_set,
-        two_way: settings.forwarding_address.clone(),
-        registration_token_set: settings.registration_token_set,
-        heartbeat_ms: settings.heartbeat_ms,
-        abnormal_after_ms: settings.abnormal_after_ms,
-        not_sent: settings.not_sent,
-    };
-    let set = |user: &str, is_set: bool| match (user.is_empty(), is_set) {
-        (true, _) => "none".to_owned(),
-        (false, true) => format!("{user}, password set"),
-        (false, false) => format!("{user}, no password"),
-    };
-    let authorities: Vec<_> = shown
-        .authorities
-        .iter()
-        .map(|one| {
-            let end = one.accepted_until.as_ref().map(|until| format!(", replaced, accepted until {until}"));
-            format!(
-                "{} (SHA-256 {}…, until {}{})",
-                one.subject,
-                &one.sha256[..16.min(one.sha256.len())],
-                one.not_after,
-                end.unwrap_or_default()
-            )
-        })
-        .collect();
-    let trust = match (authorities.is_empty(), shown.without_authorization) {
-        (false, _) => authorities.join("; "),
-        (true, true) => "none: nobody says who answers, and nothing it says is obeyed".to_owned(),
-        (true, false) => "not uploaded yet: --ca FILE".to_owned(),
-    };
-    let proxy = if proxy == "none" {
-        proxy.to_owned()
-    } else {
-        let login = set(&shown.proxy_user, shown.proxy_password_set);
-        format!("{proxy} {}:{}, user {login}", shown.proxy_address, shown.proxy_port)
-    };
-    let seconds = |millis: u64| humantime::format_duration(Duration::from_millis(millis)).to_string();
-    let fields = [
-        ("display name", shown.display_name.clone()),
-        (
-            "manager",
-            if shown.address.is_empty() {
-                "no address is set".to_owned()
-            } else {
-                format!("{} port {}", shown.address, shown.port)
-            },
-        ),
-        (
-            "channel",
-            if shown.clear_text { "clear text: whoever listens reads along" } else { "TLS" }.to_owned(),
-        ),
-        ("CA", trust),
-        ("web server", set(&shown.web_user, shown.web_password_set)),
-        ("proxy", proxy),
-        (
-            "mode",
-            if shown.two_way.is_empty() {
-                "one-way".to_owned()
-            } else {
-                format!("two-way by {}", shown.two_way)
-            },
-        ),
-        (
-            "token",
-            if shown.registration_token_set { "set" } else { "none: the manager's operator approves" }
-                .to_owned(),
-        ),
-        (
-            "heartbeat",
-            format!("{}, abnormal after {}", seconds(shown.heartbeat_ms), seconds(shown.abnormal_after_ms)),
-        ),
-        (
-            "sent",
-            if shown.not_sent {
-                format!("not yet: {}", client.typed("writ manager update"))
-            } else {
-                "nothing has to be".to_owned()
-            },
-        ),
-    ];
-    output::one(format, &shown, &fields)
+    let shown = Shown::new(settings);
+    output::one(format, &shown, &shown.fields(client))
+}
+
+impl Authority {
+    fn new(row: &proto::PinnedAuthorityRow) -> Self {
+        Self {
+            subject: row.subject.clone(),
+            issuer: row.issuer.clone(),
+            not_before: output::time(row.not_before_ms),
+            not_after: output::time(row.not_after_ms),
+            sha256: row.sha256.clone(),
+            accepted_until: (row.accepted_until_ms > 0).then(|| output::time(row.accepted_until_ms)),
+        }
+    }
+
+    /// On one line.
+    fn line(&self) -> String {
+        let Self { subject, not_after, .. } = self;
+        let sha256 = &self.sha256[..16.min(self.sha256.len())];
+        let end = self.accepted_until.as_ref().map(|until| format!(", replaced, accepted until {until}"));
+        format!("{subject} (SHA-256 {sha256}…, until {not_after}{})", end.unwrap_or_default())
+    }
+}
+
+impl Shown {
+    fn new(settings: &proto::ManagerSettings) -> Self {
+        let proxy = match settings.proxy_protocol() {
+            proto::ProxyProtocol::Unspecified => "none",
+            proto::ProxyProtocol::HttpConnect => "http",
+            proto::ProxyProtocol::Socks4 => "socks4",
+            proto::ProxyProtocol::Socks5 => "socks5",
+        };
+        Self {
+            display_name: settings.display_name.clone(),
+            address: settings.address.clone(),
+            port: settings.port,
+            clear_text: settings.clear_text,
+            authorities: settings.authorities.iter().map(Authority::new).collect(),
+            without_authorization: settings.without_authorization,
+            web_user: settings.web_user.clone(),
+            web_password_set: settings.web_password_set,
+            proxy,
+            proxy_address: settings.proxy_address.clone(),
+            proxy_port: settings.proxy_port,
+            proxy_user: settings.proxy_user.clone(),
+            proxy_password_set: settings.proxy_password_set,
+            two_way: settings.forwarding_address.clone(),
+            registration_token_set: settings.registration_token_set,
+            heartbeat_ms: settings.heartbeat_ms,
+            abnormal_after_ms: settings.abnormal_after_ms,
+            not_sent: settings.not_sent,
+        }
+    }
+
+    fn fields(&self, client: &Client) -> [(&'static str, String); 10] {
+        let login = |user: &str, is_set: bool| match (user.is_empty(), is_set) {
+            (true, _) => "none".to_owned(),
+            (false, true) => format!("{user}, password set"),
+            (false, false) => format!("{user}, no password"),
+        };
+        let manager = match self.address.as_str() {
+            "" => "no address is set".to_owned(),
+            address => format!("{address} port {}", self.port),
+        };
+        let channel = if self.clear_text { "clear text: whoever listens reads along" } else { "TLS" };
+        let authorities: Vec<_> = self.authorities.iter().map(Authority::line).collect();
+        let trust = match (authorities.is_empty(), self.without_authorization) {
+            (false, _) => authorities.join("; "),
+            (true, true) => "none: nobody says who answers, and nothing it says is obeyed".to_owned(),
+            (true, false) => "not uploaded yet: --ca FILE".to_owned(),
+        };
+        let proxy = match self.proxy {
+            "none" => "none".to_owned(),
+            protocol => {
+                let login = login(&self.proxy_user, self.proxy_password_set);
+                format!("{protocol} {}:{}, user {login}", self.proxy_address, self.proxy_port)
+            }
+        };
+        let mode = match self.two_way.as_str() {
+            "" => "one-way".to_owned(),
+            address => format!("two-way by {address}"),
+        };
+        let token = if self.registration_token_set { "set" } else { "none: the manager's operator approves" };
+        let seconds = |millis: u64| humantime::format_duration(Duration::from_millis(millis)).to_string();
+        let heartbeat =
+            format!("{}, abnormal after {}", seconds(self.heartbeat_ms), seconds(self.abnormal_after_ms));
+        let sent = match self.not_sent {
+            true => format!("not yet: {}", client.typed("writ manager update")),
+            false => "nothing has to be".to_owned(),
+        };
+        [
+            ("display name", self.display_name.clone()),
+            ("manager", manager),
+            ("channel", channel.to_owned()),
+            ("CA", trust),
+            ("web server", login(&self.web_user, self.web_password_set)),
+            ("proxy", proxy),
+            ("mode", mode),
+            ("token", token.to_owned()),
+            ("heartbeat", heartbeat),
+            ("sent", sent),
+        ]
+    }
 }
