@@ -385,7 +385,7 @@ impl AgentCore {
                 let (now, attempt) = loop {
                     let now = self.now();
                     let done = match now >= expires_at {
-                        true => self.requeue(id, digest, now).map(|()| None),
+                        true => self.end_expired(id, digest, now).map(|()| None),
                         false => self.journal.start(&durable, now, &boot_id()).map(Some),
                     };
                     match done {
@@ -443,7 +443,7 @@ impl AgentCore {
     }
 
     /// It expired while it waited for a place.
-    fn requeue(&self, id: CommandId, digest: Digest, now: Timestamp) -> Result<(), JournalError> {
+    fn end_expired(&self, id: CommandId, digest: Digest, now: Timestamp) -> Result<(), JournalError> {
         let started_before = self.journal.entry(id)?.filter(|entry| entry.attempt > 0);
         if let Some(entry) = started_before {
             return self.finish_indeterminate(id, digest, &entry, now);

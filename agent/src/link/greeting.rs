@@ -44,7 +44,7 @@ pub(super) struct Established {
 
 /// A stream on which the server proved itself.
 #[derive(Debug)]
-pub(super) struct HelloReceived {
+pub(super) struct HelloVerified {
     outbound: mpsc::Sender<proto::AgentFrame>,
     inbound: Streaming<proto::ServerFrame>,
     nonce: Nonce,
@@ -53,7 +53,7 @@ pub(super) struct HelloReceived {
 }
 
 /// A hello that nobody has judged yet.
-pub(super) struct HelloVerified {
+pub(super) struct HelloReceived {
     outbound: mpsc::Sender<proto::AgentFrame>,
     inbound: Streaming<proto::ServerFrame>,
     pub(super) nonce: Nonce,
@@ -67,7 +67,7 @@ pub(super) async fn hail(
     agent: AgentId,
     time: &SessionTime,
     client: &mut AgentGatewayClient<Channel>,
-) -> Result<HelloVerified, LinkError> {
+) -> Result<HelloReceived, LinkError> {
     let (outbound, frames) = mpsc::channel(MAX_FRAMES_UNDER_WAY);
     let nonce: Nonce = random_bytes();
     let hello = proto::AgentHello {
@@ -82,7 +82,7 @@ pub(super) async fn hail(
         return Err(LinkError::Protocol("its first frame is not a hello"));
     };
     let round_trip = time.monotonic().saturating_sub(asked);
-    Ok(HelloVerified { outbound, inbound, nonce, asked, round_trip, envelope })
+    Ok(HelloReceived { outbound, inbound, nonce, asked, round_trip, envelope })
 }
 
 /// Greets, and believes the server or not.
@@ -90,9 +90,9 @@ pub(super) async fn hear(
     core: &AgentCore,
     client: &mut AgentGatewayClient<Channel>,
     leaf: Digest,
-) -> Result<HelloReceived, LinkError> {
+) -> Result<HelloVerified, LinkError> {
     let agent = core.identity.record.agent;
-    let HelloVerified { outbound, inbound, nonce, asked, round_trip, envelope } =
+    let HelloReceived { outbound, inbound, nonce, asked, round_trip, envelope } =
         match hail(agent, &core.time, client).await {
             // It cannot sign: perhaps it was put back to an earlier state, and this agent has what it lacks.
             Err(LinkError::Refused(status)) => {
@@ -135,7 +135,7 @@ pub(super) async fn hear(
     if hello.chain_version <= chain.head().bundle.version && hello.chain_digest != chain.head().digest {
         fetch_chain(core, client).await?;
     }
-    Ok(HelloReceived { outbound, inbound, nonce, asked, verified })
+    Ok(HelloVerified { outbound, inbound, nonce, asked, verified })
 }
 
 /// Proves the agent to a server that proved itself, and begins the session.
@@ -144,7 +144,7 @@ pub(super) async fn greet(
     client: &mut AgentGatewayClient<Channel>,
     leaf: Digest,
 ) -> Result<Established, LinkError> {
-    let HelloReceived { outbound, mut inbound, nonce, asked, verified } = hear(core, client, leaf).await?;
+    let HelloVerified { outbound, mut inbound, nonce, asked, verified } = hear(core, client, leaf).await?;
     let hello = verified.document();
     let chain = core.trust.chain();
     let proof = AgentProof {

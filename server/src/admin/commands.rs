@@ -252,7 +252,6 @@ fn parse(request: SubmitRequest) -> Result<submit::Request, Failure> {
         return Err(Failure::invalid("expires_in_seconds", text));
     }
     let action = match action {
-        // `every_action_can_be_submitted` knows when one of the protocol is missing here.
         Some(submit_request::Action::Ping(_)) => Action::Ping,
         Some(submit_request::Action::Run(run)) => {
             let mut parameters: Vec<_> =
@@ -374,7 +373,8 @@ mod tests {
 
     use super::*;
 
-    /// As an operator asks for it. An action of the protocol without a line here does not compile.
+    /// As an operator asks for it. An action of the protocol without an arm here does not compile; add it to
+    /// the list of the test, too.
     fn asked(action: &Action) -> Option<submit_request::Action> {
         match action {
             Action::Ping => Some(submit_request::Action::Ping(PingAction {})),

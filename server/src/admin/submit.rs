@@ -272,7 +272,7 @@ fn fingerprint(actor: &Actor, request: &Request) -> Digest {
     Digest::of(&bytes)
 }
 
-/// The same as the first builds stored it. A command lives for 30 days at most, so 0.2 need not know it.
+/// The same as the first builds stored it. Commands are kept for good, so this stays.
 fn first_fingerprint(actor: &Actor, request: &Request) -> Digest {
     let Request { id: _, selection, lifetime, action, parent: _ } = request;
     Digest::of(format!("{:?}", (&actor.name, selection, lifetime, action)).as_bytes())
@@ -283,7 +283,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use writ_common::admin::Role;
-    use writ_common::command::NamedAction;
+    use writ_common::command::{NamedAction, Settings};
 
     use super::*;
 
@@ -327,6 +327,12 @@ mod tests {
 
     #[test]
     fn what_the_first_builds_stored_is_known_again() {
+        let settings = Settings {
+            revision: 1,
+            heartbeat: Some(Duration::from_secs(30)),
+            endpoints: vec!["a:1".to_owned()],
+            log_filter: None,
+        };
         for (request, stored) in [
             (request(Selection::All, 60, Action::Ping), r#"("anna", All, 60s, Ping)"#),
             (
@@ -336,6 +342,10 @@ mod tests {
             (
                 request(Selection::Matching(selector("site=rome,!old").unwrap()), 1, Action::Inventory),
                 r#"("anna", Matching(Selector([Requirement { name: "site", values: ["rome"], is_negated: false }, Requirement { name: "old", values: [], is_negated: true }])), 1s, Inventory)"#,
+            ),
+            (
+                request(Selection::All, 5, Action::ApplySettings(settings)),
+                r#"("anna", All, 5s, ApplySettings(Settings { revision: 1, heartbeat: Some(30s), endpoints: ["a:1"], log_filter: None }))"#,
             ),
         ] {
             assert_eq!(first_fingerprint(&anna(), &request), Digest::of(stored.as_bytes()), "{request:?}");

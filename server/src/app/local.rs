@@ -207,11 +207,11 @@ struct Change {
 /// A change that failed: before anything was in force, unless the error says otherwise.
 pub(super) fn unchanged(error: &(dyn std::error::Error + 'static)) -> Fatal {
     let publisher = error.downcast_ref::<PublishError>().or_else(|| match error.downcast_ref() {
-        Some(CertificateError::TrustPublisher(error)) => Some(error),
+        Some(CertificateError::Publish(error)) => Some(error),
         _ => None,
     });
     let publisher = publisher.or_else(|| match error.downcast_ref() {
-        Some(ChannelError::TrustPublisher(error)) => Some(error),
+        Some(ChannelError::Publish(error)) => Some(error),
         _ => None,
     });
     match publisher {

@@ -77,7 +77,7 @@ const MIN_PREFIX: usize = 8;
 pub enum CertificateError {
     /// No bundle.
     #[error(transparent)]
-    TrustPublisher(#[from] PublishError),
+    Publish(#[from] PublishError),
     /// The certificate cannot be made.
     #[error(transparent)]
     Make(#[from] writ_common::keys::certificate::InvalidCertificate),

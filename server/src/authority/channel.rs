@@ -39,7 +39,7 @@ pub enum ChannelError {
     Issue(#[from] IssueError),
     /// No bundle was minted.
     #[error(transparent)]
-    TrustPublisher(#[from] PublishError),
+    Publish(#[from] PublishError),
     /// Leaf and key do not belong together, and there is no authority to issue another.
     #[error(transparent)]
     Setup(#[from] TlsSetupError),

@@ -33,24 +33,24 @@ pub enum FollowError {
     Key(#[from] KeyFileError),
     /// Commands that wait could not be signed anew.
     #[error(transparent)]
-    Requeue(#[from] ResignError),
+    Resign(#[from] ResignError),
 }
 
 /// Looks until the server ends.
 pub async fn run(server: Arc<Server>, files: Files) {
-    let (mut failing, mut requeued) = (String::new(), (None, false));
+    let (mut failing, mut resigned) = (String::new(), (None, false));
     loop {
         let work = async {
             refresh(&server, &files).await?;
             // At the start, after a bundle, and when a standby takes over by its date. Again until it
             // succeeds.
             let now = (server.chain().head().digest, server.signer.check().ok());
-            let is_new = requeued.0 != Some(now);
-            if is_new || !requeued.1 {
+            let is_new = resigned.0 != Some(now);
+            if is_new || !resigned.1 {
                 resign(&server).await?;
                 // And once more with the next look: a command may have been signed just before, and recorded
                 // just after.
-                requeued = (Some(now), !is_new);
+                resigned = (Some(now), !is_new);
             }
             Ok::<_, FollowError>(())
         };

@@ -92,7 +92,7 @@ pub enum RestoreError {
     Presence(#[from] PresenceError),
     /// The keys that are here cannot be used.
     #[error(transparent)]
-    TrustPublisher(#[from] PublishError),
+    Publish(#[from] PublishError),
 }
 
 /// What was restored.

@@ -27,7 +27,7 @@ use crate::store::{Alarm, AlertKind, Contact, KnownAgent};
 /// How long each of an agent's first two frames may take.
 const GREETING_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// An agent that proved itself on this stream. Made only by [`greet`].
+/// An agent that proved itself on this stream. Made only by [`greet`], from what its proof said.
 #[derive(Debug)]
 pub(super) struct Proven {
     pub(super) agent: KnownAgent,
@@ -68,9 +68,10 @@ pub(super) async fn greet(
     let agent_frame::Frame::Proof(proof) = next(inbound).await? else {
         return Err(Failure::protocol("the second frame must be a proof").into());
     };
-    let address = Peer::host(from);
-    let proven = check(server, address, &hellos, &proof).await?;
-    establish(server, address, ticket, hellos, proven, outbound).await
+    // When the proof came: whatever takes long below, no command that was issued meanwhile counts as too old.
+    let (address, now) = (Peer::host(from), server.clock.wall());
+    let proven = check(server, (address, now), &hellos, &proof).await?;
+    establish(server, (address, now), (ticket, hellos), proven, outbound).await
 }
 
 /// Answers the agent's hello with the server's, signed over both nonces.
@@ -110,7 +111,7 @@ async fn exchange(server: &Server, hello: proto::AgentHello, outbound: &Outbound
 /// removed.
 async fn check(
     server: &Arc<Server>,
-    address: IpAddr,
+    (address, now): (IpAddr, Timestamp),
     hellos: &Hellos,
     proof: &Bytes,
 ) -> Result<(KnownAgent, AgentProof), End> {
@@ -146,7 +147,7 @@ async fn check(
             warn_of_stranger!(server.hush, address, { agent.id = %claimed, %refusal, }, "session refused: proof");
             let code = refusal.code;
             let detail = format!("Somebody at {address} claimed this agent's id without its key ({code}).");
-            raise_impostor(server, claimed, detail).await?;
+            raise_impostor(server, claimed, now, detail).await?;
             return Err(refused().into());
         }
     };
@@ -164,7 +165,7 @@ async fn check(
             "session refused: the proof is of another session"
         );
         let detail = format!("Somebody at {address} repeated this agent's proof of another session.");
-        raise_impostor(server, claimed, detail).await?;
+        raise_impostor(server, claimed, now, detail).await?;
         return Err(refused().into());
     }
     if !server.leaves().contains(&proof.tls_leaf_spki_digest) {
@@ -181,17 +182,21 @@ async fn check(
     Ok((agent, proof))
 }
 
-async fn raise_impostor(server: &Server, agent: AgentId, detail: String) -> Result<(), Failure> {
+async fn raise_impostor(
+    server: &Server,
+    agent: AgentId,
+    now: Timestamp,
+    detail: String,
+) -> Result<(), Failure> {
     let alarm = Alarm { kind: AlertKind::Impostor, code: "", agent, count: 1, detail };
-    server.store.raise(alarm, None, server.clock.wall()).await.map_err(unavailable)
+    server.store.raise(alarm, None, now).await.map_err(unavailable)
 }
 
 /// Ends the agent's older session, judges its journal, and welcomes it.
 async fn establish(
     server: &Arc<Server>,
-    address: IpAddr,
-    ticket: u64,
-    hellos: Hellos,
+    (address, now): (IpAddr, Timestamp),
+    (ticket, hellos): (u64, Hellos),
     (agent, proof): (KnownAgent, AgentProof),
     outbound: &Outbound,
 ) -> Result<Proven, End> {
@@ -201,7 +206,7 @@ async fn establish(
     let vouched_by = vouch::claimed(&proof.identity_record);
     let contact = Contact {
         agent: agent.id,
-        at: server.clock.wall(),
+        at: now,
         address: address.to_string(),
         agent_version: proof.agent_version,
         bundle: proof.bundle,
