@@ -3,10 +3,12 @@
 
 pub mod archive;
 pub mod audit;
+pub mod operators;
 pub mod page;
 mod revocable;
 mod subject;
 
+use std::error::Error;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
@@ -22,12 +24,15 @@ use tracing::{error, info};
 use writ_proto::admin::v1::OperatorRole;
 use zeroize::Zeroizing;
 
+use self::audit::{AuditSettings, AuditStore as _, NewAudit};
+use self::operators::OperatorStore;
 use self::revocable::Listener;
 pub use self::subject::AuditSubject;
 use crate::hush::Hush;
 use crate::id::{Digest, random_bytes};
 use crate::limits::MAX_NAME_BYTES;
 use crate::shutdown::Shutdown;
+use crate::time::Timestamp;
 use crate::tls::Peer;
 use crate::wire::status::Failure;
 
@@ -183,18 +188,47 @@ pub trait AdminBackend: Send + Sync + 'static {
     /// Every method of the admin port.
     const POLICY: &'static [(&'static str, Rule)];
 
+    /// Where operators and the audit logs are kept.
+    type Store: OperatorStore;
+
+    /// Where operators and the audit logs are kept.
+    fn store(&self) -> &Self::Store;
+
     /// What runs to its end whoever hangs up.
     fn tasks(&self) -> &Shutdown;
 
-    /// The name and stored role of a token, by its digest.
-    fn known(&self, token: Digest) -> impl Future<Output = Result<Option<(String, u8)>, Failure>> + Send;
+    /// Time.
+    fn now(&self) -> Timestamp;
+
+    /// How much the audit logs keep.
+    fn audit_settings(&self) -> AuditSettings;
+
+    /// A call as it is recorded.
+    fn audit_entry(&self, entry: Entry) -> NewAudit {
+        NewAudit::of(entry, self.now(), self.audit_settings())
+    }
 
     /// Records a call; returns after the record is durable.
-    fn write(&self, entry: Entry) -> impl Future<Output = Result<(), Failure>> + Send;
+    fn write(&self, entry: Entry) -> impl Future<Output = Result<(), Failure>> + Send {
+        async move { self.store().append(self.audit_entry(entry)).await.map_err(unavailable) }
+    }
 
     /// Records a call without waiting for the disk: one that is full must not keep operators from looking.
     /// The program's log has the line already.
-    fn record(&self, entry: Entry) -> impl Future<Output = ()> + Send;
+    fn record(&self, entry: Entry) -> impl Future<Output = ()> + Send {
+        async move {
+            let method = entry.actor.method;
+            if let Err(error) = self.store().enqueue(self.audit_entry(entry)).await {
+                error!(target: "audit", %error, method, "the call could not be audited");
+            }
+        }
+    }
+}
+
+/// The caller hears that it is not their fault; the log hears why.
+pub fn unavailable(error: impl Error) -> Failure {
+    error!(%error, "the store failed");
+    Failure::unavailable("the program cannot reach its store at the moment; try again, and see its log")
 }
 
 /// Which of three bounded records: neither reads nor calls that change nothing may push changes out.
@@ -352,7 +386,7 @@ impl Call {
     ) -> Result<(Self, Listener, Request<Body>), Failure> {
         let token = bearer_token(&request).ok_or_else(Failure::unauthenticated)?;
         let token = Digest::of(token.as_bytes());
-        let known = backend.known(token).await?;
+        let known = backend.store().operator(token).await.map_err(unavailable)?;
         let known = known.and_then(|(name, role)| Some((name, Role::from_stored(role)?)));
         let Some((name, role)) = known else {
             let address = Peer::host(request.extensions().get());

@@ -35,7 +35,6 @@ pub mod backoff;
 pub mod config;
 pub mod csv;
 pub mod daemon;
-pub mod database_file;
 pub mod doctor;
 pub mod evidence;
 pub mod facts;

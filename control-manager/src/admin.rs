@@ -2,7 +2,6 @@
 
 mod entities;
 mod instructions;
-mod operators;
 mod policy;
 
 use std::sync::Arc;
@@ -10,6 +9,7 @@ use std::sync::Arc;
 use tonic::service::Routes;
 use writ_common::admin::MAX_REQUEST_BYTES;
 use writ_common::admin::audit::AuditPages;
+use writ_common::admin::operators::OperatorPages;
 use writ_common::health::{self, Health};
 use writ_common::id::EntityId;
 use writ_common::port::MAX_QUESTION_BYTES;
@@ -51,7 +51,7 @@ pub fn routes(manager: &Arc<Manager>) -> Result<Routes, tonic_reflection::server
         .add_service(InstructionServiceServer::new(instructions::Instructions(share())))
         .add_service(ManagerServiceServer::new(entities::ManagerInfo(share())))
         .add_service(AuditServiceServer::new(AuditPages(share())))
-        .add_service(OperatorServiceServer::new(operators::Operators(share())))
+        .add_service(OperatorServiceServer::new(OperatorPages(share())))
         .add_service(health_service.max_decoding_message_size(MAX_QUESTION_BYTES))
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?);

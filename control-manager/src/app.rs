@@ -166,7 +166,7 @@ pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
     daemon::run("writ-control-manager", Threads::PerCore, |shutdown| async move {
         match arguments.command {
-            Command::Init(options) => init::init(options).await,
+            Command::Init(options) => init::init(options, &shutdown).await,
             Command::Names(options) => init::names(options).await,
             Command::Health(options) => health(options).await,
             Command::Run(options) => run::run(options, shutdown).await,

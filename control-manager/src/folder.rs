@@ -2,9 +2,9 @@
 
 use std::path::PathBuf;
 
-use writ_common::database_file::{self, DatabaseFile};
-use writ_common::files::{self, FileError};
+use writ_common::files;
 use writ_common::id::ManagerId;
+use writ_database::file::Found;
 
 use crate::authority::Files;
 use crate::store::{Store, StoreError};
@@ -41,9 +41,6 @@ pub struct Lost {
 /// Why it could not be told.
 #[derive(Debug, thiserror::Error)]
 pub enum PresenceError {
-    /// A file cannot be read.
-    #[error(transparent)]
-    File(#[from] FileError),
     /// The database failed in a way that says nothing of what is in it.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -54,19 +51,13 @@ pub enum PresenceError {
 /// # Errors
 /// When a file cannot be read.
 pub async fn find(files: &Files) -> Result<Presence, PresenceError> {
-    let what = match database_file::inspect(&files.database())? {
-        DatabaseFile::Missing => "is gone".to_owned(),
-        DatabaseFile::Empty => "is empty".to_owned(),
-        DatabaseFile::Damaged(why) => format!("is damaged ({why})"),
-        DatabaseFile::Present => match Store::look_for_manager(&files.database()).await {
-            Ok(Some((id, name))) => return Ok(Presence::Manager { id, name }),
-            Ok(None) => "holds no manager".to_owned(),
-            Err(StoreError::DamagedFile(why)) => format!("is damaged ({why})"),
-            Err(other) => return Err(other.into()),
-        },
+    let (what, is_damaged) = match Store::find_manager(&files.database()).await? {
+        Found::Present((id, name)) => return Ok(Presence::Manager { id, name }),
+        Found::Missing(what) => (what, false),
+        Found::Damaged(what) => (what, true),
     };
     let keys = [files.ca_key(), files.signing_key(), files.tls_key()];
-    if !keys.iter().any(|path| path.exists()) && !what.starts_with("is damaged") {
+    if !keys.iter().any(|path| path.exists()) && !is_damaged {
         return Ok(Presence::Nothing);
     }
     if files::is_unfinished(files.folder()) {

@@ -17,7 +17,7 @@ use crate::admin::find_entity;
 use crate::context::Manager;
 use crate::notify;
 use crate::store::{
-    Change, EntityRow, Issued, NewInstruction, Standing, Store, StoreError, Waiting, unavailable,
+    Admission, Change, Decision, EntityRow, Issued, NewInstruction, StoreError, Waiting, unavailable,
 };
 
 /// Instructions of one entity that have not ended.
@@ -98,23 +98,22 @@ pub async fn issue(manager: &Arc<Manager>, actor: &Actor, request: Request) -> R
         expires_at,
         ends_at: expires_at + longest + REPORT_WITHIN,
     };
-    let mut turn = manager.store.turn().await;
-    let mut change = Store::begin(&mut turn).await.map_err(unavailable)?;
-    match change.issue(&new, &entities).await.map_err(unavailable)? {
-        Issued::New => change.commit().await.map_err(unavailable)?,
-        Issued::Known => return Ok(Made { id: new.id, left_out }),
-        Issued::Taken => return Err(taken(new.id)),
+    let (id, targets) = (new.id, entities.clone());
+    let issued = manager.store.change(move |change| change.issue(&new, &targets).map(Decision::Keep)).await;
+    match issued.map_err(unavailable)? {
+        Issued::New => {}
+        Issued::Known => return Ok(Made { id, left_out }),
+        Issued::Taken => return Err(taken(id)),
     }
-    drop(turn);
     info!(
         target: "audit",
-        { instruction.id = %new.id, actor = actor.name, kind, entities = entities.len() },
+        { instruction.id = %id, actor = actor.name, kind, entities = entities.len() },
         "instruction issued"
     );
     for entity in &entities {
         notify::call(manager, entity);
     }
-    Ok(Made { id: new.id, left_out })
+    Ok(Made { id, left_out })
 }
 
 /// What timed out is open no more, from the moment somebody looks.
@@ -122,10 +121,8 @@ pub async fn issue(manager: &Arc<Manager>, actor: &Actor, request: Request) -> R
 /// # Errors
 /// When the store fails.
 pub async fn time_out(manager: &Manager) -> Result<(), Failure> {
-    let mut turn = manager.store.turn().await;
-    let mut change = Store::begin(&mut turn).await.map_err(unavailable)?;
-    change.time_out(manager.now()).await.map_err(unavailable)?;
-    change.commit().await.map_err(unavailable)
+    let now = manager.now();
+    manager.store.change(move |change| change.time_out(now).map(Decision::Keep)).await.map_err(unavailable)
 }
 
 fn taken(id: InstructionId) -> Failure {
@@ -140,7 +137,7 @@ async fn choose(manager: &Manager, names: Vec<String>) -> Result<(Vec<EntityRow>
     let (mut chosen, mut left_out) = (Vec::new(), Vec::new());
     if names.is_empty() {
         let rows = manager.store.all_entities().await.map_err(unavailable)?;
-        for entity in rows.into_iter().filter(|row| row.standing == Standing::Approved) {
+        for entity in rows.into_iter().filter(|row| row.admission == Admission::Approved) {
             if entity.open < MAX_OPEN {
                 chosen.push(entity)
             } else {
@@ -150,7 +147,7 @@ async fn choose(manager: &Manager, names: Vec<String>) -> Result<(Vec<EntityRow>
     }
     for name in names {
         let entity = find_entity(manager, &name).await?;
-        if entity.standing != Standing::Approved {
+        if entity.admission != Admission::Approved {
             let text = format!("`{name}` was not let in: approve it first");
             return Err(Failure::precondition("entity_not_approved", text));
         }
@@ -175,7 +172,7 @@ async fn choose(manager: &Manager, names: Vec<String>) -> Result<(Vec<EntityRow>
 ///
 /// # Errors
 /// When the database fails.
-pub async fn work(
+pub fn work(
     manager: &Manager,
     change: &mut Change<'_>,
     entity: &EntityRow,
@@ -183,11 +180,11 @@ pub async fn work(
     now: Timestamp,
 ) -> Result<ReplyBody, StoreError> {
     let Poll { after, outcomes } = poll;
-    for ended in change.note_outcomes(entity, &outcomes, now).await? {
+    for ended in change.note_outcomes(entity, &outcomes, now)? {
         info!(instruction.id = %ended, entity.id = %entity.id, "instruction ended");
     }
     let limit = u32::try_from(MAX_INSTRUCTIONS + 1).unwrap_or(u32::MAX);
-    let mut waiting = change.take_waiting(entity, after, limit, now).await?;
+    let mut waiting = change.take_waiting(entity, after, limit, now)?;
     let has_more = waiting.len() > MAX_INSTRUCTIONS;
     waiting.truncate(MAX_INSTRUCTIONS);
     let instructions = waiting.iter().filter_map(|one| sealed(manager, entity, one)).collect();

@@ -70,7 +70,7 @@ async fn sample(manager: &Manager) -> Result<(), StoreError> {
     let entities = manager.store.all_entities().await?;
     for presence in Presence::ALL {
         let stands = |entity: &&crate::store::EntityRow| {
-            Presence::of(entity.standing, &entity.registration, entity.last_contact, now) == presence
+            Presence::of(entity.admission, &entity.registration, entity.last_contact, now) == presence
         };
         let count = u64::try_from(entities.iter().filter(stands).count()).unwrap_or(u64::MAX);
         gauge!(ENTITIES, "state" => presence.as_str()).set(number(count));

@@ -3,7 +3,7 @@
 use writ_common::manager::Registration;
 use writ_common::time::Timestamp;
 
-use crate::store::Standing;
+use crate::store::Admission;
 
 /// How an entity stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,18 +39,18 @@ impl Presence {
     /// Any authenticated contact counts as life. A clock that went back makes nobody silent.
     #[must_use]
     pub fn of(
-        standing: Standing,
+        admission: Admission,
         registration: &Registration,
         last_contact: Timestamp,
         now: Timestamp,
     ) -> Self {
         let silent = now.since(last_contact);
-        match standing {
-            Standing::Waiting => Self::Waiting,
-            Standing::Rejected | Standing::Left => Self::Rejected,
-            Standing::Approved if silent > registration.abnormal_after => Self::Abnormal,
-            Standing::Approved if silent > registration.heartbeat * 2 => Self::Inactive,
-            Standing::Approved => Self::Active,
+        match admission {
+            Admission::Waiting => Self::Waiting,
+            Admission::Rejected | Admission::Left => Self::Rejected,
+            Admission::Approved if silent > registration.abnormal_after => Self::Abnormal,
+            Admission::Approved if silent > registration.heartbeat * 2 => Self::Inactive,
+            Admission::Approved => Self::Active,
         }
     }
 }
@@ -80,17 +80,17 @@ mod tests {
         };
         let now = Timestamp::from_millis(1_790_000_000_000);
         let table = [
-            (Standing::Approved, now, Presence::Active),
-            (Standing::Approved, now - second * 20, Presence::Active),
-            (Standing::Approved, now - second * 21, Presence::Inactive),
-            (Standing::Approved, now - second * 30, Presence::Inactive),
-            (Standing::Approved, now - second * 31, Presence::Abnormal),
-            (Standing::Approved, now + second * 60, Presence::Active),
-            (Standing::Waiting, now - second * 60, Presence::Waiting),
-            (Standing::Rejected, now, Presence::Rejected),
+            (Admission::Approved, now, Presence::Active),
+            (Admission::Approved, now - second * 20, Presence::Active),
+            (Admission::Approved, now - second * 21, Presence::Inactive),
+            (Admission::Approved, now - second * 30, Presence::Inactive),
+            (Admission::Approved, now - second * 31, Presence::Abnormal),
+            (Admission::Approved, now + second * 60, Presence::Active),
+            (Admission::Waiting, now - second * 60, Presence::Waiting),
+            (Admission::Rejected, now, Presence::Rejected),
         ];
-        for (standing, last_contact, presence) in table {
-            assert_eq!(Presence::of(standing, &registration, last_contact, now), presence, "{last_contact}");
+        for (admission, last_contact, presence) in table {
+            assert_eq!(Presence::of(admission, &registration, last_contact, now), presence, "{last_contact}");
         }
     }
 }

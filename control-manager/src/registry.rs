@@ -1,6 +1,7 @@
 //! Whether a call counts, and who is listed.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tracing::{debug, info, warn};
@@ -16,7 +17,7 @@ use writ_common::wire::status::Failure;
 use crate::context::Manager;
 use crate::instructions;
 use crate::metrics;
-use crate::store::{Change, EntityRow, Standing, Store, StoreError, unavailable};
+use crate::store::{Admission, Change, Decision, EntityRow, StoreError, unavailable};
 
 /// Entities under one manager.
 const MAX_ENTITIES: u64 = 10_000;
@@ -29,7 +30,7 @@ const LEFT_IS_KEPT: Duration = Duration::from_secs(120);
 ///
 /// # Errors
 /// When the store fails.
-pub async fn answer(manager: &Manager, from: IpAddr, call: EntityCall) -> Result<Decided, Failure> {
+pub async fn answer(manager: &Arc<Manager>, from: IpAddr, call: EntityCall) -> Result<Decided, Failure> {
     let key = call.key.id();
     let (was_in, decided) = decide(manager, call).await?;
     let Decided { body, .. } = &decided;
@@ -63,69 +64,75 @@ impl From<ReplyBody> for Decided {
 }
 
 /// Whether its caller had been let in before, and the answer.
-async fn decide(manager: &Manager, call: EntityCall) -> Result<(bool, Decided), Failure> {
-    let now = manager.now();
-    let mut turn = manager.store.turn().await;
-    let mut change = Store::begin(&mut turn).await.map_err(unavailable)?;
-    let known = change.entity_of(&call.key).await.map_err(unavailable)?;
-    let was_in = is_let_in(known.as_ref());
-    let decided = match judge(manager, &call, known.as_ref(), now) {
-        Ok(()) => settle(manager, change, call, known, now).await?,
-        Err(rejection) => ReplyBody::Rejected(rejection).into(),
-    };
-    Ok((was_in, decided))
+async fn decide(manager: &Arc<Manager>, call: EntityCall) -> Result<(bool, Decided), Failure> {
+    let (asked, now) = (Arc::clone(manager), manager.now());
+    let decided = manager.store.change(move |change| {
+        let known = change.entity_of(&call.key)?;
+        let was_in = is_let_in(known.as_ref());
+        let verdict = match check_call(&asked, &call, known.as_ref(), now) {
+            Ok(()) => apply(&asked, change, call, known, now)?,
+            Err(rejection) => Decision::Undo(ReplyBody::Rejected(rejection).into()),
+        };
+        writ_common::checkpoint!("entity_call_decided");
+        Ok(match verdict {
+            Decision::Keep(decided) => Decision::Keep((was_in, decided)),
+            Decision::Undo(decided) => Decision::Undo((was_in, decided)),
+        })
+    });
+    let decided = decided.await.map_err(unavailable)?;
+    writ_common::checkpoint!("entity_call_stored");
+    Ok(decided)
 }
 
 fn is_let_in(known: Option<&EntityRow>) -> bool {
-    known.is_some_and(|known| known.standing == Standing::Approved)
+    known.is_some_and(|known| known.admission == Admission::Approved)
 }
 
 /// What a call that counts changes. Nothing, if it is rejected all the same.
-async fn settle(
+fn apply(
     manager: &Manager,
-    mut change: Change<'_>,
+    change: &mut Change<'_>,
     call: EntityCall,
     known: Option<EntityRow>,
     now: Timestamp,
-) -> Result<Decided, Failure> {
+) -> Result<Decision<Decided>, StoreError> {
+    let undo = |body: ReplyBody| Ok(Decision::Undo(body.into()));
     let was_in = is_let_in(known.as_ref());
     let EntityCall { key, epoch, counter, body, .. } = call;
     let reply = match (body, known) {
         (CallBody::Register(registration), known) => {
             let wish = Wish { registration, key, epoch, counter };
-            match register(&mut change, wish, known, now).await? {
+            match register(change, wish, known, now)? {
                 Ok(entity) => {
                     info!(entity.id = %entity.id, name = entity.registration.display_name, "entity registered");
                     listed(manager, &entity)
                 }
-                Err(rejection) => return Ok(ReplyBody::Rejected(rejection).into()),
+                Err(rejection) => return undo(ReplyBody::Rejected(rejection)),
             }
         }
         (CallBody::Update(registration), Some(mut entity)) => {
             if let Err(rejection) = check(&registration) {
-                return Ok(ReplyBody::Rejected(rejection).into());
+                return undo(ReplyBody::Rejected(rejection));
             }
             (entity.registration, entity.counter, entity.last_contact) = (registration, counter, now);
-            change.put(&entity).await.map_err(unavailable)?;
+            change.put(&entity)?;
             info!(entity.id = %entity.id, name = entity.registration.display_name, "entity updated");
             listed(manager, &entity)
         }
         (CallBody::Unregister, Some(mut entity)) => {
             // One that was rejected stays so: leaving must not wash it clean.
-            if entity.standing != Standing::Rejected {
-                entity.standing = Standing::Left;
+            if entity.admission != Admission::Rejected {
+                entity.admission = Admission::Left;
             }
             (entity.counter, entity.last_contact) = (counter, now);
-            change.put(&entity).await.map_err(unavailable)?;
-            change.give_up(entity.id, "the entity unregistered", now).await.map_err(unavailable)?;
+            change.put(&entity)?;
+            change.give_up(entity.id, "the entity unregistered", now)?;
             info!(entity.id = %entity.id, name = entity.registration.display_name, "entity unregistered");
             ReplyBody::Left
         }
-        // Whoever waits may be anybody: its polls cost no write.
-        (CallBody::Poll(_), Some(entity)) if entity.standing != Standing::Approved => {
-            return Ok(
-                reject(RejectionCode::NotApproved, "an operator of the manager has to let it in").into()
-            );
+        // An entity that waits may be anybody: its polls cost no write.
+        (CallBody::Poll(_), Some(entity)) if entity.admission != Admission::Approved => {
+            return undo(reject(RejectionCode::NotApproved, "an operator of the manager has to let it in"));
         }
         (CallBody::Poll(poll), Some(mut entity)) => {
             if poll.after > entity.sequence && poll.after != NO_INSTRUCTIONS {
@@ -133,11 +140,11 @@ async fn settle(
                     "the entity holds instruction {}, and this manager made {} for it: it was put back to an earlier state",
                     poll.after, entity.sequence
                 );
-                return Ok(reject(RejectionCode::UnknownEntity, detail).into());
+                return undo(reject(RejectionCode::UnknownEntity, detail));
             }
             (entity.counter, entity.last_contact) = (counter, now);
-            change.put(&entity).await.map_err(unavailable)?;
-            instructions::work(manager, &mut change, &entity, poll, now).await.map_err(unavailable)?
+            change.put(&entity)?;
+            instructions::work(manager, change, &entity, poll, now)?
         }
         // Said twice is said once.
         (CallBody::Unregister, None) => ReplyBody::Left,
@@ -145,11 +152,8 @@ async fn settle(
             reject(RejectionCode::UnknownEntity, "no entity of this key is registered here")
         }
     };
-    writ_common::checkpoint!("entity_call_decided");
-    change.commit().await.map_err(unavailable)?;
-    writ_common::checkpoint!("entity_call_stored");
     let is_in = was_in || matches!(&reply, ReplyBody::Registered(standing) if standing.is_approved);
-    Ok(Decided { body: reply, is_in })
+    Ok(Decision::Keep(Decided { body: reply, is_in }))
 }
 
 fn reject(code: RejectionCode, detail: impl Into<String>) -> ReplyBody {
@@ -157,7 +161,7 @@ fn reject(code: RejectionCode, detail: impl Into<String>) -> ReplyBody {
 }
 
 /// The checks every call passes, in their order.
-fn judge(
+fn check_call(
     manager: &Manager,
     call: &EntityCall,
     known: Option<&EntityRow>,
@@ -184,12 +188,12 @@ fn judge(
         );
     }
     let is_departure = matches!(call.body, CallBody::Unregister);
-    if known.standing == Standing::Rejected && !is_departure {
+    if known.admission == Admission::Rejected && !is_departure {
         return no(RejectionCode::RejectedEntity, "an operator of the manager rejected it".to_owned());
     }
     let is_registration = matches!(call.body, CallBody::Register(_));
     if !is_registration {
-        if known.standing == Standing::Left && !is_departure {
+        if known.admission == Admission::Left && !is_departure {
             return no(RejectionCode::UnknownEntity, "it unregistered".to_owned());
         }
         // Whoever asked and never heard an answer leaves without knowing the number.
@@ -215,36 +219,36 @@ struct Wish {
 }
 
 /// The same key is the same entity, however it is called and wherever it is.
-async fn register(
+fn register(
     change: &mut Change<'_>,
     wish: Wish,
     known: Option<EntityRow>,
     now: Timestamp,
-) -> Result<Result<EntityRow, Rejection>, Failure> {
+) -> Result<Result<EntityRow, Rejection>, StoreError> {
     let Wish { mut registration, key, epoch, counter } = wish;
     if let Err(rejection) = check(&registration) {
         return Ok(Err(rejection));
     }
     let shown = registration.token.take();
-    let is_in = known.as_ref().is_some_and(|known| known.standing == Standing::Approved);
-    let mut standing = if is_in { Standing::Approved } else { Standing::Waiting };
+    let is_in = known.as_ref().is_some_and(|known| known.admission == Admission::Approved);
+    let mut admission = if is_in { Admission::Approved } else { Admission::Waiting };
     // Whoever is in needs none, and spends none.
     if let Some(shown) = &shown
         && !is_in
     {
-        if !change.spend(shown, &key, now).await.map_err(unavailable)? {
+        if !change.spend(shown, &key, now)? {
             let detail = "the token is unknown, spent, revoked or expired".to_owned();
             return Ok(Err(Rejection { code: RejectionCode::TokenRefused, detail }));
         }
-        standing = Standing::Approved;
+        admission = Admission::Approved;
     }
     let token = shown.map(|shown| shown.id);
-    change.forget_left(now - LEFT_IS_KEPT).await.map_err(unavailable)?;
-    let listed_before = known.as_ref().is_some_and(|known| known.standing != Standing::Left);
+    change.forget_left(now - LEFT_IS_KEPT)?;
+    let listed_before = known.as_ref().is_some_and(|known| known.admission != Admission::Left);
     if !listed_before {
-        let counts = change.counts().await.map_err(unavailable)?;
+        let counts = change.counts()?;
         let strangers = counts.waiting + counts.gone;
-        if counts.all >= MAX_ENTITIES || (standing == Standing::Waiting && strangers >= MAX_WAITING) {
+        if counts.all >= MAX_ENTITIES || (admission == Admission::Waiting && strangers >= MAX_WAITING) {
             let detail = format!(
                 "it lists {} entities, {} of them waiting to be let in, and {} left a moment ago: that is as many as it takes",
                 counts.all, counts.waiting, counts.gone
@@ -257,18 +261,18 @@ async fn register(
             let goes_on = listed_before && epoch == known.epoch;
             if !goes_on {
                 known.epoch = next_epoch(known.epoch, now);
-                known.sequence = change.begin_epoch(known.id, known.epoch, now).await.map_err(unavailable)?;
+                known.sequence = change.begin_epoch(known.id, known.epoch, now)?;
             }
             let token = token.or(known.token);
-            EntityRow { registration, standing, counter, token, last_contact: now, ..known }
+            EntityRow { registration, admission, counter, token, last_contact: now, ..known }
         }
         None => {
-            let id = free_id(change, registration.entity, now).await.map_err(unavailable)?;
+            let id = free_id(change, registration.entity, now)?;
             EntityRow {
                 id,
                 key,
                 registration,
-                standing,
+                admission,
                 epoch: next_epoch(epoch, now),
                 counter,
                 sequence: 0,
@@ -279,7 +283,7 @@ async fn register(
             }
         }
     };
-    change.put(&entity).await.map_err(unavailable)?;
+    change.put(&entity)?;
     Ok(Ok(entity))
 }
 
@@ -289,13 +293,13 @@ fn next_epoch(last: u64, now: Timestamp) -> u64 {
 }
 
 /// The id it had before, unless another key has it.
-async fn free_id(
+fn free_id(
     change: &mut Change<'_>,
     wanted: Option<EntityId>,
     now: Timestamp,
 ) -> Result<EntityId, StoreError> {
     match wanted {
-        Some(wanted) if !change.is_taken(wanted).await? => Ok(wanted),
+        Some(wanted) if !change.is_taken(wanted)? => Ok(wanted),
         _ => Ok(EntityId::generate(now)),
     }
 }
@@ -304,7 +308,7 @@ fn listed(manager: &Manager, entity: &EntityRow) -> ReplyBody {
     ReplyBody::Registered(Listed {
         entity: entity.id,
         epoch: entity.epoch,
-        is_approved: entity.standing == Standing::Approved,
+        is_approved: entity.admission == Admission::Approved,
         manager: manager.id,
         version: manager.version,
         sandbox_connected: manager.is_sandbox_connected,

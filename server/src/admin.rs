@@ -9,7 +9,6 @@ mod commands;
 mod enrollment;
 mod evidence;
 mod manager;
-mod operators;
 mod preview;
 mod system;
 mod trust;
@@ -19,6 +18,7 @@ use std::sync::Arc;
 
 use tonic::service::Routes;
 use writ_common::admin::audit::AuditPages;
+use writ_common::admin::operators::OperatorPages;
 use writ_common::health::{self, Health};
 use writ_common::port::MAX_QUESTION_BYTES;
 use writ_proto::admin::v1::{
@@ -61,7 +61,7 @@ pub fn routes(server: &Arc<Server>) -> Result<Routes, tonic_reflection::server::
         .add_service(EnrollmentServiceServer::new(enrollment::Enrollment(share())))
         .add_service(AlertServiceServer::new(alerts::Alerts(share())))
         .add_service(AuditServiceServer::new(AuditPages(share())))
-        .add_service(OperatorServiceServer::new(operators::Operators(share())))
+        .add_service(OperatorServiceServer::new(OperatorPages(share())))
         .add_service(ControlManagerServiceServer::new(manager::ControlManager(share())))
         .add_service(SystemServiceServer::new(system::SystemInfo(share())))
         .add_service(TrustServiceServer::new(trust::Trust(share())))

@@ -147,6 +147,17 @@ mod tests {
     impl AuditStore for Memory {
         type Error = Infallible;
 
+        async fn append(&self, call: NewAudit) -> Result<(), Infallible> {
+            let mut links = self.0.lock().unwrap();
+            let next = Link::next(links.last(), &call);
+            links.push(next);
+            Ok(())
+        }
+
+        async fn enqueue(&self, call: NewAudit) -> Result<(), Infallible> {
+            self.append(call).await
+        }
+
         async fn settle(&self) -> Result<(), Infallible> {
             Ok(())
         }
@@ -169,8 +180,7 @@ mod tests {
         }
     }
 
-    fn changes(store: &Memory, at: Timestamp, count: usize) {
-        let mut links = store.0.lock().unwrap();
+    async fn changes(store: &Memory, at: Timestamp, count: usize) {
         for _ in 0..count {
             let call = NewAudit {
                 log: AuditLog::Changes,
@@ -183,8 +193,7 @@ mod tests {
                 outcome: "ok",
                 max_entries: SETTINGS.max_entries,
             };
-            let next = Link::next(links.last(), &call);
-            links.push(next);
+            store.append(call).await.unwrap();
         }
     }
 
@@ -214,11 +223,11 @@ mod tests {
         let (folder, store) = (tempfile::tempdir().unwrap(), Memory::default());
         let (audit, start) = (folder.path().join("audit"), Timestamp::from_millis(1_790_000_000_000));
         let second = start + A_DAY + Duration::from_secs(3600);
-        changes(&store, start, 60);
-        changes(&store, second, 41);
+        changes(&store, start, 60).await;
+        changes(&store, second, 41).await;
         // One more than it keeps is worth no file.
         assert_eq!(archive(&store, SETTINGS, &audit, start + A_DAY).await.unwrap(), 0);
-        changes(&store, second, 4);
+        changes(&store, second, 4).await;
         assert_eq!(archive(&store, SETTINGS, &audit, start + A_DAY).await.unwrap(), 5);
         assert_eq!(lines(&audit), (1..=5).collect::<Vec<_>>());
         let file = files::list(&audit).unwrap().remove(0);
@@ -232,7 +241,7 @@ mod tests {
         assert_eq!(store.ends(AuditLog::Changes).await.unwrap(), (61, 105));
         // Whatever its age, the newest stays: the next one hangs on it.
         let (idle, last) = (Memory::default(), start + A_DAY * 9);
-        changes(&idle, start, 3);
+        changes(&idle, start, 3).await;
         assert_eq!(archive(&idle, SETTINGS, &folder.path().join("idle"), last).await.unwrap(), 2);
         assert_eq!(idle.ends(AuditLog::Changes).await.unwrap(), (3, 3));
         // Where no file can be made, nothing goes.

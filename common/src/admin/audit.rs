@@ -12,7 +12,7 @@ use tonic::{Request, Response, Status};
 use writ_proto::admin::v1::audit_service_server::AuditService;
 use writ_proto::admin::v1::{AuditEntry, AuditLink, ListAuditRequest, ListAuditResponse};
 
-use super::{Actor, AdminBackend, AuditLog, Entry, page};
+use super::{Actor, AdminBackend, AuditLog, Entry, page, unavailable};
 use crate::config::Reader;
 use crate::id::Digest;
 use crate::time::Timestamp;
@@ -126,6 +126,12 @@ pub trait AuditStore: Send + Sync {
     /// Why it cannot be reached.
     type Error: Error + Send + Sync + 'static;
 
+    /// Appends a call to its log; returns after it is durable.
+    fn append(&self, call: NewAudit) -> impl Future<Output = Result<(), Self::Error>> + Send;
+
+    /// Queues a call for its log, in the order of the calls.
+    fn enqueue(&self, call: NewAudit) -> impl Future<Output = Result<(), Self::Error>> + Send;
+
     /// Returns when all that was noted before is stored.
     fn settle(&self) -> impl Future<Output = Result<(), Self::Error>> + Send;
 
@@ -146,24 +152,12 @@ pub trait AuditStore: Send + Sync {
     fn forget(&self, log: AuditLog, through: u64) -> impl Future<Output = Result<(), Self::Error>> + Send;
 }
 
-/// A program that keeps such logs.
-pub trait Audited: AdminBackend {
-    /// Where.
-    type Audit: AuditStore;
-
-    /// Where.
-    fn audit(&self) -> &Self::Audit;
-
-    /// What a caller hears when they cannot be reached.
-    fn unavailable(error: <Self::Audit as AuditStore>::Error) -> Failure;
-}
-
 /// `AuditService`.
 #[derive(Debug)]
 pub struct AuditPages<H>(pub Arc<H>);
 
 #[tonic::async_trait]
-impl<H: Audited> AuditService for AuditPages<H> {
+impl<H: AdminBackend> AuditService for AuditPages<H> {
     async fn list(&self, request: Request<ListAuditRequest>) -> Result<Response<ListAuditResponse>, Status> {
         let ListAuditRequest { page_size, page_token, newest_first, looks, tries } = request.into_inner();
         let log = match (looks, tries) {
@@ -177,16 +171,16 @@ impl<H: Audited> AuditService for AuditPages<H> {
         let size = page::size(page_size, 100, page::MAX_PAGE)?;
         let first = if newest_first { u64::MAX } else { 0 };
         let place = page::token::<u64>(&page_token)?.unwrap_or(first);
-        let store = self.0.audit();
+        let store = self.0.store();
         // Whatever was noted before this call is listed by it.
-        store.settle().await.map_err(H::unavailable)?;
-        let rows = store.links(log, place, newest_first, size).await.map_err(H::unavailable)?;
+        store.settle().await.map_err(unavailable)?;
+        let rows = store.links(log, place, newest_first, size).await.map_err(unavailable)?;
         let next_page_token = page::next(&rows, size, |row| row.sequence.to_string());
         let previous_hash = match rows.first().filter(|_| !newest_first) {
             Some(first) if first.sequence == 1 => vec![0; 32],
             // Empty when what came before it was dropped.
             Some(first) => {
-                let before = store.links(log, first.sequence, true, 1).await.map_err(H::unavailable)?;
+                let before = store.links(log, first.sequence, true, 1).await.map_err(unavailable)?;
                 before.first().map_or_else(Vec::new, |link| link.hash.as_bytes().to_vec())
             }
             None => Vec::new(),

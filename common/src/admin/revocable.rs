@@ -12,6 +12,7 @@ use tonic::Status;
 use tonic::body::Body;
 
 use super::AdminBackend;
+use super::operators::OperatorStore as _;
 use crate::id::Digest;
 use crate::tls::InSession;
 use crate::wire::status::Failure;
@@ -49,7 +50,7 @@ impl Listener {
             loop {
                 tokio::time::sleep(LOOK_EVERY).await;
                 // A store that fails revokes nothing.
-                if let Ok(None) = backend.known(token).await {
+                if let Ok(None) = backend.store().operator(token).await {
                     return;
                 }
             }

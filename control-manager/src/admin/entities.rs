@@ -19,7 +19,7 @@ use super::find_entity;
 use crate::VERSION;
 use crate::context::Manager;
 use crate::presence::Presence;
-use crate::store::{EntityRow, Standing, Store, TokenRow, unavailable};
+use crate::store::{Admission, Decision, EntityRow, TokenRow, unavailable};
 
 const MAX_USES: u32 = 1000;
 const DAY: u64 = 86_400;
@@ -69,7 +69,7 @@ impl EntityService for Entities {
     ) -> Result<Response<proto::Entity>, Status> {
         let actor = admin::actor(&request)?;
         let entity = find_entity(&self.0, &request.get_ref().entity).await?;
-        Ok(Response::new(self.stand(&entity, Standing::Approved, &actor.name).await?))
+        Ok(Response::new(self.stand(&entity, Admission::Approved, &actor.name).await?))
     }
 
     async fn reject(
@@ -78,7 +78,7 @@ impl EntityService for Entities {
     ) -> Result<Response<proto::Entity>, Status> {
         let actor = admin::actor(&request)?;
         let entity = find_entity(&self.0, &request.get_ref().entity).await?;
-        Ok(Response::new(self.stand(&entity, Standing::Rejected, &actor.name).await?))
+        Ok(Response::new(self.stand(&entity, Admission::Rejected, &actor.name).await?))
     }
 
     async fn remove(
@@ -87,11 +87,12 @@ impl EntityService for Entities {
     ) -> Result<Response<proto::Entity>, Status> {
         let actor = admin::actor(&request)?;
         let entity = find_entity(&self.0, &request.get_ref().entity).await?;
-        let (now, mut turn) = (self.0.now(), self.0.store.turn().await);
-        let mut change = Store::begin(&mut turn).await.map_err(unavailable)?;
-        change.give_up(entity.id, "the entity was removed", now).await.map_err(unavailable)?;
-        change.forget(entity.id).await.map_err(unavailable)?;
-        change.commit().await.map_err(unavailable)?;
+        let (now, id) = (self.0.now(), entity.id);
+        let removed = self.0.store.change(move |change| {
+            change.give_up(id, "the entity was removed", now)?;
+            change.forget(id).map(Decision::Keep)
+        });
+        removed.await.map_err(unavailable)?;
         info!(target: "audit", { actor = actor.name, entity.id = %entity.id }, "entity removed");
         Ok(Response::new(show(entity, now)))
     }
@@ -113,8 +114,8 @@ impl EntityService for Entities {
         }
         let token = RegistrationToken::from_secret(random_bytes());
         let (digest, expires_at) = (token.id(), self.0.now() + Duration::from_secs(seconds));
-        let stored =
-            self.0.store.create_token(digest, &token.verifier(), uses, expires_at, &actor.name).await;
+        let by = actor.name.clone();
+        let stored = self.0.store.create_token(digest, &token.verifier(), uses, expires_at, by).await;
         stored.map_err(unavailable)?;
         info!(target: "audit", { actor = actor.name, token.id = %digest, uses }, "registration token created");
         Ok(Response::new(proto::CreateRegistrationTokenResponse {
@@ -168,22 +169,26 @@ impl Entities {
     async fn stand(
         &self,
         found: &EntityRow,
-        standing: Standing,
+        admission: Admission,
         actor: &str,
     ) -> Result<proto::Entity, Failure> {
-        let (now, mut turn) = (self.0.now(), self.0.store.turn().await);
-        let mut change = Store::begin(&mut turn).await.map_err(unavailable)?;
-        // What was found may have changed before this turn.
-        let entity = change.entity_of(&found.key).await.map_err(unavailable)?;
+        let (now, key) = (self.0.now(), found.key.clone());
+        let decided = self.0.store.change(move |change| {
+            // What was found may have changed meanwhile.
+            let entity = change.entity_of(&key)?;
+            let Some(mut entity) = entity.filter(|entity| entity.admission != Admission::Left) else {
+                return Ok(Decision::Undo(None));
+            };
+            entity.admission = admission;
+            change.put(&entity)?;
+            if admission == Admission::Rejected {
+                change.give_up(entity.id, "the entity was rejected", now)?;
+            }
+            Ok(Decision::Keep(Some(entity)))
+        });
         let gone = || Failure::not_found(format!("entity {} has just left", found.id));
-        let mut entity = entity.filter(|entity| entity.standing != Standing::Left).ok_or_else(gone)?;
-        entity.standing = standing;
-        change.put(&entity).await.map_err(unavailable)?;
-        if standing == Standing::Rejected {
-            change.give_up(entity.id, "the entity was rejected", now).await.map_err(unavailable)?;
-        }
-        change.commit().await.map_err(unavailable)?;
-        info!(target: "audit", { actor, entity.id = %entity.id, standing = ?standing }, "entity decided");
+        let entity = decided.await.map_err(unavailable)?.ok_or_else(gone)?;
+        info!(target: "audit", { actor, entity.id = %entity.id, standing = ?admission }, "entity decided");
         Ok(show(entity, now))
     }
 }
@@ -219,7 +224,7 @@ impl ManagerService for ManagerInfo {
 }
 
 fn presence(row: &EntityRow, now: Timestamp) -> Presence {
-    Presence::of(row.standing, &row.registration, row.last_contact, now)
+    Presence::of(row.admission, &row.registration, row.last_contact, now)
 }
 
 fn show(row: EntityRow, now: Timestamp) -> proto::Entity {

@@ -1,14 +1,14 @@
 //! Who may call what here, and where calls are recorded. The door itself: [`writ_common::admin`].
 
-use tracing::error;
-use writ_common::admin::audit::{Audited, NewAudit};
-use writ_common::admin::{AdminBackend, AuditSubject, Entry, Role, Rule};
-use writ_common::id::Digest;
+use std::convert::Infallible;
+
+use writ_common::admin::audit::AuditSettings;
+use writ_common::admin::{AdminBackend, AuditSubject, Role, Rule};
 use writ_common::shutdown::Shutdown;
-use writ_common::wire::status::Failure;
+use writ_common::time::Timestamp;
+use writ_database::Database;
 
 use crate::context::Manager;
-use crate::store::{Store, StoreError, unavailable};
 
 /// Every method of the admin port. A story compares it with the descriptors.
 const POLICY: &[(&str, Rule)] = &[
@@ -39,34 +39,21 @@ const POLICY: &[(&str, Rule)] = &[
 impl AdminBackend for Manager {
     const POLICY: &'static [(&'static str, Rule)] = POLICY;
 
+    type Store = Database<Infallible>;
+
+    fn store(&self) -> &Database<Infallible> {
+        self.store.database()
+    }
+
     fn tasks(&self) -> &Shutdown {
         &self.shutdown
     }
 
-    async fn known(&self, token: Digest) -> Result<Option<(String, u8)>, Failure> {
-        self.store.operator(token).await.map_err(unavailable)
+    fn now(&self) -> Timestamp {
+        self.clock.wall()
     }
 
-    async fn write(&self, entry: Entry) -> Result<(), Failure> {
-        self.store.record(NewAudit::of(entry, self.now(), self.audit)).await.map_err(unavailable)
-    }
-
-    async fn record(&self, entry: Entry) {
-        let method = entry.actor.method;
-        if let Err(error) = self.store.record(NewAudit::of(entry, self.now(), self.audit)).await {
-            error!(target: "audit", %error, method, "the call could not be audited");
-        }
-    }
-}
-
-impl Audited for Manager {
-    type Audit = Store;
-
-    fn audit(&self) -> &Store {
-        &self.store
-    }
-
-    fn unavailable(error: StoreError) -> Failure {
-        unavailable(error)
+    fn audit_settings(&self) -> AuditSettings {
+        self.audit
     }
 }

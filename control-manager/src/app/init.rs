@@ -5,12 +5,14 @@ use std::path::PathBuf;
 use serde::Serialize;
 use writ_common::admin::new_token;
 use writ_common::daemon::Fatal;
-use writ_common::database_file;
 use writ_common::files;
 use writ_common::id::{Digest, ManagerId};
 use writ_common::net::host_for_others;
+use writ_common::port::DRAIN_DEADLINE;
 use writ_common::say;
+use writ_common::shutdown::Shutdown;
 use writ_common::time::{Clock as _, SystemClock};
+use writ_database::file as database_file;
 
 use super::{Custom, Init, Names, Output, unusable};
 use crate::authority::{self, Authority, AuthorityError};
@@ -31,7 +33,7 @@ struct Made {
     admin_token_file: PathBuf,
 }
 
-pub(super) async fn init(options: Init) -> Result<(), Fatal> {
+pub(super) async fn init(options: Init, shutdown: &Shutdown) -> Result<(), Fatal> {
     let Init { folder, name, tls_names, custom, keep_keys, if_new, output } = options;
     let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     if name.is_empty() || name.len() > 64 || !name.chars().all(is_plain) {
@@ -128,10 +130,12 @@ pub(super) async fn init(options: Init) -> Result<(), Fatal> {
     database_file::move_aside(&files.admin_token(), now).map_err(|error| failed(&error))?;
     files::write_secret(&files.admin_token(), secret.as_bytes()).map_err(|error| failed(&error))?;
     let id = ManagerId::generate(now);
-    let store = Store::make(&files.database()).await.map_err(|error| failed(&error))?;
-    let created = store.create(id, &name, Digest::of(secret.as_bytes()), now).await;
+    let store = Store::make(&files.database(), shutdown).await.map_err(|error| failed(&error))?;
+    let created = store.create(id, name.clone(), Digest::of(secret.as_bytes()), now).await;
     created.map_err(|error| failed(&error))?;
     store.close().await;
+    // The file is whole before anybody hears of it.
+    shutdown.drain(DRAIN_DEADLINE).await;
     files::end_making(files.folder()).map_err(Fatal::failure)?;
     say(
         output,

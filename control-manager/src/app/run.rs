@@ -55,7 +55,9 @@ pub(super) async fn run(options: Run, shutdown: Shutdown) -> Result<(), Fatal> {
         Presence::Lost(lost) => return Err(Fatal::failure(lost)),
         Presence::Manager { .. } => files::end_making(files.folder()).map_err(|error| failed(&error))?,
     }
-    let store = Store::open(&files.database()).await.map_err(|error| failed(&error))?;
+    // What calls that are drained still write to ends last.
+    let last_shutdown = Shutdown::new();
+    let store = Store::open(&files.database(), &last_shutdown).await.map_err(|error| failed(&error))?;
     let (id, name) = store.manager().await.map_err(|error| failed(&error))?.ok_or_else(none)?;
     let clock: SharedClock = Arc::new(SystemClock::new());
     let authority = Authority::open(&files, clock.wall()).map_err(|error| unusable(&files, &error))?;
@@ -102,7 +104,7 @@ pub(super) async fn run(options: Run, shutdown: Shutdown) -> Result<(), Fatal> {
     shutdown.spawn(metrics::serve(Arc::clone(&manager), measured.0, recorder));
     shutdown.spawn(keep_leaf(Arc::clone(&manager), files.clone()));
     let of_the_manager = (Arc::clone(&manager.clock), shutdown.clone());
-    shutdown.spawn(archive::run(store.clone(), config.audit, files.audit(), of_the_manager));
+    shutdown.spawn(archive::run(store.database().clone(), config.audit, files.audit(), of_the_manager));
     if let Some((listener, _)) = in_clear {
         warn!("entities may come in clear text: whoever listens in between reads along");
         let (served, asked) = (services(), shutdown.clone());
@@ -130,6 +132,10 @@ pub(super) async fn run(options: Run, shutdown: Shutdown) -> Result<(), Fatal> {
         warn!("some calls did not end in time");
     }
     store.close().await;
+    drop(manager);
+    if !last_shutdown.drain(DRAIN_DEADLINE).await {
+        warn!("the store did not close in time");
+    }
     info!("ended");
     first.and(second)
 }

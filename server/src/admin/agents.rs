@@ -18,7 +18,7 @@ use super::submit::{self, find_agent};
 use super::why;
 use crate::context::Server;
 use crate::selector::{is_name, is_value};
-use crate::store::{AgentRow, Attribute, Source, Standing, unavailable};
+use crate::store::{AgentRow, Attribute, Membership, Source, StoreError, unavailable};
 use writ_common::admin::{Effect, page};
 
 /// Labels of one agent.
@@ -36,10 +36,10 @@ impl AgentService for Agents {
         let ListAgentsRequest { page_size, page_token, selector, removed } = request.into_inner();
         let size = page::size(page_size, 100, page::MAX_PAGE)?;
         let selector = if selector.is_empty() { None } else { Some(submit::selector(&selector)?) };
-        let standing = if removed { Standing::Removed } else { Standing::Present };
+        let members = if removed { Membership::Removed } else { Membership::Present };
         let now = self.0.clock.wall();
         let after = page::token(&page_token)?;
-        let rows = self.0.store.agents((standing, selector.as_ref()), after, size, now).await;
+        let rows = self.0.store.agents((members, selector.as_ref()), after, size, now).await;
         let rows = rows.map_err(unavailable)?;
         let next_page_token = page::next(&rows, size, |row| row.id.to_string());
         let agents = rows.into_iter().map(|row| show(&self.0, row)).collect();
@@ -95,7 +95,7 @@ impl AgentService for Agents {
         let change = async move {
             server.store.remove_agent(id, now).await?;
             server.dispatcher.registry().decided(id);
-            Ok(())
+            Ok::<_, StoreError>(())
         };
         self.0.to_the_end(change).await?.map_err(unavailable)?;
         info!(target: "audit", actor = actor.name, agent.id = %row.id, "agent removed");
@@ -130,7 +130,7 @@ impl AgentService for Agents {
                 .into_iter()
                 .flatten()
                 .for_each(|id| server.dispatcher.registry().decided(id));
-            Ok(())
+            Ok::<_, StoreError>(())
         };
         self.0.to_the_end(change).await?.map_err(unavailable)?;
         info!(target: "audit", actor = actor.name, agent.id = %row.id, ?replaced, "agent approved");

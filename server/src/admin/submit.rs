@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use prost::Message as _;
 use tracing::info;
-use writ_common::admin::{Actor, AuditLog, Entry};
+use writ_common::admin::{Actor, AdminBackend as _, AuditLog, Entry};
 use writ_common::command::Action;
 use writ_common::id::{AgentId, CommandId, Digest};
 use writ_common::time::Timestamp;

@@ -110,7 +110,7 @@ pub(super) async fn run(options: Run, shutdown: Shutdown) -> Result<(), Fatal> {
 
     shutdown.spawn(note_time(Arc::clone(&server)));
     let of_the_server = (Arc::clone(&server.clock), shutdown.clone());
-    shutdown.spawn(archive::run(server.store.clone(), server.audit, files.audit(), of_the_server));
+    shutdown.spawn(archive::run(server.store.database().clone(), server.audit, files.audit(), of_the_server));
     shutdown.spawn(expiry::run(Arc::clone(&server)));
     shutdown.spawn(metrics::serve(Arc::clone(&server), measured.0, recorder));
     shutdown.spawn(poll::run(Arc::clone(&server)));

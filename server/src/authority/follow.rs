@@ -112,11 +112,8 @@ pub async fn accept_uploaded(server: &Server, bundles: Vec<Bytes>) -> Result<u64
             bundles = newer.len(),
             "an agent handed back trust bundles: this server stood at an earlier state"
         );
-        match server.store.publish(newer, held.head().digest, None).await {
-            // Another agent was quicker, most likely with the same.
-            Err(StoreError::HeadMoved) => {}
-            done => done.map_err(unavailable)?,
-        }
+        // If the head moved, another agent was quicker, most likely with the same.
+        server.store.publish(newer, held.head().digest, None).await.map_err(unavailable)?;
         caught_up(server).await.map_err(unavailable)?;
     }
     Ok(server.chain().head().bundle.version)

@@ -3,10 +3,10 @@
 
 use std::path::PathBuf;
 
-use writ_common::database_file::{self, DatabaseFile};
 use writ_common::files::{self, FileError};
 use writ_common::id::FleetId;
 use writ_common::keys::{SigningCertificate, pem};
+use writ_database::file::Found;
 
 use super::Files;
 use crate::store::{Store, StoreError};
@@ -58,20 +58,13 @@ pub enum PresenceError {
 /// # Errors
 /// When a file cannot be read.
 pub async fn find(files: &Files) -> Result<Presence, PresenceError> {
-    let what = match database_file::inspect(&files.database())? {
-        DatabaseFile::Missing => "is gone".to_owned(),
-        DatabaseFile::Empty => "is empty".to_owned(),
-        DatabaseFile::Damaged(why) => format!("is damaged ({why})"),
-        DatabaseFile::Present => match Store::look_for_fleet(&files.database()).await {
-            Ok(Some((fleet, name))) => return Ok(Presence::Fleet { fleet, name }),
-            Ok(None) => "holds no fleet".to_owned(),
-            Err(StoreError::DamagedFile(why)) => format!("is damaged ({why})"),
-            Err(other) => return Err(other.into()),
-        },
+    let (what, is_damaged) = match Store::find_fleet(&files.database()).await? {
+        Found::Present((fleet, name)) => return Ok(Presence::Fleet { fleet, name }),
+        Found::Missing(what) => (what, false),
+        Found::Damaged(what) => (what, true),
     };
     let keys = files::list(&files.signing())?;
     let others = [files.authority(), files.tls_ca_key(), files.head_marker()];
-    let is_damaged = what.starts_with("is damaged");
     if keys.is_empty() && !others.iter().any(|path| path.exists()) && !is_damaged {
         return Ok(Presence::Nothing);
     }

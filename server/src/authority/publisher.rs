@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use tracing::warn;
 use writ_common::admin::AuditLog;
-use writ_common::admin::audit::NewAudit;
+use writ_common::admin::audit::{AuditStore as _, NewAudit};
 use writ_common::envelope::{BundlePurpose, InvalidDocument, sign};
 use writ_common::files::{self, FileError};
 use writ_common::id::{AgentId, Digest, FleetId};
@@ -39,6 +39,9 @@ pub enum PublishError {
     /// What is there cannot be told.
     #[error(transparent)]
     Presence(#[from] PresenceError),
+    /// Another bundle was published meanwhile.
+    #[error("another trust bundle was published at the same moment; try again")]
+    HeadMoved,
     /// Another command changes keys at this moment.
     #[error("another command changes the keys of this fleet at the moment; wait until it has ended")]
     Busy,
@@ -373,9 +376,10 @@ impl TrustPublisher {
         self.check().await?;
         let version = link.bundle.version;
         let bundle = (version, link.digest, link.envelope.clone());
-        self.store
-            .publish(vec![bundle], head.digest, Some(self.call(command, format!("bundle {version}"))))
-            .await?;
+        let call = self.call(command, format!("bundle {version}"));
+        if !self.store.publish(vec![bundle], head.digest, Some(call)).await? {
+            return Err(PublishError::HeadMoved);
+        }
         writ_common::checkpoint!("bundle_published");
         // Killed before this ends: run it again. Its new keys take the place of these.
         self.put_in_place(fresh).map_err(|source| PublishError::InForce { version, source })?;
@@ -462,7 +466,7 @@ impl TrustPublisher {
     /// # Errors
     /// When the store fails.
     pub async fn record(&self, command: &'static str) -> Result<(), StoreError> {
-        self.store.audit(self.call(command, String::new())).await?.committed().await
+        self.store.database().append(self.call(command, String::new())).await
     }
 
     /// Entries that ended go when a bundle has no room; revoked keys stay listed as long as possible.

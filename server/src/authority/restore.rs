@@ -6,7 +6,6 @@ use bytes::Bytes;
 use serde::Serialize;
 use tracing::warn;
 use writ_common::admin::new_token;
-use writ_common::database_file;
 use writ_common::files::{self, FileError};
 use writ_common::id::{Digest, FleetId, KeyId};
 use writ_common::keys::pem;
@@ -15,6 +14,7 @@ use writ_common::shutdown::Shutdown;
 use writ_common::time::Timestamp;
 use writ_common::tls::{IssueError, TlsAuthority};
 use writ_common::trust::Chain;
+use writ_database::file as database_file;
 
 use super::backup::{Archive, ArchiveError};
 use super::certificates;
@@ -22,6 +22,7 @@ use super::channel::{endpoint_names, leaf_names};
 use super::presence::{self, Presence, PresenceError};
 use super::publisher::{PublishError, TrustPublisher};
 use super::{Files, KeyFileError, read_signing_keys, read_tls_leaf, write_tls_leaf};
+use crate::store::rules::restore::{Addition, compare};
 use crate::store::{BackupRow, Store, StoreError};
 
 /// Why nothing was restored.
@@ -174,13 +175,13 @@ async fn fill_up(
     let publisher = TrustPublisher::open(files, now, shutdown).await?;
     let mut chain = publisher.chain.clone();
     let mut newer = Vec::new();
-    let is_behind = archive.chain.contains(publisher.chain.head().digest);
-    if !is_behind && !publisher.chain.contains(archive.chain.head().digest) {
-        return Err(RestoreError::Fork(archive.chain.head().digest));
-    }
-    for link in
-        archive.chain.links().iter().filter(|link| is_behind && !publisher.chain.contains(link.digest))
-    {
+    let digests = |chain: &Chain| chain.links().iter().map(|link| link.digest).collect::<Vec<_>>();
+    let added = match compare(&digests(&publisher.chain), &digests(&archive.chain)) {
+        Addition::Bundles(places) => places,
+        Addition::Nothing => Vec::new(),
+        Addition::Fork => return Err(RestoreError::Fork(archive.chain.head().digest)),
+    };
+    for link in added.into_iter().filter_map(|place| archive.chain.links().get(place)) {
         chain.extend(link.envelope.clone()).map_err(RestoreError::Chain)?;
         newer.push((link.bundle.version, link.digest, link.envelope.clone()));
     }

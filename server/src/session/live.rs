@@ -23,7 +23,7 @@ use crate::context::Server;
 use crate::dispatch::{Ending, Next, Outgoing, SessionSlot};
 use crate::receipts::{VerifiedReceipt, record_refusals};
 use crate::store::unavailable;
-use crate::store::{Alarm, AlertKind, Heard, KnownAgent, ReceiptFate, Report};
+use crate::store::{Alarm, AlertKind, KnownAgent, ReceiptFate, Report, SignOfLife};
 use crate::traces::Moment;
 
 /// Two processes with one identity would otherwise take the seat from each other without end.
@@ -485,9 +485,9 @@ impl<'a> Live<'a> {
         Ok(self.server.store.note_heard(self.heard(report)).await.map_err(unavailable)?)
     }
 
-    fn heard(&self, report: Option<Report>) -> Heard {
+    fn heard(&self, report: Option<Report>) -> SignOfLife {
         let admissions = (self.mark, self.admissions);
-        Heard { agent: self.agent.id, at: self.server.clock.wall(), admissions, report }
+        SignOfLife { agent: self.agent.id, at: self.server.clock.wall(), admissions, report }
     }
 
     async fn end(&self, ending: Ending) -> Result<(), End> {

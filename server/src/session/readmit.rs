@@ -9,12 +9,12 @@ use tracing::info;
 use writ_common::envelope::{AgentProofPurpose, Candidate, IdentityRecordPurpose, verify};
 use writ_common::evidence::Ledger;
 use writ_common::id::AgentId;
-use writ_common::time::Timestamp;
 use writ_common::warn_of_stranger;
 use writ_common::wire::status::Failure;
 use writ_proto::v1 as proto;
 
 use crate::context::Server;
+use crate::store::rules::restore::Readmission;
 use crate::store::{KnownAgent, unavailable};
 
 /// Knows an agent again, if this server was restored since it was enrolled and a key that was never revoked
@@ -28,13 +28,14 @@ pub(super) async fn readmit(
     claimed: AgentId,
     proof: &Bytes,
 ) -> Result<Option<KnownAgent>, Failure> {
-    let restored_at = server.store.restored_at().await.map_err(unavailable)?;
-    if restored_at == Timestamp::ZERO {
-        return Ok(None);
-    }
-    if server.store.was_removed_before(claimed).await.map_err(unavailable)? {
-        warn_of_stranger!(server.hush, address, { agent.id = %claimed, }, "removed before the backup was made");
-        return Ok(None);
+    let returning = server.store.returning(claimed).await.map_err(unavailable)?;
+    match returning.decide() {
+        Readmission::Possible => {}
+        Readmission::NotRestored => return Ok(None),
+        Readmission::Removed => {
+            warn_of_stranger!(server.hush, address, { agent.id = %claimed, }, "removed before the backup was made");
+            return Ok(None);
+        }
     }
     // The record is in the proof, and the proof's key in the record. Read first, believed after.
     let offered = proto::Envelope::decode(proof.clone())
@@ -62,7 +63,7 @@ pub(super) async fn readmit(
     let is_believed = is_ours
         && record.agent == claimed
         && record.fleet == server.fleet
-        && record.recorded_at <= restored_at
+        && returning.covers(record.recorded_at)
         && signers.iter().any(|key| {
             !ledger.is_revoked(*key)
                 && ledger.counted(*key, record.recorded_at, |entry| entry.realms.contains(&record.realm))

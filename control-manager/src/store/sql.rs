@@ -1,0 +1,5 @@
+//! The statements, written once for every database.
+
+mod entities;
+mod instructions;
+mod tokens;

@@ -1,0 +1,128 @@
+//! Who may call the admin port: bearer tokens, of which only digests are kept.
+
+use std::collections::HashMap;
+use std::sync::{MutexGuard, PoisonError};
+
+use writ_common::admin::operators::{OperatorRow, OperatorStore, Revocation};
+use writ_common::id::Digest;
+use writ_common::time::Timestamp;
+
+use crate::{Connection, Database, DatabaseError, Decision, Record, ToValue as _, values};
+
+/// Tokens that were looked up: as many as there are people and scripts that call.
+#[derive(Debug, Default)]
+pub(crate) struct Known {
+    by_token: HashMap<Digest, (String, u8)>,
+    revocations: u64,
+}
+
+impl<J: Send + 'static> OperatorStore for Database<J> {
+    /// Remembered until somebody is revoked.
+    async fn operator(&self, token: Digest) -> Result<Option<(String, u8)>, DatabaseError> {
+        let revocations = {
+            let known = self.known();
+            if let Some(operator) = known.by_token.get(&token) {
+                return Ok(Some(operator.clone()));
+            }
+            known.revocations
+        };
+        let sql = "SELECT name, role FROM admin_tokens WHERE token_digest = ?1 AND revoked_at = 0";
+        let operator = self.read(move |connection| {
+            connection.first(sql, &values![token], |record| Ok((record.get("name")?, record.get("role")?)))
+        });
+        let operator = operator.await?;
+        let mut known = self.known();
+        // What was read before a revocation may be what was revoked.
+        if let Some(operator) = operator.clone().filter(|_| known.revocations == revocations) {
+            known.by_token.insert(token, operator);
+        }
+        Ok(operator)
+    }
+
+    async fn operators(&self, after: String, limit: u32) -> Result<Vec<OperatorRow>, DatabaseError> {
+        let sql = "SELECT * FROM admin_tokens WHERE name > ?1 ORDER BY name LIMIT ?2";
+        self.read(move |connection| connection.fetch(sql, &values![after, limit], read)).await
+    }
+
+    async fn create_operator(
+        &self,
+        token: Digest,
+        name: String,
+        role: u8,
+        now: Timestamp,
+    ) -> Result<bool, DatabaseError> {
+        self.write(move |connection| {
+            if find(connection, &name)?.is_some() {
+                return Ok(false);
+            }
+            insert_operator(connection, token, &name, role, now)?;
+            Ok(true)
+        })
+        .await
+    }
+
+    async fn revoke_operator(
+        &self,
+        name: String,
+        greatest: u8,
+        now: Timestamp,
+    ) -> Result<Revocation, DatabaseError> {
+        let revoked = self.decide(move |connection| revoke(connection, &name, greatest, now)).await?;
+        let mut known = self.known();
+        known.revocations += 1;
+        known.by_token.clear();
+        Ok(revoked)
+    }
+}
+
+impl<J> Database<J> {
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.operators.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn revoke(
+    connection: &mut Connection,
+    name: &str,
+    greatest: u8,
+    now: Timestamp,
+) -> Result<Decision<Revocation>, DatabaseError> {
+    let Some(row) = find(connection, name)? else { return Ok(Decision::Undo(Revocation::Unknown)) };
+    let others =
+        "SELECT count(*) AS others FROM admin_tokens WHERE role = ?1 AND revoked_at = 0 AND name <> ?2";
+    let others = connection.only(others, &values![greatest, name], |record| record.get("others"))?;
+    let decision = Revocation::decide(row, greatest, others, now);
+    if let Revocation::Done { row, is_new: true } = &decision {
+        let sql = "UPDATE admin_tokens SET revoked_at = ?2 WHERE name = ?1";
+        connection.execute(sql, &values![name, row.revoked_at])?;
+    }
+    Ok(Decision::Keep(decision))
+}
+
+fn find(connection: &mut Connection, name: &str) -> Result<Option<OperatorRow>, DatabaseError> {
+    connection.first("SELECT * FROM admin_tokens WHERE name = ?1", &values![name], read)
+}
+
+fn read(record: &Record<'_>) -> Result<OperatorRow, DatabaseError> {
+    Ok(OperatorRow {
+        name: record.get("name")?,
+        role: record.get("role")?,
+        created_at: record.get("created_at")?,
+        revoked_at: record.get("revoked_at")?,
+    })
+}
+
+/// Records somebody who may call.
+///
+/// # Errors
+/// When the database fails, or the name or token is recorded already.
+pub fn insert_operator(
+    connection: &mut Connection,
+    token: Digest,
+    name: &str,
+    role: u8,
+    now: Timestamp,
+) -> Result<(), DatabaseError> {
+    let sql = "INSERT INTO admin_tokens (token_digest, name, role, created_at) VALUES (?1, ?2, ?3, ?4)";
+    connection.execute(sql, &values![token, name, role, now]).map(drop)
+}

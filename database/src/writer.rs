@@ -1,0 +1,377 @@
+//! The one thread that writes. It takes as many jobs as wait, puts them into one transaction, and answers all
+//! of them after the one commit: a thousand receipts cost one sync of the disk, and nobody is told "stored"
+//! before it is.
+//!
+//! Jobs that come in thousands have a lane: all of a batch are written together. When that fails, each is
+//! written by itself, so that one that is at fault takes no other with it. Other jobs are each a part of the
+//! transaction that can be undone alone.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+use tracing::error;
+use writ_common::admin::audit::NewAudit;
+
+use crate::audit;
+use crate::{Connection, DatabaseError};
+
+/// Writes that may wait. Past it, callers wait their turn: the disk sets the pace, memory stays bounded.
+pub(crate) const MAX_WAITING_WRITES: usize = 4096;
+/// Writes in one commit. Enough to make the sync of the disk cheap, few enough to keep latency in
+/// milliseconds.
+const MAX_BATCH: usize = 512;
+/// A batch that takes longer than this stands before a disk that hangs.
+const LONGEST_BATCH: Duration = Duration::from_secs(10);
+
+/// Whether the disk takes what is written.
+#[derive(Debug, Default)]
+pub(crate) struct Health(Mutex<Writing>);
+
+#[derive(Debug, Default)]
+struct Writing {
+    /// Since when a batch is being written.
+    since: Option<Instant>,
+    /// The latest batch was not stored, and nothing that surely wrote was since.
+    has_failed: bool,
+}
+
+impl Health {
+    fn begin(&self) {
+        self.lock().since = Some(Instant::now());
+    }
+
+    fn end(&self, is_stored: bool) {
+        let mut writing = self.lock();
+        writing.since = None;
+        writing.has_failed |= !is_stored;
+    }
+
+    /// Something was stored that cannot have been stored already.
+    pub(crate) fn wrote(&self) {
+        self.lock().has_failed = false;
+    }
+
+    pub(crate) fn is_good(&self) -> bool {
+        let writing = self.lock();
+        !writing.has_failed && writing.since.is_none_or(|since| since.elapsed() < LONGEST_BATCH)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Writing> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Where the outcome of a write is awaited.
+pub type Answer<T> = oneshot::Sender<Result<T, DatabaseError>>;
+
+/// What a write decided about itself.
+#[derive(Debug)]
+pub enum Decision<T> {
+    /// What it wrote counts.
+    Keep(T),
+    /// What it wrote is undone.
+    Undo(T),
+}
+
+/// Called after the commit, with the reason if there was none.
+type Finish = Box<dyn FnOnce(Option<&str>) + Send>;
+
+/// A write of its own, and what is to be said after the commit.
+pub(crate) type Other = Box<dyn FnOnce(&mut Batch<'_>) + Send>;
+
+/// What there is to write: `J` are the jobs that only one program knows.
+pub(crate) enum Job<J> {
+    Other(Other),
+    Audit(NewAudit, Answer<()>),
+    Item(J),
+}
+
+/// Wraps a write into a job.
+pub(crate) fn other<J, T, F>(work: F, answer: Answer<T>) -> Job<J>
+where
+    T: Send + 'static,
+    F: FnOnce(&mut Connection) -> Result<Decision<T>, DatabaseError> + Send + 'static,
+{
+    Job::Other(Box::new(move |batch| {
+        let done = batch.attempt(work);
+        batch.answer(answer, done);
+    }))
+}
+
+/// One transaction under way.
+pub struct Batch<'c> {
+    connection: &'c mut Connection,
+    /// Set when the transaction itself is in doubt, so that nothing of the batch may count.
+    failed: Option<String>,
+    finishes: Vec<Finish>,
+}
+
+impl std::fmt::Debug for Batch<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Batch").field("failed", &self.failed).finish_non_exhaustive()
+    }
+}
+
+impl Batch<'_> {
+    /// Writes jobs of one kind together; the outcomes that `write` returns are in the order of its items. When
+    /// that fails, each is written by itself.
+    pub fn lane<T, A: Send + 'static>(
+        &mut self,
+        jobs: Vec<(T, Answer<A>)>,
+        write: fn(&mut Connection, &[T]) -> Result<Vec<A>, DatabaseError>,
+    ) {
+        if jobs.is_empty() {
+            return;
+        }
+        let (items, answers): (Vec<_>, Vec<_>) = jobs.into_iter().unzip();
+        if let Ok(outcomes) = self.attempt(|connection| write(connection, &items).map(Decision::Keep)) {
+            for (outcome, answer) in outcomes.into_iter().zip(answers) {
+                self.answer(answer, Ok(outcome));
+            }
+            return;
+        }
+        for (item, answer) in items.iter().zip(answers) {
+            let only = |connection: &mut Connection| {
+                let mut outcomes = write(connection, std::slice::from_ref(item))?;
+                outcomes.pop().map(Decision::Keep).ok_or(DatabaseError::Closed)
+            };
+            let outcome = self.attempt(only);
+            self.answer(answer, outcome);
+        }
+    }
+
+    /// Calls something after the commit, or after there was none.
+    pub fn afterwards(&mut self, call: impl FnOnce() + Send + 'static) {
+        self.finishes.push(Box::new(|_| call()));
+    }
+
+    /// Runs a write so that its failure undoes it alone. SQLite rolls a whole transaction back by itself when
+    /// the disk is full, and what ran after that would stand outside of any: then the batch has failed.
+    fn attempt<T>(
+        &mut self,
+        work: impl FnOnce(&mut Connection) -> Result<Decision<T>, DatabaseError>,
+    ) -> Result<T, DatabaseError> {
+        if let Some(why) = &self.failed {
+            return Err(DatabaseError::NotCommitted(why.clone()));
+        }
+        let done = self.connection.begin_part().and_then(|()| work(self.connection));
+        if let Err(DatabaseError::Failed { why, is_of_the_disk: true }) = &done {
+            self.failed = Some(why.clone());
+        } else {
+            let ended = self.connection.end_part(matches!(done, Ok(Decision::Keep(_))));
+            self.failed = ended.err().map(|error| error.to_string());
+        }
+        done.map(|decision| match decision {
+            Decision::Keep(outcome) | Decision::Undo(outcome) => outcome,
+        })
+    }
+
+    fn answer<T: Send + 'static>(&mut self, answer: Answer<T>, outcome: Result<T, DatabaseError>) {
+        self.finishes.push(Box::new(move |not_committed| {
+            let not_committed = not_committed.map(|why| Err(DatabaseError::NotCommitted(why.to_owned())));
+            // Whoever asked may have gone meanwhile.
+            let _ = answer.send(not_committed.unwrap_or(outcome));
+        }));
+    }
+
+    /// Ends the transaction and tells everybody; whether it is stored.
+    fn end(self) -> bool {
+        let Batch { connection, mut failed, finishes } = self;
+        if failed.is_none() {
+            failed = connection.commit().err().map(|error| error.to_string());
+        }
+        if let Some(error) = &failed {
+            error!(%error, "nothing of this batch is stored");
+            // There may be no transaction left to roll back; either way none is open afterwards.
+            let _ = connection.roll_back();
+        }
+        for finish in finishes {
+            finish(failed.as_deref());
+        }
+        failed.is_none()
+    }
+}
+
+/// The thread's work. Ends when every handle is gone.
+pub(crate) fn write_batches<J>(
+    mut connection: Connection,
+    mut jobs: mpsc::Receiver<Job<J>>,
+    health: &Arc<Health>,
+    mut write_items: impl FnMut(&mut Batch<'_>, Vec<J>),
+) {
+    let mut waiting = Vec::new();
+    while jobs.blocking_recv_many(&mut waiting, MAX_BATCH) > 0 {
+        health.begin();
+        let failed = connection.begin().err().map(|error| error.to_string());
+        let mut batch = Batch { connection: &mut connection, failed, finishes: Vec::new() };
+        let (mut audits, mut items) = (Vec::new(), Vec::new());
+        for job in waiting.drain(..) {
+            match job {
+                Job::Other(other) => other(&mut batch),
+                Job::Audit(entry, answer) => audits.push((entry, answer)),
+                Job::Item(item) => items.push(item),
+            }
+        }
+        batch.lane(audits, audit::append_all);
+        write_items(&mut batch, items);
+        health.end(batch.end());
+    }
+    if let Err(error) = connection.close() {
+        error!(%error, "the database was not closed in good order");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tempfile::TempDir;
+    use writ_common::shutdown::Shutdown;
+
+    use super::*;
+    use crate::{Database, Migration, Schema, ToValue as _, file, values};
+
+    const SCHEMA: Schema = Schema {
+        migrations: &[Migration {
+            version: 1,
+            name: "initial",
+            sql: "CREATE TABLE words (word TEXT PRIMARY KEY, size BIGINT NOT NULL)",
+        }],
+        cure: "put a copy back",
+    };
+
+    type Word = (String, Answer<usize>);
+
+    fn write_words(connection: &mut Connection, words: &[String]) -> Result<Vec<usize>, DatabaseError> {
+        let rows: Vec<_> = words.iter().map(|word| (word, u64::try_from(word.len()).unwrap())).collect();
+        connection.execute_each(
+            "INSERT INTO words VALUES (?1, ?2)",
+            rows.iter().map(|(word, size)| values![word, size]),
+        )?;
+        Ok(words.iter().map(String::len).collect())
+    }
+
+    async fn database() -> (TempDir, Shutdown, Database<Word>) {
+        let (folder, shutdown) = (tempfile::tempdir().unwrap(), Shutdown::new());
+        let path = folder.path().join("test.db");
+        file::make(&path).unwrap();
+        let write = |batch: &mut Batch<'_>, words| batch.lane(words, write_words);
+        let database = Database::open(&path, &SCHEMA, write, &shutdown).await.unwrap();
+        (folder, shutdown, database)
+    }
+
+    async fn words(database: &Database<Word>) -> Vec<String> {
+        let sql = "SELECT word FROM words ORDER BY word";
+        database
+            .read(move |connection| connection.fetch(sql, &[], |record| record.get("word")))
+            .await
+            .unwrap()
+    }
+
+    /// A write that waits until it may go on, so that what is queued meanwhile is one batch.
+    async fn hold(
+        database: &Database<Word>,
+    ) -> (std::sync::mpsc::Sender<()>, impl Future<Output = ()> + use<>) {
+        let (go_on, waits) = std::sync::mpsc::channel::<()>();
+        let (begun, has_begun) = oneshot::channel();
+        let held = database.clone();
+        let held = async move {
+            held.write(move |_| {
+                begun.send(()).unwrap();
+                waits.recv().unwrap_err();
+                Ok(())
+            })
+            .await
+            .unwrap();
+        };
+        let mut held = Box::pin(held);
+        let begins = std::future::poll_fn(|context| {
+            let _ = held.as_mut().poll(context);
+            std::task::Poll::Ready(())
+        });
+        begins.await;
+        has_begun.await.unwrap();
+        (go_on, held)
+    }
+
+    #[tokio::test]
+    async fn one_write_that_fails_takes_no_other_of_its_batch_with_it() {
+        let (_folder, _shutdown, database) = database().await;
+        let (go_on, held) = hold(&database).await;
+        let mut pending = Vec::new();
+        for word in ["one", "two", "one", "three"] {
+            pending.push(database.queue(|answer| (word.to_owned(), answer)).await.unwrap());
+        }
+        drop(go_on);
+        held.await;
+        let mut outcomes = Vec::new();
+        for pending in pending {
+            outcomes.push(pending.committed().await.ok());
+        }
+        assert_eq!(outcomes, [Some(3), Some(3), None, Some(5)]);
+        assert_eq!(words(&database).await, ["one", "three", "two"]);
+        assert!(database.is_writing(), "the disk is not at fault");
+    }
+
+    #[tokio::test]
+    async fn a_write_that_undoes_itself_leaves_nothing_and_still_answers() {
+        let (_folder, _shutdown, database) = database().await;
+        let insert =
+            |connection: &mut Connection| connection.execute("INSERT INTO words VALUES ('one', 1)", &[]);
+        let undone = database.decide(move |connection| {
+            insert(connection)?;
+            Ok(Decision::Undo("no"))
+        });
+        assert_eq!(undone.await.unwrap(), "no");
+        assert!(words(&database).await.is_empty());
+        database.write(move |connection| insert(connection).map(drop)).await.unwrap();
+        assert_eq!(words(&database).await, ["one"]);
+    }
+
+    #[tokio::test]
+    async fn on_a_full_disk_nothing_of_a_batch_counts_and_nobody_is_told_it_did() {
+        let (_folder, _shutdown, database) = database().await;
+        database.write(|connection| connection.run("PRAGMA max_page_count = 8")).await.unwrap();
+        let (go_on, held) = hold(&database).await;
+        let small = database.queue(|answer| ("small".to_owned(), answer)).await.unwrap();
+        let large = database.queue(|answer| ("x".repeat(100_000), answer)).await.unwrap();
+        drop(go_on);
+        held.await;
+        for pending in [small, large] {
+            let error = pending.committed().await.unwrap_err();
+            assert!(error.to_string().contains("full"), "{error}");
+        }
+        assert!(words(&database).await.is_empty());
+        assert!(!database.is_writing());
+        // Room again: known by a write that reached the disk.
+        database.write(|connection| connection.run("PRAGMA max_page_count = 1000")).await.unwrap();
+        assert!(!database.is_writing());
+        let small = database.queue(|answer| ("small".to_owned(), answer)).await.unwrap();
+        assert_eq!(small.committed().await.unwrap(), 5);
+        database.wrote();
+        assert!(database.is_writing());
+    }
+
+    #[tokio::test]
+    async fn the_file_is_closed_when_the_shutdown_has_waited() {
+        let (folder, shutdown, database) = database().await;
+        let small = database.queue(|answer| ("small".to_owned(), answer)).await.unwrap();
+        let _ = small.committed().await.unwrap();
+        assert_eq!(words(&database).await, ["small"]);
+        assert!(folder.path().join("test.db-wal").exists());
+        database.close().await;
+        assert!(shutdown.drain(Duration::from_secs(60)).await);
+        assert!(!folder.path().join("test.db-wal").exists(), "the log is taken over into the file");
+    }
+
+    #[tokio::test]
+    async fn a_file_that_is_no_database_is_told_with_its_cure() {
+        let (folder, shutdown) = (tempfile::tempdir().unwrap(), Shutdown::new());
+        let path = folder.path().join("test.db");
+        std::fs::write(&path, [7; 4096]).unwrap();
+        let opened = Database::<Word>::open(&path, &SCHEMA, |_, _| {}, &shutdown).await;
+        let error = opened.unwrap_err();
+        assert!(matches!(&error, DatabaseError::DamagedFile { .. }), "{error}");
+        assert!(error.to_string().ends_with("put a copy back"), "{error}");
+    }
+}

@@ -1,0 +1,51 @@
+//! Writes that come in thousands: all of a kind that wait are written together.
+
+use std::collections::HashSet;
+
+use tokio::sync::broadcast;
+use writ_common::id::CommandId;
+use writ_database::{Answer, Batch};
+
+use super::rows::{Contact, NewCommand, NewReceipt, Noted, ReceiptFate, RecordedCommand, SignOfLife};
+use super::sql;
+
+/// One such write, and where its outcome is awaited.
+#[derive(Debug)]
+pub enum Job {
+    /// A command is recorded.
+    Command(NewCommand, Answer<Option<RecordedCommand>>),
+    /// A receipt is recorded.
+    Receipt(NewReceipt, Answer<ReceiptFate>),
+    /// A session begins.
+    Contact(Contact, Answer<Noted>),
+    /// An agent was heard.
+    SignOfLife(SignOfLife, Answer<()>),
+}
+
+/// Writes the jobs of a batch, and tells afterwards which commands have changed.
+pub(super) fn write(batch: &mut Batch<'_>, jobs: Vec<Job>, changes: &broadcast::Sender<CommandId>) {
+    let (mut commands, mut receipts, mut contacts, mut signs) = (vec![], vec![], vec![], vec![]);
+    for job in jobs {
+        match job {
+            Job::Command(command, answer) => commands.push((command, answer)),
+            Job::Receipt(receipt, answer) => receipts.push((receipt, answer)),
+            Job::Contact(contact, answer) => contacts.push((contact, answer)),
+            Job::SignOfLife(sign, answer) => signs.push((sign, answer)),
+        }
+    }
+    let changed: HashSet<_> = receipts.iter().map(|(receipt, _): &(NewReceipt, _)| receipt.command).collect();
+    batch.lane(commands, sql::record_commands);
+    batch.lane(receipts, sql::record_receipts);
+    // Before the contacts: what an older session heard is known when a newer one is judged.
+    batch.lane(signs, sql::note_signs_of_life);
+    batch.lane(contacts, sql::note_contacts);
+    if !changed.is_empty() {
+        let changes = changes.clone();
+        batch.afterwards(move || {
+            for command in changed {
+                // Nobody watching is not an error.
+                let _ = changes.send(command);
+            }
+        });
+    }
+}

@@ -1,0 +1,123 @@
+//! Agents, and what is known of them.
+
+use writ_common::id::AgentId;
+use writ_common::keys::PublicKey;
+use writ_common::time::Timestamp;
+use writ_database::{FromValue, ToValue, Value};
+
+/// What a session needs to know of an agent.
+#[derive(Debug, Clone)]
+pub struct KnownAgent {
+    /// Its id.
+    pub id: AgentId,
+    /// Its identity key.
+    pub public_key: PublicKey,
+    /// Why nothing is sent to it; `None` when nothing is held.
+    pub held: Option<String>,
+    /// Whether it was removed.
+    pub is_removed: bool,
+    /// It is told to refuse what was issued earlier; zero: no such rule.
+    pub commands_from: Timestamp,
+}
+
+/// An agent as stored, with all that is known of it.
+#[derive(Debug, Clone)]
+pub struct AgentRow {
+    /// Its id.
+    pub id: AgentId,
+    /// Its name; not unique.
+    pub name: String,
+    /// Its realm.
+    pub realm: String,
+    /// Its identity key.
+    pub public_key: PublicKey,
+    /// When it was enrolled.
+    pub enrolled_at: Timestamp,
+    /// When it was last heard; zero: never.
+    pub last_contact: Timestamp,
+    /// When it last reported on itself; zero: never.
+    pub reported_at: Timestamp,
+    /// Its version.
+    pub agent_version: String,
+    /// The bundle it last said it holds.
+    pub bundle_version: u64,
+    /// The settings it last said it keeps.
+    pub settings_revision: u64,
+    /// The counter of its journal.
+    pub journal_counter: u64,
+    /// Its allow-list: name and class.
+    pub actions: Vec<(String, String)>,
+    /// Commands that wait for it.
+    pub waiting: u64,
+    /// Why nothing is sent to it; empty when nothing is held.
+    pub held: String,
+    /// When it was removed; zero: it was not.
+    pub removed_at: Timestamp,
+    /// What selectors look at.
+    pub attributes: Vec<Attribute>,
+}
+
+/// What an agent last said it can do.
+#[derive(Debug)]
+pub struct AllowList {
+    /// Its id.
+    pub id: AgentId,
+    /// Its name.
+    pub name: String,
+    /// Name and class of each action.
+    pub actions: Vec<(String, String)>,
+}
+
+/// One thing selectors can look at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attribute {
+    /// Its name.
+    pub name: String,
+    /// Its value.
+    pub value: String,
+    /// Who says so.
+    pub source: Source,
+}
+
+/// Who says something of an agent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// Its signed identity record.
+    Record,
+    /// An operator.
+    Label,
+    /// The agent itself.
+    Fact,
+}
+
+impl Source {
+    pub(in crate::store) const fn stored(self) -> i64 {
+        match self {
+            Self::Record => 0,
+            Self::Label => 1,
+            Self::Fact => 2,
+        }
+    }
+}
+
+impl ToValue for Source {
+    fn to_value(&self) -> Value<'_> {
+        Value::Integer(self.stored())
+    }
+}
+
+impl FromValue for Source {
+    fn from_value(value: Value<'_>) -> Option<Self> {
+        let stored = i64::from_value(value)?;
+        [Self::Record, Self::Label, Self::Fact].into_iter().find(|source| source.stored() == stored)
+    }
+}
+
+/// Which agents are listed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Membership {
+    /// Those that may be sent commands, held ones included.
+    Present,
+    /// Those that were removed.
+    Removed,
+}

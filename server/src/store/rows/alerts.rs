@@ -1,0 +1,47 @@
+//! What somebody should look at.
+
+use writ_common::id::AgentId;
+use writ_common::time::Timestamp;
+
+use super::AlertKind;
+
+/// In an alert's place for an agent: the server itself.
+pub const SERVER: AgentId = AgentId::from_bytes([0; 16]);
+
+/// A new occurrence.
+#[derive(Debug, Clone)]
+pub struct Alarm {
+    /// What.
+    pub kind: AlertKind,
+    /// The refusal's code; empty otherwise.
+    pub code: &'static str,
+    /// About whom.
+    pub agent: AgentId,
+    /// How often.
+    pub count: u64,
+    /// For people; the latest is kept.
+    pub detail: String,
+}
+
+/// An alert as stored.
+#[derive(Debug, Clone)]
+pub struct AlertRow {
+    /// Its number.
+    pub id: u64,
+    /// What.
+    pub kind: String,
+    /// The refusal's code.
+    pub code: String,
+    /// About whom.
+    pub agent: AgentId,
+    /// Its name, if it is still known.
+    pub agent_name: String,
+    /// How often.
+    pub count: u64,
+    /// The first.
+    pub first_at: Timestamp,
+    /// The last.
+    pub last_at: Timestamp,
+    /// For people.
+    pub detail: String,
+}

@@ -1,0 +1,66 @@
+//! What agents say when they come and while they stay.
+
+use writ_common::command::ActionClass;
+use writ_common::hello::JournalStanding;
+use writ_common::id::{AgentId, Digest, SessionMark};
+use writ_common::time::Timestamp;
+
+/// What an agent says of itself when a session begins.
+#[derive(Debug, Clone)]
+pub struct Contact {
+    /// Who.
+    pub agent: AgentId,
+    /// When.
+    pub at: Timestamp,
+    /// Where it came from.
+    pub address: String,
+    /// Its version.
+    pub agent_version: String,
+    /// The bundle it holds.
+    pub bundle: (u64, Digest),
+    /// How its journal stands.
+    pub journal: JournalStanding,
+}
+
+/// What the store knows of an agent whose session begins.
+#[derive(Debug, Clone)]
+pub struct Noted {
+    /// Why nothing may be sent to it, if its journal went back or forked now or earlier.
+    pub held: Option<String>,
+    /// It must refuse what was issued earlier; zero: no such rule.
+    pub commands_from: Timestamp,
+}
+
+/// That an agent was heard.
+#[derive(Debug, Clone)]
+pub struct SignOfLife {
+    /// Who.
+    pub agent: AgentId,
+    /// When.
+    pub at: Timestamp,
+    /// The mark of its session, and how many admissions it has announced in it: the greatest number it said.
+    pub admissions: (SessionMark, u64),
+    /// What it says of itself, if it does.
+    pub report: Option<Report>,
+}
+
+/// What it says in a report.
+#[derive(Debug, Clone)]
+pub struct Report {
+    /// The bundle it holds.
+    pub bundle: (u64, Digest),
+    /// The settings it keeps.
+    pub settings_revision: u64,
+    /// Its allow-list.
+    pub actions: Vec<(String, ActionClass)>,
+    /// Facts for selectors.
+    pub facts: Vec<(String, String)>,
+}
+
+impl Report {
+    /// As stored.
+    pub(in crate::store) fn action_lines(&self) -> String {
+        let line = |(name, class): &(String, ActionClass)| format!("{name}\t{}", class.as_str());
+        self.actions.iter().map(line).collect::<Vec<_>>().join("\n")
+    }
+}

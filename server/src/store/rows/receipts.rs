@@ -1,0 +1,43 @@
+//! The receipts that answer commands.
+
+use bytes::Bytes;
+use writ_common::id::{AgentId, CommandId, Digest, SessionMark};
+use writ_common::time::Timestamp;
+
+use super::TargetState;
+
+/// What became of a receipt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReceiptFate {
+    /// It is the one that counts.
+    Stored,
+    /// It was stored before.
+    Known,
+    /// Another one was stored before; this one is evidence.
+    Contradicts,
+    /// The agent was never sent such a command; this one is evidence.
+    Unsolicited,
+}
+
+/// A verified receipt, ready to be recorded.
+#[derive(Debug, Clone)]
+pub struct NewReceipt {
+    /// The command's id.
+    pub command: CommandId,
+    /// The command's digest.
+    pub command_digest: Digest,
+    /// The agent.
+    pub agent: AgentId,
+    /// The mark of the session it came in, and the journal's counter it shows.
+    pub counter: (SessionMark, u64),
+    /// The receipt's own digest.
+    pub digest: Digest,
+    /// The receipt's envelope.
+    pub envelope: Bytes,
+    /// What it says.
+    pub state: TargetState,
+    /// Whether it answers a delivery this server did not make.
+    pub is_replay: bool,
+    /// When it came.
+    pub now: Timestamp,
+}

@@ -1,0 +1,307 @@
+//! The agents.
+
+use bytes::Bytes;
+use writ_common::id::AgentId;
+use writ_common::time::Timestamp;
+use writ_database::dialect::{MAX_PARAMETERS, parameters};
+use writ_database::{Connection, Record, ToValue as _, Value, values};
+
+use super::super::rows::{
+    AgentRow, AlertKind, AllowList, Attribute, FIRST_ENDED, KnownAgent, Membership, Source, TargetState,
+};
+use super::super::{Store, StoreError};
+use crate::selector::{Requirement, Selector};
+
+impl Store {
+    /// What a session needs to know of an agent.
+    pub async fn known_agent(&self, agent: AgentId) -> Result<Option<KnownAgent>, StoreError> {
+        let sql = "SELECT public_key, held, removed_at, commands_from FROM agents WHERE agent_id = ?1";
+        let read = move |connection: &mut Connection| {
+            connection.first(sql, &values![agent], |record| {
+                Ok(KnownAgent {
+                    id: agent,
+                    public_key: record.get("public_key")?,
+                    held: Some(record.get("held")?).filter(|held: &String| !held.is_empty()),
+                    is_removed: record.get::<Timestamp>("removed_at")? != Timestamp::ZERO,
+                    commands_from: record.get("commands_from")?,
+                })
+            })
+        };
+        self.database.read(read).await
+    }
+
+    /// One agent.
+    pub async fn agent(&self, agent: AgentId, now: Timestamp) -> Result<Option<AgentRow>, StoreError> {
+        let read = move |connection: &mut _| fetch(connection, "agent_id = ?2", &values![now, agent]);
+        Ok(self.database.read(read).await?.pop())
+    }
+
+    /// The present agents of a name, at most two: enough to tell one from several.
+    pub async fn agents_named(&self, name: &str, now: Timestamp) -> Result<Vec<AgentRow>, StoreError> {
+        let name = name.to_owned();
+        let which = "removed_at = 0 AND name = ?2 ORDER BY agent_id LIMIT 2";
+        self.database.read(move |connection| fetch(connection, which, &values![now, name])).await
+    }
+
+    /// A page of agents by id, after a given one.
+    pub async fn agents(
+        &self,
+        selection: (Membership, Option<&Selector>),
+        after: Option<AgentId>,
+        limit: u32,
+        now: Timestamp,
+    ) -> Result<Vec<AgentRow>, StoreError> {
+        let (membership, selector) = (selection.0, selection.1.cloned());
+        let read = move |connection: &mut _| {
+            let after = after.as_ref().map_or_else(|| [].as_slice(), |agent| agent.as_bytes());
+            let mut values = values![now, after, limit].to_vec();
+            let members = match membership {
+                Membership::Present => "removed_at = 0",
+                Membership::Removed => "removed_at > 0",
+            };
+            let chosen = selector.as_ref().map_or_else(String::new, |selector| choose(selector, &mut values));
+            let which = format!("agent_id > ?2 AND {members}{chosen} ORDER BY agent_id LIMIT ?3");
+            fetch(connection, &which, &values)
+        };
+        self.database.read(read).await
+    }
+
+    /// The ids of all present agents, or of those a selector chooses, ascending.
+    pub async fn agent_ids(&self, selector: Option<&Selector>) -> Result<Vec<AgentId>, StoreError> {
+        let selector = selector.cloned();
+        let read = move |connection: &mut Connection| {
+            let mut values = Vec::new();
+            let chosen = selector.as_ref().map_or_else(String::new, |selector| choose(selector, &mut values));
+            let sql = format!("SELECT agent_id FROM agents WHERE removed_at = 0{chosen} ORDER BY agent_id");
+            connection.fetch(&sql, &values, |record| record.get("agent_id"))
+        };
+        self.database.read(read).await
+    }
+
+    /// A name that a selector asks for and several of those it chooses have.
+    pub async fn shared_name(&self, selector: &Selector) -> Result<Option<String>, StoreError> {
+        if selector.names().next().is_none() {
+            return Ok(None);
+        }
+        let selector = selector.clone();
+        let read = move |connection: &mut Connection| {
+            let mut values: Vec<_> = selector.names().map(Value::Text).collect();
+            let (names, chosen) = (parameters(1, values.len()), choose(&selector, &mut values));
+            let sql = format!(
+                "SELECT name FROM agents WHERE removed_at = 0 AND name IN ({names}){chosen}
+                 GROUP BY name HAVING count(*) > 1 ORDER BY name LIMIT 1"
+            );
+            connection.first(&sql, &values, |record| record.get("name"))
+        };
+        self.database.read(read).await
+    }
+
+    /// The allow-lists of these agents, ascending by id as they are.
+    pub async fn action_tables(&self, agents: &[AgentId]) -> Result<Vec<AllowList>, StoreError> {
+        let agents = agents.to_vec();
+        let read = move |connection: &mut Connection| {
+            let mut tables = Vec::with_capacity(agents.len());
+            for some in agents.chunks(MAX_PARAMETERS) {
+                let values: Vec<_> = some.iter().map(|agent| agent.to_value()).collect();
+                let sql = format!(
+                    "SELECT agent_id, name, actions FROM agents WHERE agent_id IN ({}) ORDER BY agent_id",
+                    parameters(1, values.len())
+                );
+                tables.extend(connection.fetch(&sql, &values, |record| {
+                    let (id, name) = (record.get("agent_id")?, record.get("name")?);
+                    Ok(AllowList { id, name, actions: read_actions(record)? })
+                })?);
+            }
+            Ok(tables)
+        };
+        self.database.read(read).await
+    }
+
+    /// How many agents are enrolled and not removed.
+    pub async fn count_agents(&self) -> Result<u64, StoreError> {
+        let sql = "SELECT count(*) AS agents FROM agents WHERE removed_at = 0";
+        self.database.read(move |connection| connection.only(sql, &[], |record| record.get("agents"))).await
+    }
+
+    /// Sets and removes labels, in one transaction.
+    pub async fn label(
+        &self,
+        agent: AgentId,
+        set: Vec<(String, String)>,
+        remove: Vec<String>,
+    ) -> Result<(), StoreError> {
+        let write = move |connection: &mut Connection| {
+            let sql = "DELETE FROM attributes WHERE agent_id = ?1 AND name = ?2 AND source = ?3";
+            let label = Source::Label;
+            connection.execute_each(sql, remove.iter().map(|name| values![agent, name, label]))?;
+            for (name, value) in &set {
+                put_attribute(connection, agent, (name, value), Source::Label)?;
+            }
+            Ok(())
+        };
+        self.database.write(write).await
+    }
+
+    /// The agent gets nothing any more; its queue is cancelled. Removing twice is removing once.
+    pub async fn remove_agent(&self, agent: AgentId, now: Timestamp) -> Result<(), StoreError> {
+        self.database.write(move |connection| remove(connection, agent, now)).await
+    }
+
+    /// An operator decided: what the agent's journal says now is what counts. What it may have obeyed and
+    /// forgotten it refuses from then on: everything issued before it was noticed. If it replaces
+    /// another, it has that one's name and labels, and the other is removed.
+    pub async fn approve_agent(
+        &self,
+        agent: AgentId,
+        replaces: Option<AgentId>,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        let write = move |connection: &mut Connection| {
+            // Journals it showed before stay known, and those it shows from now on are counted anew.
+            let sql = "UPDATE agents SET held = '', approved_at = ?2 WHERE agent_id = ?1";
+            connection.execute(sql, &values![agent, now])?;
+            let sql = "INSERT INTO journals SELECT agent_id, journal_id, ?2 FROM agents
+                       WHERE agent_id = ?1 AND journal_id IS NOT NULL ON CONFLICT DO NOTHING";
+            connection.execute(sql, &values![agent, now])?;
+            let sql = "UPDATE alerts SET detail = 'Its journal went back; an operator has decided since.'
+                       WHERE agent_id = ?1 AND kind = ?2";
+            connection.execute(sql, &values![agent, AlertKind::Rewound.as_str()])?;
+            match replaces {
+                Some(older) => replace(connection, agent, older, now),
+                None => Ok(()),
+            }
+        };
+        self.database.write(write).await
+    }
+
+    /// Replaces an agent's identity record by one about the same agent and key.
+    pub async fn renew_record(&self, agent: AgentId, envelope: Bytes) -> Result<(), StoreError> {
+        let sql = "UPDATE agents SET identity_record = ?2 WHERE agent_id = ?1";
+        self.database
+            .write(move |connection| connection.execute(sql, &values![agent, envelope]).map(drop))
+            .await
+    }
+}
+
+/// What of a selector the database decides, to go on a condition: an index look-up for each requirement. Its
+/// values come behind those that are there.
+fn choose<'s>(selector: &'s Selector, values: &mut Vec<Value<'s>>) -> String {
+    let mut sql = String::new();
+    for Requirement { name, values: wanted, is_negated } in selector.requirements() {
+        let not = if *is_negated { "NOT " } else { "" };
+        values.push(name.to_value());
+        let asked = format!("SELECT agent_id FROM attributes WHERE name = ?{}", values.len());
+        let one_of = match wanted.as_slice() {
+            [] => String::new(),
+            wanted => format!(" AND value IN ({})", parameters(values.len() + 1, wanted.len())),
+        };
+        values.extend(wanted.iter().map(|value| Value::Text(value)));
+        sql.push_str(&format!(" AND agent_id {not}IN ({asked}{one_of})"));
+    }
+    sql
+}
+
+/// Whole agents: `which` is the condition, and `?1` is now.
+fn fetch(
+    connection: &mut Connection,
+    which: &str,
+    values: &[Value<'_>],
+) -> Result<Vec<AgentRow>, StoreError> {
+    let sql = format!(
+        "SELECT agents.*,
+             (SELECT count(*) FROM targets JOIN commands ON commands.sequence = targets.command
+              WHERE targets.agent_id = agents.agent_id AND state < {FIRST_ENDED} AND cancelled_at = 0
+              AND expires_at > ?1) AS waiting
+         FROM agents WHERE {which}"
+    );
+    let mut rows = connection.fetch(&sql, values, read)?;
+    add_attributes(connection, &mut rows)?;
+    Ok(rows)
+}
+
+fn add_attributes(connection: &mut Connection, rows: &mut [AgentRow]) -> Result<(), StoreError> {
+    for rows in rows.chunks_mut(MAX_PARAMETERS) {
+        let sql = format!(
+            "SELECT agent_id, name, value, source FROM attributes WHERE agent_id IN ({}) ORDER BY agent_id, name",
+            parameters(1, rows.len())
+        );
+        let ids: Vec<_> = rows.iter().map(|row| row.id).collect();
+        let values: Vec<_> = ids.iter().map(|agent| agent.to_value()).collect();
+        let found = connection.fetch(&sql, &values, |record| {
+            let (name, value) = (record.get("name")?, record.get("value")?);
+            Ok((record.get::<AgentId>("agent_id")?, Attribute { name, value, source: record.get("source")? }))
+        })?;
+        for (agent, attribute) in found {
+            if let Some(row) = rows.iter_mut().find(|row| row.id == agent) {
+                row.attributes.push(attribute);
+            }
+        }
+    }
+    Ok(())
+}
+
+fn read(record: &Record<'_>) -> Result<AgentRow, StoreError> {
+    Ok(AgentRow {
+        id: record.get("agent_id")?,
+        name: record.get("name")?,
+        realm: record.get("realm")?,
+        public_key: record.get("public_key")?,
+        enrolled_at: record.get("enrolled_at")?,
+        last_contact: record.get("last_contact")?,
+        reported_at: record.get("reported_at")?,
+        agent_version: record.get("agent_version")?,
+        bundle_version: record.get("bundle_version")?,
+        settings_revision: record.get("settings_revision")?,
+        journal_counter: record.get("journal_counter")?,
+        actions: read_actions(record)?,
+        waiting: record.get("waiting")?,
+        held: record.get("held")?,
+        removed_at: record.get("removed_at")?,
+        attributes: Vec::new(),
+    })
+}
+
+fn read_actions(record: &Record<'_>) -> Result<Vec<(String, String)>, StoreError> {
+    let stored: String = record.get("actions")?;
+    let split = |line: &str| {
+        let (name, class) = line.split_once('\t').unwrap_or((line, "destructive"));
+        (name.to_owned(), class.to_owned())
+    };
+    Ok(stored.lines().map(split).collect())
+}
+
+pub(super) fn put_attribute(
+    connection: &mut Connection,
+    agent: AgentId,
+    (name, value): (&str, &str),
+    source: Source,
+) -> Result<(), StoreError> {
+    let sql = "INSERT INTO attributes VALUES (?1, ?2, ?3, ?4) ON CONFLICT (agent_id, name) DO UPDATE
+               SET value = excluded.value, source = excluded.source";
+    connection.execute(sql, &values![agent, name, value, source]).map(drop)
+}
+
+/// An agent has the name and the labels of an older one, which is removed.
+fn replace(
+    connection: &mut Connection,
+    agent: AgentId,
+    older: AgentId,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    let sql = "UPDATE agents SET name = (SELECT name FROM agents WHERE agent_id = ?2) WHERE agent_id = ?1";
+    connection.execute(sql, &values![agent, older])?;
+    let sql = "DELETE FROM attributes WHERE agent_id = ?1 AND source = ?2";
+    connection.execute(sql, &values![agent, Source::Label])?;
+    let sql = "INSERT INTO attributes SELECT ?1, name, value, source FROM attributes
+               WHERE agent_id = ?2 AND (source = ?3 OR name = 'name') ON CONFLICT (agent_id, name) DO UPDATE
+               SET value = excluded.value, source = excluded.source";
+    connection.execute(sql, &values![agent, older, Source::Label])?;
+    remove(connection, older, now)
+}
+
+fn remove(connection: &mut Connection, agent: AgentId, now: Timestamp) -> Result<(), StoreError> {
+    let sql = "UPDATE agents SET removed_at = ?2 WHERE agent_id = ?1 AND removed_at = 0";
+    connection.execute(sql, &values![agent, now])?;
+    let sql = "UPDATE targets SET state = ?2 WHERE agent_id = ?1 AND state = ?3";
+    connection.execute(sql, &values![agent, TargetState::Cancelled, TargetState::Queued]).map(drop)
+}

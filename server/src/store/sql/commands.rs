@@ -1,0 +1,192 @@
+//! Commands, their targets and what became of them.
+
+use writ_common::id::{CommandId, Digest};
+use writ_common::time::Timestamp;
+use writ_database::dialect::LEFT_FIRST_JOIN;
+use writ_database::{Connection, Record, ToValue as _, append_audit, values};
+
+use super::super::lanes::Job;
+use super::super::rows::{
+    CommandRow, EvidenceRow, FIRST_ENDED, NewCommand, Progress, RecordedCommand, TargetRow, TargetState,
+};
+use super::super::{Store, StoreError};
+
+/// Deliveries counted at most for [`Store::backlog`].
+const MAX_BACKLOG: u32 = 100_000;
+
+impl Store {
+    /// How many deliveries of unexpired commands are open, and when the oldest of these was issued; at most
+    /// 100,000 are looked at.
+    pub async fn backlog(&self, now: Timestamp) -> Result<(u64, Timestamp), StoreError> {
+        // From the few commands that have not expired to their targets: every target ever left open would be
+        // read the other way round.
+        let sql = format!(
+            "SELECT count(*) AS open, coalesce(min(issued_at), 0) AS oldest FROM (
+                 SELECT issued_at FROM commands {LEFT_FIRST_JOIN} targets ON command = sequence
+                 WHERE expires_at > ?1 AND state < {FIRST_ENDED} LIMIT ?2) AS backlog"
+        );
+        let read = move |connection: &mut Connection| {
+            let read = |record: &Record<'_>| Ok((record.get("open")?, record.get("oldest")?));
+            connection.only(&sql, &values![now, MAX_BACKLOG], read)
+        };
+        self.database.read(read).await
+    }
+
+    /// Makes a command durable; `None` when the id is taken by a different request.
+    ///
+    /// # Errors
+    /// When the database fails; then nothing is stored.
+    pub async fn record_command(&self, command: NewCommand) -> Result<Option<RecordedCommand>, StoreError> {
+        self.database.queue(|answer| Job::Command(command, answer)).await?.committed().await
+    }
+
+    /// The request an id was used for.
+    pub async fn request_of(&self, command: CommandId) -> Result<Option<Digest>, StoreError> {
+        self.database.read(move |connection| find_request(connection, command)).await
+    }
+
+    /// One command.
+    pub async fn command(&self, command: CommandId) -> Result<Option<CommandRow>, StoreError> {
+        let sql = "SELECT * FROM commands WHERE command_id = ?1";
+        self.database.read(move |connection| connection.first(sql, &values![command], read)).await
+    }
+
+    /// Commands before a place in the order of submission, newest first.
+    pub async fn commands(&self, before: u64, limit: u32) -> Result<Vec<CommandRow>, StoreError> {
+        let sql = "SELECT * FROM commands WHERE sequence < ?1 ORDER BY sequence DESC LIMIT ?2";
+        self.database.read(move |connection| connection.fetch(sql, &values![before, limit], read)).await
+    }
+
+    /// How a command stands.
+    pub async fn progress(&self, command: CommandId) -> Result<Progress, StoreError> {
+        let sql = "SELECT state, count(*) AS targets FROM targets
+                   WHERE command = (SELECT sequence FROM commands WHERE command_id = ?1) GROUP BY state";
+        let read = move |connection: &mut Connection| {
+            connection
+                .fetch(sql, &values![command], |record| Ok((record.get("state")?, record.get("targets")?)))
+        };
+        let mut progress = Progress::default();
+        for (state, targets) in self.database.read(read).await? {
+            progress.targets += targets;
+            let counter = match state {
+                TargetState::Queued => &mut progress.queued,
+                TargetState::Sent => &mut progress.sent,
+                TargetState::Done => &mut progress.done,
+                TargetState::Failed => &mut progress.failed,
+                TargetState::Refused => &mut progress.refused,
+                TargetState::Cancelled => &mut progress.cancelled,
+            };
+            *counter = targets;
+        }
+        Ok(progress)
+    }
+
+    /// A page of a command's targets, in the order of the audience.
+    pub async fn targets(
+        &self,
+        command: CommandId,
+        from: u32,
+        limit: u32,
+    ) -> Result<Vec<TargetRow>, StoreError> {
+        let sql =
+            targets_with("state, coalesce(received_at, 0) AS received_at, agents.name, agents.public_key");
+        let read = move |connection: &mut Connection| {
+            connection.fetch(&sql, &values![command, from, limit], |record| {
+                Ok(TargetRow {
+                    place: record.get("place")?,
+                    agent: record.get("agent_id")?,
+                    agent_name: record.get("name")?,
+                    public_key: record.get("public_key")?,
+                    state: record.get("state")?,
+                    receipt: record.get("envelope")?,
+                    received_at: record.get("received_at")?,
+                })
+            })
+        };
+        self.database.read(read).await
+    }
+
+    /// A page of what evidence needs of a command's targets.
+    pub async fn evidence_targets(
+        &self,
+        command: CommandId,
+        from: u32,
+        limit: u32,
+    ) -> Result<Vec<EvidenceRow>, StoreError> {
+        let sql = targets_with("agents.identity_record");
+        let read = move |connection: &mut Connection| {
+            connection.fetch(&sql, &values![command, from, limit], |record| {
+                Ok(EvidenceRow {
+                    place: record.get("place")?,
+                    agent: record.get("agent_id")?,
+                    identity_record: record.get("identity_record")?,
+                    receipt: record.get("envelope")?,
+                })
+            })
+        };
+        self.database.read(read).await
+    }
+}
+
+/// A page of targets with their receipts, and these columns.
+fn targets_with(columns: &str) -> String {
+    format!(
+        "SELECT place, targets.agent_id, receipts.envelope, {columns}
+         FROM targets JOIN agents ON agents.agent_id = targets.agent_id
+         LEFT JOIN receipts ON receipts.command = targets.command AND receipts.agent_id = targets.agent_id
+         WHERE targets.command = (SELECT sequence FROM commands WHERE command_id = ?1) AND place >= ?2
+         ORDER BY place LIMIT ?3"
+    )
+}
+
+fn find_request(connection: &mut Connection, command: CommandId) -> Result<Option<Digest>, StoreError> {
+    let sql = "SELECT request_digest FROM commands WHERE command_id = ?1";
+    connection.first(sql, &values![command], |record| record.get("request_digest"))
+}
+
+/// Records commands, with the calls that asked for them; `None` for one whose id is taken by a different
+/// request.
+pub(in crate::store) fn record_all(
+    connection: &mut Connection,
+    new: &[NewCommand],
+) -> Result<Vec<Option<RecordedCommand>>, StoreError> {
+    let sql = "INSERT INTO commands
+                   (command_id, digest, request_digest, envelope, action, requested_by, issued_at, expires_at)
+               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) ON CONFLICT (command_id) DO NOTHING RETURNING sequence";
+    let rows = new.iter().map(|new| {
+        let NewCommand { id, digest, request_digest, envelope, action, requested_by, .. } = new;
+        values![id, digest, request_digest, envelope, action, requested_by, new.issued_at, new.expires_at]
+    });
+    // The first of two with one id in one batch is the one that is inserted.
+    let sequences = connection.first_of_each(sql, rows, |record| record.get::<u64>("sequence"))?;
+    let mut recorded = Vec::with_capacity(new.len());
+    let mut calls = Vec::with_capacity(new.len());
+    for (command, sequence) in new.iter().zip(sequences) {
+        let Some(sequence) = sequence else {
+            let is_same = find_request(connection, command.id)? == Some(command.request_digest);
+            recorded.push(is_same.then(|| RecordedCommand::new(command.id, false)));
+            continue;
+        };
+        let rows = (0_u32..).zip(&command.targets).collect::<Vec<_>>();
+        let rows = rows.iter().map(|(place, agent)| values![sequence, place, agent]);
+        connection
+            .execute_each("INSERT INTO targets (command, place, agent_id) VALUES (?1, ?2, ?3)", rows)?;
+        calls.push(&command.call);
+        recorded.push(Some(RecordedCommand::new(command.id, true)));
+    }
+    append_audit(connection, calls.iter().copied())?;
+    Ok(recorded)
+}
+
+fn read(record: &Record<'_>) -> Result<CommandRow, StoreError> {
+    Ok(CommandRow {
+        sequence: record.get("sequence")?,
+        id: record.get("command_id")?,
+        digest: record.get("digest")?,
+        action: record.get("action")?,
+        requested_by: record.get("requested_by")?,
+        issued_at: record.get("issued_at")?,
+        expires_at: record.get("expires_at")?,
+        cancelled_at: record.get("cancelled_at")?,
+    })
+}
