@@ -34,6 +34,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     // Without transport: `connect` would clash with the RPC of that name, and we bring our own channels.
     tonic_prost_build::configure()
         .build_transport(false)
+        // Who only needs messages, such as the protocol crate, needs no gRPC.
+        .client_mod_attribute(".", "#[cfg(feature = \"services\")]")
+        .server_mod_attribute(".", "#[cfg(feature = \"services\")]")
         .bytes(".writ.v1")
         .bytes(".writ.manager.v1")
         .codec_path("crate::codec::SmallBuffers")

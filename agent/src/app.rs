@@ -12,9 +12,9 @@ use std::time::Duration;
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use writ_common::daemon::{self, Threads};
-use writ_common::keys::Algorithm;
 use writ_common::service::Start;
-use writ_common::time::Timestamp;
+use writ_protocol::keys::Algorithm;
+use writ_protocol::time::Timestamp;
 
 /// Obeys what carries the server's seal, once, and answers under its own.
 ///

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use writ_common::config::{Problems, Reader};
 use writ_common::files::secret_line;
-use writ_common::net::{Login, Place, Protocol, Proxy};
+use writ_common::net::{Login, Protocol, Proxy};
 use writ_common::telemetry::LogFormat;
+use writ_protocol::place::Place;
 
 /// What is read unless told otherwise.
 const USUAL_FILE: &str = "/etc/writ/agent.toml";

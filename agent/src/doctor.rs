@@ -5,12 +5,12 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use writ_common::doctor::{Finding, Level, host};
-use writ_common::identity::IdentityRecord;
 use writ_common::net::Proxy;
 use writ_common::service::Start;
-use writ_common::time::Timestamp;
-use writ_common::trust::Chain;
 use writ_common::users;
+use writ_protocol::identity::IdentityRecord;
+use writ_protocol::time::Timestamp;
+use writ_protocol::trust::Chain;
 
 use crate::app::status::LinkState;
 use crate::config::Config;

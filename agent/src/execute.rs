@@ -11,14 +11,14 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio::sync::OwnedSemaphorePermit;
-use writ_common::command::{Action, ActionClass, Settings};
 use writ_common::config::Problems;
-use writ_common::id::{CommandId, Digest};
-use writ_common::limits::{MAX_OUTPUT_BYTES, MAX_REPORT_ROWS};
-use writ_common::receipt::{Ending, Outcome};
-use writ_common::refusal::{Refusal, RefusalCode};
 use writ_common::text::plain;
-use writ_common::time::Timestamp;
+use writ_protocol::command::{Action, ActionClass, Settings};
+use writ_protocol::id::{CommandId, Digest};
+use writ_protocol::limits::{MAX_OUTPUT_BYTES, MAX_REPORT_ROWS};
+use writ_protocol::receipt::{Ending, Outcome};
+use writ_protocol::refusal::{Refusal, RefusalCode};
+use writ_protocol::time::Timestamp;
 
 use crate::host;
 use crate::replay::Durable;

@@ -13,7 +13,7 @@ use crate::VERSION;
 /// Addresses and ports listed at most; an inventory fits its receipt with room to spare.
 const MAX_ROWS: usize = 512;
 
-/// Facts by name, in the order of [`writ_common::facts::FACTS`]; what is not known is left out.
+/// Facts by name, in the order of [`writ_protocol::facts::FACTS`]; what is not known is left out.
 #[must_use]
 pub fn facts() -> Vec<(String, String)> {
     let uname = rustix::system::uname();
@@ -193,7 +193,7 @@ fn listening() -> Vec<Listening> {
 
 #[cfg(test)]
 mod tests {
-    use writ_common::facts::FACTS;
+    use writ_protocol::facts::FACTS;
 
     use super::*;
 

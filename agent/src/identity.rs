@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use prost::Message as _;
 use writ_common::files::{self, FileError};
-use writ_common::identity::IdentityRecord;
 use writ_common::keys::pem::{self, InvalidPem};
-use writ_common::keys::private::InvalidPrivateKey;
-use writ_common::keys::{Agent, Algorithm, PrivateKey};
 use writ_proto::v1 as proto;
+use writ_protocol::identity::IdentityRecord;
+use writ_protocol::keys::private::InvalidPrivateKey;
+use writ_protocol::keys::{Agent, Algorithm, PrivateKey};
 
 /// Files of an agent's state.
 #[derive(Debug, Clone)]

@@ -7,12 +7,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use prost::Message as _;
 use tracing::warn;
-use writ_common::envelope::{Purpose as _, RefusalsPurpose, Sealed, claimed_keyid, digest, sign};
-use writ_common::id::Digest;
-use writ_common::receipt::{RefusalAcknowledgement, RefusalRecord, RefusalReport};
-use writ_common::refusal::{Refusal, RefusalCode};
-use writ_common::time::Timestamp;
 use writ_proto::v1 as proto;
+use writ_protocol::envelope::{Purpose as _, RefusalsPurpose, Sealed, claimed_keyid, digest, sign};
+use writ_protocol::id::Digest;
+use writ_protocol::receipt::{RefusalAcknowledgement, RefusalRecord, RefusalReport};
+use writ_protocol::refusal::{Refusal, RefusalCode};
+use writ_protocol::time::Timestamp;
 
 use crate::identity::Identity;
 use crate::replay::{Journal, JournalError};

@@ -4,10 +4,10 @@ mod journal;
 
 pub use journal::{Admission, Durable, Entry, Facts, Journal, JournalError, Known, State};
 
-use writ_common::admission::{JournalView, Novelty};
-use writ_common::refusal::Refusal;
-use writ_common::time::Timestamp;
-use writ_common::verify::VerifiedCommand;
+use writ_protocol::admission::{JournalView, Novelty};
+use writ_protocol::refusal::Refusal;
+use writ_protocol::time::Timestamp;
+use writ_protocol::verify::VerifiedCommand;
 
 /// What the journal says of a verified command.
 #[derive(Debug)]

@@ -1,12 +1,12 @@
 //! Answers: signed by the identity key, on disk before they are sent, kept until the server has them.
 
 use bytes::Bytes;
-use writ_common::envelope::{ReceiptPurpose, Sealed, sign};
-use writ_common::id::{CommandId, Digest};
-use writ_common::limits::MAX_DETAIL_BYTES;
-use writ_common::receipt::{Decision, Receipt};
-use writ_common::time::Timestamp;
 use writ_proto::v1 as proto;
+use writ_protocol::envelope::{ReceiptPurpose, Sealed, sign};
+use writ_protocol::id::{CommandId, Digest};
+use writ_protocol::limits::MAX_DETAIL_BYTES;
+use writ_protocol::receipt::{Decision, Receipt};
+use writ_protocol::time::Timestamp;
 
 use crate::VERSION;
 use crate::identity::Identity;

@@ -3,7 +3,8 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use writ_common::time::{SharedClock, Timestamp};
+use writ_common::time::SharedClock;
+use writ_protocol::time::Timestamp;
 
 /// What time it is for this agent; `None` until a server said so. Clones share it.
 #[derive(Debug, Clone)]

@@ -7,13 +7,13 @@ use std::time::Duration;
 use prost::Message as _;
 use tokio::sync::watch;
 use tracing::{info, warn};
-use writ_common::command::Settings;
 use writ_common::files::{self, FileError};
-use writ_common::receipt::Ending;
-use writ_common::refusal::{Refusal, RefusalCode};
 use writ_common::telemetry;
-use writ_common::time::Timestamp;
 use writ_proto::v1 as proto;
+use writ_protocol::command::Settings;
+use writ_protocol::receipt::Ending;
+use writ_protocol::refusal::{Refusal, RefusalCode};
+use writ_protocol::time::Timestamp;
 
 use crate::execute::Ended;
 use crate::link;

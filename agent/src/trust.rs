@@ -7,9 +7,9 @@ use bytes::Bytes;
 use prost::Message as _;
 use tracing::{info, warn};
 use writ_common::files::{self, FileError};
-use writ_common::refusal::{Refusal, RefusalCode};
-use writ_common::trust::Chain;
 use writ_proto::v1 as proto;
+use writ_protocol::refusal::{Refusal, RefusalCode};
+use writ_protocol::trust::Chain;
 
 use crate::identity::Files;
 

@@ -1,16 +1,16 @@
 //! From a frame to a [`VerifiedCommand`], or silence and a refusal record.
 //!
-//! The checks are those of `writ_common::verify`; here they meet the agent's own identity, trust and time.
+//! The checks are those of `writ_protocol::verify`; here they meet the agent's own identity, trust and time.
 
 use bytes::Bytes;
 use prost::Message as _;
-use writ_common::command::Delivery;
-use writ_common::id::AgentId;
-use writ_common::refusal::{Refusal, RefusalCode};
-use writ_common::time::Timestamp;
-use writ_common::trust::Chain;
-use writ_common::verify::{VerifiedCommand, Verifier};
 use writ_proto::v1 as proto;
+use writ_protocol::command::Delivery;
+use writ_protocol::id::AgentId;
+use writ_protocol::refusal::{Refusal, RefusalCode};
+use writ_protocol::time::Timestamp;
+use writ_protocol::trust::Chain;
+use writ_protocol::verify::{VerifiedCommand, Verifier};
 
 /// Decodes what is beside the envelope and runs checks 1 to 7.
 ///

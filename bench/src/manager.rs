@@ -10,12 +10,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
-use writ_common::envelope::{Candidate, EntityCallPurpose, ManagerReplyPurpose, sign, verify};
-use writ_common::id::ManagerId;
-use writ_common::keys::{Algorithm, Entity, PrivateKey, SigningCertificate, pem};
-use writ_common::manager::{
-    CallBody, EntityCall, Mode, Outcome, Poll, Registration, RegistrationToken, ReplyBody, TaskState,
-};
+use writ_common::keys::pem;
 use writ_common::shutdown::Shutdown;
 use writ_common::time::{Clock as _, SystemClock};
 use writ_common::tls::{Anchors, Room, ServerTls, TlsAuthority, connect, incoming, spki_digest};
@@ -23,6 +18,12 @@ use writ_proto::manager::v1 as proto;
 use writ_proto::manager::v1::entity_link_client::EntityLinkClient;
 use writ_proto::manager::v1::entity_notify_server::{EntityNotify, EntityNotifyServer};
 use writ_proto::manager::v1::registry_client::RegistryClient;
+use writ_protocol::envelope::{Candidate, EntityCallPurpose, ManagerReplyPurpose, sign, verify};
+use writ_protocol::id::ManagerId;
+use writ_protocol::keys::{Algorithm, Entity, PrivateKey, SigningCertificate};
+use writ_protocol::manager::{
+    CallBody, EntityCall, Mode, Outcome, Poll, Registration, RegistrationToken, ReplyBody, TaskState,
+};
 
 use crate::measure::{count, float, median, now, percentile, progress};
 use crate::process::{cpu, rss_kb};
@@ -118,7 +119,7 @@ async fn entity(
     number: usize,
     (endpoint, anchors): (&str, &Anchors),
     (token, manager): (&RegistrationToken, ManagerId),
-    (tls, leaf, tasks): (&ServerTls, writ_common::id::Digest, &Shutdown),
+    (tls, leaf, tasks): (&ServerTls, writ_protocol::id::Digest, &Shutdown),
 ) -> One {
     let connection = connect(endpoint, anchors).await.unwrap();
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();

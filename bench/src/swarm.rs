@@ -18,26 +18,27 @@ use writ_agent::execute::{self, ActionTable};
 use writ_agent::host;
 use writ_agent::identity::Identity;
 use writ_agent::reply::{About, frame, sign_receipt};
-use writ_common::admission::{JournalView, Novelty};
 use writ_common::backoff::Backoff;
-use writ_common::command::Delivery;
-use writ_common::envelope::{
+use writ_common::time::{Clock as _, SystemClock};
+use writ_common::tls::{Anchors, connect};
+use writ_proto::v1::agent_gateway_client::AgentGatewayClient;
+use writ_proto::v1::{self as proto, agent_frame, server_frame::Frame};
+use writ_protocol::admission::{JournalView, Novelty};
+use writ_protocol::command::Delivery;
+use writ_protocol::envelope::{
     AgentProofPurpose, AgentReportPurpose, Candidate, EnrolmentPurpose, IdentityRecordPurpose, Sealed,
     WelcomePurpose, sign, verify,
 };
-use writ_common::hello::{AgentProof, Expected, JournalStanding, Nonce, Welcome};
-use writ_common::id::{CommandId, Digest, JournalId, SessionMark, random_bytes};
-use writ_common::identity::{Enrolment, EnrolmentToken};
-use writ_common::keys::{Algorithm, PrivateKey};
-use writ_common::limits::{MAX_FRAME_BYTES, PROTOCOL};
-use writ_common::receipt::Decision;
-use writ_common::report::AgentReport;
-use writ_common::time::{Clock as _, SystemClock, Timestamp};
-use writ_common::tls::{Anchors, connect};
-use writ_common::trust::{Chain, Keyring};
-use writ_common::verify::Verifier;
-use writ_proto::v1::agent_gateway_client::AgentGatewayClient;
-use writ_proto::v1::{self as proto, agent_frame, server_frame::Frame};
+use writ_protocol::hello::{AgentProof, Expected, JournalStanding, Nonce, Welcome};
+use writ_protocol::id::{CommandId, Digest, JournalId, SessionMark, random_bytes};
+use writ_protocol::identity::{Enrolment, EnrolmentToken};
+use writ_protocol::keys::{Algorithm, PrivateKey};
+use writ_protocol::limits::{MAX_FRAME_BYTES, PROTOCOL};
+use writ_protocol::receipt::Decision;
+use writ_protocol::report::AgentReport;
+use writ_protocol::time::Timestamp;
+use writ_protocol::trust::{Chain, Keyring};
+use writ_protocol::verify::Verifier;
 
 /// Agents that enrol at the same time.
 const ENROLLING: usize = 64;

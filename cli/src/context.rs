@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use writ_common::files;
-use writ_common::net::Place;
+use writ_protocol::place::Place;
 
 use crate::failure::Failure;
 

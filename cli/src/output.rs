@@ -59,6 +59,6 @@ pub(crate) fn time(millis: u64) -> String {
     if millis == 0 {
         "never".to_owned()
     } else {
-        writ_common::time::Timestamp::from_millis(millis).to_string()
+        writ_protocol::time::Timestamp::from_millis(millis).to_string()
     }
 }

@@ -29,12 +29,12 @@ use self::operators::OperatorStore;
 use self::revocable::Listener;
 pub use self::subject::AuditSubject;
 use crate::hush::Hush;
-use crate::id::{Digest, random_bytes};
-use crate::limits::MAX_NAME_BYTES;
 use crate::shutdown::Shutdown;
-use crate::time::Timestamp;
+use crate::status::Failure;
 use crate::tls::Peer;
-use crate::wire::status::Failure;
+use writ_protocol::id::{Digest, random_bytes};
+use writ_protocol::limits::MAX_NAME_BYTES;
+use writ_protocol::time::Timestamp;
 
 /// A request is never larger: the names of a thousand agents.
 pub const MAX_REQUEST_BYTES: usize = 256 << 10;

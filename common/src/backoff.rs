@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::id::random_bytes;
+use writ_protocol::id::random_bytes;
 
 /// Waits between attempts.
 #[derive(Debug, Clone)]

@@ -9,8 +9,8 @@ use std::process;
 use zeroize::Zeroizing;
 
 use crate::text::{self, NotOneLine};
-use crate::time::Timestamp;
 use crate::users;
+use writ_protocol::time::Timestamp;
 
 /// A file that could not be read or written, or that too many may read.
 #[derive(Debug, thiserror::Error)]

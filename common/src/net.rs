@@ -6,12 +6,10 @@
 
 mod families;
 mod names;
-mod place;
 mod proxy;
 
 pub use families::{Families, family, other_family};
 pub use names::{NAME_TIMEOUT, NameError, resolve};
-pub use place::{InvalidPlace, Place, host_for_others};
 pub use proxy::{Login, Protocol, Proxy, ProxyFault, ask, basic};
 
 use std::io;
@@ -19,6 +17,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::net::TcpStream;
+use writ_protocol::place::Place;
 
 /// For all addresses of one host together.
 pub const DIAL_TIMEOUT: Duration = Duration::from_secs(10);

@@ -4,7 +4,7 @@ use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use crate::time::Timestamp;
+use writ_protocol::time::Timestamp;
 
 /// Names the checkpoint to stop at and the Unix socket to say so on: `NAME=PATH`.
 pub const CHECKPOINT_VARIABLE: &str = "WRITTEST_CHECKPOINT";

@@ -9,7 +9,6 @@ mod server;
 
 pub use client::{
     Anchors, ConnectError, Connection, TlsFault, check_authorities, connect, connect_by, connect_over, over,
-    server_name,
 };
 pub use incoming::{Accepted, Incoming, incoming};
 pub use issue::{IssueError, TlsAuthority, TlsLeaf};
@@ -21,8 +20,8 @@ use std::time::Duration;
 
 use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
 
-use crate::id::Digest;
-use crate::time::Timestamp;
+use writ_protocol::id::Digest;
+use writ_protocol::time::Timestamp;
 
 /// What a leaf says of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]

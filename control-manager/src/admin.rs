@@ -11,14 +11,14 @@ use writ_common::admin::MAX_REQUEST_BYTES;
 use writ_common::admin::audit::AuditPages;
 use writ_common::admin::operators::OperatorPages;
 use writ_common::health::{self, Health};
-use writ_common::id::EntityId;
 use writ_common::port::MAX_QUESTION_BYTES;
-use writ_common::wire::status::Failure;
+use writ_common::status::Failure;
 use writ_proto::admin::v1::audit_service_server::AuditServiceServer;
 use writ_proto::admin::v1::operator_service_server::OperatorServiceServer;
 use writ_proto::manager::v1::entity_service_server::EntityServiceServer;
 use writ_proto::manager::v1::instruction_service_server::InstructionServiceServer;
 use writ_proto::manager::v1::manager_service_server::ManagerServiceServer;
+use writ_protocol::id::EntityId;
 
 use crate::context::Manager;
 use crate::store::{EntityRow, unavailable};

@@ -7,11 +7,11 @@ use std::sync::RwLock;
 use tracing::warn;
 use writ_common::files::{self, FileError};
 use writ_common::keys::pem::{self, InvalidPem};
-use writ_common::keys::private::InvalidPrivateKey;
 use writ_common::keys::vouched::{InvalidAuthority, NotVouched, PinnedAuthority};
-use writ_common::keys::{Algorithm, Manager as ManagerHolder, PrivateKey};
-use writ_common::time::Timestamp;
 use writ_common::tls::{IssueError, LeafFacts, ServerTls, TlsAuthority, TlsLeaf, TlsSetupError, not_after};
+use writ_protocol::keys::private::InvalidPrivateKey;
+use writ_protocol::keys::{Algorithm, Manager as ManagerHolder, PrivateKey};
+use writ_protocol::time::Timestamp;
 
 /// What lies where.
 #[derive(Debug, Clone)]

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use writ_common::admin::audit::AuditSettings;
 use writ_common::config::{Problems, Reader};
-use writ_common::manager::ManagerVersion;
 use writ_common::telemetry::LogFormat;
+use writ_protocol::manager::ManagerVersion;
 
 /// What is read unless told otherwise.
 const USUAL_FILE: &str = "/etc/writ/control-manager.toml";

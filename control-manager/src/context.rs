@@ -3,13 +3,14 @@
 use bytes::Bytes;
 use tokio::sync::Semaphore;
 use writ_common::admin::audit::AuditSettings;
-use writ_common::envelope::{InstructionPurpose, ManagerReplyPurpose, sign};
 use writ_common::hush::Hush;
-use writ_common::id::{Digest, ManagerId};
-use writ_common::manager::{Instruction, ManagerVersion, Reply, ReplyBody};
 use writ_common::shutdown::Shutdown;
-use writ_common::time::{SharedClock, Timestamp};
+use writ_common::time::SharedClock;
 use writ_proto::manager::v1 as proto;
+use writ_protocol::envelope::{InstructionPurpose, ManagerReplyPurpose, sign};
+use writ_protocol::id::{Digest, ManagerId};
+use writ_protocol::manager::{Instruction, ManagerVersion, Reply, ReplyBody};
+use writ_protocol::time::Timestamp;
 
 use crate::authority::Authority;
 use crate::store::Store;

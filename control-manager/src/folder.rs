@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use writ_common::files;
-use writ_common::id::ManagerId;
 use writ_database::file::Found;
+use writ_protocol::id::ManagerId;
 
 use crate::authority::Files;
 use crate::store::{Store, StoreError};

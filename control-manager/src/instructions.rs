@@ -6,12 +6,12 @@ use std::time::Duration;
 use prost::Message as _;
 use tracing::{info, warn};
 use writ_common::admin::Actor;
-use writ_common::id::{Digest, EntityId, InstructionId};
-use writ_common::limits::{MAX_INSTRUCTIONS, MAX_SMALL_BYTES};
-use writ_common::manager::{Instruction, Order, Poll, ReplyBody, Task, Work};
-use writ_common::time::Timestamp;
-use writ_common::wire::status::Failure;
+use writ_common::status::Failure;
 use writ_proto::manager::v1 as proto;
+use writ_protocol::id::{Digest, EntityId, InstructionId};
+use writ_protocol::limits::{MAX_INSTRUCTIONS, MAX_SMALL_BYTES};
+use writ_protocol::manager::{Instruction, Order, Poll, ReplyBody, Task, Work};
+use writ_protocol::time::Timestamp;
 
 use crate::admin::find_entity;
 use crate::context::Manager;

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use metrics::{Unit, counter, describe_counter, describe_gauge, gauge};
 use metrics_exporter_prometheus::{BuildError, PrometheusHandle};
 use tokio::net::TcpListener;
-use writ_common::manager::{RejectionCode, ReplyBody};
 use writ_common::metrics::number;
+use writ_protocol::manager::{RejectionCode, ReplyBody};
 
 use crate::VERSION;
 use crate::context::Manager;

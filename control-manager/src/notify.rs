@@ -8,12 +8,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::Instant;
 use tracing::{debug, info};
-use writ_common::id::Digest;
-use writ_common::manager::Mode;
 use writ_common::tls::{Anchors, connect};
 use writ_common::warn_of_stranger;
 use writ_proto::manager::v1 as proto;
 use writ_proto::manager::v1::entity_notify_client::EntityNotifyClient;
+use writ_protocol::id::Digest;
+use writ_protocol::manager::Mode;
 
 use crate::context::Manager;
 use crate::store::EntityRow;

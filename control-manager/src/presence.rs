@@ -1,7 +1,7 @@
 //! How an entity stands between its calls.
 
-use writ_common::manager::Registration;
-use writ_common::time::Timestamp;
+use writ_protocol::manager::Registration;
+use writ_protocol::time::Timestamp;
 
 use crate::store::Admission;
 
@@ -59,7 +59,7 @@ impl Presence {
 mod tests {
     use std::time::Duration;
 
-    use writ_common::manager::Mode;
+    use writ_protocol::manager::Mode;
 
     use super::*;
 

@@ -5,14 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tracing::{debug, info, warn};
-use writ_common::id::EntityId;
-use writ_common::limits::SKEW;
-use writ_common::manager::{
+use writ_common::status::Failure;
+use writ_protocol::id::EntityId;
+use writ_protocol::limits::SKEW;
+use writ_protocol::manager::{
     CallBody, EntityCall, NO_INSTRUCTIONS, Registration, Rejection, RejectionCode, ReplyBody,
     Standing as Listed, check_communication,
 };
-use writ_common::time::Timestamp;
-use writ_common::wire::status::Failure;
+use writ_protocol::time::Timestamp;
 
 use crate::context::Manager;
 use crate::instructions;
@@ -213,7 +213,7 @@ fn check(registration: &Registration) -> Result<(), Rejection> {
 
 struct Wish {
     registration: Registration,
-    key: writ_common::keys::PublicKey,
+    key: writ_protocol::keys::PublicKey,
     epoch: u64,
     counter: u64,
 }

@@ -13,11 +13,11 @@ use std::convert::Infallible;
 use std::path::Path;
 
 use writ_common::admin::Role;
-use writ_common::id::{Digest, ManagerId};
 use writ_common::shutdown::Shutdown;
-use writ_common::time::Timestamp;
 use writ_database::file::{self, Found};
 use writ_database::{Connection, Database, Migration, Schema, ToValue as _, insert_operator, values};
+use writ_protocol::id::{Digest, ManagerId};
+use writ_protocol::time::Timestamp;
 
 const SCHEMA: Schema = Schema {
     migrations: &[

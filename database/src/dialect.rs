@@ -2,7 +2,7 @@
 //! everywhere stands here. Their parameters are `?1`, `?2`, …, by number; a database that writes `$1` gets them so
 //! where it prepares a statement.
 
-use writ_common::id::Digest;
+use writ_protocol::id::Digest;
 
 /// A join that takes the left side first. SQLite has no statistics of a file in use and would guess; another
 /// database has them, and `JOIN` is enough there (sqlite.org/optoverview.html, "Manual Control Of Query Plans

@@ -6,7 +6,7 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use writ_common::files::{self, FileError};
-use writ_common::time::Timestamp;
+use writ_protocol::time::Timestamp;
 
 use crate::sqlite::Access;
 use crate::{Connection, DatabaseError};

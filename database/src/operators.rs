@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::sync::{MutexGuard, PoisonError};
 
 use writ_common::admin::operators::{OperatorRow, OperatorStore, Revocation};
-use writ_common::id::Digest;
-use writ_common::time::Timestamp;
+use writ_protocol::id::Digest;
+use writ_protocol::time::Timestamp;
 
 use crate::{Connection, Database, DatabaseError, Decision, Record, ToValue as _, values};
 

@@ -1,11 +1,11 @@
 //! What a column holds, lent: nothing is copied on its way into a statement.
 
 use bytes::Bytes;
-use writ_common::id::{
+use writ_protocol::id::{
     AgentId, CommandId, Digest, EntityId, FleetId, InstructionId, JournalId, ManagerId, SessionMark,
 };
-use writ_common::keys::PublicKey;
-use writ_common::time::Timestamp;
+use writ_protocol::keys::PublicKey;
+use writ_protocol::time::Timestamp;
 
 /// One value of a statement or of a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -3,8 +3,8 @@
 use bytes::Bytes;
 use prost::Message as _;
 use ring::signature::{Ed25519KeyPair, KeyPair as _};
-use writ_common::keys::{Holder, PrivateKey, PublicKey};
 use writ_proto::v1 as proto;
+use writ_protocol::keys::{Holder, PrivateKey, PublicKey};
 
 /// A key that signs whatever it is given.
 #[derive(Debug)]

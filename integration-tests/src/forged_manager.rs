@@ -8,21 +8,23 @@ use bytes::Bytes;
 use prost::Message as _;
 use tokio::runtime::Runtime;
 use tonic::{Request, Response, Status};
-use writ_common::envelope::{
-    Candidate, EntityCallPurpose, InstructionPurpose, ManagerReplyPurpose, sign, verify,
-};
-use writ_common::id::{Digest, EntityId, ManagerId};
-use writ_common::keys::{Algorithm, Manager as Holder, PrivateKey, PublicKey, pem};
-use writ_common::manager::{
-    CallBody, EntityCall, Instruction, ManagerVersion, PROTOCOL, ProbeAnswer, Reply, ReplyBody, Standing,
-    Task, Work,
-};
+use writ_common::keys::pem;
 use writ_common::shutdown::Shutdown;
-use writ_common::time::{Clock as _, SystemClock, Timestamp};
+use writ_common::time::{Clock as _, SystemClock};
 use writ_common::tls::{Room, ServerTls, TlsAuthority, incoming};
 use writ_proto::manager::v1 as proto;
 use writ_proto::manager::v1::entity_link_server::{EntityLink, EntityLinkServer};
 use writ_proto::manager::v1::registry_server::{Registry, RegistryServer};
+use writ_protocol::envelope::{
+    Candidate, EntityCallPurpose, InstructionPurpose, ManagerReplyPurpose, sign, verify,
+};
+use writ_protocol::id::{Digest, EntityId, ManagerId};
+use writ_protocol::keys::{Algorithm, Manager as Holder, PrivateKey, PublicKey};
+use writ_protocol::manager::{
+    CallBody, EntityCall, Instruction, ManagerVersion, PROTOCOL, ProbeAnswer, Reply, ReplyBody, Standing,
+    Task, Work,
+};
+use writ_protocol::time::Timestamp;
 
 /// The number of every registration with it.
 pub const EPOCH: u64 = 7;

@@ -7,12 +7,13 @@ use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
-use writ_common::id::{AgentId, CommandId, Digest};
-use writ_common::keys::{Agent, PrivateKey, pem};
+use writ_common::keys::pem;
 use writ_common::tls::{Anchors, connect};
-use writ_common::trust::Chain;
 use writ_proto::v1::agent_gateway_client::AgentGatewayClient;
 use writ_proto::v1::{self as proto, agent_frame, server_frame};
+use writ_protocol::id::{AgentId, CommandId, Digest};
+use writ_protocol::keys::{Agent, PrivateKey};
+use writ_protocol::trust::Chain;
 
 use crate::fleet::Fleet;
 use crate::forge::{Forger, sealed};

@@ -12,14 +12,14 @@ use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Server};
 use tonic::{Request, Response, Status, Streaming};
-use writ_common::id::AgentId;
 use writ_common::keys::pem;
 use writ_common::shutdown::Shutdown;
-use writ_common::time::Timestamp;
 use writ_common::tls::{Anchors, Room, ServerTls, TlsAuthority, TlsLeaf, connect, incoming};
 use writ_proto::v1::agent_gateway_client::AgentGatewayClient;
 use writ_proto::v1::agent_gateway_server::{AgentGateway, AgentGatewayServer};
 use writ_proto::v1::{self as proto, agent_frame, server_frame};
+use writ_protocol::id::AgentId;
+use writ_protocol::time::Timestamp;
 
 use crate::fleet::PATIENCE;
 use crate::forge::{Forger, sealed};

@@ -6,9 +6,10 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use serde_json::Value;
-use writ_common::keys::{Algorithm, Manager as Holder, PrivateKey, pem};
+use writ_common::keys::pem;
 use writ_common::time::{Clock as _, SystemClock};
 use writ_common::tls::TlsAuthority;
+use writ_protocol::keys::{Algorithm, Manager as Holder, PrivateKey};
 
 use crate::daemon::{Checkpoint, Daemon, Said, binary, command};
 use crate::fleet::Fleet;

@@ -3,22 +3,24 @@
 
 use bytes::Bytes;
 use prost::Message as _;
-use writ_common::audience::{Audience, AudienceProof};
-use writ_common::command::Delivery;
-use writ_common::envelope::{
+use writ_common::keys::pem;
+use writ_common::keys::vouched::PinnedAuthority;
+use writ_common::tls::{LeafFacts, spki_digest};
+use writ_proto::v1 as proto;
+use writ_protocol::audience::{Audience, AudienceProof};
+use writ_protocol::command::Delivery;
+use writ_protocol::envelope::{
     AgentProofPurpose, AgentReportPurpose, ApprovalPurpose, BundlePurpose, Candidate, CommandPurpose,
     EnrolmentPurpose, EntityCallPurpose, HelloPurpose, IdentityRecordPurpose, InstructionPurpose,
     ManagerReplyPurpose, Purpose, ReceiptPurpose, RefusalsAckPurpose, RefusalsPurpose, WelcomePurpose,
     claimed_keyid, verify,
 };
-use writ_common::evidence::Evidence;
-use writ_common::id::{AgentId, Digest};
-use writ_common::identity::EnrolmentToken;
-use writ_common::keys::vouched::PinnedAuthority;
-use writ_common::keys::{Agent, PrivateKey, PublicKey, SigningCertificate, pem};
-use writ_common::tls::{LeafFacts, server_name, spki_digest};
-use writ_common::trust::Chain;
-use writ_proto::v1 as proto;
+use writ_protocol::evidence::Evidence;
+use writ_protocol::id::{AgentId, Digest};
+use writ_protocol::identity::EnrolmentToken;
+use writ_protocol::keys::{Agent, PrivateKey, PublicKey, SigningCertificate};
+use writ_protocol::place::server_name;
+use writ_protocol::trust::Chain;
 
 use crate::forge::Forger;
 

@@ -4,13 +4,15 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use prost::Message as _;
-use writ_common::audience::AudienceTree;
-use writ_common::id::AgentId;
+use writ_common::keys::pem;
 use writ_common::keys::sealed::{Passphrase, open};
-use writ_common::keys::{Authority, PrivateKey, Server, SigningCertificate, pem};
-use writ_common::time::{Clock as _, SystemClock, Timestamp};
-use writ_common::trust::Chain;
+use writ_common::time::{Clock as _, SystemClock};
 use writ_proto::v1::{self as proto, command::Action};
+use writ_protocol::audience::AudienceTree;
+use writ_protocol::id::AgentId;
+use writ_protocol::keys::{Authority, PrivateKey, Server, SigningCertificate};
+use writ_protocol::time::Timestamp;
+use writ_protocol::trust::Chain;
 
 use crate::fleet::Fleet;
 use crate::forge::{Forger, sealed};
@@ -91,7 +93,7 @@ impl Stolen {
         ids.sort_unstable();
         let tree = AudienceTree::build(&ids).unwrap();
         let audience = tree.audience();
-        let id = writ_common::id::CommandId::generate(now());
+        let id = writ_protocol::id::CommandId::generate(now());
         let command = proto::Command {
             command_id: id.as_bytes().to_vec().into(),
             fleet_id: self.bundle.fleet_id.clone(),

@@ -1,4 +1,4 @@
-//! Generated protobuf code. Only `writ_common::wire`, the server's `admin` and the command line name
+//! Generated protobuf code. Only `writ_protocol::wire`, the server's `admin` and the command line name
 //! these types; everything else works on the domain types they convert to.
 #![allow(
     clippy::all,
@@ -8,18 +8,19 @@
     reason = "generated code"
 )]
 
+#[cfg(feature = "services")]
 pub mod codec;
 
 /// What agents speak, and every signed document.
 pub mod v1 {
-    tonic::include_proto!("writ.v1");
+    include!(concat!(env!("OUT_DIR"), "/writ.v1.rs"));
 }
 
 /// What operators speak.
 pub mod admin {
     /// Version 1 of the admin services.
     pub mod v1 {
-        tonic::include_proto!("writ.admin.v1");
+        include!(concat!(env!("OUT_DIR"), "/writ.admin.v1.rs"));
     }
 }
 
@@ -27,7 +28,7 @@ pub mod admin {
 pub mod manager {
     /// Version 1 of the line between them.
     pub mod v1 {
-        tonic::include_proto!("writ.manager.v1");
+        include!(concat!(env!("OUT_DIR"), "/writ.manager.v1.rs"));
     }
 }
 

@@ -14,11 +14,11 @@ pub mod restore;
 use std::path::{Path, PathBuf};
 
 use writ_common::files::{self, FileError};
-use writ_common::id::KeyId;
 use writ_common::keys::pem::{self, InvalidPem};
-use writ_common::keys::private::InvalidPrivateKey;
-use writ_common::keys::{PrivateKey, Server};
 use writ_common::tls::TlsLeaf;
+use writ_protocol::id::KeyId;
+use writ_protocol::keys::private::InvalidPrivateKey;
+use writ_protocol::keys::{PrivateKey, Server};
 
 /// Where everything lies below the data directory.
 #[derive(Debug, Clone)]

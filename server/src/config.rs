@@ -7,8 +7,8 @@ use std::time::Duration;
 use http::uri::PathAndQuery;
 use writ_common::admin::audit::AuditSettings;
 use writ_common::config::{Problems, Reader};
-use writ_common::id::Digest;
 use writ_common::telemetry::LogFormat;
+use writ_protocol::id::Digest;
 
 /// What is read unless told otherwise.
 const USUAL_FILE: &str = "/etc/writ/server.toml";

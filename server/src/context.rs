@@ -5,12 +5,12 @@ use std::sync::{Arc, PoisonError, RwLock};
 use tokio::sync::{Notify, Semaphore};
 use writ_common::admin::audit::AuditSettings;
 use writ_common::hush::Hush;
-use writ_common::id::{Digest, FleetId};
 use writ_common::shutdown::Shutdown;
+use writ_common::status::Failure;
 use writ_common::time::SharedClock;
 use writ_common::tls::ServerTls;
-use writ_common::trust::Chain;
-use writ_common::wire::status::Failure;
+use writ_protocol::id::{Digest, FleetId};
+use writ_protocol::trust::Chain;
 
 use crate::cm_bridge::Bridge;
 use crate::config::SessionSettings;

@@ -13,9 +13,9 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use bytes::Bytes;
-use writ_common::audience::{AudienceProof, AudienceTree};
-use writ_common::id::{AgentId, CommandId};
-use writ_common::time::Timestamp;
+use writ_protocol::audience::{AudienceProof, AudienceTree};
+use writ_protocol::id::{AgentId, CommandId};
+use writ_protocol::time::Timestamp;
 
 use crate::store::{RecordedCommand, Store, StoreError, StoredEnvelope};
 

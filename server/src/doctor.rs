@@ -9,11 +9,13 @@ use writ_common::health;
 use writ_common::keys::pem;
 use writ_common::keys::sealed::SEALED;
 use writ_common::keys::vault::Vault;
-use writ_common::net::{Place, resolve};
+use writ_common::net::resolve;
 use writ_common::port;
 use writ_common::service::Start;
-use writ_common::time::Timestamp;
-use writ_common::tls::{LeafFacts, ServerTls, server_name};
+use writ_common::tls::{LeafFacts, ServerTls};
+use writ_protocol::place::Place;
+use writ_protocol::place::server_name;
+use writ_protocol::time::Timestamp;
 
 use crate::authority::certificates::{Standing, held_entries, signing_here};
 use crate::authority::channel::is_foreign;

@@ -6,13 +6,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 use prost::Message as _;
 use tracing::info;
-use writ_common::envelope::{Candidate, EnrolmentPurpose, verify};
-use writ_common::id::{AgentId, Digest};
-use writ_common::identity::IdentityRecord;
-use writ_common::keys::PublicKey;
+use writ_common::status::Failure;
 use writ_common::warn_of_stranger;
-use writ_common::wire::status::Failure;
 use writ_proto::v1 as proto;
+use writ_protocol::envelope::{Candidate, EnrolmentPurpose, verify};
+use writ_protocol::id::{AgentId, Digest};
+use writ_protocol::identity::IdentityRecord;
+use writ_protocol::keys::PublicKey;
 
 use crate::context::Server;
 use crate::store::{Admission, TokenUse, unavailable};

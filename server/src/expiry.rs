@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tracing::{error, warn};
-use writ_common::id::KeyId;
-use writ_common::time::Timestamp;
+use writ_protocol::id::KeyId;
+use writ_protocol::time::Timestamp;
 
 use crate::context::Server;
 use crate::store::{Alarm, AlertKind, SERVER};

@@ -6,8 +6,8 @@ use metrics::{Unit, counter, describe_counter, describe_gauge, gauge};
 use metrics_exporter_prometheus::{BuildError, PrometheusHandle};
 use tokio::net::TcpListener;
 use writ_common::metrics::number;
-use writ_common::refusal::RefusalCode;
-use writ_common::time::Timestamp;
+use writ_protocol::refusal::RefusalCode;
+use writ_protocol::time::Timestamp;
 
 use crate::VERSION;
 use crate::authority::mismatch::holdings;

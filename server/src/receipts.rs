@@ -2,11 +2,11 @@
 
 use bytes::Bytes;
 use tracing::{info, warn};
-use writ_common::envelope::{Candidate, ReceiptPurpose, RefusalsPurpose, Verified, verify};
-use writ_common::id::{FleetId, SessionMark};
-use writ_common::receipt::{Decision, Receipt, RefusalAcknowledgement, RefusalReport};
-use writ_common::refusal::{Refusal, RefusalCode};
-use writ_common::time::Timestamp;
+use writ_protocol::envelope::{Candidate, ReceiptPurpose, RefusalsPurpose, Verified, verify};
+use writ_protocol::id::{FleetId, SessionMark};
+use writ_protocol::receipt::{Decision, Receipt, RefusalAcknowledgement, RefusalReport};
+use writ_protocol::refusal::{Refusal, RefusalCode};
+use writ_protocol::time::Timestamp;
 
 use crate::metrics;
 use crate::store::{KnownAgent, NewReceipt, ReceiptFate, Store, StoreError, TargetState};

@@ -3,9 +3,9 @@
 //! operators submit it again.
 
 use tracing::{info, warn};
-use writ_common::envelope::{Candidate, CommandPurpose, add_signature, verify};
-use writ_common::id::KeyId;
-use writ_common::limits::{MAX_COMMAND_BYTES, MAX_SIGNATURES};
+use writ_protocol::envelope::{Candidate, CommandPurpose, add_signature, verify};
+use writ_protocol::id::KeyId;
+use writ_protocol::limits::{MAX_COMMAND_BYTES, MAX_SIGNATURES};
 
 use crate::context::Server;
 use crate::store::{QueuedCommand, StoreError};

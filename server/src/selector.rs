@@ -6,7 +6,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use writ_common::limits::MAX_NAME_BYTES;
+use writ_protocol::limits::MAX_NAME_BYTES;
 
 /// Requirements of one selector. Each is a look-up in an index.
 const MAX_REQUIREMENTS: usize = 32;

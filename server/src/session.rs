@@ -21,8 +21,8 @@ use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 use tonic::{Code, Status};
 use tracing::{debug, info};
+use writ_common::status::Failure;
 use writ_common::tls::Peer;
-use writ_common::wire::status::Failure;
 use writ_proto::v1::{self as proto, server_frame::Frame};
 
 use crate::context::Server;

@@ -5,21 +5,22 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use writ_common::audience::AudienceTree;
-use writ_common::command::{Action, Command, Window};
-use writ_common::envelope::{
+use writ_common::status::Failure;
+use writ_common::time::SharedClock;
+use writ_protocol::audience::AudienceTree;
+use writ_protocol::command::{Action, Command, Window};
+use writ_protocol::envelope::{
     CommandPurpose, HelloPurpose, IdentityRecordPurpose, InvalidDocument, Purpose, RefusalsAckPurpose,
     Sealed, WelcomePurpose, sign,
 };
-use writ_common::hello::{ServerHello, Welcome};
-use writ_common::id::{AgentId, CommandId, FleetId, KeyId};
-use writ_common::identity::IdentityRecord;
-use writ_common::keys::{PrivateKey, Server, SigningKey};
-use writ_common::limits::MAX_COMMAND_BYTES;
-use writ_common::receipt::RefusalAcknowledgement;
-use writ_common::time::{SharedClock, Timestamp};
-use writ_common::trust::{SigningEntry, TrustBundle};
-use writ_common::wire::status::Failure;
+use writ_protocol::hello::{ServerHello, Welcome};
+use writ_protocol::id::{AgentId, CommandId, FleetId, KeyId};
+use writ_protocol::identity::IdentityRecord;
+use writ_protocol::keys::{PrivateKey, Server, SigningKey};
+use writ_protocol::limits::MAX_COMMAND_BYTES;
+use writ_protocol::receipt::RefusalAcknowledgement;
+use writ_protocol::time::Timestamp;
+use writ_protocol::trust::{SigningEntry, TrustBundle};
 
 /// The wall clock may drift from the monotonic one by this much while the server runs; past it nothing is
 /// signed, for a wrong time under a good signature moves every agent's floor.
@@ -88,7 +89,7 @@ pub enum SignError {
     },
     /// The audience cannot be built.
     #[error(transparent)]
-    Audience(#[from] writ_common::audience::InvalidAudience),
+    Audience(#[from] writ_protocol::audience::InvalidAudience),
     /// No agent would look at it.
     #[error(
         "the command has {0} bytes; agents look at no more than {MAX_COMMAND_BYTES}. Use fewer or shorter parameters"

@@ -22,10 +22,10 @@ pub use writ_database::{DatabaseError as StoreError, Pending};
 use std::path::Path;
 
 use tokio::sync::broadcast;
-use writ_common::id::{CommandId, FleetId};
 use writ_common::shutdown::Shutdown;
 use writ_database::file::{self, Found};
 use writ_database::{Batch, Database, Migration, Schema};
+use writ_protocol::id::{CommandId, FleetId};
 
 /// Changes a watcher may fall behind by before it has to look at everything again.
 const MAX_WAITING_CHANGES: usize = 1024;

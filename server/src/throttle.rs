@@ -84,7 +84,8 @@ const SHARED: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 mod tests {
     use std::sync::Arc;
 
-    use writ_common::time::{Clock, Timestamp};
+    use writ_common::time::Clock;
+    use writ_protocol::time::Timestamp;
 
     use super::*;
 

@@ -13,11 +13,12 @@ use opentelemetry_proto::tonic::trace::v1::span::{Link, SpanKind};
 use opentelemetry_proto::tonic::trace::v1::status::StatusCode;
 use opentelemetry_proto::tonic::trace::v1::{Span, Status};
 use tokio::sync::mpsc;
-use writ_common::id::{AgentId, CommandId, FleetId, random_bytes};
-use writ_common::receipt::{Decision, Receipt};
-use writ_common::refusal::RefusalCode;
 use writ_common::shutdown::Shutdown;
-use writ_common::time::{Clock, Timestamp};
+use writ_common::time::Clock;
+use writ_protocol::id::{AgentId, CommandId, FleetId, random_bytes};
+use writ_protocol::receipt::{Decision, Receipt};
+use writ_protocol::refusal::RefusalCode;
+use writ_protocol::time::Timestamp;
 
 use crate::config::TraceSettings;
 use crate::metrics;

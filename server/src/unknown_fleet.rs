@@ -7,10 +7,10 @@ use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 
 use tracing::warn;
-use writ_common::id::Digest;
-use writ_common::time::Timestamp;
 use writ_common::tls::source;
-use writ_common::trust::Chain;
+use writ_protocol::id::Digest;
+use writ_protocol::time::Timestamp;
+use writ_protocol::trust::Chain;
 
 /// Addresses remembered; past it the one that was silent for longest goes.
 const MAX_STRANGERS: usize = 1024;

@@ -5,14 +5,14 @@ use std::path::Path;
 
 use serde::Serialize;
 use writ_common::daemon::Fatal;
-use writ_common::facts::is_plain_name;
 use writ_common::files;
-use writ_common::identity::EnrolmentToken;
-use writ_common::keys::Algorithm;
-use writ_common::keys::public::PublicKey;
 use writ_common::net::Proxy;
 use writ_common::say;
 use writ_common::text::secret_line;
+use writ_protocol::facts::is_plain_name;
+use writ_protocol::identity::EnrolmentToken;
+use writ_protocol::keys::Algorithm;
+use writ_protocol::keys::public::PublicKey;
 
 use super::{Enroll, Output};
 use crate::config::Config;

@@ -3,18 +3,19 @@
 use prost::Message as _;
 use serde::Serialize;
 use std::fmt::Write as _;
-use writ_common::admission::{JournalView, Novelty, check_approvals};
-use writ_common::command::{Action, Delivery};
 use writ_common::daemon::Fatal;
-use writ_common::evidence::Evidence;
 use writ_common::files;
-use writ_common::refusal::{Refusal, RefusalCode};
 use writ_common::say;
-use writ_common::time::{Clock as _, SystemClock, Timestamp};
-use writ_common::trust::Chain;
+use writ_common::time::{Clock as _, SystemClock};
 use writ_common::users;
-use writ_common::verify::Verifier;
 use writ_proto::v1 as proto;
+use writ_protocol::admission::{JournalView, Novelty, check_approvals};
+use writ_protocol::command::{Action, Delivery};
+use writ_protocol::evidence::Evidence;
+use writ_protocol::refusal::{Refusal, RefusalCode};
+use writ_protocol::time::Timestamp;
+use writ_protocol::trust::Chain;
+use writ_protocol::verify::Verifier;
 
 use super::{Explain, Output};
 use crate::config::Config;

@@ -6,12 +6,12 @@ use std::time::Duration;
 use tracing::{debug, info, warn};
 use writ_common::daemon::{self, Fatal};
 use writ_common::files;
-use writ_common::keys::Algorithm;
 use writ_common::service;
 use writ_common::shutdown::Shutdown;
 use writ_common::telemetry;
 use writ_common::time::SystemClock;
 use writ_common::users;
+use writ_protocol::keys::Algorithm;
 
 use super::status::Status;
 use super::{Run, enroll};

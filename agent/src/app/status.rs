@@ -11,8 +11,9 @@ use writ_common::files;
 use writ_common::say;
 use writ_common::service;
 use writ_common::text::plain;
-use writ_common::time::{Clock as _, SystemClock, Timestamp};
+use writ_common::time::{Clock as _, SystemClock};
 use writ_common::users;
+use writ_protocol::time::Timestamp;
 
 use super::{Output, StatusOptions};
 use crate::VERSION;

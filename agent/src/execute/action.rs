@@ -19,11 +19,11 @@ use std::time::Duration;
 
 use super::whose::others_may_change;
 use regex_lite::Regex;
-use writ_common::command::{ActionClass, is_action_name};
 use writ_common::config::{Problems, Reader};
-use writ_common::limits::{MAX_OUTPUT_BYTES, MAX_PARAMETER_BYTES};
-use writ_common::refusal::{Refusal, RefusalCode};
 use writ_common::users::{self, User};
+use writ_protocol::command::{ActionClass, is_action_name};
+use writ_protocol::limits::{MAX_OUTPUT_BYTES, MAX_PARAMETER_BYTES};
+use writ_protocol::refusal::{Refusal, RefusalCode};
 
 /// Programs that would run whatever a parameter says.
 const SHELLS: &[&str] =

@@ -13,8 +13,8 @@ use rustix::io::Errno;
 use rustix::process::{Pid, Signal, getpgid, kill_process, kill_process_group, test_kill_process_group};
 use tokio::io::AsyncReadExt as _;
 use tokio::process::{Child, Command};
-use writ_common::id::{Digest, random_bytes};
-use writ_common::receipt::Ending;
+use writ_protocol::id::{Digest, random_bytes};
+use writ_protocol::receipt::Ending;
 
 use super::Ended;
 use super::action::Invocation;

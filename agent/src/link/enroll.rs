@@ -1,15 +1,15 @@
 //! Enrolment: a token in, an identity out. It goes on where an interrupted one stopped, and never trusts
 //! first use.
 
-use writ_common::envelope::{EnrolmentPurpose, IdentityRecordPurpose, Sealed, sign};
 use writ_common::files::{self, FileError};
-use writ_common::identity::{Enrolment, EnrolmentToken, IdentityRecord};
-use writ_common::keys::Algorithm;
 use writ_common::net::Proxy;
-use writ_common::refusal::Refusal;
 use writ_common::tls::{Anchors, connect_by};
-use writ_common::trust::Keyring;
 use writ_proto::v1 as proto;
+use writ_protocol::envelope::{EnrolmentPurpose, IdentityRecordPurpose, Sealed, sign};
+use writ_protocol::identity::{Enrolment, EnrolmentToken, IdentityRecord};
+use writ_protocol::keys::Algorithm;
+use writ_protocol::refusal::Refusal;
+use writ_protocol::trust::Keyring;
 
 use super::greeting::fetch_pinned;
 use super::{LinkError, gateway};

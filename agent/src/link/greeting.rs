@@ -8,17 +8,17 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 use tonic::transport::Channel;
 use tracing::info;
-use writ_common::envelope::{
-    AgentProofPurpose, Candidate, HelloPurpose, Sealed, Verified, WelcomePurpose, sign, verify,
-};
-use writ_common::hello::{AgentProof, Expected, Nonce, Welcome};
-use writ_common::id::{AgentId, Digest, random_bytes};
-use writ_common::limits::{MAX_BUNDLE_BATCH_BYTES, MAX_BUNDLES_PER_CALL, PROTOCOL};
-use writ_common::refusal::{Refusal, RefusalCode};
-use writ_common::time::Timestamp;
-use writ_common::trust::Chain;
 use writ_proto::v1::agent_gateway_client::AgentGatewayClient;
 use writ_proto::v1::{self as proto, agent_frame, server_frame::Frame};
+use writ_protocol::envelope::{
+    AgentProofPurpose, Candidate, HelloPurpose, Sealed, Verified, WelcomePurpose, sign, verify,
+};
+use writ_protocol::hello::{AgentProof, Expected, Nonce, Welcome};
+use writ_protocol::id::{AgentId, Digest, random_bytes};
+use writ_protocol::limits::{MAX_BUNDLE_BATCH_BYTES, MAX_BUNDLES_PER_CALL, PROTOCOL};
+use writ_protocol::refusal::{Refusal, RefusalCode};
+use writ_protocol::time::Timestamp;
+use writ_protocol::trust::Chain;
 
 use super::LinkError;
 use crate::VERSION;

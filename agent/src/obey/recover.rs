@@ -4,11 +4,11 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use tracing::{error, info, warn};
-use writ_common::id::{CommandId, Digest};
-use writ_common::receipt::{Decision, Ending};
-use writ_common::refusal::{Refusal, RefusalCode};
-use writ_common::time::Timestamp;
-use writ_common::verify::VerifiedCommand;
+use writ_protocol::id::{CommandId, Digest};
+use writ_protocol::receipt::{Decision, Ending};
+use writ_protocol::refusal::{Refusal, RefusalCode};
+use writ_protocol::time::Timestamp;
+use writ_protocol::verify::VerifiedCommand;
 
 use super::{AgentCore, boot_id};
 use crate::execute::{AdmittedCommand, Ended, is_group_gone};

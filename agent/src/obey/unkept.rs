@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
-use writ_common::id::CommandId;
-use writ_common::time::Timestamp;
+use writ_protocol::id::CommandId;
+use writ_protocol::time::Timestamp;
 
 /// Beyond this, a command that cannot be journalled is not answered at all.
 const MAX_UNKEPT: usize = 1024;

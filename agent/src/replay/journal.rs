@@ -24,10 +24,10 @@ use redb::{
 };
 use tracing::{error, warn};
 use writ_common::files::{self, FileError};
-use writ_common::hello::JournalStanding;
-use writ_common::id::{AgentId, CommandId, JournalId, SessionMark, random_bytes};
-use writ_common::limits::{MAX_MARKS, SKEW};
-use writ_common::time::Timestamp;
+use writ_protocol::hello::JournalStanding;
+use writ_protocol::id::{AgentId, CommandId, JournalId, SessionMark, random_bytes};
+use writ_protocol::limits::{MAX_MARKS, SKEW};
+use writ_protocol::time::Timestamp;
 
 use check::caught;
 use entry::known;

@@ -4,8 +4,8 @@ use std::process::ExitCode;
 
 use prost::Message as _;
 use serde::Serialize;
-use writ_common::id::Digest;
 use writ_proto::admin::v1::{AuditEntry, AuditLink, ListAuditRequest};
+use writ_protocol::id::Digest;
 
 use crate::args::{Audit, Format};
 use crate::client::Client;

@@ -7,10 +7,12 @@ use tonic::Code;
 use writ_common::doctor::{Finding, Report};
 use writ_common::files;
 use writ_common::keys::pem;
-use writ_common::net::{InvalidPlace, Place, advice_on, dial, resolve};
-use writ_common::time::{Clock as _, SystemClock, Timestamp};
+use writ_common::net::{advice_on, dial, resolve};
+use writ_common::time::{Clock as _, SystemClock};
 use writ_proto::admin::v1::GetSystemRequest;
 use writ_proto::manager::v1::GetManagerRequest;
+use writ_protocol::place::{InvalidPlace, Place};
+use writ_protocol::time::Timestamp;
 
 use crate::args::Format;
 use crate::client::Client;

@@ -5,12 +5,12 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use serde::Serialize;
-use writ_common::audience::AudienceProof;
-use writ_common::evidence::{Answered, Evidence, EvidenceError, Judged, Target};
 use writ_common::files;
-use writ_common::id::{CommandId, Digest};
-use writ_common::receipt::Decision;
 use writ_proto::admin::v1::{EvidenceTarget, GetCommandRequest, evidence_part::Part};
+use writ_protocol::audience::AudienceProof;
+use writ_protocol::evidence::{Answered, Evidence, EvidenceError, Judged, Target};
+use writ_protocol::id::{CommandId, Digest};
+use writ_protocol::receipt::Decision;
 
 use crate::args::Format;
 use crate::client::Client;

@@ -13,7 +13,8 @@ use super::AuditLog;
 use super::audit::{AuditSettings, AuditStore, Link};
 use crate::files::{self, FileError};
 use crate::shutdown::Shutdown;
-use crate::time::{SharedClock, Timestamp};
+use crate::time::SharedClock;
+use writ_protocol::time::Timestamp;
 
 /// How often the log is looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(60);

@@ -14,9 +14,9 @@ use writ_proto::admin::v1::{AuditEntry, AuditLink, ListAuditRequest, ListAuditRe
 
 use super::{Actor, AdminBackend, AuditLog, Entry, page, unavailable};
 use crate::config::Reader;
-use crate::id::Digest;
-use crate::time::Timestamp;
-use crate::wire::status::Failure;
+use crate::status::Failure;
+use writ_protocol::id::Digest;
+use writ_protocol::time::Timestamp;
 
 /// How much the logs keep.
 #[derive(Debug, Clone, Copy)]

@@ -12,9 +12,9 @@ use writ_proto::admin::v1::{
 
 use super::audit::AuditStore;
 use super::{AdminBackend, Effect, Role, actor, check_operator_name, new_token, page, unavailable};
-use crate::id::Digest;
-use crate::time::Timestamp;
-use crate::wire::status::Failure;
+use crate::status::Failure;
+use writ_protocol::id::Digest;
+use writ_protocol::time::Timestamp;
 
 /// Somebody who may call the admin port, or might once.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,6 +1,6 @@
 //! Pages: sizes within bounds, tokens that say where to go on.
 
-use crate::wire::status::Failure;
+use crate::status::Failure;
 
 /// Rows of a page at most.
 pub const MAX_PAGE: u32 = 1000;

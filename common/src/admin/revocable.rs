@@ -13,9 +13,9 @@ use tonic::body::Body;
 
 use super::AdminBackend;
 use super::operators::OperatorStore as _;
-use crate::id::Digest;
+use crate::status::Failure;
 use crate::tls::InSession;
-use crate::wire::status::Failure;
+use writ_protocol::id::Digest;
 
 /// How long a revoked token may still hear.
 const LOOK_EVERY: Duration = Duration::from_secs(5);

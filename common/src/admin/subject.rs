@@ -3,9 +3,9 @@
 use prost::Message as _;
 
 use super::OPERATOR_TOKEN;
-use crate::manager;
 use crate::text::plain;
-use crate::wire::token;
+use writ_protocol::manager;
+use writ_protocol::wire::token;
 
 /// Which field of a request says what it is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

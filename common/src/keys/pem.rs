@@ -7,7 +7,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use zeroize::Zeroizing;
 
-use super::der::{self, Kind};
+use writ_protocol::keys::der::{self, Kind};
 
 /// What is wrong with a file of keys or certificates. `FILE` stands for it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

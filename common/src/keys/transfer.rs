@@ -7,10 +7,10 @@ use pkcs8::pkcs5;
 use pkcs8::pkcs5::pbes2::Kdf;
 use zeroize::Zeroizing;
 
-use super::der::algorithm;
 use super::pem::{self, InvalidPem, Item};
 use super::sealed::Passphrase;
-use super::{PrivateKey, Server, SigningCertificate};
+use writ_protocol::keys::der::algorithm;
+use writ_protocol::keys::{PrivateKey, Server, SigningCertificate};
 
 /// A certificate and its key.
 #[derive(Debug)]

@@ -9,9 +9,9 @@ use rustls::pki_types::{CertificateDer, UnixTime};
 use webpki::{EndEntityCert, KeyUsage, anchor_from_trusted_cert};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
-use super::{PublicKey, SigningCertificate};
-use crate::id::Digest;
-use crate::time::Timestamp;
+use writ_protocol::id::Digest;
+use writ_protocol::keys::{PublicKey, SigningCertificate};
+use writ_protocol::time::Timestamp;
 
 /// Certificates between a leaf and the authority.
 const MAX_INTERMEDIATES: usize = 4;
@@ -288,9 +288,9 @@ mod tests {
     };
 
     use super::*;
-    use crate::keys::certificate::offset;
-    use crate::keys::{Algorithm, Manager, PrivateKey};
     use crate::tls::TlsAuthority;
+    use writ_protocol::keys::certificate::offset;
+    use writ_protocol::keys::{Algorithm, Manager, PrivateKey};
 
     const DAY: Duration = Duration::from_secs(86_400);
 

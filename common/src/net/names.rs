@@ -13,7 +13,9 @@ use hickory_resolver::proto::rr::{Name, RecordType};
 use hickory_resolver::system_conf::parse_resolv_conf;
 use hickory_resolver::{Hosts, TokioResolver};
 
-use super::{Families, Place, family, other_family};
+use writ_protocol::place::Place;
+
+use super::{Families, family, other_family};
 
 /// How long a name may take.
 pub const NAME_TIMEOUT: Duration = Duration::from_secs(10);

@@ -10,7 +10,9 @@ use tokio::net::TcpStream;
 use tokio_socks::tcp::{Socks4Stream, Socks5Stream};
 use zeroize::Zeroizing;
 
-use super::{DIAL_TIMEOUT, Place};
+use writ_protocol::place::Place;
+
+use super::DIAL_TIMEOUT;
 use crate::text::quoted;
 
 /// A proxy's answer to CONNECT is never larger.

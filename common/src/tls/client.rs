@@ -21,9 +21,11 @@ use tokio_rustls::client::TlsStream;
 use tonic::transport::{Channel, Endpoint};
 
 use super::{LeafFacts, spki_digest};
-use crate::id::Digest;
-use crate::net::{DialError, InvalidPlace, Place, Proxy, reach};
-use crate::time::{Clock as _, SystemClock, Timestamp};
+use crate::net::{DialError, Proxy, reach};
+use crate::time::{Clock as _, SystemClock};
+use writ_protocol::id::Digest;
+use writ_protocol::place::{InvalidPlace, Place, server_name};
+use writ_protocol::time::Timestamp;
 
 /// For TLS.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -285,14 +287,6 @@ where
         std::future::ready(stream)
     });
     target.connect_with_connector(connector).await.map_err(http)
-}
-
-/// The host of "host:port", as a certificate would name it.
-///
-/// # Errors
-/// When it is anything else, such as a URL.
-pub fn server_name(endpoint: &str) -> Result<ServerName<'static>, InvalidPlace> {
-    endpoint.parse::<Place>().map(|place| place.server_name())
 }
 
 fn client_config(anchors: &Anchors) -> Result<ClientConfig, rustls::Error> {

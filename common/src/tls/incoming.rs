@@ -299,9 +299,9 @@ mod tests {
     use tokio_stream::StreamExt as _;
 
     use super::*;
-    use crate::id::Digest;
     use crate::time::{Clock as _, SystemClock};
     use crate::tls::{Anchors, TlsAuthority, TlsLeaf, connect};
+    use writ_protocol::id::Digest;
 
     fn leaf() -> (TlsAuthority, TlsLeaf) {
         let now = SystemClock::new().wall();

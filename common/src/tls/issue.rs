@@ -9,9 +9,9 @@ use rcgen::{
 };
 use zeroize::Zeroizing;
 
-use crate::keys::certificate::offset;
-use crate::keys::{Algorithm, Holder, PrivateKey};
-use crate::time::Timestamp;
+use writ_protocol::keys::certificate::offset;
+use writ_protocol::keys::{Algorithm, Holder, PrivateKey};
+use writ_protocol::time::Timestamp;
 
 /// id-kp-documentSigning (RFC 9336 §3): what tells a key that signs documents from every other key an
 /// authority vouches for.

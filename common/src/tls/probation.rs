@@ -17,8 +17,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::hush::Hush;
-use crate::id::Digest;
 use crate::shutdown::Shutdown;
+use writ_protocol::id::Digest;
 
 /// What the connections of one port may cost that have proven nothing.
 #[derive(Debug, Clone, Copy)]

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 
 use super::{TlsLeaf, spki_digest};
-use crate::id::Digest;
+use writ_protocol::id::Digest;
 
 /// Leaves that are still answered for after a newer one is shown, and how long: greetings may be under way
 /// under them.

@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use tonic::{Request, Response, Status};
 use writ_common::admin::{self, page};
-use writ_common::id::{EntityId, InstructionId};
-use writ_common::limits::MAX_COMMAND_LIFETIME;
-use writ_common::manager::{Task, TaskState};
-use writ_common::wire::status::Failure;
+use writ_common::status::Failure;
 use writ_proto::manager::v1 as proto;
 use writ_proto::manager::v1::instruction_service_server::InstructionService;
 use writ_proto::manager::v1::issue_instruction_request::Task as Asked;
+use writ_protocol::id::{EntityId, InstructionId};
+use writ_protocol::limits::MAX_COMMAND_LIFETIME;
+use writ_protocol::manager::{Task, TaskState};
 
 use crate::context::Manager;
 use crate::instructions::{Made, Request as Wish, issue, time_out};
@@ -128,7 +128,7 @@ fn to_dispatch(mut dispatch: proto::Dispatch) -> Result<Task, Failure> {
 fn communication(change: &proto::ChangeCommunication) -> Result<Task, Failure> {
     let (heartbeat, abnormal_after) =
         (Duration::from_millis(change.heartbeat_ms), Duration::from_millis(change.abnormal_after_ms));
-    writ_common::manager::check_communication(heartbeat, abnormal_after)
+    writ_protocol::manager::check_communication(heartbeat, abnormal_after)
         .map_err(|why| Failure::invalid("change_communication", why))?;
     Ok(Task::ChangeCommunication { heartbeat, abnormal_after })
 }

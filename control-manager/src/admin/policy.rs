@@ -5,8 +5,8 @@ use std::convert::Infallible;
 use writ_common::admin::audit::AuditSettings;
 use writ_common::admin::{AdminBackend, AuditSubject, Role, Rule};
 use writ_common::shutdown::Shutdown;
-use writ_common::time::Timestamp;
 use writ_database::Database;
+use writ_protocol::time::Timestamp;
 
 use crate::context::Manager;
 

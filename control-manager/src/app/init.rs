@@ -6,13 +6,13 @@ use serde::Serialize;
 use writ_common::admin::new_token;
 use writ_common::daemon::Fatal;
 use writ_common::files;
-use writ_common::id::{Digest, ManagerId};
-use writ_common::net::host_for_others;
 use writ_common::port::DRAIN_DEADLINE;
 use writ_common::say;
 use writ_common::shutdown::Shutdown;
 use writ_common::time::{Clock as _, SystemClock};
 use writ_database::file as database_file;
+use writ_protocol::id::{Digest, ManagerId};
+use writ_protocol::place::host_for_others;
 
 use super::{Custom, Init, Names, Output, unusable};
 use crate::authority::{self, Authority, AuthorityError};

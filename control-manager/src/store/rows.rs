@@ -1,11 +1,11 @@
 //! What is stored, as types.
 
 use bytes::Bytes;
-use writ_common::id::{CommandId, Digest, EntityId, InstructionId};
-use writ_common::keys::PublicKey;
-use writ_common::manager::{Registration, TaskState};
-use writ_common::time::Timestamp;
 use writ_database::{FromValue, ToValue, Value};
+use writ_protocol::id::{CommandId, Digest, EntityId, InstructionId};
+use writ_protocol::keys::PublicKey;
+use writ_protocol::manager::{Registration, TaskState};
+use writ_protocol::time::Timestamp;
 
 /// Whether an entity's calls count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -6,7 +6,7 @@
 use integration_tests::fleet::{Build, Daemon, Fleet, Said};
 use integration_tests::intruder::Intruder;
 use integration_tests::stolen::Stolen;
-use writ_common::id::AgentId;
+use writ_protocol::id::AgentId;
 
 fn step(number: u32, title: &str) {
     println!("\n{number}. {title}");

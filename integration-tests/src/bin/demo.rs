@@ -4,7 +4,7 @@
 
 use integration_tests::fleet::{Build, Daemon, Fleet, lines};
 use integration_tests::intruder::{Intruder, altered, forged};
-use writ_common::id::AgentId;
+use writ_protocol::id::AgentId;
 
 fn step(number: u32, title: &str) {
     println!("\n{number}. {title}");

@@ -9,10 +9,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use prost::Message as _;
 use rustix::process::{Pid, Signal, kill_process_group};
-use writ_common::audience::AudienceTree;
-use writ_common::id::{AgentId, Digest};
 use writ_common::time::{Clock as _, SystemClock};
 use writ_proto::v1::{self as proto, agent_frame, command::Action, server_frame::Frame};
+use writ_protocol::audience::AudienceTree;
+use writ_protocol::id::{AgentId, Digest};
 
 use super::Report;
 use crate::fleet::{Build, Fleet};
@@ -201,7 +201,7 @@ impl Scene<'_> {
     }
 
     fn silences(&mut self) {
-        let signing = Forger::stolen(&self.stolen.signing.honest::<writ_common::keys::Server>());
+        let signing = Forger::stolen(&self.stolen.signing.honest::<writ_protocol::keys::Server>());
         let agent = self.agent;
         let genuine = self.stolen.ping(agent, &signing, |_| {});
         self.is_silent("4.3", "an order by a key nobody listed", forged(&genuine), "unknown_key");
@@ -260,7 +260,7 @@ impl Scene<'_> {
 
     /// From 4.8 on the answer is a signed receipt.
     fn answers(&mut self) {
-        let signing = Forger::stolen(&self.stolen.signing.honest::<writ_common::keys::Server>());
+        let signing = Forger::stolen(&self.stolen.signing.honest::<writ_protocol::keys::Server>());
         let (agent, second) = (self.agent, 1000);
         let at = now().as_millis();
         let late = self.stolen.ping(agent, &signing, |command| {

@@ -8,15 +8,15 @@ use tokio::time::{Duration, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 use tonic::{Code, Status, Streaming};
-use writ_common::envelope::{EnrolmentPurpose, RefusalsAckPurpose, WelcomePurpose, sign};
-use writ_common::hello::Expected;
-use writ_common::id::{AgentId, Digest};
-use writ_common::identity::{Enrolment, EnrolmentToken};
-use writ_common::keys::{Agent, Algorithm, PrivateKey};
 use writ_common::tls::{Anchors, connect};
-use writ_common::trust::{Chain, Keyring};
 use writ_proto::v1::agent_gateway_client::AgentGatewayClient;
 use writ_proto::v1::{self as proto, agent_frame, server_frame};
+use writ_protocol::envelope::{EnrolmentPurpose, RefusalsAckPurpose, WelcomePurpose, sign};
+use writ_protocol::hello::Expected;
+use writ_protocol::id::{AgentId, Digest};
+use writ_protocol::identity::{Enrolment, EnrolmentToken};
+use writ_protocol::keys::{Agent, Algorithm, PrivateKey};
+use writ_protocol::trust::{Chain, Keyring};
 
 use super::Report;
 use crate::forge::{Forger, sealed};
@@ -157,7 +157,7 @@ fn believed(
 ) -> Seen<(AgentId, Bytes)> {
     let keyring = Keyring::new(&chain.head().bundle, &token.realm);
     let verified = keyring
-        .verify_at::<writ_common::envelope::IdentityRecordPurpose>(record, |record| record.recorded_at);
+        .verify_at::<writ_protocol::envelope::IdentityRecordPurpose>(record, |record| record.recorded_at);
     let said = verified.map_err(|refusal| refusal.to_string())?.into_document();
     let is_about_us =
         said.public_key == *key.public() && said.fleet == token.fleet && said.realm == token.realm;
@@ -215,7 +215,7 @@ impl Enrolled {
             realm: &self.token.realm,
             nonce: NONCE,
             tls_leaf: stream.leaf,
-            floor: writ_common::time::Timestamp::ZERO,
+            floor: writ_protocol::time::Timestamp::ZERO,
             round_trip: asked.elapsed(),
         };
         let _verified = expected.verify(&envelope).map_err(|refusal| refusal.to_string())?;
@@ -367,11 +367,11 @@ impl Enrolled {
         report.case("7.2", "it does not acknowledge a receipt by somebody else", seen);
     }
 
-    fn vouched<P: writ_common::envelope::Purpose>(&self, envelope: &Bytes) -> Seen<P::Document> {
+    fn vouched<P: writ_protocol::envelope::Purpose>(&self, envelope: &Bytes) -> Seen<P::Document> {
         let keyring = Keyring::new(&self.chain.head().bundle, &self.token.realm);
         let candidates = keyring.candidates(now());
-        let verified = writ_common::envelope::verify::<P>(envelope, &candidates, 1);
-        verified.map(writ_common::envelope::Verified::into_document).map_err(|refusal| refusal.to_string())
+        let verified = writ_protocol::envelope::verify::<P>(envelope, &candidates, 1);
+        verified.map(writ_protocol::envelope::Verified::into_document).map_err(|refusal| refusal.to_string())
     }
 }
 

@@ -9,10 +9,11 @@ use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Code;
-use writ_common::keys::{Algorithm, PrivateKey, Server, pem};
+use writ_common::keys::pem;
 use writ_common::tls::{Anchors, connect};
 use writ_proto::v1::agent_gateway_client::AgentGatewayClient;
 use writ_proto::v1::{self as proto, agent_frame::Frame, server_frame};
+use writ_protocol::keys::{Algorithm, PrivateKey, Server};
 
 /// Says these frames to the agents' port, keeps the stream open, and returns how the server ended it.
 fn said_to(fleet: &Fleet, frames: Vec<Frame>) -> tonic::Status {
@@ -85,7 +86,7 @@ fn a_proof_by_another_key_is_refused_and_raises_an_alert() {
     let fleet = Fleet::new(Build::Testing);
     let agent = fleet.agent("rome");
     agent.kill();
-    let rome: writ_common::id::AgentId = fleet.agent_id("rome").parse().unwrap();
+    let rome: writ_protocol::id::AgentId = fleet.agent_id("rome").parse().unwrap();
     let forger = integration_tests::forge::Forger::new([6; 32]);
     let proof = integration_tests::forge::sealed("agent-proof", &proto::AgentProof::default(), &forger);
     let status = said_to(

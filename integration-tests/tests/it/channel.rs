@@ -5,13 +5,15 @@ use std::time::Duration;
 
 use integration_tests::fleet::{Build, Fleet};
 use prost::Message as _;
-use writ_common::envelope::{EnrolmentPurpose, sign};
-use writ_common::identity::{Enrolment, EnrolmentToken};
-use writ_common::keys::{Agent, Algorithm, PrivateKey, pem};
-use writ_common::time::{Clock as _, SystemClock, Timestamp};
+use writ_common::keys::pem;
+use writ_common::time::{Clock as _, SystemClock};
 use writ_common::tls::{Anchors, LeafFacts, TlsAuthority, TlsLeaf, connect};
 use writ_proto::v1 as proto;
 use writ_proto::v1::agent_gateway_client::AgentGatewayClient;
+use writ_protocol::envelope::{EnrolmentPurpose, sign};
+use writ_protocol::identity::{Enrolment, EnrolmentToken};
+use writ_protocol::keys::{Agent, Algorithm, PrivateKey};
+use writ_protocol::time::Timestamp;
 
 const DAY: Duration = Duration::from_secs(86_400);
 

@@ -3,7 +3,7 @@
 use integration_tests::fleet::{Build, Fleet, lines};
 use redb::{Builder, ConcurrencyMode, TableDefinition};
 use serde_json::Value;
-use writ_common::id::CommandId;
+use writ_protocol::id::CommandId;
 
 /// A fleet whose only agent is killed at a checkpoint while it carries a note out, and started again.
 fn agent_killed_at(checkpoint: &str, more: &str) -> (Fleet, Value, Vec<String>) {

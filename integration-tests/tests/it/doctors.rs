@@ -7,8 +7,9 @@ use integration_tests::fleet::{Build, Fleet};
 use integration_tests::intruder::Intruder;
 use integration_tests::old_tls::OldTls;
 use integration_tests::stolen::now;
-use writ_common::keys::{Agent, Algorithm, PrivateKey, Server, pem};
+use writ_common::keys::pem;
 use writ_common::tls::{LeafFacts, TlsAuthority};
+use writ_protocol::keys::{Agent, Algorithm, PrivateKey, Server};
 
 #[test]
 fn the_doctor_names_one_primary_cause_for_each_fault() {

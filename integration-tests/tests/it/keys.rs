@@ -7,7 +7,7 @@ use integration_tests::fleet::{Build, Fleet};
 use integration_tests::hostile_agent::HostileAgent;
 use integration_tests::intruder::Intruder;
 use integration_tests::stolen::Stolen;
-use writ_common::id::AgentId;
+use writ_protocol::id::AgentId;
 
 fn standing(fleet: &Fleet) -> Vec<String> {
     let listed = fleet.keys(&["cert", "list"]).ok().json();

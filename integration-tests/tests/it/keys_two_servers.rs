@@ -4,8 +4,8 @@
 use integration_tests::fleet::{Build, Fleet};
 use integration_tests::intruder::Intruder;
 use integration_tests::stolen::{Stolen, now};
-use writ_common::id::AgentId;
 use writ_proto::v1::{self as proto, command::Action};
+use writ_protocol::id::AgentId;
 
 #[test]
 fn agents_obey_two_servers_that_share_a_certificate_and_go_from_one_to_the_other_and_back() {

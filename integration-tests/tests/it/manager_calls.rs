@@ -10,17 +10,19 @@ use integration_tests::manager::Manager;
 use integration_tests::road::Road;
 use tokio::runtime::Runtime;
 use tonic::transport::Channel;
-use writ_common::envelope::{Candidate, EntityCallPurpose, ManagerReplyPurpose, sign, verify};
-use writ_common::id::ManagerId;
-use writ_common::keys::{Algorithm, Entity, PrivateKey, SigningCertificate, pem};
-use writ_common::manager::{
-    CallBody, EntityCall, Mode, Poll, Registration, RegistrationToken, ReplyBody, TokenProof,
-};
-use writ_common::time::{Clock as _, SystemClock, Timestamp};
+use writ_common::keys::pem;
+use writ_common::time::{Clock as _, SystemClock};
 use writ_common::tls::{Anchors, connect};
 use writ_proto::manager::v1 as proto;
 use writ_proto::manager::v1::entity_link_client::EntityLinkClient;
 use writ_proto::manager::v1::registry_client::RegistryClient;
+use writ_protocol::envelope::{Candidate, EntityCallPurpose, ManagerReplyPurpose, sign, verify};
+use writ_protocol::id::ManagerId;
+use writ_protocol::keys::{Algorithm, Entity, PrivateKey, SigningCertificate};
+use writ_protocol::manager::{
+    CallBody, EntityCall, Mode, Poll, Registration, RegistrationToken, ReplyBody, TokenProof,
+};
+use writ_protocol::time::Timestamp;
 
 /// Somebody who speaks the protocol and has a key.
 struct Caller {

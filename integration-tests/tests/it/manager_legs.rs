@@ -324,6 +324,6 @@ fn what_cannot_be_tried_fails_at_the_input_and_no_byte_is_sent() {
     fs::write(&der, &ca).unwrap();
     let shown = fleet.settings(&["--ca", der.to_str().unwrap()]).ok();
     let authority = &shown.json()["authorities"][0];
-    assert_eq!(authority["sha256"], writ_common::id::Digest::of(&ca).to_string());
+    assert_eq!(authority["sha256"], writ_protocol::id::Digest::of(&ca).to_string());
     assert!(authority["subject"].as_str().unwrap().contains("acme channel"), "{authority}");
 }

@@ -8,11 +8,11 @@ use integration_tests::daemon::until;
 use integration_tests::fleet::{Build, Fleet};
 use integration_tests::forged_manager::ForgedManager;
 use integration_tests::manager::failed;
-use writ_common::envelope::{InstructionPurpose, sign};
-use writ_common::id::{EntityId, ManagerId};
-use writ_common::keys::{Algorithm, Manager as Holder, PrivateKey};
-use writ_common::manager::{Order, Task};
 use writ_common::time::{Clock as _, SystemClock};
+use writ_protocol::envelope::{InstructionPurpose, sign};
+use writ_protocol::id::{EntityId, ManagerId};
+use writ_protocol::keys::{Algorithm, Manager as Holder, PrivateKey};
+use writ_protocol::manager::{Order, Task};
 
 /// A server registered with a manager the story speaks for.
 fn registered(more: &[&str]) -> (Fleet, ForgedManager, EntityId) {
@@ -53,21 +53,24 @@ fn an_instruction_that_is_forged_stale_replayed_or_somebody_elses_is_refused_and
     let now = SystemClock::new().wall();
     let hour = Duration::from_secs(3600);
     let later =
-        writ_common::manager::Instruction { issued_at: now + hour, expires_at: now + hour * 2, ..good(1) };
+        writ_protocol::manager::Instruction { issued_at: now + hour, expires_at: now + hour * 2, ..good(1) };
     let cases: Vec<(Bytes, &str)> = vec![
         (by_thief, "not_signed"),
         (altered.into(), "not_signed"),
         (Bytes::from_static(b"no envelope"), "not_signed"),
         (
-            forged
-                .sealed(&writ_common::manager::Instruction { manager: ManagerId::generate(now), ..good(1) }),
+            forged.sealed(&writ_protocol::manager::Instruction {
+                manager: ManagerId::generate(now),
+                ..good(1)
+            }),
             "wrong_manager",
         ),
         (
-            forged.sealed(&writ_common::manager::Instruction { entity: EntityId::generate(now), ..good(1) }),
+            forged
+                .sealed(&writ_protocol::manager::Instruction { entity: EntityId::generate(now), ..good(1) }),
             "wrong_entity",
         ),
-        (forged.sealed(&writ_common::manager::Instruction { epoch: 6, ..good(1) }), "wrong_registration"),
+        (forged.sealed(&writ_protocol::manager::Instruction { epoch: 6, ..good(1) }), "wrong_registration"),
         (forged.sealed(&later), "not_yet_valid"),
     ];
     let count = cases.len();
@@ -79,7 +82,7 @@ fn an_instruction_that_is_forged_stale_replayed_or_somebody_elses_is_refused_and
     assert_eq!(fleet.json(&["commands", "list"]), serde_json::json!([]), "something was obeyed");
 
     // Expired: taken, so that the manager hears of it, and not done.
-    let expired = writ_common::manager::Instruction {
+    let expired = writ_protocol::manager::Instruction {
         issued_at: now - hour,
         expires_at: now - Duration::from_secs(1),
         ..good(1)
@@ -202,7 +205,7 @@ fn what_became_of_an_instruction_is_reported_until_the_manager_has_heard_it() {
     assert!(acted["detail"].as_str().unwrap().contains("no agent is enrolled"), "{acted}");
     let heard = || {
         forged.calls().into_iter().find_map(|call| match call.body {
-            writ_common::manager::CallBody::Poll(poll) => {
+            writ_protocol::manager::CallBody::Poll(poll) => {
                 poll.outcomes.into_iter().find(|one| one.sequence == 2 && !one.detail.is_empty())
             }
             _ => None,
@@ -210,5 +213,5 @@ fn what_became_of_an_instruction_is_reported_until_the_manager_has_heard_it() {
     };
     until("the manager never heard of it", || heard().is_some());
     let outcome = heard();
-    assert_eq!(outcome.unwrap().state, writ_common::manager::TaskState::Unsuccessful);
+    assert_eq!(outcome.unwrap().state, writ_protocol::manager::TaskState::Unsuccessful);
 }

@@ -8,11 +8,11 @@ use base64::engine::general_purpose::STANDARD;
 use integration_tests::parsers::PARSERS;
 use integration_tests::python;
 use proptest::prelude::*;
-use writ_common::audience::AudienceTree;
-use writ_common::envelope::{ApprovalPurpose, Candidate, sign, verify};
-use writ_common::id::{AgentId, Digest, FleetId};
-use writ_common::keys::{Algorithm, Operator, PrivateKey};
-use writ_common::time::Timestamp;
+use writ_protocol::audience::AudienceTree;
+use writ_protocol::envelope::{ApprovalPurpose, Candidate, sign, verify};
+use writ_protocol::id::{AgentId, Digest, FleetId};
+use writ_protocol::keys::{Algorithm, Operator, PrivateKey};
+use writ_protocol::time::Timestamp;
 
 fn corpus(target: &str) -> PathBuf {
     python::root().join("fuzz/corpus").join(target)
@@ -89,8 +89,8 @@ fn every_parser_has_a_fuzz_target() {
     }
 }
 
-fn approval(text: String, at: u64) -> writ_common::command::Approval {
-    writ_common::command::Approval {
+fn approval(text: String, at: u64) -> writ_protocol::command::Approval {
+    writ_protocol::command::Approval {
         fleet: FleetId::from_bytes([1; 16]),
         command_digest: Digest::from_bytes([2; 32]),
         approved_by: text,

@@ -1,7 +1,7 @@
 //! What is generated for people is in the tree and current. `UPDATE=1` writes it anew.
 
 use integration_tests::python::root;
-use writ_common::refusal::{Audible, RefusalCode};
+use writ_protocol::refusal::{Audible, RefusalCode};
 use writ_server::store::AlertKind;
 
 fn pinned(path: &str, expected: &[u8]) {
@@ -21,7 +21,7 @@ fn descriptor_set_is_pinned_so_that_a_wire_change_shows() {
 #[test]
 fn refusals_page_is_current() {
     let mut page = String::from(
-        "# Refusals\n\nGenerated from `common/src/refusal.rs`; `make update` writes it.\n\n\
+        "# Refusals\n\nGenerated from `protocol/src/refusal.rs`; `make update` writes it.\n\n\
          Codes are stable: programs may rely on them. Each has vectors under `proto/vectors/refuse/`, \
          but for `journal_failed`, which needs a broken disk.\n\n\
          Rules that ask operators to approve have no command yet: \

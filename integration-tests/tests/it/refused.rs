@@ -8,9 +8,9 @@ use integration_tests::forge::{Forger, envelope, payload_type, sealed};
 use integration_tests::intruder::{Intruder, altered, forged};
 use integration_tests::stolen::{Stolen, delivery, now};
 use prost::Message as _;
-use writ_common::audience::AudienceTree;
-use writ_common::id::AgentId;
 use writ_proto::v1::{self as proto, command::Action, server_frame::Frame};
+use writ_protocol::audience::AudienceTree;
+use writ_protocol::id::AgentId;
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -168,7 +168,7 @@ fn what_a_thief_of_the_signing_key_sends_outside_the_rules_is_answered_with_its_
     let scene = Scene::new();
     let signing = &scene.stolen.signing;
     let sent = scene.fleet.json(&["send", "ping", "--all", "--wait"]);
-    let id: writ_common::id::CommandId = sent["command_id"].as_str().unwrap().parse().unwrap();
+    let id: writ_protocol::id::CommandId = sent["command_id"].as_str().unwrap().parse().unwrap();
 
     scene.is_answered(
         scene.stolen.ping(scene.rome, signing, |c| c.command_id = id.as_bytes().to_vec().into()),

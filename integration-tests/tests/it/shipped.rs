@@ -4,8 +4,9 @@ use std::fs;
 use std::path::Path;
 
 use integration_tests::fleet::{Build, Fleet, binary};
-use writ_common::identity::EnrolmentToken;
-use writ_common::keys::{PrivateKey, Server, pem};
+use writ_common::keys::pem;
+use writ_protocol::identity::EnrolmentToken;
+use writ_protocol::keys::{PrivateKey, Server};
 
 fn contains(haystack: &[u8], needle: &[u8]) -> bool {
     haystack.windows(needle.len()).any(|window| window == needle)

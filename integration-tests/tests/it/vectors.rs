@@ -24,15 +24,16 @@ use writ_agent::replay::Journal;
 use writ_agent::session_time::SessionTime;
 use writ_agent::settings::SettingsStore;
 use writ_agent::trust::Trust;
-use writ_common::hello::Expected;
-use writ_common::id::{AgentId, CommandId, Digest};
-use writ_common::identity::IdentityRecord;
-use writ_common::keys::{Algorithm, PrivateKey};
-use writ_common::refusal::{Audible, RefusalCode};
 use writ_common::shutdown::Shutdown;
-use writ_common::time::{SystemClock, Timestamp};
-use writ_common::trust::Chain;
+use writ_common::time::SystemClock;
 use writ_proto::v1 as proto;
+use writ_protocol::hello::Expected;
+use writ_protocol::id::{AgentId, CommandId, Digest};
+use writ_protocol::identity::IdentityRecord;
+use writ_protocol::keys::{Algorithm, PrivateKey};
+use writ_protocol::refusal::{Audible, RefusalCode};
+use writ_protocol::time::Timestamp;
+use writ_protocol::trust::Chain;
 
 /// One vector, as it stands in its file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -4,15 +4,15 @@ use std::sync::Arc;
 
 use tonic::{Request, Response, Status};
 use tracing::info;
-use writ_common::facts::{FACTS, RECORD};
-use writ_common::id::AgentId;
-use writ_common::time::Timestamp;
-use writ_common::wire::status::Failure;
+use writ_common::status::Failure;
 use writ_proto::admin::v1::agent_service_server::AgentService;
 use writ_proto::admin::v1::{
     ActionRow, Agent, ApproveAgentRequest, Attribute as Shown, GetAgentRequest, LabelAgentRequest,
     ListAgentsRequest, ListAgentsResponse, WhyResponse,
 };
+use writ_protocol::facts::{FACTS, RECORD};
+use writ_protocol::id::AgentId;
+use writ_protocol::time::Timestamp;
 
 use super::submit::{self, find_agent};
 use super::why;

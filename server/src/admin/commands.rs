@@ -9,15 +9,7 @@ use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 use tracing::info;
-use writ_common::command::{Action, NamedAction, Settings};
-use writ_common::envelope::{Candidate, ReceiptPurpose, verify};
-use writ_common::id::CommandId;
-use writ_common::keys::PublicKey;
-use writ_common::limits::MAX_COMMAND_LIFETIME;
-use writ_common::net::Place;
-use writ_common::receipt::{Decision, Ending};
-use writ_common::time::Timestamp;
-use writ_common::wire::status::Failure;
+use writ_common::status::Failure;
 use writ_proto::admin::v1::command_service_server::CommandService;
 use writ_proto::admin::v1::{
     Command, EvidencePart, GetCommandRequest, ListCommandsRequest, ListCommandsResponse, ListTargetsRequest,
@@ -25,6 +17,14 @@ use writ_proto::admin::v1::{
     SubmitRequest, Target, TargetState as Shown, submit_request,
 };
 use writ_proto::v1::ApplySettings;
+use writ_protocol::command::{Action, NamedAction, Settings};
+use writ_protocol::envelope::{Candidate, ReceiptPurpose, verify};
+use writ_protocol::id::CommandId;
+use writ_protocol::keys::PublicKey;
+use writ_protocol::limits::MAX_COMMAND_LIFETIME;
+use writ_protocol::place::Place;
+use writ_protocol::receipt::{Decision, Ending};
+use writ_protocol::time::Timestamp;
 
 use super::submit::{self, Selection, Submitted};
 use super::{evidence, preview};

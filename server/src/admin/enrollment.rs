@@ -5,17 +5,17 @@ use std::time::Duration;
 
 use tonic::{Request, Response, Status};
 use tracing::info;
-use writ_common::id::random_bytes;
-use writ_common::identity::EnrolmentToken;
-use writ_common::limits::MAX_NAME_BYTES;
-use writ_common::time::Timestamp;
+use writ_common::status::Failure;
 use writ_common::tls::spki_digest;
-use writ_common::wire::status::Failure;
 use writ_proto::admin::v1::enrollment_service_server::EnrollmentService;
 use writ_proto::admin::v1::{
     CreateTokenRequest, CreateTokenResponse, EnrollmentToken, ListTokensRequest, ListTokensResponse,
     RevokeTokenRequest,
 };
+use writ_protocol::id::random_bytes;
+use writ_protocol::identity::EnrolmentToken;
+use writ_protocol::limits::MAX_NAME_BYTES;
+use writ_protocol::time::Timestamp;
 
 use crate::authority::create::DEFAULT_REALM;
 use crate::context::Server;

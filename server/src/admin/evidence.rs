@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc;
 use tonic::Status;
-use writ_common::audience::AudienceTree;
-use writ_common::id::{AgentId, CommandId};
-use writ_common::wire::status::Failure;
+use writ_common::status::Failure;
 use writ_proto::admin::v1::{EvidenceCommand, EvidencePart, EvidenceTarget, evidence_part::Part};
+use writ_protocol::audience::AudienceTree;
+use writ_protocol::id::{AgentId, CommandId};
 
 use crate::context::Server;
 use crate::store::{StoreError, StoredEnvelope, unavailable};

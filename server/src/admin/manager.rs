@@ -9,7 +9,7 @@ use tokio_stream::{Stream, StreamExt as _};
 use tonic::{Request, Response, Status};
 use tracing::{info, warn};
 use writ_common::admin::{self, Effect};
-use writ_common::wire::status::Failure;
+use writ_common::status::Failure;
 use writ_proto::admin::v1 as proto;
 use writ_proto::admin::v1::control_manager_service_server::ControlManagerService;
 

@@ -3,8 +3,8 @@
 use writ_common::admin::audit::AuditSettings;
 use writ_common::admin::{AdminBackend, AuditSubject, Role, Rule};
 use writ_common::shutdown::Shutdown;
-use writ_common::time::Timestamp;
 use writ_database::Database;
+use writ_protocol::time::Timestamp;
 
 use crate::context::Server;
 use crate::store::Job;

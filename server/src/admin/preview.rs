@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use writ_common::audience::AudienceTree;
-use writ_common::command::{Action, ActionClass};
-use writ_common::id::AgentId;
-use writ_common::wire::status::Failure;
+use writ_common::status::Failure;
 use writ_proto::admin::v1::{PreviewResponse, PreviewTarget};
+use writ_protocol::audience::AudienceTree;
+use writ_protocol::command::{Action, ActionClass};
+use writ_protocol::id::AgentId;
 
 use super::submit::{self, Request};
 use crate::context::Server;

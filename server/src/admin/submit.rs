@@ -6,11 +6,11 @@ use std::time::Duration;
 use prost::Message as _;
 use tracing::info;
 use writ_common::admin::{Actor, AdminBackend as _, AuditLog, Entry};
-use writ_common::command::Action;
-use writ_common::id::{AgentId, CommandId, Digest};
-use writ_common::time::Timestamp;
-use writ_common::wire::status::Failure;
+use writ_common::status::Failure;
 use writ_proto::v1 as proto;
+use writ_protocol::command::Action;
+use writ_protocol::id::{AgentId, CommandId, Digest};
+use writ_protocol::time::Timestamp;
 
 use crate::context::Server;
 use crate::metrics;
@@ -283,7 +283,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use writ_common::admin::Role;
-    use writ_common::command::{NamedAction, Settings};
+    use writ_protocol::command::{NamedAction, Settings};
 
     use super::*;
 

@@ -3,15 +3,15 @@
 use std::sync::Arc;
 
 use tonic::{Request, Response, Status};
-use writ_common::id::KeyId;
-use writ_common::time::Timestamp;
-use writ_common::trust::{Chain, Link};
 use writ_proto::admin::v1::trust_service_server::TrustService;
 use writ_proto::admin::v1::{
     BehindRow, BundleHolders, BundleRow, CertificateRow, CertificateStanding, Convergence,
     GetConvergenceRequest, ListBehindRequest, ListBehindResponse, ListBundlesRequest, ListBundlesResponse,
     ListCertificatesRequest, ListCertificatesResponse, Stranger,
 };
+use writ_protocol::id::KeyId;
+use writ_protocol::time::Timestamp;
+use writ_protocol::trust::{Chain, Link};
 
 use super::agents::last_contact;
 use crate::authority::certificates::Standing;
@@ -50,7 +50,7 @@ impl TrustService for Trust {
     ) -> Result<Response<ListCertificatesResponse>, Status> {
         let (chain, now) = (self.0.chain(), self.0.clock.wall());
         let bundle = &chain.head().bundle;
-        let row = |entry: &writ_common::trust::SigningEntry| CertificateRow {
+        let row = |entry: &writ_protocol::trust::SigningEntry| CertificateRow {
             key_id: entry.certificate.key().id().to_string(),
             standing: match Standing::of(entry, bundle, now) {
                 Standing::Standby => CertificateStanding::Standby,

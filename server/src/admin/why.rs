@@ -1,10 +1,10 @@
 //! Why an agent obeys or does not: liveness, standing, trust, refusals, queue and settings, each judged by
 //! itself.
 
-use writ_common::refusal::RefusalCode;
-use writ_common::time::Timestamp;
-use writ_common::trust::Keyring;
 use writ_proto::admin::v1::{Finding, FindingLevel, WhyResponse};
+use writ_protocol::refusal::RefusalCode;
+use writ_protocol::time::Timestamp;
+use writ_protocol::trust::Keyring;
 
 use crate::context::Server;
 use crate::store::{AgentRow, AlertKind, StoreError};

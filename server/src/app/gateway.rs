@@ -8,8 +8,6 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio_stream::Stream;
 use tonic::{Request, Response, Status, Streaming};
-use writ_common::id::Digest;
-use writ_common::limits::{MAX_ENROLMENT_BYTES, MAX_FRAME_BYTES};
 use writ_common::port::{MAX_QUESTION_BYTES, PerMethod};
 use writ_common::tls::Peer;
 use writ_proto::v1::agent_gateway_server::{AgentGateway, AgentGatewayServer};
@@ -17,6 +15,8 @@ use writ_proto::v1::{
     AgentFrame, EnrollRequest, EnrollResponse, HandBackRequest, HandBackResponse, ServerFrame,
     TrustChainRequest, TrustChainResponse,
 };
+use writ_protocol::id::Digest;
+use writ_protocol::limits::{MAX_ENROLMENT_BYTES, MAX_FRAME_BYTES};
 
 use crate::authority::follow::accept_uploaded;
 use crate::context::Server;

@@ -4,9 +4,10 @@ use futures_util::future::join_all;
 use tracing::debug;
 use writ_common::daemon::Fatal;
 use writ_common::files;
-use writ_common::net::{Place, resolve};
+use writ_common::net::resolve;
 use writ_common::shutdown::Shutdown;
 use writ_common::time::{Clock as _, SystemClock};
+use writ_protocol::place::Place;
 
 use super::{Init, passphrase};
 use crate::authority::create::{CreateError, Made, Plan, check_room, create};

@@ -6,12 +6,12 @@ use clap::Args;
 use serde::Serialize;
 use writ_common::config::not_text;
 use writ_common::daemon::Fatal;
-use writ_common::id::Digest;
-use writ_common::keys::Algorithm;
 use writ_common::say;
 use writ_common::service::Start;
 use writ_common::shutdown::Shutdown;
 use writ_common::time::{Clock as _, SystemClock};
+use writ_protocol::id::Digest;
+use writ_protocol::keys::Algorithm;
 
 use super::{Output, passphrase};
 use crate::authority::Files;

@@ -16,7 +16,7 @@ use writ_common::shutdown::Shutdown;
 use writ_common::telemetry;
 use writ_common::time::{SharedClock, SystemClock};
 use writ_common::tls::Room;
-use writ_common::trust::Chain;
+use writ_protocol::trust::Chain;
 
 use super::{Run, gateway};
 use crate::VERSION;

@@ -9,12 +9,13 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use writ_common::files::{self, FileError};
-use writ_common::id::{AgentId, Digest, FleetId, KeyId};
+use writ_common::keys::pem;
 use writ_common::keys::sealed::{Passphrase, SealError, open, seal};
-use writ_common::keys::{Authority, PrivateKey, PublicKey, pem};
-use writ_common::refusal::Refusal;
-use writ_common::time::Timestamp;
-use writ_common::trust::Chain;
+use writ_protocol::id::{AgentId, Digest, FleetId, KeyId};
+use writ_protocol::keys::{Authority, PrivateKey, PublicKey};
+use writ_protocol::refusal::Refusal;
+use writ_protocol::time::Timestamp;
+use writ_protocol::trust::Chain;
 use zeroize::Zeroizing;
 
 use super::Files;

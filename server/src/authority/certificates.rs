@@ -6,13 +6,14 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use writ_common::files;
-use writ_common::id::KeyId;
-use writ_common::keys::certificate::SIGNING_LIFETIME;
+use writ_common::keys::pem;
 use writ_common::keys::transfer::Pair;
-use writ_common::keys::{Algorithm, PrivateKey, Server, SigningCertificate, pem};
-use writ_common::limits::SKEW;
-use writ_common::time::Timestamp;
-use writ_common::trust::{SigningEntry, TrustBundle};
+use writ_protocol::id::KeyId;
+use writ_protocol::keys::certificate::SIGNING_LIFETIME;
+use writ_protocol::keys::{Algorithm, PrivateKey, Server, SigningCertificate};
+use writ_protocol::limits::SKEW;
+use writ_protocol::time::Timestamp;
+use writ_protocol::trust::{SigningEntry, TrustBundle};
 
 use super::create::DEFAULT_REALM;
 use super::publisher::{Fresh, NewKey, PublishError, Published, TrustPublisher, Unlocked};
@@ -80,7 +81,7 @@ pub enum CertificateError {
     Publish(#[from] PublishError),
     /// The certificate cannot be made.
     #[error(transparent)]
-    Make(#[from] writ_common::keys::certificate::InvalidCertificate),
+    Make(#[from] writ_protocol::keys::certificate::InvalidCertificate),
     /// A server signs all it says with one key.
     #[error(
         "this server commands {present}; a certificate for {asked} alone would leave the agents of the others without a greeting they believe. Give it a server of its own (--for FILE), or name all realms"

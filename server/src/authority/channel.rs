@@ -9,10 +9,11 @@ use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info, warn};
 use writ_common::files::{self, FileError};
 use writ_common::keys::pem;
-use writ_common::limits::MAX_KEYS;
-use writ_common::time::Timestamp;
-use writ_common::tls::{IssueError, LeafFacts, ServerTls, TlsAuthority, TlsLeaf, TlsSetupError, server_name};
-use writ_common::trust::TrustBundle;
+use writ_common::tls::{IssueError, LeafFacts, ServerTls, TlsAuthority, TlsLeaf, TlsSetupError};
+use writ_protocol::limits::MAX_KEYS;
+use writ_protocol::place::server_name;
+use writ_protocol::time::Timestamp;
+use writ_protocol::trust::TrustBundle;
 use zeroize::Zeroizing;
 
 use super::publisher::{Fresh, PublishError, Published, TrustPublisher, Unlocked};

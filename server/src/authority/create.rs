@@ -7,18 +7,19 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 use writ_common::admin::new_token;
-use writ_common::envelope::{BundlePurpose, sign};
-use writ_common::facts::is_plain_name;
 use writ_common::files::{self, FileError};
-use writ_common::id::{Digest, FleetId};
-use writ_common::keys::certificate::InvalidCertificate;
+use writ_common::keys::pem;
 use writ_common::keys::sealed::{Passphrase, SealError, seal};
-use writ_common::keys::{Algorithm, Authority, PrivateKey, Server, SigningCertificate, pem};
-use writ_common::net::{Place, host_for_others};
 use writ_common::shutdown::Shutdown;
-use writ_common::time::Timestamp;
 use writ_common::tls::{IssueError, TlsAuthority, TlsLeaf, spki_digest};
-use writ_common::trust::{Chain, Role, SigningEntry, TrustBundle};
+use writ_protocol::envelope::{BundlePurpose, sign};
+use writ_protocol::facts::is_plain_name;
+use writ_protocol::id::{Digest, FleetId};
+use writ_protocol::keys::certificate::InvalidCertificate;
+use writ_protocol::keys::{Algorithm, Authority, PrivateKey, Server, SigningCertificate};
+use writ_protocol::place::{Place, host_for_others};
+use writ_protocol::time::Timestamp;
+use writ_protocol::trust::{Chain, Role, SigningEntry, TrustBundle};
 
 use super::Files;
 use super::backup::{BackupError, contents, write_backup};

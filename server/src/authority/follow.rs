@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tracing::{error, info, warn};
-use writ_common::limits::MAX_BUNDLES_PER_CALL;
-use writ_common::refusal::Refusal;
-use writ_common::trust::{Chain, Link};
-use writ_common::wire::status::Failure;
+use writ_common::status::Failure;
+use writ_protocol::limits::MAX_BUNDLES_PER_CALL;
+use writ_protocol::refusal::Refusal;
+use writ_protocol::trust::{Chain, Link};
 
 use super::{Files, KeyFileError, head_marker, read_signing_keys};
 use crate::context::Server;

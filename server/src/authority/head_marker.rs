@@ -3,9 +3,9 @@
 
 use tracing::error;
 use writ_common::files::{self, FileError};
-use writ_common::id::Digest;
-use writ_common::time::Timestamp;
-use writ_common::trust::{Chain, Link};
+use writ_protocol::id::Digest;
+use writ_protocol::time::Timestamp;
+use writ_protocol::trust::{Chain, Link};
 
 use super::Files;
 use crate::store::{Store, StoreError};

@@ -1,9 +1,9 @@
 //! Which agents would not obey the key that signs now, and why.
 
-use writ_common::id::{Digest, KeyId};
-use writ_common::refusal::RefusalCode;
-use writ_common::time::Timestamp;
-use writ_common::trust::{Chain, Keyring};
+use writ_protocol::id::{Digest, KeyId};
+use writ_protocol::refusal::RefusalCode;
+use writ_protocol::time::Timestamp;
+use writ_protocol::trust::{Chain, Keyring};
 
 use crate::context::Server;
 use crate::store::{Behind, Holders, StoreError};

@@ -4,9 +4,10 @@
 use std::path::PathBuf;
 
 use writ_common::files::{self, FileError};
-use writ_common::id::FleetId;
-use writ_common::keys::{SigningCertificate, pem};
+use writ_common::keys::pem;
 use writ_database::file::Found;
+use writ_protocol::id::FleetId;
+use writ_protocol::keys::SigningCertificate;
 
 use super::Files;
 use crate::store::{Store, StoreError};

@@ -7,14 +7,14 @@ use serde::Serialize;
 use tracing::warn;
 use writ_common::admin::new_token;
 use writ_common::files::{self, FileError};
-use writ_common::id::{Digest, FleetId, KeyId};
 use writ_common::keys::pem;
-use writ_common::refusal::Refusal;
 use writ_common::shutdown::Shutdown;
-use writ_common::time::Timestamp;
 use writ_common::tls::{IssueError, TlsAuthority};
-use writ_common::trust::Chain;
 use writ_database::file as database_file;
+use writ_protocol::id::{Digest, FleetId, KeyId};
+use writ_protocol::refusal::Refusal;
+use writ_protocol::time::Timestamp;
+use writ_protocol::trust::Chain;
 
 use super::backup::{Archive, ArchiveError};
 use super::certificates;

@@ -6,11 +6,11 @@ use tokio::net::TcpStream;
 use tonic::transport::Channel;
 use writ_common::keys::vault::Vault;
 use writ_common::net::{
-    self, DIAL_TIMEOUT, Families, InvalidPlace, NameError, Place, ProxyFault, advice_on, dial, family,
-    other_family,
+    self, DIAL_TIMEOUT, Families, NameError, ProxyFault, advice_on, dial, family, other_family,
 };
-use writ_common::time::Timestamp;
 use writ_common::tls::{Anchors, ConnectError, TlsFault, connect_over, over};
+use writ_protocol::place::{InvalidPlace, Place};
+use writ_protocol::time::Timestamp;
 use zeroize::Zeroizing;
 
 use super::legs::{Fault, Leg, Legs};

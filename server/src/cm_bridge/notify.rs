@@ -7,12 +7,12 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tonic::{Request, Response, Status};
 use tracing::{error, info};
-use writ_common::id::random_bytes;
 use writ_common::port::{self, FEW_STREAMS, MAX_QUESTION_BYTES};
 use writ_common::shutdown::Shutdown;
 use writ_common::tls::Room;
 use writ_proto::manager::v1 as proto;
 use writ_proto::manager::v1::entity_notify_server::{EntityNotify, EntityNotifyServer};
+use writ_protocol::id::random_bytes;
 
 use super::State;
 use crate::context::Server;

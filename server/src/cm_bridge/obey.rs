@@ -9,22 +9,22 @@ use prost::Message as _;
 use tokio::sync::broadcast::{self, error::RecvError};
 use tracing::{info, warn};
 use writ_common::admin::{Actor, AdminBackend as _, AuditLog, Entry, Role};
-use writ_common::command::{Action, NamedAction};
-use writ_common::envelope::{Candidate, InstructionPurpose, claimed_keyid, verify};
-use writ_common::id::{CommandId, Digest, EntityId, ManagerId};
-use writ_common::keys::PublicKey;
-use writ_common::limits::{MAX_DETAIL_BYTES, MAX_INSTRUCTIONS, MAX_NAME_BYTES, SKEW};
-use writ_common::manager::{Instruction, Order, Outcome, Task, TaskState};
-use writ_common::time::Timestamp;
-use writ_common::wire::status::Failure;
+use writ_common::status::Failure;
 use writ_proto::manager::v1 as proto;
+use writ_protocol::command::{Action, NamedAction};
+use writ_protocol::envelope::{Candidate, InstructionPurpose, claimed_keyid, verify};
+use writ_protocol::id::{CommandId, Digest, EntityId, ManagerId};
+use writ_protocol::keys::PublicKey;
+use writ_protocol::limits::{MAX_DETAIL_BYTES, MAX_INSTRUCTIONS, MAX_NAME_BYTES, SKEW};
+use writ_protocol::manager::{Instruction, Order, Outcome, Task, TaskState};
+use writ_protocol::time::Timestamp;
 
 use super::{BridgeGuard, Held, Registration, State, register};
 use crate::admin::submit::{self, Request, Selection};
 use crate::context::Server;
 use crate::store::{Alarm, AlertKind, SERVER, StoreError, TakenRow};
 
-/// Outcomes in one poll ([`writ_common::limits::MAX_OUTCOMES`]), and instructions acted on before the next.
+/// Outcomes in one poll ([`writ_protocol::limits::MAX_OUTCOMES`]), and instructions acted on before the next.
 const MAX_AT_ONCE: u32 = 64;
 /// What commands of the manager are asked for by, before its operator's name.
 const ACTOR: &str = "control-manager";
@@ -318,7 +318,7 @@ async fn change_communication(
     heartbeat: Duration,
     abnormal_after: Duration,
 ) -> Result<(), Failure> {
-    writ_common::manager::check_communication(heartbeat, abnormal_after)
+    writ_protocol::manager::check_communication(heartbeat, abnormal_after)
         .map_err(|why| Failure::invalid("change_communication", why))?;
     let Some(mut settings) = turn.in_force.clone() else {
         return Err(Failure::precondition("manager_not_registered", "the registration ended meanwhile"));

@@ -7,8 +7,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tracing::{info, warn};
 use writ_common::backoff::{Backoff, jitter};
-use writ_common::limits::MAX_OUTCOMES;
-use writ_common::manager::{CallBody, Outcome, Poll, RejectionCode, ReplyBody, TaskState};
+use writ_protocol::limits::MAX_OUTCOMES;
+use writ_protocol::manager::{CallBody, Outcome, Poll, RejectionCode, ReplyBody, TaskState};
 
 use super::client::{Answer, ManagerClient, unexpected};
 use super::legs::{Fault, Leg, Legs};

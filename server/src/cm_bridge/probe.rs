@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use writ_common::limits::SKEW;
-use writ_common::manager::{CallBody, NO_INSTRUCTIONS, PROTOCOL, Poll, ReplyBody};
 use writ_proto::admin::v1 as proto;
+use writ_protocol::limits::SKEW;
+use writ_protocol::manager::{CallBody, NO_INSTRUCTIONS, PROTOCOL, Poll, ReplyBody};
 
 use super::client::ManagerClient;
 use super::legs::{Fault, Leg, Legs};

@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use tracing::{info, warn};
 use writ_common::backoff::Backoff;
-use writ_common::id::{EntityId, ManagerId};
-use writ_common::limits::MAX_ADDRESSES;
-use writ_common::manager::{
+use writ_common::status::Failure;
+use writ_proto::admin::v1 as proto;
+use writ_protocol::id::{EntityId, ManagerId};
+use writ_protocol::limits::MAX_ADDRESSES;
+use writ_protocol::manager::{
     CallBody, Mode, Registration as Wish, RegistrationToken, Rejection, RejectionCode, ReplyBody, Standing,
 };
-use writ_common::time::Timestamp;
-use writ_common::wire::status::Failure;
-use writ_proto::admin::v1 as proto;
+use writ_protocol::time::Timestamp;
 
 use super::client::{ManagerClient, unexpected};
 use super::legs::{Fault, Leg, Legs};

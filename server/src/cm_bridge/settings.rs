@@ -7,11 +7,11 @@ use std::net::Ipv6Addr;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use writ_common::id::Digest;
 use writ_common::keys::vouched::PinnedAuthority;
 use writ_common::net::Protocol;
-use writ_common::time::Timestamp;
 use writ_proto::admin::v1 as proto;
+use writ_protocol::id::Digest;
+use writ_protocol::time::Timestamp;
 
 /// Where a manager listens unless told otherwise.
 const DEFAULT_PORT: u16 = 7543;

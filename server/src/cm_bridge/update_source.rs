@@ -1,8 +1,8 @@
 //! The choice a manager offers: to be where updates come from.
 
-use writ_common::manager::ManagerVersion;
-use writ_common::wire::status::Failure;
+use writ_common::status::Failure;
 use writ_proto::admin::v1 as proto;
+use writ_protocol::manager::ManagerVersion;
 
 use super::{Registration, Source, State};
 

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tracing::warn;
-use writ_common::id::CommandId;
+use writ_protocol::id::CommandId;
 
 use crate::context::Server;
 

@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
-use writ_common::id::AgentId;
-use writ_common::time::Timestamp;
+use writ_protocol::id::AgentId;
+use writ_protocol::time::Timestamp;
 
 use super::Outgoing;
 

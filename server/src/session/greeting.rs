@@ -7,16 +7,16 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tracing::{debug, warn};
-use writ_common::envelope::{AgentProofPurpose, Candidate, verify};
-use writ_common::hello::{AgentProof, Nonce, ServerHello, Welcome};
-use writ_common::id::{AgentId, KeyId, SessionMark, random_bytes};
-use writ_common::limits::PROTOCOL;
-use writ_common::refusal::RefusalCode;
-use writ_common::time::Timestamp;
+use writ_common::status::Failure;
 use writ_common::tls::Peer;
 use writ_common::warn_of_stranger;
-use writ_common::wire::status::Failure;
 use writ_proto::v1::{self as proto, agent_frame, server_frame::Frame};
+use writ_protocol::envelope::{AgentProofPurpose, Candidate, verify};
+use writ_protocol::hello::{AgentProof, Nonce, ServerHello, Welcome};
+use writ_protocol::id::{AgentId, KeyId, SessionMark, random_bytes};
+use writ_protocol::limits::PROTOCOL;
+use writ_protocol::refusal::RefusalCode;
+use writ_protocol::time::Timestamp;
 
 use super::readmit::readmit;
 use super::{End, Outbound, unreadable, vouch};

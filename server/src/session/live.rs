@@ -8,12 +8,12 @@ use bytes::Bytes;
 use futures_util::FutureExt as _;
 use tracing::{debug, warn};
 use writ_common::backoff::jitter;
-use writ_common::hello::Nonce;
-use writ_common::id::{CommandId, Digest, KeyId, SessionMark};
-use writ_common::limits::{MAX_BUNDLE_BATCH_BYTES, MAX_BUNDLES_PER_CALL, MAX_COUNTED_DELIVERIES};
-use writ_common::refusal::Refusal;
-use writ_common::wire::status::Failure;
+use writ_common::status::Failure;
 use writ_proto::v1::{self as proto, agent_frame, server_frame::Frame};
+use writ_protocol::hello::Nonce;
+use writ_protocol::id::{CommandId, Digest, KeyId, SessionMark};
+use writ_protocol::limits::{MAX_BUNDLE_BATCH_BYTES, MAX_BUNDLES_PER_CALL, MAX_COUNTED_DELIVERIES};
+use writ_protocol::refusal::Refusal;
 
 use super::budget::Budget;
 use super::greeting::Proven;

@@ -6,12 +6,12 @@ use std::net::IpAddr;
 use bytes::Bytes;
 use prost::Message as _;
 use tracing::info;
-use writ_common::envelope::{AgentProofPurpose, Candidate, IdentityRecordPurpose, verify};
-use writ_common::evidence::Ledger;
-use writ_common::id::AgentId;
+use writ_common::status::Failure;
 use writ_common::warn_of_stranger;
-use writ_common::wire::status::Failure;
 use writ_proto::v1 as proto;
+use writ_protocol::envelope::{AgentProofPurpose, Candidate, IdentityRecordPurpose, verify};
+use writ_protocol::evidence::Ledger;
+use writ_protocol::id::AgentId;
 
 use crate::context::Server;
 use crate::store::rules::restore::Readmission;

@@ -3,13 +3,13 @@
 use std::collections::HashSet;
 
 use bytes::Bytes;
-use writ_common::command::{OWN_ACTIONS, is_action_name};
-use writ_common::envelope::{AgentReportPurpose, Candidate, verify};
-use writ_common::facts::FACTS;
-use writ_common::hello::Nonce;
-use writ_common::id::FleetId;
-use writ_common::refusal::{Refusal, RefusalCode};
-use writ_common::report::AgentReport;
+use writ_protocol::command::{OWN_ACTIONS, is_action_name};
+use writ_protocol::envelope::{AgentReportPurpose, Candidate, verify};
+use writ_protocol::facts::FACTS;
+use writ_protocol::hello::Nonce;
+use writ_protocol::id::FleetId;
+use writ_protocol::refusal::{Refusal, RefusalCode};
+use writ_protocol::report::AgentReport;
 
 use crate::selector::is_value;
 use crate::store::{KnownAgent, Report};

@@ -4,10 +4,10 @@
 
 use bytes::Bytes;
 use tracing::info;
-use writ_common::envelope::claimed_keyid;
-use writ_common::id::{AgentId, KeyId};
-use writ_common::identity::IdentityRecord;
-use writ_common::wire::status::Failure;
+use writ_common::status::Failure;
+use writ_protocol::envelope::claimed_keyid;
+use writ_protocol::id::{AgentId, KeyId};
+use writ_protocol::identity::IdentityRecord;
 
 use crate::context::Server;
 use crate::store::unavailable;

@@ -1,8 +1,8 @@
 use std::sync::{Arc, Mutex};
 
-use writ_common::keys::{Algorithm, SigningCertificate};
 use writ_common::time::Clock;
-use writ_common::trust::Role;
+use writ_protocol::keys::{Algorithm, SigningCertificate};
+use writ_protocol::trust::Role;
 
 use super::*;
 
@@ -99,7 +99,7 @@ fn nothing_is_signed_at_a_time_before_one_that_was_signed_with() {
 fn a_command_no_agent_would_look_at_is_not_signed() {
     let (signer, _clock) = signer();
     let parameters = (0..64).map(|number| (format!("p{number:02}"), "x".repeat(4096))).collect();
-    let action = writ_common::command::NamedAction::new("big".to_owned(), parameters).unwrap();
+    let action = writ_protocol::command::NamedAction::new("big".to_owned(), parameters).unwrap();
     let big = CommandDraft { action: Action::Run(action), ..draft() };
     assert!(matches!(signer.command(big), Err(SignError::TooLarge(_))));
 }

@@ -3,8 +3,8 @@
 use std::collections::HashSet;
 
 use tokio::sync::broadcast;
-use writ_common::id::CommandId;
 use writ_database::{Answer, Batch};
+use writ_protocol::id::CommandId;
 
 use super::rows::{Contact, NewCommand, NewReceipt, Noted, ReceiptFate, RecordedCommand, SignOfLife};
 use super::sql;

@@ -6,18 +6,18 @@ use bytes::Bytes;
 use writ_common::admin::AuditLog;
 use writ_common::admin::audit::{AuditStore as _, NewAudit};
 use writ_common::admin::operators::{OperatorStore as _, Revocation};
-use writ_common::command::ActionClass;
-use writ_common::hello::JournalStanding;
-use writ_common::id::{AgentId, CommandId, Digest, FleetId, JournalId, SessionMark};
-use writ_common::identity::IdentityRecord;
-use writ_common::keys::{Agent, Algorithm, PrivateKey, PublicKey};
-use writ_common::manager::TaskState;
-use writ_common::receipt::RefusalRecord;
-use writ_common::receipt::RefusalReport;
-use writ_common::refusal::RefusalCode;
 use writ_common::shutdown::Shutdown;
-use writ_common::time::Timestamp;
 use writ_database::file::Found;
+use writ_protocol::command::ActionClass;
+use writ_protocol::hello::JournalStanding;
+use writ_protocol::id::{AgentId, CommandId, Digest, FleetId, JournalId, SessionMark};
+use writ_protocol::identity::IdentityRecord;
+use writ_protocol::keys::{Agent, Algorithm, PrivateKey, PublicKey};
+use writ_protocol::manager::TaskState;
+use writ_protocol::receipt::RefusalRecord;
+use writ_protocol::receipt::RefusalReport;
+use writ_protocol::refusal::RefusalCode;
+use writ_protocol::time::Timestamp;
 
 use super::rules::restore::Readmission;
 use super::*;
@@ -578,7 +578,7 @@ async fn an_alert_is_one_row_however_often_it_is_raised(Fixture { store, .. }: F
     let rows = store.alerts(0, 9).await.unwrap();
     let told: Vec<_> =
         rows.iter().map(|row| (row.agent_name.as_str(), row.detail.as_str(), row.count)).collect();
-    let most = writ_common::limits::MAX_REFUSALS_COUNTED;
+    let most = writ_protocol::limits::MAX_REFUSALS_COUNTED;
     assert_eq!(told, [("", "here", 1), ("web-1", "three", most)]);
     assert_eq!(store.alerts(1, 9).await.unwrap().len(), 1);
     assert_eq!(store.alerts_of(agent_id(1), 9).await.unwrap()[0].detail, "three");

@@ -17,12 +17,13 @@ use tonic::Status;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 use tracing::{info, warn};
 use writ_common::files::{self, FileError};
-use writ_common::id::FleetId;
 use writ_common::keys::pem;
-use writ_common::net::{Place, reach};
+use writ_common::net::reach;
 use writ_common::shutdown::Shutdown;
 use writ_common::text::quoted;
 use writ_common::tls::check_authorities;
+use writ_protocol::id::FleetId;
+use writ_protocol::place::Place;
 
 use super::text;
 use crate::VERSION;

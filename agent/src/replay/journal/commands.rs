@@ -3,9 +3,9 @@
 use bytes::Bytes;
 use prost::Message as _;
 use redb::{ReadableTable as _, ReadableTableMetadata as _, WriteTransaction};
-use writ_common::id::{CommandId, Digest};
-use writ_common::limits::SKEW;
-use writ_common::time::Timestamp;
+use writ_protocol::id::{CommandId, Digest};
+use writ_protocol::limits::SKEW;
+use writ_protocol::time::Timestamp;
 
 use super::entry::{Admission, Durable, Entry, State};
 use super::kept;

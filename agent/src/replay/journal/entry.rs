@@ -1,8 +1,8 @@
 //! What the journal keeps of a command.
 
 use bytes::Bytes;
-use writ_common::id::{CommandId, Digest, JournalId};
-use writ_common::time::Timestamp;
+use writ_protocol::id::{CommandId, Digest, JournalId};
+use writ_protocol::time::Timestamp;
 
 use super::JournalError;
 

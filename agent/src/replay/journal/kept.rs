@@ -5,7 +5,7 @@
 use bytes::Bytes;
 use prost::Message as _;
 use redb::{ReadableTable as _, TableDefinition, WriteTransaction};
-use writ_common::id::CommandId;
+use writ_protocol::id::CommandId;
 
 use super::entry::Entry;
 use super::{COMMANDS, JournalError, META};

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{FallocateFlags, fallocate};
 use rustix::io::Errno;
-use writ_common::limits::{MAX_BUNDLE_BYTES, MAX_RECEIPT_BYTES};
+use writ_protocol::limits::{MAX_BUNDLE_BYTES, MAX_RECEIPT_BYTES};
 
 /// A bundle, 64 receipts of the largest output, and what redb writes around them.
 const BYTES: usize = MAX_BUNDLE_BYTES + 64 * MAX_RECEIPT_BYTES + (4 << 20);

@@ -1,4 +1,4 @@
-use writ_common::id::Digest;
+use writ_protocol::id::Digest;
 
 use super::*;
 

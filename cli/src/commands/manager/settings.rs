@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use serde::Serialize;
 use writ_common::files::{self, FileError};
-use writ_common::id::Digest;
 use writ_common::keys::pem;
 use writ_common::keys::vouched::PinnedAuthority;
 use writ_common::text::NotOneLine;
 use writ_proto::admin::v1 as proto;
+use writ_protocol::id::Digest;
 use zeroize::Zeroizing;
 
 use super::confirmed;

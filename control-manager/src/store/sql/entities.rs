@@ -1,12 +1,12 @@
 //! Entities: one row for each key that ever registered and was not forgotten.
 
 use prost::Message as _;
-use writ_common::id::EntityId;
-use writ_common::keys::PublicKey;
-use writ_common::manager::Registration;
-use writ_common::time::Timestamp;
 use writ_database::{Connection, Record, ToValue as _, values};
 use writ_proto::manager::v1 as proto;
+use writ_protocol::id::EntityId;
+use writ_protocol::keys::PublicKey;
+use writ_protocol::manager::Registration;
+use writ_protocol::time::Timestamp;
 
 use super::super::rows::{Admission, Counts, EntityRow, FIRST_ENDED};
 use super::super::{Change, Store, StoreError};

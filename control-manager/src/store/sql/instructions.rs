@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use writ_common::id::{Digest, EntityId, InstructionId};
-use writ_common::manager::{Outcome, TaskState};
-use writ_common::time::Timestamp;
 use writ_database::{Connection, Record, ToValue as _, Value, values};
+use writ_protocol::id::{Digest, EntityId, InstructionId};
+use writ_protocol::manager::{Outcome, TaskState};
+use writ_protocol::time::Timestamp;
 
 use super::super::rows::{
     DeliveryRow, DeliveryState, EntityRow, FIRST_ENDED, InstructionRow, Issued, NewInstruction, Waiting,

@@ -1,11 +1,11 @@
 //! Registration tokens: an entity that has one is let in without being approved.
 
-use writ_common::id::Digest;
-use writ_common::keys::PublicKey;
-use writ_common::manager::{TokenProof, TokenVerifier};
-use writ_common::time::Timestamp;
 use writ_database::dialect::digests_like;
 use writ_database::{Connection, Record, ToValue as _, values};
+use writ_protocol::id::Digest;
+use writ_protocol::keys::PublicKey;
+use writ_protocol::manager::{TokenProof, TokenVerifier};
+use writ_protocol::time::Timestamp;
 
 use super::super::rows::TokenRow;
 use super::super::{Change, Store, StoreError};

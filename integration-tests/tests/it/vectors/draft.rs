@@ -9,11 +9,11 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use integration_tests::forge::{Forger, envelope, payload_type, sealed};
 use prost::Message as _;
-use writ_common::audience::AudienceTree;
-use writ_common::id::{AgentId, Digest};
-use writ_common::keys::{Server, SigningCertificate};
-use writ_common::time::Timestamp;
 use writ_proto::v1::{self as proto, command::Action};
+use writ_protocol::audience::AudienceTree;
+use writ_protocol::id::{AgentId, Digest};
+use writ_protocol::keys::{Server, SigningCertificate};
+use writ_protocol::time::Timestamp;
 
 use super::{Case, DeliveryCase, JournalCase, Vector, agent};
 
@@ -148,7 +148,7 @@ impl Draft {
     }
 
     pub(super) fn digest(&self) -> Digest {
-        writ_common::envelope::digest(&self.payload_type, &self.payload_bytes())
+        writ_protocol::envelope::digest(&self.payload_type, &self.payload_bytes())
     }
 
     pub(super) fn approve(mut self, operators: &[&Forger], digest: Digest) -> Self {

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use integration_tests::forge::{Forger, envelope, payload_type, sealed};
 use prost::Message as _;
-use writ_common::audience::AudienceTree;
-use writ_common::id::Digest;
-use writ_common::limits;
-use writ_common::time::Timestamp;
 use writ_proto::v1::{self as proto, command::Action};
+use writ_protocol::audience::AudienceTree;
+use writ_protocol::id::Digest;
+use writ_protocol::limits;
+use writ_protocol::time::Timestamp;
 
 use super::draft::*;
 use super::{Case, ChainCase, HelloCase, Vector, agent};
@@ -519,14 +519,14 @@ fn admissions(made: &mut Made) {
 }
 
 fn uuid(byte: u8) -> String {
-    writ_common::id::CommandId::from_bytes([byte; 16]).to_string()
+    writ_protocol::id::CommandId::from_bytes([byte; 16]).to_string()
 }
 
 fn chains(made: &mut Made) {
     let (first, second) = (authority(), key(0x03));
     let held = bundle();
     let held_bytes = sealed("trust-bundle", &held, &first);
-    let digest = writ_common::trust::Chain::digest_of(&held_bytes).unwrap();
+    let digest = writ_protocol::trust::Chain::digest_of(&held_bytes).unwrap();
     let successor =
         || proto::TrustBundle { version: 2, prev: vec![digest.as_bytes().to_vec().into()], ..bundle() };
     let offer = |bundle: &proto::TrustBundle, signers: &[&Forger]| {

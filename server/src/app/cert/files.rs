@@ -6,10 +6,11 @@ use std::time::Duration;
 use serde::Serialize;
 use writ_common::daemon::Fatal;
 use writ_common::files::{self, FileError};
+use writ_common::keys::pem;
 use writ_common::keys::transfer::{self, Pair};
-use writ_common::keys::{SigningCertificate, pem};
 use writ_common::shutdown::Shutdown;
 use writ_common::time::{Clock as _, SystemClock};
+use writ_protocol::keys::SigningCertificate;
 use zeroize::Zeroizing;
 
 use super::super::local::{Place, Unlock, is_free, unchanged};

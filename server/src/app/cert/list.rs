@@ -6,7 +6,7 @@ use serde::Serialize;
 use writ_common::csv;
 use writ_common::daemon::Fatal;
 use writ_common::files;
-use writ_common::id::KeyId;
+use writ_protocol::id::KeyId;
 
 use super::super::local::Place;
 use crate::authority::certificates::{self, Standing};

@@ -5,12 +5,13 @@ use std::time::Duration;
 use writ_common::keys::pem;
 use writ_common::keys::vault::Vault;
 use writ_common::keys::vouched::PinnedAuthority;
-use writ_common::limits::{MAX_ENDPOINT_BYTES, MAX_NAME_BYTES};
-use writ_common::manager::{RegistrationToken, check_communication};
-use writ_common::net::{InvalidPlace, Place, Protocol, host_for_others};
-use writ_common::time::Timestamp;
-use writ_common::wire::status::Failure;
+use writ_common::net::Protocol;
+use writ_common::status::Failure;
 use writ_proto::admin::v1 as proto;
+use writ_protocol::limits::{MAX_ENDPOINT_BYTES, MAX_NAME_BYTES};
+use writ_protocol::manager::{RegistrationToken, check_communication};
+use writ_protocol::place::{InvalidPlace, Place, host_for_others};
+use writ_protocol::time::Timestamp;
 
 use super::{Login, Pinned, Proxy, Settings};
 

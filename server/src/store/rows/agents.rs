@@ -1,9 +1,9 @@
 //! Agents, and what is known of them.
 
-use writ_common::id::AgentId;
-use writ_common::keys::PublicKey;
-use writ_common::time::Timestamp;
 use writ_database::{FromValue, ToValue, Value};
+use writ_protocol::id::AgentId;
+use writ_protocol::keys::PublicKey;
+use writ_protocol::time::Timestamp;
 
 /// What a session needs to know of an agent.
 #[derive(Debug, Clone)]

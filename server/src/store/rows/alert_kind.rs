@@ -1,6 +1,6 @@
 //! What alerts there are: a closed list with stable names.
 
-use writ_common::refusal::RefusalCode;
+use writ_protocol::refusal::RefusalCode;
 
 macro_rules! alert_kinds {
     ($(#[doc = $meaning:literal] $kind:ident = $name:literal, $cure:literal;)*) => {

@@ -1,7 +1,7 @@
 //! What somebody should look at.
 
-use writ_common::id::AgentId;
-use writ_common::time::Timestamp;
+use writ_protocol::id::AgentId;
+use writ_protocol::time::Timestamp;
 
 use super::AlertKind;
 

@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use bytes::Bytes;
-use writ_common::id::{AgentId, Digest};
-use writ_common::time::Timestamp;
+use writ_protocol::id::{AgentId, Digest};
+use writ_protocol::time::Timestamp;
 
 /// A verified trust bundle that agents hold and that is not of this server's chain.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -2,10 +2,10 @@
 
 use bytes::Bytes;
 use writ_common::admin::audit::NewAudit;
-use writ_common::id::{AgentId, CommandId, Digest};
-use writ_common::receipt::Decision;
-use writ_common::time::Timestamp;
 use writ_database::{FromValue, ToValue, Value};
+use writ_protocol::id::{AgentId, CommandId, Digest};
+use writ_protocol::receipt::Decision;
+use writ_protocol::time::Timestamp;
 
 /// A signed command, ready to be recorded.
 #[derive(Debug, Clone)]

@@ -1,9 +1,9 @@
 //! What agents say when they come and while they stay.
 
-use writ_common::command::ActionClass;
-use writ_common::hello::JournalStanding;
-use writ_common::id::{AgentId, Digest, SessionMark};
-use writ_common::time::Timestamp;
+use writ_protocol::command::ActionClass;
+use writ_protocol::hello::JournalStanding;
+use writ_protocol::id::{AgentId, Digest, SessionMark};
+use writ_protocol::time::Timestamp;
 
 /// What an agent says of itself when a session begins.
 #[derive(Debug, Clone)]

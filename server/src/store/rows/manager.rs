@@ -1,8 +1,8 @@
 //! What the connection to the Control Manager must not forget.
 
 use bytes::Bytes;
-use writ_common::id::CommandId;
-use writ_common::manager::TaskState;
+use writ_protocol::id::CommandId;
+use writ_protocol::manager::TaskState;
 
 /// What the number of a task's state is in the database.
 pub(in crate::store) const fn stored(state: TaskState) -> i64 {

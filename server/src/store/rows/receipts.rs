@@ -1,8 +1,8 @@
 //! The receipts that answer commands.
 
 use bytes::Bytes;
-use writ_common::id::{AgentId, CommandId, Digest, SessionMark};
-use writ_common::time::Timestamp;
+use writ_protocol::id::{AgentId, CommandId, Digest, SessionMark};
+use writ_protocol::time::Timestamp;
 
 use super::TargetState;
 

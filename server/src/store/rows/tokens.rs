@@ -1,9 +1,9 @@
 //! Who may come in as an agent.
 
 use bytes::Bytes;
-use writ_common::id::{AgentId, Digest};
-use writ_common::keys::PublicKey;
-use writ_common::time::Timestamp;
+use writ_protocol::id::{AgentId, Digest};
+use writ_protocol::keys::PublicKey;
+use writ_protocol::time::Timestamp;
 
 /// A new agent, ready to be recorded.
 #[derive(Debug)]

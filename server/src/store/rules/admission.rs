@@ -1,8 +1,8 @@
 //! Whether a token lets an agent in: once for each of its uses, and again for the key it let in before.
 
 use bytes::Bytes;
-use writ_common::id::Digest;
-use writ_common::time::Timestamp;
+use writ_protocol::id::Digest;
+use writ_protocol::time::Timestamp;
 
 /// An agent that has the key already.
 #[derive(Debug, Clone)]

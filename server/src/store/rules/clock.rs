@@ -1,6 +1,6 @@
 //! What only goes forward.
 
-use writ_common::time::Timestamp;
+use writ_protocol::time::Timestamp;
 
 /// The time that counts as the latest one this server signed with: an earlier one only if an operator accepts
 /// it.

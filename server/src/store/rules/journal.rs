@@ -1,9 +1,9 @@
 //! Whether an agent's journal continues. One that went back or lives twice holds the agent: what it obeyed
 //! and forgot must not be sent again (protocol.md §6.9).
 
-use writ_common::hello::JournalStanding;
-use writ_common::id::{AgentId, JournalId, SessionMark};
-use writ_common::time::Timestamp;
+use writ_protocol::hello::JournalStanding;
+use writ_protocol::id::{AgentId, JournalId, SessionMark};
+use writ_protocol::time::Timestamp;
 
 use super::super::rows::{Alarm, AlertKind, Noted};
 

@@ -1,6 +1,6 @@
 //! Which receipt counts: the first of a command and agent. Others are evidence.
 
-use writ_common::id::Digest;
+use writ_protocol::id::Digest;
 
 use super::super::rows::{Alarm, AlertKind, NewReceipt, ReceiptFate, TargetState};
 
@@ -48,8 +48,8 @@ pub(in crate::store) fn alarm(fate: ReceiptFate, receipt: &NewReceipt) -> Option
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
-    use writ_common::id::{AgentId, CommandId, SessionMark};
-    use writ_common::time::Timestamp;
+    use writ_protocol::id::{AgentId, CommandId, SessionMark};
+    use writ_protocol::time::Timestamp;
 
     use super::*;
 

@@ -1,7 +1,7 @@
 //! What a backup adds to a server, and whom a restored server knows again (docs/adr/0010).
 
-use writ_common::id::Digest;
-use writ_common::time::Timestamp;
+use writ_protocol::id::Digest;
+use writ_protocol::time::Timestamp;
 
 /// What a backup's chain adds to the one that is here.
 #[derive(Debug, Clone, PartialEq, Eq)]

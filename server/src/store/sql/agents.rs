@@ -1,10 +1,10 @@
 //! The agents.
 
 use bytes::Bytes;
-use writ_common::id::AgentId;
-use writ_common::time::Timestamp;
 use writ_database::dialect::{MAX_PARAMETERS, parameters};
 use writ_database::{Connection, Record, ToValue as _, Value, values};
+use writ_protocol::id::AgentId;
+use writ_protocol::time::Timestamp;
 
 use super::super::rows::{
     AgentRow, AlertKind, AllowList, Attribute, FIRST_ENDED, KnownAgent, Membership, Source, TargetState,

@@ -1,11 +1,11 @@
 //! What somebody should look at. One row for each kind, code and agent: a flood raises a count, not a table.
 
 use bytes::Bytes;
-use writ_common::id::{AgentId, Digest};
-use writ_common::limits::MAX_REFUSALS_COUNTED;
-use writ_common::receipt::RefusalReport;
-use writ_common::time::Timestamp;
 use writ_database::{Connection, Record, ToValue as _, values};
+use writ_protocol::id::{AgentId, Digest};
+use writ_protocol::limits::MAX_REFUSALS_COUNTED;
+use writ_protocol::receipt::RefusalReport;
+use writ_protocol::time::Timestamp;
 
 use super::super::rows::{Alarm, AlertKind, AlertRow};
 use super::super::{Store, StoreError};

@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 use writ_common::admin::audit::NewAudit;
-use writ_common::id::{AgentId, Digest};
 use writ_database::{Connection, Decision, ToValue as _, append_audit, values};
+use writ_protocol::id::{AgentId, Digest};
 
 use super::super::rows::{BackupRow, Behind, Fork, Holders};
 use super::super::{Store, StoreError};

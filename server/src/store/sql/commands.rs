@@ -1,9 +1,9 @@
 //! Commands, their targets and what became of them.
 
-use writ_common::id::{CommandId, Digest};
-use writ_common::time::Timestamp;
 use writ_database::dialect::LEFT_FIRST_JOIN;
 use writ_database::{Connection, Record, ToValue as _, append_audit, values};
+use writ_protocol::id::{CommandId, Digest};
+use writ_protocol::time::Timestamp;
 
 use super::super::lanes::Job;
 use super::super::rows::{

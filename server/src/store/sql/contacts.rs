@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use writ_common::id::{AgentId, Digest, SessionMark};
-use writ_common::time::Timestamp;
 use writ_database::{Connection, Pending, ToValue as _, values};
+use writ_protocol::id::{AgentId, Digest, SessionMark};
+use writ_protocol::time::Timestamp;
 
 use super::super::lanes::Job;
 use super::super::rows::{Contact, Noted, Report, SignOfLife, Source};

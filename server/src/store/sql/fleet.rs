@@ -1,9 +1,9 @@
 //! The fleet a store belongs to, and the time it signed with last.
 
 use bytes::Bytes;
-use writ_common::id::{AgentId, Digest, FleetId};
-use writ_common::time::Timestamp;
 use writ_database::{Connection, ToValue as _, insert_operator, values};
+use writ_protocol::id::{AgentId, Digest, FleetId};
+use writ_protocol::time::Timestamp;
 
 use super::super::rules::clock::latest_time;
 use super::super::rules::restore::Return;

@@ -1,8 +1,8 @@
 //! What the connection to the Control Manager must not forget.
 
-use writ_common::manager::TaskState;
-use writ_common::time::Timestamp;
 use writ_database::{Connection, Record, ToValue as _, values};
+use writ_protocol::manager::TaskState;
+use writ_protocol::time::Timestamp;
 
 use super::super::rows::{TakenRow, state_of, stored};
 use super::super::rules::clock::next_counter;

@@ -1,9 +1,9 @@
 //! What waits: read for delivery, signed anew, cancelled, noted as sent.
 
 use bytes::Bytes;
-use writ_common::id::{AgentId, CommandId, Digest};
-use writ_common::time::Timestamp;
 use writ_database::{Connection, ToValue as _, values};
+use writ_protocol::id::{AgentId, CommandId, Digest};
+use writ_protocol::time::Timestamp;
 
 use super::super::rows::{FIRST_ENDED, QueuedCommand, StoredEnvelope, TargetState, WaitingCommand};
 use super::super::{Store, StoreError};

@@ -1,11 +1,11 @@
 //! Who may come in as an agent: enrolment tokens, of which only digests are kept.
 
 use bytes::Bytes;
-use writ_common::id::{AgentId, Digest};
-use writ_common::identity::IdentityRecord;
-use writ_common::time::Timestamp;
 use writ_database::dialect::digests_like;
 use writ_database::{Connection, Decision, Record, ToValue as _, values};
+use writ_protocol::id::{AgentId, Digest};
+use writ_protocol::identity::IdentityRecord;
+use writ_protocol::time::Timestamp;
 
 use super::super::rows::{Admission, Alarm, AlertKind, EnrolmentTokenRow, NewToken, Source, TokenUse};
 use super::super::rules::admission::{self, KnownKey, KnownToken};

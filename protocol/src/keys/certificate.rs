@@ -127,7 +127,8 @@ impl SigningCertificate {
 }
 
 /// For rcgen, which has its own time type.
-pub(crate) fn offset(at: Timestamp) -> time_of_rcgen::OffsetDateTime {
+#[must_use]
+pub fn offset(at: Timestamp) -> time_of_rcgen::OffsetDateTime {
     let seconds = i64::try_from(at.as_millis() / 1000).unwrap_or(i64::MAX);
     time_of_rcgen::OffsetDateTime::from_unix_timestamp(seconds)
         .unwrap_or(time_of_rcgen::OffsetDateTime::UNIX_EPOCH)

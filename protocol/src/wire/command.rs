@@ -14,8 +14,8 @@ use crate::limits::{
     MAX_APPROVALS, MAX_COMMAND_LIFETIME, MAX_ENDPOINTS, MAX_LOG_FILTER_BYTES, MAX_PARAMETER_BYTES,
     MAX_PARAMETERS, MAX_PROOF_PATH,
 };
+use crate::place::server_name;
 use crate::time::Timestamp;
-use crate::tls::server_name;
 
 impl TryFrom<proto::Command> for Command {
     type Error = InvalidDocument;

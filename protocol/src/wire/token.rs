@@ -14,7 +14,8 @@ use crate::id::Digest;
 use crate::identity::EnrolmentToken;
 use crate::limits::{MAX_ENDPOINTS, MAX_KEYS};
 
-pub(crate) const PREFIX: &str = "writ1.";
+/// How the text of a token begins, for scanners of secrets.
+pub const PREFIX: &str = "writ1.";
 /// The first bytes of the SHA-256 of prefix and bytes.
 const SUM_BYTES: usize = 4;
 /// 16 CA digests and 8 endpoints fit several times.

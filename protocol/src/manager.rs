@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-pub(crate) use self::token::TOKEN_PREFIX;
+pub use self::token::TOKEN_PREFIX;
 pub use self::token::{RegistrationToken, TokenProof, TokenVerifier};
 use crate::id::{CommandId, Digest, EntityId, ManagerId};
 use crate::keys::PublicKey;

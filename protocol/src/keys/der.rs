@@ -16,16 +16,26 @@ const PKCS7: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x07];
 
 /// What a file in DER is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub enum Kind {
+    /// An X.509 certificate.
     Certificate,
+    /// A request for one (PKCS#10).
     Request,
+    /// A private key (RFC 5958).
     Pkcs8,
+    /// The same, under a password.
     EncryptedPkcs8,
+    /// A bag of keys and certificates (RFC 7292).
     Pkcs12,
+    /// Certificates in a signed message (RFC 2315).
     Pkcs7,
+    /// A private key on a curve (RFC 5915).
     Sec1,
+    /// An RSA private key (RFC 8017).
     Pkcs1,
+    /// A SubjectPublicKeyInfo.
     PublicKey,
+    /// Nothing that is known here.
     Unknown,
 }
 
@@ -58,13 +68,13 @@ fn elements(mut bytes: &[u8]) -> Option<Vec<(u8, &[u8])>> {
 }
 
 /// The first element alone: what OpenSSL calls a trusted certificate has its own notes behind it.
-pub(super) fn first(bytes: &[u8]) -> Option<&[u8]> {
+pub fn first(bytes: &[u8]) -> Option<&[u8]> {
     let (_, _, rest) = element(bytes)?;
     bytes.get(..bytes.len() - rest.len())
 }
 
 /// Tells what it is by its outermost structure.
-pub(super) fn kind(bytes: &[u8]) -> Kind {
+pub fn kind(bytes: &[u8]) -> Kind {
     let parts = match element(bytes) {
         Some((SEQUENCE, content, [])) => elements(content),
         _ => None,
@@ -99,7 +109,7 @@ fn holds(bytes: &[u8], part: &[u8]) -> bool {
 }
 
 /// What a private key in PKCS#8 is, for people.
-pub(super) fn algorithm(pkcs8: &[u8]) -> &'static str {
+pub fn algorithm(pkcs8: &[u8]) -> &'static str {
     let parts = element(pkcs8).and_then(|(_, content, _)| elements(content)).unwrap_or_default();
     let Some((_, names)) = parts.get(1) else { return "a private key of an unknown kind" };
     let named = [
@@ -120,7 +130,7 @@ pub(super) fn algorithm(pkcs8: &[u8]) -> &'static str {
 }
 
 /// RFC 5915 within RFC 5958.
-pub(super) fn from_sec1(sec1: &[u8], parameters: Option<&[u8]>) -> Zeroizing<Vec<u8>> {
+pub fn from_sec1(sec1: &[u8], parameters: Option<&[u8]>) -> Zeroizing<Vec<u8>> {
     // The curve stands in the key, or, from some programs, in a block of its own before it.
     let own = element(sec1)
         .and_then(|(_, content, _)| elements(content))
@@ -132,7 +142,7 @@ pub(super) fn from_sec1(sec1: &[u8], parameters: Option<&[u8]>) -> Zeroizing<Vec
 }
 
 /// RFC 8017 within RFC 5958.
-pub(super) fn from_pkcs1(pkcs1: &[u8]) -> Zeroizing<Vec<u8>> {
+pub fn from_pkcs1(pkcs1: &[u8]) -> Zeroizing<Vec<u8>> {
     let names = wrap(SEQUENCE, &[&wrap(OBJECT, &[RSA]), &[NULL, 0]]);
     wrap(SEQUENCE, &[&[INTEGER, 1, 0], &names, &wrap(OCTET_STRING, &[pkcs1])])
 }

@@ -4,7 +4,7 @@ use std::fmt::{self, Display};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::str::FromStr;
 
-use rustls::pki_types::ServerName;
+use rustls_pki_types::ServerName;
 
 /// RFC 1035, section 2.3.4, without the final dot.
 const MAX_NAME: usize = 253;
@@ -211,6 +211,14 @@ impl Display for Place {
             None => write!(f, "{host}:{port}"),
         }
     }
+}
+
+/// The host of "host:port", as a certificate would name it.
+///
+/// # Errors
+/// When it is anything else, such as a URL.
+pub fn server_name(endpoint: &str) -> Result<ServerName<'static>, InvalidPlace> {
+    endpoint.parse::<Place>().map(|place| place.server_name())
 }
 
 #[cfg(test)]

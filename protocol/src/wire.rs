@@ -8,6 +8,5 @@ mod field;
 mod gateway;
 mod manager;
 mod receipt;
-pub mod status;
 pub mod token;
 mod trust;

@@ -10,7 +10,7 @@ use crate::id::Digest;
 use crate::keys::PublicKey;
 use crate::wire::token;
 
-pub(crate) const TOKEN_PREFIX: &str = "writ-manager1.";
+pub const TOKEN_PREFIX: &str = "writ-manager1.";
 
 /// Lets an entity in without approval. A secret.
 #[derive(Clone, PartialEq, Eq)]
