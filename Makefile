@@ -87,7 +87,7 @@ check: target/node/.installed ## formatting, lints of code and schema, links of 
 	target/node/node_modules/.bin/buf lint
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
-	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --workspace --no-deps --quiet
+	RUSTDOCFLAGS='-D warnings -A rustdoc::private_intra_doc_links' $(CARGO) doc --workspace --no-deps --document-private-items --quiet
 
 deny: target/python/.installed ## licences, banned crates and sources of every dependency
 	$(CARGO) fetch --locked --quiet

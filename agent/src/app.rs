@@ -4,7 +4,7 @@ mod doctor;
 mod enroll;
 mod explain;
 mod run;
-pub mod status;
+pub(crate) mod status;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

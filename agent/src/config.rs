@@ -12,13 +12,13 @@ use writ_protocol::place::Place;
 /// What is read unless told otherwise.
 const USUAL_FILE: &str = "/etc/writ/agent.toml";
 /// Where the agent keeps its state unless told otherwise.
-pub const DEFAULT_DATA_DIR: &str = "/var/lib/writ/agent";
+pub(crate) const DEFAULT_DATA_DIR: &str = "/var/lib/writ/agent";
 /// Where actions are allowed unless told otherwise.
-pub const DEFAULT_ACTIONS_DIR: &str = "/etc/writ/actions.d";
+pub(crate) const DEFAULT_ACTIONS_DIR: &str = "/etc/writ/actions.d";
 
 /// Everything that can be set.
 #[derive(Debug, Clone)]
-pub struct Config {
+pub(crate) struct Config {
     /// State and keys.
     pub data_dir: PathBuf,
     /// The allow-list.
@@ -48,7 +48,7 @@ impl Config {
     ///
     /// # Errors
     /// All mistakes at once.
-    pub fn load(file: Option<&Path>, data_dir: Option<&Path>) -> Result<Self, Problems> {
+    pub(crate) fn load(file: Option<&Path>, data_dir: Option<&Path>) -> Result<Self, Problems> {
         let mut reader = Reader::load(file, USUAL_FILE)?;
         reader.override_path("data_dir", data_dir);
         let second = Duration::from_secs(1);

@@ -31,7 +31,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 const CLOCK_TOLERANCE: Duration = Duration::from_secs(60);
 
 /// Looks at everything, in the order of causes.
-pub async fn examine(config: &Config, start: Start<'_>, now: Timestamp) -> Vec<Finding> {
+pub(crate) async fn examine(config: &Config, start: Start<'_>, now: Timestamp) -> Vec<Finding> {
     let files = Files::new(&config.data_dir);
     let mut findings = Vec::new();
     let identity = match Identity::load(&files) {

@@ -1,6 +1,6 @@
 //! Carrying out: only what is on the agent's own list, with limits, and never a shell.
 
-pub mod action;
+pub(crate) mod action;
 mod cgroup;
 mod process;
 mod whose;
@@ -25,7 +25,7 @@ use crate::replay::Durable;
 use action::{Definition, Invocation};
 
 pub(crate) use cgroup::prepare;
-pub use process::is_group_gone;
+pub(crate) use process::is_group_gone;
 
 /// What this agent can do, and how harmful it thinks each thing is.
 #[derive(Debug, Clone, Default)]
@@ -283,7 +283,7 @@ impl Ended {
 }
 
 /// Carries a plan out. `on_group` hears the process group as soon as there is one.
-pub async fn run(plan: Plan, on_group: impl FnOnce(u32) + Send) -> Ended {
+pub(crate) async fn run(plan: Plan, on_group: impl FnOnce(u32) + Send) -> Ended {
     match plan.kind {
         Kind::Process(invocation) => process::run(invocation, on_group).await,
         Kind::Ping | Kind::Inventory | Kind::Settings(_) => run_own(&plan)

@@ -35,7 +35,7 @@ pub fn facts() -> Vec<(String, String)> {
 
 /// The answer to the action `inventory`, as JSON. What cannot be read is null, never an error.
 #[derive(Debug, Serialize)]
-pub struct Inventory {
+pub(crate) struct Inventory {
     agent_version: &'static str,
     host_name: String,
     os: &'static str,
@@ -113,7 +113,7 @@ impl OsRelease {
 
 /// Looks at the host.
 #[must_use]
-pub fn inventory() -> Inventory {
+pub(crate) fn inventory() -> Inventory {
     let uname = rustix::system::uname();
     let cpus = CpuInfo::current().ok();
     Inventory {

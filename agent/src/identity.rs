@@ -160,7 +160,10 @@ impl Identity {
 ///
 /// # Errors
 /// When it cannot be read or written.
-pub fn key_or_new(files: &Files, algorithm: Algorithm) -> Result<(PrivateKey<Agent>, bool), IdentityError> {
+pub(crate) fn key_or_new(
+    files: &Files,
+    algorithm: Algorithm,
+) -> Result<(PrivateKey<Agent>, bool), IdentityError> {
     match read_key(files) {
         Err(IdentityError::File(error)) if error.is_missing() => {
             let key = PrivateKey::generate(algorithm);

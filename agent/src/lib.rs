@@ -6,27 +6,39 @@
 //! whom it obeys; [`refusals`] counts what it did not obey; [`settings`] is what it was told
 //! to change about itself, [`host`] what it stands on, [`doctor`] what is wrong with it.
 
-pub mod link;
-pub mod verify;
+mod link;
+mod verify;
 
-pub mod replay;
+mod replay;
 
-pub mod execute;
+mod execute;
 
-pub mod reply;
+mod reply;
 
-pub mod obey;
+mod obey;
 
-pub mod doctor;
-pub mod host;
-pub mod identity;
-pub mod refusals;
-pub mod session_time;
-pub mod settings;
-pub mod trust;
+mod doctor;
+mod host;
+mod identity;
+mod refusals;
+mod session_time;
+mod settings;
+mod trust;
 
-pub mod app;
-pub mod config;
+mod app;
+mod config;
+
+pub use app::{command_line, main};
+// What simulated agents and the vectors are made of: the agent's own code without its daemon.
+pub use execute::{ActionTable, run_own};
+pub use host::facts;
+pub use identity::{Files, Identity};
+pub use obey::{AgentCore, Deliveries, Reaction};
+pub use replay::Journal;
+pub use reply::{About, frame, sign_receipt};
+pub use session_time::SessionTime;
+pub use settings::SettingsStore;
+pub use trust::Trust;
 
 /// The agent's version.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -5,7 +5,7 @@ mod greeting;
 mod rendezvous;
 mod session;
 
-pub use enroll::{EnrollError, Enrolled, NewAgent, enroll};
+pub(crate) use enroll::{Enrolled, NewAgent, enroll};
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -46,7 +46,7 @@ const FIRST_BACKOFF: Duration = Duration::from_millis(500);
 
 /// Why a session did not begin, or ended.
 #[derive(Debug, thiserror::Error)]
-pub enum LinkError {
+pub(crate) enum LinkError {
     /// No verified channel.
     #[error(transparent)]
     Connect(#[from] ConnectError),
@@ -94,7 +94,7 @@ impl From<tonic::Status> for LinkError {
 /// The journal answers nothing more.
 #[derive(Debug, thiserror::Error)]
 #[error("the journal failed; look at the disk (full, read-only, failing), then start the agent again")]
-pub struct BrokenJournal;
+pub(crate) struct BrokenJournal;
 
 /// How a session ended in good order.
 #[derive(Debug)]
@@ -107,7 +107,7 @@ enum Done {
 
 /// What the link needs beside the core.
 #[derive(Debug)]
-pub struct Link {
+pub(crate) struct Link {
     /// The rest of the agent.
     pub core: Arc<AgentCore>,
     /// Answers that are ready.
@@ -131,7 +131,10 @@ impl Link {
     ///
     /// # Errors
     /// When the journal failed in a way only a restart can mend.
-    pub async fn run(mut self, shutdown: writ_common::shutdown::Shutdown) -> Result<(), BrokenJournal> {
+    pub(crate) async fn run(
+        mut self,
+        shutdown: writ_common::shutdown::Shutdown,
+    ) -> Result<(), BrokenJournal> {
         let (core, learnt) = (Arc::clone(&self.core), Arc::clone(&self.learnt));
         let every = self.rendezvous_every;
         tokio::select! {
@@ -280,7 +283,7 @@ pub(crate) async fn probe(core: &AgentCore, endpoint: &str) -> Result<(), LinkEr
 
 /// What a server that is obeyed says of itself.
 #[derive(Debug)]
-pub struct Heard {
+pub(crate) struct Heard {
     /// What time it is there.
     pub time: Timestamp,
     /// The newest bundle there.
@@ -292,7 +295,7 @@ pub struct Heard {
 ///
 /// # Errors
 /// What is wrong.
-pub async fn try_out(
+pub(crate) async fn try_out(
     record: &IdentityRecord,
     chain: &Chain,
     floor: Timestamp,

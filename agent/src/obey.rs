@@ -35,7 +35,7 @@ use crate::session_time::SessionTime;
 use crate::settings::{self, SettingsStore};
 use crate::trust::{Trust, Walked};
 use crate::verify::verify;
-pub use recover::Left;
+pub(crate) use recover::Left;
 use unkept::Unkept;
 
 /// Answers that wait for the session; more are found in the journal.
@@ -247,13 +247,13 @@ impl AgentCore {
                     State::Accepted | State::Started => Reaction::Running,
                 };
             }
-            Ok(ReplayCheck::Refused(_, refusal)) => Err(NotAdmitted::Refused(refusal)),
+            Ok(ReplayCheck::Refused(refusal)) => Err(NotAdmitted::Refused(refusal)),
             Ok(ReplayCheck::Fresh(_)) if self.unkept.holds(id) => {
                 let detail = "the journal could not keep it when it came first";
                 Err(NotAdmitted::Refused(Refusal::new(RefusalCode::JournalFailed, detail)))
             }
             // §4.10 to §4.12
-            Ok(ReplayCheck::Fresh(fresh)) => self.admit(fresh, stored, now),
+            Ok(ReplayCheck::Fresh(fresh)) => self.admit(*fresh, stored, now),
             // Whether it runs cannot be told now: a refusal might be answered for what is obeyed.
             Err(failed @ JournalError::NoRoom(_)) => {
                 warn!(command.id = %id, error = %failed, "not answered");

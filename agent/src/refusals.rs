@@ -34,7 +34,7 @@ struct Stored {
 
 /// The records of one agent.
 #[derive(Debug)]
-pub struct Refusals {
+pub(crate) struct Refusals {
     waiting: BTreeMap<RefusalCode, RefusalRecord>,
     reported: Option<Bytes>,
     sequence: u64,
@@ -49,7 +49,7 @@ impl Refusals {
     ///
     /// # Errors
     /// When the journal cannot be read.
-    pub fn load(journal: &Journal, interval: Duration) -> Result<Self, JournalError> {
+    pub(crate) fn load(journal: &Journal, interval: Duration) -> Result<Self, JournalError> {
         let stored = match journal.document(DOCUMENT)? {
             Some(bytes) => Stored::decode(bytes).map_err(|_| JournalError::Damaged)?,
             None => Stored::default(),
@@ -71,7 +71,7 @@ impl Refusals {
     }
 
     /// Counts a refusal. Nothing is written here: a flood of forged frames must not become a flood of syncs.
-    pub fn count(&mut self, refusal: &Refusal, frame: &[u8], now: Timestamp) {
+    pub(crate) fn count(&mut self, refusal: &Refusal, frame: &[u8], now: Timestamp) {
         warn!(code = %refusal.code, detail = %refusal.detail, "refused in silence");
         self.is_dirty = true;
         let record = self.waiting.entry(refusal.code).or_insert_with(|| RefusalRecord {
@@ -92,7 +92,7 @@ impl Refusals {
     ///
     /// # Errors
     /// When the journal cannot be written.
-    pub fn keep(&mut self, journal: &Journal) -> Result<(), JournalError> {
+    pub(crate) fn keep(&mut self, journal: &Journal) -> Result<(), JournalError> {
         if !self.is_dirty {
             return Ok(());
         }
@@ -110,7 +110,7 @@ impl Refusals {
     ///
     /// # Errors
     /// When the journal cannot be written.
-    pub fn report(
+    pub(crate) fn report(
         &mut self,
         identity: &Identity,
         journal: &Journal,
@@ -150,7 +150,7 @@ impl Refusals {
 
     /// A report that was sent on an earlier session and not acknowledged.
     #[must_use]
-    pub fn unacknowledged(&self) -> Option<Bytes> {
+    pub(crate) fn unacknowledged(&self) -> Option<Bytes> {
         self.reported.clone()
     }
 
@@ -158,7 +158,7 @@ impl Refusals {
     ///
     /// # Errors
     /// When the journal cannot be written.
-    pub fn acknowledge(
+    pub(crate) fn acknowledge(
         &mut self,
         ack: &RefusalAcknowledgement,
         journal: &Journal,
@@ -174,11 +174,6 @@ impl Refusals {
             }
         }
         Ok(())
-    }
-
-    /// Codes and counts that no server has acknowledged, for `status`.
-    pub fn waiting(&self) -> impl Iterator<Item = (RefusalCode, u64)> {
-        self.waiting.values().map(|record| (record.code, record.count))
     }
 }
 

@@ -2,7 +2,8 @@
 
 mod journal;
 
-pub use journal::{Admission, Durable, Entry, Facts, Journal, JournalError, Known, State};
+pub use journal::Journal;
+pub(crate) use journal::{Admission, Durable, Entry, Facts, JournalError, Known, State};
 
 use writ_protocol::admission::{JournalView, Novelty};
 use writ_protocol::refusal::Refusal;
@@ -11,23 +12,23 @@ use writ_protocol::verify::VerifiedCommand;
 
 /// What the journal says of a verified command.
 #[derive(Debug)]
-pub enum ReplayCheck {
+pub(crate) enum ReplayCheck {
     /// New and in time: it may be admitted.
-    Fresh(FreshCommand),
+    Fresh(Box<FreshCommand>),
     /// Known: answer as before, start nothing.
     Redelivery(Known),
     /// Refused; answered at once.
-    Refused(VerifiedCommand, Refusal),
+    Refused(Refusal),
 }
 
 /// A command that passed checks 8 and 9. Made only by [`judge`].
 #[derive(Debug)]
 #[must_use]
-pub struct FreshCommand(VerifiedCommand);
+pub(crate) struct FreshCommand(VerifiedCommand);
 
 impl FreshCommand {
     /// The command.
-    pub const fn verified(&self) -> &VerifiedCommand {
+    pub(crate) const fn verified(&self) -> &VerifiedCommand {
         &self.0
     }
 }
@@ -36,7 +37,7 @@ impl FreshCommand {
 ///
 /// # Errors
 /// When the journal cannot be read.
-pub fn judge(
+pub(crate) fn judge(
     journal: &Journal,
     command: VerifiedCommand,
     now: Timestamp,
@@ -45,11 +46,11 @@ pub fn judge(
     let Facts { birth, forgotten_until, .. } = journal.facts()?;
     let view = JournalView { known: known.as_ref().map(|known| known.digest), birth, forgotten_until };
     Ok(match (view.novelty(&command), known) {
-        (Err(refusal), _) => ReplayCheck::Refused(command, refusal),
+        (Err(refusal), _) => ReplayCheck::Refused(refusal),
         (Ok(Novelty::Redelivery), Some(known)) => ReplayCheck::Redelivery(known),
         (Ok(_), _) => match view.check_window(&command, now) {
-            Ok(()) => ReplayCheck::Fresh(FreshCommand(command)),
-            Err(refusal) => ReplayCheck::Refused(command, refusal),
+            Ok(()) => ReplayCheck::Fresh(Box::new(FreshCommand(command))),
+            Err(refusal) => ReplayCheck::Refused(refusal),
         },
     })
 }
@@ -58,7 +59,7 @@ pub fn judge(
 ///
 /// # Errors
 /// The outer error is the journal's; the inner one says why it may not be started any more.
-pub fn judge_again(
+pub(crate) fn judge_again(
     journal: &Journal,
     command: VerifiedCommand,
     now: Timestamp,

@@ -62,7 +62,7 @@ pub fn sign_receipt(identity: &Identity, about: About, decision: Decision, detai
 
 /// The frame that says that a command is about to start.
 #[must_use]
-pub fn announcement(command: CommandId, journal_admissions: u64) -> proto::AgentFrame {
+pub(crate) fn announcement(command: CommandId, journal_admissions: u64) -> proto::AgentFrame {
     let admitted = proto::Admitted { command_id: command.as_bytes().to_vec().into(), journal_admissions };
     proto::AgentFrame { frame: Some(proto::agent_frame::Frame::Admitted(admitted)) }
 }

@@ -119,7 +119,7 @@ impl SettingsStore {
 
 /// Endpoints to try, those of the settings first; the trust bundle's are always among them.
 #[must_use]
-pub fn endpoints(held: Option<&Settings>, bundle: &[String]) -> Vec<String> {
+pub(crate) fn endpoints(held: Option<&Settings>, bundle: &[String]) -> Vec<String> {
     let mut endpoints = held.map_or_else(Vec::new, |settings| settings.endpoints.clone());
     for endpoint in bundle {
         if !endpoints.contains(endpoint) {
@@ -133,7 +133,7 @@ pub fn endpoints(held: Option<&Settings>, bundle: &[String]) -> Vec<String> {
 ///
 /// # Errors
 /// When there is something that cannot be read.
-pub fn read(path: &Path) -> Result<Option<Settings>, SettingsError> {
+pub(crate) fn read(path: &Path) -> Result<Option<Settings>, SettingsError> {
     let text = match files::read(path) {
         Err(error) if error.is_missing() => return Ok(None),
         read => read?,
@@ -149,7 +149,11 @@ pub fn read(path: &Path) -> Result<Option<Settings>, SettingsError> {
 /// # Errors
 /// `invalid_parameters` for a revision that is not newer, or later than its command; the very same settings
 /// once more are not refused.
-pub fn check(held: Option<&Settings>, settings: &Settings, issued_at: Timestamp) -> Result<(), Refusal> {
+pub(crate) fn check(
+    held: Option<&Settings>,
+    settings: &Settings,
+    issued_at: Timestamp,
+) -> Result<(), Refusal> {
     if settings.revision > issued_at.as_millis() {
         let detail =
             format!("settings revision {} is later than its command, {issued_at}", settings.revision);
@@ -170,7 +174,7 @@ fn follows(held: Option<&Settings>, settings: &Settings) -> Result<(), Refusal> 
 }
 
 /// Tries settings and keeps them; whatever fails, those of before are in force.
-pub async fn apply(core: &AgentCore, settings: &Settings) -> Ended {
+pub(crate) async fn apply(core: &AgentCore, settings: &Settings) -> Ended {
     match try_and_keep(core, settings).await {
         Ok(()) => {
             info!(revision = settings.revision, "settings kept");

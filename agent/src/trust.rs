@@ -139,7 +139,7 @@ impl Trust {
 ///
 /// # Errors
 /// In words, the path first.
-pub fn read(path: &Path) -> Result<Chain, String> {
+pub(crate) fn read(path: &Path) -> Result<Chain, String> {
     let damaged = |reason: &dyn std::fmt::Display| format!("{}: {reason}", path.display());
     let stored = files::read(path).map_err(|error| error.to_string())?;
     let bundles = proto::Bundles::decode(stored.as_slice()).map_err(|error| damaged(&error))?.bundles;

@@ -16,7 +16,7 @@ use writ_protocol::verify::{VerifiedCommand, Verifier};
 ///
 /// # Errors
 /// The first check that failed.
-pub fn verify(
+pub(crate) fn verify(
     message: proto::Delivery,
     chain: &Chain,
     (agent, realm): (AgentId, &str),
@@ -32,6 +32,6 @@ pub fn verify(
 
 /// A delivery kept in the journal, as it came.
 #[must_use]
-pub fn decode(stored: &[u8]) -> Option<proto::Delivery> {
+pub(crate) fn decode(stored: &[u8]) -> Option<proto::Delivery> {
     proto::Delivery::decode(Bytes::copy_from_slice(stored)).ok()
 }

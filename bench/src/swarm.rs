@@ -14,10 +14,7 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 use tonic::transport::Channel;
-use writ_agent::execute::{self, ActionTable};
-use writ_agent::host;
-use writ_agent::identity::Identity;
-use writ_agent::reply::{About, frame, sign_receipt};
+use writ_agent::{About, ActionTable, Identity, facts, frame, run_own, sign_receipt};
 use writ_common::backoff::Backoff;
 use writ_common::time::{Clock as _, SystemClock};
 use writ_common::tls::{Anchors, connect};
@@ -285,7 +282,7 @@ impl SwarmAgent {
             fleet: self.identity.record.fleet,
             agent: self.identity.record.agent,
             server_nonce,
-            facts: host::facts(),
+            facts: facts(),
             actions: Vec::new(),
             bundle: (head.bundle.version, head.digest),
             settings_revision: 0,
@@ -320,7 +317,7 @@ impl SwarmAgent {
         let plan = self.table.plan(&command.command().action)?;
         self.journal.counter += 3;
         self.tally.started.fetch_add(1, Ordering::Relaxed);
-        let ended = execute::run_own(&plan).ok_or("the swarm runs no processes")?;
+        let ended = run_own(&plan).ok_or("the swarm runs no processes")?;
         let journal_counter = self.journal.counter;
         let about = About { command: id, digest, decided_at: now, journal_counter, attempt: 1 };
         let decision = Decision::Obeyed(ended.outcome(now, now));

@@ -4,6 +4,8 @@ mod entities;
 mod instructions;
 mod policy;
 
+pub use policy::POLICY;
+
 use std::sync::Arc;
 
 use tonic::service::Routes;
@@ -27,7 +29,7 @@ use crate::store::{EntityRow, unavailable};
 ///
 /// # Errors
 /// When the embedded descriptors are damaged, which a test would have found.
-pub fn routes(manager: &Arc<Manager>) -> Result<Routes, tonic_reflection::server::Error> {
+pub(crate) fn routes(manager: &Arc<Manager>) -> Result<Routes, tonic_reflection::server::Error> {
     let share = || Arc::clone(manager);
     let (reporter, health_service) = tonic_health::server::health_reporter();
     let asked = Arc::clone(manager);

@@ -15,79 +15,79 @@ use writ_protocol::time::Timestamp;
 
 /// What lies where.
 #[derive(Debug, Clone)]
-pub struct Files(PathBuf);
+pub(crate) struct Files(PathBuf);
 
 impl Files {
     /// The manager of a folder.
     #[must_use]
-    pub fn new(folder: &Path) -> Self {
+    pub(crate) fn new(folder: &Path) -> Self {
         Self(folder.to_owned())
     }
 
     /// The folder.
     #[must_use]
-    pub fn folder(&self) -> &Path {
+    pub(crate) fn folder(&self) -> &Path {
         &self.0
     }
 
     /// The authority that entities are given.
     #[must_use]
-    pub fn ca(&self) -> PathBuf {
+    pub(crate) fn ca(&self) -> PathBuf {
         self.0.join("control-manager-ca.pem")
     }
 
     /// Its key; missing when the organisation's own authority is used.
     #[must_use]
-    pub fn ca_key(&self) -> PathBuf {
+    pub(crate) fn ca_key(&self) -> PathBuf {
         self.0.join("control-manager-ca.key")
     }
 
     /// The channel's leaf and what is between it and the authority.
     #[must_use]
-    pub fn tls(&self) -> PathBuf {
+    pub(crate) fn tls(&self) -> PathBuf {
         self.0.join("tls.pem")
     }
 
     /// Its key.
     #[must_use]
-    pub fn tls_key(&self) -> PathBuf {
+    pub(crate) fn tls_key(&self) -> PathBuf {
         self.0.join("tls.key")
     }
 
     /// The certificate of the key that signs, and what is between it and the authority.
     #[must_use]
-    pub fn signing(&self) -> PathBuf {
+    pub(crate) fn signing(&self) -> PathBuf {
         self.0.join("signing.pem")
     }
 
     /// That key.
     #[must_use]
-    pub fn signing_key(&self) -> PathBuf {
+    pub(crate) fn signing_key(&self) -> PathBuf {
         self.0.join("signing.key")
     }
 
     /// The database.
     #[must_use]
-    pub fn database(&self) -> PathBuf {
+    pub(crate) fn database(&self) -> PathBuf {
         self.0.join("control-manager.db")
     }
 
     /// What has left the audit log.
     #[must_use]
-    pub fn audit(&self) -> PathBuf {
+    pub(crate) fn audit(&self) -> PathBuf {
         self.0.join("audit")
     }
 
     /// The first administrator's token.
     #[must_use]
-    pub fn admin_token(&self) -> PathBuf {
+    pub(crate) fn admin_token(&self) -> PathBuf {
         self.0.join("admin-token")
     }
 }
 
 /// Why the manager's keys cannot be made or used.
 #[derive(Debug, thiserror::Error)]
-pub enum AuthorityError {
+pub(crate) enum AuthorityError {
     /// A file.
     #[error(transparent)]
     File(#[from] FileError),
@@ -144,7 +144,7 @@ pub enum AuthorityError {
 
 /// An organisation's own certificates.
 #[derive(Debug, Clone)]
-pub struct Custom {
+pub(crate) struct Custom {
     /// The root entities are given.
     pub ca: PathBuf,
     /// The channel's leaf, then what is between it and the root.
@@ -161,7 +161,12 @@ pub struct Custom {
 ///
 /// # Errors
 /// When a name cannot stand in a certificate, or a file cannot be written.
-pub fn create(files: &Files, name: &str, hosts: &[String], now: Timestamp) -> Result<(), AuthorityError> {
+pub(crate) fn create(
+    files: &Files,
+    name: &str,
+    hosts: &[String],
+    now: Timestamp,
+) -> Result<(), AuthorityError> {
     let authority = TlsAuthority::create(&format!("{name} control manager"), now)?;
     let signing = PrivateKey::<ManagerHolder>::generate(Algorithm::default());
     let certificate = authority.certify(&signing, &format!("{name} instructions"), now)?;
@@ -196,7 +201,7 @@ fn issue_leaf(
 ///
 /// # Errors
 /// Which file is wrong, and why; then nothing was copied.
-pub fn adopt(files: &Files, custom: &Custom, now: Timestamp) -> Result<(), AuthorityError> {
+pub(crate) fn adopt(files: &Files, custom: &Custom, now: Timestamp) -> Result<(), AuthorityError> {
     let from = |path: &PathBuf| Spot { path: path.clone() };
     let signing = (&from(&custom.signing), &from(&custom.signing_key));
     let leaf = read_leaf(&from(&custom.tls), &from(&custom.tls_key))?;
@@ -288,7 +293,7 @@ fn read_leaf(tls: &Spot, tls_key: &Spot) -> Result<TlsLeaf, AuthorityError> {
 
 /// The manager's keys in use.
 #[derive(Debug)]
-pub struct Authority {
+pub(crate) struct Authority {
     /// What entities are given.
     pub ca: PinnedAuthority,
     /// Signs replies and instructions.
@@ -303,7 +308,7 @@ pub struct Authority {
 impl Authority {
     /// Until when what is signed is believed: as long as every link from it to the authority lasts.
     #[must_use]
-    pub fn signs_until(&self) -> Timestamp {
+    pub(crate) fn signs_until(&self) -> Timestamp {
         let links = self.chain.iter().map(|der| not_after(der).unwrap_or(Timestamp::ZERO));
         links.fold(self.ca.not_after, Timestamp::min)
     }
@@ -312,7 +317,7 @@ impl Authority {
     ///
     /// # Errors
     /// Which file is wrong, and why.
-    pub fn open(files: &Files, now: Timestamp) -> Result<Self, AuthorityError> {
+    pub(crate) fn open(files: &Files, now: Timestamp) -> Result<Self, AuthorityError> {
         let at = |path: PathBuf| Spot { path };
         let signing = (&at(files.signing()), &at(files.signing_key()));
         let checked = Checked::read(&at(files.ca()), signing, now)?;
@@ -344,7 +349,7 @@ impl Authority {
     ///
     /// # Errors
     /// When a name cannot stand in a certificate, or the authority is not ours.
-    pub fn add_names(
+    pub(crate) fn add_names(
         &self,
         files: &Files,
         names: &[String],
@@ -364,7 +369,7 @@ impl Authority {
     ///
     /// # Errors
     /// When it cannot be written.
-    pub fn renew_if_due(&self, files: &Files, now: Timestamp) -> Result<bool, AuthorityError> {
+    pub(crate) fn renew_if_due(&self, files: &Files, now: Timestamp) -> Result<bool, AuthorityError> {
         let mut facts = self.leaf.write().unwrap_or_else(std::sync::PoisonError::into_inner);
         if !facts.is_due(now) || !files.ca_key().exists() {
             return Ok(false);

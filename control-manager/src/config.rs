@@ -11,13 +11,13 @@ use writ_protocol::manager::ManagerVersion;
 /// What is read unless told otherwise.
 const USUAL_FILE: &str = "/etc/writ/control-manager.toml";
 /// Where the manager keeps its state unless told otherwise.
-pub const DEFAULT_DATA_DIR: &str = "/var/lib/writ/control-manager";
+pub(crate) const DEFAULT_DATA_DIR: &str = "/var/lib/writ/control-manager";
 /// What is announced unless told otherwise.
 const ANNOUNCED: &str = "7.0";
 
 /// Everything that can be set.
 #[derive(Debug, Clone)]
-pub struct Config {
+pub(crate) struct Config {
     /// State, keys and the database.
     pub data_dir: PathBuf,
     /// Where entities come in.
@@ -45,7 +45,7 @@ impl Config {
     ///
     /// # Errors
     /// All mistakes at once.
-    pub fn load(file: Option<&Path>, data_dir: Option<&Path>) -> Result<Self, Problems> {
+    pub(crate) fn load(file: Option<&Path>, data_dir: Option<&Path>) -> Result<Self, Problems> {
         let mut reader = Reader::load(file, USUAL_FILE)?;
         reader.override_path("data_dir", data_dir);
         let version = |text: &str| text.parse::<ManagerVersion>();

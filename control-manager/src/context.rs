@@ -17,7 +17,7 @@ use crate::store::Store;
 
 /// A running manager.
 #[derive(Debug)]
-pub struct Manager {
+pub(crate) struct Manager {
     /// Its id.
     pub id: ManagerId,
     /// Its name.
@@ -47,13 +47,13 @@ pub struct Manager {
 impl Manager {
     /// Time.
     #[must_use]
-    pub fn now(&self) -> Timestamp {
+    pub(crate) fn now(&self) -> Timestamp {
         self.clock.wall()
     }
 
     /// Signs an answer to a request.
     #[must_use]
-    pub fn reply(&self, request: Digest, body: ReplyBody) -> proto::ManagerReply {
+    pub(crate) fn reply(&self, request: Digest, body: ReplyBody) -> proto::ManagerReply {
         let reply = Reply { request, time: self.now(), body };
         let envelope = sign::<ManagerReplyPurpose>(&[&self.authority.signing.for_purpose()], &reply);
         let mut chain = self.authority.chain.iter().map(|der| Bytes::from(der.clone()));
@@ -66,7 +66,7 @@ impl Manager {
 
     /// Signs an instruction.
     #[must_use]
-    pub fn instruct(&self, instruction: &Instruction) -> Bytes {
+    pub(crate) fn instruct(&self, instruction: &Instruction) -> Bytes {
         sign::<InstructionPurpose>(&[&self.authority.signing.for_purpose()], instruction).bytes().clone()
     }
 }

@@ -11,7 +11,7 @@ use crate::store::{Store, StoreError};
 
 /// What lies there.
 #[derive(Debug)]
-pub enum Presence {
+pub(crate) enum Presence {
     /// No keys, no manager.
     Nothing,
     /// Keys that `init` made and nobody has heard of: it was interrupted.
@@ -33,14 +33,14 @@ pub enum Presence {
     "{0}: keys of a manager lie here, but its database control-manager.db {what}. Nothing was changed. Put the database back, or go on with these keys and a new database: writ-control-manager init --keep-keys --name NAME --data-dir {0}. Servers then keep trusting it, and each is registered again: writ manager re-register",
     folder.display()
 )]
-pub struct Lost {
+pub(crate) struct Lost {
     folder: PathBuf,
     what: String,
 }
 
 /// Why it could not be told.
 #[derive(Debug, thiserror::Error)]
-pub enum PresenceError {
+pub(crate) enum PresenceError {
     /// The database failed in a way that says nothing of what is in it.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -50,7 +50,7 @@ pub enum PresenceError {
 ///
 /// # Errors
 /// When a file cannot be read.
-pub async fn find(files: &Files) -> Result<Presence, PresenceError> {
+pub(crate) async fn find(files: &Files) -> Result<Presence, PresenceError> {
     let (what, is_damaged) = match Store::find_manager(&files.database()).await? {
         Found::Present((id, name)) => return Ok(Presence::Manager { id, name }),
         Found::Missing(what) => (what, false),

@@ -29,7 +29,7 @@ const REPORT_WITHIN: Duration = Duration::from_secs(60);
 
 /// A well-formed wish of an operator.
 #[derive(Debug)]
-pub struct Request {
+pub(crate) struct Request {
     /// The caller's id for it, so that asking twice is asking once.
     pub id: Option<InstructionId>,
     /// For whom, as asked; empty: for all that were let in.
@@ -42,7 +42,7 @@ pub struct Request {
 
 /// What issuing came to.
 #[derive(Debug)]
-pub struct Made {
+pub(crate) struct Made {
     /// The instruction.
     pub id: InstructionId,
     /// Names of entities that `all` left out, because they have too much they have not ended.
@@ -53,7 +53,7 @@ pub struct Made {
 ///
 /// # Errors
 /// When an entity was not let in or has too much to do, or the id is another instruction's.
-pub async fn issue(manager: &Arc<Manager>, actor: &Actor, request: Request) -> Result<Made, Failure> {
+pub(crate) async fn issue(manager: &Arc<Manager>, actor: &Actor, request: Request) -> Result<Made, Failure> {
     let Request { id, entities, task, lifetime } = request;
     let fingerprint = Digest::of(format!("{:?}", (&actor.name, &entities, &task, lifetime)).as_bytes());
     if let Some(id) = id {
@@ -120,7 +120,7 @@ pub async fn issue(manager: &Arc<Manager>, actor: &Actor, request: Request) -> R
 ///
 /// # Errors
 /// When the store fails.
-pub async fn time_out(manager: &Manager) -> Result<(), Failure> {
+pub(crate) async fn time_out(manager: &Manager) -> Result<(), Failure> {
     let now = manager.now();
     manager.store.change(move |change| change.time_out(now).map(Decision::Keep)).await.map_err(unavailable)
 }
@@ -172,7 +172,7 @@ async fn choose(manager: &Manager, names: Vec<String>) -> Result<(Vec<EntityRow>
 ///
 /// # Errors
 /// When the database fails.
-pub fn work(
+pub(crate) fn work(
     manager: &Manager,
     change: &mut Change<'_>,
     entity: &EntityRow,
@@ -205,7 +205,7 @@ fn sealed(manager: &Manager, entity: &EntityRow, waiting: &Waiting) -> Option<by
 
 /// A task for people.
 #[must_use]
-pub fn describe(task: &Task) -> String {
+pub(crate) fn describe(task: &Task) -> String {
     let short =
         |text: &str| text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(100).collect::<String>();
     match task {

@@ -5,22 +5,25 @@
 //! it counts, [`instructions`] is what waits for the caller and what became of it, [`notify`] has an entity
 //! call at once, [`presence`] is how it stands between calls. [`admin`] is the operators' door.
 
-pub mod service;
+mod service;
 
-pub mod instructions;
-pub mod metrics;
-pub mod notify;
-pub mod presence;
-pub mod registry;
-pub mod store;
+mod instructions;
+mod metrics;
+mod notify;
+mod presence;
+mod registry;
+mod store;
 
-pub mod admin;
-pub mod authority;
+mod admin;
+mod authority;
 
-pub mod app;
-pub mod config;
-pub mod context;
-pub mod folder;
+mod app;
+mod config;
+mod context;
+mod folder;
+
+pub use admin::POLICY;
+pub use app::{command_line, main};
 
 /// The program's version; what it announces to entities is in [`config`].
-pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -1,5 +1,5 @@
 //! writ-control-manager.
 
 fn main() -> std::process::ExitCode {
-    writ_control_manager::app::main()
+    writ_control_manager::main()
 }

@@ -23,7 +23,7 @@ const BUILD: &str = "writ_manager_build_info";
 const CALLERS: [&str; 2] = ["stranger", "entity"];
 
 /// A call was answered, to one that had been let in or to a stranger.
-pub fn count_call(body: &ReplyBody, was_in: bool) {
+pub(crate) fn count_call(body: &ReplyBody, was_in: bool) {
     let outcome = match body {
         ReplyBody::Rejected(rejection) => rejection.code.as_str(),
         ReplyBody::Probe(_) | ReplyBody::Registered(_) | ReplyBody::Left | ReplyBody::Work(_) => "taken",
@@ -35,7 +35,7 @@ pub fn count_call(body: &ReplyBody, was_in: bool) {
 ///
 /// # Errors
 /// When something counts already.
-pub fn install() -> Result<PrometheusHandle, BuildError> {
+pub(crate) fn install() -> Result<PrometheusHandle, BuildError> {
     let handle = writ_common::metrics::install()?;
     describe_gauge!(ENTITIES, Unit::Count, "entities, by how they stand");
     describe_counter!(
@@ -55,7 +55,7 @@ pub fn install() -> Result<PrometheusHandle, BuildError> {
 }
 
 /// Answers `GET /metrics` until the manager ends.
-pub async fn serve(manager: Arc<Manager>, listener: TcpListener, handle: PrometheusHandle) {
+pub(crate) async fn serve(manager: Arc<Manager>, listener: TcpListener, handle: PrometheusHandle) {
     let shutdown = manager.shutdown.clone();
     let look = move || {
         let manager = Arc::clone(&manager);

@@ -19,14 +19,14 @@ use crate::context::Manager;
 use crate::store::EntityRow;
 
 /// Entities dialled at a time.
-pub const MAX_DIALS: usize = 32;
+pub(crate) const MAX_DIALS: usize = 32;
 /// Tests of callbacks at a time; strangers may ask for them.
-pub const MAX_TRIALS: usize = 8;
+pub(crate) const MAX_TRIALS: usize = 8;
 /// How long one dial may take.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Has an entity call, in the background, if it is in two-way mode.
-pub fn call(manager: &Arc<Manager>, entity: &EntityRow) {
+pub(crate) fn call(manager: &Arc<Manager>, entity: &EntityRow) {
     let Mode::TwoWay { forwarding, leaf_spki_digest } = &entity.registration.mode else { return };
     let (manager, forwarding, leaf) = (Arc::clone(manager), forwarding.clone(), *leaf_spki_digest);
     let id = entity.id;
@@ -47,7 +47,7 @@ pub fn call(manager: &Arc<Manager>, entity: &EntityRow) {
 ///
 /// # Errors
 /// The same for every reason.
-pub async fn try_callback(
+pub(crate) async fn try_callback(
     manager: &Manager,
     from: IpAddr,
     forwarding: &str,

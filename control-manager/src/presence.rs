@@ -7,7 +7,7 @@ use crate::store::Admission;
 
 /// How an entity stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Presence {
+pub(crate) enum Presence {
     /// An operator has to let it in.
     Waiting,
     /// Heard of within two heartbeats.
@@ -22,11 +22,12 @@ pub enum Presence {
 
 impl Presence {
     /// All of them.
-    pub const ALL: [Self; 5] = [Self::Waiting, Self::Active, Self::Inactive, Self::Abnormal, Self::Rejected];
+    pub(crate) const ALL: [Self; 5] =
+        [Self::Waiting, Self::Active, Self::Inactive, Self::Abnormal, Self::Rejected];
 
     /// Its name.
     #[must_use]
-    pub const fn as_str(self) -> &'static str {
+    pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::Waiting => "waiting",
             Self::Active => "active",
@@ -38,7 +39,7 @@ impl Presence {
 
     /// Any authenticated contact counts as life. A clock that went back makes nobody silent.
     #[must_use]
-    pub fn of(
+    pub(crate) fn of(
         admission: Admission,
         registration: &Registration,
         last_contact: Timestamp,

@@ -30,7 +30,11 @@ const LEFT_IS_KEPT: Duration = Duration::from_secs(120);
 ///
 /// # Errors
 /// When the store fails.
-pub async fn answer(manager: &Arc<Manager>, from: IpAddr, call: EntityCall) -> Result<Decided, Failure> {
+pub(crate) async fn answer(
+    manager: &Arc<Manager>,
+    from: IpAddr,
+    call: EntityCall,
+) -> Result<Decided, Failure> {
     let key = call.key.id();
     let (was_in, decided) = decide(manager, call).await?;
     let Decided { body, .. } = &decided;
@@ -50,7 +54,7 @@ pub async fn answer(manager: &Arc<Manager>, from: IpAddr, call: EntityCall) -> R
 
 /// An answer, and whether it is to an entity that was let in.
 #[derive(Debug)]
-pub struct Decided {
+pub(crate) struct Decided {
     /// The answer.
     pub body: ReplyBody,
     /// Whether its caller was let in, and by that is no stranger any more.

@@ -25,11 +25,11 @@ use crate::{notify, registry};
 
 /// Both services of the link port.
 #[derive(Debug, Clone)]
-pub struct Link(Arc<Manager>);
+pub(crate) struct Link(Arc<Manager>);
 
 /// What entities call. Anybody may call all of it, so that a message is as large as its method needs.
 #[must_use]
-pub fn services(manager: &Arc<Manager>) -> (PerMethod<RegistryServer<Link>>, EntityLinkServer<Link>) {
+pub(crate) fn services(manager: &Arc<Manager>) -> (PerMethod<RegistryServer<Link>>, EntityLinkServer<Link>) {
     let link = Arc::new(Link(Arc::clone(manager)));
     let registry = |bytes| {
         RegistryServer::from_arc(Arc::clone(&link))

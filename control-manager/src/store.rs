@@ -3,11 +3,11 @@
 mod rows;
 mod sql;
 
-pub use rows::{
-    Admission, Counts, DeliveryRow, EntityRow, InstructionRow, Issued, NewInstruction, TokenRow, Waiting,
+pub(crate) use rows::{
+    Admission, DeliveryRow, EntityRow, InstructionRow, Issued, NewInstruction, TokenRow, Waiting,
 };
-pub use writ_common::admin::unavailable;
-pub use writ_database::{DatabaseError as StoreError, Decision};
+pub(crate) use writ_common::admin::unavailable;
+pub(crate) use writ_database::{DatabaseError as StoreError, Decision};
 
 use std::convert::Infallible;
 use std::path::Path;
@@ -30,20 +30,20 @@ const SCHEMA: Schema = Schema {
 /// A handle; clones share the file. Every method that returns a [`StoreError`] fails when the database does; what
 /// else it fails for, it says.
 #[derive(Debug, Clone)]
-pub struct Store {
+pub(crate) struct Store {
     database: Database<Infallible>,
 }
 
 /// A change under way: all of it happens, or nothing.
 #[derive(Debug)]
-pub struct Change<'c>(&'c mut Connection);
+pub(crate) struct Change<'c>(&'c mut Connection);
 
 impl Store {
     /// Makes the file, if it is not there, and opens it.
     ///
     /// # Errors
     /// As [`Self::open`].
-    pub async fn make(path: &Path, shutdown: &Shutdown) -> Result<Self, StoreError> {
+    pub(crate) async fn make(path: &Path, shutdown: &Shutdown) -> Result<Self, StoreError> {
         file::make(path)?;
         Self::open(path, shutdown).await
     }
@@ -52,7 +52,7 @@ impl Store {
     ///
     /// # Errors
     /// When the disk or the file is not usable.
-    pub async fn open(path: &Path, shutdown: &Shutdown) -> Result<Self, StoreError> {
+    pub(crate) async fn open(path: &Path, shutdown: &Shutdown) -> Result<Self, StoreError> {
         Ok(Self { database: Database::open(path, &SCHEMA, |_, _| {}, shutdown).await? })
     }
 
@@ -60,7 +60,7 @@ impl Store {
     ///
     /// # Errors
     /// When it cannot be read.
-    pub async fn find_manager(path: &Path) -> Result<Found<(ManagerId, String)>, StoreError> {
+    pub(crate) async fn find_manager(path: &Path) -> Result<Found<(ManagerId, String)>, StoreError> {
         file::find(path, ("manager", "manager"), read_manager).await
     }
 
@@ -70,7 +70,7 @@ impl Store {
     }
 
     /// Who this manager is; `None` before `init` has finished.
-    pub async fn manager(&self) -> Result<Option<(ManagerId, String)>, StoreError> {
+    pub(crate) async fn manager(&self) -> Result<Option<(ManagerId, String)>, StoreError> {
         self.database.read(read_manager).await
     }
 
@@ -78,7 +78,7 @@ impl Store {
     ///
     /// # Errors
     /// When the database fails; then nothing is recorded.
-    pub async fn create(
+    pub(crate) async fn create(
         &self,
         manager: ManagerId,
         name: String,
@@ -93,7 +93,7 @@ impl Store {
     }
 
     /// Runs a change, which decides whether it is kept; returns after it is durable.
-    pub async fn change<T, F>(&self, work: F) -> Result<T, StoreError>
+    pub(crate) async fn change<T, F>(&self, work: F) -> Result<T, StoreError>
     where
         T: Send + 'static,
         F: FnOnce(&mut Change<'_>) -> Result<Decision<T>, StoreError> + Send + 'static,
@@ -102,7 +102,7 @@ impl Store {
     }
 
     /// Closes what reads, for all clones; what writes ends with the shutdown it was opened under.
-    pub async fn close(self) {
+    pub(crate) async fn close(self) {
         self.database.close().await;
     }
 }

@@ -151,8 +151,8 @@ pub fn evidence(data: &[u8]) {
 
 /// A selector.
 pub fn selector(data: &[u8]) {
-    if let Ok(selector) = String::from_utf8_lossy(data).parse::<writ_server::selector::Selector>() {
-        assert_eq!(selector.to_string().parse::<writ_server::selector::Selector>().unwrap(), selector);
+    if let Ok(selector) = String::from_utf8_lossy(data).parse::<writ_server::Selector>() {
+        assert_eq!(selector.to_string().parse::<writ_server::Selector>().unwrap(), selector);
     }
 }
 

@@ -1,7 +1,7 @@
 //! The operators' door. Every call passes `policy` first; the services only convert, call and convert.
 
 mod policy;
-pub mod submit;
+pub(crate) mod submit;
 
 mod agents;
 mod alerts;
@@ -13,6 +13,8 @@ mod preview;
 mod system;
 mod trust;
 mod why;
+
+pub use policy::POLICY;
 
 use std::sync::Arc;
 
@@ -35,7 +37,7 @@ use crate::context::Server;
 ///
 /// # Errors
 /// When the embedded descriptors are damaged, which a test would have found.
-pub fn routes(server: &Arc<Server>) -> Result<Routes, tonic_reflection::server::Error> {
+pub(crate) fn routes(server: &Arc<Server>) -> Result<Routes, tonic_reflection::server::Error> {
     let share = || Arc::clone(server);
     let (reporter, health_service) = tonic_health::server::health_reporter();
     let asked = Arc::clone(server);

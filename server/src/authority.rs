@@ -1,15 +1,15 @@
 //! The fleet's keys on this server: made once by `init`, read at every start.
 
-pub mod backup;
-pub mod certificates;
-pub mod channel;
-pub mod create;
-pub mod follow;
-pub mod head_marker;
-pub mod mismatch;
-pub mod presence;
-pub mod publisher;
-pub mod restore;
+pub(crate) mod backup;
+pub(crate) mod certificates;
+pub(crate) mod channel;
+pub(crate) mod create;
+pub(crate) mod follow;
+pub(crate) mod head_marker;
+pub(crate) mod mismatch;
+pub(crate) mod presence;
+pub(crate) mod publisher;
+pub(crate) mod restore;
 
 use std::path::{Path, PathBuf};
 
@@ -22,7 +22,7 @@ use writ_protocol::keys::{PrivateKey, Server};
 
 /// Where everything lies below the data directory.
 #[derive(Debug, Clone)]
-pub struct Files {
+pub(crate) struct Files {
     folder: PathBuf,
 }
 
@@ -32,7 +32,7 @@ macro_rules! files {
             $(
                 $(#[$doc])*
                 #[must_use]
-                pub fn $name(&self) -> PathBuf {
+                pub(crate) fn $name(&self) -> PathBuf {
                     self.folder.join($file)
                 }
             )*
@@ -72,13 +72,13 @@ files! {
 impl Files {
     /// The files of a data directory.
     #[must_use]
-    pub fn new(folder: &Path) -> Self {
+    pub(crate) fn new(folder: &Path) -> Self {
         Self { folder: folder.to_owned() }
     }
 
     /// The data directory.
     #[must_use]
-    pub fn folder(&self) -> &Path {
+    pub(crate) fn folder(&self) -> &Path {
         &self.folder
     }
 
@@ -87,14 +87,14 @@ impl Files {
     ///
     /// # Errors
     /// When another server has it.
-    pub fn lock(&self) -> Result<std::fs::File, FileError> {
+    pub(crate) fn lock(&self) -> Result<std::fs::File, FileError> {
         files::lock_folder(&self.folder)
     }
 }
 
 /// A key or certificate that cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub enum KeyFileError {
+pub(crate) enum KeyFileError {
     /// It cannot be read, or others can read it too.
     #[error(transparent)]
     File(#[from] FileError),
@@ -119,7 +119,7 @@ pub enum KeyFileError {
 impl KeyFileError {
     /// What to type. A restore replaces nothing: what is damaged is moved away first.
     #[must_use]
-    pub fn cure(&self) -> String {
+    pub(crate) fn cure(&self) -> String {
         let put_back = "writ-server cert restore FILE";
         let aside = |path: &Path| format!("mv {0} {0}.damaged, then: {put_back}", path.display());
         match self {
@@ -138,7 +138,7 @@ impl KeyFileError {
 
     /// Whether its content is gone, by which no change of rights mends it.
     #[must_use]
-    pub fn is_lost(&self) -> bool {
+    pub(crate) fn is_lost(&self) -> bool {
         match self {
             Self::File(error) => error.cure().is_none(),
             Self::Pem { .. } | Self::Key { .. } => true,
@@ -147,7 +147,7 @@ impl KeyFileError {
 
     /// Whether the file is simply not there.
     #[must_use]
-    pub fn is_missing(&self) -> bool {
+    pub(crate) fn is_missing(&self) -> bool {
         matches!(self, Self::File(error) if error.is_missing())
     }
 }
@@ -155,13 +155,13 @@ impl KeyFileError {
 impl Files {
     /// Where the key of a signing certificate lies.
     #[must_use]
-    pub fn signing_key(&self, key: KeyId) -> PathBuf {
+    pub(crate) fn signing_key(&self, key: KeyId) -> PathBuf {
         self.signing().join(format!("{key}.key"))
     }
 
     /// Where the certificate lies beside it.
     #[must_use]
-    pub fn signing_certificate(&self, key: KeyId) -> PathBuf {
+    pub(crate) fn signing_certificate(&self, key: KeyId) -> PathBuf {
         self.signing().join(format!("{key}.pem"))
     }
 }
@@ -171,13 +171,13 @@ impl Files {
     ///
     /// # Errors
     /// When the mark cannot be written.
-    pub fn keep_here(&self, key: KeyId) -> Result<(), FileError> {
+    pub(crate) fn keep_here(&self, key: KeyId) -> Result<(), FileError> {
         files::write_public(&self.stays_here_mark(key), b"")
     }
 
     /// Whether it is one.
     #[must_use]
-    pub fn stays_here(&self, key: KeyId) -> bool {
+    pub(crate) fn stays_here(&self, key: KeyId) -> bool {
         self.stays_here_mark(key).exists()
     }
 
@@ -190,7 +190,7 @@ impl Files {
 ///
 /// # Errors
 /// When a file is exposed or no key.
-pub fn read_signing_keys(files: &Files) -> Result<Vec<PrivateKey<Server>>, KeyFileError> {
+pub(crate) fn read_signing_keys(files: &Files) -> Result<Vec<PrivateKey<Server>>, KeyFileError> {
     let mut keys = Vec::new();
     for path in files::list(&files.signing())? {
         if path.extension().is_some_and(|extension| extension == "key") {
@@ -212,7 +212,7 @@ fn read_signing_key(path: &Path) -> Result<PrivateKey<Server>, KeyFileError> {
 ///
 /// # Errors
 /// When a file cannot be written.
-pub fn write_tls_leaf(files: &Files, leaf: &TlsLeaf) -> Result<(), FileError> {
+pub(crate) fn write_tls_leaf(files: &Files, leaf: &TlsLeaf) -> Result<(), FileError> {
     let chain: String = leaf.chain.iter().map(|der| pem::encode("CERTIFICATE", der).to_string()).collect();
     files::write_secret(&files.tls_key(), pem::encode("PRIVATE KEY", &leaf.key).as_bytes())?;
     writ_common::checkpoint!("tls_key_renewed");
@@ -223,7 +223,7 @@ pub fn write_tls_leaf(files: &Files, leaf: &TlsLeaf) -> Result<(), FileError> {
 ///
 /// # Errors
 /// When a file is missing, exposed or not PEM.
-pub fn read_tls_leaf(files: &Files) -> Result<TlsLeaf, KeyFileError> {
+pub(crate) fn read_tls_leaf(files: &Files) -> Result<TlsLeaf, KeyFileError> {
     let path = files.tls_certificate();
     let chain =
         pem::certificates(&files::read(&path)?).map_err(|source| KeyFileError::Pem { path, source })?;

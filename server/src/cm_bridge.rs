@@ -3,16 +3,16 @@
 //! entities, [`poll`] keeps it one, [`obey`] does what it says through the operators' door, [`notify`] lets
 //! it call, [`update_source`] is the choice it offers.
 
-pub mod client;
-pub mod connect;
-pub mod legs;
-pub mod notify;
-pub mod obey;
-pub mod poll;
-pub mod probe;
-pub mod register;
-pub mod settings;
-pub mod update_source;
+pub(crate) mod client;
+pub(crate) mod connect;
+pub(crate) mod legs;
+pub(crate) mod notify;
+pub(crate) mod obey;
+pub(crate) mod poll;
+pub(crate) mod probe;
+pub(crate) mod register;
+pub(crate) mod settings;
+pub(crate) mod update_source;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::SocketAddr;
@@ -42,7 +42,7 @@ use legs::{Fault, Leg};
 use settings::Settings;
 
 /// What the manager lists this program as.
-pub const PRODUCT: &str = "writ-server";
+pub(crate) const PRODUCT: &str = "writ-server";
 
 const SAVED: &str = "settings";
 const IN_FORCE: &str = "settings-in-force";
@@ -51,7 +51,7 @@ const DEPARTURES: &str = "departures";
 
 /// How this server stands with its manager.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub enum State {
+pub(crate) enum State {
     /// It has none.
     #[default]
     Unregistered,
@@ -69,7 +69,7 @@ pub enum State {
 
 /// A registration as this server remembers it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Registration {
+pub(crate) struct Registration {
     /// How it stands.
     pub state: State,
     /// What the manager calls this server; kept after it ends.
@@ -118,7 +118,7 @@ impl Registration {
 /// Who speaks for a manager. The authority of an organisation certifies many that sign documents; one of them
 /// is the manager.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Speaker {
+pub(crate) struct Speaker {
     /// Its key.
     pub key: String,
     /// Its certificate's subject, for people.
@@ -134,7 +134,7 @@ pub struct Speaker {
 impl Speaker {
     /// The holder of a certificate; `None` if it is none.
     #[must_use]
-    pub fn of(certificate: &[u8], authority: Option<Digest>) -> Option<Self> {
+    pub(crate) fn of(certificate: &[u8], authority: Option<Digest>) -> Option<Self> {
         let Named { key, subject, name, not_before } = Named::read(certificate)?;
         let authority = authority.map(|digest| digest.to_string()).unwrap_or_default();
         let (key, name, since) = (key.to_string(), name.to_string(), not_before.as_millis());
@@ -145,7 +145,7 @@ impl Speaker {
     /// same issuer, where many may have none. The authority in force is `newest`: the first that answers
     /// under one that was uploaded since is the manager, and from then on nobody under the one of before.
     #[must_use]
-    pub fn is(&self, other: &Self, newest: &str) -> bool {
+    pub(crate) fn is(&self, other: &Self, newest: &str) -> bool {
         let is_renewed = !self.subject.is_empty() && self.name == other.name && self.since <= other.since;
         let is_uploaded = self.authority != newest && other.authority == newest;
         self.key == other.key || is_renewed || is_uploaded
@@ -154,7 +154,7 @@ impl Speaker {
 
 /// Where the integrated reputation server gets its updates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub enum Source {
+pub(crate) enum Source {
     /// The update server that is configured.
     #[default]
     Default,
@@ -164,7 +164,7 @@ pub enum Source {
 
 /// A registration that ended here, and the manager was not reached yet.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Departure {
+pub(crate) struct Departure {
     /// How it is met.
     pub settings: Settings,
     /// What ended.
@@ -177,7 +177,7 @@ pub struct Departure {
 
 /// What is durable of the line.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Held {
+pub(crate) struct Held {
     /// As an operator saved them.
     pub saved: Settings,
     /// As registered.
@@ -190,7 +190,7 @@ pub struct Held {
 
 /// A turn at changing the line, and the line as it stands.
 #[derive(Debug)]
-pub struct BridgeGuard {
+pub(crate) struct BridgeGuard {
     held: Held,
     _alone: OwnedMutexGuard<()>,
 }
@@ -205,7 +205,7 @@ impl Deref for BridgeGuard {
 
 /// What is true only while the program runs.
 #[derive(Debug, Default)]
-pub struct Live {
+pub(crate) struct Live {
     /// The last answer that counted.
     pub last_contact: Timestamp,
     /// Of the last try, if it failed.
@@ -222,7 +222,7 @@ pub struct Live {
 
 /// The line.
 #[derive(Debug)]
-pub struct Bridge {
+pub(crate) struct Bridge {
     vault: Vault,
     key: PrivateKey<Entity>,
     turns: Arc<tokio::sync::Mutex<()>>,
@@ -249,7 +249,7 @@ pub struct Bridge {
 
 /// Why the line cannot be opened at the start.
 #[derive(Debug, thiserror::Error)]
-pub enum BridgeError {
+pub(crate) enum BridgeError {
     /// The store.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -269,7 +269,7 @@ impl Bridge {
     ///
     /// # Errors
     /// When a file or the database is damaged.
-    pub async fn open(files: &Files, store: &Store, listen: SocketAddr) -> Result<Self, BridgeError> {
+    pub(crate) async fn open(files: &Files, store: &Store, listen: SocketAddr) -> Result<Self, BridgeError> {
         let vault = Vault::open(&files.manager_secrets_key())?;
         let key = entity_key(files)?;
         let held = Held {
@@ -297,7 +297,7 @@ impl Bridge {
 
     /// What seals secrets.
     #[must_use]
-    pub const fn vault(&self) -> &Vault {
+    pub(crate) const fn vault(&self) -> &Vault {
         &self.vault
     }
 
@@ -344,7 +344,7 @@ impl Bridge {
 
     /// As it stands, at once.
     #[must_use]
-    pub fn held(&self) -> Held {
+    pub(crate) fn held(&self) -> Held {
         self.held.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -359,7 +359,7 @@ impl Bridge {
     /// When the manager last gave an answer that counted; zero: never since the start, or there is no
     /// registration.
     #[must_use]
-    pub fn last_contact(&self) -> Timestamp {
+    pub(crate) fn last_contact(&self) -> Timestamp {
         let is_in = self.held().registration.state != State::Unregistered;
         if is_in { self.live().last_contact } else { Timestamp::ZERO }
     }
@@ -445,7 +445,7 @@ impl Server {
 impl Held {
     /// Whether there are settings the manager has not heard of.
     #[must_use]
-    pub fn is_not_sent(&self) -> bool {
+    pub(crate) fn is_not_sent(&self) -> bool {
         self.registration.state != State::Unregistered
             && self.in_force.as_ref().is_some_and(|in_force| *in_force != self.saved)
     }

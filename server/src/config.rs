@@ -13,14 +13,14 @@ use writ_protocol::id::Digest;
 /// What is read unless told otherwise.
 const USUAL_FILE: &str = "/etc/writ/server.toml";
 /// Where the server keeps its state unless told otherwise.
-pub const DEFAULT_DATA_DIR: &str = "/var/lib/writ/server";
+pub(crate) const DEFAULT_DATA_DIR: &str = "/var/lib/writ/server";
 
 /// A hello names at most 16 leaves: these, ours, and three we showed before.
 const MAX_PROXY_LEAVES: usize = 12;
 
 /// Everything that can be set.
 #[derive(Debug, Clone)]
-pub struct Config {
+pub(crate) struct Config {
     /// State, keys and the database.
     pub data_dir: PathBuf,
     /// Where agents come in.
@@ -47,7 +47,7 @@ pub struct Config {
 
 /// A collector of traces.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TraceSettings {
+pub(crate) struct TraceSettings {
     /// `http://` on this machine, or `https://`.
     pub endpoint: String,
     /// Who vouches for it, PEM; there with `https://`.
@@ -58,7 +58,7 @@ pub struct TraceSettings {
 
 /// What a session needs to know.
 #[derive(Debug, Clone)]
-pub struct SessionSettings {
+pub(crate) struct SessionSettings {
     /// How often an agent says something.
     pub heartbeat: Duration,
     /// Silence longer than this ends a session.
@@ -74,7 +74,7 @@ impl Config {
     ///
     /// # Errors
     /// All mistakes at once.
-    pub fn load(file: Option<&Path>, data_dir: Option<&Path>) -> Result<Self, Problems> {
+    pub(crate) fn load(file: Option<&Path>, data_dir: Option<&Path>) -> Result<Self, Problems> {
         let mut reader = Reader::load(file, USUAL_FILE)?;
         reader.override_path("data_dir", data_dir);
         let second = Duration::from_secs(1);

@@ -23,7 +23,7 @@ use crate::unknown_fleet::UnknownFleetPeers;
 
 /// A running server.
 #[derive(Debug)]
-pub struct Server {
+pub(crate) struct Server {
     /// The fleet.
     pub fleet: FleetId,
     /// Its trust, which grows while it runs.
@@ -67,7 +67,7 @@ pub struct Server {
 impl Server {
     /// The chain of trust bundles as it stands.
     #[must_use]
-    pub fn chain(&self) -> Arc<Chain> {
+    pub(crate) fn chain(&self) -> Arc<Chain> {
         Arc::clone(&self.trust.read().unwrap_or_else(PoisonError::into_inner))
     }
 
@@ -76,7 +76,7 @@ impl Server {
     ///
     /// # Errors
     /// When the server is shutting down.
-    pub async fn to_the_end<T: Send + 'static>(
+    pub(crate) async fn to_the_end<T: Send + 'static>(
         &self,
         change: impl Future<Output = T> + Send + 'static,
     ) -> Result<T, Failure> {
@@ -87,7 +87,7 @@ impl Server {
     /// SHA-256 of the SubjectPublicKeyInfo of every TLS leaf this server answers for: its own, and those of
     /// its proxies.
     #[must_use]
-    pub fn leaves(&self) -> Vec<Digest> {
+    pub(crate) fn leaves(&self) -> Vec<Digest> {
         let mut leaves = self.tls.leaf_spki_digests();
         leaves.extend(&self.proxy_leaves);
         leaves

@@ -4,10 +4,10 @@
 //! outbox marks that agent as behind, and its session catches up from the store. So nothing is unbounded, and
 //! a slow agent delays nobody.
 
-pub mod in_flight;
+pub(crate) mod in_flight;
 mod registry;
 
-pub use registry::{Ending, Mailbox, Next, Registry, SessionSlot};
+pub(crate) use registry::{Ending, Next, Registry, SessionSlot};
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -25,7 +25,7 @@ const MAX_KEPT_BYTES: usize = 128 << 20;
 
 /// A command as it is handed to sessions: one copy for all of them.
 #[derive(Debug)]
-pub struct Outgoing {
+pub(crate) struct Outgoing {
     id: CommandId,
     envelope: Bytes,
     tree: AudienceTree,
@@ -34,13 +34,13 @@ pub struct Outgoing {
 impl Outgoing {
     /// The command's id.
     #[must_use]
-    pub const fn id(&self) -> CommandId {
+    pub(crate) const fn id(&self) -> CommandId {
         self.id
     }
 
     /// The envelope, shared.
     #[must_use]
-    pub const fn envelope(&self) -> &Bytes {
+    pub(crate) const fn envelope(&self) -> &Bytes {
         &self.envelope
     }
 
@@ -52,7 +52,7 @@ impl Outgoing {
 
     /// The proof for the agent at a place.
     #[must_use]
-    pub fn proof(&self, place: u32) -> Option<AudienceProof> {
+    pub(crate) fn proof(&self, place: u32) -> Option<AudienceProof> {
         self.tree.proof(place)
     }
 }
@@ -83,7 +83,7 @@ impl Kept {
 
 /// Knows who is connected and tells them of new commands.
 #[derive(Debug)]
-pub struct Dispatcher {
+pub(crate) struct Dispatcher {
     registry: Registry,
     kept: Mutex<Kept>,
     /// One rebuilding at a time: agents that come back together want the same trees.
@@ -98,7 +98,7 @@ pub struct Dispatcher {
 impl Dispatcher {
     /// Nobody is connected; outboxes will have this many places.
     #[must_use]
-    pub fn new(outbox: usize) -> Self {
+    pub(crate) fn new(outbox: usize) -> Self {
         Self {
             registry: Registry::new(outbox),
             kept: Mutex::default(),
@@ -111,12 +111,12 @@ impl Dispatcher {
 
     /// Who is connected.
     #[must_use]
-    pub const fn registry(&self) -> &Registry {
+    pub(crate) const fn registry(&self) -> &Registry {
         &self.registry
     }
 
     /// Hands a recorded command to every connected target.
-    pub fn announce(
+    pub(crate) fn announce(
         &self,
         recorded: &RecordedCommand,
         envelope: Bytes,
@@ -132,7 +132,7 @@ impl Dispatcher {
     ///
     /// # Errors
     /// When the store fails; then it is not cancelled.
-    pub async fn cancel(
+    pub(crate) async fn cancel(
         &self,
         store: &Store,
         command: CommandId,
@@ -166,7 +166,7 @@ impl Dispatcher {
     /// Notes that a command is handed to the agent at a place of its audience, unless it was cancelled. Under
     /// one lock with a cancellation, which finds each command either not handed over, or noted.
     #[must_use]
-    pub fn hand_over(&self, command: CommandId, place: u32) -> bool {
+    pub(crate) fn hand_over(&self, command: CommandId, place: u32) -> bool {
         let cancelled = self.cancelled.read().unwrap_or_else(PoisonError::into_inner);
         let is_free = !cancelled.contains_key(&command);
         if is_free {
@@ -179,7 +179,11 @@ impl Dispatcher {
     ///
     /// # Errors
     /// When the store fails or its audience does not make a tree.
-    pub async fn load(&self, store: &Store, command: CommandId) -> Result<Option<Arc<Outgoing>>, StoreError> {
+    pub(crate) async fn load(
+        &self,
+        store: &Store,
+        command: CommandId,
+    ) -> Result<Option<Arc<Outgoing>>, StoreError> {
         if let Some(kept) = self.find(command) {
             return Ok(Some(kept));
         }
@@ -197,7 +201,7 @@ impl Dispatcher {
     }
 
     /// A command's envelope changed in the store: it is read again when it is needed.
-    pub fn forget(&self, command: CommandId) {
+    pub(crate) fn forget(&self, command: CommandId) {
         let mut kept = self.kept();
         if let Some(gone) = kept.by_id.remove(&command) {
             kept.bytes -= gone.bytes();
@@ -219,7 +223,7 @@ impl Dispatcher {
 
     /// Who was sent what and has not answered yet.
     #[must_use]
-    pub const fn in_flight(&self) -> &in_flight::InFlight {
+    pub(crate) const fn in_flight(&self) -> &in_flight::InFlight {
         &self.in_flight
     }
 }

@@ -34,7 +34,7 @@ const OWN_FILES: u64 = 256;
 ///
 /// # Errors
 /// When the database cannot be read.
-pub async fn examine(publisher: &TrustPublisher) -> Result<Vec<Finding>, StoreError> {
+pub(crate) async fn examine(publisher: &TrustPublisher) -> Result<Vec<Finding>, StoreError> {
     let mut findings = vec![
         clock(publisher).await?,
         keys(publisher),
@@ -73,7 +73,7 @@ async fn names(publisher: &TrustPublisher) -> Finding {
 }
 
 /// Whether the ports are this server's, or free for it.
-pub async fn ports(files: &Files, config: &Config, start: Start<'_>) -> Finding {
+pub(crate) async fn ports(files: &Files, config: &Config, start: Start<'_>) -> Finding {
     if files.lock().is_err() {
         return match health::ask(config.listen_admin, "").await {
             Ok(()) => Finding::good("ports", format!("this server answers at {}", config.listen_admin)),
@@ -96,7 +96,7 @@ pub async fn ports(files: &Files, config: &Config, start: Start<'_>) -> Finding 
 }
 
 /// Whether a collector takes traces, where one is named.
-pub async fn traces(publisher: &TrustPublisher, config: &Config) -> Option<Finding> {
+pub(crate) async fn traces(publisher: &TrustPublisher, config: &Config) -> Option<Finding> {
     let settings = config.traces.as_ref()?;
     let next = "see that it runs and listens there for OTLP over gRPC, or take traces.endpoint out";
     Some(match Traces::try_out(settings, publisher.fleet).await {

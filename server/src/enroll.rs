@@ -23,7 +23,7 @@ use crate::store::{Admission, TokenUse, unavailable};
 ///
 /// # Errors
 /// What the agent may know: strangers are not told whether a token exists.
-pub async fn enroll(
+pub(crate) async fn enroll(
     server: &Arc<Server>,
     from: IpAddr,
     request: proto::EnrollRequest,

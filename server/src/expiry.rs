@@ -20,12 +20,12 @@ const LOOK_EVERY: Duration = Duration::from_secs(60);
 
 /// The tightest of 90, 30, 7 and 1 days that a moment is within, if any.
 #[must_use]
-pub fn days_left(until: Timestamp, now: Timestamp) -> Option<u64> {
+pub(crate) fn days_left(until: Timestamp, now: Timestamp) -> Option<u64> {
     WARN_DAYS.into_iter().rev().find(|days| until < now + DAY * u32::try_from(*days).unwrap_or(u32::MAX))
 }
 
 /// Looks at the certificate that signs until the server ends; says each of the steps once.
-pub async fn run(server: Arc<Server>) {
+pub(crate) async fn run(server: Arc<Server>) {
     let mut said = BTreeMap::<KeyId, u64>::new();
     loop {
         let now = server.clock.wall();

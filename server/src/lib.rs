@@ -5,31 +5,36 @@
 //! one agent, [`receipts`] brings answers home. [`enroll`] lets new agents in; [`cm_bridge`] is the line up
 //! to the Control Manager; [`authority`] makes the fleet's keys.
 
-pub mod admin;
-pub mod selector;
-pub mod sign;
-pub mod store;
+mod admin;
+mod selector;
+mod sign;
+mod store;
 
-pub mod context;
-pub mod dispatch;
-pub mod session;
+mod context;
+mod dispatch;
+mod session;
 
-pub mod cm_bridge;
+mod cm_bridge;
 
-pub mod doctor;
-pub mod enroll;
-pub mod expiry;
-pub mod metrics;
-pub mod receipts;
-pub mod resign;
-pub mod throttle;
-pub mod traces;
-pub mod unknown_fleet;
+mod doctor;
+mod enroll;
+mod expiry;
+mod metrics;
+mod receipts;
+mod resign;
+mod throttle;
+mod traces;
+mod unknown_fleet;
 
-pub mod authority;
+mod authority;
 
-pub mod app;
-pub mod config;
+mod app;
+mod config;
+
+pub use admin::POLICY;
+pub use app::{command_line, main};
+pub use selector::Selector;
+pub use store::AlertKind;
 
 /// The server's version.
-pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -1,5 +1,5 @@
 //! writ-server.
 
 fn main() -> std::process::ExitCode {
-    writ_server::app::main()
+    writ_server::main()
 }

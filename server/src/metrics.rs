@@ -34,17 +34,17 @@ const SPANS: &str = "writ_trace_spans_total";
 const BUILD: &str = "writ_build_info";
 
 /// A command was recorded.
-pub fn count_command() {
+pub(crate) fn count_command() {
     counter!(COMMANDS).increment(1);
 }
 
 /// A first receipt was stored; what it says.
-pub fn count_receipt(state: TargetState) {
+pub(crate) fn count_receipt(state: TargetState) {
     counter!(RECEIPTS, "outcome" => outcome(state)).increment(1);
 }
 
 /// How a receipt's outcome is called outside.
-pub const fn outcome(state: TargetState) -> &'static str {
+pub(crate) const fn outcome(state: TargetState) -> &'static str {
     match state {
         TargetState::Done => "done",
         TargetState::Refused => "refused",
@@ -56,12 +56,12 @@ pub const fn outcome(state: TargetState) -> &'static str {
 const MAX_REFUSALS: u64 = 1_000_000;
 
 /// Agents refused so often, for this reason.
-pub fn count_refusals(code: RefusalCode, count: u64) {
+pub(crate) fn count_refusals(code: RefusalCode, count: u64) {
     counter!(REFUSALS, "code" => code.as_str()).increment(count.min(MAX_REFUSALS));
 }
 
 /// Spans were exported, or lost.
-pub fn count_spans(fate: &'static str, count: usize) {
+pub(crate) fn count_spans(fate: &'static str, count: usize) {
     counter!(SPANS, "fate" => fate).increment(u64::try_from(count).unwrap_or(u64::MAX));
 }
 
@@ -69,7 +69,7 @@ pub fn count_spans(fate: &'static str, count: usize) {
 ///
 /// # Errors
 /// When something counts already.
-pub fn install() -> Result<PrometheusHandle, BuildError> {
+pub(crate) fn install() -> Result<PrometheusHandle, BuildError> {
     let handle = writ_common::metrics::install()?;
     let seconds = "until when this server can sign with the certificates it holds, Unix time; 0: it cannot";
     describe_gauge!(SIGNING_ENDS, Unit::Seconds, seconds);
@@ -122,7 +122,7 @@ pub fn install() -> Result<PrometheusHandle, BuildError> {
 }
 
 /// Answers `GET /metrics` until the server ends.
-pub async fn serve(server: Arc<Server>, listener: TcpListener, handle: PrometheusHandle) {
+pub(crate) async fn serve(server: Arc<Server>, listener: TcpListener, handle: PrometheusHandle) {
     let shutdown = server.shutdown.clone();
     let look = move || {
         let server = Arc::clone(&server);

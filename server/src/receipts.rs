@@ -15,7 +15,7 @@ use crate::store::{KnownAgent, NewReceipt, ReceiptFate, Store, StoreError, Targe
 /// [`VerifiedReceipt::verify`].
 #[derive(Debug)]
 #[must_use]
-pub struct VerifiedReceipt {
+pub(crate) struct VerifiedReceipt {
     verified: Verified<ReceiptPurpose>,
     envelope: Bytes,
 }
@@ -25,7 +25,7 @@ impl VerifiedReceipt {
     ///
     /// # Errors
     /// When it is not this agent's.
-    pub fn verify(envelope: Bytes, agent: &KnownAgent, fleet: FleetId) -> Result<Self, Refusal> {
+    pub(crate) fn verify(envelope: Bytes, agent: &KnownAgent, fleet: FleetId) -> Result<Self, Refusal> {
         let verified = verify::<ReceiptPurpose>(&envelope, &[Candidate::accepted(&agent.public_key)], 1)?;
         let receipt = verified.document();
         if receipt.fleet != fleet {
@@ -39,7 +39,7 @@ impl VerifiedReceipt {
 
     /// What it says.
     #[must_use]
-    pub const fn receipt(&self) -> &Receipt {
+    pub(crate) const fn receipt(&self) -> &Receipt {
         self.verified.document()
     }
 
@@ -48,7 +48,7 @@ impl VerifiedReceipt {
     ///
     /// # Errors
     /// When the store fails; the agent then keeps its receipt.
-    pub async fn record(
+    pub(crate) async fn record(
         self,
         store: &Store,
         session: SessionMark,
@@ -95,7 +95,7 @@ impl VerifiedReceipt {
 ///
 /// # Errors
 /// The outer error is the store's; the inner one says why the report is not this agent's.
-pub async fn record_refusals(
+pub(crate) async fn record_refusals(
     store: &Store,
     envelope: Bytes,
     agent: &KnownAgent,

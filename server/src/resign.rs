@@ -15,7 +15,7 @@ const PAGE: u32 = 256;
 
 /// Why the queue stays as it is.
 #[derive(Debug, thiserror::Error)]
-pub enum ResignError {
+pub(crate) enum ResignError {
     /// The store failed.
     #[error("commands that wait could not be signed anew: {0}")]
     Store(#[from] StoreError),
@@ -35,7 +35,7 @@ enum Fate {
 ///
 /// # Errors
 /// When the store fails; what was done until then stays done, and the rest is done the next time.
-pub async fn resign(server: &Server) -> Result<(), ResignError> {
+pub(crate) async fn resign(server: &Server) -> Result<(), ResignError> {
     let (mut after, mut signed, mut cancelled) = (0, 0_usize, 0_usize);
     loop {
         let now = server.clock.wall();

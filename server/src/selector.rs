@@ -56,7 +56,7 @@ impl Selector {
 
 /// Whether a text can be an attribute's name: a letter or digit first, then also `-`, `_`, `.` and `/`.
 #[must_use]
-pub fn is_name(text: &str) -> bool {
+pub(crate) fn is_name(text: &str) -> bool {
     let is_first = |c: char| c.is_ascii_alphanumeric();
     let is_next = |c: char| is_first(c) || matches!(c, '-' | '_' | '.' | '/');
     text.len() <= MAX_NAME_BYTES && text.starts_with(is_first) && text.chars().all(is_next)
@@ -65,7 +65,7 @@ pub fn is_name(text: &str) -> bool {
 /// Whether a text can be an attribute's value: what can stand in a selector without quotes; empty is a value
 /// too.
 #[must_use]
-pub fn is_value(text: &str) -> bool {
+pub(crate) fn is_value(text: &str) -> bool {
     text.len() <= MAX_NAME_BYTES && text.chars().all(is_value_character)
 }
 

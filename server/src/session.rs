@@ -28,10 +28,10 @@ use writ_proto::v1::{self as proto, server_frame::Frame};
 use crate::context::Server;
 
 /// Frames on their way to tonic. Few: what waits for a slow agent waits in the store.
-pub const MAX_FRAMES_UNDER_WAY: usize = 16;
+pub(crate) const MAX_FRAMES_UNDER_WAY: usize = 16;
 
 /// Frames on their way to one agent. Boxed, because a channel makes room for 32 of them at once.
-pub type FrameSender = mpsc::Sender<Box<Result<proto::ServerFrame, Status>>>;
+pub(crate) type FrameSender = mpsc::Sender<Box<Result<proto::ServerFrame, Status>>>;
 
 /// What a session writes to.
 #[derive(Debug, Clone)]

@@ -32,7 +32,7 @@ pub(crate) const CLOCK_TOLERANCE: Duration = Duration::from_secs(30);
 
 /// A well-formed request, not yet signed. Made by [`crate::admin::submit`].
 #[derive(Debug)]
-pub struct CommandDraft {
+pub(crate) struct CommandDraft {
     /// Its id.
     pub id: CommandId,
     /// The frozen audience, strictly ascending, never empty.
@@ -48,7 +48,7 @@ pub struct CommandDraft {
 /// A command under the server's signature. Made only by [`Signer::command`].
 #[derive(Debug)]
 #[must_use]
-pub struct SignedCommand {
+pub(crate) struct SignedCommand {
     /// The command.
     pub command: Command,
     /// The envelope.
@@ -145,7 +145,7 @@ impl SigningKeys {
 }
 
 /// Of the entries whose keys are held, the one that signs: it counts, and began last.
-pub fn signs_at<'a>(
+pub(crate) fn signs_at<'a>(
     held: impl IntoIterator<Item = &'a SigningEntry>,
     now: Timestamp,
 ) -> Option<&'a SigningEntry> {
@@ -155,7 +155,7 @@ pub fn signs_at<'a>(
 
 /// Until when the keys held follow one another without a gap, for all realms of the one that signs now;
 /// `None` when none does.
-pub fn signs_until<'a>(
+pub(crate) fn signs_until<'a>(
     held: impl IntoIterator<Item = &'a SigningEntry>,
     now: Timestamp,
 ) -> Option<Timestamp> {
@@ -174,7 +174,7 @@ pub fn signs_until<'a>(
 
 /// What signs, and when it may.
 #[derive(Debug)]
-pub struct Signer {
+pub(crate) struct Signer {
     ring: RwLock<Arc<SigningKeys>>,
     fleet: FleetId,
     clock: SharedClock,
@@ -189,7 +189,7 @@ impl Signer {
     /// Nothing is signed while the clock stands well before `latest`, the latest time that was signed with
     /// earlier.
     #[must_use]
-    pub fn new(
+    pub(crate) fn new(
         keys: Vec<PrivateKey<Server>>,
         bundle: &TrustBundle,
         clock: SharedClock,
@@ -206,19 +206,19 @@ impl Signer {
     }
 
     /// Signs from now on with those of these keys that another bundle lists.
-    pub fn hold(&self, keys: Vec<PrivateKey<Server>>, bundle: &TrustBundle) {
+    pub(crate) fn hold(&self, keys: Vec<PrivateKey<Server>>, bundle: &TrustBundle) {
         *self.ring.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(SigningKeys::of(keys, bundle));
     }
 
     /// What agents accept the key by that signs now, if there is one.
     #[must_use]
-    pub fn entry(&self) -> Option<SigningEntry> {
+    pub(crate) fn entry(&self) -> Option<SigningEntry> {
         self.ring().at(self.clock.wall()).map(|held| held.entry.clone())
     }
 
     /// What signed last, when nothing signs now because it ended.
     #[must_use]
-    pub fn ended(&self) -> Option<SigningEntry> {
+    pub(crate) fn ended(&self) -> Option<SigningEntry> {
         let (ring, now) = (self.ring(), self.clock.wall());
         if ring.at(now).is_some() {
             return None;
@@ -231,7 +231,7 @@ impl Signer {
 
     /// Until when something can be signed with what is held, standby certificates included.
     #[must_use]
-    pub fn until(&self) -> Option<Timestamp> {
+    pub(crate) fn until(&self) -> Option<Timestamp> {
         signs_until(self.ring().held.iter().map(|held| &held.entry), self.clock.wall())
     }
 
@@ -243,7 +243,7 @@ impl Signer {
     ///
     /// # Errors
     /// When the clock jumped or went back.
-    pub fn now(&self) -> Result<Timestamp, SignError> {
+    pub(crate) fn now(&self) -> Result<Timestamp, SignError> {
         let wall = self.clock.wall();
         let expected = self.started.0 + self.clock.monotonic().saturating_sub(self.started.1);
         let drift = wall.since(expected).max(expected.since(wall));
@@ -269,7 +269,7 @@ impl Signer {
     ///
     /// # Errors
     /// When nothing can.
-    pub fn check(&self) -> Result<KeyId, SignError> {
+    pub(crate) fn check(&self) -> Result<KeyId, SignError> {
         Ok(self.key()?.1.public().id())
     }
 
@@ -277,7 +277,7 @@ impl Signer {
     ///
     /// # Errors
     /// When nothing can be signed.
-    pub fn command_key(&self) -> Result<SigningKey<CommandPurpose>, SignError> {
+    pub(crate) fn command_key(&self) -> Result<SigningKey<CommandPurpose>, SignError> {
         Ok(self.key()?.1.for_purpose())
     }
 
@@ -285,7 +285,7 @@ impl Signer {
     ///
     /// # Errors
     /// When the draft or the moment does not allow it.
-    pub fn command(&self, draft: CommandDraft) -> Result<SignedCommand, SignError> {
+    pub(crate) fn command(&self, draft: CommandDraft) -> Result<SignedCommand, SignError> {
         let (now, key) = self.key()?;
         let CommandDraft { id, targets, lifetime, requested_by, mut action } = draft;
         if let Action::ApplySettings(settings) = &mut action {
@@ -313,7 +313,7 @@ impl Signer {
     ///
     /// # Errors
     /// When the moment does not allow it.
-    pub fn hello(
+    pub(crate) fn hello(
         &self,
         hello: impl FnOnce(Timestamp) -> ServerHello,
     ) -> Result<(Sealed<HelloPurpose>, KeyId), SignError> {
@@ -325,7 +325,7 @@ impl Signer {
     ///
     /// # Errors
     /// When that key signs no more.
-    pub fn welcome(&self, welcome: &Welcome, by: KeyId) -> Result<Sealed<WelcomePurpose>, SignError> {
+    pub(crate) fn welcome(&self, welcome: &Welcome, by: KeyId) -> Result<Sealed<WelcomePurpose>, SignError> {
         let (now, ring) = (self.now()?, self.ring());
         let held = ring.held.iter().find(|held| held.key.public().id() == by);
         let held = held.ok_or(SignError::NoKey { bundle: ring.bundle, now })?;
@@ -336,7 +336,7 @@ impl Signer {
     ///
     /// # Errors
     /// When the moment does not allow it.
-    pub fn refusals_ack(
+    pub(crate) fn refusals_ack(
         &self,
         ack: &RefusalAcknowledgement,
     ) -> Result<Sealed<RefusalsAckPurpose>, SignError> {
@@ -347,7 +347,7 @@ impl Signer {
     ///
     /// # Errors
     /// When the moment does not allow it.
-    pub fn identity_record(
+    pub(crate) fn identity_record(
         &self,
         record: impl FnOnce(Timestamp) -> IdentityRecord,
     ) -> Result<(IdentityRecord, Sealed<IdentityRecordPurpose>), SignError> {

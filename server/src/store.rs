@@ -8,16 +8,16 @@ mod sql;
 mod suite;
 
 pub(crate) use lanes::Job;
-pub use rows::{
-    Admission, AgentRow, Alarm, AlertKind, AlertRow, AllowList, Attribute, BackupRow, Behind, CommandRow,
-    Contact, EnrolmentTokenRow, EvidenceRow, Fork, Holders, KnownAgent, Membership, NewCommand, NewReceipt,
-    NewToken, Noted, Progress, QueuedCommand, ReceiptFate, RecordedCommand, Report, SERVER, SignOfLife,
-    Source, StoredEnvelope, TakenRow, TargetRow, TargetState, TokenUse, WaitingCommand,
+pub use rows::AlertKind;
+pub(crate) use rows::{
+    Admission, AgentRow, Alarm, AlertRow, AllowList, Attribute, BackupRow, Behind, CommandRow, Contact,
+    EnrolmentTokenRow, Fork, Holders, KnownAgent, Membership, NewCommand, NewReceipt, NewToken, Progress,
+    QueuedCommand, ReceiptFate, RecordedCommand, Report, SERVER, SignOfLife, Source, StoredEnvelope,
+    TakenRow, TargetRow, TargetState, TokenUse,
 };
-pub use rules::restore::Return;
-pub use sql::MAX_FORKS;
-pub use writ_common::admin::unavailable;
-pub use writ_database::{DatabaseError as StoreError, Pending};
+pub(crate) use sql::MAX_FORKS;
+pub(crate) use writ_common::admin::unavailable;
+pub(crate) use writ_database::DatabaseError as StoreError;
 
 use std::path::Path;
 
@@ -58,7 +58,7 @@ const SCHEMA: Schema = Schema {
 /// A handle; clones share the file. Every method that returns a [`StoreError`] fails when the database does; what
 /// else it fails for, it says.
 #[derive(Debug, Clone)]
-pub struct Store {
+pub(crate) struct Store {
     database: Database<Job>,
     changes: broadcast::Sender<CommandId>,
 }
@@ -68,7 +68,7 @@ impl Store {
     ///
     /// # Errors
     /// As [`Self::open`].
-    pub async fn make(path: &Path, shutdown: &Shutdown) -> Result<Self, StoreError> {
+    pub(crate) async fn make(path: &Path, shutdown: &Shutdown) -> Result<Self, StoreError> {
         file::make(path)?;
         Self::open(path, shutdown).await
     }
@@ -77,7 +77,7 @@ impl Store {
     ///
     /// # Errors
     /// When the disk or the file is not usable.
-    pub async fn open(path: &Path, shutdown: &Shutdown) -> Result<Self, StoreError> {
+    pub(crate) async fn open(path: &Path, shutdown: &Shutdown) -> Result<Self, StoreError> {
         let (changes, _) = broadcast::channel(MAX_WAITING_CHANGES);
         let told = changes.clone();
         let write = move |batch: &mut Batch<'_>, jobs| lanes::write(batch, jobs, &told);
@@ -89,7 +89,7 @@ impl Store {
     ///
     /// # Errors
     /// When it cannot be read.
-    pub async fn find_fleet(path: &Path) -> Result<Found<(FleetId, String)>, StoreError> {
+    pub(crate) async fn find_fleet(path: &Path) -> Result<Found<(FleetId, String)>, StoreError> {
         file::find(path, ("fleet", "fleet"), sql::find_fleet).await
     }
 
@@ -101,24 +101,14 @@ impl Store {
     /// Whether the disk takes what is written: after a batch that was not stored, only once
     /// [`Self::note_time`] wrote.
     #[must_use]
-    pub fn is_writing(&self) -> bool {
+    pub(crate) fn is_writing(&self) -> bool {
         self.database.is_writing()
-    }
-
-    /// Closes what reads, for all clones; what writes ends with the shutdown it was opened under.
-    pub async fn close(self) {
-        self.database.close().await;
     }
 
     /// Hears of every command whose progress changed, once for each commit.
     #[must_use]
-    pub fn watch(&self) -> broadcast::Receiver<CommandId> {
+    pub(crate) fn watch(&self) -> broadcast::Receiver<CommandId> {
         self.changes.subscribe()
-    }
-
-    /// Returns after everything queued so far is committed.
-    pub async fn settle(&self) -> Result<(), StoreError> {
-        self.database.settle().await
     }
 
     fn announce(&self, command: CommandId) {

@@ -18,7 +18,7 @@ const MAX_SOURCES: usize = 4096;
 
 /// Failures by source address.
 #[derive(Debug)]
-pub struct Throttle {
+pub(crate) struct Throttle {
     clock: SharedClock,
     sources: Mutex<HashMap<IpAddr, Source>>,
 }
@@ -44,7 +44,7 @@ impl Source {
 impl Throttle {
     /// Nobody has failed yet.
     #[must_use]
-    pub fn new(clock: SharedClock) -> Self {
+    pub(crate) fn new(clock: SharedClock) -> Self {
         Self { clock, sources: Mutex::default() }
     }
 
@@ -52,7 +52,7 @@ impl Throttle {
     ///
     /// # Errors
     /// How long it should wait.
-    pub fn check(&self, address: IpAddr) -> Result<(), Duration> {
+    pub(crate) fn check(&self, address: IpAddr) -> Result<(), Duration> {
         let now = self.clock.monotonic();
         let sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
         let known = sources.get(&source(address)).or_else(|| {
@@ -63,7 +63,7 @@ impl Throttle {
     }
 
     /// A source failed.
-    pub fn failed(&self, address: IpAddr) {
+    pub(crate) fn failed(&self, address: IpAddr) {
         let now = self.clock.monotonic();
         let mut sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
         if sources.len() >= MAX_SOURCES {

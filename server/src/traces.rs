@@ -23,7 +23,7 @@ use writ_protocol::time::Timestamp;
 use crate::config::TraceSettings;
 use crate::metrics;
 use crate::store::{CommandRow, TargetState};
-pub use export::TraceError;
+pub(crate) use export::TraceError;
 
 /// Spans that wait for the collector; past it they are lost, and counted.
 const MAX_WAITING: usize = 16_384;
@@ -36,14 +36,14 @@ const AHEAD: Duration = Duration::from_secs(24 * 3600);
 
 /// Where spans go.
 #[derive(Debug)]
-pub struct Traces {
+pub(crate) struct Traces {
     waiting: Option<mpsc::Sender<Span>>,
     one_in: u64,
 }
 
 /// A moment with the precision of the monotonic clock.
 #[derive(Debug, Clone, Copy)]
-pub struct Moment {
+pub(crate) struct Moment {
     wall: Timestamp,
     monotonic: Duration,
 }
@@ -51,7 +51,7 @@ pub struct Moment {
 impl Moment {
     /// Now.
     #[must_use]
-    pub fn now(clock: &dyn Clock) -> Self {
+    pub(crate) fn now(clock: &dyn Clock) -> Self {
         Self { wall: clock.wall(), monotonic: clock.monotonic() }
     }
 
@@ -70,7 +70,7 @@ const fn nanos(at: Timestamp) -> u64 {
 
 /// The caller's own span, as the header `traceparent` names it (W3C Trace Context §3.2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct TraceParent {
+pub(crate) struct TraceParent {
     trace: [u8; 16],
     span: [u8; 8],
     flags: u8,
@@ -79,7 +79,7 @@ pub struct TraceParent {
 impl TraceParent {
     /// Reads the header; what is not one is passed over, as the recommendation asks (§4.3).
     #[must_use]
-    pub fn read(metadata: &tonic::metadata::MetadataMap) -> Option<Self> {
+    pub(crate) fn read(metadata: &tonic::metadata::MetadataMap) -> Option<Self> {
         Self::parse(metadata.get("traceparent")?.to_str().ok()?)
     }
 
@@ -100,7 +100,7 @@ impl TraceParent {
 
 /// How a command was submitted.
 #[derive(Debug, Clone, Copy)]
-pub struct Submission<'a> {
+pub(crate) struct Submission<'a> {
     /// What is to be done, by its name: parameters may be secrets.
     pub action: &'a str,
     /// The request came.
@@ -115,7 +115,7 @@ pub struct Submission<'a> {
 
 /// What a receipt says, as far as a trace tells it.
 #[derive(Debug)]
-pub struct Answered {
+pub(crate) struct Answered {
     command: CommandId,
     agent: AgentId,
     state: TargetState,
@@ -128,7 +128,7 @@ impl Traces {
     ///
     /// # Errors
     /// When the collector's address or authority cannot be used.
-    pub fn start(
+    pub(crate) fn start(
         settings: Option<&TraceSettings>,
         fleet: FleetId,
         shutdown: &Shutdown,
@@ -144,19 +144,28 @@ impl Traces {
     ///
     /// # Errors
     /// When the collector's address or authority cannot be used.
-    pub async fn try_out(settings: &TraceSettings, fleet: FleetId) -> Result<Result<(), String>, TraceError> {
+    pub(crate) async fn try_out(
+        settings: &TraceSettings,
+        fleet: FleetId,
+    ) -> Result<Result<(), String>, TraceError> {
         Ok(export::Collector::new(settings, fleet)?.export(Vec::new()).await)
     }
 
     /// Whether a command is traced: all parts of it or none, whenever they are asked for.
     #[must_use]
-    pub fn follow(&self, command: CommandId) -> bool {
+    pub(crate) fn follow(&self, command: CommandId) -> bool {
         let random = u64::from_be_bytes(root_of(command));
         self.waiting.is_some() && random != 0 && random.is_multiple_of(self.one_in)
     }
 
     /// A command was handed to the dispatcher.
-    pub fn submitted(&self, row: &CommandRow, targets: usize, submission: &Submission<'_>, now: Moment) {
+    pub(crate) fn submitted(
+        &self,
+        row: &CommandRow,
+        targets: usize,
+        submission: &Submission<'_>,
+        now: Moment,
+    ) {
         if !self.follow(row.id) {
             return;
         }
@@ -182,7 +191,7 @@ impl Traces {
 
     /// What a receipt will tell once it is stored; `None` when its command is not traced.
     #[must_use]
-    pub fn about(&self, receipt: &Receipt) -> Option<Answered> {
+    pub(crate) fn about(&self, receipt: &Receipt) -> Option<Answered> {
         self.follow(receipt.command).then(|| {
             let (code, ran) = match &receipt.decision {
                 Decision::Refused(code) => (Some(*code), None),
@@ -195,7 +204,7 @@ impl Traces {
 
     /// An agent's receipt was stored; `sent`: when its command was handed to this session, if it was to this
     /// one.
-    pub fn answered(&self, answered: Answered, sent: Option<Moment>, now: Moment) {
+    pub(crate) fn answered(&self, answered: Answered, sent: Option<Moment>, now: Moment) {
         let Answered { command, agent, state, code, ran } = answered;
         let mut attributes = vec![
             text("writ.command.id", command.to_string()),

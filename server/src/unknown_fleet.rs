@@ -19,7 +19,7 @@ const MAX_OF_A_SOURCE: usize = 16;
 
 /// A host that obeys another chain.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Stranger {
+pub(crate) struct Stranger {
     /// Where it calls from; several hosts may share it.
     pub address: IpAddr,
     /// The bundle it holds.
@@ -34,11 +34,11 @@ pub struct Stranger {
 
 /// Those that called since this server started.
 #[derive(Debug, Default)]
-pub struct UnknownFleetPeers(Mutex<HashMap<IpAddr, Stranger>>);
+pub(crate) struct UnknownFleetPeers(Mutex<HashMap<IpAddr, Stranger>>);
 
 impl UnknownFleetPeers {
     /// One asked.
-    pub fn record(&self, address: IpAddr, version: u64, digest: Digest, now: Timestamp) {
+    pub(crate) fn record(&self, address: IpAddr, version: u64, digest: Digest, now: Timestamp) {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if !known.contains_key(&address) {
             let from = source(address);
@@ -61,7 +61,7 @@ impl UnknownFleetPeers {
     /// Those whose bundle this chain still does not have, the latest first: whoever handed its bundles back
     /// is no stranger any more.
     #[must_use]
-    pub fn list(&self, chain: &Chain) -> Vec<Stranger> {
+    pub(crate) fn list(&self, chain: &Chain) -> Vec<Stranger> {
         self.list_if(|stranger| !chain.contains(stranger.digest))
     }
 

@@ -79,7 +79,7 @@ impl LinkState {
 
 /// Writes the link's state for `status`.
 #[derive(Debug)]
-pub struct Status {
+pub(crate) struct Status {
     path: PathBuf,
     written: LinkState,
 }
@@ -87,7 +87,7 @@ pub struct Status {
 impl Status {
     /// Nothing is connected yet.
     #[must_use]
-    pub fn new(files: &Files, table: &ActionTable) -> Self {
+    pub(crate) fn new(files: &Files, table: &ActionTable) -> Self {
         let (actions, actions_digest) = (action_rows(table), table.digest());
         let written = LinkState { actions, actions_digest, ..LinkState::default() };
         let mut status = Self { path: files.status(), written };
@@ -96,7 +96,7 @@ impl Status {
     }
 
     /// A session began.
-    pub fn connected(&mut self, endpoint: &str) {
+    pub(crate) fn connected(&mut self, endpoint: &str) {
         let endpoint = endpoint.to_owned();
         self.write(
             LinkState { connected: true, refused: String::new(), endpoint, ..self.written.clone() },
@@ -106,7 +106,7 @@ impl Status {
 
     /// No session, and why. That a server refused is remembered until one takes the agent: others that cannot
     /// be reached say nothing of it.
-    pub fn disconnected(&mut self, reason: &str, refused: bool) {
+    pub(crate) fn disconnected(&mut self, reason: &str, refused: bool) {
         let refused = if refused { reason.to_owned() } else { self.written.refused.clone() };
         self.write(LinkState { connected: false, refused, ..self.written.clone() }, reason);
     }

@@ -1,5 +1,5 @@
 //! writ-agent with the stories' seams; never shipped.
 
 fn main() -> std::process::ExitCode {
-    writ_agent::app::main()
+    writ_agent::main()
 }

@@ -31,7 +31,7 @@ const SHELLS: &[&str] =
 
 /// An action this host's owner allows.
 #[derive(Debug)]
-pub struct Definition {
+pub(crate) struct Definition {
     /// What commands call it.
     pub name: String,
     /// How harmful it is; unlabelled is destructive.
@@ -51,7 +51,7 @@ pub struct Definition {
 
 /// A definition with values in place: what is spawned, exactly.
 #[derive(Debug)]
-pub struct Invocation {
+pub(crate) struct Invocation {
     /// Absolute.
     pub program: PathBuf,
     /// As they will be in argv.
@@ -116,7 +116,7 @@ impl Definition {
     ///
     /// # Errors
     /// All its mistakes.
-    pub fn load(path: &Path, uid: u32) -> Result<Self, Problems> {
+    pub(crate) fn load(path: &Path, uid: u32) -> Result<Self, Problems> {
         let stem = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
         if let Some(fault) = others_may_change(path, uid) {
             return Err(Problems::one(path, "", fault));
@@ -189,7 +189,7 @@ impl Definition {
     ///
     /// # Errors
     /// `invalid_parameters`, naming the first that is wrong.
-    pub fn invoke(&self, given: &[(String, String)]) -> Result<Invocation, Refusal> {
+    pub(crate) fn invoke(&self, given: &[(String, String)]) -> Result<Invocation, Refusal> {
         let refused = |detail: String| Refusal::new(RefusalCode::InvalidParameters, detail);
         if let Some((unknown, _)) = given.iter().find(|(name, _)| !self.parameters.contains_key(name)) {
             return Err(refused(format!("`{}` has no parameter `{unknown}`", self.name)));

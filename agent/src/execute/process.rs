@@ -40,7 +40,7 @@ impl Drop for Group {
 
 /// Whether no process of a group is left.
 #[must_use]
-pub fn is_group_gone(group: u32) -> bool {
+pub(crate) fn is_group_gone(group: u32) -> bool {
     let leader = i32::try_from(group).ok().and_then(Pid::from_raw);
     leader.is_some_and(|leader| matches!(test_kill_process_group(leader), Err(Errno::SRCH)))
 }

@@ -20,7 +20,7 @@ use crate::trust::Trust;
 
 /// Why an agent was not enrolled.
 #[derive(Debug, thiserror::Error)]
-pub enum EnrollError {
+pub(crate) enum EnrollError {
     /// It is already.
     #[error("this agent is {name} ({id}) already; to begin anew, remove {folder} first")]
     Already {
@@ -50,7 +50,7 @@ pub enum EnrollError {
 
 /// What an agent brings along.
 #[derive(Debug, Clone, Copy)]
-pub struct NewAgent<'a> {
+pub(crate) struct NewAgent<'a> {
     /// The name operators will see.
     pub name: &'a str,
     /// How it will sign, unless an interrupted enrolment has made the key already.
@@ -61,7 +61,7 @@ pub struct NewAgent<'a> {
 
 /// A new agent.
 #[derive(Debug)]
-pub struct Enrolled {
+pub(crate) struct Enrolled {
     /// What the server said.
     pub record: IdentityRecord,
     /// The newest trust bundle.
@@ -72,7 +72,7 @@ pub struct Enrolled {
 ///
 /// # Errors
 /// See [`EnrollError`]. Whatever fails, the same call with the same token may be made again.
-pub async fn enroll(
+pub(crate) async fn enroll(
     files: &Files,
     token: &EnrolmentToken,
     host: NewAgent<'_>,

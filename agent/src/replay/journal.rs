@@ -31,7 +31,7 @@ use writ_protocol::time::Timestamp;
 
 use check::caught;
 use entry::known;
-pub use entry::{Admission, Durable, Entry, Facts, Known, State};
+pub(crate) use entry::{Admission, Durable, Entry, Facts, Known, State};
 use reserve::Reserve;
 
 /// redb would take 1 GiB; the journal's hot pages fit into this.

@@ -11,7 +11,7 @@ use writ_protocol::time::Timestamp;
 use crate::context::Manager;
 
 /// Every method of the admin port. A story compares it with the descriptors.
-const POLICY: &[(&str, Rule)] = &[
+pub const POLICY: &[(&str, Rule)] = &[
     ("/grpc.health.v1.Health/Check", Rule::Open),
     ("/grpc.health.v1.Health/List", Rule::Open),
     ("/grpc.health.v1.Health/Watch", Rule::Open),

@@ -9,7 +9,7 @@ use writ_protocol::time::Timestamp;
 
 /// Whether an entity's calls count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Admission {
+pub(crate) enum Admission {
     /// It registered without a token.
     Waiting,
     /// It was let in.
@@ -48,7 +48,7 @@ impl FromValue for Admission {
 
 /// An entity as stored.
 #[derive(Debug, Clone)]
-pub struct EntityRow {
+pub(crate) struct EntityRow {
     /// Its id.
     pub id: EntityId,
     /// Who it is.
@@ -75,7 +75,7 @@ pub struct EntityRow {
 
 /// How many entities there are.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Counts {
+pub(crate) struct Counts {
     /// Listed.
     pub all: u64,
     /// Waiting to be let in.
@@ -86,7 +86,7 @@ pub struct Counts {
 
 /// An instruction to be recorded.
 #[derive(Debug, Clone)]
-pub struct NewInstruction {
+pub(crate) struct NewInstruction {
     /// Its id.
     pub id: InstructionId,
     /// What makes two requests the same.
@@ -107,7 +107,7 @@ pub struct NewInstruction {
 
 /// What came of recording one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Issued {
+pub(crate) enum Issued {
     /// It waits for its entities.
     New,
     /// The same request was recorded under this id before.
@@ -118,7 +118,7 @@ pub enum Issued {
 
 /// An instruction and what became of it.
 #[derive(Debug, Clone)]
-pub struct InstructionRow {
+pub(crate) struct InstructionRow {
     /// The order of issue.
     pub sequence: u64,
     /// Its id.
@@ -143,7 +143,7 @@ pub struct InstructionRow {
 
 /// What became of an instruction at one entity.
 #[derive(Debug, Clone)]
-pub struct DeliveryRow {
+pub(crate) struct DeliveryRow {
     /// At which.
     pub entity: EntityId,
     /// What it was called then.
@@ -168,7 +168,7 @@ pub struct DeliveryRow {
 
 /// What waits for an entity.
 #[derive(Debug, Clone)]
-pub struct Waiting {
+pub(crate) struct Waiting {
     /// Its number in the epoch.
     pub sequence: u64,
     /// As recorded.
@@ -241,7 +241,7 @@ pub(super) const FIRST_ENDED: i64 = DeliveryState::Successful.stored();
 
 /// A token as stored: never its secret.
 #[derive(Debug, Clone)]
-pub struct TokenRow {
+pub(crate) struct TokenRow {
     /// The order of creation.
     pub sequence: u64,
     /// What it is known by.

@@ -14,9 +14,9 @@ fn main() -> io::Result<()> {
     fs::create_dir_all(&completions)?;
     for mut program in [
         writ::command_line(),
-        writ_agent::app::command_line(),
-        writ_server::app::command_line(),
-        writ_control_manager::app::command_line(),
+        writ_agent::command_line(),
+        writ_server::command_line(),
+        writ_control_manager::command_line(),
     ] {
         let name = program.get_name().to_owned();
         program = program.disable_help_subcommand(true);

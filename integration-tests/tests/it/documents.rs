@@ -9,9 +9,9 @@ use integration_tests::python::root;
 fn programs() -> [Command; 4] {
     let mut all = [
         writ::command_line(),
-        writ_agent::app::command_line(),
-        writ_server::app::command_line(),
-        writ_control_manager::app::command_line(),
+        writ_agent::command_line(),
+        writ_server::command_line(),
+        writ_control_manager::command_line(),
     ];
     all.iter_mut().for_each(Command::build);
     all

@@ -2,7 +2,7 @@
 
 use integration_tests::python::root;
 use writ_protocol::refusal::{Audible, RefusalCode};
-use writ_server::store::AlertKind;
+use writ_server::AlertKind;
 
 fn pinned(path: &str, expected: &[u8]) {
     let path = root().join(path);

@@ -17,13 +17,9 @@ use bytes::Bytes;
 use integration_tests::python;
 use prost::Message as _;
 use serde::{Deserialize, Serialize};
-use writ_agent::execute::ActionTable;
-use writ_agent::identity::{Files, Identity};
-use writ_agent::obey::{AgentCore, Deliveries, Reaction};
-use writ_agent::replay::Journal;
-use writ_agent::session_time::SessionTime;
-use writ_agent::settings::SettingsStore;
-use writ_agent::trust::Trust;
+use writ_agent::{
+    ActionTable, AgentCore, Deliveries, Files, Identity, Journal, Reaction, SessionTime, SettingsStore, Trust,
+};
 use writ_common::shutdown::Shutdown;
 use writ_common::time::SystemClock;
 use writ_proto::v1 as proto;

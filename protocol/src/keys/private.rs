@@ -99,7 +99,7 @@ impl<H: Holder> PrivateKey<H> {
         Ok(Self::from_seed(seed))
     }
 
-    /// PKCS#8, which every OpenSSL reads. A secret: write it through [`crate::files::write_secret`].
+    /// PKCS#8, which every OpenSSL reads. A secret: a file of it is for its owner alone.
     #[must_use]
     pub fn to_pkcs8(&self) -> Zeroizing<Vec<u8>> {
         Zeroizing::clone(&self.pkcs8)

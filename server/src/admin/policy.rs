@@ -10,7 +10,7 @@ use crate::context::Server;
 use crate::store::Job;
 
 /// Every method of the admin port. A story compares it with the descriptors.
-const POLICY: &[(&str, Rule)] = &[
+pub const POLICY: &[(&str, Rule)] = &[
     ("/grpc.health.v1.Health/Check", Rule::Open),
     ("/grpc.health.v1.Health/List", Rule::Open),
     ("/grpc.health.v1.Health/Watch", Rule::Open),

@@ -22,7 +22,7 @@ use crate::traces::{Moment, Submission, TraceParent};
 
 /// Whom a request is for.
 #[derive(Debug, Clone)]
-pub enum Selection {
+pub(crate) enum Selection {
     /// Every agent enrolled now.
     All,
     /// These, by id or unique name.
@@ -33,7 +33,7 @@ pub enum Selection {
 
 /// A well-formed request.
 #[derive(Debug)]
-pub struct Request {
+pub(crate) struct Request {
     /// The caller's id for it, so that asking twice is asking once.
     pub id: Option<CommandId>,
     /// For whom.
@@ -48,7 +48,7 @@ pub struct Request {
 
 /// What a submission came to.
 #[derive(Debug)]
-pub enum Submitted {
+pub(crate) enum Submitted {
     /// A new command, for so many targets.
     New(CommandRow, usize),
     /// The same request under the same id was submitted before.
@@ -59,7 +59,11 @@ pub enum Submitted {
 ///
 /// # Errors
 /// When nobody is chosen, a name is unknown or ambiguous, an id is taken, or nothing may be signed now.
-pub async fn submit(server: &Arc<Server>, actor: &Actor, request: Request) -> Result<Submitted, Failure> {
+pub(crate) async fn submit(
+    server: &Arc<Server>,
+    actor: &Actor,
+    request: Request,
+) -> Result<Submitted, Failure> {
     let came = Moment::now(&*server.clock);
     let fingerprint = fingerprint(actor, &request);
     if let Some(id) = request.id {
@@ -152,7 +156,7 @@ fn taken(id: CommandId) -> Failure {
 ///
 /// # Errors
 /// When nobody is chosen, or a name is unknown, ambiguous or a removed agent's.
-pub async fn resolve(server: &Arc<Server>, selection: Selection) -> Result<Vec<AgentId>, Failure> {
+pub(crate) async fn resolve(server: &Arc<Server>, selection: Selection) -> Result<Vec<AgentId>, Failure> {
     let mut ids = match selection {
         Selection::All => server.store.agent_ids(None).await.map_err(unavailable)?,
         Selection::Matching(selector) => {
@@ -217,7 +221,7 @@ const SAME_NAME: &str = "If that host was installed anew: writ agents approve NE
 ///
 /// # Errors
 /// When there is none, or several have that name.
-pub async fn find_agent(server: &Arc<Server>, text: &str) -> Result<AgentRow, Failure> {
+pub(crate) async fn find_agent(server: &Arc<Server>, text: &str) -> Result<AgentRow, Failure> {
     let now = server.clock.wall();
     let unknown =
         || Failure::not_found(format!("no agent has the id or name `{text}`; see: writ agents list"));
@@ -247,7 +251,7 @@ pub async fn find_agent(server: &Arc<Server>, text: &str) -> Result<AgentRow, Fa
 ///
 /// # Errors
 /// What is wrong with it, and where.
-pub fn selector(text: &str) -> Result<Selector, Failure> {
+pub(crate) fn selector(text: &str) -> Result<Selector, Failure> {
     text.parse().map_err(|error: InvalidSelector| Failure::invalid("selector", error.to_string()))
 }
 

@@ -22,7 +22,7 @@ use super::Files;
 
 /// A backup that could not be made.
 #[derive(Debug, thiserror::Error)]
-pub enum BackupError {
+pub(crate) enum BackupError {
     /// A file could not be read or written.
     #[error(transparent)]
     File(#[from] FileError),
@@ -39,7 +39,7 @@ pub enum BackupError {
 
 /// What a sealed file must hold to be one of our backups.
 #[derive(Debug, thiserror::Error)]
-pub enum ArchiveError {
+pub(crate) enum ArchiveError {
     /// It cannot be read.
     #[error(transparent)]
     File(#[from] FileError),
@@ -77,7 +77,7 @@ struct Entry {
 }
 
 /// A backup that was opened wholly and found whole.
-pub struct Archive {
+pub(crate) struct Archive {
     /// The fleet.
     pub fleet: FleetId,
     /// Its name.
@@ -102,7 +102,7 @@ impl Archive {
     ///
     /// # Errors
     /// When the passphrase is wrong or anything is missing or altered.
-    pub fn open(path: &Path, passphrase: &Passphrase) -> Result<Self, ArchiveError> {
+    pub(crate) fn open(path: &Path, passphrase: &Passphrase) -> Result<Self, ArchiveError> {
         let sealed = files::read(path)?;
         let plain = open(&sealed, passphrase)
             .map_err(|source| ArchiveError::Seal { path: path.to_owned(), source })?;
@@ -136,7 +136,7 @@ impl Archive {
     }
 
     /// The files below the data directory that it holds, the chain's bundles not among them.
-    pub fn files(&self) -> impl Iterator<Item = (&str, &[u8])> {
+    pub(crate) fn files(&self) -> impl Iterator<Item = (&str, &[u8])> {
         let files = self.files.iter().map(|(name, content)| (name.as_str(), content.as_slice()));
         files.filter(|(name, _)| !name.starts_with(BUNDLES) && *name != REMOVED)
     }
@@ -145,7 +145,7 @@ impl Archive {
     ///
     /// # Errors
     /// When they do not follow.
-    pub fn extend(&mut self, bundles: Vec<Bytes>) -> Result<(), Refusal> {
+    pub(crate) fn extend(&mut self, bundles: Vec<Bytes>) -> Result<(), Refusal> {
         for envelope in bundles {
             if Chain::digest_of(&envelope).is_none_or(|digest| !self.chain.contains(digest)) {
                 self.chain.extend(envelope)?;
@@ -156,13 +156,13 @@ impl Archive {
 
     /// Whether it holds the private key of a signing certificate.
     #[must_use]
-    pub fn holds(&self, key: KeyId) -> bool {
+    pub(crate) fn holds(&self, key: KeyId) -> bool {
         self.files.contains_key(&format!("signing/{key}.key"))
     }
 
     /// The authorities whose sealed keys are in it and open with this passphrase.
     #[must_use]
-    pub fn authorities(&self, passphrase: &Passphrase) -> Vec<PublicKey> {
+    pub(crate) fn authorities(&self, passphrase: &Passphrase) -> Vec<PublicKey> {
         let sealed = self.files.iter().filter(|(name, _)| name.starts_with("authority"));
         let key = |content: &[u8]| {
             let der = pem::private_key(&open(content, passphrase).ok()?).ok()?;
@@ -173,7 +173,7 @@ impl Archive {
 
     /// Agents that were removed when it was made.
     #[must_use]
-    pub fn removed(&self) -> Vec<AgentId> {
+    pub(crate) fn removed(&self) -> Vec<AgentId> {
         let text = self.files.get(REMOVED).map(|content| String::from_utf8_lossy(content));
         text.iter().flat_map(|text| text.lines()).filter_map(|line| line.parse().ok()).collect()
     }
@@ -213,13 +213,13 @@ fn chain_of(files: &BTreeMap<String, Zeroizing<Vec<u8>>>) -> Result<Chain, Strin
 }
 
 /// A file by its name below the data directory.
-pub type Held = (String, Zeroizing<Vec<u8>>);
+pub(crate) type Held = (String, Zeroizing<Vec<u8>>);
 
 /// What a backup holds: every key there is, public files beside them, and the chain.
 ///
 /// # Errors
 /// When a file cannot be read.
-pub fn contents(files: &Files, chain: &Chain) -> Result<Vec<Held>, FileError> {
+pub(crate) fn contents(files: &Files, chain: &Chain) -> Result<Vec<Held>, FileError> {
     let mut contents = Vec::new();
     let mut paths = vec![files.authority(), files.tls_ca_key(), files.tls_ca()];
     paths.extend(files::list(&files.signing())?);
@@ -247,7 +247,7 @@ pub fn contents(files: &Files, chain: &Chain) -> Result<Vec<Held>, FileError> {
 
 const FORMAT: u32 = 1;
 /// Ids of agents that were removed, one a line.
-pub const REMOVED: &str = "removed-agents.txt";
+pub(crate) const REMOVED: &str = "removed-agents.txt";
 const MANIFEST: &str = "manifest.json";
 const BUNDLES: &str = "bundles/";
 
@@ -255,7 +255,7 @@ const BUNDLES: &str = "bundles/";
 ///
 /// # Errors
 /// When any step fails; a half-written file never has the final name.
-pub fn write_backup(
+pub(crate) fn write_backup(
     path: &Path,
     fleet: (FleetId, &str),
     contents: &[Held],

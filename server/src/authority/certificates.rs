@@ -22,7 +22,7 @@ use crate::sign::signs_at;
 
 /// How an entry stands; derived from its dates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Standing {
+pub(crate) enum Standing {
     /// It counts later.
     Standby,
     /// It counts, and of those that do it began last.
@@ -38,7 +38,7 @@ pub enum Standing {
 impl Standing {
     /// Of an entry of a bundle at a time.
     #[must_use]
-    pub fn of(entry: &SigningEntry, bundle: &TrustBundle, now: Timestamp) -> Self {
+    pub(crate) fn of(entry: &SigningEntry, bundle: &TrustBundle, now: Timestamp) -> Self {
         let counts =
             |entry: &SigningEntry| !entry.revoked && entry.sign_from <= now && now < entry.accept_until;
         let is_later = |other: &SigningEntry| {
@@ -59,7 +59,7 @@ impl Standing {
 
     /// For people.
     #[must_use]
-    pub const fn as_str(self) -> &'static str {
+    pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::Standby => "standby",
             Self::Active => "active",
@@ -75,7 +75,7 @@ const MIN_PREFIX: usize = 8;
 
 /// Why a certificate was not changed.
 #[derive(Debug, thiserror::Error)]
-pub enum CertificateError {
+pub(crate) enum CertificateError {
     /// No bundle.
     #[error(transparent)]
     Publish(#[from] PublishError),
@@ -142,7 +142,7 @@ pub enum CertificateError {
 
 /// A new certificate and what it replaces.
 #[derive(Debug)]
-pub struct Plan {
+pub(crate) struct Plan {
     /// How it signs.
     pub algorithm: Algorithm,
     /// How long the ones before are still accepted.
@@ -159,7 +159,7 @@ pub struct Plan {
 ///
 /// # Errors
 /// When it cannot be made or no bundle may be minted.
-pub async fn create(
+pub(crate) async fn create(
     publisher: &TrustPublisher,
     unlocked: &Unlocked,
     plan: Plan,
@@ -225,7 +225,7 @@ pub async fn create(
 ///
 /// # Errors
 /// When it does not count now, is listed already, or no bundle may be minted.
-pub async fn import(
+pub(crate) async fn import(
     publisher: &TrustPublisher,
     unlocked: &Unlocked,
     pair: Pair,
@@ -259,7 +259,7 @@ pub async fn import(
 ///
 /// # Errors
 /// When no bundle lists it, or it cannot be written.
-pub async fn share(publisher: &TrustPublisher, pair: &Pair) -> Result<bool, CertificateError> {
+pub(crate) async fn share(publisher: &TrustPublisher, pair: &Pair) -> Result<bool, CertificateError> {
     let id = pair.key.public().id();
     let entries = &publisher.chain.head().bundle.signing;
     if !entries.iter().any(|entry| entry.certificate.key().id() == id && !entry.revoked) {
@@ -281,7 +281,7 @@ pub async fn share(publisher: &TrustPublisher, pair: &Pair) -> Result<bool, Cert
 ///
 /// # Errors
 /// When there is none, or no bundle may be minted.
-pub async fn rotate(
+pub(crate) async fn rotate(
     publisher: &TrustPublisher,
     unlocked: &Unlocked,
     overlap: Duration,
@@ -297,7 +297,7 @@ pub async fn rotate(
 ///
 /// # Errors
 /// When there is no such certificate, or no bundle may be minted.
-pub async fn revoke(
+pub(crate) async fn revoke(
     publisher: &TrustPublisher,
     unlocked: &Unlocked,
     key: &str,
@@ -366,7 +366,7 @@ pub async fn revoke(
 ///
 /// # Errors
 /// When there is none, or more than one.
-pub fn find(publisher: &TrustPublisher, prefix: &str) -> Result<KeyId, CertificateError> {
+pub(crate) fn find(publisher: &TrustPublisher, prefix: &str) -> Result<KeyId, CertificateError> {
     if prefix.len() < MIN_PREFIX {
         return Err(CertificateError::Short);
     }
@@ -406,7 +406,7 @@ fn find_ever(
 ///
 /// # Errors
 /// When a key cannot be read.
-pub fn held(publisher: &TrustPublisher) -> Result<Vec<KeyId>, CertificateError> {
+pub(crate) fn held(publisher: &TrustPublisher) -> Result<Vec<KeyId>, CertificateError> {
     let keys = read_signing_keys(&publisher.files).map_err(PublishError::from)?;
     Ok(keys.iter().map(|key| key.public().id()).collect())
 }
@@ -482,18 +482,18 @@ fn present_realms(publisher: &TrustPublisher) -> Result<Vec<String>, Certificate
 
 /// The realms this server commands with what it holds; none if it holds nothing that counts.
 #[must_use]
-pub fn realms_here(publisher: &TrustPublisher) -> Vec<String> {
+pub(crate) fn realms_here(publisher: &TrustPublisher) -> Vec<String> {
     signing_here(publisher).map_or_else(Vec::new, |entry| entry.realms.clone())
 }
 
 /// The entry of the newest bundle by whose key this server signs now.
 #[must_use]
-pub fn signing_here(publisher: &TrustPublisher) -> Option<&SigningEntry> {
+pub(crate) fn signing_here(publisher: &TrustPublisher) -> Option<&SigningEntry> {
     signs_at(held_entries(publisher), publisher.now)
 }
 
 /// The entries of the newest bundle whose keys are here.
-pub fn held_entries(publisher: &TrustPublisher) -> impl Iterator<Item = &SigningEntry> {
+pub(crate) fn held_entries(publisher: &TrustPublisher) -> impl Iterator<Item = &SigningEntry> {
     let held = held(publisher).unwrap_or_default();
     publisher
         .chain

@@ -28,7 +28,7 @@ const WARN_EVERY: Duration = Duration::from_secs(3600);
 
 /// Why there is no leaf to show.
 #[derive(Debug, thiserror::Error)]
-pub enum ChannelError {
+pub(crate) enum ChannelError {
     /// A file is missing, exposed or damaged.
     #[error(transparent)]
     Key(#[from] KeyFileError),
@@ -50,7 +50,11 @@ pub enum ChannelError {
 ///
 /// # Errors
 /// When there is none that can be shown.
-pub fn open(files: &Files, now: Option<Timestamp>, endpoints: &[String]) -> Result<ServerTls, ChannelError> {
+pub(crate) fn open(
+    files: &Files,
+    now: Option<Timestamp>,
+    endpoints: &[String],
+) -> Result<ServerTls, ChannelError> {
     let leaf = read_tls_leaf(files)?;
     match (ServerTls::new(&leaf), now) {
         (Ok(tls), Some(now)) => {
@@ -72,7 +76,7 @@ pub fn open(files: &Files, now: Option<Timestamp>, endpoints: &[String]) -> Resu
 /// Whether a leaf is by no authority that a bundle lists: agents cannot verify the channel then, and
 /// operators may not.
 #[must_use]
-pub fn is_foreign(leaf: &TlsLeaf, bundle: &TrustBundle) -> bool {
+pub(crate) fn is_foreign(leaf: &TlsLeaf, bundle: &TrustBundle) -> bool {
     !leaf.chain.iter().any(|shown| bundle.tls_cas.contains(shown))
 }
 
@@ -89,7 +93,7 @@ fn say_if_foreign(files: &Files, bundle: &TrustBundle) {
 ///
 /// # Errors
 /// When they cannot be made, or no bundle may be minted.
-pub async fn replace(
+pub(crate) async fn replace(
     publisher: &TrustPublisher,
     unlocked: &Unlocked,
     keeps_old: bool,
@@ -116,7 +120,7 @@ pub async fn replace(
 
 /// The names of the leaf in place, and those of these endpoints. A key that is lost beside it costs no names.
 #[must_use]
-pub fn leaf_names(files: &Files, endpoints: &[String]) -> Vec<String> {
+pub(crate) fn leaf_names(files: &Files, endpoints: &[String]) -> Vec<String> {
     let text = files::read(&files.tls_certificate()).ok();
     let facts = text.and_then(|text| LeafFacts::read(pem::certificates(&text).ok()?.first()?));
     facts.map_or_else(|| endpoint_names(endpoints), |facts| names_with(facts.names, endpoints))
@@ -138,7 +142,7 @@ fn hosts(endpoints: &[String]) -> impl Iterator<Item = String> {
 
 /// What a leaf must name for these endpoints.
 #[must_use]
-pub fn endpoint_names(endpoints: &[String]) -> Vec<String> {
+pub(crate) fn endpoint_names(endpoints: &[String]) -> Vec<String> {
     let mut names: Vec<_> = hosts(endpoints).collect();
     names.extend(["localhost", "127.0.0.1", "::1"].map(str::to_owned));
     names.sort();
@@ -147,7 +151,7 @@ pub fn endpoint_names(endpoints: &[String]) -> Vec<String> {
 }
 
 /// Looks at the files now and then, and at SIGHUP, until the server ends.
-pub async fn run(server: Arc<Server>, files: Files) {
+pub(crate) async fn run(server: Arc<Server>, files: Files) {
     let Ok(mut asked) = signal(SignalKind::hangup()) else {
         warn!("SIGHUP cannot be heard; the TLS files are looked at once a minute");
         return;

@@ -27,11 +27,11 @@ use super::presence::{self, Lost, Presence, PresenceError};
 use crate::store::{BackupRow, Store, StoreError};
 
 /// The realm of agents whose token names no other.
-pub const DEFAULT_REALM: &str = "default";
+pub(crate) const DEFAULT_REALM: &str = "default";
 
 /// What to make.
 #[derive(Debug)]
-pub struct Plan {
+pub(crate) struct Plan {
     /// The fleet's name.
     pub name: String,
     /// Where agents find the server, "host:port"; the hosts become names of the TLS certificate.
@@ -48,7 +48,7 @@ pub struct Plan {
 
 /// What was made: public facts and where things lie, no secret.
 #[derive(Debug, Serialize)]
-pub struct Made {
+pub(crate) struct Made {
     /// The fleet.
     pub fleet_id: String,
     /// Its name.
@@ -78,7 +78,7 @@ pub struct Made {
 
 /// Why no fleet was made.
 #[derive(Debug, thiserror::Error)]
-pub enum CreateError {
+pub(crate) enum CreateError {
     /// There is one.
     #[error(
         "{}: fleet `{name}` ({fleet}) lives here already. A second one needs another --data-dir. If its keys are lost: writ-server cert restore, or writ-server authority rebuild. To give it up, so that none of its agents obeys this server any more: --replace-fleet {name}",
@@ -125,7 +125,7 @@ pub enum CreateError {
 ///
 /// # Errors
 /// When there is one already, or something cannot be written.
-pub async fn create(
+pub(crate) async fn create(
     files: &Files,
     plan: Plan,
     begin: impl FnOnce(),
@@ -285,7 +285,7 @@ enum Room {
 ///
 /// # Errors
 /// Why not: a fleet, or what is left of one, is here.
-pub async fn check_room(files: &Files, replaces: Option<&str>) -> Result<(), CreateError> {
+pub(crate) async fn check_room(files: &Files, replaces: Option<&str>) -> Result<(), CreateError> {
     room(files, replaces).await.map(|_| ())
 }
 
@@ -315,7 +315,7 @@ fn move_aside(files: &Files, what: &str, now: Timestamp) -> Result<PathBuf, Crea
 ///
 /// # Errors
 /// Which of them is none.
-pub fn endpoints_for_others(endpoints: &[String]) -> Result<Vec<Place>, CreateError> {
+pub(crate) fn endpoints_for_others(endpoints: &[String]) -> Result<Vec<Place>, CreateError> {
     let mut places: Vec<Place> = Vec::new();
     for endpoint in endpoints {
         let wrong = |error: &dyn std::fmt::Display| CreateError::Plan(format!("--endpoint: {error}"));

@@ -21,7 +21,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// Why the server stays with the trust it has.
 #[derive(Debug, thiserror::Error)]
-pub enum FollowError {
+pub(crate) enum FollowError {
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -37,7 +37,7 @@ pub enum FollowError {
 }
 
 /// Looks until the server ends.
-pub async fn run(server: Arc<Server>, files: Files) {
+pub(crate) async fn run(server: Arc<Server>, files: Files) {
     let (mut failing, mut resigned) = (String::new(), (None, false));
     loop {
         let work = async {
@@ -82,7 +82,7 @@ pub async fn run(server: Arc<Server>, files: Files) {
 ///
 /// # Errors
 /// When they are too many, do not follow, or cannot be stored.
-pub async fn accept_uploaded(server: &Server, bundles: Vec<Bytes>) -> Result<u64, Failure> {
+pub(crate) async fn accept_uploaded(server: &Server, bundles: Vec<Bytes>) -> Result<u64, Failure> {
     if bundles.len() > MAX_BUNDLES_PER_CALL {
         return Err(Failure::exhausted(format!("at most {MAX_BUNDLES_PER_CALL} bundles a call")));
     }
@@ -153,7 +153,7 @@ async fn note_fork(
 ///
 /// # Errors
 /// When the store fails.
-pub async fn caught_up(server: &Server) -> Result<(), StoreError> {
+pub(crate) async fn caught_up(server: &Server) -> Result<(), StoreError> {
     let published = server.store.head().await?;
     server.published.notify_one();
     let waiting = async {
@@ -170,7 +170,7 @@ pub async fn caught_up(server: &Server) -> Result<(), StoreError> {
 ///
 /// # Errors
 /// When the store holds something that cannot be followed; then nothing changes.
-pub async fn refresh(server: &Arc<Server>, files: &Files) -> Result<bool, FollowError> {
+pub(crate) async fn refresh(server: &Arc<Server>, files: &Files) -> Result<bool, FollowError> {
     let before = server.chain();
     let newest = server.store.head().await?;
     if newest == Some(before.head().digest) {

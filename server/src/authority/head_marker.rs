@@ -14,7 +14,7 @@ use crate::store::{Store, StoreError};
 ///
 /// # Errors
 /// When it cannot be written.
-pub fn write(files: &Files, head: &Link) -> Result<(), FileError> {
+pub(crate) fn write(files: &Files, head: &Link) -> Result<(), FileError> {
     let text = format!("{}\n", head.digest);
     let path = files.head_marker();
     let is_noted = files::read(&path).is_ok_and(|noted| noted == text.as_bytes());
@@ -25,7 +25,7 @@ pub fn write(files: &Files, head: &Link) -> Result<(), FileError> {
 ///
 /// # Errors
 /// When it cannot be read.
-pub fn read(files: &Files) -> Result<Option<Digest>, FileError> {
+pub(crate) fn read(files: &Files) -> Result<Option<Digest>, FileError> {
     match files::read(&files.head_marker()) {
         Err(error) if error.is_missing() => Ok(None),
         read => Ok(String::from_utf8_lossy(&read?).trim().parse().ok()),
@@ -37,7 +37,7 @@ pub fn read(files: &Files) -> Result<Option<Digest>, FileError> {
 ///
 /// # Errors
 /// When the store fails.
-pub async fn check(
+pub(crate) async fn check(
     noted: Option<Digest>,
     chain: &Chain,
     store: &Store,

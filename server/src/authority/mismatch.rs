@@ -10,7 +10,7 @@ use crate::store::{Behind, Holders, StoreError};
 
 /// Agents of one realm that hold one bundle, judged.
 #[derive(Debug)]
-pub struct Holding {
+pub(crate) struct Holding {
     /// Who.
     pub holders: Holders,
     /// Whether it is the newest bundle.
@@ -25,7 +25,7 @@ pub struct Holding {
 ///
 /// # Errors
 /// When the store fails.
-pub async fn holdings(server: &Server) -> Result<Vec<Holding>, StoreError> {
+pub(crate) async fn holdings(server: &Server) -> Result<Vec<Holding>, StoreError> {
     let (chain, now) = (server.chain(), server.clock.wall());
     let signing = server.signer.entry().map(|entry| entry.certificate.key().id());
     let judge = |holders: Holders| Holding {
@@ -39,7 +39,7 @@ pub async fn holdings(server: &Server) -> Result<Vec<Holding>, StoreError> {
 
 /// What an agent that does not hold the newest bundle obeys.
 #[derive(Debug)]
-pub struct Mismatch {
+pub(crate) struct Mismatch {
     /// The agent.
     pub agent: Behind,
     /// The newest key of its bundle that counts now; `None` when none does, or the bundle is unknown here.
@@ -51,7 +51,7 @@ pub struct Mismatch {
 impl Mismatch {
     /// Judges one agent.
     #[must_use]
-    pub fn of(agent: Behind, chain: &Chain, signing: Option<KeyId>, now: Timestamp) -> Self {
+    pub(crate) fn of(agent: Behind, chain: &Chain, signing: Option<KeyId>, now: Timestamp) -> Self {
         let link = chain.links().iter().find(|link| Some(link.digest) == agent.digest);
         let obeys = link.and_then(|link| {
             let candidates = Keyring::new(&link.bundle, &agent.realm).candidates(now);
@@ -64,14 +64,14 @@ impl Mismatch {
 
     /// For people.
     #[must_use]
-    pub fn reason(&self) -> String {
+    pub(crate) fn reason(&self) -> String {
         self.refusal.map_or_else(|| "behind, obeys all the same".to_owned(), |code| code.to_string())
     }
 }
 
 /// Why an agent of a realm that holds a bundle refuses a key; `None` when it accepts it.
 #[must_use]
-pub fn refusal(
+pub(crate) fn refusal(
     chain: &Chain,
     held: Option<Digest>,
     realm: &str,

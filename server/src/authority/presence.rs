@@ -14,7 +14,7 @@ use crate::store::{Store, StoreError};
 
 /// What lies there.
 #[derive(Debug)]
-pub enum Presence {
+pub(crate) enum Presence {
     /// No keys, no fleet.
     Nothing,
     /// Keys that `init` made and nobody has heard of: it was interrupted.
@@ -36,7 +36,7 @@ pub enum Presence {
     "{}: keys of a fleet lie here (`{name}`), but its database writ.db {what}. Nothing was changed. Put the database back, or restore a backup beside the keys: writ-server cert restore FILE. Without a backup, with the file trust.chain of an agent: writ-server authority rebuild FILE. To give that fleet up, so that none of its agents obeys this server any more: writ-server init --replace-fleet {name}",
     folder.display()
 )]
-pub struct Lost {
+pub(crate) struct Lost {
     folder: PathBuf,
     /// The fleet's name, as its certificate says.
     pub name: String,
@@ -45,7 +45,7 @@ pub struct Lost {
 
 /// Why it could not be told.
 #[derive(Debug, thiserror::Error)]
-pub enum PresenceError {
+pub(crate) enum PresenceError {
     /// A file cannot be read.
     #[error(transparent)]
     File(#[from] FileError),
@@ -58,7 +58,7 @@ pub enum PresenceError {
 ///
 /// # Errors
 /// When a file cannot be read.
-pub async fn find(files: &Files) -> Result<Presence, PresenceError> {
+pub(crate) async fn find(files: &Files) -> Result<Presence, PresenceError> {
     let (what, is_damaged) = match Store::find_fleet(&files.database()).await? {
         Found::Present((fleet, name)) => return Ok(Presence::Fleet { fleet, name }),
         Found::Missing(what) => (what, false),

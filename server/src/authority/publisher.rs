@@ -30,7 +30,7 @@ use crate::store::{BackupRow, Fork, Store, StoreError};
 
 /// Why no bundle was minted. Nothing is in force that was not before.
 #[derive(Debug, thiserror::Error)]
-pub enum PublishError {
+pub(crate) enum PublishError {
     /// There is no fleet here.
     #[error("{}: there is no fleet here; name another folder with --data-dir, make a fleet (writ-server init), or restore one (writ-server cert restore FILE)", .0.display())]
     NoFleet(PathBuf),
@@ -141,7 +141,7 @@ fn despite(forks: &[Fork]) -> String {
 
 /// A fleet's keys and chain, held by one command at a time.
 #[derive(Debug)]
-pub struct TrustPublisher {
+pub(crate) struct TrustPublisher {
     /// Where everything lies.
     pub files: Files,
     /// The database, a running server's too.
@@ -163,7 +163,7 @@ pub struct TrustPublisher {
 
 /// Who signs a bundle, and what seals its backup.
 #[derive(Debug)]
-pub struct Unlocked {
+pub(crate) struct Unlocked {
     /// The authorities' keys.
     pub authorities: Vec<PrivateKey<Authority>>,
     /// Seals the backup.
@@ -172,7 +172,7 @@ pub struct Unlocked {
 
 /// A signing key that is not in force yet.
 #[derive(Debug)]
-pub struct NewKey {
+pub(crate) struct NewKey {
     /// The key.
     pub key: PrivateKey<Server>,
     /// Its certificate.
@@ -181,7 +181,7 @@ pub struct NewKey {
 
 /// What is new beside a bundle: in its backup before it is published.
 #[derive(Debug, Default)]
-pub struct Fresh {
+pub(crate) struct Fresh {
     /// Signing keys; written before it is published, for no bundle lists them until then.
     pub keys: Vec<NewKey>,
     /// Files below the data directory that take the place of others once it is published.
@@ -194,7 +194,7 @@ pub struct Fresh {
 
 /// A bundle in force.
 #[derive(Debug)]
-pub struct Published {
+pub(crate) struct Published {
     /// The bundle.
     pub link: Link,
     /// The file that holds its keys, a backup or that of a further server; `None`: nothing was published.
@@ -213,7 +213,11 @@ impl TrustPublisher {
     ///
     /// # Errors
     /// When there is no fleet, another command has them, or the stored chain does not hold.
-    pub async fn open(files: &Files, now: Timestamp, shutdown: &Shutdown) -> Result<Self, PublishError> {
+    pub(crate) async fn open(
+        files: &Files,
+        now: Timestamp,
+        shutdown: &Shutdown,
+    ) -> Result<Self, PublishError> {
         let nobody = || PublishError::NoFleet(files.folder().to_owned());
         match presence::find(files).await? {
             Presence::Nothing | Presence::Unfinished => return Err(nobody()),
@@ -239,7 +243,9 @@ impl TrustPublisher {
     ///
     /// # Errors
     /// When a file is missing, damaged, or its passphrase is another one.
-    pub fn unlock(sealed: &[(PathBuf, Passphrase)]) -> Result<Vec<PrivateKey<Authority>>, PublishError> {
+    pub(crate) fn unlock(
+        sealed: &[(PathBuf, Passphrase)],
+    ) -> Result<Vec<PrivateKey<Authority>>, PublishError> {
         let mut authorities = Vec::new();
         for (path, passphrase) in sealed {
             let text = open(&files::read_secret(path)?, passphrase)
@@ -255,7 +261,7 @@ impl TrustPublisher {
     ///
     /// # Errors
     /// When the bundles do not follow any of this chain.
-    pub fn fork(&self, bundles: Vec<Bytes>) -> Result<Link, PublishError> {
+    pub(crate) fn fork(&self, bundles: Vec<Bytes>) -> Result<Link, PublishError> {
         let is_known =
             |envelope: &Bytes| Chain::digest_of(envelope).is_some_and(|digest| self.chain.contains(digest));
         if !bundles.iter().any(is_known) {
@@ -277,7 +283,7 @@ impl TrustPublisher {
     ///
     /// # Errors
     /// When the store cannot be read.
-    pub async fn open_forks(&self) -> Result<Vec<Fork>, PublishError> {
+    pub(crate) async fn open_forks(&self) -> Result<Vec<Fork>, PublishError> {
         let forks = self.store.forks().await?;
         let prev =
             |fork: &Fork| Chain::stored([fork.envelope.clone()]).map(|one| one.head().bundle.prev.clone());
@@ -299,7 +305,7 @@ impl TrustPublisher {
     ///
     /// # Errors
     /// When the store cannot be read.
-    pub async fn handed_over(&self) -> Result<Vec<Link>, PublishError> {
+    pub(crate) async fn handed_over(&self) -> Result<Vec<Link>, PublishError> {
         let mut heads = Vec::new();
         for fork in self.open_forks().await? {
             heads.push(Chain::stored([fork.envelope]).map_err(PublishError::Chain)?.head().clone());
@@ -311,7 +317,7 @@ impl TrustPublisher {
     ///
     /// # Errors
     /// Why not.
-    pub async fn check(&self) -> Result<(), PublishError> {
+    pub(crate) async fn check(&self) -> Result<(), PublishError> {
         let signed = self.store.latest_time().await?;
         if self.now + CLOCK_TOLERANCE < signed {
             return Err(PublishError::Clock { now: self.now, signed });
@@ -330,7 +336,7 @@ impl TrustPublisher {
     /// # Errors
     /// When it may not be minted, is not signed by enough, or cannot be written; then nothing changed but
     /// files no bundle lists.
-    pub async fn publish(
+    pub(crate) async fn publish(
         &self,
         command: &'static str,
         fresh: &Fresh,
@@ -395,7 +401,7 @@ impl TrustPublisher {
     ///
     /// # Errors
     /// When it cannot be written, or what is read back is something else.
-    pub async fn back_up(
+    pub(crate) async fn back_up(
         &self,
         chain: &Chain,
         passphrase: &Passphrase,
@@ -466,7 +472,7 @@ impl TrustPublisher {
     ///
     /// # Errors
     /// When the store fails.
-    pub async fn record(&self, command: &'static str) -> Result<(), StoreError> {
+    pub(crate) async fn record(&self, command: &'static str) -> Result<(), StoreError> {
         self.store.database().append(self.call(command, String::new())).await
     }
 

@@ -27,7 +27,7 @@ use crate::store::{BackupRow, Store, StoreError};
 
 /// Why nothing was restored.
 #[derive(Debug, thiserror::Error)]
-pub enum RestoreError {
+pub(crate) enum RestoreError {
     /// The backup cannot be used.
     #[error(transparent)]
     Archive(#[from] ArchiveError),
@@ -98,7 +98,7 @@ pub enum RestoreError {
 
 /// What was restored.
 #[derive(Debug, Serialize)]
-pub struct Restored {
+pub(crate) struct Restored {
     /// The fleet.
     pub fleet_id: String,
     /// Its name.
@@ -117,7 +117,7 @@ pub struct Restored {
 ///
 /// # Errors
 /// When anything cannot be used or written; then no fleet is here that was not.
-pub async fn restore(
+pub(crate) async fn restore(
     files: &Files,
     archive: &Archive,
     stay_here: bool,
@@ -261,7 +261,7 @@ async fn rebuild(
 ///
 /// # Errors
 /// When a fleet or keys of another one are here, or the bundles make no chain.
-pub async fn rebuild_from_chain(
+pub(crate) async fn rebuild_from_chain(
     files: &Files,
     bundles: Vec<Bytes>,
     now: Timestamp,

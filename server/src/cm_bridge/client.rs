@@ -38,7 +38,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// A connection to the manager. Calls on it are made one after the other.
 #[derive(Debug)]
-pub struct ManagerClient {
+pub(crate) struct ManagerClient {
     web: Web,
     /// Which authorities count is a question of the moment, not of when the line was opened.
     settings: Settings,
@@ -57,7 +57,7 @@ enum Question {
 
 /// An answer that was checked.
 #[derive(Debug)]
-pub struct Answer {
+pub(crate) struct Answer {
     /// What it says.
     pub body: ReplyBody,
     /// What time it is there.
@@ -75,7 +75,7 @@ impl ManagerClient {
     ///
     /// # Errors
     /// The leg that failed.
-    pub async fn open(
+    pub(crate) async fn open(
         settings: &Settings,
         vault: &Vault,
         clock: &SharedClock,
@@ -110,7 +110,7 @@ impl ManagerClient {
 
     /// Whether the web server in between asked for a password.
     #[must_use]
-    pub fn was_asked(&self) -> bool {
+    pub(crate) fn was_asked(&self) -> bool {
         self.web.is_asked.load(Ordering::Relaxed)
     }
 
@@ -118,7 +118,10 @@ impl ManagerClient {
     ///
     /// # Errors
     /// The leg that failed.
-    pub async fn probe(&self, callback: Option<(String, [u8; 32])>) -> Result<(ProbeAnswer, Answer), Fault> {
+    pub(crate) async fn probe(
+        &self,
+        callback: Option<(String, [u8; 32])>,
+    ) -> Result<(ProbeAnswer, Answer), Fault> {
         let nonce: [u8; 32] = random_bytes();
         let (callback_address, callback_nonce) =
             callback.map_or_else(Default::default, |(address, nonce)| (address, nonce.to_vec().into()));
@@ -140,7 +143,7 @@ impl ManagerClient {
     ///
     /// # Errors
     /// The leg that failed. A rejection is an answer.
-    pub async fn call(
+    pub(crate) async fn call(
         &self,
         key: &PrivateKey<Entity>,
         (manager, epoch, counter): (ManagerId, u64, u64),

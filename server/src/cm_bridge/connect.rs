@@ -20,7 +20,7 @@ use super::settings::{Login, Proxy, Settings};
 ///
 /// # Errors
 /// The leg that failed.
-pub async fn connect(
+pub(crate) async fn connect(
     settings: &Settings,
     vault: &Vault,
     now: Timestamp,

@@ -6,10 +6,10 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use writ_proto::admin::v1 as proto;
-pub use writ_proto::admin::v1::ConnectionLeg as Leg;
+pub(crate) use writ_proto::admin::v1::ConnectionLeg as Leg;
 
 /// In the order they are gone.
-pub const ORDER: [Leg; 13] = [
+pub(crate) const ORDER: [Leg; 13] = [
     Leg::Input,
     Leg::Dns,
     Leg::ProxyConnect,
@@ -58,13 +58,13 @@ impl fmt::Display for Fault {
 
 /// A leg's stable name, such as `host_name`.
 #[must_use]
-pub fn name(leg: Leg) -> String {
+pub(crate) fn name(leg: Leg) -> String {
     leg.as_str_name().trim_start_matches("CONNECTION_LEG_").to_ascii_lowercase()
 }
 
 /// Reports legs as they are gone; the everyday way has nobody who listens.
 #[derive(Debug)]
-pub struct Legs {
+pub(crate) struct Legs {
     listener: Option<mpsc::Sender<proto::TestedLeg>>,
     reported: Vec<Leg>,
     since: Instant,
@@ -73,29 +73,29 @@ pub struct Legs {
 impl Legs {
     /// Nobody listens.
     #[must_use]
-    pub fn silent() -> Self {
+    pub(crate) fn silent() -> Self {
         Self { listener: None, reported: Vec::new(), since: Instant::now() }
     }
 
     /// Somebody does.
     #[must_use]
-    pub fn to(listener: mpsc::Sender<proto::TestedLeg>) -> Self {
+    pub(crate) fn to(listener: mpsc::Sender<proto::TestedLeg>) -> Self {
         Self { listener: Some(listener), ..Self::silent() }
     }
 
     /// A leg was gone since the last one was reported.
-    pub async fn passed(&mut self, leg: Leg, detail: impl Into<String>) {
+    pub(crate) async fn passed(&mut self, leg: Leg, detail: impl Into<String>) {
         self.say(leg, proto::LegOutcome::Passed, (detail.into(), String::new())).await;
     }
 
     /// A leg is not on this way, or another one failed before it.
-    pub async fn skipped(&mut self, leg: Leg, why: impl Into<String>) {
+    pub(crate) async fn skipped(&mut self, leg: Leg, why: impl Into<String>) {
         self.since = Instant::now();
         self.say(leg, proto::LegOutcome::Skipped, (why.into(), String::new())).await;
     }
 
     /// A leg failed: those before it that nobody spoke of were not on this way, those after it are not gone.
-    pub async fn failed(&mut self, fault: &Fault) {
+    pub(crate) async fn failed(&mut self, fault: &Fault) {
         let elapsed = self.since.elapsed();
         // A leg that was gone cannot fail any more: what failed then is the one that was under way.
         let is_open = |leg: &&Leg| !self.reported.contains(leg);

@@ -25,7 +25,7 @@ const OPEN_WITHIN: Duration = Duration::from_secs(5);
 const DRAIN: Duration = Duration::from_secs(2);
 
 /// Listens as long as there is a reason to, until the server ends.
-pub async fn run(server: Arc<Server>) {
+pub(crate) async fn run(server: Arc<Server>) {
     let mut open: Option<Shutdown> = None;
     loop {
         let wanted = is_wanted(&server);

@@ -34,7 +34,7 @@ const REFUSED_LATELY: usize = 4 * MAX_INSTRUCTIONS;
 
 /// Why an instruction is not taken. The names are stable (docs/control-manager.md).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum InstructionRejection {
+pub(crate) enum InstructionRejection {
     /// Its seal does not hold under the authority that was uploaded.
     NotSigned,
     /// The registration has no certificate authorization.
@@ -54,7 +54,7 @@ pub enum InstructionRejection {
 impl InstructionRejection {
     /// Its name.
     #[must_use]
-    pub const fn as_str(self) -> &'static str {
+    pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::NotSigned => "not_signed",
             Self::NotAuthorized => "not_authorized",

@@ -19,7 +19,7 @@ use crate::context::Server;
 const CALLBACK_WITHIN: Duration = Duration::from_secs(12);
 
 /// Goes all legs and reports each.
-pub async fn test(server: Arc<Server>, settings: Settings, listener: mpsc::Sender<proto::TestedLeg>) {
+pub(crate) async fn test(server: Arc<Server>, settings: Settings, listener: mpsc::Sender<proto::TestedLeg>) {
     let mut legs = Legs::to(listener);
     if let Err(fault) = go(&server, &settings, &mut legs).await {
         legs.failed(&fault).await;
@@ -27,7 +27,7 @@ pub async fn test(server: Arc<Server>, settings: Settings, listener: mpsc::Sende
 }
 
 /// A test of what cannot be tried: the first leg fails.
-pub async fn input_failed(why: String, listener: mpsc::Sender<proto::TestedLeg>) {
+pub(crate) async fn input_failed(why: String, listener: mpsc::Sender<proto::TestedLeg>) {
     let advice = "correct what you typed";
     Legs::to(listener).failed(&Fault::new(Leg::Input, why, advice)).await;
 }

@@ -39,7 +39,7 @@ impl From<Fault> for Failure {
 /// # Errors
 /// What is missing, the leg that failed, or the manager's no. Then nothing is registered, unless the answer
 /// alone was lost: the registration is finished by itself then.
-pub async fn register(server: &Arc<Server>, chosen: proto::UpdateSource) -> Result<Held, Failure> {
+pub(crate) async fn register(server: &Arc<Server>, chosen: proto::UpdateSource) -> Result<Held, Failure> {
     let server = Arc::clone(server);
     let task = Arc::clone(&server);
     // To its end although the caller hangs up.
@@ -228,7 +228,7 @@ pub(super) fn no(rejection: &Rejection) -> Failure {
 ///
 /// # Errors
 /// The leg that failed, or the manager's no; then the settings of before stay in force.
-pub async fn update(server: &Arc<Server>) -> Result<Held, Failure> {
+pub(crate) async fn update(server: &Arc<Server>) -> Result<Held, Failure> {
     let task = Arc::clone(server);
     server
         .to_the_end(async move {
@@ -283,7 +283,7 @@ pub(super) async fn send_update(
 ///
 /// # Errors
 /// The leg that failed, or the manager's no.
-pub async fn reregister(server: &Arc<Server>, chosen: proto::UpdateSource) -> Result<Held, Failure> {
+pub(crate) async fn reregister(server: &Arc<Server>, chosen: proto::UpdateSource) -> Result<Held, Failure> {
     let task = Arc::clone(server);
     server
         .to_the_end(async move {
@@ -319,7 +319,7 @@ fn push_departure(held: &mut Held, departure: Departure) {
 ///
 /// # Errors
 /// When there is none, or the store fails.
-pub async fn unregister(server: &Arc<Server>) -> Result<Held, Failure> {
+pub(crate) async fn unregister(server: &Arc<Server>) -> Result<Held, Failure> {
     let task = Arc::clone(server);
     server
         .to_the_end(async move {
@@ -347,7 +347,7 @@ pub async fn unregister(server: &Arc<Server>) -> Result<Held, Failure> {
 }
 
 /// Tells managers that registrations ended, until they have heard it, or for seven days.
-pub async fn keep_departures(server: Arc<Server>) {
+pub(crate) async fn keep_departures(server: Arc<Server>) {
     let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(15));
     loop {
         let mut is_done = true;

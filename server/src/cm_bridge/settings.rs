@@ -20,7 +20,7 @@ const ABNORMAL_AFTER: Duration = Duration::from_secs(120);
 
 /// What an operator set. Secrets in it are sealed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Settings {
+pub(crate) struct Settings {
     /// What the manager lists.
     pub display_name: String,
     /// A host name or an address without brackets; empty: not set.
@@ -49,7 +49,7 @@ pub struct Settings {
 
 /// An authority an operator uploaded.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Pinned {
+pub(crate) struct Pinned {
     /// DER, in hexadecimal digits.
     der: String,
     /// The end of its overlap; `None`: the one in force.
@@ -58,7 +58,7 @@ pub struct Pinned {
 
 /// A user and a password, sealed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Login {
+pub(crate) struct Login {
     /// The user.
     pub user: String,
     /// The password, sealed.
@@ -67,7 +67,7 @@ pub struct Login {
 
 /// A proxy.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Proxy {
+pub(crate) struct Proxy {
     /// What it speaks.
     pub protocol: Protocol,
     /// A host name or an address without brackets.
@@ -99,13 +99,13 @@ impl Default for Settings {
 
 /// This host's name.
 #[must_use]
-pub fn host_name() -> String {
+pub(crate) fn host_name() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
 /// "host:port", as everything that connects wants it.
 #[must_use]
-pub fn endpoint(address: &str, port: u16) -> String {
+pub(crate) fn endpoint(address: &str, port: u16) -> String {
     if address.parse::<Ipv6Addr>().is_ok() {
         format!("[{address}]:{port}")
     } else {
@@ -116,13 +116,13 @@ pub fn endpoint(address: &str, port: u16) -> String {
 impl Settings {
     /// The manager's "host:port".
     #[must_use]
-    pub fn endpoint(&self) -> String {
+    pub(crate) fn endpoint(&self) -> String {
         endpoint(&self.address, self.port)
     }
 
     /// The authorities accepted now, the one in force first.
     #[must_use]
-    pub fn pinned(&self, now: Timestamp) -> Vec<PinnedAuthority> {
+    pub(crate) fn pinned(&self, now: Timestamp) -> Vec<PinnedAuthority> {
         let counts = |pinned: &&Pinned| pinned.accepted_until.is_none_or(|until| now.as_millis() < until);
         let read = |pinned: &Pinned| PinnedAuthority::from_der(&hex::decode(&pinned.der).ok()?, now).ok();
         self.authorities.iter().filter(counts).filter_map(read).collect()
@@ -130,7 +130,7 @@ impl Settings {
 
     /// Whether the manager can be told from anybody else.
     #[must_use]
-    pub const fn is_authorized(&self) -> bool {
+    pub(crate) const fn is_authorized(&self) -> bool {
         !self.authorities.is_empty()
     }
 
@@ -138,7 +138,7 @@ impl Settings {
     ///
     /// # Errors
     /// What is missing.
-    pub fn check_complete(&self, now: Timestamp) -> Result<(), String> {
+    pub(crate) fn check_complete(&self, now: Timestamp) -> Result<(), String> {
         if self.address.is_empty() {
             return Err("no address is set".to_owned());
         }
@@ -156,7 +156,7 @@ impl Settings {
 
     /// As shown; never a secret.
     #[must_use]
-    pub fn show(&self, not_sent: bool) -> proto::ManagerSettings {
+    pub(crate) fn show(&self, not_sent: bool) -> proto::ManagerSettings {
         let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
         let proxy = self.proxy.as_ref();
         let protocol = proxy.map_or(proto::ProxyProtocol::Unspecified, |proxy| match proxy.protocol {

@@ -10,7 +10,7 @@ use super::{Registration, Source, State};
 ///
 /// # Errors
 /// Why not, with a stable reason.
-pub fn is_offered(registration: &Registration) -> Result<(), Failure> {
+pub(crate) fn is_offered(registration: &Registration) -> Result<(), Failure> {
     if !matches!(registration.state, State::Registered | State::Waiting) {
         let text = "this server is not registered with a manager: writ manager register";
         return Err(Failure::precondition("manager_not_registered", text));
@@ -22,7 +22,7 @@ pub fn is_offered(registration: &Registration) -> Result<(), Failure> {
 ///
 /// # Errors
 /// Why not, with a stable reason.
-pub fn check(version: &str, is_authorized: bool) -> Result<(), Failure> {
+pub(crate) fn check(version: &str, is_authorized: bool) -> Result<(), Failure> {
     let parsed = version.parse::<ManagerVersion>();
     if !parsed.is_ok_and(ManagerVersion::offers_updates) {
         let text = format!("the manager is version {version}; from 6.0 SP1 on it can be an update source");
@@ -39,7 +39,11 @@ pub fn check(version: &str, is_authorized: bool) -> Result<(), Failure> {
 ///
 /// # Errors
 /// When it was offered and nobody said yes or no, or it was chosen and cannot be.
-pub fn choose(chosen: proto::UpdateSource, version: &str, is_authorized: bool) -> Result<Source, Failure> {
+pub(crate) fn choose(
+    chosen: proto::UpdateSource,
+    version: &str,
+    is_authorized: bool,
+) -> Result<Source, Failure> {
     match (check(version, is_authorized), chosen) {
         (Err(why), proto::UpdateSource::Manager) => Err(why),
         // What is not offered needs no answer.

@@ -16,7 +16,7 @@ const MAX_NOTES: usize = 1 << 18;
 
 /// Targets that were sent a command and have neither answered nor been noted.
 #[derive(Debug, Default)]
-pub struct InFlight(Mutex<Notes>);
+pub(crate) struct InFlight(Mutex<Notes>);
 
 #[derive(Debug, Default)]
 struct Notes {
@@ -26,7 +26,7 @@ struct Notes {
 
 impl InFlight {
     /// A command was handed to the stream of the agent at a place of its audience.
-    pub fn insert(&self, command: CommandId, place: u32) {
+    pub(crate) fn insert(&self, command: CommandId, place: u32) {
         let mut notes = self.lock();
         if notes.count < MAX_NOTES && notes.places.entry(command).or_default().insert(place) {
             notes.count += 1;
@@ -34,7 +34,7 @@ impl InFlight {
     }
 
     /// It was answered.
-    pub fn remove(&self, command: CommandId, place: u32) {
+    pub(crate) fn remove(&self, command: CommandId, place: u32) {
         let mut notes = self.lock();
         let Some(places) = notes.places.get_mut(&command) else { return };
         let (was_there, is_empty) = (places.remove(&place), places.is_empty());
@@ -62,7 +62,7 @@ impl InFlight {
 }
 
 /// Notes what is under way, until the server ends.
-pub async fn run(server: Arc<Server>) {
+pub(crate) async fn run(server: Arc<Server>) {
     let mut ticks = tokio::time::interval(NOTE_EVERY);
     while server.shutdown.unless_requested(ticks.tick()).await.is_some() {
         for (command, places) in server.dispatcher.in_flight().take() {

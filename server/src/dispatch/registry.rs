@@ -12,7 +12,7 @@ use super::Outgoing;
 
 /// Why the dispatcher ends a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ending {
+pub(crate) enum Ending {
     /// The same agent proved itself on another stream.
     Replaced,
     /// An operator decided something about the agent: it begins anew under what is true now.
@@ -21,7 +21,7 @@ pub enum Ending {
 
 /// What a session does next.
 #[derive(Debug)]
-pub enum Next {
+pub(crate) enum Next {
     /// This command is for the agent at this place of the audience.
     Command(Arc<Outgoing>, u32),
     /// There is a newer trust bundle.
@@ -35,7 +35,7 @@ pub enum Next {
 /// The dispatcher's and the session's ends of one seat. It holds nothing while nothing waits: ten thousand
 /// idle agents cost ten thousand of these.
 #[derive(Debug)]
-pub struct Mailbox {
+pub(crate) struct Mailbox {
     number: u64,
     most: usize,
     waiting: Mutex<Waiting>,
@@ -87,7 +87,7 @@ impl Mailbox {
     }
 
     /// Returns when the session is told to end.
-    pub async fn told_to_end(&self) {
+    pub(crate) async fn told_to_end(&self) {
         self.wait(|waiting| waiting.end.is_some()).await;
     }
 
@@ -103,28 +103,28 @@ impl Mailbox {
     }
 
     /// Why the session is told to end, if it is.
-    pub fn ending(&self) -> Option<Ending> {
+    pub(crate) fn ending(&self) -> Option<Ending> {
         self.lock().end
     }
 
     /// Whether the session is told to end.
-    pub fn is_ending(&self) -> bool {
+    pub(crate) fn is_ending(&self) -> bool {
         self.ending().is_some()
     }
 
     /// The agent said something: the store hears of it with the next heartbeat.
-    pub fn heard(&self, at: Timestamp) {
+    pub(crate) fn heard(&self, at: Timestamp) {
         self.heard.fetch_max(at.as_millis(), Ordering::Relaxed);
     }
 
     /// Something may wait in the store.
-    pub fn look_into_store(&self) {
+    pub(crate) fn look_into_store(&self) {
         self.lock().is_behind = true;
         self.news.notify_one();
     }
 
     /// Waits for what is next; `takes_commands`: whether the session has room for one.
-    pub async fn next(&self, takes_commands: bool) -> Next {
+    pub(crate) async fn next(&self, takes_commands: bool) -> Next {
         loop {
             if let Some(next) = self.take(takes_commands) {
                 return next;
@@ -161,7 +161,7 @@ impl Mailbox {
 
 /// All seats.
 #[derive(Debug)]
-pub struct Registry {
+pub(crate) struct Registry {
     outbox: usize,
     next: AtomicU64,
     seats: Seats,
@@ -173,7 +173,7 @@ type Seats = Arc<Mutex<HashMap<AgentId, Arc<Mailbox>>>>;
 
 /// The session's hold on a seat; giving it up frees it.
 #[derive(Debug)]
-pub struct SessionSlot {
+pub(crate) struct SessionSlot {
     agent: AgentId,
     seats: Seats,
     /// What the session reads.
@@ -186,13 +186,13 @@ impl Registry {
     }
 
     /// A number for a greeting, higher than those of earlier ones.
-    pub fn ticket(&self) -> u64 {
+    pub(crate) fn ticket(&self) -> u64 {
         self.next.fetch_add(1, Ordering::Relaxed)
     }
 
     /// Whether a greeting is newer than the latest one of this agent that was believed; then it is the
     /// latest, and `then` happens before anybody else is believed.
-    pub fn believe(&self, agent: AgentId, ticket: u64, then: impl FnOnce()) -> bool {
+    pub(crate) fn believe(&self, agent: AgentId, ticket: u64, then: impl FnOnce()) -> bool {
         let mut believed = self.believed.lock().unwrap_or_else(PoisonError::into_inner);
         let latest = believed.entry(agent).or_insert(ticket);
         let is_newer = ticket >= *latest;
@@ -206,7 +206,7 @@ impl Registry {
     /// Ends the session that has an agent's seat and returns when it has recorded what it heard, unless it is
     /// newer than this greeting: what the agent says of its journal must be judged by all that was heard
     /// before.
-    pub async fn end_older(&self, agent: AgentId, ticket: u64) {
+    pub(crate) async fn end_older(&self, agent: AgentId, ticket: u64) {
         let believed = self.believed.lock().unwrap_or_else(PoisonError::into_inner).get(&agent).copied();
         let older = self.lock().get(&agent).cloned();
         if let Some(older) = older.filter(|_| believed.is_none_or(|believed| ticket >= believed)) {
@@ -217,7 +217,7 @@ impl Registry {
 
     /// Gives an agent's seat to a session; an older session of the same agent is told to end.
     #[must_use]
-    pub fn seat(&self, agent: AgentId) -> SessionSlot {
+    pub(crate) fn seat(&self, agent: AgentId) -> SessionSlot {
         let line = Arc::new(Mailbox::new(self.ticket(), self.outbox));
         if let Some(older) = self.lock().insert(agent, Arc::clone(&line)) {
             older.end(Ending::Replaced);
@@ -235,7 +235,7 @@ impl Registry {
     }
 
     /// Ends the session of an agent about which something was decided.
-    pub fn decided(&self, agent: AgentId) {
+    pub(crate) fn decided(&self, agent: AgentId) {
         let line = self.lock().get(&agent).cloned();
         if let Some(line) = line {
             line.end(Ending::Decided);
@@ -243,7 +243,7 @@ impl Registry {
     }
 
     /// There is a newer trust bundle: every session hands it on.
-    pub fn trust_changed(&self) {
+    pub(crate) fn trust_changed(&self) {
         let lines: Vec<_> = self.lock().values().cloned().collect();
         for line in lines {
             line.lock().has_new_trust = true;
@@ -253,20 +253,20 @@ impl Registry {
 
     /// Whether an agent has a proven session.
     #[must_use]
-    pub fn is_connected(&self, agent: AgentId) -> bool {
+    pub(crate) fn is_connected(&self, agent: AgentId) -> bool {
         self.lock().contains_key(&agent)
     }
 
     /// When an agent that has one said anything last.
     #[must_use]
-    pub fn last_heard(&self, agent: AgentId) -> Option<Timestamp> {
+    pub(crate) fn last_heard(&self, agent: AgentId) -> Option<Timestamp> {
         let line = self.lock().get(&agent).cloned()?;
         Some(Timestamp::from_millis(line.heard.load(Ordering::Relaxed)))
     }
 
     /// How many agents have one.
     #[must_use]
-    pub fn connected(&self) -> u64 {
+    pub(crate) fn connected(&self) -> u64 {
         u64::try_from(self.lock().len()).unwrap_or(u64::MAX)
     }
 

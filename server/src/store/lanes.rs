@@ -11,7 +11,7 @@ use super::sql;
 
 /// One such write, and where its outcome is awaited.
 #[derive(Debug)]
-pub enum Job {
+pub(crate) enum Job {
     /// A command is recorded.
     Command(NewCommand, Answer<Option<RecordedCommand>>),
     /// A receipt is recorded.

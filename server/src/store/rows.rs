@@ -10,18 +10,18 @@ mod manager;
 mod receipts;
 mod tokens;
 
-pub use agents::{AgentRow, AllowList, Attribute, KnownAgent, Membership, Source};
+pub(crate) use agents::{AgentRow, AllowList, Attribute, KnownAgent, Membership, Source};
 pub use alert_kind::AlertKind;
-pub use alerts::{Alarm, AlertRow, SERVER};
-pub use bundles::{BackupRow, Behind, Fork, Holders};
-pub use commands::{
+pub(crate) use alerts::{Alarm, AlertRow, SERVER};
+pub(crate) use bundles::{BackupRow, Behind, Fork, Holders};
+pub(crate) use commands::{
     CommandRow, EvidenceRow, NewCommand, Progress, QueuedCommand, RecordedCommand, StoredEnvelope, TargetRow,
     TargetState, WaitingCommand,
 };
-pub use contacts::{Contact, Noted, Report, SignOfLife};
-pub use manager::TakenRow;
-pub use receipts::{NewReceipt, ReceiptFate};
-pub use tokens::{Admission, EnrolmentTokenRow, NewToken, TokenUse};
+pub(crate) use contacts::{Contact, Noted, Report, SignOfLife};
+pub(crate) use manager::TakenRow;
+pub(crate) use receipts::{NewReceipt, ReceiptFate};
+pub(crate) use tokens::{Admission, EnrolmentTokenRow, NewToken, TokenUse};
 
 pub(in crate::store) use commands::FIRST_ENDED;
 pub(in crate::store) use manager::{state_of, stored};

@@ -16,4 +16,4 @@ pub(super) use contacts::{note_contacts, note_signs_of_life};
 pub(super) use fleet::find_fleet;
 pub(super) use receipts::record_all as record_receipts;
 
-pub use bundles::MAX_FORKS;
+pub(crate) use bundles::MAX_FORKS;

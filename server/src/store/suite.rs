@@ -19,6 +19,7 @@ use writ_protocol::receipt::RefusalReport;
 use writ_protocol::refusal::RefusalCode;
 use writ_protocol::time::Timestamp;
 
+use super::rows::Noted;
 use super::rules::restore::Readmission;
 use super::*;
 use crate::selector::Selector;
@@ -220,7 +221,8 @@ async fn a_fleet_is_made_once_and_found_in_its_file(Fixture { store, folder, shu
     assert_eq!(store.database().operator(digest(9)).await.unwrap(), Some(("admin".to_owned(), 4)));
     assert_eq!(store.database().operator(digest(8)).await.unwrap(), None);
     assert!(!store.is_head_unconfirmed().await.unwrap());
-    store.close().await;
+    store.database().clone().close().await;
+    drop(store);
     assert!(shutdown.drain(Duration::from_secs(60)).await);
     assert_eq!(Store::find_fleet(&path).await.unwrap(), Found::Present((fleet, "north".to_owned())));
 }

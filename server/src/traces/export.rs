@@ -41,7 +41,7 @@ const SAY_EVERY: Duration = Duration::from_secs(60);
 
 /// Why there can be no traces.
 #[derive(Debug, thiserror::Error)]
-pub enum TraceError {
+pub(crate) enum TraceError {
     /// `traces.ca` cannot be read.
     #[error("`traces.ca`: {0}")]
     File(#[from] FileError),

@@ -64,19 +64,19 @@ fn counts(connection: &mut Connection) -> Result<Counts, StoreError> {
 
 impl Change<'_> {
     /// The entity of a key.
-    pub fn entity_of(&mut self, key: &PublicKey) -> Result<Option<EntityRow>, StoreError> {
+    pub(crate) fn entity_of(&mut self, key: &PublicKey) -> Result<Option<EntityRow>, StoreError> {
         let spki = key.spki();
         Ok(fetch(self.0, "public_key = ?1", &values![spki])?.pop())
     }
 
     /// Whether an id is a key's.
-    pub fn is_taken(&mut self, entity: EntityId) -> Result<bool, StoreError> {
+    pub(crate) fn is_taken(&mut self, entity: EntityId) -> Result<bool, StoreError> {
         let sql = "SELECT 1 FROM entities WHERE entity_id = ?1";
         Ok(self.0.first(sql, &values![entity], |_| Ok(()))?.is_some())
     }
 
     /// Writes an entity.
-    pub fn put(&mut self, entity: &EntityRow) -> Result<(), StoreError> {
+    pub(crate) fn put(&mut self, entity: &EntityRow) -> Result<(), StoreError> {
         let registration = Registration { token: None, ..entity.registration.clone() };
         let (encoded, name) =
             (proto::Registration::from(&registration).encode_to_vec(), registration.display_name);
@@ -110,30 +110,30 @@ impl Change<'_> {
     }
 
     /// Forgets those that left before a time.
-    pub fn forget_left(&mut self, before: Timestamp) -> Result<(), StoreError> {
+    pub(crate) fn forget_left(&mut self, before: Timestamp) -> Result<(), StoreError> {
         let sql = "DELETE FROM entities WHERE standing = ?2 AND last_contact < ?1";
         self.0.execute(sql, &values![before, Admission::Left]).map(drop)
     }
 
     /// Forgets one.
-    pub fn forget(&mut self, entity: EntityId) -> Result<(), StoreError> {
+    pub(crate) fn forget(&mut self, entity: EntityId) -> Result<(), StoreError> {
         self.0.execute("DELETE FROM entities WHERE entity_id = ?1", &values![entity]).map(drop)
     }
 
     /// How many there are.
-    pub fn counts(&mut self) -> Result<Counts, StoreError> {
+    pub(crate) fn counts(&mut self) -> Result<Counts, StoreError> {
         counts(self.0)
     }
 }
 
 impl Store {
     /// How many entities there are.
-    pub async fn counts(&self) -> Result<Counts, StoreError> {
+    pub(crate) async fn counts(&self) -> Result<Counts, StoreError> {
         self.database.read(counts).await
     }
 
     /// Entities by name and id, after one of them.
-    pub async fn entities(
+    pub(crate) async fn entities(
         &self,
         after: Option<(String, EntityId)>,
         limit: u32,
@@ -152,18 +152,18 @@ impl Store {
     }
 
     /// All of them: there are never more than ten thousand.
-    pub async fn all_entities(&self) -> Result<Vec<EntityRow>, StoreError> {
+    pub(crate) async fn all_entities(&self) -> Result<Vec<EntityRow>, StoreError> {
         self.database.read(|connection| fetch(connection, &format!("standing <> {LEFT}"), &[])).await
     }
 
     /// An entity by id.
-    pub async fn entity(&self, entity: EntityId) -> Result<Option<EntityRow>, StoreError> {
+    pub(crate) async fn entity(&self, entity: EntityId) -> Result<Option<EntityRow>, StoreError> {
         let which = format!("standing <> {LEFT} AND entity_id = ?1");
         Ok(self.database.read(move |connection| fetch(connection, &which, &values![entity])).await?.pop())
     }
 
     /// Entities of a name, at most two.
-    pub async fn entities_named(&self, name: &str) -> Result<Vec<EntityRow>, StoreError> {
+    pub(crate) async fn entities_named(&self, name: &str) -> Result<Vec<EntityRow>, StoreError> {
         let (which, name) = (format!("standing <> {LEFT} AND display_name = ?1 LIMIT 2"), name.to_owned());
         self.database.read(move |connection| fetch(connection, &which, &values![name])).await
     }

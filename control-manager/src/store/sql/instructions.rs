@@ -78,7 +78,11 @@ fn find_request(
 
 impl Change<'_> {
     /// Records an instruction for entities, which get the next number of theirs.
-    pub fn issue(&mut self, new: &NewInstruction, entities: &[EntityRow]) -> Result<Issued, StoreError> {
+    pub(crate) fn issue(
+        &mut self,
+        new: &NewInstruction,
+        entities: &[EntityRow],
+    ) -> Result<Issued, StoreError> {
         if let Some(known) = find_request(self.0, new.id)? {
             return Ok(if known == new.request { Issued::Known } else { Issued::Taken });
         }
@@ -100,7 +104,7 @@ impl Change<'_> {
     }
 
     /// Ends what was not taken or not reported in time: it is open no more.
-    pub fn time_out(&mut self, now: Timestamp) -> Result<(), StoreError> {
+    pub(crate) fn time_out(&mut self, now: Timestamp) -> Result<(), StoreError> {
         let sql = format!(
             "UPDATE deliveries SET state = {TIMED_OUT} WHERE state < {FIRST_ENDED} AND EXISTS (
                  SELECT 1 FROM instructions WHERE instructions.sequence = instruction
@@ -123,7 +127,7 @@ impl Change<'_> {
 
     /// Notes what an entity says became of earlier instructions; returns those that ended by it. What has
     /// ended does not change any more.
-    pub fn note_outcomes(
+    pub(crate) fn note_outcomes(
         &mut self,
         entity: &EntityRow,
         outcomes: &[Outcome],
@@ -149,7 +153,7 @@ impl Change<'_> {
     }
 
     /// What waits for an entity after a number, oldest first. What is handed over is marked so.
-    pub fn take_waiting(
+    pub(crate) fn take_waiting(
         &mut self,
         entity: &EntityRow,
         after: u64,
@@ -179,7 +183,12 @@ impl Change<'_> {
 
     /// Carries what still waits over into another epoch, numbered from 1; what was taken in the old one is
     /// given up, for nobody will hear of it. Returns the last number.
-    pub fn begin_epoch(&mut self, entity: EntityId, epoch: u64, now: Timestamp) -> Result<u64, StoreError> {
+    pub(crate) fn begin_epoch(
+        &mut self,
+        entity: EntityId,
+        epoch: u64,
+        now: Timestamp,
+    ) -> Result<u64, StoreError> {
         let sql = format!(
             "UPDATE deliveries SET state = {UNSUCCESSFUL}, updated_at = ?2,
                  detail = 'the entity registered anew before it said what became of it'
@@ -198,7 +207,7 @@ impl Change<'_> {
     }
 
     /// Ends what an entity has not ended: it registered anew, left, or was shown the door.
-    pub fn give_up(&mut self, entity: EntityId, why: &str, now: Timestamp) -> Result<(), StoreError> {
+    pub(crate) fn give_up(&mut self, entity: EntityId, why: &str, now: Timestamp) -> Result<(), StoreError> {
         let sql = format!(
             "UPDATE deliveries SET state = {UNSUCCESSFUL}, detail = ?2, updated_at = ?3
              WHERE entity_id = ?1 AND state < {FIRST_ENDED}"
@@ -210,12 +219,12 @@ impl Change<'_> {
 impl Store {
     /// What makes a request the same as the one an instruction was made of; `None`: there is no such
     /// instruction.
-    pub async fn request_of(&self, instruction: InstructionId) -> Result<Option<Digest>, StoreError> {
+    pub(crate) async fn request_of(&self, instruction: InstructionId) -> Result<Option<Digest>, StoreError> {
         self.database.read(move |connection| find_request(connection, instruction)).await
     }
 
     /// How many instructions to entities nothing final is known of, and may still become known.
-    pub async fn open_deliveries(&self, now: Timestamp) -> Result<u64, StoreError> {
+    pub(crate) async fn open_deliveries(&self, now: Timestamp) -> Result<u64, StoreError> {
         let sql = format!(
             "SELECT count(*) AS open FROM deliveries JOIN instructions ON instructions.sequence = instruction
              WHERE state < {FIRST_ENDED} AND CASE state WHEN {WAITING} THEN expires_at ELSE ends_at END > ?1"
@@ -227,13 +236,17 @@ impl Store {
     }
 
     /// Instructions before a place in the order of issue, latest first.
-    pub async fn instructions(&self, before: u64, limit: u32) -> Result<Vec<InstructionRow>, StoreError> {
+    pub(crate) async fn instructions(
+        &self,
+        before: u64,
+        limit: u32,
+    ) -> Result<Vec<InstructionRow>, StoreError> {
         let which = "sequence < ?1 ORDER BY sequence DESC LIMIT ?2";
         self.database.read(move |connection| fetch(connection, which, &values![before, limit])).await
     }
 
     /// An instruction by id.
-    pub async fn instruction(
+    pub(crate) async fn instruction(
         &self,
         instruction: InstructionId,
     ) -> Result<Option<InstructionRow>, StoreError> {
@@ -242,7 +255,7 @@ impl Store {
     }
 
     /// What became of an instruction, by entity, after one of them.
-    pub async fn deliveries(
+    pub(crate) async fn deliveries(
         &self,
         instruction: u64,
         after: Option<EntityId>,

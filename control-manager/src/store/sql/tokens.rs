@@ -24,7 +24,7 @@ fn read(record: &Record<'_>) -> Result<TokenRow, StoreError> {
 
 impl Store {
     /// Records a token.
-    pub async fn create_token(
+    pub(crate) async fn create_token(
         &self,
         digest: Digest,
         verifier: &TokenVerifier,
@@ -42,20 +42,20 @@ impl Store {
     }
 
     /// Tokens before a place in the order of creation, latest first.
-    pub async fn tokens(&self, before: u64, limit: u32) -> Result<Vec<TokenRow>, StoreError> {
+    pub(crate) async fn tokens(&self, before: u64, limit: u32) -> Result<Vec<TokenRow>, StoreError> {
         let sql = "SELECT * FROM registration_tokens WHERE sequence < ?1 ORDER BY sequence DESC LIMIT ?2";
         self.database.read(move |connection| connection.fetch(sql, &values![before, limit], read)).await
     }
 
     /// Tokens whose digest begins with these hex digits, at most two.
-    pub async fn tokens_like(&self, prefix: &str) -> Result<Vec<TokenRow>, StoreError> {
+    pub(crate) async fn tokens_like(&self, prefix: &str) -> Result<Vec<TokenRow>, StoreError> {
         let Some((first, last)) = digests_like(prefix) else { return Ok(Vec::new()) };
         let sql = "SELECT * FROM registration_tokens WHERE token_digest BETWEEN ?1 AND ?2 LIMIT 2";
         self.database.read(move |connection| connection.fetch(sql, &values![first, last], read)).await
     }
 
     /// Nobody comes in with a token any more. Revoking twice is revoking once.
-    pub async fn revoke_token(&self, digest: Digest, now: Timestamp) -> Result<(), StoreError> {
+    pub(crate) async fn revoke_token(&self, digest: Digest, now: Timestamp) -> Result<(), StoreError> {
         let sql = "UPDATE registration_tokens SET revoked_at = ?2 WHERE token_digest = ?1 AND revoked_at = 0";
         self.database.write(move |connection| connection.execute(sql, &values![digest, now]).map(drop)).await
     }
@@ -63,7 +63,12 @@ impl Store {
 
 impl Change<'_> {
     /// Spends one use of a token, if the proof is this key's; whether it was and there was one.
-    pub fn spend(&mut self, shown: &TokenProof, key: &PublicKey, now: Timestamp) -> Result<bool, StoreError> {
+    pub(crate) fn spend(
+        &mut self,
+        shown: &TokenProof,
+        key: &PublicKey,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
         let sql = "SELECT * FROM registration_tokens WHERE token_digest = ?1";
         let known = self.0.first(sql, &values![shown.id], |record| {
             Ok((TokenVerifier::from_bytes(record.get("verifier")?), read(record)?))

@@ -25,7 +25,7 @@ impl Settings {
     ///
     /// # Errors
     /// Everything that is wrong with them, at once; the field is the first one's.
-    pub fn changed(
+    pub(crate) fn changed(
         &self,
         changes: proto::SetManagerSettingsRequest,
         vault: &Vault,

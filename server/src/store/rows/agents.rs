@@ -7,7 +7,7 @@ use writ_protocol::time::Timestamp;
 
 /// What a session needs to know of an agent.
 #[derive(Debug, Clone)]
-pub struct KnownAgent {
+pub(crate) struct KnownAgent {
     /// Its id.
     pub id: AgentId,
     /// Its identity key.
@@ -22,7 +22,7 @@ pub struct KnownAgent {
 
 /// An agent as stored, with all that is known of it.
 #[derive(Debug, Clone)]
-pub struct AgentRow {
+pub(crate) struct AgentRow {
     /// Its id.
     pub id: AgentId,
     /// Its name; not unique.
@@ -59,7 +59,7 @@ pub struct AgentRow {
 
 /// What an agent last said it can do.
 #[derive(Debug)]
-pub struct AllowList {
+pub(crate) struct AllowList {
     /// Its id.
     pub id: AgentId,
     /// Its name.
@@ -70,7 +70,7 @@ pub struct AllowList {
 
 /// One thing selectors can look at.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Attribute {
+pub(crate) struct Attribute {
     /// Its name.
     pub name: String,
     /// Its value.
@@ -81,7 +81,7 @@ pub struct Attribute {
 
 /// Who says something of an agent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Source {
+pub(crate) enum Source {
     /// Its signed identity record.
     Record,
     /// An operator.
@@ -115,7 +115,7 @@ impl FromValue for Source {
 
 /// Which agents are listed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Membership {
+pub(crate) enum Membership {
     /// Those that may be sent commands, held ones included.
     Present,
     /// Those that were removed.

@@ -6,11 +6,11 @@ use writ_protocol::time::Timestamp;
 use super::AlertKind;
 
 /// In an alert's place for an agent: the server itself.
-pub const SERVER: AgentId = AgentId::from_bytes([0; 16]);
+pub(crate) const SERVER: AgentId = AgentId::from_bytes([0; 16]);
 
 /// A new occurrence.
 #[derive(Debug, Clone)]
-pub struct Alarm {
+pub(crate) struct Alarm {
     /// What.
     pub kind: AlertKind,
     /// The refusal's code; empty otherwise.
@@ -25,7 +25,7 @@ pub struct Alarm {
 
 /// An alert as stored.
 #[derive(Debug, Clone)]
-pub struct AlertRow {
+pub(crate) struct AlertRow {
     /// Its number.
     pub id: u64,
     /// What.

@@ -8,7 +8,7 @@ use writ_protocol::time::Timestamp;
 
 /// A verified trust bundle that agents hold and that is not of this server's chain.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Fork {
+pub(crate) struct Fork {
     /// Its version.
     pub version: u64,
     /// Its digest.
@@ -21,7 +21,7 @@ pub struct Fork {
 
 /// Agents of one realm that said they hold one bundle.
 #[derive(Debug, Clone)]
-pub struct Holders {
+pub(crate) struct Holders {
     /// Its version; 0: they have not said.
     pub version: u64,
     /// Its digest.
@@ -34,7 +34,7 @@ pub struct Holders {
 
 /// An agent that does not hold the newest bundle.
 #[derive(Debug, Clone)]
-pub struct Behind {
+pub(crate) struct Behind {
     /// Its id.
     pub id: AgentId,
     /// Its name.
@@ -55,7 +55,7 @@ pub struct Behind {
 
 /// A backup that was made or proven.
 #[derive(Debug, Clone)]
-pub struct BackupRow {
+pub(crate) struct BackupRow {
     /// SHA-256 of the sealed file.
     pub digest: Digest,
     /// Where it was written.
@@ -71,7 +71,7 @@ pub struct BackupRow {
 impl BackupRow {
     /// A backup whose sealed bytes were just written and read back.
     #[must_use]
-    pub fn made(path: &Path, sealed: &[u8], bundle_version: u64, now: Timestamp) -> Self {
+    pub(crate) fn made(path: &Path, sealed: &[u8], bundle_version: u64, now: Timestamp) -> Self {
         Self {
             digest: Digest::of(sealed),
             path: path.display().to_string(),

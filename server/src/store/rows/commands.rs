@@ -9,7 +9,7 @@ use writ_protocol::time::Timestamp;
 
 /// A signed command, ready to be recorded.
 #[derive(Debug, Clone)]
-pub struct NewCommand {
+pub(crate) struct NewCommand {
     /// Its id.
     pub id: CommandId,
     /// Its digest.
@@ -32,10 +32,10 @@ pub struct NewCommand {
     pub call: NewAudit,
 }
 
-/// A command that is on disk. Made only by [`Store::record_command`]; only such a one is dispatched.
+/// A command that is on disk. Made only by [`super::super::Store::record_command`]; only such a one is dispatched.
 #[derive(Debug)]
 #[must_use]
-pub struct RecordedCommand {
+pub(crate) struct RecordedCommand {
     id: CommandId,
     is_new: bool,
 }
@@ -47,20 +47,20 @@ impl RecordedCommand {
 
     /// Its id.
     #[must_use]
-    pub const fn id(&self) -> CommandId {
+    pub(crate) const fn id(&self) -> CommandId {
         self.id
     }
 
     /// Whether this call recorded it, or an earlier one with the same id and request.
     #[must_use]
-    pub const fn is_new(&self) -> bool {
+    pub(crate) const fn is_new(&self) -> bool {
         self.is_new
     }
 }
 
 /// A command as stored, without its targets.
 #[derive(Debug, Clone)]
-pub struct CommandRow {
+pub(crate) struct CommandRow {
     /// Its place in the order of submission.
     pub sequence: u64,
     /// Its id.
@@ -81,7 +81,7 @@ pub struct CommandRow {
 
 /// Where a command stands with one agent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum TargetState {
+pub(crate) enum TargetState {
     /// Not sent.
     Queued,
     /// Sent, not answered.
@@ -102,7 +102,7 @@ impl TargetState {
 
     /// What a receipt's decision comes to.
     #[must_use]
-    pub const fn of(decision: &Decision) -> Self {
+    pub(crate) const fn of(decision: &Decision) -> Self {
         match decision {
             Decision::Obeyed(outcome) if outcome.ending.is_success() => Self::Done,
             Decision::Obeyed(_) => Self::Failed,
@@ -141,7 +141,7 @@ impl FromValue for TargetState {
 
 /// Targets by state.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Progress {
+pub(crate) struct Progress {
     /// All of them.
     pub targets: u64,
     /// Not sent.
@@ -160,7 +160,7 @@ pub struct Progress {
 
 /// One target with its receipt, if there is one.
 #[derive(Debug)]
-pub struct TargetRow {
+pub(crate) struct TargetRow {
     /// Its place in the audience.
     pub place: u32,
     /// The agent.
@@ -179,7 +179,7 @@ pub struct TargetRow {
 
 /// One target as evidence.
 #[derive(Debug)]
-pub struct EvidenceRow {
+pub(crate) struct EvidenceRow {
     /// Its place in the audience.
     pub place: u32,
     /// The agent.
@@ -192,7 +192,7 @@ pub struct EvidenceRow {
 
 /// A command that waits for one agent.
 #[derive(Debug, Clone)]
-pub struct WaitingCommand {
+pub(crate) struct WaitingCommand {
     /// Its place in the order of submission.
     pub sequence: u64,
     /// Its id.
@@ -203,7 +203,7 @@ pub struct WaitingCommand {
 
 /// A command some agent still waits for.
 #[derive(Debug)]
-pub struct QueuedCommand {
+pub(crate) struct QueuedCommand {
     /// Its place in the log.
     pub sequence: u64,
     /// Its id.
@@ -218,7 +218,7 @@ pub struct QueuedCommand {
 
 /// A command as signed.
 #[derive(Debug)]
-pub struct StoredEnvelope {
+pub(crate) struct StoredEnvelope {
     /// The envelope.
     pub envelope: Bytes,
     /// The frozen audience.

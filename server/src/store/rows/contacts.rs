@@ -7,7 +7,7 @@ use writ_protocol::time::Timestamp;
 
 /// What an agent says of itself when a session begins.
 #[derive(Debug, Clone)]
-pub struct Contact {
+pub(crate) struct Contact {
     /// Who.
     pub agent: AgentId,
     /// When.
@@ -24,7 +24,7 @@ pub struct Contact {
 
 /// What the store knows of an agent whose session begins.
 #[derive(Debug, Clone)]
-pub struct Noted {
+pub(crate) struct Noted {
     /// Why nothing may be sent to it, if its journal went back or forked now or earlier.
     pub held: Option<String>,
     /// It must refuse what was issued earlier; zero: no such rule.
@@ -33,7 +33,7 @@ pub struct Noted {
 
 /// That an agent was heard.
 #[derive(Debug, Clone)]
-pub struct SignOfLife {
+pub(crate) struct SignOfLife {
     /// Who.
     pub agent: AgentId,
     /// When.
@@ -46,7 +46,7 @@ pub struct SignOfLife {
 
 /// What it says in a report.
 #[derive(Debug, Clone)]
-pub struct Report {
+pub(crate) struct Report {
     /// The bundle it holds.
     pub bundle: (u64, Digest),
     /// The settings it keeps.

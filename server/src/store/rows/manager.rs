@@ -21,7 +21,7 @@ pub(in crate::store) fn state_of(stored: i64) -> Option<TaskState> {
 
 /// An instruction this server took.
 #[derive(Debug, Clone)]
-pub struct TakenRow {
+pub(crate) struct TakenRow {
     /// The registration it belongs to.
     pub epoch: u64,
     /// Its number there.

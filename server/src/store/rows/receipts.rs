@@ -8,7 +8,7 @@ use super::TargetState;
 
 /// What became of a receipt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ReceiptFate {
+pub(crate) enum ReceiptFate {
     /// It is the one that counts.
     Stored,
     /// It was stored before.
@@ -21,7 +21,7 @@ pub enum ReceiptFate {
 
 /// A verified receipt, ready to be recorded.
 #[derive(Debug, Clone)]
-pub struct NewReceipt {
+pub(crate) struct NewReceipt {
     /// The command's id.
     pub command: CommandId,
     /// The command's digest.

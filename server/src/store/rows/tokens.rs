@@ -7,7 +7,7 @@ use writ_protocol::time::Timestamp;
 
 /// A new agent, ready to be recorded.
 #[derive(Debug)]
-pub struct Admission {
+pub(crate) struct Admission {
     /// Its id.
     pub agent: AgentId,
     /// Its name.
@@ -26,7 +26,7 @@ pub struct Admission {
 
 /// A new enrolment token; the secret itself is never stored.
 #[derive(Debug)]
-pub struct NewToken {
+pub(crate) struct NewToken {
     /// SHA-256 of its secret.
     pub token: Digest,
     /// The realm of its agents.
@@ -41,7 +41,7 @@ pub struct NewToken {
 
 /// An enrolment token as stored.
 #[derive(Debug)]
-pub struct EnrolmentTokenRow {
+pub(crate) struct EnrolmentTokenRow {
     /// Its place in the order of creation.
     pub sequence: u64,
     /// SHA-256 of its secret.
@@ -62,7 +62,7 @@ pub struct EnrolmentTokenRow {
 
 /// What spending a token came to.
 #[derive(Debug, PartialEq, Eq)]
-pub enum TokenUse {
+pub(crate) enum TokenUse {
     /// The agent's identity record: the new one, or the one the same key got before.
     Admitted(Bytes),
     /// All its uses are spent, or it does not exist, or it ended. Strangers are not told which.

@@ -30,7 +30,7 @@ pub(crate) fn compare(ours: &[Digest], theirs: &[Digest]) -> Addition {
 /// What the store knows of an agent that it does not have, and which shows the record an earlier server gave
 /// it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Return {
+pub(crate) struct Return {
     /// When this fleet was made from a backup; zero: it was not.
     pub restored_at: Timestamp,
     /// Whether the agent was removed before that backup was made.

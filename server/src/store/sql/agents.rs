@@ -14,7 +14,7 @@ use crate::selector::{Requirement, Selector};
 
 impl Store {
     /// What a session needs to know of an agent.
-    pub async fn known_agent(&self, agent: AgentId) -> Result<Option<KnownAgent>, StoreError> {
+    pub(crate) async fn known_agent(&self, agent: AgentId) -> Result<Option<KnownAgent>, StoreError> {
         let sql = "SELECT public_key, held, removed_at, commands_from FROM agents WHERE agent_id = ?1";
         let read = move |connection: &mut Connection| {
             connection.first(sql, &values![agent], |record| {
@@ -31,20 +31,20 @@ impl Store {
     }
 
     /// One agent.
-    pub async fn agent(&self, agent: AgentId, now: Timestamp) -> Result<Option<AgentRow>, StoreError> {
+    pub(crate) async fn agent(&self, agent: AgentId, now: Timestamp) -> Result<Option<AgentRow>, StoreError> {
         let read = move |connection: &mut _| fetch(connection, "agent_id = ?2", &values![now, agent]);
         Ok(self.database.read(read).await?.pop())
     }
 
     /// The present agents of a name, at most two: enough to tell one from several.
-    pub async fn agents_named(&self, name: &str, now: Timestamp) -> Result<Vec<AgentRow>, StoreError> {
+    pub(crate) async fn agents_named(&self, name: &str, now: Timestamp) -> Result<Vec<AgentRow>, StoreError> {
         let name = name.to_owned();
         let which = "removed_at = 0 AND name = ?2 ORDER BY agent_id LIMIT 2";
         self.database.read(move |connection| fetch(connection, which, &values![now, name])).await
     }
 
     /// A page of agents by id, after a given one.
-    pub async fn agents(
+    pub(crate) async fn agents(
         &self,
         selection: (Membership, Option<&Selector>),
         after: Option<AgentId>,
@@ -67,7 +67,7 @@ impl Store {
     }
 
     /// The ids of all present agents, or of those a selector chooses, ascending.
-    pub async fn agent_ids(&self, selector: Option<&Selector>) -> Result<Vec<AgentId>, StoreError> {
+    pub(crate) async fn agent_ids(&self, selector: Option<&Selector>) -> Result<Vec<AgentId>, StoreError> {
         let selector = selector.cloned();
         let read = move |connection: &mut Connection| {
             let mut values = Vec::new();
@@ -79,7 +79,7 @@ impl Store {
     }
 
     /// A name that a selector asks for and several of those it chooses have.
-    pub async fn shared_name(&self, selector: &Selector) -> Result<Option<String>, StoreError> {
+    pub(crate) async fn shared_name(&self, selector: &Selector) -> Result<Option<String>, StoreError> {
         if selector.names().next().is_none() {
             return Ok(None);
         }
@@ -97,7 +97,7 @@ impl Store {
     }
 
     /// The allow-lists of these agents, ascending by id as they are.
-    pub async fn action_tables(&self, agents: &[AgentId]) -> Result<Vec<AllowList>, StoreError> {
+    pub(crate) async fn action_tables(&self, agents: &[AgentId]) -> Result<Vec<AllowList>, StoreError> {
         let agents = agents.to_vec();
         let read = move |connection: &mut Connection| {
             let mut tables = Vec::with_capacity(agents.len());
@@ -118,13 +118,13 @@ impl Store {
     }
 
     /// How many agents are enrolled and not removed.
-    pub async fn count_agents(&self) -> Result<u64, StoreError> {
+    pub(crate) async fn count_agents(&self) -> Result<u64, StoreError> {
         let sql = "SELECT count(*) AS agents FROM agents WHERE removed_at = 0";
         self.database.read(move |connection| connection.only(sql, &[], |record| record.get("agents"))).await
     }
 
     /// Sets and removes labels, in one transaction.
-    pub async fn label(
+    pub(crate) async fn label(
         &self,
         agent: AgentId,
         set: Vec<(String, String)>,
@@ -143,14 +143,14 @@ impl Store {
     }
 
     /// The agent gets nothing any more; its queue is cancelled. Removing twice is removing once.
-    pub async fn remove_agent(&self, agent: AgentId, now: Timestamp) -> Result<(), StoreError> {
+    pub(crate) async fn remove_agent(&self, agent: AgentId, now: Timestamp) -> Result<(), StoreError> {
         self.database.write(move |connection| remove(connection, agent, now)).await
     }
 
     /// An operator decided: what the agent's journal says now is what counts. What it may have obeyed and
     /// forgotten it refuses from then on: everything issued before it was noticed. If it replaces
     /// another, it has that one's name and labels, and the other is removed.
-    pub async fn approve_agent(
+    pub(crate) async fn approve_agent(
         &self,
         agent: AgentId,
         replaces: Option<AgentId>,
@@ -175,7 +175,7 @@ impl Store {
     }
 
     /// Replaces an agent's identity record by one about the same agent and key.
-    pub async fn renew_record(&self, agent: AgentId, envelope: Bytes) -> Result<(), StoreError> {
+    pub(crate) async fn renew_record(&self, agent: AgentId, envelope: Bytes) -> Result<(), StoreError> {
         let sql = "UPDATE agents SET identity_record = ?2 WHERE agent_id = ?1";
         self.database
             .write(move |connection| connection.execute(sql, &values![agent, envelope]).map(drop))

@@ -16,7 +16,7 @@ const MAX_EVIDENCE: u32 = 8;
 
 impl Store {
     /// Raises an alert, with the evidence if there is any.
-    pub async fn raise(
+    pub(crate) async fn raise(
         &self,
         alarm: Alarm,
         evidence: Option<(Digest, Bytes)>,
@@ -33,7 +33,7 @@ impl Store {
 
     /// Keeps a refusal report and raises an alert for each record; a report that is known raises none. Says
     /// whether it was new.
-    pub async fn record_refusals(
+    pub(crate) async fn record_refusals(
         &self,
         report: RefusalReport,
         digest: Digest,
@@ -60,7 +60,7 @@ impl Store {
     }
 
     /// How often each kind of alert was raised; an agent's word counts at most a million times.
-    pub async fn alert_counts(&self) -> Result<Vec<(String, u64)>, StoreError> {
+    pub(crate) async fn alert_counts(&self) -> Result<Vec<(String, u64)>, StoreError> {
         let sql = "SELECT kind, CAST(sum(CASE WHEN count < 1000000 THEN count ELSE 1000000 END) AS BIGINT) AS raised
                    FROM alerts GROUP BY kind";
         let read = move |connection: &mut Connection| {
@@ -70,7 +70,7 @@ impl Store {
     }
 
     /// Alerts, latest first, a page of them.
-    pub async fn alerts(&self, offset: u64, limit: u32) -> Result<Vec<AlertRow>, StoreError> {
+    pub(crate) async fn alerts(&self, offset: u64, limit: u32) -> Result<Vec<AlertRow>, StoreError> {
         let sql = "SELECT alerts.*, coalesce(agents.name, '') AS agent_name
                    FROM alerts LEFT JOIN agents ON agents.agent_id = alerts.agent_id
                    ORDER BY last_at DESC, alert_id DESC LIMIT ?1 OFFSET ?2";
@@ -78,7 +78,7 @@ impl Store {
     }
 
     /// The latest alerts about one agent.
-    pub async fn alerts_of(&self, agent: AgentId, limit: u32) -> Result<Vec<AlertRow>, StoreError> {
+    pub(crate) async fn alerts_of(&self, agent: AgentId, limit: u32) -> Result<Vec<AlertRow>, StoreError> {
         let sql = "SELECT alerts.*, '' AS agent_name FROM alerts WHERE agent_id = ?1 ORDER BY last_at DESC LIMIT ?2";
         self.database.read(move |connection| connection.fetch(sql, &values![agent, limit], read)).await
     }

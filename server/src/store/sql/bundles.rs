@@ -9,16 +9,16 @@ use super::super::rows::{BackupRow, Behind, Fork, Holders};
 use super::super::{Store, StoreError};
 
 /// Bundles of other chains that are kept. Only the authority can make such ones, so there are few.
-pub const MAX_FORKS: u32 = 64;
+pub(crate) const MAX_FORKS: u32 = 64;
 
 impl Store {
     /// The digest of the newest bundle.
-    pub async fn head(&self) -> Result<Option<Digest>, StoreError> {
+    pub(crate) async fn head(&self) -> Result<Option<Digest>, StoreError> {
         self.database.read(find_head).await
     }
 
     /// Every bundle, oldest first.
-    pub async fn bundles(&self) -> Result<Vec<(Digest, Bytes)>, StoreError> {
+    pub(crate) async fn bundles(&self) -> Result<Vec<(Digest, Bytes)>, StoreError> {
         let sql = "SELECT digest, envelope FROM bundles ORDER BY version";
         self.database
             .read(move |connection| {
@@ -29,7 +29,7 @@ impl Store {
 
     /// Adds bundles to the chain that follow this head, with the call that made them, all or none: from then
     /// on they are in force. `false`: the head is another one by now, and nothing was added.
-    pub async fn publish(
+    pub(crate) async fn publish(
         &self,
         bundles: Vec<(u64, Digest, Bytes)>,
         head: Digest,
@@ -47,7 +47,7 @@ impl Store {
     }
 
     /// The verified bundles of other chains, newest first.
-    pub async fn forks(&self) -> Result<Vec<Fork>, StoreError> {
+    pub(crate) async fn forks(&self) -> Result<Vec<Fork>, StoreError> {
         let sql = "SELECT version, digest, envelope,
                        (SELECT count(*) FROM agents WHERE removed_at = 0 AND bundle_digest = forks.digest) AS agents
                    FROM forks ORDER BY version DESC";
@@ -65,7 +65,7 @@ impl Store {
     }
 
     /// Keeps verified bundles of another chain. Past [`MAX_FORKS`] none is added.
-    pub async fn note_forks(&self, bundles: Vec<(u64, Digest, Bytes)>) -> Result<(), StoreError> {
+    pub(crate) async fn note_forks(&self, bundles: Vec<(u64, Digest, Bytes)>) -> Result<(), StoreError> {
         let sql = "INSERT INTO forks (digest, version, envelope)
                    SELECT ?1, ?2, ?3 WHERE (SELECT count(*) FROM forks) < ?4 ON CONFLICT DO NOTHING";
         let write = move |connection: &mut Connection| {
@@ -78,7 +78,7 @@ impl Store {
     }
 
     /// How many present agents hold which bundle, newest first.
-    pub async fn bundle_holders(&self) -> Result<Vec<Holders>, StoreError> {
+    pub(crate) async fn bundle_holders(&self) -> Result<Vec<Holders>, StoreError> {
         let sql =
             "SELECT bundle_version, bundle_digest, realm, count(*) AS agents FROM agents WHERE removed_at = 0
                    GROUP BY bundle_version, bundle_digest, realm ORDER BY bundle_version DESC, realm";
@@ -96,7 +96,7 @@ impl Store {
     }
 
     /// A page of present agents that do not hold a bundle, by id.
-    pub async fn behind(
+    pub(crate) async fn behind(
         &self,
         newest: Digest,
         after: Option<AgentId>,
@@ -127,7 +127,7 @@ impl Store {
     }
 
     /// Whether the chain came from a backup and nobody said yet that its head is the fleet's.
-    pub async fn is_head_unconfirmed(&self) -> Result<bool, StoreError> {
+    pub(crate) async fn is_head_unconfirmed(&self) -> Result<bool, StoreError> {
         let sql = "SELECT head_unconfirmed FROM fleet";
         let read = move |connection: &mut Connection| {
             connection.first(sql, &[], |record| record.get("head_unconfirmed"))
@@ -136,13 +136,13 @@ impl Store {
     }
 
     /// An operator says that the head is the fleet's.
-    pub async fn confirm_head(&self) -> Result<(), StoreError> {
+    pub(crate) async fn confirm_head(&self) -> Result<(), StoreError> {
         let sql = "UPDATE fleet SET head_unconfirmed = 0";
         self.database.write(move |connection| connection.execute(sql, &[]).map(drop)).await
     }
 
     /// Notes a backup.
-    pub async fn note_backup(&self, backup: BackupRow) -> Result<(), StoreError> {
+    pub(crate) async fn note_backup(&self, backup: BackupRow) -> Result<(), StoreError> {
         // That a backup was proven once stays, whatever a later note of the same file says.
         let sql = "INSERT INTO backups VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT (digest) DO UPDATE
                    SET path = excluded.path, proven_at = CASE WHEN backups.proven_at > excluded.proven_at
@@ -155,7 +155,7 @@ impl Store {
     }
 
     /// The backups noted, latest first; at most 16.
-    pub async fn backups(&self) -> Result<Vec<BackupRow>, StoreError> {
+    pub(crate) async fn backups(&self) -> Result<Vec<BackupRow>, StoreError> {
         let sql = "SELECT * FROM backups ORDER BY made_at DESC LIMIT 16";
         let read = move |connection: &mut Connection| {
             connection.fetch(sql, &[], |record| {

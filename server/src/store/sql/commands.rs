@@ -17,7 +17,7 @@ const MAX_BACKLOG: u32 = 100_000;
 impl Store {
     /// How many deliveries of unexpired commands are open, and when the oldest of these was issued; at most
     /// 100,000 are looked at.
-    pub async fn backlog(&self, now: Timestamp) -> Result<(u64, Timestamp), StoreError> {
+    pub(crate) async fn backlog(&self, now: Timestamp) -> Result<(u64, Timestamp), StoreError> {
         // From the few commands that have not expired to their targets: every target ever left open would be
         // read the other way round.
         let sql = format!(
@@ -36,29 +36,32 @@ impl Store {
     ///
     /// # Errors
     /// When the database fails; then nothing is stored.
-    pub async fn record_command(&self, command: NewCommand) -> Result<Option<RecordedCommand>, StoreError> {
+    pub(crate) async fn record_command(
+        &self,
+        command: NewCommand,
+    ) -> Result<Option<RecordedCommand>, StoreError> {
         self.database.queue(|answer| Job::Command(command, answer)).await?.committed().await
     }
 
     /// The request an id was used for.
-    pub async fn request_of(&self, command: CommandId) -> Result<Option<Digest>, StoreError> {
+    pub(crate) async fn request_of(&self, command: CommandId) -> Result<Option<Digest>, StoreError> {
         self.database.read(move |connection| find_request(connection, command)).await
     }
 
     /// One command.
-    pub async fn command(&self, command: CommandId) -> Result<Option<CommandRow>, StoreError> {
+    pub(crate) async fn command(&self, command: CommandId) -> Result<Option<CommandRow>, StoreError> {
         let sql = "SELECT * FROM commands WHERE command_id = ?1";
         self.database.read(move |connection| connection.first(sql, &values![command], read)).await
     }
 
     /// Commands before a place in the order of submission, newest first.
-    pub async fn commands(&self, before: u64, limit: u32) -> Result<Vec<CommandRow>, StoreError> {
+    pub(crate) async fn commands(&self, before: u64, limit: u32) -> Result<Vec<CommandRow>, StoreError> {
         let sql = "SELECT * FROM commands WHERE sequence < ?1 ORDER BY sequence DESC LIMIT ?2";
         self.database.read(move |connection| connection.fetch(sql, &values![before, limit], read)).await
     }
 
     /// How a command stands.
-    pub async fn progress(&self, command: CommandId) -> Result<Progress, StoreError> {
+    pub(crate) async fn progress(&self, command: CommandId) -> Result<Progress, StoreError> {
         let sql = "SELECT state, count(*) AS targets FROM targets
                    WHERE command = (SELECT sequence FROM commands WHERE command_id = ?1) GROUP BY state";
         let read = move |connection: &mut Connection| {
@@ -82,7 +85,7 @@ impl Store {
     }
 
     /// A page of a command's targets, in the order of the audience.
-    pub async fn targets(
+    pub(crate) async fn targets(
         &self,
         command: CommandId,
         from: u32,
@@ -107,7 +110,7 @@ impl Store {
     }
 
     /// A page of what evidence needs of a command's targets.
-    pub async fn evidence_targets(
+    pub(crate) async fn evidence_targets(
         &self,
         command: CommandId,
         from: u32,

@@ -16,7 +16,7 @@ use super::alerts::raise;
 impl Store {
     /// Records that a session begins, if `gate` queues it; `None` if not. Contacts are recorded in the order
     /// of their gates.
-    pub async fn note_contact(
+    pub(crate) async fn note_contact(
         &self,
         contact: Contact,
         gate: impl FnOnce(Box<dyn FnOnce() + Send + '_>) -> bool,
@@ -28,7 +28,7 @@ impl Store {
     }
 
     /// Records that an agent was heard, how far its journal is, and its report if it made one.
-    pub async fn note_heard(&self, sign: SignOfLife) -> Result<(), StoreError> {
+    pub(crate) async fn note_heard(&self, sign: SignOfLife) -> Result<(), StoreError> {
         self.queue_heard(sign).await?.committed().await
     }
 
@@ -36,7 +36,7 @@ impl Store {
     ///
     /// # Errors
     /// When the writer has ended.
-    pub async fn queue_heard(&self, sign: SignOfLife) -> Result<Pending<()>, StoreError> {
+    pub(crate) async fn queue_heard(&self, sign: SignOfLife) -> Result<Pending<()>, StoreError> {
         self.database.queue(|answer| Job::SignOfLife(sign, answer)).await
     }
 }

@@ -12,7 +12,7 @@ use super::bundles;
 
 impl Store {
     /// The fleet this store belongs to, and its name; `None` before `init` has finished.
-    pub async fn fleet(&self) -> Result<Option<(FleetId, String)>, StoreError> {
+    pub(crate) async fn fleet(&self) -> Result<Option<(FleetId, String)>, StoreError> {
         self.database.read(find_fleet).await
     }
 
@@ -20,7 +20,7 @@ impl Store {
     ///
     /// # Errors
     /// When the database fails; then nothing is recorded.
-    pub async fn create_fleet(
+    pub(crate) async fn create_fleet(
         &self,
         fleet: FleetId,
         name: String,
@@ -37,7 +37,7 @@ impl Store {
     ///
     /// # Errors
     /// When the database fails; then nothing is recorded.
-    pub async fn restore_fleet(
+    pub(crate) async fn restore_fleet(
         &self,
         (fleet, name): (FleetId, String),
         bundles: Vec<(u64, Digest, Bytes)>,
@@ -54,7 +54,7 @@ impl Store {
 
     /// A backup was put back into a fleet that is here: the bundles it lacked, and who was removed, all or
     /// nothing.
-    pub async fn record_restore(
+    pub(crate) async fn record_restore(
         &self,
         bundles: Vec<(u64, Digest, Bytes)>,
         removed: Vec<AgentId>,
@@ -68,7 +68,7 @@ impl Store {
     }
 
     /// What decides whether an agent that is not here is known again.
-    pub async fn returning(&self, agent: AgentId) -> Result<Return, StoreError> {
+    pub(crate) async fn returning(&self, agent: AgentId) -> Result<Return, StoreError> {
         let read = move |connection: &mut Connection| {
             let sql = "SELECT restored_at FROM fleet";
             let restored_at = connection.first(sql, &[], |record| record.get("restored_at"))?;
@@ -81,7 +81,7 @@ impl Store {
     }
 
     /// Agents that were removed, here or on an earlier server.
-    pub async fn removed_agents(&self) -> Result<Vec<AgentId>, StoreError> {
+    pub(crate) async fn removed_agents(&self) -> Result<Vec<AgentId>, StoreError> {
         let sql =
             "SELECT agent_id FROM agents WHERE removed_at > 0 UNION SELECT agent_id FROM removed_before";
         self.database
@@ -90,12 +90,12 @@ impl Store {
     }
 
     /// The latest time noted by [`Self::note_time`]; zero if none was.
-    pub async fn latest_time(&self) -> Result<Timestamp, StoreError> {
+    pub(crate) async fn latest_time(&self) -> Result<Timestamp, StoreError> {
         self.database.read(find_latest_time).await
     }
 
     /// Notes a time that is signed with; an earlier one only if it is `accepted` by an operator.
-    pub async fn note_time(&self, now: Timestamp, accepted: bool) -> Result<(), StoreError> {
+    pub(crate) async fn note_time(&self, now: Timestamp, accepted: bool) -> Result<(), StoreError> {
         let write = move |connection: &mut Connection| {
             let latest = latest_time(find_latest_time(connection)?, now, accepted);
             // Written even when it stays the same: that it was shows that the disk takes what is written.

@@ -15,7 +15,7 @@ const IN_PROGRESS: i64 = stored(TaskState::InProgress);
 
 impl Store {
     /// A document of the connection.
-    pub async fn manager_document(&self, name: &str) -> Result<Option<String>, StoreError> {
+    pub(crate) async fn manager_document(&self, name: &str) -> Result<Option<String>, StoreError> {
         let (sql, name) = ("SELECT content FROM manager_documents WHERE name = ?1", name.to_owned());
         let read = move |connection: &mut Connection| {
             connection.first(sql, &values![name], |record| record.get("content"))
@@ -27,7 +27,7 @@ impl Store {
     ///
     /// # Errors
     /// When the database fails; then none is written.
-    pub async fn put_manager_documents(
+    pub(crate) async fn put_manager_documents(
         &self,
         documents: Vec<(&'static str, Option<String>)>,
     ) -> Result<(), StoreError> {
@@ -48,7 +48,7 @@ impl Store {
 
     /// The number of the next call: one more than the last, so that a copy of this database is found out. A
     /// registration goes beyond whatever was said before, also when this database is an old one.
-    pub async fn next_manager_counter(
+    pub(crate) async fn next_manager_counter(
         &self,
         is_registration: bool,
         now: Timestamp,
@@ -66,7 +66,7 @@ impl Store {
     }
 
     /// The last instruction taken under a registration; zero if none was.
-    pub async fn last_taken(&self, epoch: u64) -> Result<u64, StoreError> {
+    pub(crate) async fn last_taken(&self, epoch: u64) -> Result<u64, StoreError> {
         let sql = "SELECT coalesce(max(sequence), 0) AS last FROM manager_instructions WHERE epoch = ?1";
         let read = move |connection: &mut Connection| {
             connection.only(sql, &values![epoch], |record| record.get("last"))
@@ -75,7 +75,7 @@ impl Store {
     }
 
     /// Takes an instruction: from now on it is obeyed once, whatever happens.
-    pub async fn take_instruction(&self, taken: TakenRow, now: Timestamp) -> Result<(), StoreError> {
+    pub(crate) async fn take_instruction(&self, taken: TakenRow, now: Timestamp) -> Result<(), StoreError> {
         let write = move |connection: &mut Connection| {
             let TakenRow { epoch, sequence, instruction, command, state, detail } = &taken;
             let sql = "INSERT INTO manager_instructions
@@ -96,7 +96,7 @@ impl Store {
     }
 
     /// Notes how an instruction stands.
-    pub async fn note_taken(
+    pub(crate) async fn note_taken(
         &self,
         (epoch, sequence): (u64, u64),
         state: TaskState,
@@ -111,17 +111,22 @@ impl Store {
     }
 
     /// What has ended and the manager has not heard of, oldest first.
-    pub async fn unreported(&self, epoch: u64, limit: u32) -> Result<Vec<TakenRow>, StoreError> {
+    pub(crate) async fn unreported(&self, epoch: u64, limit: u32) -> Result<Vec<TakenRow>, StoreError> {
         self.taken(format!("state <> {IN_PROGRESS}"), epoch, 0, limit).await
     }
 
     /// What was taken and not acted on, oldest first.
-    pub async fn unacted(&self, epoch: u64, limit: u32) -> Result<Vec<TakenRow>, StoreError> {
+    pub(crate) async fn unacted(&self, epoch: u64, limit: u32) -> Result<Vec<TakenRow>, StoreError> {
         self.taken(format!("state = {IN_PROGRESS} AND acted = 0"), epoch, 0, limit).await
     }
 
     /// What was acted on and goes on, after a number, oldest first.
-    pub async fn going_on(&self, epoch: u64, after: u64, limit: u32) -> Result<Vec<TakenRow>, StoreError> {
+    pub(crate) async fn going_on(
+        &self,
+        epoch: u64,
+        after: u64,
+        limit: u32,
+    ) -> Result<Vec<TakenRow>, StoreError> {
         self.taken(format!("state = {IN_PROGRESS} AND acted = 1"), epoch, after, limit).await
     }
 
@@ -142,7 +147,7 @@ impl Store {
     }
 
     /// How many the manager has not heard the end of.
-    pub async fn count_unreported(&self, epoch: u64) -> Result<u64, StoreError> {
+    pub(crate) async fn count_unreported(&self, epoch: u64) -> Result<u64, StoreError> {
         let sql = "SELECT count(*) AS open FROM manager_instructions WHERE epoch = ?1 AND reported = 0";
         let read = move |connection: &mut Connection| {
             connection.only(sql, &values![epoch], |record| record.get("open"))
@@ -151,7 +156,7 @@ impl Store {
     }
 
     /// The manager has heard how these ended.
-    pub async fn note_reported(&self, epoch: u64, sequences: Vec<u64>) -> Result<(), StoreError> {
+    pub(crate) async fn note_reported(&self, epoch: u64, sequences: Vec<u64>) -> Result<(), StoreError> {
         let sql = "UPDATE manager_instructions SET reported = 1 WHERE epoch = ?1 AND sequence = ?2";
         let write = move |connection: &mut Connection| {
             connection.execute_each(sql, sequences.iter().map(|sequence| values![epoch, sequence]))

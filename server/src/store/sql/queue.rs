@@ -10,7 +10,7 @@ use super::super::{Store, StoreError};
 
 impl Store {
     /// Unexpired commands that wait for an agent, oldest first, after a place in the order of submission.
-    pub async fn waiting(
+    pub(crate) async fn waiting(
         &self,
         agent: AgentId,
         after: u64,
@@ -35,7 +35,7 @@ impl Store {
     }
 
     /// Cancels a command: what was not sent is never sent. Cancelling twice is cancelling once.
-    pub async fn cancel(&self, command: CommandId, now: Timestamp) -> Result<(), StoreError> {
+    pub(crate) async fn cancel(&self, command: CommandId, now: Timestamp) -> Result<(), StoreError> {
         let write = move |connection: &mut Connection| {
             let sql = "UPDATE commands SET cancelled_at = ?2 WHERE command_id = ?1 AND cancelled_at = 0";
             connection.execute(sql, &values![command, now])?;
@@ -50,7 +50,7 @@ impl Store {
     }
 
     /// A page of commands some agent still waits for, after a sequence.
-    pub async fn queued(
+    pub(crate) async fn queued(
         &self,
         after: u64,
         limit: u32,
@@ -77,7 +77,7 @@ impl Store {
     }
 
     /// A command has another envelope around the same payload.
-    pub async fn replace_envelope(
+    pub(crate) async fn replace_envelope(
         &self,
         command: CommandId,
         digest: Digest,
@@ -91,7 +91,7 @@ impl Store {
     }
 
     /// A command's envelope and its frozen audience; cancelled ones included.
-    pub async fn envelope(&self, command: CommandId) -> Result<Option<StoredEnvelope>, StoreError> {
+    pub(crate) async fn envelope(&self, command: CommandId) -> Result<Option<StoredEnvelope>, StoreError> {
         let read = move |connection: &mut Connection| {
             let sql = "SELECT sequence, envelope, cancelled_at FROM commands WHERE command_id = ?1";
             let found = connection.first(sql, &values![command], |record| {
@@ -108,7 +108,7 @@ impl Store {
 
     /// Records that a command was handed to the streams of the agents at these places. For people: a crash
     /// may lose it.
-    pub async fn note_sent(&self, command: CommandId, places: Vec<u32>) -> Result<(), StoreError> {
+    pub(crate) async fn note_sent(&self, command: CommandId, places: Vec<u32>) -> Result<(), StoreError> {
         let write = move |connection: &mut Connection| {
             let sql = "SELECT sequence FROM commands WHERE command_id = ?1";
             let sequence =
@@ -126,7 +126,7 @@ impl Store {
 
     /// Whether a command was for an agent, has not expired, and no receipt of it is stored. After that an
     /// agent keeps none either.
-    pub async fn is_unanswered(
+    pub(crate) async fn is_unanswered(
         &self,
         command: CommandId,
         agent: AgentId,

@@ -15,7 +15,7 @@ impl Store {
     ///
     /// # Errors
     /// When the database fails; then nothing is stored and the agent keeps its receipt.
-    pub async fn record_receipt(&self, receipt: NewReceipt) -> Result<ReceiptFate, StoreError> {
+    pub(crate) async fn record_receipt(&self, receipt: NewReceipt) -> Result<ReceiptFate, StoreError> {
         self.database.queue(|answer| Job::Receipt(receipt, answer)).await?.committed().await
     }
 }

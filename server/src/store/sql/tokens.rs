@@ -15,7 +15,7 @@ use super::alerts::raise;
 
 impl Store {
     /// Records an enrolment token.
-    pub async fn create_enrolment_token(&self, new: NewToken) -> Result<(), StoreError> {
+    pub(crate) async fn create_enrolment_token(&self, new: NewToken) -> Result<(), StoreError> {
         let sql = "INSERT INTO enrolment_tokens (token_digest, realm, max_uses, expires_at, created_by)
                    VALUES (?1, ?2, ?3, ?4, ?5)";
         let write = move |connection: &mut Connection| {
@@ -26,13 +26,17 @@ impl Store {
     }
 
     /// The realm of a token that has not ended; spent ones included, for their own agents may ask again.
-    pub async fn enrolment_realm(&self, token: Digest, now: Timestamp) -> Result<Option<String>, StoreError> {
+    pub(crate) async fn enrolment_realm(
+        &self,
+        token: Digest,
+        now: Timestamp,
+    ) -> Result<Option<String>, StoreError> {
         let known = self.database.read(move |connection| find_token(connection, token)).await?;
         Ok(known.filter(|known| known.is_open(now)).map(|known| known.realm))
     }
 
     /// Enrolment tokens before a place in the order of creation, latest first.
-    pub async fn enrolment_tokens(
+    pub(crate) async fn enrolment_tokens(
         &self,
         before: u64,
         limit: u32,
@@ -42,20 +46,27 @@ impl Store {
     }
 
     /// Enrolment tokens whose digest begins with these hex digits, at most two.
-    pub async fn enrolment_tokens_like(&self, prefix: &str) -> Result<Vec<EnrolmentTokenRow>, StoreError> {
+    pub(crate) async fn enrolment_tokens_like(
+        &self,
+        prefix: &str,
+    ) -> Result<Vec<EnrolmentTokenRow>, StoreError> {
         let Some((first, last)) = digests_like(prefix) else { return Ok(Vec::new()) };
         let sql = "SELECT * FROM enrolment_tokens WHERE token_digest BETWEEN ?1 AND ?2 LIMIT 2";
         self.database.read(move |connection| connection.fetch(sql, &values![first, last], read)).await
     }
 
     /// Nobody comes in with a token any more. Revoking twice is revoking once.
-    pub async fn revoke_enrolment_token(&self, token: Digest, now: Timestamp) -> Result<(), StoreError> {
+    pub(crate) async fn revoke_enrolment_token(
+        &self,
+        token: Digest,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
         let sql = "UPDATE enrolment_tokens SET revoked_at = ?2 WHERE token_digest = ?1 AND revoked_at = 0";
         self.database.write(move |connection| connection.execute(sql, &values![token, now]).map(drop)).await
     }
 
     /// Records an agent that an earlier server of the fleet enrolled.
-    pub async fn readmit(
+    pub(crate) async fn readmit(
         &self,
         record: IdentityRecord,
         envelope: Bytes,
@@ -79,7 +90,7 @@ impl Store {
     }
 
     /// Spends one use of a token and records the agent, or finds what the same token and key got before.
-    pub async fn admit(&self, admission: Admission) -> Result<TokenUse, StoreError> {
+    pub(crate) async fn admit(&self, admission: Admission) -> Result<TokenUse, StoreError> {
         self.database.decide(move |connection| admit(connection, &admission)).await
     }
 }
