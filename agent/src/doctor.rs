@@ -12,11 +12,11 @@ use writ_protocol::identity::IdentityRecord;
 use writ_protocol::time::Timestamp;
 use writ_protocol::trust::Chain;
 
-use crate::app::status::LinkState;
 use crate::config::Config;
 use crate::execute::ActionTable;
 use crate::identity::{Files, Identity};
 use crate::link::{LinkError, try_out};
+use crate::link_state::LinkState;
 use crate::replay::{Journal, JournalError};
 use crate::settings::{self, endpoints};
 use crate::trust::{self, Trust};

@@ -7,6 +7,7 @@ mod session;
 
 pub(crate) use enroll::{Enrolled, NewAgent, enroll};
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,7 +30,7 @@ use writ_protocol::refusal::Refusal;
 use writ_protocol::time::Timestamp;
 use writ_protocol::trust::{Chain, TrustBundle};
 
-use crate::app::status::Status;
+use crate::link_state::LinkStateFile;
 use crate::obey::{AgentCore, FollowError, Left};
 use crate::refusals::Refusals;
 use crate::replay::JournalError;
@@ -115,7 +116,7 @@ pub(crate) struct Link {
     /// What was refused in silence.
     pub refusals: Refusals,
     /// For `status`.
-    pub status: Status,
+    pub status: LinkStateFile,
     /// The longest wait between two attempts.
     pub max_backoff: Duration,
     /// How often the trust bundle's own endpoints are asked for a successor.
@@ -265,7 +266,14 @@ async fn ask_for_bundles(core: &AgentCore, endpoint: &str) -> Result<bool, LinkE
 ///
 /// # Errors
 /// What is wrong with it.
-pub(crate) async fn probe(core: &AgentCore, endpoint: &str) -> Result<(), LinkError> {
+pub(crate) fn probe<'a>(
+    core: &'a AgentCore,
+    endpoint: &'a str,
+) -> Pin<Box<dyn Future<Output = Result<(), String>> + Send + 'a>> {
+    Box::pin(async move { try_for_settings(core, endpoint).await.map_err(|error| error.to_string()) })
+}
+
+async fn try_for_settings(core: &AgentCore, endpoint: &str) -> Result<(), LinkError> {
     let anchors = Anchors::AuthoritiesAtAnyDate(core.trust.chain().head().bundle.tls_cas.clone());
     let work = async {
         let connection = Box::pin(connect_by(core.proxy.as_ref(), endpoint, &anchors)).await?;

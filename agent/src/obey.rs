@@ -4,6 +4,7 @@ mod recover;
 mod unkept;
 
 use std::collections::HashMap;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -17,22 +18,22 @@ use writ_common::net::Proxy;
 use writ_common::shutdown::Shutdown;
 use writ_proto::v1 as proto;
 use writ_protocol::admission::check_approvals;
-use writ_protocol::command::{Action, ActionClass};
+use writ_protocol::command::{Action, ActionClass, Settings};
 use writ_protocol::envelope::IdentityRecordPurpose;
 use writ_protocol::id::{CommandId, Digest};
 use writ_protocol::limits::MAX_COUNTED_DELIVERIES;
-use writ_protocol::receipt::Decision;
+use writ_protocol::receipt::{Decision, Ending};
 use writ_protocol::refusal::{Refusal, RefusalCode};
 use writ_protocol::time::Timestamp;
 use writ_protocol::trust::Keyring;
 use writ_protocol::verify::VerifiedCommand;
 
-use crate::execute::{self, ActionTable, AdmittedCommand, Started};
+use crate::execute::{self, ActionTable, AdmittedCommand, Ended, Started};
 use crate::identity::Identity;
 use crate::replay::{Admission, FreshCommand, Journal, JournalError, ReplayCheck, State, judge};
 use crate::reply::{About, SignedReceipt, announcement, frame, sign_receipt};
 use crate::session_time::SessionTime;
-use crate::settings::{self, SettingsStore};
+use crate::settings::SettingsStore;
 use crate::trust::{Trust, Walked};
 use crate::verify::verify;
 pub(crate) use recover::Left;
@@ -99,6 +100,25 @@ impl Deliveries {
     }
 }
 
+/// Tries an endpoint that new settings name; why it cannot be used.
+pub(crate) type Probe =
+    for<'a> fn(&'a AgentCore, &'a str) -> Pin<Box<dyn Future<Output = Result<(), String>> + Send + 'a>>;
+
+/// What an agent is given beside its own state.
+#[derive(Debug)]
+pub struct Surroundings {
+    /// What time it is.
+    pub time: SessionTime,
+    /// Actions that run at a time.
+    pub max_running: usize,
+    /// On the way to every server.
+    pub proxy: Option<Proxy>,
+    /// Tries endpoints of settings before they are kept.
+    pub probe: Probe,
+    /// What running actions are waited for by.
+    pub shutdown: Shutdown,
+}
+
 /// Everything an agent needs to obey. Shared by the link and the running actions.
 #[derive(Debug)]
 pub struct AgentCore {
@@ -116,6 +136,7 @@ pub struct AgentCore {
     pub time: SessionTime,
     /// On the way to every server.
     pub proxy: Option<Proxy>,
+    probe: Probe,
     running: Arc<Semaphore>,
     answers: mpsc::Sender<CommandId>,
     is_behind: AtomicBool,
@@ -136,9 +157,9 @@ impl AgentCore {
         trust: Trust,
         journal: Journal,
         (table, settings): (ActionTable, SettingsStore),
-        (time, max_running, shutdown): (SessionTime, usize, Shutdown),
-        proxy: Option<Proxy>,
+        surroundings: Surroundings,
     ) -> (Arc<Self>, mpsc::Receiver<CommandId>) {
+        let Surroundings { time, max_running, proxy, probe, shutdown } = surroundings;
         let (answers, receiver) = mpsc::channel(MAX_WAITING_ANSWERS);
         let running = Arc::new(Semaphore::new(max_running));
         let is_behind = AtomicBool::new(false);
@@ -152,6 +173,7 @@ impl AgentCore {
             settings,
             time,
             proxy,
+            probe,
             running,
             answers,
             is_behind,
@@ -413,7 +435,7 @@ impl AgentCore {
             writ_common::checkpoint!("group_noted");
         };
         let ended = match plan.settings() {
-            Some(wanted) => settings::apply(self, wanted).await,
+            Some(wanted) => self.apply(wanted).await,
             None => execute::run(plan, note_group).await,
         };
         info!(command.id = %id, ending = ended.ending.as_str(), "command ended");
@@ -422,6 +444,27 @@ impl AgentCore {
         let about = self.about(id, digest, finished_at, attempt);
         let receipt = sign_receipt(&self.identity, about, decision, &ended.detail);
         self.keep(id, &receipt).await
+    }
+
+    /// Tries settings and keeps them; whatever fails, those of before are in force.
+    async fn apply(&self, settings: &Settings) -> Ended {
+        let tried = async {
+            let trial = self.settings.begin(settings).await?;
+            for endpoint in &settings.endpoints {
+                (self.probe)(self, endpoint).await.map_err(|why| format!("{endpoint}: {why}"))?;
+            }
+            trial.keep()
+        };
+        match tried.await {
+            Ok(()) => {
+                info!(revision = settings.revision, "settings kept");
+                Ended::quiet(Ending::Done, format!("settings revision {} is in force", settings.revision))
+            }
+            Err(why) => {
+                warn!(revision = settings.revision, why, "settings rolled back");
+                Ended::quiet(Ending::Failed, format!("{why}; the settings of before are in force"))
+            }
+        }
     }
 
     /// Keeps a receipt, as soon as there is room for it.

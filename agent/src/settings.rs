@@ -6,18 +6,13 @@ use std::time::Duration;
 
 use prost::Message as _;
 use tokio::sync::watch;
-use tracing::{info, warn};
+use tracing::warn;
 use writ_common::files::{self, FileError};
 use writ_common::telemetry;
 use writ_proto::v1 as proto;
 use writ_protocol::command::Settings;
-use writ_protocol::receipt::Ending;
 use writ_protocol::refusal::{Refusal, RefusalCode};
 use writ_protocol::time::Timestamp;
-
-use crate::execute::Ended;
-use crate::link;
-use crate::obey::AgentCore;
 
 /// A settings file that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -173,39 +168,47 @@ fn follows(held: Option<&Settings>, settings: &Settings) -> Result<(), Refusal> 
     }
 }
 
-/// Tries settings and keeps them; whatever fails, those of before are in force.
-pub(crate) async fn apply(core: &AgentCore, settings: &Settings) -> Ended {
-    match try_and_keep(core, settings).await {
-        Ok(()) => {
-            info!(revision = settings.revision, "settings kept");
-            Ended::quiet(Ending::Done, format!("settings revision {} is in force", settings.revision))
+/// Settings that may follow those held, while they are tried. One at a time: an older revision must not be
+/// kept after a newer one.
+#[derive(Debug)]
+pub(crate) struct Trial<'s> {
+    store: &'s SettingsStore,
+    settings: &'s Settings,
+    _alone: tokio::sync::MutexGuard<'s, ()>,
+}
+
+impl SettingsStore {
+    /// Begins to try settings; the caller tries their endpoints.
+    ///
+    /// # Errors
+    /// Why they cannot be kept.
+    pub(crate) async fn begin<'s>(&'s self, settings: &'s Settings) -> Result<Trial<'s>, String> {
+        let alone = self.trying.lock().await;
+        follows(self.held.borrow().as_ref(), settings).map_err(|refusal| refusal.detail.to_string())?;
+        let deadline = *self.deadline.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(every) = settings.heartbeat.filter(|every| *every > deadline / 2) {
+            return Err(format!(
+                "a heartbeat every {every:?} is too seldom: the server ends sessions after {deadline:?} of silence"
+            ));
         }
-        Err(why) => {
-            warn!(revision = settings.revision, why, "settings rolled back");
-            Ended::quiet(Ending::Failed, format!("{why}; the settings of before are in force"))
-        }
+        Ok(Trial { store: self, settings, _alone: alone })
     }
 }
 
-async fn try_and_keep(core: &AgentCore, settings: &Settings) -> Result<(), String> {
-    let store = &core.settings;
-    let _trying = store.trying.lock().await;
-    follows(store.held.borrow().as_ref(), settings).map_err(|refusal| refusal.detail.to_string())?;
-    let deadline = *store.deadline.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(every) = settings.heartbeat.filter(|every| *every > deadline / 2) {
-        return Err(format!(
-            "a heartbeat every {every:?} is too seldom: the server ends sessions after {deadline:?} of silence"
-        ));
+impl Trial<'_> {
+    /// Keeps them: they are in force.
+    ///
+    /// # Errors
+    /// Why those of before still are.
+    pub(crate) fn keep(self) -> Result<(), String> {
+        let Trial { store, settings, .. } = self;
+        let filter = settings.log_filter.as_ref().unwrap_or(&store.configured_filter);
+        telemetry::set_filter(filter).map_err(|error| format!("`{filter}` is not a log filter: {error}"))?;
+        if let Err(error) = store.keep(settings.clone()) {
+            let held = store.held.borrow().as_ref().and_then(|settings| settings.log_filter.clone());
+            let _ = telemetry::set_filter(held.as_ref().unwrap_or(&store.configured_filter));
+            return Err(error.to_string());
+        }
+        Ok(())
     }
-    for endpoint in &settings.endpoints {
-        link::probe(core, endpoint).await.map_err(|error| format!("{endpoint}: {error}"))?;
-    }
-    let filter = settings.log_filter.as_ref().unwrap_or(&store.configured_filter);
-    telemetry::set_filter(filter).map_err(|error| format!("`{filter}` is not a log filter: {error}"))?;
-    if let Err(error) = store.keep(settings.clone()) {
-        let held = store.held.borrow().as_ref().and_then(|settings| settings.log_filter.clone());
-        let _ = telemetry::set_filter(held.as_ref().unwrap_or(&store.configured_filter));
-        return Err(error.to_string());
-    }
-    Ok(())
 }

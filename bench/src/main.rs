@@ -7,6 +7,7 @@
 )]
 
 mod admin;
+mod figures;
 mod manager;
 mod measure;
 mod process;

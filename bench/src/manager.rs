@@ -25,7 +25,7 @@ use writ_protocol::manager::{
     CallBody, EntityCall, Mode, Outcome, Poll, Registration, RegistrationToken, ReplyBody, TaskState,
 };
 
-use crate::measure::{count, float, median, now, percentile, progress};
+use crate::figures::{count, float, median, now, percentile, progress};
 use crate::process::{cpu, rss_kb};
 use crate::table::{Figure, Goal};
 

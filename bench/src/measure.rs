@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use integration_tests::fleet::{Build, Fleet};
 use integration_tests::intruder::{Intruder, altered};
@@ -10,6 +10,7 @@ use ring::signature::{ED25519, Ed25519KeyPair, KeyPair as _, UnparsedPublicKey};
 use tokio::sync::Semaphore;
 
 use crate::admin::Admin;
+use crate::figures::{count, float, median, now, percentile, progress};
 use crate::process::{Swarm, cpu, rss_kb, wake_ups};
 use crate::table::{Figure, Goal};
 
@@ -27,33 +28,6 @@ const ENTITIES: usize = 200;
 /// Distinct commands, so many of them under way.
 const DISTINCT: usize = 20_000;
 const UNDER_WAY: usize = 256;
-
-#[expect(clippy::disallowed_methods, reason = "a benchmark measures the machine's own time")]
-pub(crate) fn now() -> Instant {
-    Instant::now()
-}
-
-pub(crate) fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
-}
-
-pub(crate) fn percentile(sorted: &[f64], percent: usize) -> f64 {
-    sorted[(sorted.len() * percent / 100).min(sorted.len() - 1)]
-}
-
-#[expect(clippy::as_conversions, reason = "counts of a benchmark are far below 2^52")]
-pub(crate) const fn float(value: u64) -> f64 {
-    value as f64
-}
-
-pub(crate) fn count(value: usize) -> f64 {
-    float(u64::try_from(value).unwrap())
-}
-
-pub(crate) fn progress(what: &str) {
-    eprintln!("… {what}");
-}
 
 /// A new fleet whose server logs no line for each receipt.
 fn fleet() -> Fleet {

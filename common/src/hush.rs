@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::tls::source;
+use crate::net::source;
 
 /// Warns of a stranger, once a source and minute; the message is the kind.
 #[macro_export]

@@ -8,7 +8,7 @@ mod families;
 mod names;
 mod proxy;
 
-pub use families::{Families, family, other_family};
+pub use families::{Families, family, other_family, source};
 pub use names::{NAME_TIMEOUT, NameError, resolve};
 pub use proxy::{Login, Protocol, Proxy, ProxyFault, ask, basic};
 

@@ -12,7 +12,7 @@ pub use client::{
 };
 pub use incoming::{Accepted, Incoming, incoming};
 pub use issue::{IssueError, TlsAuthority, TlsLeaf};
-pub use probation::{InSession, Peer, Room, source};
+pub use probation::{InSession, Peer, Room};
 pub use server::{ServerTls, TlsSetupError};
 
 use std::net::IpAddr;

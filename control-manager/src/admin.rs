@@ -14,16 +14,13 @@ use writ_common::admin::audit::AuditPages;
 use writ_common::admin::operators::OperatorPages;
 use writ_common::health::{self, Health};
 use writ_common::port::MAX_QUESTION_BYTES;
-use writ_common::status::Failure;
 use writ_proto::admin::v1::audit_service_server::AuditServiceServer;
 use writ_proto::admin::v1::operator_service_server::OperatorServiceServer;
 use writ_proto::manager::v1::entity_service_server::EntityServiceServer;
 use writ_proto::manager::v1::instruction_service_server::InstructionServiceServer;
 use writ_proto::manager::v1::manager_service_server::ManagerServiceServer;
-use writ_protocol::id::EntityId;
 
 use crate::context::Manager;
-use crate::store::{EntityRow, unavailable};
 
 /// All services of the admin port.
 ///
@@ -58,25 +55,4 @@ pub(crate) fn routes(manager: &Arc<Manager>) -> Result<Routes, tonic_reflection:
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?);
     Ok(routes.routes())
-}
-
-/// An entity by id or unique display name.
-pub(crate) async fn find_entity(manager: &Manager, text: &str) -> Result<EntityRow, Failure> {
-    let unknown =
-        || Failure::not_found(format!("no entity has the id or name `{text}`; see: writ entities list"));
-    if let Ok(id) = text.parse::<EntityId>() {
-        return manager.store.entity(id).await.map_err(unavailable)?.ok_or_else(unknown);
-    }
-    let mut named = manager.store.entities_named(text).await.map_err(unavailable)?;
-    match (named.pop(), named.pop()) {
-        (None, _) => Err(unknown()),
-        (Some(only), None) => Ok(only),
-        (Some(one), Some(other)) => {
-            let text = format!(
-                "several entities are called `{text}`, such as {} and {}; use an id",
-                one.id, other.id
-            );
-            Err(Failure::invalid("entity", text))
-        }
-    }
 }

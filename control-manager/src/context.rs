@@ -5,15 +5,16 @@ use tokio::sync::Semaphore;
 use writ_common::admin::audit::AuditSettings;
 use writ_common::hush::Hush;
 use writ_common::shutdown::Shutdown;
+use writ_common::status::Failure;
 use writ_common::time::SharedClock;
 use writ_proto::manager::v1 as proto;
 use writ_protocol::envelope::{InstructionPurpose, ManagerReplyPurpose, sign};
-use writ_protocol::id::{Digest, ManagerId};
+use writ_protocol::id::{Digest, EntityId, ManagerId};
 use writ_protocol::manager::{Instruction, ManagerVersion, Reply, ReplyBody};
 use writ_protocol::time::Timestamp;
 
 use crate::authority::Authority;
-use crate::store::Store;
+use crate::store::{EntityRow, Store, unavailable};
 
 /// A running manager.
 #[derive(Debug)]
@@ -68,5 +69,26 @@ impl Manager {
     #[must_use]
     pub(crate) fn instruct(&self, instruction: &Instruction) -> Bytes {
         sign::<InstructionPurpose>(&[&self.authority.signing.for_purpose()], instruction).bytes().clone()
+    }
+
+    /// An entity by id or unique display name.
+    pub(crate) async fn find_entity(&self, text: &str) -> Result<EntityRow, Failure> {
+        let unknown =
+            || Failure::not_found(format!("no entity has the id or name `{text}`; see: writ entities list"));
+        if let Ok(id) = text.parse::<EntityId>() {
+            return self.store.entity(id).await.map_err(unavailable)?.ok_or_else(unknown);
+        }
+        let mut named = self.store.entities_named(text).await.map_err(unavailable)?;
+        match (named.pop(), named.pop()) {
+            (None, _) => Err(unknown()),
+            (Some(only), None) => Ok(only),
+            (Some(one), Some(other)) => {
+                let text = format!(
+                    "several entities are called `{text}`, such as {} and {}; use an id",
+                    one.id, other.id
+                );
+                Err(Failure::invalid("entity", text))
+            }
+        }
     }
 }

@@ -3,17 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use prost::Message as _;
 use tracing::{info, warn};
 use writ_common::admin::Actor;
 use writ_common::status::Failure;
-use writ_proto::manager::v1 as proto;
 use writ_protocol::id::{Digest, EntityId, InstructionId};
 use writ_protocol::limits::{MAX_INSTRUCTIONS, MAX_SMALL_BYTES};
 use writ_protocol::manager::{Instruction, Order, Poll, ReplyBody, Task, Work};
 use writ_protocol::time::Timestamp;
 
-use crate::admin::find_entity;
 use crate::context::Manager;
 use crate::notify;
 use crate::store::{
@@ -83,7 +80,7 @@ pub(crate) async fn issue(manager: &Arc<Manager>, actor: &Actor, request: Reques
         requested_by: actor.name.clone(),
         task,
     };
-    let task = proto::Instruction::from(&template).encode_to_vec();
+    let task = template.encode();
     if task.len() > MAX_TASK_BYTES {
         let text = format!("is {} bytes; an instruction holds at most {MAX_TASK_BYTES}", task.len());
         return Err(Failure::invalid("task", text));
@@ -146,7 +143,7 @@ async fn choose(manager: &Manager, names: Vec<String>) -> Result<(Vec<EntityRow>
         }
     }
     for name in names {
-        let entity = find_entity(manager, &name).await?;
+        let entity = manager.find_entity(&name).await?;
         if entity.admission != Admission::Approved {
             let text = format!("`{name}` was not let in: approve it first");
             return Err(Failure::precondition("entity_not_approved", text));
@@ -193,8 +190,7 @@ pub(crate) fn work(
 
 /// Signed when it is handed over: by the key that counts then.
 fn sealed(manager: &Manager, entity: &EntityRow, waiting: &Waiting) -> Option<bytes::Bytes> {
-    let stored = proto::Instruction::decode(waiting.task.clone()).ok();
-    let Some(template) = stored.and_then(|stored| Instruction::try_from(stored).ok()) else {
+    let Some(template) = Instruction::decode(&waiting.task) else {
         warn!(entity.id = %entity.id, waiting.sequence, "a stored instruction is damaged and is not handed over");
         return None;
     };

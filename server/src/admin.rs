@@ -1,7 +1,6 @@
 //! The operators' door. Every call passes `policy` first; the services only convert, call and convert.
 
 mod policy;
-pub(crate) mod submit;
 
 mod agents;
 mod alerts;
@@ -31,13 +30,14 @@ use writ_proto::admin::v1::{
     system_service_server::SystemServiceServer, trust_service_server::TrustServiceServer,
 };
 
-use crate::context::Server;
+use crate::cm_bridge::Uplink;
 
 /// All services of the admin port.
 ///
 /// # Errors
 /// When the embedded descriptors are damaged, which a test would have found.
-pub(crate) fn routes(server: &Arc<Server>) -> Result<Routes, tonic_reflection::server::Error> {
+pub(crate) fn routes(uplink: &Arc<Uplink>) -> Result<Routes, tonic_reflection::server::Error> {
+    let server = &uplink.server;
     let share = || Arc::clone(server);
     let (reporter, health_service) = tonic_health::server::health_reporter();
     let asked = Arc::clone(server);
@@ -64,7 +64,7 @@ pub(crate) fn routes(server: &Arc<Server>) -> Result<Routes, tonic_reflection::s
         .add_service(AlertServiceServer::new(alerts::Alerts(share())))
         .add_service(AuditServiceServer::new(AuditPages(share())))
         .add_service(OperatorServiceServer::new(OperatorPages(share())))
-        .add_service(ControlManagerServiceServer::new(manager::ControlManager(share())))
+        .add_service(ControlManagerServiceServer::new(manager::ControlManager(Arc::clone(uplink))))
         .add_service(SystemServiceServer::new(system::SystemInfo(share())))
         .add_service(TrustServiceServer::new(trust::Trust(share())))
         .add_service(health_service.max_decoding_message_size(MAX_QUESTION_BYTES))

@@ -8,6 +8,7 @@ mod init;
 mod local;
 mod passphrase;
 mod run;
+mod sample;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -28,8 +28,7 @@ use writ_common::keys::pem;
 use writ_common::keys::vault::{Vault, VaultError};
 use writ_common::keys::vouched::Named;
 use writ_common::text::quoted;
-use writ_proto::admin::v1 as proto;
-use writ_protocol::id::{CommandId, Digest, EntityId, ManagerId};
+use writ_protocol::id::{CommandId, Digest, EntityId, KeyId, ManagerId};
 use writ_protocol::keys::{Algorithm, Entity, PrivateKey};
 use writ_protocol::manager::CallBody;
 use writ_protocol::time::Timestamp;
@@ -305,37 +304,6 @@ impl Bridge {
         self.live.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Makes a signed call to a manager.
-    pub(crate) async fn call(
-        &self,
-        server: &Server,
-        line: &ManagerClient,
-        (manager, epoch): (Option<[u8; 16]>, u64),
-        body: CallBody,
-    ) -> Result<Answer, Fault> {
-        let _one_at_a_time = self.calls.lock().await;
-        let is_registration = matches!(body, CallBody::Register(_));
-        // While it waited for its turn this server may have registered there anew.
-        let is_wanted =
-            || self.held().departures.iter().any(|one| (one.manager, one.epoch) == (manager, epoch));
-        if matches!(body, CallBody::Unregister) && !is_wanted() {
-            return Err(Fault::new(
-                Leg::Input,
-                "this server registered there anew",
-                "nothing needs to be done",
-            ));
-        }
-        let stored = |error: StoreError| Fault::new(Leg::Input, error.to_string(), "see this server's log");
-        let counter =
-            server.store.next_manager_counter(is_registration, server.clock.wall()).await.map_err(stored)?;
-        let to = ManagerId::from_bytes(manager.unwrap_or_default());
-        let answer = line.call(&self.key, (to, epoch, counter), body).await?;
-        match self.held().registration {
-            registration if registration.manager == manager => registration.check_speaker(answer),
-            _ => Ok(answer),
-        }
-    }
-
     /// Whoever changes the line takes a turn; it may last as long as the manager takes to answer.
     pub(crate) async fn turn(&self) -> BridgeGuard {
         let alone = Arc::clone(&self.turns).lock_owned().await;
@@ -375,7 +343,88 @@ impl Bridge {
     }
 }
 
-impl Server {
+/// A running server and its connection to the Control Manager.
+#[derive(Debug)]
+pub(crate) struct Uplink {
+    /// The server.
+    pub server: Arc<Server>,
+    /// The connection.
+    pub bridge: Bridge,
+}
+
+/// How the connection stands, for operators.
+#[derive(Debug)]
+pub(crate) struct LineStatus {
+    /// How this server stands with its manager.
+    pub state: State,
+    /// What an operator does next; empty: nothing.
+    pub next: String,
+    /// What the manager calls this server.
+    pub entity: Option<EntityId>,
+    /// This server's key towards it.
+    pub entity_key: KeyId,
+    /// The manager.
+    pub manager: Option<ManagerId>,
+    /// Its version.
+    pub version: String,
+    /// The number of the registration; zero: there is none.
+    pub epoch: u64,
+    /// Whether it was made under an authority that was uploaded.
+    pub is_authorized: bool,
+    /// Whether a sandbox feeds the manager threats.
+    pub is_sandbox_connected: bool,
+    /// Whether the manager calls.
+    pub is_two_way: bool,
+    /// Its last answer that counted.
+    pub last_contact: Timestamp,
+    /// Of the last try, if it failed.
+    pub last_error: String,
+    /// Where updates come from.
+    pub source: Source,
+    /// Whether the manager can be that.
+    pub is_source_offered: bool,
+    /// Whether there are settings it has not heard of.
+    pub is_not_sent: bool,
+    /// Whether a manager has still to hear that a registration ended.
+    pub has_departures: bool,
+    /// Instructions it has not heard the end of.
+    pub instructions_open: u64,
+    /// Instructions that were refused since the start.
+    pub instructions_refused: u64,
+}
+
+impl Uplink {
+    /// Makes a signed call to a manager.
+    pub(crate) async fn call(
+        &self,
+        line: &ManagerClient,
+        (manager, epoch): (Option<[u8; 16]>, u64),
+        body: CallBody,
+    ) -> Result<Answer, Fault> {
+        let Self { server, bridge } = self;
+        let _one_at_a_time = bridge.calls.lock().await;
+        let is_registration = matches!(body, CallBody::Register(_));
+        // While it waited for its turn this server may have registered there anew.
+        let is_wanted =
+            || bridge.held().departures.iter().any(|one| (one.manager, one.epoch) == (manager, epoch));
+        if matches!(body, CallBody::Unregister) && !is_wanted() {
+            return Err(Fault::new(
+                Leg::Input,
+                "this server registered there anew",
+                "nothing needs to be done",
+            ));
+        }
+        let stored = |error: StoreError| Fault::new(Leg::Input, error.to_string(), "see this server's log");
+        let counter =
+            server.store.next_manager_counter(is_registration, server.clock.wall()).await.map_err(stored)?;
+        let to = ManagerId::from_bytes(manager.unwrap_or_default());
+        let answer = line.call(&bridge.key, (to, epoch, counter), body).await?;
+        match bridge.held().registration {
+            registration if registration.manager == manager => registration.check_speaker(answer),
+            _ => Ok(answer),
+        }
+    }
+
     /// Makes a change durable, then true.
     pub(crate) async fn keep_line(&self, turn: &mut BridgeGuard, next: Held) -> Result<(), StoreError> {
         let documents = vec![
@@ -384,60 +433,46 @@ impl Server {
             (REGISTRATION, Some(json(&next.registration))),
             (DEPARTURES, Some(json(&next.departures))),
         ];
-        self.store.put_manager_documents(documents).await?;
+        self.server.store.put_manager_documents(documents).await?;
         turn.held.clone_from(&next);
         *self.bridge.held.write().unwrap_or_else(PoisonError::into_inner) = next;
         self.bridge.listening.notify_one();
         Ok(())
     }
 
-    /// How the line stands, for operators.
-    pub(crate) async fn line_status(&self, held: &Held) -> Result<proto::ManagerStatus, StoreError> {
+    /// How the connection stands.
+    pub(crate) async fn status(&self, held: &Held) -> Result<LineStatus, StoreError> {
         let Held { saved, in_force, registration, departures } = held;
-        let (last_contact, last_error, refused) = {
+        let (last_contact, last_error, instructions_refused) = {
             let live = self.bridge.live();
             let parts = [live.listen_error.as_str(), live.last_error.as_str()];
             let errors: Vec<_> = parts.into_iter().filter(|part| !part.is_empty()).collect();
             (live.last_contact, errors.join("; "), live.refused)
         };
-        let not_sent = held.is_not_sent();
         let is_in = registration.state != State::Unregistered;
-        let source = match registration.source {
-            Source::Default => proto::UpdateSource::Default,
-            Source::Manager => proto::UpdateSource::Manager,
+        let next = match held.next_step() {
+            "" if !last_error.is_empty() => "writ manager test",
+            next => next,
         };
-        let state = match registration.state {
-            State::Unregistered => proto::ManagerLinkState::Unregistered,
-            State::Registering => proto::ManagerLinkState::Registering,
-            State::Waiting => proto::ManagerLinkState::Waiting,
-            State::Registered => proto::ManagerLinkState::Registered,
-            State::Rejected => proto::ManagerLinkState::Rejected,
-            State::Unknown => proto::ManagerLinkState::Unknown,
-        };
-        let shown_id = |id: Option<String>| id.filter(|_| is_in).unwrap_or_default();
-        Ok(proto::ManagerStatus {
-            state: state.into(),
-            next: if held.next_step().is_empty() && !last_error.is_empty() {
-                "writ manager test".to_owned()
-            } else {
-                held.next_step().to_owned()
-            },
-            entity_id: shown_id(registration.entity.map(|id| EntityId::from_bytes(id).to_string())),
-            entity_key_id: self.bridge.key.public().id().to_string(),
-            manager_id: shown_id(registration.manager.map(|id| ManagerId::from_bytes(id).to_string())),
-            manager_version: shown_id(Some(registration.version.clone())),
+        Ok(LineStatus {
+            state: registration.state,
+            next: next.to_owned(),
+            entity: registration.entity.filter(|_| is_in).map(EntityId::from_bytes),
+            entity_key: self.bridge.key.public().id(),
+            manager: registration.manager.filter(|_| is_in).map(ManagerId::from_bytes),
+            version: if is_in { registration.version.clone() } else { String::new() },
             epoch: if is_in { registration.epoch } else { 0 },
-            certificate_authorization: is_in && registration.is_authorized,
-            sandbox_connected: is_in && registration.is_sandbox_connected,
-            two_way: is_in && in_force.as_ref().unwrap_or(saved).forwarding.is_some(),
-            last_contact_ms: last_contact.as_millis(),
+            is_authorized: is_in && registration.is_authorized,
+            is_sandbox_connected: is_in && registration.is_sandbox_connected,
+            is_two_way: is_in && in_force.as_ref().unwrap_or(saved).forwarding.is_some(),
+            last_contact,
             last_error,
-            update_source: source.into(),
-            update_source_offered: update_source::is_offered(registration).is_ok(),
-            settings_not_sent: not_sent,
-            departure_pending: !departures.is_empty(),
-            instructions_open: self.store.count_unreported(registration.epoch).await?,
-            instructions_refused: refused,
+            source: registration.source,
+            is_source_offered: update_source::is_offered(registration).is_ok(),
+            is_not_sent: held.is_not_sent(),
+            has_departures: !departures.is_empty(),
+            instructions_open: self.server.store.count_unreported(registration.epoch).await?,
+            instructions_refused,
         })
     }
 }

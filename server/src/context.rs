@@ -9,10 +9,10 @@ use writ_common::shutdown::Shutdown;
 use writ_common::status::Failure;
 use writ_common::time::SharedClock;
 use writ_common::tls::ServerTls;
-use writ_protocol::id::{Digest, FleetId};
+use writ_protocol::id::{AgentId, Digest, FleetId};
+use writ_protocol::time::Timestamp;
 use writ_protocol::trust::Chain;
 
-use crate::cm_bridge::Bridge;
 use crate::config::SessionSettings;
 use crate::dispatch::Dispatcher;
 use crate::sign::Signer;
@@ -48,8 +48,6 @@ pub(crate) struct Server {
     pub hand_backs: Semaphore,
     /// Tokens looked up at a time from where too many were wrong.
     pub token_checks: Semaphore,
-    /// The line up to the Control Manager.
-    pub bridge: Bridge,
     /// Sessions.
     pub settings: SessionSettings,
     /// How much the audit logs keep.
@@ -91,5 +89,12 @@ impl Server {
         let mut leaves = self.tls.leaf_spki_digests();
         leaves.extend(&self.proxy_leaves);
         leaves
+    }
+
+    /// When an agent was last heard. Any authenticated contact counts as life, whether the store has heard of
+    /// it yet or not.
+    #[must_use]
+    pub(crate) fn last_contact(&self, agent: AgentId, stored: Timestamp) -> Timestamp {
+        self.dispatcher.registry().last_heard(agent).unwrap_or_default().max(stored)
     }
 }

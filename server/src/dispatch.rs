@@ -88,7 +88,7 @@ pub(crate) struct Dispatcher {
     kept: Mutex<Kept>,
     /// One rebuilding at a time: agents that come back together want the same trees.
     rebuilding: tokio::sync::Mutex<()>,
-    in_flight: in_flight::InFlight,
+    in_flight: Arc<in_flight::InFlight>,
     /// Until when each cancelled command could have been obeyed. Asked at every delivery: copies of a
     /// command may stand in outboxes, or be read from the store at that very moment.
     cancelled: RwLock<HashMap<CommandId, Timestamp>>,
@@ -103,7 +103,7 @@ impl Dispatcher {
             registry: Registry::new(outbox),
             kept: Mutex::default(),
             rebuilding: tokio::sync::Mutex::default(),
-            in_flight: in_flight::InFlight::default(),
+            in_flight: Arc::default(),
             cancelled: RwLock::default(),
             cancelling: tokio::sync::Mutex::default(),
         }
@@ -223,7 +223,7 @@ impl Dispatcher {
 
     /// Who was sent what and has not answered yet.
     #[must_use]
-    pub(crate) const fn in_flight(&self) -> &in_flight::InFlight {
+    pub(crate) const fn in_flight(&self) -> &Arc<in_flight::InFlight> {
         &self.in_flight
     }
 }

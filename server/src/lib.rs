@@ -9,6 +9,7 @@ mod admin;
 mod selector;
 mod sign;
 mod store;
+mod submit;
 
 mod context;
 mod dispatch;

@@ -1,18 +1,13 @@
 //! What can be watched over months. docs/telemetry.md lists every metric.
 
-use std::sync::Arc;
-
 use metrics::{Unit, counter, describe_counter, describe_gauge, gauge};
 use metrics_exporter_prometheus::{BuildError, PrometheusHandle};
-use tokio::net::TcpListener;
 use writ_common::metrics::number;
 use writ_protocol::refusal::RefusalCode;
 use writ_protocol::time::Timestamp;
 
 use crate::VERSION;
-use crate::authority::mismatch::holdings;
-use crate::context::Server;
-use crate::store::{AlertKind, StoreError, TargetState};
+use crate::store::{AlertKind, TargetState};
 
 const SIGNING_ENDS: &str = "writ_signing_certificate_accept_until_timestamp_seconds";
 const BUNDLE: &str = "writ_trust_bundle_version";
@@ -121,39 +116,48 @@ pub(crate) fn install() -> Result<PrometheusHandle, BuildError> {
     Ok(handle)
 }
 
-/// Answers `GET /metrics` until the server ends.
-pub(crate) async fn serve(server: Arc<Server>, listener: TcpListener, handle: PrometheusHandle) {
-    let shutdown = server.shutdown.clone();
-    let look = move || {
-        let server = Arc::clone(&server);
-        async move { sample(&server).await }
-    };
-    writ_common::metrics::serve(listener, handle, shutdown, look).await;
+/// What is true at a moment.
+#[derive(Debug)]
+pub(crate) struct Gauges {
+    /// Until when this server can sign; zero: it cannot.
+    pub signing_ends: Timestamp,
+    /// The version of the newest trust bundle.
+    pub bundle: u64,
+    /// The version of the newest bundle in a backup that was proven readable; zero: there is none.
+    pub proven_backup: u64,
+    /// Agents that are enrolled and not removed.
+    pub enrolled: u64,
+    /// Agents that hold the newest bundle.
+    pub with_newest: u64,
+    /// Agents that accept the key that signs now.
+    pub obeying: u64,
+    /// Agents with a proven session.
+    pub connected: u64,
+    /// Deliveries that no receipt was stored of, and when the oldest was issued.
+    pub backlog: (u64, Timestamp),
+    /// How often each kind of alert was raised.
+    pub alerts: Vec<(String, u64)>,
+    /// Addresses of agents of another chain.
+    pub strangers: u64,
+    /// When the Control Manager last gave an answer that counted; zero: never.
+    pub manager: Timestamp,
 }
 
-/// Sets every gauge to what is true now.
-async fn sample(server: &Server) -> Result<(), StoreError> {
-    gauge!(SIGNING_ENDS).set(number(server.signer.until().map_or(0, |ends| ends.as_millis() / 1000)));
-    gauge!(BUNDLE).set(number(server.chain().head().bundle.version));
-    let backups = server.store.backups().await?;
-    let proven = backups.iter().filter(|backup| backup.proven_at > Timestamp::ZERO);
-    gauge!(BACKUP).set(number(proven.map(|backup| backup.bundle_version).max().unwrap_or(0)));
-    let holdings = holdings(server).await?;
-    let all = || holdings.iter();
-    gauge!(ENROLLED).set(number(all().map(|holding| holding.holders.agents).sum()));
-    let newest = all().filter(|holding| holding.is_newest);
-    gauge!(NEWEST).set(number(newest.map(|holding| holding.holders.agents).sum()));
-    let obeying = all().filter(|holding| holding.refusal.is_none());
-    gauge!(OBEYING).set(number(obeying.map(|holding| holding.holders.agents).sum()));
-    gauge!(CONNECTED).set(number(server.dispatcher.registry().connected()));
-    let (open, oldest) = server.store.backlog(server.clock.wall()).await?;
-    for (kind, raised) in server.store.alert_counts().await? {
+/// Shows what is true now.
+pub(crate) fn show(now: Gauges) {
+    let seconds = |at: Timestamp| number(at.as_millis() / 1000);
+    gauge!(SIGNING_ENDS).set(seconds(now.signing_ends));
+    gauge!(BUNDLE).set(number(now.bundle));
+    gauge!(BACKUP).set(number(now.proven_backup));
+    gauge!(ENROLLED).set(number(now.enrolled));
+    gauge!(NEWEST).set(number(now.with_newest));
+    gauge!(OBEYING).set(number(now.obeying));
+    gauge!(CONNECTED).set(number(now.connected));
+    gauge!(OPEN).set(number(now.backlog.0));
+    gauge!(OLDEST).set(seconds(now.backlog.1));
+    for (kind, raised) in now.alerts {
         counter!(ALERTS, "kind" => kind).absolute(raised);
     }
-    gauge!(OPEN).set(number(open));
-    gauge!(OLDEST).set(number(oldest.as_millis() / 1000));
-    let strangers = u64::try_from(server.unknown_fleet.list(&server.chain()).len()).unwrap_or(u64::MAX);
-    gauge!(STRANGERS).set(number(strangers));
-    gauge!(MANAGER).set(number(server.bridge.last_contact().as_millis() / 1000));
-    Ok(())
+    gauge!(STRANGERS).set(number(now.strangers));
+    gauge!(MANAGER).set(seconds(now.manager));
 }

@@ -30,7 +30,7 @@ const MAX_CLOCK_DRIFT: Duration = Duration::from_secs(3600);
 /// floor.
 pub(crate) const CLOCK_TOLERANCE: Duration = Duration::from_secs(30);
 
-/// A well-formed request, not yet signed. Made by [`crate::admin::submit`].
+/// A well-formed request, not yet signed. Made by [`crate::submit`].
 #[derive(Debug)]
 pub(crate) struct CommandDraft {
     /// Its id.

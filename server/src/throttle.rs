@@ -5,8 +5,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use writ_common::net::source;
 use writ_common::time::SharedClock;
-use writ_common::tls::source;
 
 /// Failures a source has at once. An operator who mistypes, or a script that starts ten hosts with an old
 /// token, stays below.

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 
 use tracing::warn;
-use writ_common::tls::source;
+use writ_common::net::source;
 use writ_protocol::id::Digest;
 use writ_protocol::time::Timestamp;
 use writ_protocol::trust::Chain;

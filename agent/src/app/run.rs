@@ -13,14 +13,14 @@ use writ_common::time::SystemClock;
 use writ_common::users;
 use writ_protocol::keys::Algorithm;
 
-use super::status::Status;
 use super::{Run, enroll};
 use crate::VERSION;
 use crate::config::Config;
 use crate::execute::{self, ActionTable};
 use crate::identity::{Files, Identity, IdentityError};
-use crate::link::{Enrolled, Link};
-use crate::obey::{AgentCore, Left};
+use crate::link::{self, Enrolled, Link};
+use crate::link_state::LinkStateFile;
+use crate::obey::{AgentCore, Left, Surroundings};
 use crate::refusals::Refusals;
 use crate::replay::Journal;
 use crate::session_time::SessionTime;
@@ -87,8 +87,7 @@ pub(super) async fn run(options: Run, shutdown: Shutdown) -> Result<(), Fatal> {
     );
     let time = SessionTime::new(Arc::new(SystemClock::new()));
     let actions_shutdown = Shutdown::new();
-    let parts = (time, config.max_running, actions_shutdown.clone());
-    let status = Status::new(&files, &table);
+    let status = LinkStateFile::new(&files, &table);
     let denied = config.denied_actions.iter().any(|denied| denied == "settings");
     if denied && files.settings().exists() {
         warn!(file = %files.settings().display(), "settings that came by a command do not count: actions.deny lists `settings`");
@@ -100,7 +99,14 @@ pub(super) async fn run(options: Run, shutdown: Shutdown) -> Result<(), Fatal> {
         }
     };
     let left = Left::of(&journal).map_err(|error| failed(&error))?;
-    let (core, answers) = AgentCore::new(identity, trust, journal, (table, settings), parts, config.proxy);
+    let surroundings = Surroundings {
+        time,
+        max_running: config.max_running,
+        proxy: config.proxy,
+        probe: link::probe,
+        shutdown: actions_shutdown.clone(),
+    };
+    let (core, answers) = AgentCore::new(identity, trust, journal, (table, settings), surroundings);
     let link = Link {
         core,
         answers,

@@ -1,6 +1,6 @@
 //! Which addresses this host can speak to.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 /// The families of addresses this host has.
 #[derive(Debug, Clone, Copy)]
@@ -51,6 +51,18 @@ pub const fn family(address: IpAddr) -> &'static str {
 #[must_use]
 pub const fn other_family(address: IpAddr) -> &'static str {
     if address.is_ipv4() { "IPv6" } else { "IPv4" }
+}
+
+/// Whom connections and failures are counted by: a host has one IPv4 address, but a whole /64 of IPv6.
+#[must_use]
+pub fn source(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V4(address) => IpAddr::V4(address),
+        IpAddr::V6(address) => {
+            let [a, b, c, d, ..] = address.segments();
+            IpAddr::V6(Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0))
+        }
+    }
 }
 
 #[cfg(test)]

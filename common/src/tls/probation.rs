@@ -7,7 +7,7 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::hush::Hush;
+use crate::net::source;
 use crate::shutdown::Shutdown;
 use writ_protocol::id::Digest;
 
@@ -42,18 +43,6 @@ impl Room {
     #[must_use]
     pub const fn of_connections(of_a_source: u64, in_all: u64) -> Self {
         Self { of_a_source: of_a_source * BYTES_OF_A_CONNECTION, in_all: in_all * BYTES_OF_A_CONNECTION }
-    }
-}
-
-/// Whom connections and failures are counted by: a host has one IPv4 address, but a whole /64 of IPv6.
-#[must_use]
-pub fn source(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V4(address) => IpAddr::V4(address),
-        IpAddr::V6(address) => {
-            let [a, b, c, d, ..] = address.segments();
-            IpAddr::V6(Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0))
-        }
     }
 }
 

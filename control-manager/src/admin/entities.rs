@@ -15,7 +15,6 @@ use writ_protocol::keys::SigningCertificate;
 use writ_protocol::manager::{Mode, RegistrationToken};
 use writ_protocol::time::Timestamp;
 
-use super::find_entity;
 use crate::VERSION;
 use crate::context::Manager;
 use crate::presence::Presence;
@@ -59,7 +58,7 @@ impl EntityService for Entities {
         &self,
         request: Request<proto::GetEntityRequest>,
     ) -> Result<Response<proto::Entity>, Status> {
-        let row = find_entity(&self.0, &request.into_inner().entity).await?;
+        let row = self.0.find_entity(&request.into_inner().entity).await?;
         Ok(Response::new(show(row, self.0.now())))
     }
 
@@ -68,7 +67,7 @@ impl EntityService for Entities {
         request: Request<proto::ApproveEntityRequest>,
     ) -> Result<Response<proto::Entity>, Status> {
         let actor = admin::actor(&request)?;
-        let entity = find_entity(&self.0, &request.get_ref().entity).await?;
+        let entity = self.0.find_entity(&request.get_ref().entity).await?;
         Ok(Response::new(self.stand(&entity, Admission::Approved, &actor.name).await?))
     }
 
@@ -77,7 +76,7 @@ impl EntityService for Entities {
         request: Request<proto::RejectEntityRequest>,
     ) -> Result<Response<proto::Entity>, Status> {
         let actor = admin::actor(&request)?;
-        let entity = find_entity(&self.0, &request.get_ref().entity).await?;
+        let entity = self.0.find_entity(&request.get_ref().entity).await?;
         Ok(Response::new(self.stand(&entity, Admission::Rejected, &actor.name).await?))
     }
 
@@ -86,7 +85,7 @@ impl EntityService for Entities {
         request: Request<proto::RemoveEntityRequest>,
     ) -> Result<Response<proto::Entity>, Status> {
         let actor = admin::actor(&request)?;
-        let entity = find_entity(&self.0, &request.get_ref().entity).await?;
+        let entity = self.0.find_entity(&request.get_ref().entity).await?;
         let (now, id) = (self.0.now(), entity.id);
         let removed = self.0.store.change(move |change| {
             change.give_up(id, "the entity was removed", now)?;

@@ -18,7 +18,8 @@ use integration_tests::python;
 use prost::Message as _;
 use serde::{Deserialize, Serialize};
 use writ_agent::{
-    ActionTable, AgentCore, Deliveries, Files, Identity, Journal, Reaction, SessionTime, SettingsStore, Trust,
+    ActionTable, AgentCore, Deliveries, Files, Identity, Journal, Reaction, SessionTime, SettingsStore,
+    Surroundings, Trust,
 };
 use writ_common::shutdown::Shutdown;
 use writ_common::time::SystemClock;
@@ -251,8 +252,13 @@ async fn judge_delivery(case: &DeliveryCase) -> String {
             ActionTable::load(&actions, &[], writ_common::users::own_uid()).unwrap(),
             SettingsStore::load(&files.settings(), "info").unwrap(),
         ),
-        (time, 1, shutdown.clone()),
-        None,
+        Surroundings {
+            time,
+            max_running: 1,
+            proxy: None,
+            probe: |_, _| Box::pin(std::future::ready(Err("a vector has no network".to_owned()))),
+            shutdown: shutdown.clone(),
+        },
     );
     let message = proto::Delivery::decode(unbase64(&case.delivery)).unwrap();
     let judged = match core.receive(message, now, &mut Deliveries::default()) {

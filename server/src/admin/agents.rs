@@ -12,13 +12,12 @@ use writ_proto::admin::v1::{
 };
 use writ_protocol::facts::{FACTS, RECORD};
 use writ_protocol::id::AgentId;
-use writ_protocol::time::Timestamp;
 
-use super::submit::{self, find_agent};
 use super::why;
 use crate::context::Server;
 use crate::selector::{is_name, is_value};
 use crate::store::{AgentRow, Attribute, Membership, Source, StoreError, unavailable};
+use crate::submit::{self, find_agent};
 use writ_common::admin::{Effect, page};
 
 /// Labels of one agent.
@@ -159,17 +158,12 @@ fn check_label_name(name: &str) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Any authenticated contact counts as life, whether the store has heard of it yet or not.
-pub(super) fn last_contact(server: &Server, agent: AgentId, stored: Timestamp) -> Timestamp {
-    server.dispatcher.registry().last_heard(agent).unwrap_or_default().max(stored)
-}
-
 fn show(server: &Server, row: AgentRow) -> Agent {
     let of = |source| {
         let said = row.attributes.iter().filter(move |attribute| attribute.source == source);
         said.map(|Attribute { name, value, .. }| Shown { name: name.clone(), value: value.clone() }).collect()
     };
-    let last_contact_ms = last_contact(server, row.id, row.last_contact).as_millis();
+    let last_contact_ms = server.last_contact(row.id, row.last_contact).as_millis();
     Agent {
         labels: of(Source::Label),
         facts: of(Source::Fact),

@@ -26,11 +26,11 @@ use writ_protocol::place::Place;
 use writ_protocol::receipt::{Decision, Ending};
 use writ_protocol::time::Timestamp;
 
-use super::submit::{self, Selection, Submitted};
 use super::{evidence, preview};
 use crate::context::Server;
 use crate::store::unavailable;
 use crate::store::{CommandRow, Progress as Counted, TargetRow, TargetState};
+use crate::submit::{self, Selection, Submitted};
 use crate::traces::TraceParent;
 use writ_common::admin::{Effect, page};
 

@@ -8,9 +8,9 @@ use writ_protocol::audience::AudienceTree;
 use writ_protocol::command::{Action, ActionClass};
 use writ_protocol::id::AgentId;
 
-use super::submit::{self, Request};
 use crate::context::Server;
 use crate::store::{AllowList, unavailable};
+use crate::submit::{self, Request};
 use writ_common::admin::page;
 
 /// The frozen targets, a page of them after an agent, and what the agents say of the action.

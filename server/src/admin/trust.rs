@@ -13,7 +13,6 @@ use writ_protocol::id::KeyId;
 use writ_protocol::time::Timestamp;
 use writ_protocol::trust::{Chain, Link};
 
-use super::agents::last_contact;
 use crate::authority::certificates::Standing;
 use crate::authority::follow::caught_up;
 use crate::authority::mismatch::{Holding, Mismatch, holdings};
@@ -166,7 +165,7 @@ fn behind(server: &Server, chain: &Chain, row: Behind, now: Timestamp) -> Behind
         key_id: shown(obeys),
         expected_key_id: shown(signing),
         refusal_code,
-        last_contact_ms: last_contact(server, agent.id, agent.last_contact).as_millis(),
+        last_contact_ms: server.last_contact(agent.id, agent.last_contact).as_millis(),
         connected: server.dispatcher.registry().is_connected(agent.id),
         agent_name: agent.name,
     }

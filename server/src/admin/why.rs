@@ -86,7 +86,7 @@ fn standing(agent: &AgentRow) -> Finding {
 }
 
 fn liveness(server: &Server, agent: &AgentRow, now: Timestamp) -> Finding {
-    let heard = ago(now, super::agents::last_contact(server, agent.id, agent.last_contact));
+    let heard = ago(now, server.last_contact(agent.id, agent.last_contact));
     if server.dispatcher.registry().is_connected(agent.id) {
         return finding("liveness", FindingLevel::Good, format!("connected, last heard {heard}"), "");
     }

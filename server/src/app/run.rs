@@ -18,12 +18,12 @@ use writ_common::time::{SharedClock, SystemClock};
 use writ_common::tls::Room;
 use writ_protocol::trust::Chain;
 
-use super::{Run, gateway};
+use super::{Run, gateway, sample};
 use crate::VERSION;
 use crate::admin;
 use crate::authority::presence::{self, Presence};
 use crate::authority::{Files, channel, follow, head_marker, read_signing_keys};
-use crate::cm_bridge::{Bridge, notify, poll, register};
+use crate::cm_bridge::{Bridge, Uplink, notify, poll, register};
 use crate::config::Config;
 use crate::context::Server;
 use crate::dispatch::{Dispatcher, in_flight};
@@ -88,7 +88,8 @@ pub(super) async fn run(options: Run, shutdown: Shutdown) -> Result<(), Fatal> {
         .await
         .map_err(|e| Fatal::caused("cannot start", &e))?;
     let shutdowns = (&shutdown, &last_shutdown);
-    let server = Arc::new(load(&config, &files, store, options.accept_clock, shutdowns).await?);
+    let uplink = Arc::new(load(&config, &files, store, options.accept_clock, shutdowns).await?);
+    let server = Arc::clone(&uplink.server);
     let tls = server.tls.clone();
 
     let agents = port::bind(config.listen_agents, "listen.agents")?;
@@ -105,18 +106,19 @@ pub(super) async fn run(options: Run, shutdown: Shutdown) -> Result<(), Fatal> {
         "serving"
     );
     let agent_port = port::settings(FEW_STREAMS).add_service(gateway::service(&server));
-    let routes = admin::routes(&server).map_err(|error| Fatal::failure(error.to_string()))?;
+    let routes = admin::routes(&uplink).map_err(|error| Fatal::failure(error.to_string()))?;
     let admin_port = port::settings(MANY_STREAMS).layer(PolicyLayer::new(&server)).add_routes(routes);
 
     shutdown.spawn(note_time(Arc::clone(&server)));
     let of_the_server = (Arc::clone(&server.clock), shutdown.clone());
     shutdown.spawn(archive::run(server.store.database().clone(), server.audit, files.audit(), of_the_server));
     shutdown.spawn(expiry::run(Arc::clone(&server)));
-    shutdown.spawn(metrics::serve(Arc::clone(&server), measured.0, recorder));
-    shutdown.spawn(poll::run(Arc::clone(&server)));
-    shutdown.spawn(register::keep_departures(Arc::clone(&server)));
-    shutdown.spawn(notify::run(Arc::clone(&server)));
-    shutdown.spawn(in_flight::run(Arc::clone(&server)));
+    shutdown.spawn(sample::serve(Arc::clone(&uplink), measured.0, recorder));
+    shutdown.spawn(poll::run(Arc::clone(&uplink)));
+    shutdown.spawn(register::keep_departures(Arc::clone(&uplink)));
+    shutdown.spawn(notify::run(uplink));
+    let in_flight = Arc::clone(server.dispatcher.in_flight());
+    shutdown.spawn(in_flight::run(in_flight, server.store.clone(), shutdown.clone()));
     shutdown.spawn(channel::run(Arc::clone(&server), files.clone()));
     shutdown.spawn(follow::run(Arc::clone(&server), files.clone()));
     shutdown.spawn(keep_alive(&server));
@@ -173,7 +175,7 @@ async fn load(
     store: Store,
     accept_clock: bool,
     (shutdown, last_shutdown): (&Shutdown, &Shutdown),
-) -> Result<Server, Fatal> {
+) -> Result<Uplink, Fatal> {
     let failed = |error: &dyn std::error::Error| Fatal::caused("cannot start", error);
     let (fleet, _name) = store.fleet().await.map_err(|error| failed(&error))?.ok_or_else(|| {
         Fatal::failure(format!("{}: init did not finish here; run it again", files.folder().display()))
@@ -204,7 +206,7 @@ async fn load(
     let tls = channel::open(files, now, &chain.head().bundle.endpoints).map_err(|error| failed(&error))?;
     let bridge = Bridge::open(files, &store, config.listen_notify).await.map_err(|error| failed(&error))?;
     let traces = Traces::start(config.traces.as_ref(), fleet, last_shutdown).map_err(Fatal::usage)?;
-    Ok(Server {
+    let server = Server {
         fleet,
         trust: RwLock::new(Arc::new(chain)),
         signer,
@@ -217,12 +219,12 @@ async fn load(
         unknown_fleet: UnknownFleetPeers::default(),
         hand_backs: Semaphore::new(HAND_BACKS),
         token_checks: Semaphore::new(TOKEN_CHECKS),
-        bridge,
         settings: config.session.clone(),
         audit: config.audit,
         clock,
         hush: Hush::default(),
         traces,
         shutdown: shutdown.clone(),
-    })
+    };
+    Ok(Uplink { server: Arc::new(server), bridge })
 }

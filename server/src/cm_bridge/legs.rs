@@ -5,8 +5,63 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::time::Instant;
-use writ_proto::admin::v1 as proto;
-pub(crate) use writ_proto::admin::v1::ConnectionLeg as Leg;
+
+/// A part of the way to the manager.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Leg {
+    /// The settings are complete and can be used on this host.
+    Input,
+    /// The name has an address.
+    Dns,
+    /// The proxy takes connections.
+    ProxyConnect,
+    /// The proxy lets this server in.
+    ProxyAuthentication,
+    /// The manager's host takes a connection.
+    Tcp,
+    /// TLS 1.3 is agreed on.
+    Tls,
+    /// The certificate leads to the authority that was uploaded.
+    CertificateTrust,
+    /// The certificate carries the name that was dialled.
+    HostName,
+    /// A web server in front of the manager lets this server in.
+    WebAuthentication,
+    /// What answers speaks the same protocol.
+    ProtocolVersion,
+    /// Both clocks agree.
+    Clock,
+    /// The manager's key is vouched for, and it takes this server.
+    Authorization,
+    /// The manager reaches this server.
+    Callback,
+}
+
+/// What became of a leg.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LegOutcome {
+    /// It was gone.
+    Passed,
+    /// It is not on this way, or another one failed before it.
+    Skipped,
+    /// It ends here.
+    Failed,
+}
+
+/// What a test of the way says of one leg.
+#[derive(Debug, Clone)]
+pub(crate) struct TestedLeg {
+    /// Which.
+    pub leg: Leg,
+    /// What became of it.
+    pub outcome: LegOutcome,
+    /// How long it took.
+    pub elapsed: Duration,
+    /// What happened.
+    pub detail: String,
+    /// What to do; empty unless it failed.
+    pub advice: String,
+}
 
 /// In the order they are gone.
 pub(crate) const ORDER: [Leg; 13] = [
@@ -27,7 +82,7 @@ pub(crate) const ORDER: [Leg; 13] = [
 
 /// A leg that failed.
 #[derive(Debug, Clone)]
-pub struct Fault {
+pub(crate) struct Fault {
     /// Which.
     pub leg: Leg,
     /// What happened.
@@ -38,34 +93,50 @@ pub struct Fault {
 
 impl Fault {
     /// A leg that failed.
-    pub fn new(leg: Leg, detail: impl Into<String>, advice: impl Into<String>) -> Self {
+    pub(crate) fn new(leg: Leg, detail: impl Into<String>, advice: impl Into<String>) -> Self {
         Self { leg, detail: detail.into(), advice: advice.into() }
     }
 
     /// The leg's stable name.
     #[must_use]
-    pub fn code(&self) -> String {
-        name(self.leg)
+    pub(crate) fn code(&self) -> &'static str {
+        self.leg.as_str()
     }
 }
 
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { leg, detail, advice } = self;
-        write!(f, "{}: {detail}; {advice}", name(*leg))
+        write!(f, "{}: {detail}; {advice}", leg.as_str())
     }
 }
 
-/// A leg's stable name, such as `host_name`.
-#[must_use]
-pub(crate) fn name(leg: Leg) -> String {
-    leg.as_str_name().trim_start_matches("CONNECTION_LEG_").to_ascii_lowercase()
+impl Leg {
+    /// Its stable name.
+    #[must_use]
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Input => "input",
+            Self::Dns => "dns",
+            Self::ProxyConnect => "proxy_connect",
+            Self::ProxyAuthentication => "proxy_authentication",
+            Self::Tcp => "tcp",
+            Self::Tls => "tls",
+            Self::CertificateTrust => "certificate_trust",
+            Self::HostName => "host_name",
+            Self::WebAuthentication => "web_authentication",
+            Self::ProtocolVersion => "protocol_version",
+            Self::Clock => "clock",
+            Self::Authorization => "authorization",
+            Self::Callback => "callback",
+        }
+    }
 }
 
 /// Reports legs as they are gone; the everyday way has nobody who listens.
 #[derive(Debug)]
 pub(crate) struct Legs {
-    listener: Option<mpsc::Sender<proto::TestedLeg>>,
+    listener: Option<mpsc::Sender<TestedLeg>>,
     reported: Vec<Leg>,
     since: Instant,
 }
@@ -79,19 +150,19 @@ impl Legs {
 
     /// Somebody does.
     #[must_use]
-    pub(crate) fn to(listener: mpsc::Sender<proto::TestedLeg>) -> Self {
+    pub(crate) fn to(listener: mpsc::Sender<TestedLeg>) -> Self {
         Self { listener: Some(listener), ..Self::silent() }
     }
 
     /// A leg was gone since the last one was reported.
     pub(crate) async fn passed(&mut self, leg: Leg, detail: impl Into<String>) {
-        self.say(leg, proto::LegOutcome::Passed, (detail.into(), String::new())).await;
+        self.say(leg, LegOutcome::Passed, (detail.into(), String::new())).await;
     }
 
     /// A leg is not on this way, or another one failed before it.
     pub(crate) async fn skipped(&mut self, leg: Leg, why: impl Into<String>) {
         self.since = Instant::now();
-        self.say(leg, proto::LegOutcome::Skipped, (why.into(), String::new())).await;
+        self.say(leg, LegOutcome::Skipped, (why.into(), String::new())).await;
     }
 
     /// A leg failed: those before it that nobody spoke of were not on this way, those after it are not gone.
@@ -106,14 +177,14 @@ impl Legs {
             }
             if Some(leg) == failed {
                 let words = (fault.detail.clone(), fault.advice.clone());
-                self.tell(leg, proto::LegOutcome::Failed, elapsed, words).await;
+                self.tell(leg, LegOutcome::Failed, elapsed, words).await;
             } else {
-                self.skipped(leg, format!("{} failed", name(fault.leg))).await;
+                self.skipped(leg, format!("{} failed", fault.leg.as_str())).await;
             }
         }
     }
 
-    async fn say(&mut self, leg: Leg, outcome: proto::LegOutcome, words: (String, String)) {
+    async fn say(&mut self, leg: Leg, outcome: LegOutcome, words: (String, String)) {
         let elapsed = self.since.elapsed();
         self.tell(leg, outcome, elapsed, words).await;
     }
@@ -121,14 +192,12 @@ impl Legs {
     async fn tell(
         &mut self,
         leg: Leg,
-        outcome: proto::LegOutcome,
+        outcome: LegOutcome,
         elapsed: Duration,
         (detail, advice): (String, String),
     ) {
         if let Some(listener) = &self.listener {
-            let elapsed_us = u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX);
-            let told =
-                proto::TestedLeg { leg: leg.into(), outcome: outcome.into(), elapsed_us, detail, advice };
+            let told = TestedLeg { leg, outcome, elapsed, detail, advice };
             // Whoever asked may have hung up.
             let _ = listener.send(told).await;
         }

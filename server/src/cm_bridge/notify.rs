@@ -14,8 +14,7 @@ use writ_proto::manager::v1 as proto;
 use writ_proto::manager::v1::entity_notify_server::{EntityNotify, EntityNotifyServer};
 use writ_protocol::id::random_bytes;
 
-use super::State;
-use crate::context::Server;
+use super::{State, Uplink};
 
 /// A port that could not be taken.
 const TRY_AGAIN: Duration = Duration::from_secs(10);
@@ -25,27 +24,27 @@ const OPEN_WITHIN: Duration = Duration::from_secs(5);
 const DRAIN: Duration = Duration::from_secs(2);
 
 /// Listens as long as there is a reason to, until the server ends.
-pub(crate) async fn run(server: Arc<Server>) {
+pub(crate) async fn run(uplink: Arc<Uplink>) {
     let mut open: Option<Shutdown> = None;
     loop {
-        let wanted = is_wanted(&server);
+        let wanted = is_wanted(&uplink);
         match (&open, wanted) {
             (None, true) => {
-                open = listen(&server).await;
-                server.bridge.listens.send_replace(Some(open.is_some()));
+                open = listen(&uplink).await;
+                uplink.bridge.listens.send_replace(Some(open.is_some()));
             }
             (Some(listening), false) => {
                 listening.drain(DRAIN).await;
                 open = None;
-                server.bridge.live().listen_error.clear();
+                uplink.bridge.live().listen_error.clear();
                 info!("nobody listens for the Control Manager any more");
             }
             (Some(_), true) | (None, false) => {}
         }
         // A port that is taken may become free.
         let wait = if wanted && open.is_none() { TRY_AGAIN } else { Duration::from_secs(3600) };
-        let asked = tokio::time::timeout(wait, server.bridge.listening.notified());
-        if server.shutdown.unless_requested(asked).await.is_none() {
+        let asked = tokio::time::timeout(wait, uplink.bridge.listening.notified());
+        if uplink.server.shutdown.unless_requested(asked).await.is_none() {
             if let Some(listening) = open {
                 listening.drain(DRAIN).await;
             }
@@ -55,32 +54,32 @@ pub(crate) async fn run(server: Arc<Server>) {
 }
 
 /// Under one lock with the tests that wait: one that begins now finds the port open, or waits for it.
-fn is_wanted(server: &Server) -> bool {
-    let awaited = server.bridge.awaited.lock().unwrap_or_else(PoisonError::into_inner);
-    let held = server.bridge.held();
+fn is_wanted(uplink: &Uplink) -> bool {
+    let awaited = uplink.bridge.awaited.lock().unwrap_or_else(PoisonError::into_inner);
+    let held = uplink.bridge.held();
     let is_two_way = held.registration.state != State::Unregistered
         && held.in_force.as_ref().is_some_and(|settings| settings.forwarding.is_some());
     let is_wanted = is_two_way || !awaited.is_empty();
     if !is_wanted {
-        server.bridge.listens.send_replace(None);
+        uplink.bridge.listens.send_replace(None);
     }
     is_wanted
 }
 
-async fn listen(server: &Arc<Server>) -> Option<Shutdown> {
-    let (listener, address) = match port::bind(server.bridge.listen, "listen.notify") {
+async fn listen(uplink: &Arc<Uplink>) -> Option<Shutdown> {
+    let (listener, address) = match port::bind(uplink.bridge.listen, "listen.notify") {
         Ok(bound) => bound,
         Err(fatal) => {
             error!(error = %fatal, "nobody listens for the Control Manager");
-            server.bridge.live().listen_error = fatal.to_string();
+            uplink.bridge.live().listen_error = fatal.to_string();
             return None;
         }
     };
-    server.bridge.live().listen_error.clear();
+    uplink.bridge.live().listen_error.clear();
     info!(%address, "listening for the Control Manager");
     let service =
-        EntityNotifyServer::new(Notified(Arc::clone(server))).max_decoding_message_size(MAX_QUESTION_BYTES);
-    let tls = server.tls.clone();
+        EntityNotifyServer::new(Notified(Arc::clone(uplink))).max_decoding_message_size(MAX_QUESTION_BYTES);
+    let tls = uplink.server.tls.clone();
     let (listening, task) = (Shutdown::new(), Shutdown::new());
     let asked = task.clone();
     listening.spawn(async move {
@@ -100,7 +99,7 @@ async fn listen(server: &Arc<Server>) -> Option<Shutdown> {
 /// A nonce that a test waits for.
 #[derive(Debug)]
 pub(super) struct Awaited<'a> {
-    server: &'a Server,
+    uplink: &'a Uplink,
     pub(super) nonce: [u8; 32],
     pub(super) came: oneshot::Receiver<()>,
 }
@@ -108,12 +107,12 @@ pub(super) struct Awaited<'a> {
 impl<'a> Awaited<'a> {
     /// Listens for it as long as this lives: the manager is asked to call only when the port is open, or
     /// cannot be opened.
-    pub(super) async fn new(server: &'a Server) -> Self {
+    pub(super) async fn new(uplink: &'a Uplink) -> Self {
         let (nonce, (told, came)) = (random_bytes(), oneshot::channel());
-        server.bridge.awaited.lock().unwrap_or_else(PoisonError::into_inner).insert(nonce, told);
-        let awaited = Self { server, nonce, came };
-        server.bridge.listening.notify_one();
-        let mut listens = server.bridge.listens.subscribe();
+        uplink.bridge.awaited.lock().unwrap_or_else(PoisonError::into_inner).insert(nonce, told);
+        let awaited = Self { uplink, nonce, came };
+        uplink.bridge.listening.notify_one();
+        let mut listens = uplink.bridge.listens.subscribe();
         let _known = tokio::time::timeout(OPEN_WITHIN, listens.wait_for(Option::is_some)).await;
         awaited
     }
@@ -121,14 +120,14 @@ impl<'a> Awaited<'a> {
 
 impl Drop for Awaited<'_> {
     fn drop(&mut self) {
-        let bridge = &self.server.bridge;
+        let bridge = &self.uplink.bridge;
         bridge.awaited.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.nonce);
         bridge.listening.notify_one();
     }
 }
 
 #[derive(Debug)]
-struct Notified(Arc<Server>);
+struct Notified(Arc<Uplink>);
 
 #[tonic::async_trait]
 impl EntityNotify for Notified {

@@ -5,12 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use prost::Message as _;
 use tokio::sync::broadcast::{self, error::RecvError};
 use tracing::{info, warn};
 use writ_common::admin::{Actor, AdminBackend as _, AuditLog, Entry, Role};
 use writ_common::status::Failure;
-use writ_proto::manager::v1 as proto;
 use writ_protocol::command::{Action, NamedAction};
 use writ_protocol::envelope::{Candidate, InstructionPurpose, claimed_keyid, verify};
 use writ_protocol::id::{CommandId, Digest, EntityId, ManagerId};
@@ -19,10 +17,9 @@ use writ_protocol::limits::{MAX_DETAIL_BYTES, MAX_INSTRUCTIONS, MAX_NAME_BYTES, 
 use writ_protocol::manager::{Instruction, Order, Outcome, Task, TaskState};
 use writ_protocol::time::Timestamp;
 
-use super::{BridgeGuard, Held, Registration, State, register};
-use crate::admin::submit::{self, Request, Selection};
-use crate::context::Server;
+use super::{BridgeGuard, Held, Registration, State, Uplink, register};
 use crate::store::{Alarm, AlertKind, SERVER, StoreError, TakenRow};
+use crate::submit::{self, Request, Selection};
 
 /// Outcomes in one poll ([`writ_protocol::limits::MAX_OUTCOMES`]), and instructions acted on before the next.
 const MAX_AT_ONCE: u32 = 64;
@@ -73,21 +70,20 @@ impl InstructionRejection {
 /// # Errors
 /// When the store fails.
 pub(super) async fn take(
-    server: &Server,
+    uplink: &Uplink,
     held: &BridgeGuard,
     key: &PublicKey,
     envelope: &Bytes,
 ) -> Result<(), StoreError> {
-    let now = server.clock.wall();
-    let last = server.store.last_taken(held.registration.epoch).await?;
+    let now = uplink.server.clock.wall();
+    let last = uplink.server.store.last_taken(held.registration.epoch).await?;
     match judge(&held.registration, key, envelope, last, now) {
         Ok(instruction) => {
-            let payload = proto::Instruction::from(&instruction).encode_to_vec();
             let is_late = instruction.expires_at <= now;
             let taken = TakenRow {
                 epoch: instruction.epoch,
                 sequence: instruction.sequence,
-                instruction: payload.into(),
+                instruction: instruction.encode().into(),
                 command: CommandId::generate(now),
                 state: if is_late { TaskState::Unsuccessful } else { TaskState::InProgress },
                 detail: if is_late { "expired before it came".to_owned() } else { String::new() },
@@ -102,7 +98,7 @@ pub(super) async fn take(
                 },
                 "instruction of the Control Manager taken"
             );
-            server.store.take_instruction(taken, now).await?;
+            uplink.server.store.take_instruction(taken, now).await?;
             writ_common::checkpoint!("instruction_taken");
             Ok(())
         }
@@ -110,7 +106,7 @@ pub(super) async fn take(
             // What was refused is handed over again with each answer: it is told once.
             let digest = Digest::of(envelope);
             {
-                let mut live = server.bridge.live();
+                let mut live = uplink.bridge.live();
                 if live.refused_lately.contains(&digest) {
                     return Ok(());
                 }
@@ -119,7 +115,7 @@ pub(super) async fn take(
             }
             let claimed = claimed_keyid(envelope).unwrap_or_default();
             warn!(code = code.as_str(), detail, claimed, "instruction refused");
-            server.bridge.live().refused += 1;
+            uplink.bridge.live().refused += 1;
             let alarm = Alarm {
                 kind: AlertKind::InstructionRefused,
                 code: code.as_str(),
@@ -129,7 +125,7 @@ pub(super) async fn take(
                     "An instruction signed as `{claimed}` was refused: {detail}. It changed nothing."
                 ),
             };
-            server.store.raise(alarm, None, now).await
+            uplink.server.store.raise(alarm, None, now).await
         }
     }
 }
@@ -179,23 +175,23 @@ fn judge(
 ///
 /// # Errors
 /// When the store fails.
-pub(super) async fn act(server: &Arc<Server>, epoch: u64) -> Result<(), StoreError> {
+pub(super) async fn act(uplink: &Arc<Uplink>, epoch: u64) -> Result<(), StoreError> {
     // Whoever ends the registration waits for what has begun, and nothing begins after it.
-    for taken in server.store.unacted(epoch, MAX_AT_ONCE).await? {
-        let mut turn = server.bridge.turn().await;
+    for taken in uplink.server.store.unacted(epoch, MAX_AT_ONCE).await? {
+        let mut turn = uplink.bridge.turn().await;
         if turn.registration.epoch != epoch || turn.registration.state != State::Registered {
             return Ok(());
         }
         let place = (taken.epoch, taken.sequence);
-        let (state, detail) = match perform(server, &mut turn, &taken).await {
+        let (state, detail) = match perform(uplink, &mut turn, &taken).await {
             Ok((state, detail)) => (state, detail),
             Err(failure) => (TaskState::Unsuccessful, failure.message().to_owned()),
         };
         let detail = shortened(detail);
         info!(target: "audit", { sequence = taken.sequence, ?state, detail }, "instruction acted on");
-        server.store.note_taken(place, state, detail).await?;
-        server.bridge.open_commands().insert(taken.command);
-        server.bridge.poke.notify_one();
+        uplink.server.store.note_taken(place, state, detail).await?;
+        uplink.bridge.open_commands().insert(taken.command);
+        uplink.bridge.poke.notify_one();
     }
     Ok(())
 }
@@ -208,20 +204,19 @@ fn shortened(mut detail: String) -> String {
 }
 
 async fn perform(
-    server: &Arc<Server>,
+    uplink: &Arc<Uplink>,
     turn: &mut BridgeGuard,
     taken: &TakenRow,
 ) -> Result<(TaskState, String), Failure> {
-    let stored = proto::Instruction::decode(taken.instruction.clone()).ok();
-    let instruction = stored.and_then(|stored| Instruction::try_from(stored).ok());
-    let Some(Instruction { requested_by, task, expires_at, .. }) = instruction else {
+    let stored = Instruction::decode(&taken.instruction);
+    let Some(Instruction { requested_by, task, expires_at, .. }) = stored else {
         return Ok((TaskState::Unsuccessful, "the stored instruction is damaged".to_owned()));
     };
     // Submitted before a crash: what becomes of it is the command's.
-    if server.store.command(taken.command).await.map_err(crate::store::unavailable)?.is_some() {
+    if uplink.server.store.command(taken.command).await.map_err(crate::store::unavailable)?.is_some() {
         return Ok((TaskState::InProgress, String::new()));
     }
-    if expires_at <= server.clock.wall() {
+    if expires_at <= uplink.server.clock.wall() {
         return Ok((TaskState::Unsuccessful, "expired before it could be acted on".to_owned()));
     }
     let mut name = format!("{ACTOR}/{requested_by}");
@@ -235,14 +230,14 @@ async fn perform(
         let subject = format!("instruction {}", taken.sequence);
         Entry { log, actor: actor.clone(), subject, outcome }
     };
-    server.write(entry(AuditLog::Tries, "asked")).await?;
-    let done = carry_out(server, turn, (taken, task), &actor).await;
+    uplink.server.write(entry(AuditLog::Tries, "asked")).await?;
+    let done = carry_out(uplink, turn, (taken, task), &actor).await;
     match &done {
         // A command's row is written with the command.
         Ok(Done::Submitted) => {}
-        Ok(Done::Looked(_)) => server.record(entry(AuditLog::Reads, "ok")).await,
-        Ok(Done::Changed(_)) => server.record(entry(AuditLog::Changes, "ok")).await,
-        Err(_) => server.record(entry(AuditLog::Tries, "failed")).await,
+        Ok(Done::Looked(_)) => uplink.server.record(entry(AuditLog::Reads, "ok")).await,
+        Ok(Done::Changed(_)) => uplink.server.record(entry(AuditLog::Changes, "ok")).await,
+        Err(_) => uplink.server.record(entry(AuditLog::Tries, "failed")).await,
     }
     Ok(match done? {
         Done::Submitted => (TaskState::InProgress, String::new()),
@@ -261,7 +256,7 @@ enum Done {
 }
 
 async fn carry_out(
-    server: &Arc<Server>,
+    uplink: &Arc<Uplink>,
     turn: &mut BridgeGuard,
     (taken, task): (&TakenRow, Task),
     actor: &Actor,
@@ -282,21 +277,21 @@ async fn carry_out(
                 }
             };
             let request = Request { id: Some(taken.command), selection, lifetime, action, parent: None };
-            let _submitted = submit::submit(server, actor, request).await?;
+            let _submitted = submit::submit(&uplink.server, actor, request).await?;
             Ok(Done::Submitted)
         }
         Task::AskStatus => {
             let unavailable = crate::store::unavailable;
-            let enrolled = server.store.agent_ids(None).await.map_err(unavailable)?.len();
-            let connected = server.dispatcher.registry().connected();
-            let head = server.chain().head().bundle.version;
+            let enrolled = uplink.server.store.agent_ids(None).await.map_err(unavailable)?.len();
+            let connected = uplink.server.dispatcher.registry().connected();
+            let head = uplink.server.chain().head().bundle.version;
             let version = crate::VERSION;
             Ok(Done::Looked(format!(
                 "writ-server {version}; agents {connected} connected of {enrolled}; trust bundle {head}"
             )))
         }
         Task::ChangeCommunication { heartbeat, abnormal_after } => {
-            change_communication(server, turn, heartbeat, abnormal_after).await?;
+            change_communication(uplink, turn, heartbeat, abnormal_after).await?;
             Ok(Done::Changed(format!("polls every {heartbeat:?}")))
         }
     }
@@ -313,7 +308,7 @@ const fn method(task: &Task) -> &'static str {
 
 /// In force at once, and told to the manager, which judges by it whether this server is silent.
 async fn change_communication(
-    server: &Server,
+    uplink: &Uplink,
     turn: &mut BridgeGuard,
     heartbeat: Duration,
     abnormal_after: Duration,
@@ -324,10 +319,10 @@ async fn change_communication(
         return Err(Failure::precondition("manager_not_registered", "the registration ended meanwhile"));
     };
     (settings.heartbeat, settings.abnormal_after) = (heartbeat, abnormal_after);
-    register::send_update(server, turn, settings).await?;
+    register::send_update(uplink, turn, settings).await?;
     let mut next = Held::clone(turn);
     (next.saved.heartbeat, next.saved.abnormal_after) = (heartbeat, abnormal_after);
-    server.keep_line(turn, next).await.map_err(crate::store::unavailable)
+    uplink.keep_line(turn, next).await.map_err(crate::store::unavailable)
 }
 
 /// What the manager has not heard the end of, and how it stands; at most what one poll holds. Ends what has
@@ -335,25 +330,25 @@ async fn change_communication(
 ///
 /// # Errors
 /// When the store fails.
-pub(super) async fn outcomes(server: &Server, epoch: u64) -> Result<Vec<Outcome>, StoreError> {
-    let mut rows = server.store.unreported(epoch, MAX_AT_ONCE).await?;
+pub(super) async fn outcomes(uplink: &Uplink, epoch: u64) -> Result<Vec<Outcome>, StoreError> {
+    let mut rows = uplink.server.store.unreported(epoch, MAX_AT_ONCE).await?;
     let room = MAX_AT_ONCE - u32::try_from(rows.len()).unwrap_or(MAX_AT_ONCE);
     // What goes on is told in turns: a poll does not hold all of it.
-    let told = server.bridge.live().told;
-    let going_on = server.store.going_on(epoch, told, room).await?;
+    let told = uplink.bridge.live().told;
+    let going_on = uplink.server.store.going_on(epoch, told, room).await?;
     let is_round = u32::try_from(going_on.len()).is_ok_and(|found| found < room);
-    server.bridge.live().told = if is_round { 0 } else { going_on.last().map_or(0, |last| last.sequence) };
+    uplink.bridge.live().told = if is_round { 0 } else { going_on.last().map_or(0, |last| last.sequence) };
     rows.extend(going_on);
     let mut outcomes = Vec::new();
     for taken in rows {
-        let command = server.store.command(taken.command).await?;
+        let command = uplink.server.store.command(taken.command).await?;
         let Some(command) = command else {
             let TakenRow { sequence, state, detail, .. } = taken;
             outcomes.push(Outcome { sequence, state, detail, command: None, total: 0, done: 0, failed: 0 });
             continue;
         };
-        let progress = server.store.progress(taken.command).await?;
-        let is_over = command.expires_at <= server.clock.wall();
+        let progress = uplink.server.store.progress(taken.command).await?;
+        let is_over = command.expires_at <= uplink.server.clock.wall();
         let open = progress.queued + progress.sent;
         let failed = progress.failed + progress.refused + progress.cancelled + if is_over { open } else { 0 };
         let (state, detail) = if open > 0 && !is_over {
@@ -368,10 +363,10 @@ pub(super) async fn outcomes(server: &Server, epoch: u64) -> Result<Vec<Outcome>
             (TaskState::Unsuccessful, detail)
         };
         if state == TaskState::InProgress {
-            server.bridge.open_commands().insert(taken.command);
+            uplink.bridge.open_commands().insert(taken.command);
         } else {
-            server.bridge.open_commands().remove(&taken.command);
-            server.store.note_taken((taken.epoch, taken.sequence), state, detail.clone()).await?;
+            uplink.bridge.open_commands().remove(&taken.command);
+            uplink.server.store.note_taken((taken.epoch, taken.sequence), state, detail.clone()).await?;
         }
         outcomes.push(Outcome {
             sequence: taken.sequence,
@@ -387,12 +382,12 @@ pub(super) async fn outcomes(server: &Server, epoch: u64) -> Result<Vec<Outcome>
 }
 
 /// Returns when a command that an instruction became has changed.
-pub(super) async fn something_changed(server: &Server, changes: &mut Option<broadcast::Receiver<CommandId>>) {
+pub(super) async fn something_changed(uplink: &Uplink, changes: &mut Option<broadcast::Receiver<CommandId>>) {
     // Most of the time nothing is open, and then every receipt of the fleet is none of our business.
     let Some(changes) = changes else { return std::future::pending().await };
     loop {
         match changes.recv().await {
-            Ok(changed) if server.bridge.open_commands().contains(&changed) => return,
+            Ok(changed) if uplink.bridge.open_commands().contains(&changed) => return,
             Ok(_) => {}
             Err(RecvError::Lagged(_)) => return,
             Err(RecvError::Closed) => std::future::pending().await,

@@ -13,8 +13,7 @@ use writ_protocol::manager::{CallBody, Outcome, Poll, RejectionCode, ReplyBody, 
 use super::client::{Answer, ManagerClient, unexpected};
 use super::legs::{Fault, Leg, Legs};
 use super::settings::Settings;
-use super::{BridgeGuard, Held, State, obey, register};
-use crate::context::Server;
+use super::{BridgeGuard, Held, State, Uplink, obey, register};
 use crate::store::{Alarm, AlertKind, SERVER, StoreError};
 
 /// However often it is asked to.
@@ -26,13 +25,13 @@ const FIRST_WAIT: Duration = Duration::from_secs(1);
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
 /// Keeps the line until the server ends.
-pub(crate) async fn run(server: Arc<Server>) {
+pub(crate) async fn run(uplink: Arc<Uplink>) {
     let mut backoff = Backoff::new(FIRST_WAIT, LONGEST_WAIT);
     let mut open: Option<(Settings, ManagerClient)> = None;
     let mut changes = None;
     loop {
         let began = Instant::now();
-        let wait = match Box::pin(turn(&server, &mut open)).await {
+        let wait = match Box::pin(turn(&uplink, &mut open)).await {
             Ok(wait) => {
                 backoff.reset();
                 wait
@@ -40,24 +39,24 @@ pub(crate) async fn run(server: Arc<Server>) {
             Err(fault) => {
                 open = None;
                 warn!(leg = fault.code(), error = %fault, "the Control Manager was not reached");
-                server.bridge.note_error(fault.to_string());
+                uplink.bridge.note_error(fault.to_string());
                 backoff.after_failure().max(POLLS_APART)
             }
         };
         // Whatever changed before this is found by the poll that taking an instruction asks for.
-        changes = match (server.bridge.has_open_commands(), changes) {
+        changes = match (uplink.bridge.has_open_commands(), changes) {
             (false, _) => None,
-            (true, None) => Some(server.store.watch()),
+            (true, None) => Some(uplink.server.store.watch()),
             (true, watching) => watching,
         };
         let asked = async {
             tokio::select! {
-                () = server.bridge.poke.notified() => {}
-                () = obey::something_changed(&server, &mut changes) => {}
+                () = uplink.bridge.poke.notified() => {}
+                () = obey::something_changed(&uplink, &mut changes) => {}
             }
             tokio::time::sleep_until(began + POLLS_APART).await;
         };
-        let woken = server.shutdown.unless_requested(tokio::time::timeout(wait, asked)).await;
+        let woken = uplink.server.shutdown.unless_requested(tokio::time::timeout(wait, asked)).await;
         if woken.is_none() {
             return;
         }
@@ -65,26 +64,27 @@ pub(crate) async fn run(server: Arc<Server>) {
 }
 
 /// One look at what there is to do; how long to wait before the next.
-async fn turn(server: &Arc<Server>, open: &mut Option<(Settings, ManagerClient)>) -> Result<Duration, Fault> {
-    let held = server.bridge.held();
+async fn turn(uplink: &Arc<Uplink>, open: &mut Option<(Settings, ManagerClient)>) -> Result<Duration, Fault> {
+    let held = uplink.bridge.held();
     let Some(settings) = held.in_force.clone() else {
         *open = None;
         return Ok(NEVER);
     };
     if open.as_ref().is_none_or(|(under, _)| *under != settings) {
         let mut legs = Legs::silent();
-        let line = ManagerClient::open(&settings, &server.bridge.vault, &server.clock, &mut legs).await?;
+        let line =
+            ManagerClient::open(&settings, &uplink.bridge.vault, &uplink.server.clock, &mut legs).await?;
         *open = Some((settings.clone(), line));
     }
     let Some((_, line)) = open.as_ref() else { return Ok(Duration::ZERO) };
     match held.registration.state {
         State::Unregistered => return Ok(NEVER),
         State::Registering => {
-            let mut turn = server.bridge.turn().await;
+            let mut turn = uplink.bridge.turn().await;
             if *turn != held {
                 return Ok(Duration::ZERO);
             }
-            if let Err(failure) = register::finish(server, &mut turn, line, None).await {
+            if let Err(failure) = register::finish(uplink, &mut turn, line, None).await {
                 return Err(Fault::new(Leg::Authorization, failure.message(), "writ manager status"));
             }
             info!("a registration that was begun is finished");
@@ -92,55 +92,55 @@ async fn turn(server: &Arc<Server>, open: &mut Option<(Settings, ManagerClient)>
         }
         State::Waiting | State::Registered | State::Rejected | State::Unknown => {}
     }
-    if register::is_leaf_stale(server, &held) {
+    if register::is_leaf_stale(uplink, &held) {
         // The manager compares it when it calls.
-        let mut turn = server.bridge.turn().await;
+        let mut turn = uplink.bridge.turn().await;
         if *turn != held {
             return Ok(Duration::ZERO);
         }
-        if let Err(failure) = register::send_update(server, &mut turn, settings.clone()).await {
+        if let Err(failure) = register::send_update(uplink, &mut turn, settings.clone()).await {
             warn!(error = failure.message(), "the manager could not be told of the new TLS key");
         }
     }
-    let held = server.bridge.held();
-    let more = poll(server, line, held).await?;
+    let held = uplink.bridge.held();
+    let more = poll(uplink, line, held).await?;
     // Entities that started together must not poll together.
     let heartbeat = settings.heartbeat;
     Ok(if more { POLLS_APART } else { heartbeat - jitter(heartbeat / 10) })
 }
 
 /// One poll; whether there is more to be had soon.
-async fn poll(server: &Arc<Server>, line: &ManagerClient, held: Held) -> Result<bool, Fault> {
+async fn poll(uplink: &Arc<Uplink>, line: &ManagerClient, held: Held) -> Result<bool, Fault> {
     let stored = |error: StoreError| Fault::new(Leg::Input, error.to_string(), "see this server's log");
     let epoch = held.registration.epoch;
-    let outcomes = obey::outcomes(server, epoch).await.map_err(stored)?;
+    let outcomes = obey::outcomes(uplink, epoch).await.map_err(stored)?;
     let has_ended = |outcome: &&Outcome| outcome.state != TaskState::InProgress;
     let ended: Vec<_> = outcomes.iter().filter(has_ended).map(|one| one.sequence).collect();
     let is_full = outcomes.len() == MAX_OUTCOMES && !ended.is_empty();
-    let after = server.store.last_taken(epoch).await.map_err(stored)?;
-    let Answer { body, key, speaker, .. } = ask(server, line, &held, Poll { after, outcomes }).await?;
+    let after = uplink.server.store.last_taken(epoch).await.map_err(stored)?;
+    let Answer { body, key, speaker, .. } = ask(uplink, line, &held, Poll { after, outcomes }).await?;
 
     // An answer counts for the line it was asked on. What an operator changed meanwhile is asked about anew.
-    let mut turn = server.bridge.turn().await;
+    let mut turn = uplink.bridge.turn().await;
     if (&turn.registration, &turn.in_force) != (&held.registration, &held.in_force) {
         return Ok(true);
     }
     match body {
         ReplyBody::Work(work) => {
-            server.store.note_reported(epoch, ended).await.map_err(stored)?;
-            server.bridge.note_contact(server.clock.wall());
+            uplink.server.store.note_reported(epoch, ended).await.map_err(stored)?;
+            uplink.bridge.note_contact(uplink.server.clock.wall());
             if turn.registration.speaker.as_ref() != Some(&speaker) {
                 let mut next = Held::clone(&turn);
                 next.registration.speaker = Some(speaker);
-                server.keep_line(&mut turn, next).await.map_err(stored)?;
+                uplink.keep_line(&mut turn, next).await.map_err(stored)?;
             }
-            stand(server, &mut turn, State::Registered, work.sandbox_connected).await.map_err(stored)?;
+            stand(uplink, &mut turn, State::Registered, work.sandbox_connected).await.map_err(stored)?;
             for envelope in &work.instructions {
-                obey::take(server, &turn, &key, envelope).await.map_err(stored)?;
+                obey::take(uplink, &turn, &key, envelope).await.map_err(stored)?;
             }
             drop(turn);
-            let has_taken = server.store.last_taken(epoch).await.map_err(stored)? > after;
-            Box::pin(obey::act(server, epoch)).await.map_err(stored)?;
+            let has_taken = uplink.server.store.last_taken(epoch).await.map_err(stored)? > after;
+            Box::pin(obey::act(uplink, epoch)).await.map_err(stored)?;
             Ok((work.has_more && has_taken) || is_full)
         }
         ReplyBody::Rejected(rejection) => {
@@ -149,7 +149,7 @@ async fn poll(server: &Arc<Server>, line: &ManagerClient, held: Held) -> Result<
                 RejectionCode::RejectedEntity => State::Rejected,
                 RejectionCode::NotApproved => State::Waiting,
                 RejectionCode::Replayed => {
-                    alarm(server, rejection.code, &rejection.detail).await.map_err(stored)?;
+                    alarm(uplink, rejection.code, &rejection.detail).await.map_err(stored)?;
                     return Err(Fault::new(Leg::Authorization, rejection.detail, rejection.code.cure()));
                 }
                 RejectionCode::ClockSkew
@@ -160,17 +160,17 @@ async fn poll(server: &Arc<Server>, line: &ManagerClient, held: Held) -> Result<
                 }
             };
             let sandbox = turn.registration.is_sandbox_connected;
-            if stand(server, &mut turn, state, sandbox).await.map_err(stored)? {
+            if stand(uplink, &mut turn, state, sandbox).await.map_err(stored)? {
                 warn!(
                     code = rejection.code.as_str(),
                     detail = rejection.detail,
                     "the Control Manager says no"
                 );
-                alarm(server, rejection.code, &rejection.detail).await.map_err(stored)?;
+                alarm(uplink, rejection.code, &rejection.detail).await.map_err(stored)?;
             }
             // Waiting is no error.
             if state != State::Waiting {
-                server.bridge.note_error(format!("{}: {}", rejection.code.as_str(), rejection.detail));
+                uplink.bridge.note_error(format!("{}: {}", rejection.code.as_str(), rejection.detail));
             }
             Ok(false)
         }
@@ -179,10 +179,10 @@ async fn poll(server: &Arc<Server>, line: &ManagerClient, held: Held) -> Result<
 }
 
 /// A poll that nobody waits for and that never blocks the end of the program.
-async fn ask(server: &Server, line: &ManagerClient, held: &Held, poll: Poll) -> Result<Answer, Fault> {
+async fn ask(uplink: &Uplink, line: &ManagerClient, held: &Held, poll: Poll) -> Result<Answer, Fault> {
     let to = (held.registration.manager, held.registration.epoch);
-    let asked = server.bridge.call(server, line, to, CallBody::Poll(poll));
-    match server.shutdown.unless_requested(asked).await {
+    let asked = uplink.call(line, to, CallBody::Poll(poll));
+    match uplink.server.shutdown.unless_requested(asked).await {
         Some(answer) => answer,
         None => Err(Fault::new(Leg::Input, "this server is ending", "start it again")),
     }
@@ -190,7 +190,7 @@ async fn ask(server: &Server, line: &ManagerClient, held: &Held, poll: Poll) -> 
 
 /// Notes how the manager sees this server; whether that is news.
 async fn stand(
-    server: &Server,
+    uplink: &Uplink,
     turn: &mut BridgeGuard,
     state: State,
     is_sandbox_connected: bool,
@@ -201,11 +201,11 @@ async fn stand(
         return Ok(false);
     }
     (next.registration.state, next.registration.is_sandbox_connected) = (state, is_sandbox_connected);
-    server.keep_line(turn, next).await?;
+    uplink.keep_line(turn, next).await?;
     Ok(is_news)
 }
 
-async fn alarm(server: &Server, code: RejectionCode, detail: &str) -> Result<(), StoreError> {
+async fn alarm(uplink: &Uplink, code: RejectionCode, detail: &str) -> Result<(), StoreError> {
     let alarm = Alarm {
         kind: AlertKind::ManagerRejects,
         code: code.as_str(),
@@ -213,5 +213,5 @@ async fn alarm(server: &Server, code: RejectionCode, detail: &str) -> Result<(),
         count: 1,
         detail: format!("The Control Manager refuses this server: {detail}. Next: {}.", code.cure()),
     };
-    server.store.raise(alarm, None, server.clock.wall()).await
+    uplink.server.store.raise(alarm, None, uplink.server.clock.wall()).await
 }

@@ -4,37 +4,35 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use writ_proto::admin::v1 as proto;
 use writ_protocol::limits::SKEW;
 use writ_protocol::manager::{CallBody, NO_INSTRUCTIONS, PROTOCOL, Poll, ReplyBody};
 
 use super::client::ManagerClient;
-use super::legs::{Fault, Leg, Legs};
+use super::legs::{Fault, Leg, Legs, TestedLeg};
 use super::notify::Awaited;
 use super::settings::Settings;
-use super::{Held, State};
-use crate::context::Server;
+use super::{Held, State, Uplink};
 
 /// How long a callback may take after the manager was asked for it.
 const CALLBACK_WITHIN: Duration = Duration::from_secs(12);
 
 /// Goes all legs and reports each.
-pub(crate) async fn test(server: Arc<Server>, settings: Settings, listener: mpsc::Sender<proto::TestedLeg>) {
+pub(crate) async fn test(uplink: Arc<Uplink>, settings: Settings, listener: mpsc::Sender<TestedLeg>) {
     let mut legs = Legs::to(listener);
-    if let Err(fault) = go(&server, &settings, &mut legs).await {
+    if let Err(fault) = go(&uplink, &settings, &mut legs).await {
         legs.failed(&fault).await;
     }
 }
 
 /// A test of what cannot be tried: the first leg fails.
-pub(crate) async fn input_failed(why: String, listener: mpsc::Sender<proto::TestedLeg>) {
+pub(crate) async fn input_failed(why: String, listener: mpsc::Sender<TestedLeg>) {
     let advice = "correct what you typed";
     Legs::to(listener).failed(&Fault::new(Leg::Input, why, advice)).await;
 }
 
-async fn go(server: &Server, settings: &Settings, legs: &mut Legs) -> Result<(), Fault> {
-    let line = ManagerClient::open(settings, &server.bridge.vault, &server.clock, legs).await?;
-    let asked_at = server.clock.wall();
+async fn go(uplink: &Uplink, settings: &Settings, legs: &mut Legs) -> Result<(), Fault> {
+    let line = ManagerClient::open(settings, &uplink.bridge.vault, &uplink.server.clock, legs).await?;
+    let asked_at = uplink.server.clock.wall();
     let (about, answer) = match line.probe(None).await {
         Ok(answered) => answered,
         Err(fault) => {
@@ -56,7 +54,7 @@ async fn go(server: &Server, settings: &Settings, legs: &mut Legs) -> Result<(),
     legs.passed(Leg::ProtocolVersion, format!("manager {}, protocol {}", about.version, about.protocol))
         .await;
     // The manager's time lies between the question and the answer.
-    let now = server.clock.wall();
+    let now = uplink.server.clock.wall();
     let apart = asked_at.since(answer.time).max(answer.time.since(now));
     if apart > SKEW {
         let word = if answer.time > now { "ahead of" } else { "behind" };
@@ -67,7 +65,7 @@ async fn go(server: &Server, settings: &Settings, legs: &mut Legs) -> Result<(),
         return Err(Fault::new(Leg::Clock, detail, "set the clocks of both hosts right"));
     }
     legs.passed(Leg::Clock, format!("{} ms apart", apart.as_millis())).await;
-    let detail = authorization(server, settings, &line).await?;
+    let detail = authorization(uplink, settings, &line).await?;
     if settings.without_authorization {
         legs.skipped(Leg::Authorization, "no CA certificate is set: nobody says who answers").await;
     } else {
@@ -77,7 +75,7 @@ async fn go(server: &Server, settings: &Settings, legs: &mut Legs) -> Result<(),
         legs.skipped(Leg::Callback, "one-way: the manager does not call").await;
         return Ok(());
     };
-    callback(server, &line, forwarding).await?;
+    callback(uplink, &line, forwarding).await?;
     legs.passed(Leg::Callback, format!("the manager reached this server at {forwarding}")).await;
     Ok(())
 }
@@ -96,16 +94,16 @@ async fn say_web(line: &ManagerClient, settings: &Settings, legs: &mut Legs) {
 
 /// The answer was checked against the CA already; here whether the manager takes this server, where it knows
 /// it.
-async fn authorization(server: &Server, settings: &Settings, line: &ManagerClient) -> Result<String, Fault> {
+async fn authorization(uplink: &Uplink, settings: &Settings, line: &ManagerClient) -> Result<String, Fault> {
     let vouched = "the manager's key is certified by the CA that was uploaded".to_owned();
-    let Held { registration, in_force, .. } = server.bridge.held();
+    let Held { registration, in_force, .. } = uplink.bridge.held();
     let is_same = in_force.is_some_and(|held| held.endpoint() == settings.endpoint());
     if !is_same || !matches!(registration.state, State::Registered | State::Waiting | State::Rejected) {
         return Ok(vouched);
     }
     // Asks for nothing: whatever waits goes on waiting.
     let poll = CallBody::Poll(Poll { after: NO_INSTRUCTIONS, outcomes: Vec::new() });
-    let answer = server.bridge.call(server, line, (registration.manager, registration.epoch), poll).await?;
+    let answer = uplink.call(line, (registration.manager, registration.epoch), poll).await?;
     match answer.body {
         ReplyBody::Rejected(rejection) => {
             Err(Fault::new(Leg::Authorization, rejection.detail, rejection.code.cure()))
@@ -114,12 +112,12 @@ async fn authorization(server: &Server, settings: &Settings, line: &ManagerClien
     }
 }
 
-async fn callback(server: &Server, line: &ManagerClient, forwarding: &str) -> Result<(), Fault> {
-    let mut awaited = Awaited::new(server).await;
+async fn callback(uplink: &Uplink, line: &ManagerClient, forwarding: &str) -> Result<(), Fault> {
+    let mut awaited = Awaited::new(uplink).await;
     let (about, _) = line.probe(Some((forwarding.to_owned(), awaited.nonce))).await?;
     let advice = format!(
         "have {forwarding} forwarded to port {} of this server, and let the manager through the firewalls in between",
-        server.bridge.listen.port()
+        uplink.bridge.listen.port()
     );
     match about.callback {
         Some(Ok(())) => {}

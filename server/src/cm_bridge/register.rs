@@ -6,7 +6,6 @@ use std::time::Duration;
 use tracing::{info, warn};
 use writ_common::backoff::Backoff;
 use writ_common::status::Failure;
-use writ_proto::admin::v1 as proto;
 use writ_protocol::id::{EntityId, ManagerId};
 use writ_protocol::limits::MAX_ADDRESSES;
 use writ_protocol::manager::{
@@ -19,10 +18,9 @@ use super::legs::{Fault, Leg, Legs};
 use super::settings::{Settings, host_name};
 use super::{
     BridgeGuard, DEPART_FOR, DEPART_WITHIN, Departure, Held, PRODUCT, Registration, Source, Speaker, State,
-    update_source,
+    Uplink, update_source,
 };
 use crate::VERSION;
-use crate::context::Server;
 use crate::store::{StoreError, unavailable};
 
 /// Managers that were not reached to be told that a registration ended.
@@ -39,17 +37,17 @@ impl From<Fault> for Failure {
 /// # Errors
 /// What is missing, the leg that failed, or the manager's no. Then nothing is registered, unless the answer
 /// alone was lost: the registration is finished by itself then.
-pub(crate) async fn register(server: &Arc<Server>, chosen: proto::UpdateSource) -> Result<Held, Failure> {
-    let server = Arc::clone(server);
-    let task = Arc::clone(&server);
+pub(crate) async fn register(uplink: &Arc<Uplink>, chosen: Option<Source>) -> Result<Held, Failure> {
+    let uplink = Arc::clone(uplink);
+    let task = Arc::clone(&uplink);
     // To its end although the caller hangs up.
-    server.to_the_end(async move { register_to_the_end(&task, chosen).await }).await?
+    uplink.server.to_the_end(async move { register_to_the_end(&task, chosen).await }).await?
 }
 
-async fn register_to_the_end(server: &Arc<Server>, chosen: proto::UpdateSource) -> Result<Held, Failure> {
-    let mut turn = server.bridge.turn().await;
+async fn register_to_the_end(uplink: &Arc<Uplink>, chosen: Option<Source>) -> Result<Held, Failure> {
+    let mut turn = uplink.bridge.turn().await;
     let settings = turn.saved.clone();
-    let line = open(server, &settings).await?;
+    let line = open(uplink, &settings).await?;
     let (about, answer) = line.probe(None).await?;
     if turn.registration.state != State::Unregistered && turn.registration.is_authorized {
         // Whoever answers for the manager of now must be that manager, also to say that another one is there.
@@ -58,40 +56,36 @@ async fn register_to_the_end(server: &Arc<Server>, chosen: proto::UpdateSource) 
     let is_here = turn.registration.manager == Some(*about.manager.as_bytes());
     let chosen = if is_here { as_it_was(&turn, chosen) } else { chosen };
     let source = update_source::choose(chosen, &about.version.to_string(), settings.is_authorized())?;
-    join(server, &mut turn, &line, settings, (about.manager, source, false)).await
+    join(uplink, &mut turn, &line, settings, (about.manager, source, false)).await
 }
 
-/// What was chosen, or what holds: whoever is registered has answered already.
-fn as_it_was(held: &Held, chosen: proto::UpdateSource) -> proto::UpdateSource {
-    match (chosen, held.registration.source, held.registration.state) {
-        (proto::UpdateSource::Unspecified, _, State::Unregistered) => chosen,
-        (proto::UpdateSource::Unspecified, Source::Manager, _) => proto::UpdateSource::Manager,
-        (proto::UpdateSource::Unspecified, Source::Default, _) => proto::UpdateSource::Default,
-        (chosen, _, _) => chosen,
-    }
+/// What was chosen, or what holds: a server that is registered has answered already.
+fn as_it_was(held: &Held, chosen: Option<Source>) -> Option<Source> {
+    let holds = (held.registration.state != State::Unregistered).then_some(held.registration.source);
+    chosen.or(holds)
 }
 
 /// Registers, after everything that can fail without a trace has not.
 async fn join(
-    server: &Server,
+    uplink: &Uplink,
     turn: &mut BridgeGuard,
     line: &ManagerClient,
     settings: Settings,
     (manager, source, is_anew): (ManagerId, Source, bool),
 ) -> Result<Held, Failure> {
     let before = Held::clone(turn);
-    begin(server, turn, settings, (manager, source, is_anew)).await?;
-    let finished = finish(server, turn, line, Some(before)).await;
+    begin(uplink, turn, settings, (manager, source, is_anew)).await?;
+    let finished = finish(uplink, turn, line, Some(before)).await;
     // Whatever is not finished is finished there.
-    server.bridge.poke.notify_one();
-    server.bridge.leaving.notify_one();
+    uplink.bridge.poke.notify_one();
+    uplink.bridge.leaving.notify_one();
     finished?;
     Ok(Held::clone(turn))
 }
 
 /// What a crash must find: that something was asked for, and how.
 async fn begin(
-    server: &Server,
+    uplink: &Uplink,
     turn: &mut BridgeGuard,
     settings: Settings,
     (manager, source, is_anew): (ManagerId, Source, bool),
@@ -99,7 +93,7 @@ async fn begin(
     let mut next = Held::clone(turn);
     let is_here = next.registration.manager == Some(*manager.as_bytes());
     // Another manager is left first; it is told when it can be.
-    if !is_here && let Some(departure) = departure(&next, server.clock.wall()) {
+    if !is_here && let Some(departure) = departure(&next, uplink.server.clock.wall()) {
         push_departure(&mut next, departure);
     }
     // This one hears of the new registration; the end of an old one does not matter any more.
@@ -121,7 +115,7 @@ async fn begin(
         ..Registration::default()
     };
     next.in_force = Some(settings);
-    server.keep_line(turn, next).await.map_err(unavailable)?;
+    uplink.keep_line(turn, next).await.map_err(unavailable)?;
     writ_common::checkpoint!("entity_registering");
     Ok(())
 }
@@ -131,21 +125,21 @@ async fn begin(
 /// # Errors
 /// The leg that failed, or the manager's no; after a no it is as before, or there is no registration.
 pub(super) async fn finish(
-    server: &Server,
+    uplink: &Uplink,
     turn: &mut BridgeGuard,
     line: &ManagerClient,
     before: Option<Held>,
 ) -> Result<(), Failure> {
     let Some(settings) = turn.in_force.clone() else { return Err(unexpected().into()) };
-    let wish = wish(server, turn, &settings, true)?;
+    let wish = wish(uplink, turn, &settings, true)?;
     let leaf = leaf_of(&wish);
     let to = (turn.registration.manager, turn.registration.epoch);
-    let called = server.bridge.call(server, line, to, CallBody::Register(wish)).await;
+    let called = uplink.call(line, to, CallBody::Register(wish)).await;
     writ_common::checkpoint!("entity_answered");
     let answer = match called {
         Ok(answer) => answer,
         Err(fault) => {
-            server.bridge.note_error(fault.to_string());
+            uplink.bridge.note_error(fault.to_string());
             return Err(Failure::precondition(
                 "manager_answer_lost",
                 format!(
@@ -190,13 +184,13 @@ pub(super) async fn finish(
                     next.in_force = None;
                 }
             }
-            server.keep_line(turn, next).await.map_err(unavailable)?;
+            uplink.keep_line(turn, next).await.map_err(unavailable)?;
             return Err(no(&rejection));
         }
         ReplyBody::Probe(_) | ReplyBody::Left | ReplyBody::Work(_) => return Err(unexpected().into()),
     }
-    server.keep_line(turn, next).await.map_err(unavailable)?;
-    server.bridge.note_contact(server.clock.wall());
+    uplink.keep_line(turn, next).await.map_err(unavailable)?;
+    uplink.bridge.note_contact(uplink.server.clock.wall());
     Ok(())
 }
 
@@ -228,9 +222,10 @@ pub(super) fn no(rejection: &Rejection) -> Failure {
 ///
 /// # Errors
 /// The leg that failed, or the manager's no; then the settings of before stay in force.
-pub(crate) async fn update(server: &Arc<Server>) -> Result<Held, Failure> {
-    let task = Arc::clone(server);
-    server
+pub(crate) async fn update(uplink: &Arc<Uplink>) -> Result<Held, Failure> {
+    let task = Arc::clone(uplink);
+    uplink
+        .server
         .to_the_end(async move {
             let mut turn = task.bridge.turn().await;
             let settings = turn.saved.clone();
@@ -241,7 +236,7 @@ pub(crate) async fn update(server: &Arc<Server>) -> Result<Held, Failure> {
 }
 
 pub(super) async fn send_update(
-    server: &Server,
+    uplink: &Uplink,
     turn: &mut BridgeGuard,
     settings: Settings,
 ) -> Result<(), Failure> {
@@ -253,25 +248,25 @@ pub(super) async fn send_update(
         let text = "certificate authorization is made at registration: unregister and register again, or writ manager re-register";
         return Err(Failure::precondition("registration_is_older", text));
     }
-    let line = open(server, &settings).await?;
+    let line = open(uplink, &settings).await?;
     let (about, _) = line.probe(None).await?;
     if turn.registration.manager.is_some_and(|manager| manager != *about.manager.as_bytes()) {
         let text =
             "another manager answers there: unregister from this one first, then register with that one";
         return Err(Failure::precondition("other_manager", text));
     }
-    let wish = wish(server, turn, &settings, false)?;
+    let wish = wish(uplink, turn, &settings, false)?;
     let leaf = leaf_of(&wish);
     let to = (turn.registration.manager, turn.registration.epoch);
-    let answer = server.bridge.call(server, &line, to, CallBody::Update(wish)).await?;
+    let answer = uplink.call(&line, to, CallBody::Update(wish)).await?;
     match answer.body {
         ReplyBody::Registered(standing) => {
             let mut next = Held::clone(turn);
             next.registration = registered(&turn.registration, &standing, leaf, answer.speaker);
             next.in_force = Some(settings);
-            server.keep_line(turn, next).await.map_err(unavailable)?;
-            server.bridge.note_contact(server.clock.wall());
-            server.bridge.poke.notify_one();
+            uplink.keep_line(turn, next).await.map_err(unavailable)?;
+            uplink.bridge.note_contact(uplink.server.clock.wall());
+            uplink.bridge.poke.notify_one();
             Ok(())
         }
         ReplyBody::Rejected(rejection) => Err(no(&rejection)),
@@ -283,9 +278,10 @@ pub(super) async fn send_update(
 ///
 /// # Errors
 /// The leg that failed, or the manager's no.
-pub(crate) async fn reregister(server: &Arc<Server>, chosen: proto::UpdateSource) -> Result<Held, Failure> {
-    let task = Arc::clone(server);
-    server
+pub(crate) async fn reregister(uplink: &Arc<Uplink>, chosen: Option<Source>) -> Result<Held, Failure> {
+    let task = Arc::clone(uplink);
+    uplink
+        .server
         .to_the_end(async move {
             let mut turn = task.bridge.turn().await;
             let settings = turn.saved.clone();
@@ -319,12 +315,13 @@ fn push_departure(held: &mut Held, departure: Departure) {
 ///
 /// # Errors
 /// When there is none, or the store fails.
-pub(crate) async fn unregister(server: &Arc<Server>) -> Result<Held, Failure> {
-    let task = Arc::clone(server);
-    server
+pub(crate) async fn unregister(uplink: &Arc<Uplink>) -> Result<Held, Failure> {
+    let task = Arc::clone(uplink);
+    uplink
+        .server
         .to_the_end(async move {
             let mut turn = task.bridge.turn().await;
-            let Some(departure) = departure(&turn, task.clock.wall()) else {
+            let Some(departure) = departure(&turn, task.server.clock.wall()) else {
                 let text = "this server is not registered with a manager";
                 return Err(Failure::precondition("manager_not_registered", text));
             };
@@ -347,17 +344,17 @@ pub(crate) async fn unregister(server: &Arc<Server>) -> Result<Held, Failure> {
 }
 
 /// Tells managers that registrations ended, until they have heard it, or for seven days.
-pub(crate) async fn keep_departures(server: Arc<Server>) {
+pub(crate) async fn keep_departures(uplink: Arc<Uplink>) {
     let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(15));
     loop {
         let mut is_done = true;
-        for departure in server.bridge.held().departures {
+        for departure in uplink.bridge.held().departures {
             let over = Timestamp::from_millis(departure.since) + DEPART_FOR;
-            let told = if over <= server.clock.wall() {
+            let told = if over <= uplink.server.clock.wall() {
                 warn!("the manager was not reached for {DEPART_FOR:?}; it may list this server for ever");
-                strike(&server, &departure).await
+                strike(&uplink, &departure).await
             } else {
-                depart(&server, &departure).await
+                depart(&uplink, &departure).await
             };
             if let Err(error) = told {
                 is_done = false;
@@ -368,20 +365,21 @@ pub(crate) async fn keep_departures(server: Arc<Server>) {
         if is_done {
             backoff.reset();
         }
-        let asked = tokio::time::timeout(wait, server.bridge.leaving.notified());
-        if server.shutdown.unless_requested(asked).await.is_none() {
+        let asked = tokio::time::timeout(wait, uplink.bridge.leaving.notified());
+        if uplink.server.shutdown.unless_requested(asked).await.is_none() {
             return;
         }
     }
 }
 
 /// Tells one manager. Not in a turn: operators need not wait for a manager that is gone.
-async fn depart(server: &Server, departure: &Departure) -> Result<(), Fault> {
+async fn depart(uplink: &Uplink, departure: &Departure) -> Result<(), Fault> {
     let Departure { settings, epoch, manager, .. } = departure;
     let said = async {
         let line =
-            ManagerClient::open(settings, &server.bridge.vault, &server.clock, &mut Legs::silent()).await?;
-        server.bridge.call(server, &line, (*manager, *epoch), CallBody::Unregister).await
+            ManagerClient::open(settings, &uplink.bridge.vault, &uplink.server.clock, &mut Legs::silent())
+                .await?;
+        uplink.call(&line, (*manager, *epoch), CallBody::Unregister).await
     };
     let answer = tokio::time::timeout(DEPART_WITHIN, said).await.map_err(|_| {
         let advice = "look at the firewalls in between";
@@ -396,33 +394,33 @@ async fn depart(server: &Server, departure: &Departure) -> Result<(), Fault> {
         }
         ReplyBody::Probe(_) | ReplyBody::Registered(_) | ReplyBody::Work(_) => return Err(unexpected()),
     }
-    strike(server, departure).await?;
+    strike(uplink, departure).await?;
     info!("the Control Manager was told that the registration ended");
     Ok(())
 }
 
 /// Nobody has to hear of it any more.
-async fn strike(server: &Server, departure: &Departure) -> Result<(), Fault> {
+async fn strike(uplink: &Uplink, departure: &Departure) -> Result<(), Fault> {
     let stored = |error: StoreError| Fault::new(Leg::Input, error.to_string(), "see this server's log");
-    let mut turn = server.bridge.turn().await;
+    let mut turn = uplink.bridge.turn().await;
     let mut next = Held::clone(&turn);
     next.departures.retain(|one| one != departure);
-    server.keep_line(&mut turn, next).await.map_err(stored)
+    uplink.keep_line(&mut turn, next).await.map_err(stored)
 }
 
-pub(super) async fn open(server: &Server, settings: &Settings) -> Result<ManagerClient, Failure> {
+pub(super) async fn open(uplink: &Uplink, settings: &Settings) -> Result<ManagerClient, Failure> {
     let mut legs = Legs::silent();
-    Ok(ManagerClient::open(settings, &server.bridge.vault, &server.clock, &mut legs).await?)
+    Ok(ManagerClient::open(settings, &uplink.bridge.vault, &uplink.server.clock, &mut legs).await?)
 }
 
 /// How this server wants to be listed.
-fn wish(server: &Server, held: &Held, settings: &Settings, with_token: bool) -> Result<Wish, Failure> {
+fn wish(uplink: &Uplink, held: &Held, settings: &Settings, with_token: bool) -> Result<Wish, Failure> {
     let token = match settings.token.as_ref().filter(|_| with_token) {
         Some(sealed) => {
-            let opened = server.bridge.vault.unseal(sealed);
+            let opened = uplink.bridge.vault.unseal(sealed);
             let opened = opened.map_err(|error| Failure::precondition("secret_lost", error.to_string()))?;
             let secret = <[u8; 32]>::try_from(opened.as_slice()).ok();
-            secret.map(|secret| RegistrationToken::from_secret(secret).prove(server.bridge.key.public()))
+            secret.map(|secret| RegistrationToken::from_secret(secret).prove(uplink.bridge.key.public()))
         }
         None => None,
     };
@@ -430,7 +428,8 @@ fn wish(server: &Server, held: &Held, settings: &Settings, with_token: bool) -> 
         None => Mode::OneWay,
         Some(forwarding) => Mode::TwoWay {
             forwarding: forwarding.clone(),
-            leaf_spki_digest: *server
+            leaf_spki_digest: *uplink
+                .server
                 .tls
                 .leaf_spki_digests()
                 .first()
@@ -469,7 +468,7 @@ fn leaf_of(wish: &Wish) -> String {
 }
 
 /// Whether the manager was told of another TLS key than the one shown now.
-pub(super) fn is_leaf_stale(server: &Server, held: &Held) -> bool {
-    let shown = server.tls.leaf_spki_digests().first().map(ToString::to_string).unwrap_or_default();
+pub(super) fn is_leaf_stale(uplink: &Uplink, held: &Held) -> bool {
+    let shown = uplink.server.tls.leaf_spki_digests().first().map(ToString::to_string).unwrap_or_default();
     !held.registration.sent_leaf.is_empty() && held.registration.sent_leaf != shown
 }

@@ -3,13 +3,14 @@
 
 mod change;
 
+pub(crate) use change::{Changes, ProxyChange};
+
 use std::net::Ipv6Addr;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use writ_common::keys::vouched::PinnedAuthority;
 use writ_common::net::Protocol;
-use writ_proto::admin::v1 as proto;
 use writ_protocol::id::Digest;
 use writ_protocol::time::Timestamp;
 
@@ -54,6 +55,17 @@ pub(crate) struct Pinned {
     der: String,
     /// The end of its overlap; `None`: the one in force.
     accepted_until: Option<u64>,
+}
+
+/// An authority for people.
+#[derive(Debug)]
+pub(crate) struct UploadedAuthority {
+    /// What it says of itself.
+    pub certificate: PinnedAuthority,
+    /// SHA-256 of its DER.
+    pub sha256: Digest,
+    /// The end of its overlap; `None`: the one in force.
+    pub accepted_until: Option<Timestamp>,
 }
 
 /// A user and a password, sealed.
@@ -154,49 +166,19 @@ impl Settings {
         Ok(())
     }
 
-    /// As shown; never a secret.
+    /// The authorities that were uploaded, the one in force first, whatever their dates.
     #[must_use]
-    pub(crate) fn show(&self, not_sent: bool) -> proto::ManagerSettings {
-        let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-        let proxy = self.proxy.as_ref();
-        let protocol = proxy.map_or(proto::ProxyProtocol::Unspecified, |proxy| match proxy.protocol {
-            Protocol::HttpConnect => proto::ProxyProtocol::HttpConnect,
-            Protocol::Socks4 => proto::ProxyProtocol::Socks4,
-            Protocol::Socks5 => proto::ProxyProtocol::Socks5,
-        });
-        let login = proxy.and_then(|proxy| proxy.login.as_ref());
-        proto::ManagerSettings {
-            display_name: self.display_name.clone(),
-            address: self.address.clone(),
-            port: self.port.into(),
-            clear_text: self.clear_text,
-            authorities: self.authorities.iter().filter_map(show_authority).collect(),
-            without_authorization: self.without_authorization,
-            web_user: self.web.as_ref().map_or_else(String::new, |web| web.user.clone()),
-            web_password_set: self.web.is_some(),
-            proxy_protocol: protocol.into(),
-            proxy_address: proxy.map_or_else(String::new, |proxy| proxy.address.clone()),
-            proxy_port: proxy.map_or(0, |proxy| proxy.port.into()),
-            proxy_user: login.map_or_else(String::new, |login| login.user.clone()),
-            proxy_password_set: login.is_some(),
-            forwarding_address: self.forwarding.clone().unwrap_or_default(),
-            registration_token_set: self.token.is_some(),
-            heartbeat_ms: millis(self.heartbeat),
-            abnormal_after_ms: millis(self.abnormal_after),
-            not_sent,
-        }
+    pub(crate) fn uploaded(&self) -> Vec<UploadedAuthority> {
+        let read = |pinned: &Pinned| {
+            let der = hex::decode(&pinned.der).ok()?;
+            let accepted_until = pinned.accepted_until.map(Timestamp::from_millis);
+            let sha256 = Digest::of(&der);
+            Some(UploadedAuthority {
+                certificate: PinnedAuthority::at_any_date(&der).ok()?,
+                sha256,
+                accepted_until,
+            })
+        };
+        self.authorities.iter().filter_map(read).collect()
     }
-}
-
-fn show_authority(pinned: &Pinned) -> Option<proto::PinnedAuthorityRow> {
-    let der = hex::decode(&pinned.der).ok()?;
-    let read = PinnedAuthority::at_any_date(&der).ok()?;
-    Some(proto::PinnedAuthorityRow {
-        subject: read.subject.clone(),
-        issuer: read.issuer.clone(),
-        not_before_ms: read.not_before.as_millis(),
-        not_after_ms: read.not_after.as_millis(),
-        sha256: Digest::of(&der).to_string(),
-        accepted_until_ms: pinned.accepted_until.unwrap_or(0),
-    })
 }

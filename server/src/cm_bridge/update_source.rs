@@ -1,7 +1,6 @@
 //! The choice a manager offers: to be where updates come from.
 
 use writ_common::status::Failure;
-use writ_proto::admin::v1 as proto;
 use writ_protocol::manager::ManagerVersion;
 
 use super::{Registration, Source, State};
@@ -39,17 +38,13 @@ pub(crate) fn check(version: &str, is_authorized: bool) -> Result<(), Failure> {
 ///
 /// # Errors
 /// When it was offered and nobody said yes or no, or it was chosen and cannot be.
-pub(crate) fn choose(
-    chosen: proto::UpdateSource,
-    version: &str,
-    is_authorized: bool,
-) -> Result<Source, Failure> {
+pub(crate) fn choose(chosen: Option<Source>, version: &str, is_authorized: bool) -> Result<Source, Failure> {
     match (check(version, is_authorized), chosen) {
-        (Err(why), proto::UpdateSource::Manager) => Err(why),
+        (Err(why), Some(Source::Manager)) => Err(why),
         // What is not offered needs no answer.
-        (Err(_), _) | (Ok(()), proto::UpdateSource::Default) => Ok(Source::Default),
-        (Ok(()), proto::UpdateSource::Manager) => Ok(Source::Manager),
-        (Ok(()), proto::UpdateSource::Unspecified) => Err(Failure::precondition(
+        (Err(_), _) | (Ok(()), Some(Source::Default)) => Ok(Source::Default),
+        (Ok(()), Some(Source::Manager)) => Ok(Source::Manager),
+        (Ok(()), None) => Err(Failure::precondition(
             "update_source_unanswered",
             format!(
                 "the manager (version {version}) offers itself as the update source of the integrated reputation server: say update_source MANAGER, or DEFAULT to stay with the current one; nothing was registered"

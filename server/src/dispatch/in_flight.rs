@@ -5,9 +5,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tracing::warn;
+use writ_common::shutdown::Shutdown;
 use writ_protocol::id::CommandId;
 
-use crate::context::Server;
+use crate::store::Store;
 
 /// How long an answer may take before it is noted that it is awaited.
 const NOTE_EVERY: Duration = Duration::from_millis(100);
@@ -62,14 +63,14 @@ impl InFlight {
 }
 
 /// Notes what is under way, until the server ends.
-pub(crate) async fn run(server: Arc<Server>) {
+pub(crate) async fn run(in_flight: Arc<InFlight>, store: Store, shutdown: Shutdown) {
     let mut ticks = tokio::time::interval(NOTE_EVERY);
-    while server.shutdown.unless_requested(ticks.tick()).await.is_some() {
-        for (command, places) in server.dispatcher.in_flight().take() {
-            let noted = server.store.note_sent(command, places.iter().copied().collect());
+    while shutdown.unless_requested(ticks.tick()).await.is_some() {
+        for (command, places) in in_flight.take() {
+            let noted = store.note_sent(command, places.iter().copied().collect());
             if let Err(error) = noted.await {
                 warn!(%error, "what was sent could not be noted");
-                places.into_iter().for_each(|place| server.dispatcher.in_flight().insert(command, place));
+                places.into_iter().for_each(|place| in_flight.insert(command, place));
             }
         }
     }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use prost::Message as _;
 use writ_proto::manager::v1 as proto;
 use writ_proto::manager::v1::instruction::Task as ProtoTask;
 
@@ -53,6 +54,20 @@ impl TryFrom<proto::Instruction> for Instruction {
                 }
             },
         })
+    }
+}
+
+impl Instruction {
+    /// Its bytes: what is signed, and what a program stores.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        proto::Instruction::from(self).encode_to_vec()
+    }
+
+    /// An instruction from such bytes; `None` when they are none.
+    #[must_use]
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        proto::Instruction::decode(bytes).ok()?.try_into().ok()
     }
 }
 

@@ -7,13 +7,64 @@ use writ_common::keys::vault::Vault;
 use writ_common::keys::vouched::PinnedAuthority;
 use writ_common::net::Protocol;
 use writ_common::status::Failure;
-use writ_proto::admin::v1 as proto;
 use writ_protocol::limits::{MAX_ENDPOINT_BYTES, MAX_NAME_BYTES};
 use writ_protocol::manager::{RegistrationToken, check_communication};
 use writ_protocol::place::{InvalidPlace, Place, host_for_others};
 use writ_protocol::time::Timestamp;
 
 use super::{Login, Pinned, Proxy, Settings};
+
+/// What an operator typed. What is left out stays as it is; an empty text clears.
+#[derive(Debug, Default)]
+pub(crate) struct Changes {
+    /// What the manager lists.
+    pub display_name: Option<String>,
+    /// A host name or an address.
+    pub address: Option<String>,
+    /// The port.
+    pub port: Option<u32>,
+    /// Without TLS.
+    pub clear_text: Option<bool>,
+    /// A CA certificate, PEM or DER.
+    pub authority: Option<Vec<u8>>,
+    /// How long the authority of before is accepted beside it.
+    pub authority_overlap: Duration,
+    /// Nobody says who answers.
+    pub without_authorization: Option<bool>,
+    /// Of a web server in front of the manager.
+    pub web_user: Option<String>,
+    /// Of a web server in front of the manager.
+    pub web_password: Option<String>,
+    /// What a proxy on the way speaks.
+    pub proxy: Option<ProxyChange>,
+    /// Where it is.
+    pub proxy_address: Option<String>,
+    /// Where it is.
+    pub proxy_port: Option<u32>,
+    /// If it asks.
+    pub proxy_user: Option<String>,
+    /// If it asks.
+    pub proxy_password: Option<String>,
+    /// Where the manager finds this server, "host:port".
+    pub forwarding_address: Option<String>,
+    /// A registration token.
+    pub registration_token: Option<String>,
+    /// It polls at least so often.
+    pub heartbeat: Option<Duration>,
+    /// Silence after which something is wrong.
+    pub abnormal_after: Option<Duration>,
+}
+
+/// What an operator says of a proxy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ProxyChange {
+    /// There is none any more.
+    Off,
+    /// It speaks this.
+    Speaks(Protocol),
+    /// Something this version has no word for.
+    Unknown,
+}
 
 /// The longest a replaced authority is still accepted.
 const MAX_OVERLAP: Duration = Duration::from_secs(30 * 24 * 3600);
@@ -25,23 +76,14 @@ impl Settings {
     ///
     /// # Errors
     /// Everything that is wrong with them, at once; the field is the first one's.
-    pub(crate) fn changed(
-        &self,
-        changes: proto::SetManagerSettingsRequest,
-        vault: &Vault,
-        now: Timestamp,
-    ) -> Result<Self, Failure> {
+    pub(crate) fn changed(&self, changes: Changes, vault: &Vault, now: Timestamp) -> Result<Self, Failure> {
         let mut problems = Problems::default();
         let mut settings = self.clone();
         settings.change_place(&changes, &mut problems);
         settings.change_trust(&changes, now, &mut problems);
         settings.change_logins(&changes, vault, &mut problems);
-        if let Some(millis) = changes.heartbeat_ms {
-            settings.heartbeat = Duration::from_millis(millis);
-        }
-        if let Some(millis) = changes.abnormal_after_ms {
-            settings.abnormal_after = Duration::from_millis(millis);
-        }
+        settings.heartbeat = changes.heartbeat.unwrap_or(settings.heartbeat);
+        settings.abnormal_after = changes.abnormal_after.unwrap_or(settings.abnormal_after);
         if let Err(why) = check_communication(settings.heartbeat, settings.abnormal_after) {
             let field = if why.starts_with("the heartbeat") { "heartbeat_ms" } else { "abnormal_after_ms" };
             problems.add(field, format!("cannot be taken: {why}"));
@@ -50,7 +92,7 @@ impl Settings {
         problems.finish(settings)
     }
 
-    fn change_place(&mut self, changes: &proto::SetManagerSettingsRequest, problems: &mut Problems) {
+    fn change_place(&mut self, changes: &Changes, problems: &mut Problems) {
         if let Some(name) = &changes.display_name {
             if name.len() > MAX_NAME_BYTES || name.chars().any(char::is_control) {
                 problems.add("display_name", "must have at most 128 bytes and no control characters");
@@ -80,22 +122,17 @@ impl Settings {
             }
             self.forwarding = (!forwarding.is_empty()).then(|| forwarding.clone());
         }
-        if let Some(clear_text) = changes.clear_text_i_know_what_i_do {
+        if let Some(clear_text) = changes.clear_text {
             self.clear_text = clear_text;
         }
     }
 
-    fn change_trust(
-        &mut self,
-        changes: &proto::SetManagerSettingsRequest,
-        now: Timestamp,
-        problems: &mut Problems,
-    ) {
-        let overlap = Duration::from_secs(changes.authority_overlap_seconds);
+    fn change_trust(&mut self, changes: &Changes, now: Timestamp, problems: &mut Problems) {
+        let overlap = changes.authority_overlap;
         if overlap > MAX_OVERLAP {
             problems.add("authority_overlap_seconds", "must be at most 2592000 (30 days)");
         }
-        if let Some(without) = changes.without_authorization_i_know_what_i_do {
+        if let Some(without) = changes.without_authorization {
             self.without_authorization = without;
         }
         let Some(uploaded) = &changes.authority else { return };
@@ -123,12 +160,7 @@ impl Settings {
         }
     }
 
-    fn change_logins(
-        &mut self,
-        changes: &proto::SetManagerSettingsRequest,
-        vault: &Vault,
-        problems: &mut Problems,
-    ) {
+    fn change_logins(&mut self, changes: &Changes, vault: &Vault, problems: &mut Problems) {
         let web = Given { user: changes.web_user.as_deref(), password: changes.web_password.as_deref() };
         self.web = web.over(self.web.take(), vault, ("web_user", "web_password"), problems);
         if let Some(token) = &changes.registration_token {
@@ -144,13 +176,11 @@ impl Settings {
                 }
             };
         }
-        let protocol = match changes.proxy_protocol.map(proto::ProxyProtocol::try_from) {
+        let protocol = match changes.proxy {
             None => self.proxy.as_ref().map(|proxy| proxy.protocol),
-            Some(Ok(proto::ProxyProtocol::Unspecified)) => None,
-            Some(Ok(proto::ProxyProtocol::HttpConnect)) => Some(Protocol::HttpConnect),
-            Some(Ok(proto::ProxyProtocol::Socks4)) => Some(Protocol::Socks4),
-            Some(Ok(proto::ProxyProtocol::Socks5)) => Some(Protocol::Socks5),
-            Some(Err(_)) => {
+            Some(ProxyChange::Off) => None,
+            Some(ProxyChange::Speaks(protocol)) => Some(protocol),
+            Some(ProxyChange::Unknown) => {
                 problems.add("proxy_protocol", "must be HTTP_CONNECT, SOCKS4, SOCKS5 or none");
                 None
             }
@@ -329,7 +359,7 @@ fn read_authority(uploaded: &[u8], now: Timestamp) -> Result<PinnedAuthority, St
 mod tests {
     use super::*;
 
-    fn changed(changes: proto::SetManagerSettingsRequest) -> Result<Settings, Failure> {
+    fn changed(changes: Changes) -> Result<Settings, Failure> {
         let folder = tempfile::tempdir().unwrap();
         let vault = Vault::open(&folder.path().join("key")).unwrap();
         Settings::default().changed(changes, &vault, Timestamp::from_millis(1_790_000_000_000))
@@ -345,7 +375,7 @@ mod tests {
             (" cm.example ", "cm.example:7543"),
         ] {
             let address = Some(typed.to_owned());
-            let settings = changed(proto::SetManagerSettingsRequest { address, ..Default::default() });
+            let settings = changed(Changes { address, ..Default::default() });
             assert_eq!(settings.unwrap().endpoint(), endpoint, "{typed}");
         }
         for typed in [
@@ -361,14 +391,14 @@ mod tests {
             "cm..example",
         ] {
             let address = Some(typed.to_owned());
-            let refused = changed(proto::SetManagerSettingsRequest { address, ..Default::default() });
+            let refused = changed(Changes { address, ..Default::default() });
             assert!(refused.is_err(), "{typed}");
         }
     }
 
     #[test]
     fn everything_that_is_wrong_is_said_at_once() {
-        let refused = changed(proto::SetManagerSettingsRequest {
+        let refused = changed(Changes {
             port: Some(0),
             web_user: Some("a:b".to_owned()),
             forwarding_address: Some("x".to_owned()),
