@@ -56,7 +56,7 @@ test-install: testing-build target/install/.podman package image target/install/
 story: testing-build ## the stories whose name contains STORY=…
 	$(CARGO) test -p integration-tests --test it -- $(STORY)
 
-bench: programs ## the records of what is installed: 10,000 agents against one server, one table; about 10 minutes after the build
+bench: programs ## benchmarks of what is installed: 10,000 agents against one server, one table; about 10 minutes after the build
 	$(STATIC) $(CARGO) build --release --target $(HOST) -p writ-bench
 	install -m 755 target/$(HOST)/release/writ-bench target/dist/
 	target/dist/writ-bench run

@@ -1,4 +1,4 @@
-//! The records: a real server under a swarm of agents, on one machine. `make bench` runs it; RESULTS.md says
+//! Benchmarks: a real server under a swarm of agents, on one machine. `make bench` runs it; RESULTS.md says
 //! what came out.
 #![allow(
     clippy::unwrap_used,

@@ -46,7 +46,7 @@ alert_kinds! {
     Unsolicited = "unsolicited", "Explained if this server's database was put back to an earlier state. If it was not, somebody else signs with a key of this server: `writ-server cert revoke KEYID`.";
     /// An agent's session carried a receipt or a report that is not the agent's, or holds nonsense.
     NotBelieved = "not_believed", "It was not stored, and commands it was to answer stay open. Somebody between the two alters what the agent says, or the agent's program is not ours: compare `writ-agent --version` on the host with the package.";
-    /// An agent let a receipt go that this server does not have.
+    /// An agent dropped a receipt as acknowledged, and this server does not have it.
     Lost = "lost", "Explained if this server's database was put back to an earlier state. If it was not, somebody between the two forges acknowledgements: `writ-server authority channel` makes a new TLS key.";
     /// Somebody claimed an agent's id without its key.
     Impostor = "impostor", "They were turned away. The detail says from which address; that of a proxy, if one is in front. The agent itself is not concerned.";
