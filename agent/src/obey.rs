@@ -312,27 +312,38 @@ impl AgentCore {
             }
             Err(refusal) => {
                 warn!(command.id = %id, code = %refusal.code, detail = %refusal.detail, "command refused");
-                let receipt = self.refuse(id, digest, &refusal, now);
-                let answer = Reaction::Answer(frame(id, digest, Some(receipt.bytes().clone()), deliveries));
-                // What was answered with "refused" is never obeyed: unless it is remembered, nothing is
-                // answered.
-                match refusal.code {
-                    // Time makes the first two truer, and the third is about another command.
-                    RefusalCode::Expired | RefusalCode::TooOld | RefusalCode::IdReused => answer,
-                    RefusalCode::JournalFailed if self.unkept.remember(id, about.1, now) => answer,
-                    RefusalCode::JournalFailed => Reaction::Running,
-                    _ => match self.journal.refuse(id, about, receipt.bytes().clone(), now) {
-                        Ok(()) => answer,
-                        Err(failed) => {
-                            warn!(command.id = %id, error = %failed, "not answered");
-                            if failed.is_lasting() {
-                                self.broken.trigger();
-                            }
-                            Reaction::Running
-                        }
-                    },
-                }
+                self.answer_refusal((id, about), &refusal, deliveries, now)
             }
+        }
+    }
+
+    /// The answer to a command that is refused. What was answered with "refused" is never obeyed: unless it is
+    /// remembered, nothing is answered.
+    fn answer_refusal(
+        &self,
+        (id, about): (CommandId, (Digest, Timestamp)),
+        refusal: &Refusal,
+        deliveries: u32,
+        now: Timestamp,
+    ) -> Reaction {
+        let (digest, expires_at) = about;
+        let receipt = self.refuse(id, digest, refusal, now);
+        let answer = Reaction::Answer(frame(id, digest, Some(receipt.bytes().clone()), deliveries));
+        match refusal.code {
+            // Time makes the first two truer, and the third is about another command.
+            RefusalCode::Expired | RefusalCode::TooOld | RefusalCode::IdReused => answer,
+            RefusalCode::JournalFailed if self.unkept.remember(id, expires_at, now) => answer,
+            RefusalCode::JournalFailed => Reaction::Running,
+            _ => match self.journal.refuse(id, about, receipt.bytes().clone(), now) {
+                Ok(()) => answer,
+                Err(failed) => {
+                    warn!(command.id = %id, error = %failed, "not answered");
+                    if failed.is_lasting() {
+                        self.broken.trigger();
+                    }
+                    Reaction::Running
+                }
+            },
         }
     }
 

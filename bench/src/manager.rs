@@ -175,7 +175,14 @@ pub(crate) async fn measure(figures: &mut Vec<Figure>, entities: usize) {
         all.push(entity(number, (&endpoint, &anchors), (&token, id), (&tls, digest, &tasks)).await);
     }
 
-    // Polls: everybody at once, as fast as the manager answers.
+    let all = poll_all(figures, all, pid).await;
+    notify_all(figures, all, (fleet, manager), (pid, idle)).await;
+    tasks.trigger();
+}
+
+/// Everybody at once, as fast as the manager answers; then one by one, as a heartbeat finds it.
+async fn poll_all(figures: &mut Vec<Figure>, all: Vec<One>, pid: u32) -> Vec<One> {
+    let entities = all.len();
     let (busy, start) = (cpu(pid), now());
     let mut polling = JoinSet::new();
     for mut one in all {
@@ -196,7 +203,6 @@ pub(crate) async fn measure(figures: &mut Vec<Figure>, entities: usize) {
     for (one, _) in done {
         all.push(one);
     }
-    // One by one, as a heartbeat finds the manager.
     let mut took = Vec::new();
     for one in &mut all {
         let asked = now();
@@ -234,7 +240,17 @@ pub(crate) async fn measure(figures: &mut Vec<Figure>, entities: usize) {
         how: "all threads; a verification, a signature, a transaction, TLS".to_owned(),
     });
 
-    // Notifications: issued, called, polled, in hand.
+    all
+}
+
+/// Issued, called, polled, in hand.
+async fn notify_all(
+    figures: &mut Vec<Figure>,
+    all: Vec<One>,
+    (fleet, manager): (Fleet, Manager),
+    (pid, idle): (u32, u64),
+) {
+    let entities = all.len();
     let (got, mut heard) = mpsc::channel(4096);
     let mut listening = JoinSet::new();
     for one in all {
@@ -278,7 +294,6 @@ pub(crate) async fn measure(figures: &mut Vec<Figure>, entities: usize) {
         how: format!("{entities} entities connected; {:.1} MB idle", float(idle) / 1024.0),
     });
     listening.abort_all();
-    tasks.trigger();
     drop(fleet);
 }
 

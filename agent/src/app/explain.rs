@@ -10,12 +10,12 @@ use writ_common::time::{Clock as _, SystemClock};
 use writ_common::users;
 use writ_proto::v1 as proto;
 use writ_protocol::admission::{JournalView, Novelty, check_approvals};
-use writ_protocol::command::{Action, Delivery};
+use writ_protocol::command::{Action, Command, Delivery};
 use writ_protocol::evidence::Evidence;
 use writ_protocol::refusal::{Refusal, RefusalCode};
 use writ_protocol::time::Timestamp;
-use writ_protocol::trust::Chain;
-use writ_protocol::verify::Verifier;
+use writ_protocol::trust::{Chain, TrustBundle};
+use writ_protocol::verify::{VerifiedCommand, Verifier};
 
 use super::{Explain, Output};
 use crate::config::Config;
@@ -83,7 +83,7 @@ pub(super) fn explain(options: Explain) -> Result<(), Fatal> {
         delivery(&text, &identity).map_err(|why| Fatal::usage(format!("{}: {why}", file.display())))?;
     // The wall clock stands in for session time: nothing is decided here, and no session is held.
     let now = at.unwrap_or_else(|| SystemClock::new().wall());
-    let (found, refused) = judge(&delivery, &identity, &chain, (&config, &files), now);
+    let (found, refused) = evaluate(&delivery, &identity, &chain, (&config, &files), now);
     let failed = refused.as_ref().map(|(number, _)| *number);
     let checks = (1..).zip(CHECKS).map(|(number, check)| {
         let mut row = row(number, check, failed, refused.as_ref());
@@ -139,7 +139,7 @@ fn delivery(text: &[u8], identity: &Identity) -> Result<Delivery, String> {
 }
 
 /// The agent's own functions, in the order it calls them; the number of the check that failed, and why.
-fn judge(
+fn evaluate(
     delivery: &Delivery,
     identity: &Identity,
     chain: &Chain,
@@ -183,34 +183,8 @@ fn judge(
     if let Err(refusal) = view.check_window(&verified, now) {
         return (found, Some((9, refusal)));
     }
-    let table = match ActionTable::load(
-        &config.actions_dir,
-        &config.denied_actions,
-        users::owner_of(files.folder()).unwrap_or_else(users::own_uid),
-    ) {
-        Ok(table) => table,
-        Err(problems) => {
-            let all: Vec<_> = problems.iter().map(ToString::to_string).collect();
-            let refusal = Refusal::new(RefusalCode::ActionNotAllowed, all.join("; "));
-            return (found, Some((11, refusal)));
-        }
-    };
-    if let Err(refusal) = check_approvals(bundle, table.class_of(&command.action), &verified) {
-        return (found, Some((10, refusal)));
-    }
-    if let Err(refusal) = table.plan(&command.action) {
-        return (found, Some((11, refusal)));
-    }
-    if let Action::ApplySettings(settings) = &command.action {
-        let held = settings::read(&files.settings());
-        let unreadable =
-            |error: SettingsError| Refusal::new(RefusalCode::InvalidParameters, error.to_string());
-        if let Err(refusal) = held
-            .map_err(unreadable)
-            .and_then(|held| settings::check(held.as_ref(), settings, command.window.issued_at))
-        {
-            return (found, Some((11, refusal)));
-        }
+    if let Err(refused) = check_host(command, &verified, bundle, (config, files)) {
+        return (found, Some(refused));
     }
     let refused = match Journal::peek_is_full(&files.journal(), config.max_entries, now) {
         Ok(false) => None,
@@ -220,6 +194,28 @@ fn judge(
         Err(error) => Some(unreadable(&error)),
     };
     (found, refused.map(|refusal| (12, refusal)))
+}
+
+/// Checks 10 and 11: what this host approves of. The number of the check that fails, and why.
+fn check_host(
+    command: &Command,
+    verified: &VerifiedCommand,
+    bundle: &TrustBundle,
+    (config, files): (&Config, &Files),
+) -> Result<(), (usize, Refusal)> {
+    let owner = users::owner_of(files.folder()).unwrap_or_else(users::own_uid);
+    let table =
+        ActionTable::load(&config.actions_dir, &config.denied_actions, owner).map_err(|problems| {
+            let all: Vec<_> = problems.iter().map(ToString::to_string).collect();
+            (11, Refusal::new(RefusalCode::ActionNotAllowed, all.join("; ")))
+        })?;
+    check_approvals(bundle, table.class_of(&command.action), verified).map_err(|refusal| (10, refusal))?;
+    let _plan = table.plan(&command.action).map_err(|refusal| (11, refusal))?;
+    let Action::ApplySettings(settings) = &command.action else { return Ok(()) };
+    let unreadable = |error: SettingsError| Refusal::new(RefusalCode::InvalidParameters, error.to_string());
+    let held = settings::read(&files.settings()).map_err(unreadable);
+    let checked = held.and_then(|held| settings::check(held.as_ref(), settings, command.window.issued_at));
+    checked.map_err(|refusal| (11, refusal))
 }
 
 /// Which of the first seven checks a silent code belongs to.

@@ -1,5 +1,6 @@
 //! `writ-agent run`: configuration, telemetry, state, link, drain.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -40,24 +41,12 @@ pub(super) async fn run(options: Run, shutdown: Shutdown) -> Result<(), Fatal> {
         .map_err(|error| Fatal::usage(format!("`log.filter` is not a filter: {error}")))?;
     let failed = |error: &dyn std::error::Error| Fatal::caused("cannot start", error);
     let files = Files::new(&config.data_dir);
-    if let Some(token_file) = token_file
-        && let Err(IdentityError::NotEnrolled(_)) = Identity::load(&files)
-    {
-        let made = async {
-            while !token_file.exists() {
-                tokio::time::sleep(LOOK_FOR_TOKEN).await;
-            }
-        };
-        if let Some(patience) = patience {
-            let waited = shutdown.unless_requested(tokio::time::timeout(patience, made)).await;
+    if let Some(token_file) = token_file {
+        match enroll_once(&files, &config, &token_file, (name, patience), &shutdown).await? {
+            Waited::Enrolled => {}
             // It was asked to end, and nothing is wrong.
-            let Some(made) = waited else { return Ok(()) };
-            debug!(made = made.is_ok(), "waited for a token");
+            Waited::ShuttingDown => return Ok(()),
         }
-        let Enrolled { record, .. } =
-            enroll::with_token(&files, &token_file, name, Algorithm::default(), config.proxy.as_ref())
-                .await?;
-        info!(agent.id = %record.agent, name = record.name, "enrolled");
     }
     if files.folder().exists() {
         files::check_owner(files.folder()).map_err(|error| failed(&error))?;
@@ -88,16 +77,7 @@ pub(super) async fn run(options: Run, shutdown: Shutdown) -> Result<(), Fatal> {
     let time = SessionTime::new(Arc::new(SystemClock::new()));
     let actions_shutdown = Shutdown::new();
     let status = LinkStateFile::new(&files, &table);
-    let denied = config.denied_actions.iter().any(|denied| denied == "settings");
-    if denied && files.settings().exists() {
-        warn!(file = %files.settings().display(), "settings that came by a command do not count: actions.deny lists `settings`");
-    }
-    let settings = match denied {
-        true => SettingsStore::nothing(&files.settings(), &config.log_filter),
-        false => {
-            SettingsStore::load(&files.settings(), &config.log_filter).map_err(|error| failed(&error))?
-        }
-    };
+    let settings = load_settings(&files, &config)?;
     let left = Left::of(&journal).map_err(|error| failed(&error))?;
     let surroundings = Surroundings {
         time,
@@ -131,4 +111,51 @@ pub(super) async fn run(options: Run, shutdown: Shutdown) -> Result<(), Fatal> {
     }
     info!("ended");
     ran.map_err(|error| failed(&error))
+}
+
+/// What waiting for a token came to.
+enum Waited {
+    /// The agent has an identity.
+    Enrolled,
+    /// It was asked to end meanwhile.
+    ShuttingDown,
+}
+
+/// Enrols by a token file, if this agent has no identity yet; waits for the file as long as it is told to.
+async fn enroll_once(
+    files: &Files,
+    config: &Config,
+    token_file: &Path,
+    (name, patience): (Option<String>, Option<Duration>),
+    shutdown: &Shutdown,
+) -> Result<Waited, Fatal> {
+    let Err(IdentityError::NotEnrolled(_)) = Identity::load(files) else { return Ok(Waited::Enrolled) };
+    let made = async {
+        while !token_file.exists() {
+            tokio::time::sleep(LOOK_FOR_TOKEN).await;
+        }
+    };
+    if let Some(patience) = patience {
+        let waited = shutdown.unless_requested(tokio::time::timeout(patience, made)).await;
+        let Some(made) = waited else { return Ok(Waited::ShuttingDown) };
+        debug!(made = made.is_ok(), "waited for a token");
+    }
+    let proxy = config.proxy.as_ref();
+    let Enrolled { record, .. } =
+        enroll::with_token(files, token_file, name, Algorithm::default(), proxy).await?;
+    info!(agent.id = %record.agent, name = record.name, "enrolled");
+    Ok(Waited::Enrolled)
+}
+
+/// The settings that were kept, unless the host forbids settings.
+fn load_settings(files: &Files, config: &Config) -> Result<SettingsStore, Fatal> {
+    let path = files.settings();
+    if !config.denied_actions.iter().any(|denied| denied == "settings") {
+        let loaded = SettingsStore::load(&path, &config.log_filter);
+        return loaded.map_err(|error| Fatal::caused("cannot start", &error));
+    }
+    if path.exists() {
+        warn!(file = %path.display(), "settings that came by a command do not count: actions.deny lists `settings`");
+    }
+    Ok(SettingsStore::nothing(&path, &config.log_filter))
 }

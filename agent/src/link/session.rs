@@ -48,8 +48,6 @@ pub(super) async fn hold(
 ) -> Result<Done, LinkError> {
     let Established { outbound, mut inbound, welcome, client } = greeted;
     let server_nonce = welcome.server_nonce;
-    let longest = link.max_backoff;
-    let millis = |asked: u32| Duration::from_millis(u64::from(asked));
     let heartbeat = welcome.heartbeat.clamp(SHORTEST_HEARTBEAT, LONGEST_SILENCE);
     let deadline = welcome.heartbeat_deadline.clamp(heartbeat * 2, LONGEST_SILENCE * 2);
     link.core.settings.session_began(deadline);
@@ -95,20 +93,8 @@ pub(super) async fn hold(
             }
             message = inbound.message() => {
                 last_heard = Instant::now();
-                match message? {
-                    Some(proto::ServerFrame { frame: Some(Frame::ComeBack(come_back)) }) => {
-                        info!(reason = quoted(&come_back.reason), "the server asks to come back");
-                        // It is under no seal: whoever holds the channel's key keeps nobody away for longer than a failure does.
-                        return Ok(Done::ComeBack(millis(come_back.after_ms).min(longest)));
-                    }
-                    Some(proto::ServerFrame { frame: Some(frame) }) => {
-                        if let Some(done) = session.receive(frame).await? {
-                            return Ok(done);
-                        }
-                    }
-                    // A frame of a newer protocol; nothing in it was asked for.
-                    Some(proto::ServerFrame { frame: None }) => {}
-                    None => return Err(LinkError::Ended),
+                if let Some(done) = session.hear(message?).await? {
+                    return Ok(done);
                 }
             }
             // Perhaps one that revokes this server's key.
@@ -167,6 +153,23 @@ impl Drop for Session<'_> {
 }
 
 impl Session<'_> {
+    /// Takes what came; how the session ends, if it does by that.
+    async fn hear(&mut self, message: Option<proto::ServerFrame>) -> Result<Option<Done>, LinkError> {
+        match message {
+            Some(proto::ServerFrame { frame: Some(Frame::ComeBack(come_back)) }) => {
+                info!(reason = quoted(&come_back.reason), "the server asks to come back");
+                // It is under no seal: a thief of the channel's key keeps nobody away for longer than a failure
+                // does.
+                let asked = Duration::from_millis(u64::from(come_back.after_ms));
+                Ok(Some(Done::ComeBack(asked.min(self.link.max_backoff))))
+            }
+            Some(proto::ServerFrame { frame: Some(frame) }) => self.receive(frame).await,
+            // A frame of a newer protocol; nothing in it was asked for.
+            Some(proto::ServerFrame { frame: None }) => Ok(None),
+            None => Err(LinkError::Ended),
+        }
+    }
+
     fn begin(&mut self) -> Result<(), LinkError> {
         let core = Arc::clone(&self.link.core);
         self.report();

@@ -217,11 +217,16 @@ fn show_status(format: Format, client: &Client, status: &proto::ManagerStatus) -
         instructions_open: status.instructions_open,
         instructions_refused: status.instructions_refused,
     };
+    output::one(format, &shown, &fields(&shown, client))
+}
+
+/// A status for people.
+fn fields(shown: &Status, client: &Client) -> Vec<(&'static str, String)> {
     let mut fields = vec![("state", shown.state.to_owned())];
     if !shown.next.is_empty() {
         fields.push(("next", shown.next.clone()));
     }
-    if state != "unregistered" {
+    if shown.state != "unregistered" {
         fields.extend([
             ("entity", shown.entity_id.clone()),
             ("manager", format!("{} (version {})", shown.manager_id, shown.manager_version)),
@@ -243,7 +248,7 @@ fn show_status(format: Format, client: &Client, status: &proto::ManagerStatus) -
             ),
         ]);
     }
-    let source = match (update_source, shown.update_source_offered) {
+    let source = match (shown.update_source, shown.update_source_offered) {
         ("manager", _) => "the Control Manager".to_owned(),
         (_, true) => {
             let take = client.typed("writ manager update-source manager");
@@ -262,5 +267,5 @@ fn show_status(format: Format, client: &Client, status: &proto::ManagerStatus) -
     if !shown.last_error.is_empty() {
         fields.push(("last error", shown.last_error.clone()));
     }
-    output::one(format, &shown, &fields)
+    fields
 }

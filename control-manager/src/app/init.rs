@@ -13,9 +13,10 @@ use writ_common::time::{Clock as _, SystemClock};
 use writ_database::file as database_file;
 use writ_protocol::id::{Digest, ManagerId};
 use writ_protocol::place::host_for_others;
+use writ_protocol::time::Timestamp;
 
 use super::{Custom, Init, Names, Output, unusable};
-use crate::authority::{self, Authority, AuthorityError};
+use crate::authority::{self, Authority, AuthorityError, Files};
 use crate::folder::{self, Presence};
 use crate::store::Store;
 
@@ -35,21 +36,14 @@ struct Made {
 
 pub(super) async fn init(options: Init, shutdown: &Shutdown) -> Result<(), Fatal> {
     let Init { folder, name, tls_names, custom, keep_keys, if_new, output } = options;
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-    if name.is_empty() || name.len() > 64 || !name.chars().all(is_plain) {
-        return Err(Fatal::usage("--name must have 1 to 64 of A-Z, a-z, 0-9, `.`, `_` and `-`"));
-    }
+    check_name(&name)?;
     if custom.is_some() && !tls_names.is_empty() {
         return Err(Fatal::usage("--tls-name is for a certificate made here; yours has its names already"));
     }
     let tls_names = certificate_names(&tls_names)?;
     let files = folder.files()?;
-    let no_keys = || {
-        let folder = files.folder().display();
-        Fatal::failure(format!("{folder}: no keys of a manager lie here; leave --keep-keys out"))
-    };
     if keep_keys && !files.folder().exists() {
-        return Err(no_keys());
+        return Err(no_keys(&files));
     }
     files::private_folder(files.folder()).map_err(Fatal::failure)?;
     let failed = |error: &dyn std::error::Error| Fatal::caused("no manager was made", error);
@@ -68,62 +62,14 @@ pub(super) async fn init(options: Init, shutdown: &Shutdown) -> Result<(), Fatal
     }
     let _lock = files::lock_folder(files.folder()).map_err(Fatal::failure)?;
     let now = SystemClock::new().wall();
-    // Before anything moves: the keys must be whole.
-    let keep = || {
-        Authority::open(&files, now).map_err(|error| unusable(&files, &error))?;
-        if let Some(aside) = database_file::move_aside(&files.database(), now).map_err(Fatal::failure)? {
-            say::aside(format_args!("the database that was here lies in {}", aside.display()));
-        }
-        Ok::<_, Fatal>(())
-    };
-    match folder::find(&files).await.map_err(|error| failed(&error))? {
-        Presence::Manager { .. } => {
-            return Err(Fatal::failure("a manager was made here meanwhile; nothing was changed"));
-        }
-        Presence::Lost(lost) if !keep_keys => return Err(Fatal::failure(lost)),
-        Presence::Lost(_) => keep()?,
-        Presence::Unfinished if keep_keys => keep()?,
-        Presence::Nothing if keep_keys => return Err(no_keys()),
-        Presence::Unfinished => {
-            files::move_aside(files.folder(), "unfinished", now, str::to_owned).map_err(Fatal::failure)?;
-        }
-        Presence::Nothing => {}
-    }
+    clear_folder(&files, keep_keys, now).await?;
     // Keys that stay are somebody's all the time.
     if !keep_keys {
         files::begin_making(files.folder()).map_err(Fatal::failure)?;
     }
-    let made = match custom {
-        _ if keep_keys => Ok(()),
-        Some(Custom { custom_ca, tls_certificate, tls_key, signing_certificate, signing_key }) => {
-            let custom = authority::Custom {
-                ca: custom_ca,
-                tls: tls_certificate,
-                tls_key,
-                signing: signing_certificate,
-                signing_key,
-            };
-            authority::adopt(&files, &custom, now)
-        }
-        None => {
-            let mut hosts = tls_names;
-            hosts.extend(OWN_NAMES.map(str::to_owned));
-            hosts.sort();
-            hosts.dedup();
-            authority::create(&files, &name, &hosts, now)
-        }
-    };
-    made.map_err(|error| match &error {
-        AuthorityError::File(_) => failed(&error),
-        AuthorityError::Pem { .. }
-        | AuthorityError::Key { .. }
-        | AuthorityError::Authority { .. }
-        | AuthorityError::NotVouched { .. }
-        | AuthorityError::Mismatch { .. }
-        | AuthorityError::Nameless(_)
-        | AuthorityError::Issue(_)
-        | AuthorityError::Tls(_) => Fatal::usage(error),
-    })?;
+    if !keep_keys {
+        make_keys(&files, &name, tls_names, custom, now)?;
+    }
     let opened = Authority::open(&files, now).map_err(|error| failed(&error))?;
     let secret = new_token();
     // Whoever puts the old database back needs the old one.
@@ -151,6 +97,84 @@ pub(super) async fn init(options: Init, shutdown: &Shutdown) -> Result<(), Fatal
             admin_token_file: files.admin_token(),
         },
     )
+}
+
+fn check_name(name: &str) -> Result<(), Fatal> {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    if name.is_empty() || name.len() > 64 || !name.chars().all(is_plain) {
+        return Err(Fatal::usage("--name must have 1 to 64 of A-Z, a-z, 0-9, `.`, `_` and `-`"));
+    }
+    Ok(())
+}
+
+fn no_keys(files: &Files) -> Fatal {
+    let folder = files.folder().display();
+    Fatal::failure(format!("{folder}: no keys of a manager lie here; leave --keep-keys out"))
+}
+
+/// Moves away what is in the place of a new manager; keys stay only when they are to be kept, and whole.
+async fn clear_folder(files: &Files, keep_keys: bool, now: Timestamp) -> Result<(), Fatal> {
+    let found = folder::find(files).await.map_err(|error| Fatal::caused("no manager was made", &error))?;
+    match found {
+        Presence::Manager { .. } => {
+            return Err(Fatal::failure("a manager was made here meanwhile; nothing was changed"));
+        }
+        Presence::Lost(lost) if !keep_keys => return Err(Fatal::failure(lost)),
+        Presence::Nothing if keep_keys => return Err(no_keys(files)),
+        Presence::Lost(_) | Presence::Unfinished if keep_keys => {
+            // Before anything moves: the keys must be whole.
+            Authority::open(files, now).map_err(|error| unusable(files, &error))?;
+            let aside = database_file::move_aside(&files.database(), now).map_err(Fatal::failure)?;
+            if let Some(aside) = aside {
+                say::aside(format_args!("the database that was here lies in {}", aside.display()));
+            }
+        }
+        Presence::Unfinished => {
+            files::move_aside(files.folder(), "unfinished", now, str::to_owned).map_err(Fatal::failure)?;
+        }
+        Presence::Nothing | Presence::Lost(_) => {}
+    }
+    Ok(())
+}
+
+/// Makes the manager's keys, or takes those of an organisation.
+fn make_keys(
+    files: &Files,
+    name: &str,
+    tls_names: Vec<String>,
+    custom: Option<Custom>,
+    now: Timestamp,
+) -> Result<(), Fatal> {
+    let made = match custom {
+        Some(Custom { custom_ca, tls_certificate, tls_key, signing_certificate, signing_key }) => {
+            let custom = authority::Custom {
+                ca: custom_ca,
+                tls: tls_certificate,
+                tls_key,
+                signing: signing_certificate,
+                signing_key,
+            };
+            authority::adopt(files, &custom, now)
+        }
+        None => {
+            let mut hosts = tls_names;
+            hosts.extend(OWN_NAMES.map(str::to_owned));
+            hosts.sort();
+            hosts.dedup();
+            authority::create(files, name, &hosts, now)
+        }
+    };
+    made.map_err(|error| match &error {
+        AuthorityError::File(_) => Fatal::caused("no manager was made", &error),
+        AuthorityError::Pem { .. }
+        | AuthorityError::Key { .. }
+        | AuthorityError::Authority { .. }
+        | AuthorityError::NotVouched { .. }
+        | AuthorityError::Mismatch { .. }
+        | AuthorityError::Nameless(_)
+        | AuthorityError::Issue(_)
+        | AuthorityError::Tls(_) => Fatal::usage(error),
+    })
 }
 
 /// Names a certificate can carry, each written in one way.

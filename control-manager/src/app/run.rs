@@ -1,9 +1,12 @@
 //! `writ-control-manager run`: telemetry, configuration, state, ports, serve, drain.
 
+use std::fs::File;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
+use tonic::transport::server::Router;
 use tracing::{error, info, warn};
 use writ_common::admin::{PolicyLayer, archive};
 use writ_common::daemon::{self, Fatal};
@@ -35,30 +38,12 @@ pub(super) async fn run(options: Run, shutdown: Shutdown) -> Result<(), Fatal> {
     telemetry::init(&config.log_filter, config.log_format)
         .map_err(|error| Fatal::usage(format!("`log.filter` is not a filter: {error}")))?;
     let files = Files::new(&config.data_dir);
-    let none = || {
-        let folder = files.folder().display();
-        Fatal::failure(format!(
-            "{folder}: there is no manager here; make one: writ-control-manager init --data-dir {folder} --name NAME --tls-name HOST"
-        ))
-    };
-    if !files.folder().exists() {
-        return Err(none());
-    }
     let failed = |error: &dyn std::error::Error| Fatal::caused("cannot start", error);
-    let _lock = files::lock_folder(files.folder()).map_err(|error| failed(&error))?;
-    match folder::find(&files).await.map_err(|error| failed(&error))? {
-        Presence::Nothing => return Err(none()),
-        Presence::Unfinished => {
-            let folder = files.folder().display();
-            return Err(Fatal::failure(format!("{folder}: init did not finish here; run it again")));
-        }
-        Presence::Lost(lost) => return Err(Fatal::failure(lost)),
-        Presence::Manager { .. } => files::end_making(files.folder()).map_err(|error| failed(&error))?,
-    }
+    let _lock = take_folder(&files).await?;
     // What calls that are drained still write to ends last.
     let last_shutdown = Shutdown::new();
     let store = Store::open(&files.database(), &last_shutdown).await.map_err(|error| failed(&error))?;
-    let (id, name) = store.manager().await.map_err(|error| failed(&error))?.ok_or_else(none)?;
+    let (id, name) = store.manager().await.map_err(|error| failed(&error))?.ok_or_else(|| nothing(&files))?;
     let clock: SharedClock = Arc::new(SystemClock::new());
     let authority = Authority::open(&files, clock.wall()).map_err(|error| unusable(&files, &error))?;
     let tls = authority.tls.clone();
@@ -95,36 +80,18 @@ pub(super) async fn run(options: Run, shutdown: Shutdown) -> Result<(), Fatal> {
         in_clear = in_clear.as_ref().map(|(_, address)| address.to_string()),
         "serving"
     );
-    let services = || {
-        let (registry, link) = entity_services(&manager);
-        port::settings(FEW_STREAMS).add_service(registry).add_service(link)
-    };
     let routes = admin::routes(&manager).map_err(|error| Fatal::failure(error.to_string()))?;
     let admin_port = port::settings(MANY_STREAMS).layer(PolicyLayer::new(&manager)).add_routes(routes);
     shutdown.spawn(metrics::serve(Arc::clone(&manager), measured.0, recorder));
-    shutdown.spawn(keep_leaf(Arc::clone(&manager), files.clone()));
-    let of_the_manager = (Arc::clone(&manager.clock), shutdown.clone());
-    shutdown.spawn(archive::run(store.database().clone(), config.audit, files.audit(), of_the_manager));
+    start_loops(&manager, &files);
     if let Some((listener, _)) = in_clear {
-        warn!("entities may come in clear text: whoever listens in between reads along");
-        let (served, asked) = (services(), shutdown.clone());
-        shutdown.spawn(async move {
-            if let Err(error) = port::serve(served, listener, None, Room::OTHERS, &asked).await {
-                error!(%error, "the port in clear text failed");
-                asked.trigger();
-            }
-        });
+        serve_in_clear(&manager, listener);
     }
-    let looked_at = store.clone();
-    shutdown.spawn(service::keep_alive(shutdown.clone(), move || {
-        let store = looked_at.clone();
-        async move { store.manager().await.is_ok() }
-    }));
     daemon::outlive_terminal();
     daemon::open_many_files();
     service::ready();
     let (first, second) = tokio::join!(
-        port::serve(services(), link.0, Some(&tls), Room::OTHERS, &shutdown),
+        port::serve(entity_port(&manager), link.0, Some(&tls), Room::OTHERS, &shutdown),
         port::serve(admin_port, operators.0, Some(&tls), Room::OTHERS, &shutdown)
     );
     service::stopping();
@@ -138,6 +105,64 @@ pub(super) async fn run(options: Run, shutdown: Shutdown) -> Result<(), Fatal> {
     }
     info!("ended");
     first.and(second)
+}
+
+fn nothing(files: &Files) -> Fatal {
+    let folder = files.folder().display();
+    Fatal::failure(format!(
+        "{folder}: there is no manager here; make one: writ-control-manager init --data-dir {folder} --name NAME --tls-name HOST"
+    ))
+}
+
+/// The lock of a folder in which a manager lives.
+async fn take_folder(files: &Files) -> Result<File, Fatal> {
+    let failed = |error: &dyn std::error::Error| Fatal::caused("cannot start", error);
+    if !files.folder().exists() {
+        return Err(nothing(files));
+    }
+    let lock = files::lock_folder(files.folder()).map_err(|error| failed(&error))?;
+    match folder::find(files).await.map_err(|error| failed(&error))? {
+        Presence::Nothing => Err(nothing(files)),
+        Presence::Unfinished => {
+            let folder = files.folder().display();
+            Err(Fatal::failure(format!("{folder}: init did not finish here; run it again")))
+        }
+        Presence::Lost(lost) => Err(Fatal::failure(lost)),
+        Presence::Manager { .. } => {
+            files::end_making(files.folder()).map_err(|error| failed(&error))?;
+            Ok(lock)
+        }
+    }
+}
+
+/// What entities call.
+fn entity_port(manager: &Arc<Manager>) -> Router {
+    let (registry, link) = entity_services(manager);
+    port::settings(FEW_STREAMS).add_service(registry).add_service(link)
+}
+
+/// The same without TLS, where an operator asked for it.
+fn serve_in_clear(manager: &Arc<Manager>, listener: TcpListener) {
+    warn!("entities may come in clear text: whoever listens in between reads along");
+    let (served, asked) = (entity_port(manager), manager.shutdown.clone());
+    manager.shutdown.spawn(async move {
+        if let Err(error) = port::serve(served, listener, None, Room::OTHERS, &asked).await {
+            error!(%error, "the port in clear text failed");
+            asked.trigger();
+        }
+    });
+}
+
+/// What a manager does beside answering, until it ends.
+fn start_loops(manager: &Arc<Manager>, files: &Files) {
+    let (shutdown, store) = (&manager.shutdown, manager.store.clone());
+    shutdown.spawn(keep_leaf(Arc::clone(manager), files.clone()));
+    let of_the_manager = (Arc::clone(&manager.clock), shutdown.clone());
+    shutdown.spawn(archive::run(store.database().clone(), manager.audit, files.audit(), of_the_manager));
+    shutdown.spawn(service::keep_alive(shutdown.clone(), move || {
+        let store = store.clone();
+        async move { store.manager().await.is_ok() }
+    }));
 }
 
 async fn keep_leaf(manager: Arc<Manager>, files: Files) {

@@ -80,27 +80,7 @@ fn main() {
     all_obey(&fleet, 3);
     proved("it walked three bundles it had never seen, each by the authority of the one before");
 
-    step(6, "The signing key leaks, and is revoked");
-    let rome: AgentId = fleet.agent_id("rome").parse().unwrap();
-    let villain = Intruder::in_the_middle(&fleet.road, &fleet.path("server"));
-    villain.wait_for_session(rome);
-    let leaked = fleet.json(&["server"])["signing_key_id"].as_str().unwrap().to_owned();
-    let stolen = Stolen::with_key(&fleet, "rome", &leaked);
-    let before = agents[0].count("command admitted");
-    villain.deliver(rome, stolen.ping(rome, &stolen.signing, |_| {}));
-    agents[0].wait_for_count("command admitted", before + 1);
-    println!("   the thief's ping is obeyed: the key is good");
-    let _revoked = keys(&fleet, &["cert", "revoke", &leaked[..16], "--authority", &new]);
-    agents[0].wait_for("trust bundle accepted", |said| said["bundle.version"] == 6);
-    villain.deliver(rome, stolen.ping(rome, &stolen.signing, |_| {}));
-    agents[0].wait_for("refused in silence", |said| said["code"] == "certificate_revoked");
-    drop(villain);
-    fleet.kill_server();
-    fleet.start_server(None);
-    fleet.add_context();
-    converged(&fleet);
-    all_obey(&fleet, 3);
-    proved("the thief is refused from the next contact on, and the fleet obeys the key that took over");
+    leak(&mut fleet, &agents, &new);
 
     step(7, "The server burns down; what is left is the old backup of step 2, and the authority's key");
     fleet.kill_server();
@@ -120,6 +100,31 @@ fn main() {
     all_obey(&fleet, 3);
     proved("one bundle, and the whole fleet obeys the new server; nobody visited a host");
     println!("\nEvery step came out as it should.");
+}
+
+/// A thief has the signing key until it is revoked.
+fn leak(fleet: &mut Fleet, agents: &[Daemon], new: &str) {
+    step(6, "The signing key leaks, and is revoked");
+    let rome: AgentId = fleet.agent_id("rome").parse().unwrap();
+    let villain = Intruder::in_the_middle(&fleet.road, &fleet.path("server"));
+    villain.wait_for_session(rome);
+    let leaked = fleet.json(&["server"])["signing_key_id"].as_str().unwrap().to_owned();
+    let stolen = Stolen::with_key(fleet, "rome", &leaked);
+    let before = agents[0].count("command admitted");
+    villain.deliver(rome, stolen.ping(rome, &stolen.signing, |_| {}));
+    agents[0].wait_for_count("command admitted", before + 1);
+    println!("   the thief's ping is obeyed: the key is good");
+    let _revoked = keys(fleet, &["cert", "revoke", &leaked[..16], "--authority", new]);
+    agents[0].wait_for("trust bundle accepted", |said| said["bundle.version"] == 6);
+    villain.deliver(rome, stolen.ping(rome, &stolen.signing, |_| {}));
+    agents[0].wait_for("refused in silence", |said| said["code"] == "certificate_revoked");
+    drop(villain);
+    fleet.kill_server();
+    fleet.start_server(None);
+    fleet.add_context();
+    converged(fleet);
+    all_obey(fleet, 3);
+    proved("the thief is refused from the next contact on, and the fleet obeys the key that took over");
 }
 
 /// Everybody but oslo.

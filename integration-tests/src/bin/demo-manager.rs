@@ -92,28 +92,7 @@ fn main() {
     types(&fleet, &["--context", "cm", "entities", "list"], 0);
     proved("the manager's operator let it in");
 
-    step(5, "An instruction to the fleet, tracked to its end");
-    let shown = tracked(&fleet, &manager, &["instruct", "ping", "--all"]);
-    let command = shown["deliveries"][0]["command_id"].as_str().unwrap().to_owned();
-    types(&fleet, &["commands", "show", &command], 0);
-    assert_eq!(fleet.json(&["commands", "show", &command])["requested_by"], "control-manager/admin");
-    proved("two agents obeyed the server's own key; the manager never held it");
-
-    step(6, "A change is not sent until it is");
-    let _set = fleet.settings(&["--display-name", "front office"]).ok();
-    assert_eq!(fleet.line()["settings_not_sent"], true);
-    types(&fleet, &["manager", "update"], 0);
-    assert_eq!(fleet.cm(&["entities", "list"])[0]["display_name"], "front office");
-    proved("the manager lists it by its new name");
-
-    step(7, "Two-way: the manager calls, and the answer does not wait for the next poll");
-    let forwarded = format!("localhost:{here}");
-    let _set = fleet.settings(&["--two-way", &forwarded, "--heartbeat", "1h", "--abnormal-after", "3h"]).ok();
-    types(&fleet, &["manager", "test"], 0);
-    let _sent = fleet.json(&["manager", "update"]);
-    fleet.server().wait_for("listening for the Control Manager", |_| true);
-    let _shown = tracked(&fleet, &manager, &["instruct", "status", "--entity", "front office"]);
-    proved("the next poll by itself was an hour away");
+    instructions(&fleet, &manager, here);
 
     step(8, "Unregister");
     types(&fleet, &["manager", "unregister"], 0);
@@ -129,4 +108,30 @@ fn main() {
     }
     proved("the manager lists nobody, updates come from where they came before, and no log holds a password");
     println!("\nEvery step came out as it should.");
+}
+
+/// What the manager tells the server to do, and what the server tells it.
+fn instructions(fleet: &Fleet, manager: &Manager, here: u16) {
+    step(5, "An instruction to the fleet, tracked to its end");
+    let shown = tracked(fleet, manager, &["instruct", "ping", "--all"]);
+    let command = shown["deliveries"][0]["command_id"].as_str().unwrap().to_owned();
+    types(fleet, &["commands", "show", &command], 0);
+    assert_eq!(fleet.json(&["commands", "show", &command])["requested_by"], "control-manager/admin");
+    proved("two agents obeyed the server's own key; the manager never held it");
+
+    step(6, "A change is not sent until it is");
+    let _set = fleet.settings(&["--display-name", "front office"]).ok();
+    assert_eq!(fleet.line()["settings_not_sent"], true);
+    types(fleet, &["manager", "update"], 0);
+    assert_eq!(fleet.cm(&["entities", "list"])[0]["display_name"], "front office");
+    proved("the manager lists it by its new name");
+
+    step(7, "Two-way: the manager calls, and the answer does not wait for the next poll");
+    let forwarded = format!("localhost:{here}");
+    let _set = fleet.settings(&["--two-way", &forwarded, "--heartbeat", "1h", "--abnormal-after", "3h"]).ok();
+    types(fleet, &["manager", "test"], 0);
+    let _sent = fleet.json(&["manager", "update"]);
+    fleet.server().wait_for("listening for the Control Manager", |_| true);
+    let _shown = tracked(fleet, manager, &["instruct", "status", "--entity", "front office"]);
+    proved("the next poll by itself was an hour away");
 }

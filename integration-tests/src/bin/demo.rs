@@ -2,6 +2,8 @@
 #![allow(clippy::print_stdout, reason = "talking is what a demonstration does")]
 #![allow(clippy::unwrap_used, reason = "in a demonstration a panic is the failed step")]
 
+use std::path::Path;
+
 use integration_tests::fleet::{Build, Daemon, Fleet, lines};
 use integration_tests::intruder::{Intruder, altered, forged};
 use writ_protocol::id::AgentId;
@@ -47,54 +49,16 @@ fn main() {
     proved("each agent checked name and parameters against its own list, ran it once, and signed its output");
 
     step(5, "A man in the middle holds the stolen TLS key and passes the real greeting through");
-    let (agent, rome) = &agents[0];
-    let (_, paris) = &agents[1];
-    let villain = Intruder::in_the_middle(&fleet.road, &fleet.path("server"));
-    villain.wait_for_session(*rome);
-    villain.wait_for_session(*paris);
-    assert_eq!(fleet.show(&["send", "action", "note", "word=genuine", "--agent", "rome", "--wait"]), 0);
-    let genuine = villain.wait_for_deliveries(*rome, 1).remove(0);
-    assert_eq!(fleet.show(&["send", "action", "note", "word=elsewhere", "--agent", "paris", "--wait"]), 0);
-    let elsewhere = villain.wait_for_deliveries(*paris, 1).remove(0);
-    let before = lines(&notes).len();
-    proved("he sees every command pass, and can say to an agent whatever he likes");
-
-    for (title, delivery, code) in [
-        ("forged: the order signed with his own key", forged(&genuine), "unknown_key"),
-        ("altered: one bit of the signed order flipped", altered(&genuine), "bad_signature"),
-        ("wrongly addressed: the genuine order for paris, passed on to rome", elsewhere, "wrong_agent"),
-    ] {
-        println!("   villain: {title}");
-        villain.deliver(*rome, delivery);
-        agent.wait_for("refused in silence", |said| said["code"] == code);
-        fleet.server().wait_for("agent refused", |said| said["code"] == code);
-        proved(&format!("refused in silence as {code}; the operator knows"));
-    }
-    println!("   villain: replayed: the genuine order for rome, once more");
-    villain.deliver(*rome, genuine);
-    agent.wait_for("command delivered again", |_| true);
-    fleet.server().wait_for("command replayed by somebody", |_| true);
-    assert_eq!(lines(&notes).len(), before, "nothing was started by any villain");
-    proved("known by its id and digest: not started again, and the server was told that somebody replays");
+    let villain = villains(&fleet, &notes, &agents);
 
     step(6, "What the operator sees");
-    assert_eq!(fleet.show(&["alerts"]), 0);
-    for (kind, code) in [
-        ("refused", "unknown_key"),
-        ("refused", "bad_signature"),
-        ("refused", "wrong_agent"),
-        ("replayed", ""),
-    ] {
-        assert_eq!(fleet.alerts(kind, code).len(), 1, "{kind} {code}");
-    }
-    proved("all four villains are in the alerts, by agent");
+    what_the_operator_sees(&fleet);
 
     step(7, "An impostor with the TLS key but without the signing key");
-    let honest = villain;
     fleet.road.cut();
-    drop(honest);
+    drop(villain);
     let impostor = Intruder::impostor(&fleet.road, &fleet.path("server"));
-    let said = impostor.wait_for_hellos(*rome, 2);
+    let said = impostor.wait_for_hellos(agents[0].1, 2);
     assert!(said.is_empty(), "the agent told an impostor {said:?}");
     proved(
         "no agent begins a session with him: no proof, no answer, nothing but a greeting with a random nonce",
@@ -119,4 +83,53 @@ fn main() {
     assert!(fleet.server.take().unwrap().stop().success());
     proved("every process ended in good order; the folder is gone");
     println!("\nEvery step came out as it should.");
+}
+
+/// Everything a man in the middle tries; none of it starts anything.
+fn villains(fleet: &Fleet, notes: &Path, agents: &[(Daemon, AgentId)]) -> Intruder {
+    let (agent, rome) = &agents[0];
+    let (_, paris) = &agents[1];
+    let villain = Intruder::in_the_middle(&fleet.road, &fleet.path("server"));
+    villain.wait_for_session(*rome);
+    villain.wait_for_session(*paris);
+    assert_eq!(fleet.show(&["send", "action", "note", "word=genuine", "--agent", "rome", "--wait"]), 0);
+    let genuine = villain.wait_for_deliveries(*rome, 1).remove(0);
+    assert_eq!(fleet.show(&["send", "action", "note", "word=elsewhere", "--agent", "paris", "--wait"]), 0);
+    let elsewhere = villain.wait_for_deliveries(*paris, 1).remove(0);
+    let before = lines(notes).len();
+    proved("he sees every command pass, and can say to an agent whatever he likes");
+
+    for (title, delivery, code) in [
+        ("forged: the order signed with his own key", forged(&genuine), "unknown_key"),
+        ("altered: one bit of the signed order flipped", altered(&genuine), "bad_signature"),
+        ("wrongly addressed: the genuine order for paris, passed on to rome", elsewhere, "wrong_agent"),
+    ] {
+        println!("   villain: {title}");
+        villain.deliver(*rome, delivery);
+        agent.wait_for("refused in silence", |said| said["code"] == code);
+        fleet.server().wait_for("agent refused", |said| said["code"] == code);
+        proved(&format!("refused in silence as {code}; the operator knows"));
+    }
+    println!("   villain: replayed: the genuine order for rome, once more");
+    villain.deliver(*rome, genuine);
+    agent.wait_for("command delivered again", |_| true);
+    fleet.server().wait_for("command replayed by somebody", |_| true);
+    assert_eq!(lines(notes).len(), before, "nothing was started by any villain");
+    proved("known by its id and digest: not started again, and the server was told that somebody replays");
+
+    villain
+}
+
+/// Each villain is in the alerts.
+fn what_the_operator_sees(fleet: &Fleet) {
+    assert_eq!(fleet.show(&["alerts"]), 0);
+    for (kind, code) in [
+        ("refused", "unknown_key"),
+        ("refused", "bad_signature"),
+        ("refused", "wrong_agent"),
+        ("replayed", ""),
+    ] {
+        assert_eq!(fleet.alerts(kind, code).len(), 1, "{kind} {code}");
+    }
+    proved("all four villains are in the alerts, by agent");
 }

@@ -139,18 +139,7 @@ fn a_server_is_killed_replaced_and_restored_elsewhere_and_no_agent_is_visited() 
     server.note("one", "first");
     let agent = server.agents("one")[0]["agent_id"].clone();
 
-    // The network is cut: what is sent meanwhile waits, and comes once.
-    web1.plug(false);
-    let sent = server.writ("one", &["send", "action", "note", "word=cut", "--all"]).ok().json();
-    let cut = sent["command_id"].as_str().unwrap();
-    let waited = server.writ(
-        "one",
-        &["send", "action", "note", "word=cut", "--all", "--id", cut, "--wait", "--timeout", "2s"],
-    );
-    assert_eq!(waited.code, 6, "{waited:?}");
-    web1.plug(true);
-    let healed = ["send", "action", "note", "word=cut", "--all", "--id", cut, "--wait", "--timeout", "60s"];
-    assert_eq!(server.writ("one", &healed).ok().json()["done"], 1);
+    cut_the_network(&server, &web1);
 
     // Killed, and another container over the same volume.
     let name = server.name("server");
@@ -188,6 +177,21 @@ fn a_server_is_killed_replaced_and_restored_elsewhere_and_no_agent_is_visited() 
         web1.sh("sort /var/lib/writ/agent/notes | tr '\\n' ' '").ok().stdout,
         "cut first second third "
     );
+}
+
+/// What is sent while the network is cut waits, and comes once.
+fn cut_the_network(server: &Server, web1: &Machine) {
+    web1.plug(false);
+    let sent = server.writ("one", &["send", "action", "note", "word=cut", "--all"]).ok().json();
+    let cut = sent["command_id"].as_str().unwrap();
+    let waited = server.writ(
+        "one",
+        &["send", "action", "note", "word=cut", "--all", "--id", cut, "--wait", "--timeout", "2s"],
+    );
+    assert_eq!(waited.code, 6, "{waited:?}");
+    web1.plug(true);
+    let healed = ["send", "action", "note", "word=cut", "--all", "--id", cut, "--wait", "--timeout", "60s"];
+    assert_eq!(server.writ("one", &healed).ok().json()["done"], 1);
 }
 
 #[test]

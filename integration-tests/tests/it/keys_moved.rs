@@ -279,13 +279,30 @@ fn whatever_program_wrote_a_key_and_its_certificate_they_are_read() {
 #[test]
 fn what_is_of_another_format_is_named_and_each_cure_is_typed_to_success() {
     let fleet = Fleet::new(Build::Testing);
-    let whole = made(&fleet, "whole", &ED25519);
-    let path = |name: &str| fleet.path(name).to_str().unwrap().to_owned();
-    let secret = fleet.write_secret("secret", "correct horse battery\n");
-    let pass = format!("file:{}", secret.display());
-    openssl(&fleet, &["crl2pkcs7", "-nocrl", "-certfile", &path("whole.crt"), "-out", &path("bundle.p7b")]);
+    make_formats(&fleet);
+    certificates_of_another_format(&fleet);
+    keys_of_another_format(&fleet);
+    halves(&fleet);
+}
+
+fn path(fleet: &Fleet, name: &str) -> String {
+    fleet.path(name).to_str().unwrap().to_owned()
+}
+
+/// Where openssl finds its password.
+fn password(fleet: &Fleet) -> String {
+    format!("file:{}", path(fleet, "secret"))
+}
+
+/// A certificate and its key in the forms that other programs write.
+fn make_formats(fleet: &Fleet) {
+    let whole = made(fleet, "whole", &ED25519);
+    let path = |name: &str| path(fleet, name);
+    fleet.write_secret("secret", "correct horse battery\n");
+    let pass = password(fleet);
+    openssl(fleet, &["crl2pkcs7", "-nocrl", "-certfile", &path("whole.crt"), "-out", &path("bundle.p7b")]);
     openssl(
-        &fleet,
+        fleet,
         &[
             "crl2pkcs7",
             "-nocrl",
@@ -297,106 +314,123 @@ fn what_is_of_another_format_is_named_and_each_cure_is_typed_to_success() {
             &path("bundle.p7c"),
         ],
     );
-    openssl(&fleet, &["pkcs12", "-export", "-in", &whole, "-out", &path("whole.p12"), "-passout", &pass]);
+    openssl(fleet, &["pkcs12", "-export", "-in", &whole, "-out", &path("whole.p12"), "-passout", &pass]);
     openssl(
-        &fleet,
+        fleet,
         &["req", "-new", "-key", &path("whole.key"), "-subj", "/CN=x", "-out", &path("asked.csr")],
     );
     openssl(
-        &fleet,
+        fleet,
         &[
             "rsa",
             "-in",
-            &made(&fleet, "rsa", &["-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048"]),
+            &made(fleet, "rsa", &["-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048"]),
             "-traditional",
             "-out",
             &path("rsa1.key"),
         ],
     );
-    openssl(&fleet, &["x509", "-in", &path("whole.crt"), "-outform", "DER", "-out", &path("whole.der")]);
+    openssl(fleet, &["x509", "-in", &path("whole.crt"), "-outform", "DER", "-out", &path("whole.der")]);
+}
+
+/// Adds a context that trusts this certificate.
+fn context(fleet: &Fleet, ca: &str) -> Said {
     let token = fleet.write_secret("some-token", "token\n");
-    let context = |ca: &str| {
-        let server = format!("localhost:{}", fleet.admin_port());
-        fleet.writ(&[
-            "context",
-            "add",
-            "tried",
-            "--server",
-            &server,
-            "--ca",
-            ca,
-            "--token-file",
-            token.to_str().unwrap(),
-            "--untried",
-        ])
-    };
-    let follow = |said: &str, file: &str| {
-        let (_, cure) = said.split_once(": openssl ").unwrap_or_else(|| panic!("no cure: {said}"));
-        let cure = cure.lines().next().unwrap().split("; ").next().unwrap();
-        let typed = format!("openssl {cure}").replace("FILE", file).replace("PLAIN", &path("cured"));
-        // Where openssl would ask.
-        let typed =
-            typed.replace("NEW", &path("cured")).replace("pkey -in", &format!("pkey -passin {pass} -in"));
-        let typed = typed.replace("pkcs12 -in", &format!("pkcs12 -passin {pass} -in"));
-        let _ = fs::remove_file(path("cured"));
-        let _done = fleet.run_tool("sh", &["-c", &format!("umask 077; {typed}")]).ok();
-    };
+    let server = format!("localhost:{}", fleet.admin_port());
+    fleet.writ(&[
+        "context",
+        "add",
+        "tried",
+        "--server",
+        &server,
+        "--ca",
+        ca,
+        "--token-file",
+        token.to_str().unwrap(),
+        "--untried",
+    ])
+}
+
+/// Types the cure that an error names, as a reader would.
+fn follow(fleet: &Fleet, said: &str, file: &str) {
+    let (path, pass) = (|name: &str| path(fleet, name), password(fleet));
+    let (_, cure) = said.split_once(": openssl ").unwrap_or_else(|| panic!("no cure: {said}"));
+    let cure = cure.lines().next().unwrap().split("; ").next().unwrap();
+    let typed = format!("openssl {cure}").replace("FILE", file).replace("PLAIN", &path("cured"));
+    // Where openssl would ask.
+    let typed = typed.replace("NEW", &path("cured")).replace("pkey -in", &format!("pkey -passin {pass} -in"));
+    let typed = typed.replace("pkcs12 -in", &format!("pkcs12 -passin {pass} -in"));
+    let _ = fs::remove_file(path("cured"));
+    let _done = fleet.run_tool("sh", &["-c", &format!("umask 077; {typed}")]).ok();
+}
+
+fn certificates_of_another_format(fleet: &Fleet) {
+    let path = |name: &str| path(fleet, name);
     for (name, format) in
         [("bundle.p7b", "a PKCS#7 file"), ("bundle.p7c", "a PKCS#7 file"), ("whole.p12", "a PKCS#12 file")]
     {
-        let said = context(&path(name)).failed(8);
+        let said = context(fleet, &path(name)).failed(8);
         assert!(said.stderr.contains(format), "{said:?}");
-        follow(&said.stderr, &path(name));
-        let _added = context(&path("cured")).ok();
+        follow(fleet, &said.stderr, &path(name));
+        let _added = context(fleet, &path("cured")).ok();
     }
     for (name, says) in [
         ("asked.csr", "no certificate in it, only a certificate signing request"),
         ("rsa1.key", "no certificate in it, only a private key"),
     ] {
-        let said = context(&path(name)).failed(8);
+        let said = context(fleet, &path(name)).failed(8);
         assert!(said.stderr.contains(says), "{said:?}");
     }
     for name in ["whole.der", "whole.crt"] {
-        let _added = context(&path(name)).ok();
+        let _added = context(fleet, &path(name)).ok();
     }
     fs::write(path("bom.crt"), format!("\u{feff}{}", fs::read_to_string(path("whole.crt")).unwrap()))
         .unwrap();
-    let _added = context(&path("bom.crt")).ok();
-    let rsa = import(&fleet, &path("rsa1.key"), &["--dry-run"]);
+    let _added = context(fleet, &path("bom.crt")).ok();
+}
+
+fn keys_of_another_format(fleet: &Fleet) {
+    let path = |name: &str| path(fleet, name);
+    let pass = password(fleet);
+    let rsa = import(fleet, &path("rsa1.key"), &["--dry-run"]);
     assert!(rsa.stderr.contains("an RSA key"), "{rsa:?}");
     // An encrypted key of the form before PKCS#8, with its certificate.
-    let curve = made(&fleet, "curve", &P256);
+    let curve = made(fleet, "curve", &P256);
     let old = path("old.pem");
     openssl(
-        &fleet,
+        fleet,
         &["ec", "-in", &path("curve.key"), "-aes128", "-passout", &pass, "-out", &path("old.key")],
     );
     let both = [fs::read(path("old.key")).unwrap(), fs::read(path("curve.crt")).unwrap()].concat();
     fleet.write_secret("old.pem", &String::from_utf8(both).unwrap());
     assert!(fs::read_to_string(&old).unwrap().contains("Proc-Type"), "{curve}");
-    let locked = import(&fleet, &old, &["--dry-run"]).failed(64);
+    let locked = import(fleet, &old, &["--dry-run"]).failed(64);
     assert!(locked.stderr.contains("a form older than PKCS#8"), "{locked:?}");
-    follow(&locked.stderr, &old);
-    let _read = import(&fleet, &path("cured"), &["--dry-run"]).ok();
-    // A key alone, a certificate alone, and what leads to either: each cure leads to what is taken.
+    follow(fleet, &locked.stderr, &old);
+    let _read = import(fleet, &path("cured"), &["--dry-run"]).ok();
+}
+
+/// A key alone, a certificate alone, and what leads to either: each cure leads to what is taken.
+fn halves(fleet: &Fleet) {
+    let path = |name: &str| path(fleet, name);
     let ssh = fleet.write_secret(
         "ssh.key",
         "-----BEGIN OPENSSH PRIVATE KEY-----\nAAAA\n-----END OPENSSH PRIVATE KEY-----\n",
     );
-    let said = import(&fleet, ssh.to_str().unwrap(), &["--dry-run"]).failed(64);
-    follow(&said.stderr, ssh.to_str().unwrap());
-    let _read = import(&fleet, &path("cured"), &["--dry-run"]).ok();
-    let said = import(&fleet, &path("bundle.p7b"), &["--dry-run"]).failed(64);
-    follow(&said.stderr, &path("bundle.p7b"));
+    let said = import(fleet, ssh.to_str().unwrap(), &["--dry-run"]).failed(64);
+    follow(fleet, &said.stderr, ssh.to_str().unwrap());
+    let _read = import(fleet, &path("cured"), &["--dry-run"]).ok();
+    let said = import(fleet, &path("bundle.p7b"), &["--dry-run"]).failed(64);
+    follow(fleet, &said.stderr, &path("bundle.p7b"));
     fs::copy(path("cured"), path("alone.crt")).unwrap();
     for half in ["alone.crt", "whole.key"] {
-        let said = import(&fleet, &path(half), &["--dry-run"]).failed(64);
+        let said = import(fleet, &path(half), &["--dry-run"]).failed(64);
         let (_, cure) = said.stderr.split_once("into one file: ").unwrap_or_else(|| panic!("{said:?}"));
         let cure = cure.split("; ").next().unwrap();
         let typed = cure.trim().replace("KEY", &path("whole.key"));
         let typed = typed.replace("CERTIFICATE", &path("alone.crt")).replace("NEW", &path("cured"));
         let _ = fs::remove_file(path("cured"));
         let _done = fleet.run_tool("sh", &["-c", &format!("umask 077; {typed}")]).ok();
-        let _read = import(&fleet, &path("cured"), &["--dry-run"]).ok();
+        let _read = import(fleet, &path("cured"), &["--dry-run"]).ok();
     }
 }

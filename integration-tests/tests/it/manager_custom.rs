@@ -135,6 +135,12 @@ fn a_manager_under_the_organisations_own_authority_and_intermediates_is_met_by_i
         (&"registered".into(), &true.into()),
         "{status}"
     );
+    it_is_obeyed(&fleet, &manager);
+    another_signer_is_not_the_manager(&fleet, &mut manager);
+}
+
+/// Its instruction ends, and stands in the log as its operator's.
+fn it_is_obeyed(fleet: &Fleet, manager: &Manager) {
     let issued = fleet.cm(&["instruct", "status", "--all"]);
     manager.daemon().wait_for("instruction ended", |said| said["instruction.id"] == issued["instruction_id"]);
     let looked = fleet.json(&["audit", "list", "--looks"]);
@@ -144,11 +150,13 @@ fn a_manager_under_the_organisations_own_authority_and_intermediates_is_met_by_i
         .iter()
         .find(|row| row["method"] == "/writ.manager.v1.Instruction/AskStatus");
     assert!(asked.unwrap()["actor"].as_str().unwrap().starts_with("control-manager/"), "{looked}");
+}
 
-    // Another signer of documents under the same authority is not the manager; a renewed certificate of the
-    // manager is.
-    issue(&fleet, "notary", Some("between"), SIGNS, &EC);
-    let notary = chain(&fleet, "notary-chain.pem", &["notary", "between"]);
+/// Another signer of documents under the same authority is not the manager; a renewed certificate of the manager
+/// is.
+fn another_signer_is_not_the_manager(fleet: &Fleet, manager: &mut Manager) {
+    issue(fleet, "notary", Some("between"), SIGNS, &EC);
+    let notary = chain(fleet, "notary-chain.pem", &["notary", "between"]);
     let put = |manager: &mut Manager, chain: &str, key: &str| {
         manager.stop();
         fs::copy(chain, manager.path("signing.pem")).unwrap();
@@ -156,14 +164,14 @@ fn a_manager_under_the_organisations_own_authority_and_intermediates_is_met_by_i
         manager.start(None);
     };
     let heard = || fleet.json(&["manager", "status"])["last_error"].as_str().unwrap().to_owned();
-    put(&mut manager, &notary, "notary.key");
+    put(manager, &notary, "notary.key");
     until("the notary is not the manager", || heard().contains("CN=notary"));
     assert!(heard().contains("writ manager re-register"), "{}", heard());
-    issue(&fleet, "signs", Some("between"), SIGNS, &EC);
-    let renewed = chain(&fleet, "renewed-chain.pem", &["signs", "between"]);
-    put(&mut manager, &renewed, "signs.key");
+    issue(fleet, "signs", Some("between"), SIGNS, &EC);
+    let renewed = chain(fleet, "renewed-chain.pem", &["signs", "between"]);
+    put(manager, &renewed, "signs.key");
     until("the manager has a new key", || heard().is_empty());
-    put(&mut manager, &notary, "notary.key");
+    put(manager, &notary, "notary.key");
     until("the notary is not the manager", || heard().contains("CN=notary"));
     let status = fleet.json(&["manager", "re-register"]);
     assert_eq!(status["last_error"], "", "an operator decided: {status}");

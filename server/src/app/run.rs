@@ -1,5 +1,6 @@
 //! `writ-server run`: telemetry, configuration, state, ports, serve, drain.
 
+use std::fs::File;
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
@@ -45,45 +46,18 @@ const LOOK_FOR_FLEET: Duration = Duration::from_millis(200);
 const TOKEN_CHECKS: usize = 2;
 /// Chains handed back at a time; each costs a copy of the chain and a signature's check.
 const HAND_BACKS: usize = 2;
+
 pub(super) async fn run(options: Run, shutdown: Shutdown) -> Result<(), Fatal> {
     let config = options.folder.config()?;
     telemetry::init(&config.log_filter, config.log_format)
         .map_err(|error| Fatal::usage(format!("`log.filter` is not a filter: {error}")))?;
     let files = Files::new(&config.data_dir);
     if let Some(patience) = options.patience {
-        let made = async {
-            // `init` holds the folder until it is done.
-            while !files.database().exists() || files::is_unfinished(files.folder()) || files.lock().is_err()
-            {
-                tokio::time::sleep(LOOK_FOR_FLEET).await;
-            }
-        };
-        let waited = shutdown.unless_requested(tokio::time::timeout(patience, made)).await;
-        debug!(made = matches!(waited, Some(Ok(()))), "waited for a fleet");
+        wait_for_fleet(&files, patience, &shutdown).await;
     }
     // What requests and sessions that are drained still write to ends last: the store, and the traces.
     let last_shutdown = Shutdown::new();
-    let nothing = || {
-        let folder = files.folder().display();
-        Fatal::failure(format!(
-            "{folder}: there is no fleet here; make one: writ-server init --data-dir {folder} --name NAME --endpoint HOST:7443"
-        ))
-    };
-    if !files.folder().exists() {
-        return Err(nothing());
-    }
-    let _lock = files.lock().map_err(|error| Fatal::caused("cannot start", &error))?;
-    match presence::find(&files).await.map_err(|error| Fatal::caused("cannot start", &error))? {
-        Presence::Nothing => return Err(nothing()),
-        Presence::Unfinished => {
-            let folder = files.folder().display();
-            return Err(Fatal::failure(format!("{folder}: init did not finish here; run it again")));
-        }
-        Presence::Lost(lost) => return Err(Fatal::failure(lost)),
-        Presence::Fleet { .. } => {
-            files::end_making(files.folder()).map_err(|error| Fatal::caused("cannot start", &error))?;
-        }
-    }
+    let _lock = take_folder(&files).await?;
     let store = Store::open(&files.database(), &last_shutdown)
         .await
         .map_err(|e| Fatal::caused("cannot start", &e))?;
@@ -109,19 +83,10 @@ pub(super) async fn run(options: Run, shutdown: Shutdown) -> Result<(), Fatal> {
     let routes = admin::routes(&uplink).map_err(|error| Fatal::failure(error.to_string()))?;
     let admin_port = port::settings(MANY_STREAMS).layer(PolicyLayer::new(&server)).add_routes(routes);
 
-    shutdown.spawn(note_time(Arc::clone(&server)));
-    let of_the_server = (Arc::clone(&server.clock), shutdown.clone());
-    shutdown.spawn(archive::run(server.store.database().clone(), server.audit, files.audit(), of_the_server));
-    shutdown.spawn(expiry::run(Arc::clone(&server)));
     shutdown.spawn(sample::serve(Arc::clone(&uplink), measured.0, recorder));
-    shutdown.spawn(poll::run(Arc::clone(&uplink)));
-    shutdown.spawn(register::keep_departures(Arc::clone(&uplink)));
-    shutdown.spawn(notify::run(uplink));
-    let in_flight = Arc::clone(server.dispatcher.in_flight());
-    shutdown.spawn(in_flight::run(in_flight, server.store.clone(), shutdown.clone()));
-    shutdown.spawn(channel::run(Arc::clone(&server), files.clone()));
-    shutdown.spawn(follow::run(Arc::clone(&server), files.clone()));
-    shutdown.spawn(keep_alive(&server));
+    start_loops(&uplink, &files);
+    // The loops have their own hold on it, and let go when they end.
+    drop(uplink);
     daemon::outlive_terminal();
     daemon::open_many_files();
     service::ready();
@@ -138,6 +103,62 @@ pub(super) async fn run(options: Run, shutdown: Shutdown) -> Result<(), Fatal> {
     }
     info!("ended");
     first.and(second)
+}
+
+/// Waits until `init` has made a fleet, or patience is over.
+async fn wait_for_fleet(files: &Files, patience: Duration, shutdown: &Shutdown) {
+    let made = async {
+        // `init` holds the folder until it is done.
+        while !files.database().exists() || files::is_unfinished(files.folder()) || files.lock().is_err() {
+            tokio::time::sleep(LOOK_FOR_FLEET).await;
+        }
+    };
+    let waited = shutdown.unless_requested(tokio::time::timeout(patience, made)).await;
+    debug!(made = matches!(waited, Some(Ok(()))), "waited for a fleet");
+}
+
+/// The lock of a folder in which a fleet lives.
+async fn take_folder(files: &Files) -> Result<File, Fatal> {
+    let failed = |error: &dyn std::error::Error| Fatal::caused("cannot start", error);
+    let folder = files.folder().display();
+    let nothing = || {
+        Fatal::failure(format!(
+            "{folder}: there is no fleet here; make one: writ-server init --data-dir {folder} --name NAME --endpoint HOST:7443"
+        ))
+    };
+    if !files.folder().exists() {
+        return Err(nothing());
+    }
+    let lock = files.lock().map_err(|error| failed(&error))?;
+    match presence::find(files).await.map_err(|error| failed(&error))? {
+        Presence::Nothing => Err(nothing()),
+        Presence::Unfinished => {
+            Err(Fatal::failure(format!("{folder}: init did not finish here; run it again")))
+        }
+        Presence::Lost(lost) => Err(Fatal::failure(lost)),
+        Presence::Fleet { .. } => {
+            files::end_making(files.folder()).map_err(|error| failed(&error))?;
+            Ok(lock)
+        }
+    }
+}
+
+/// What a server does beside answering, until it ends.
+fn start_loops(uplink: &Arc<Uplink>, files: &Files) {
+    let server = &uplink.server;
+    let (shutdown, store) = (&server.shutdown, &server.store);
+    shutdown.spawn(note_time(Arc::clone(server)));
+    let of_the_server = (Arc::clone(&server.clock), shutdown.clone());
+    shutdown.spawn(archive::run(store.database().clone(), server.audit, files.audit(), of_the_server));
+    shutdown.spawn(expiry::run(Arc::clone(server)));
+    shutdown.spawn(poll::run(Arc::clone(uplink)));
+    shutdown.spawn(register::keep_departures(Arc::clone(uplink)));
+    shutdown.spawn(notify::run(Arc::clone(uplink)));
+    let in_flight = Arc::clone(server.dispatcher.in_flight());
+    shutdown.spawn(in_flight::run(in_flight, store.clone(), shutdown.clone()));
+    shutdown.spawn(channel::run(Arc::clone(server), files.clone()));
+    shutdown.spawn(follow::run(Arc::clone(server), files.clone()));
+    shutdown.spawn(keep_alive(server));
 }
 
 /// A server whose store does not answer works for nobody.

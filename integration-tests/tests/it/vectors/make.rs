@@ -18,12 +18,20 @@ use super::{Case, ChainCase, HelloCase, Vector, agent};
 pub(super) fn all() -> BTreeMap<String, Vector> {
     let mut made = Made(BTreeMap::new());
     envelopes(&mut made);
-    keys(&mut made);
-    payloads(&mut made);
+    signers(&mut made);
+    signatures(&mut made);
+    certificates(&mut made);
+    purposes(&mut made);
+    forms_of_payloads(&mut made);
+    bounds_of_payloads(&mut made);
     audiences(&mut made);
-    admissions(&mut made);
-    chains(&mut made);
+    novelty(&mut made);
+    approvals(&mut made);
+    allow_lists(&mut made);
+    signed_chains(&mut made);
+    valid_chains(&mut made);
     hellos(&mut made);
+    hellos_too_late(&mut made);
     made.0
 }
 
@@ -66,7 +74,7 @@ fn envelopes(made: &mut Made) {
     );
 }
 
-fn keys(made: &mut Made) {
+fn signers(made: &mut Made) {
     made.delivery("accept", "hint-missing", "2.4", "no key id: every listed key is tried", |draft| {
         draft.spoil = |envelope| envelope.signatures[0].keyid.clear();
     });
@@ -103,6 +111,9 @@ fn keys(made: &mut Made) {
             draft.signer = authority();
         },
     );
+}
+
+fn signatures(made: &mut Made) {
     made.delivery("bad_signature", "altered-payload", "4.3", "one bit of the payload is flipped", |draft| {
         draft.spoil = |envelope| {
             let mut payload = envelope.payload.to_vec();
@@ -158,6 +169,9 @@ fn keys(made: &mut Made) {
     made.delivery("malformed_envelope", "long-hint", "2.4", "a key id of 65 bytes", |draft| {
         draft.spoil = |envelope| envelope.signatures[0].keyid.push('0');
     });
+}
+
+fn certificates(made: &mut Made) {
     let standing = "5.4";
     made.delivery(
         "certificate_not_yet_valid",
@@ -217,6 +231,9 @@ fn keys(made: &mut Made) {
             draft.realm = "plant-2";
         },
     );
+}
+
+fn purposes(made: &mut Made) {
     made.delivery(
         "wrong_purpose",
         "signed-as-hello",
@@ -237,7 +254,7 @@ fn keys(made: &mut Made) {
     );
 }
 
-fn payloads(made: &mut Made) {
+fn forms_of_payloads(made: &mut Made) {
     made.delivery("non_canonical", "unknown-field", "4.5", "field 1000 is signed too", |draft| {
         draft.payload = |payload| [payload.as_slice(), &[0xc2, 0x3e, 0x01, 0x00]].concat();
     });
@@ -279,6 +296,9 @@ fn payloads(made: &mut Made) {
             draft.payload = |_| vec![0xff; 40];
         },
     );
+}
+
+fn bounds_of_payloads(made: &mut Made) {
     made.delivery("malformed_payload", "no-action", "4.5", "nothing to do", |draft| {
         draft.command.action = None
     });
@@ -396,7 +416,7 @@ fn audiences(made: &mut Made) {
     });
 }
 
-fn admissions(made: &mut Made) {
+fn novelty(made: &mut Made) {
     let known = |digest: Digest| vec![(uuid(0xc1), digest.to_string())];
     made.delivery(
         "redelivery",
@@ -452,6 +472,9 @@ fn admissions(made: &mut Made) {
     made.delivery("too_old", "before-the-journal", "4.9", "issued before the journal was born", |draft| {
         draft.journal.birth_ms = NOW.as_millis() + 1;
     });
+}
+
+fn approvals(made: &mut Made) {
     let operators = || role(&[key(0x11), key(0x12), key(0x13)], 2);
     let ruled = || {
         let mut draft = Draft::new().run("echo", &[("word", "hello")]);
@@ -490,7 +513,9 @@ fn admissions(made: &mut Made) {
         "what is on no list is destructive",
         unlisted.case(),
     );
+}
 
+fn allow_lists(made: &mut Made) {
     let echo = Draft::new().run("echo", &[("word", "hello")]);
     made.add("accept", "action", "4.11", "an action of the allow-list", echo.case());
     let unlisted = Draft::new().run("reboot", &[]);
@@ -522,18 +547,27 @@ fn uuid(byte: u8) -> String {
     writ_protocol::id::CommandId::from_bytes([byte; 16]).to_string()
 }
 
-fn chains(made: &mut Made) {
+/// The bundle that the chain's vectors begin with, as it travels.
+fn held() -> bytes::Bytes {
+    sealed("trust-bundle", &bundle(), &authority())
+}
+
+fn digest_of_held() -> bytes::Bytes {
+    writ_protocol::trust::Chain::digest_of(&held()).unwrap().as_bytes().to_vec().into()
+}
+
+/// A bundle that follows it.
+fn successor() -> proto::TrustBundle {
+    proto::TrustBundle { version: 2, prev: vec![digest_of_held()], ..bundle() }
+}
+
+fn offer(bundle: &proto::TrustBundle, signers: &[&Forger]) -> Case {
+    let offered = envelope(&payload_type("trust-bundle"), &bundle.encode_to_vec(), signers).encode_to_vec();
+    Case::Chain(ChainCase { held: base64(&held()), offered: base64(&offered) })
+}
+
+fn signed_chains(made: &mut Made) {
     let (first, second) = (authority(), key(0x03));
-    let held = bundle();
-    let held_bytes = sealed("trust-bundle", &held, &first);
-    let digest = writ_protocol::trust::Chain::digest_of(&held_bytes).unwrap();
-    let successor =
-        || proto::TrustBundle { version: 2, prev: vec![digest.as_bytes().to_vec().into()], ..bundle() };
-    let offer = |bundle: &proto::TrustBundle, signers: &[&Forger]| {
-        let offered =
-            envelope(&payload_type("trust-bundle"), &bundle.encode_to_vec(), signers).encode_to_vec();
-        Case::Chain(ChainCase { held: base64(&held_bytes), offered: base64(&offered) })
-    };
     made.add(
         "accept",
         "bundle-successor",
@@ -541,11 +575,8 @@ fn chains(made: &mut Made) {
         "the next bundle by the same authority",
         offer(&successor(), &[&first]),
     );
-    let repaired = proto::TrustBundle {
-        version: 9,
-        prev: vec![vec![9; 32].into(), digest.as_bytes().to_vec().into()],
-        ..bundle()
-    };
+    let repaired =
+        proto::TrustBundle { version: 9, prev: vec![vec![9; 32].into(), digest_of_held()], ..bundle() };
     made.add(
         "accept",
         "bundle-repair",
@@ -614,6 +645,10 @@ fn chains(made: &mut Made) {
         "one key signed twice",
         offer(&demanding, &[&first, &first]),
     );
+}
+
+fn valid_chains(made: &mut Made) {
+    let first = authority();
     let doubled = proto::TrustBundle { authority: Some(role(&[authority(), authority()], 1)), ..successor() };
     made.add(
         "bundle_invalid",
@@ -655,35 +690,42 @@ fn chains(made: &mut Made) {
     );
 }
 
-fn hellos(made: &mut Made) {
-    let leaf = Digest::of(b"a leaf");
-    let good = || proto::ServerHello {
+fn leaf() -> Digest {
+    Digest::of(b"a leaf")
+}
+
+fn good_hello() -> proto::ServerHello {
+    proto::ServerHello {
         fleet_id: FLEET.to_vec().into(),
         agent_nonce: vec![7; 32].into(),
         server_nonce: vec![8; 32].into(),
         time_ms: NOW.as_millis(),
         chain_version: 1,
         chain_digest: vec![9; 32].into(),
-        tls_leaf_spki_digests: vec![leaf.as_bytes().to_vec().into()],
+        tls_leaf_spki_digests: vec![leaf().as_bytes().to_vec().into()],
         protocol: limits::PROTOCOL,
-    };
-    let case = |hello: &proto::ServerHello, signer: &Forger, floor: Timestamp, round_trip_ms: u64| {
-        Case::Hello(HelloCase {
-            bundle: base64(&sealed("trust-bundle", &bundle(), &authority())),
-            realm: "default".to_owned(),
-            nonce: hex::encode([7; 32]),
-            tls_leaf_spki_digest: leaf.to_string(),
-            floor_ms: floor.as_millis(),
-            round_trip_ms,
-            hello: base64(&sealed("server-hello", hello, signer)),
-        })
-    };
+    }
+}
+
+fn hello(hello: &proto::ServerHello, signer: &Forger, floor: Timestamp, round_trip_ms: u64) -> Case {
+    Case::Hello(HelloCase {
+        bundle: base64(&sealed("trust-bundle", &bundle(), &authority())),
+        realm: "default".to_owned(),
+        nonce: hex::encode([7; 32]),
+        tls_leaf_spki_digest: leaf().to_string(),
+        floor_ms: floor.as_millis(),
+        round_trip_ms,
+        hello: base64(&sealed("server-hello", hello, signer)),
+    })
+}
+
+fn hellos(made: &mut Made) {
     let usual = NOW - HOUR;
-    made.add("accept", "hello", "6.2", "a good greeting", case(&good(), &signing(), usual, 5));
-    let Case::Hello(mut elsewhere) = case(&good(), &signing(), usual, 5) else { return };
+    made.add("accept", "hello", "6.2", "a good greeting", hello(&good_hello(), &signing(), usual, 5));
+    let Case::Hello(mut elsewhere) = hello(&good_hello(), &signing(), usual, 5) else { return };
     elsewhere.realm = "plant-2".to_owned();
     made.add("wrong_realm", "hello", "6.2", "a server of another realm", Case::Hello(elsewhere));
-    let Case::Hello(mut retired) = case(&good(), &signing(), usual, 5) else { return };
+    let Case::Hello(mut retired) = hello(&good_hello(), &signing(), usual, 5) else { return };
     let mut revoked = bundle();
     revoked.signing[0].revoked = true;
     retired.bundle = base64(&sealed("trust-bundle", &revoked, &authority()));
@@ -693,52 +735,56 @@ fn hellos(made: &mut Made) {
         "hello-by-a-stranger",
         "6.2",
         "an impostor without the signing key",
-        case(&good(), &stranger(), usual, 5),
+        hello(&good_hello(), &stranger(), usual, 5),
     );
-    let other = proto::ServerHello { agent_nonce: vec![6; 32].into(), ..good() };
+    let other = proto::ServerHello { agent_nonce: vec![6; 32].into(), ..good_hello() };
     made.add(
         "hello_mismatch",
         "nonce",
         "6.2",
         "the greeting of another session",
-        case(&other, &signing(), usual, 5),
+        hello(&other, &signing(), usual, 5),
     );
-    let other = proto::ServerHello { tls_leaf_spki_digests: vec![vec![1; 32].into()], ..good() };
+    let other = proto::ServerHello { tls_leaf_spki_digests: vec![vec![1; 32].into()], ..good_hello() };
     made.add(
         "hello_mismatch",
         "leaf",
         "6.2",
         "another TLS leaf is on the wire",
-        case(&other, &signing(), usual, 5),
+        hello(&other, &signing(), usual, 5),
     );
+}
+
+fn hellos_too_late(made: &mut Made) {
+    let usual = NOW - HOUR;
     made.add(
         "time_went_back",
         "below-the-floor",
         "6.2",
         "one millisecond below the floor",
-        case(&good(), &signing(), NOW + Duration::from_millis(1), 5),
+        hello(&good_hello(), &signing(), NOW + Duration::from_millis(1), 5),
     );
     made.add(
         "round_trip_too_long",
         "held-back",
         "6.2",
         "the greeting was held back longer than the skew",
-        case(&good(), &signing(), usual, 60_001),
+        hello(&good_hello(), &signing(), usual, 60_001),
     );
-    let late = proto::ServerHello { time_ms: (NOW + DAY * 400).as_millis(), ..good() };
+    let late = proto::ServerHello { time_ms: (NOW + DAY * 400).as_millis(), ..good_hello() };
     made.add(
         "certificate_expired",
         "hello",
         "6.2",
         "the greeting's own time is past accept_until",
-        case(&late, &signing(), usual, 5),
+        hello(&late, &signing(), usual, 5),
     );
-    let other = proto::ServerHello { fleet_id: vec![0xf2; 16].into(), ..good() };
+    let other = proto::ServerHello { fleet_id: vec![0xf2; 16].into(), ..good_hello() };
     made.add(
         "wrong_fleet",
         "hello",
         "6.2",
         "another fleet's greeting by the same key",
-        case(&other, &signing(), usual, 5),
+        hello(&other, &signing(), usual, 5),
     );
 }
