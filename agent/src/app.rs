@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use writ_common::daemon::{self, Threads};
-use writ_common::service::Start;
+use writ_common::systemd::Start;
 use writ_protocol::keys::Algorithm;
 use writ_protocol::time::Timestamp;
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use writ_common::doctor::{Finding, Level, host};
 use writ_common::net::Proxy;
-use writ_common::service::Start;
+use writ_common::systemd::Start;
 use writ_common::users;
 use writ_protocol::identity::IdentityRecord;
 use writ_protocol::time::Timestamp;

@@ -43,12 +43,12 @@ pub struct ActionTable {
 #[derive(Debug)]
 #[must_use]
 pub struct Plan {
-    kind: Kind,
+    kind: PlannedWork,
     is_idempotent: bool,
 }
 
 #[derive(Debug)]
-enum Kind {
+enum PlannedWork {
     Ping,
     Inventory,
     Settings(Settings),
@@ -66,8 +66,8 @@ impl Plan {
     #[must_use]
     pub const fn settings(&self) -> Option<&Settings> {
         match &self.kind {
-            Kind::Settings(settings) => Some(settings),
-            Kind::Ping | Kind::Inventory | Kind::Process(_) => None,
+            PlannedWork::Settings(settings) => Some(settings),
+            PlannedWork::Ping | PlannedWork::Inventory | PlannedWork::Process(_) => None,
         }
     }
 }
@@ -181,10 +181,10 @@ impl ActionTable {
             return Err(Refusal::new(RefusalCode::ActionNotAllowed, detail));
         }
         match action {
-            Action::Ping => Ok(Plan { kind: Kind::Ping, is_idempotent: true }),
-            Action::Inventory => Ok(Plan { kind: Kind::Inventory, is_idempotent: true }),
+            Action::Ping => Ok(Plan { kind: PlannedWork::Ping, is_idempotent: true }),
+            Action::Inventory => Ok(Plan { kind: PlannedWork::Inventory, is_idempotent: true }),
             Action::ApplySettings(settings) => {
-                Ok(Plan { kind: Kind::Settings(settings.clone()), is_idempotent: true })
+                Ok(Plan { kind: PlannedWork::Settings(settings.clone()), is_idempotent: true })
             }
             Action::Run(named) => {
                 let definition = self.definitions.get(&named.name).ok_or_else(|| {
@@ -194,7 +194,7 @@ impl ActionTable {
                     )
                 })?;
                 let invocation = definition.invoke(&named.parameters)?;
-                Ok(Plan { kind: Kind::Process(invocation), is_idempotent: definition.is_idempotent })
+                Ok(Plan { kind: PlannedWork::Process(invocation), is_idempotent: definition.is_idempotent })
             }
             Action::Unsupported(action) => {
                 let detail = format!("this agent's version does not know `{}`", action.name);
@@ -285,8 +285,8 @@ impl Ended {
 /// Carries a plan out. `on_group` hears the process group as soon as there is one.
 pub(crate) async fn run(plan: Plan, on_group: impl FnOnce(u32) + Send) -> Ended {
     match plan.kind {
-        Kind::Process(invocation) => process::run(invocation, on_group).await,
-        Kind::Ping | Kind::Inventory | Kind::Settings(_) => run_own(&plan)
+        PlannedWork::Process(invocation) => process::run(invocation, on_group).await,
+        PlannedWork::Ping | PlannedWork::Inventory | PlannedWork::Settings(_) => run_own(&plan)
             .unwrap_or_else(|| Ended::quiet(Ending::NotStarted, "it is not this function's to do")),
     }
 }
@@ -296,12 +296,12 @@ pub(crate) async fn run(plan: Plan, on_group: impl FnOnce(u32) + Send) -> Ended 
 #[must_use]
 pub fn run_own(plan: &Plan) -> Option<Ended> {
     match plan.kind {
-        Kind::Ping => Some(Ended::quiet(Ending::Done, "")),
-        Kind::Inventory => Some(match serde_json::to_vec(&host::inventory()) {
+        PlannedWork::Ping => Some(Ended::quiet(Ending::Done, "")),
+        PlannedWork::Inventory => Some(match serde_json::to_vec(&host::inventory()) {
             Ok(text) => Ended::with_output(text),
             Err(error) => Ended::quiet(Ending::Failed, error.to_string()),
         }),
-        Kind::Settings(_) | Kind::Process(_) => None,
+        PlannedWork::Settings(_) | PlannedWork::Process(_) => None,
     }
 }
 

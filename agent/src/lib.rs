@@ -36,7 +36,7 @@ pub use host::facts;
 pub use identity::{Files, Identity};
 pub use obey::{AgentCore, Deliveries, Reaction, Surroundings};
 pub use replay::Journal;
-pub use reply::{About, frame, sign_receipt};
+pub use reply::{ReceiptContext, frame, sign_receipt};
 pub use session_time::SessionTime;
 pub use settings::SettingsStore;
 pub use trust::Trust;

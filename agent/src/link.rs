@@ -31,7 +31,7 @@ use writ_protocol::time::Timestamp;
 use writ_protocol::trust::{Chain, TrustBundle};
 
 use crate::link_state::LinkStateFile;
-use crate::obey::{AgentCore, FollowError, Left};
+use crate::obey::{AdoptError, AgentCore, Unsettled};
 use crate::refusals::Refusals;
 use crate::replay::JournalError;
 use crate::session_time::SessionTime;
@@ -76,7 +76,7 @@ pub(crate) enum LinkError {
     Journal(#[from] JournalError),
     /// A bundle could not be kept.
     #[error(transparent)]
-    Follow(#[from] FollowError),
+    Follow(#[from] AdoptError),
 }
 
 impl LinkError {
@@ -124,7 +124,7 @@ pub(crate) struct Link {
     /// One of them had one.
     pub learnt: Arc<Notify>,
     /// Commands of before the start that are not settled.
-    pub left: Left,
+    pub left: Unsettled,
 }
 
 impl Link {
@@ -291,7 +291,7 @@ async fn try_for_settings(core: &AgentCore, endpoint: &str) -> Result<(), LinkEr
 
 /// What a server that is obeyed says of itself.
 #[derive(Debug)]
-pub(crate) struct Heard {
+pub(crate) struct ServerState {
     /// What time it is there.
     pub time: Timestamp,
     /// The newest bundle there.
@@ -308,7 +308,7 @@ pub(crate) async fn try_out(
     chain: &Chain,
     floor: Timestamp,
     (proxy, endpoint): (Option<&Proxy>, &str),
-) -> Result<Heard, LinkError> {
+) -> Result<ServerState, LinkError> {
     let way = (proxy, endpoint);
     let tried = try_once(record, &chain.head().bundle, floor, way).await;
     let may_learn = match &tried {
@@ -340,7 +340,7 @@ async fn try_once(
     bundle: &TrustBundle,
     floor: Timestamp,
     (proxy, endpoint): (Option<&Proxy>, &str),
-) -> Result<Heard, LinkError> {
+) -> Result<ServerState, LinkError> {
     let anchors = Anchors::AuthoritiesAtAnyDate(bundle.tls_cas.clone());
     let time = SessionTime::new(Arc::new(SystemClock::new()));
     let work = async {
@@ -358,7 +358,7 @@ async fn try_once(
         let frame = hailed.envelope.clone();
         let verified = expected.verify(&hailed.envelope);
         let hello = verified.map_err(|refusal| LinkError::NotObeyed { refusal, frame })?.into_document();
-        Ok(Heard { time: hello.time, chain_version: hello.chain_version })
+        Ok(ServerState { time: hello.time, chain_version: hello.chain_version })
     };
     tokio::time::timeout(PROBE_TIMEOUT, work).await.map_err(|_| LinkError::Silent(PROBE_TIMEOUT))?
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 use writ_common::files;
-use writ_common::service;
+use writ_common::systemd;
 use writ_common::text::plain;
 use writ_common::time::{Clock as _, SystemClock};
 use writ_protocol::time::Timestamp;
@@ -113,7 +113,7 @@ impl LinkStateFile {
         if !is_news && state.connected {
             return;
         }
-        service::status(&if state.connected {
+        systemd::status(&if state.connected {
             format!("connected to {}", state.endpoint)
         } else {
             format!("not connected: {}", state.reason)

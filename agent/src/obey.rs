@@ -30,13 +30,13 @@ use writ_protocol::verify::VerifiedCommand;
 
 use crate::execute::{self, ActionTable, AdmittedCommand, Ended, Started};
 use crate::identity::Identity;
-use crate::replay::{Admission, FreshCommand, Journal, JournalError, ReplayCheck, State, judge};
-use crate::reply::{About, SignedReceipt, announcement, frame, sign_receipt};
+use crate::replay::{Admission, FreshCommand, Journal, JournalError, ReplayCheck, State, evaluate};
+use crate::reply::{ReceiptContext, SignedReceipt, announcement, frame, sign_receipt};
 use crate::session_time::SessionTime;
 use crate::settings::SettingsStore;
 use crate::trust::{Trust, Walked};
 use crate::verify::verify;
-pub(crate) use recover::Left;
+pub(crate) use recover::Unsettled;
 use unkept::Unkept;
 
 /// Answers that wait for the session; more are found in the journal.
@@ -47,7 +47,7 @@ const LOOK_FOR_ROOM: Duration = Duration::from_secs(5);
 
 /// A bundle could not be kept.
 #[derive(Debug, thiserror::Error)]
-pub enum FollowError {
+pub enum AdoptError {
     /// The trust store failed.
     #[error(transparent)]
     Trust(#[from] FileError),
@@ -224,7 +224,7 @@ impl AgentCore {
     /// # Errors
     /// The outer error is the disk's, the inner one says why a bundle does not follow; those before it are
     /// kept.
-    pub fn follow(&self, bundles: Vec<Bytes>) -> Result<Result<usize, Refusal>, FollowError> {
+    pub fn follow(&self, bundles: Vec<Bytes>) -> Result<Result<usize, Refusal>, AdoptError> {
         let _following = self.following.lock().unwrap_or_else(PoisonError::into_inner);
         let before = self.trust.chain().head().bundle.version;
         let Walked { chain, added, refused } = self.trust.walk(bundles);
@@ -260,7 +260,7 @@ impl AgentCore {
         let about = (digest, command.command().window.expires_at);
         let Some(deliveries) = seen.count(id) else { return Reaction::TooMany };
         // §4.8, §4.9
-        let judged = judge(&self.journal, command, now);
+        let judged = evaluate(&self.journal, command, now);
         let admitted = match judged {
             Ok(ReplayCheck::Redelivery(known)) => {
                 info!(command.id = %id, state = ?known.state, "command delivered again");
@@ -566,10 +566,16 @@ impl AgentCore {
         sign_receipt(&self.identity, about, Decision::Refused(refusal.code), &refusal.detail)
     }
 
-    fn about(&self, command: CommandId, digest: Digest, decided_at: Timestamp, attempt: u32) -> About {
+    fn about(
+        &self,
+        command: CommandId,
+        digest: Digest,
+        decided_at: Timestamp,
+        attempt: u32,
+    ) -> ReceiptContext {
         // A journal that cannot be read wrote something once.
         let journal_counter = self.journal.facts().map_or(1, |facts| facts.counter);
-        About { command, digest, decided_at, journal_counter, attempt }
+        ReceiptContext { command, digest, decided_at, journal_counter, attempt }
     }
 
     fn now(&self) -> Timestamp {

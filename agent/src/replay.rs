@@ -21,7 +21,7 @@ pub(crate) enum ReplayCheck {
     Refused(Refusal),
 }
 
-/// A command that passed checks 8 and 9. Made only by [`judge`].
+/// A command that passed checks 8 and 9. Made only by [`evaluate`].
 #[derive(Debug)]
 #[must_use]
 pub(crate) struct FreshCommand(VerifiedCommand);
@@ -37,7 +37,7 @@ impl FreshCommand {
 ///
 /// # Errors
 /// When the journal cannot be read.
-pub(crate) fn judge(
+pub(crate) fn evaluate(
     journal: &Journal,
     command: VerifiedCommand,
     now: Timestamp,

@@ -26,7 +26,7 @@ impl SignedReceipt {
 
 /// What is answered, and when.
 #[derive(Debug, Clone, Copy)]
-pub struct About {
+pub struct ReceiptContext {
     /// The command.
     pub command: CommandId,
     /// Exactly which.
@@ -40,7 +40,12 @@ pub struct About {
 }
 
 /// Signs a receipt.
-pub fn sign_receipt(identity: &Identity, about: About, decision: Decision, detail: &str) -> SignedReceipt {
+pub fn sign_receipt(
+    identity: &Identity,
+    about: ReceiptContext,
+    decision: Decision,
+    detail: &str,
+) -> SignedReceipt {
     let mut end = detail.len().min(MAX_DETAIL_BYTES);
     while !detail.is_char_boundary(end) {
         end -= 1;

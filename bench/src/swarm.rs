@@ -14,7 +14,7 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 use tonic::transport::Channel;
-use writ_agent::{About, ActionTable, Identity, facts, frame, run_own, sign_receipt};
+use writ_agent::{ActionTable, Identity, ReceiptContext, facts, frame, run_own, sign_receipt};
 use writ_common::backoff::Backoff;
 use writ_common::time::{Clock as _, SystemClock};
 use writ_common::tls::{Anchors, connect};
@@ -319,7 +319,7 @@ impl SwarmAgent {
         self.tally.started.fetch_add(1, Ordering::Relaxed);
         let ended = run_own(&plan).ok_or("the swarm runs no processes")?;
         let journal_counter = self.journal.counter;
-        let about = About { command: id, digest, decided_at: now, journal_counter, attempt: 1 };
+        let about = ReceiptContext { command: id, digest, decided_at: now, journal_counter, attempt: 1 };
         let decision = Decision::Obeyed(ended.outcome(now, now));
         let receipt = sign_receipt(&self.identity, about, decision, &ended.detail).bytes().clone();
         let before = self.known.insert(id, Remembered { digest, receipt: Some(receipt.clone()) });

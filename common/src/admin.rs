@@ -204,18 +204,18 @@ pub trait AdminBackend: Send + Sync + 'static {
     fn audit_settings(&self) -> AuditSettings;
 
     /// A call as it is recorded.
-    fn audit_entry(&self, entry: Entry) -> NewAudit {
+    fn audit_entry(&self, entry: AuditedCall) -> NewAudit {
         NewAudit::of(entry, self.now(), self.audit_settings())
     }
 
     /// Records a call; returns after the record is durable.
-    fn write(&self, entry: Entry) -> impl Future<Output = Result<(), Failure>> + Send {
+    fn write(&self, entry: AuditedCall) -> impl Future<Output = Result<(), Failure>> + Send {
         async move { self.store().append(self.audit_entry(entry)).await.map_err(unavailable) }
     }
 
     /// Records a call without waiting for the disk: one that is full must not keep operators from looking.
     /// The program's log has the line already.
-    fn record(&self, entry: Entry) -> impl Future<Output = ()> + Send {
+    fn record(&self, entry: AuditedCall) -> impl Future<Output = ()> + Send {
         async move {
             let method = entry.actor.method;
             if let Err(error) = self.store().enqueue(self.audit_entry(entry)).await {
@@ -249,7 +249,7 @@ impl AuditLog {
 
 /// A call, for the record.
 #[derive(Debug, Clone)]
-pub struct Entry {
+pub struct AuditedCall {
     /// Where it belongs.
     pub log: AuditLog,
     /// Who called, and what.
@@ -462,10 +462,10 @@ impl Call {
         info!(target: "audit", method = actor.method, actor = actor.name, subject, outcome, "call");
     }
 
-    fn entry(&self, log: AuditLog, outcome: &'static str) -> Entry {
+    fn entry(&self, log: AuditLog, outcome: &'static str) -> AuditedCall {
         self.say(outcome);
         let Self { actor, subject } = self.clone();
-        Entry { log, actor, subject, outcome }
+        AuditedCall { log, actor, subject, outcome }
     }
 }
 

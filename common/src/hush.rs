@@ -28,10 +28,10 @@ const SHARED: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 
 /// What was said of whom in the last minute.
 #[derive(Debug, Default)]
-pub struct Hush(Mutex<HashMap<About, Said>>);
+pub struct Hush(Mutex<HashMap<LogLine, Said>>);
 
 /// What is said, and of whom.
-type About = (&'static str, IpAddr);
+type LogLine = (&'static str, IpAddr);
 
 #[derive(Debug)]
 struct Said {

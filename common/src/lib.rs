@@ -11,8 +11,8 @@ pub mod keys;
 pub mod text;
 pub mod users;
 
+pub mod listener;
 pub mod net;
-pub mod port;
 pub mod status;
 pub mod tls;
 
@@ -26,7 +26,7 @@ pub mod csv;
 pub mod daemon;
 pub mod doctor;
 pub mod say;
-pub mod service;
+pub mod systemd;
 pub mod telemetry;
 #[cfg(feature = "testing")]
 pub mod testing;

@@ -13,7 +13,7 @@ use writ_common::admin::MAX_REQUEST_BYTES;
 use writ_common::admin::audit::AuditPages;
 use writ_common::admin::operators::OperatorPages;
 use writ_common::health::{self, Health};
-use writ_common::port::MAX_QUESTION_BYTES;
+use writ_common::listener::MAX_QUESTION_BYTES;
 use writ_proto::admin::v1::audit_service_server::AuditServiceServer;
 use writ_proto::admin::v1::operator_service_server::OperatorServiceServer;
 use writ_proto::manager::v1::entity_service_server::EntityServiceServer;

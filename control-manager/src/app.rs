@@ -10,7 +10,7 @@ use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use writ_common::config::not_text;
 use writ_common::daemon::{self, Fatal, Threads};
 use writ_common::health;
-use writ_common::service::Start;
+use writ_common::systemd::Start;
 
 use crate::authority::Files;
 use crate::config::Config;

@@ -14,7 +14,8 @@ use writ_protocol::time::Timestamp;
 use crate::context::Manager;
 use crate::notify;
 use crate::store::{
-    Admission, Change, Decision, EntityRow, Issued, NewInstruction, StoreError, Waiting, unavailable,
+    Change, EntityAdmission, EntityRow, Issued, KeepOrUndo, NewInstruction, StoreError, WaitingInstruction,
+    unavailable,
 };
 
 /// Instructions of one entity that have not ended.
@@ -39,7 +40,7 @@ pub(crate) struct Request {
 
 /// What issuing came to.
 #[derive(Debug)]
-pub(crate) struct Made {
+pub(crate) struct Issuance {
     /// The instruction.
     pub id: InstructionId,
     /// Names of entities that `all` left out, because they have too much they have not ended.
@@ -50,13 +51,17 @@ pub(crate) struct Made {
 ///
 /// # Errors
 /// When an entity was not let in or has too much to do, or the id is another instruction's.
-pub(crate) async fn issue(manager: &Arc<Manager>, actor: &Actor, request: Request) -> Result<Made, Failure> {
+pub(crate) async fn issue(
+    manager: &Arc<Manager>,
+    actor: &Actor,
+    request: Request,
+) -> Result<Issuance, Failure> {
     let Request { id, entities, task, lifetime } = request;
     let fingerprint = Digest::of(format!("{:?}", (&actor.name, &entities, &task, lifetime)).as_bytes());
     if let Some(id) = id {
         // Before resolving: entities may have come and gone since the first time.
         match manager.store.request_of(id).await.map_err(unavailable)? {
-            Some(known) if known == fingerprint => return Ok(Made { id, left_out: Vec::new() }),
+            Some(known) if known == fingerprint => return Ok(Issuance { id, left_out: Vec::new() }),
             Some(_) => return Err(taken(id)),
             None => {}
         }
@@ -96,10 +101,10 @@ pub(crate) async fn issue(manager: &Arc<Manager>, actor: &Actor, request: Reques
         ends_at: expires_at + longest + REPORT_WITHIN,
     };
     let (id, targets) = (new.id, entities.clone());
-    let issued = manager.store.change(move |change| change.issue(&new, &targets).map(Decision::Keep)).await;
+    let issued = manager.store.change(move |change| change.issue(&new, &targets).map(KeepOrUndo::Keep)).await;
     match issued.map_err(unavailable)? {
         Issued::New => {}
-        Issued::Known => return Ok(Made { id, left_out }),
+        Issued::Known => return Ok(Issuance { id, left_out }),
         Issued::Taken => return Err(taken(id)),
     }
     info!(
@@ -110,7 +115,7 @@ pub(crate) async fn issue(manager: &Arc<Manager>, actor: &Actor, request: Reques
     for entity in &entities {
         notify::call(manager, entity);
     }
-    Ok(Made { id, left_out })
+    Ok(Issuance { id, left_out })
 }
 
 /// What timed out is open no more, from the moment somebody looks.
@@ -119,7 +124,7 @@ pub(crate) async fn issue(manager: &Arc<Manager>, actor: &Actor, request: Reques
 /// When the store fails.
 pub(crate) async fn time_out(manager: &Manager) -> Result<(), Failure> {
     let now = manager.now();
-    manager.store.change(move |change| change.time_out(now).map(Decision::Keep)).await.map_err(unavailable)
+    manager.store.change(move |change| change.time_out(now).map(KeepOrUndo::Keep)).await.map_err(unavailable)
 }
 
 fn taken(id: InstructionId) -> Failure {
@@ -134,7 +139,7 @@ async fn choose(manager: &Manager, names: Vec<String>) -> Result<(Vec<EntityRow>
     let (mut chosen, mut left_out) = (Vec::new(), Vec::new());
     if names.is_empty() {
         let rows = manager.store.all_entities().await.map_err(unavailable)?;
-        for entity in rows.into_iter().filter(|row| row.admission == Admission::Approved) {
+        for entity in rows.into_iter().filter(|row| row.admission == EntityAdmission::Approved) {
             if entity.open < MAX_OPEN {
                 chosen.push(entity)
             } else {
@@ -144,7 +149,7 @@ async fn choose(manager: &Manager, names: Vec<String>) -> Result<(Vec<EntityRow>
     }
     for name in names {
         let entity = manager.find_entity(&name).await?;
-        if entity.admission != Admission::Approved {
+        if entity.admission != EntityAdmission::Approved {
             let text = format!("`{name}` was not let in: approve it first");
             return Err(Failure::precondition("entity_not_approved", text));
         }
@@ -189,7 +194,7 @@ pub(crate) fn work(
 }
 
 /// Signed when it is handed over: by the key that counts then.
-fn sealed(manager: &Manager, entity: &EntityRow, waiting: &Waiting) -> Option<bytes::Bytes> {
+fn sealed(manager: &Manager, entity: &EntityRow, waiting: &WaitingInstruction) -> Option<bytes::Bytes> {
     let Some(template) = Instruction::decode(&waiting.task) else {
         warn!(entity.id = %entity.id, waiting.sequence, "a stored instruction is damaged and is not handed over");
         return None;

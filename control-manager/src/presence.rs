@@ -3,7 +3,7 @@
 use writ_protocol::manager::Registration;
 use writ_protocol::time::Timestamp;
 
-use crate::store::Admission;
+use crate::store::EntityAdmission;
 
 /// How an entity stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,18 +40,18 @@ impl Presence {
     /// Any authenticated contact counts as life. A clock that went back makes nobody silent.
     #[must_use]
     pub(crate) fn of(
-        admission: Admission,
+        admission: EntityAdmission,
         registration: &Registration,
         last_contact: Timestamp,
         now: Timestamp,
     ) -> Self {
         let silent = now.since(last_contact);
         match admission {
-            Admission::Waiting => Self::Waiting,
-            Admission::Rejected | Admission::Left => Self::Rejected,
-            Admission::Approved if silent > registration.abnormal_after => Self::Abnormal,
-            Admission::Approved if silent > registration.heartbeat * 2 => Self::Inactive,
-            Admission::Approved => Self::Active,
+            EntityAdmission::Waiting => Self::Waiting,
+            EntityAdmission::Rejected | EntityAdmission::Left => Self::Rejected,
+            EntityAdmission::Approved if silent > registration.abnormal_after => Self::Abnormal,
+            EntityAdmission::Approved if silent > registration.heartbeat * 2 => Self::Inactive,
+            EntityAdmission::Approved => Self::Active,
         }
     }
 }
@@ -81,14 +81,14 @@ mod tests {
         };
         let now = Timestamp::from_millis(1_790_000_000_000);
         let table = [
-            (Admission::Approved, now, Presence::Active),
-            (Admission::Approved, now - second * 20, Presence::Active),
-            (Admission::Approved, now - second * 21, Presence::Inactive),
-            (Admission::Approved, now - second * 30, Presence::Inactive),
-            (Admission::Approved, now - second * 31, Presence::Abnormal),
-            (Admission::Approved, now + second * 60, Presence::Active),
-            (Admission::Waiting, now - second * 60, Presence::Waiting),
-            (Admission::Rejected, now, Presence::Rejected),
+            (EntityAdmission::Approved, now, Presence::Active),
+            (EntityAdmission::Approved, now - second * 20, Presence::Active),
+            (EntityAdmission::Approved, now - second * 21, Presence::Inactive),
+            (EntityAdmission::Approved, now - second * 30, Presence::Inactive),
+            (EntityAdmission::Approved, now - second * 31, Presence::Abnormal),
+            (EntityAdmission::Approved, now + second * 60, Presence::Active),
+            (EntityAdmission::Waiting, now - second * 60, Presence::Waiting),
+            (EntityAdmission::Rejected, now, Presence::Rejected),
         ];
         for (admission, last_contact, presence) in table {
             assert_eq!(Presence::of(admission, &registration, last_contact, now), presence, "{last_contact}");

@@ -9,15 +9,15 @@ use writ_common::status::Failure;
 use writ_protocol::id::EntityId;
 use writ_protocol::limits::SKEW;
 use writ_protocol::manager::{
-    CallBody, EntityCall, NO_INSTRUCTIONS, Registration, Rejection, RejectionCode, ReplyBody,
-    Standing as Listed, check_communication,
+    CallBody, EntityCall, Listing as Listed, NO_INSTRUCTIONS, Registration, Rejection, RejectionCode,
+    ReplyBody, check_communication,
 };
 use writ_protocol::time::Timestamp;
 
 use crate::context::Manager;
 use crate::instructions;
 use crate::metrics;
-use crate::store::{Admission, Change, Decision, EntityRow, StoreError, unavailable};
+use crate::store::{Change, EntityAdmission, EntityRow, KeepOrUndo, StoreError, unavailable};
 
 /// Entities under one manager.
 const MAX_ENTITIES: u64 = 10_000;
@@ -75,12 +75,12 @@ async fn decide(manager: &Arc<Manager>, call: EntityCall) -> Result<(bool, Decid
         let was_in = is_let_in(known.as_ref());
         let verdict = match check_call(&asked, &call, known.as_ref(), now) {
             Ok(()) => apply(&asked, change, call, known, now)?,
-            Err(rejection) => Decision::Undo(ReplyBody::Rejected(rejection).into()),
+            Err(rejection) => KeepOrUndo::Undo(ReplyBody::Rejected(rejection).into()),
         };
         writ_common::checkpoint!("entity_call_decided");
         Ok(match verdict {
-            Decision::Keep(decided) => Decision::Keep((was_in, decided)),
-            Decision::Undo(decided) => Decision::Undo((was_in, decided)),
+            KeepOrUndo::Keep(decided) => KeepOrUndo::Keep((was_in, decided)),
+            KeepOrUndo::Undo(decided) => KeepOrUndo::Undo((was_in, decided)),
         })
     });
     let decided = decided.await.map_err(unavailable)?;
@@ -89,7 +89,7 @@ async fn decide(manager: &Arc<Manager>, call: EntityCall) -> Result<(bool, Decid
 }
 
 fn is_let_in(known: Option<&EntityRow>) -> bool {
-    known.is_some_and(|known| known.admission == Admission::Approved)
+    known.is_some_and(|known| known.admission == EntityAdmission::Approved)
 }
 
 /// What a call that counts changes. Nothing, if it is rejected all the same.
@@ -99,8 +99,8 @@ fn apply(
     call: EntityCall,
     known: Option<EntityRow>,
     now: Timestamp,
-) -> Result<Decision<Decided>, StoreError> {
-    let undo = |body: ReplyBody| Ok(Decision::Undo(body.into()));
+) -> Result<KeepOrUndo<Decided>, StoreError> {
+    let undo = |body: ReplyBody| Ok(KeepOrUndo::Undo(body.into()));
     let was_in = is_let_in(known.as_ref());
     let EntityCall { key, epoch, counter, body, .. } = call;
     let reply = match (body, known) {
@@ -125,8 +125,8 @@ fn apply(
         }
         (CallBody::Unregister, Some(mut entity)) => {
             // One that was rejected stays so: leaving must not wash it clean.
-            if entity.admission != Admission::Rejected {
-                entity.admission = Admission::Left;
+            if entity.admission != EntityAdmission::Rejected {
+                entity.admission = EntityAdmission::Left;
             }
             (entity.counter, entity.last_contact) = (counter, now);
             change.put(&entity)?;
@@ -135,7 +135,7 @@ fn apply(
             ReplyBody::Left
         }
         // An entity that waits may be anybody: its polls cost no write.
-        (CallBody::Poll(_), Some(entity)) if entity.admission != Admission::Approved => {
+        (CallBody::Poll(_), Some(entity)) if entity.admission != EntityAdmission::Approved => {
             return undo(reject(RejectionCode::NotApproved, "an operator of the manager has to let it in"));
         }
         (CallBody::Poll(poll), Some(mut entity)) => {
@@ -157,7 +157,7 @@ fn apply(
         }
     };
     let is_in = was_in || matches!(&reply, ReplyBody::Registered(standing) if standing.is_approved);
-    Ok(Decision::Keep(Decided { body: reply, is_in }))
+    Ok(KeepOrUndo::Keep(Decided { body: reply, is_in }))
 }
 
 fn reject(code: RejectionCode, detail: impl Into<String>) -> ReplyBody {
@@ -192,12 +192,12 @@ fn check_call(
         );
     }
     let is_departure = matches!(call.body, CallBody::Unregister);
-    if known.admission == Admission::Rejected && !is_departure {
+    if known.admission == EntityAdmission::Rejected && !is_departure {
         return no(RejectionCode::RejectedEntity, "an operator of the manager rejected it".to_owned());
     }
     let is_registration = matches!(call.body, CallBody::Register(_));
     if !is_registration {
-        if known.admission == Admission::Left && !is_departure {
+        if known.admission == EntityAdmission::Left && !is_departure {
             return no(RejectionCode::UnknownEntity, "it unregistered".to_owned());
         }
         // Whoever asked and never heard an answer leaves without knowing the number.
@@ -234,8 +234,8 @@ fn register(
         return Ok(Err(rejection));
     }
     let shown = registration.token.take();
-    let is_in = known.as_ref().is_some_and(|known| known.admission == Admission::Approved);
-    let mut admission = if is_in { Admission::Approved } else { Admission::Waiting };
+    let is_in = known.as_ref().is_some_and(|known| known.admission == EntityAdmission::Approved);
+    let mut admission = if is_in { EntityAdmission::Approved } else { EntityAdmission::Waiting };
     // Whoever is in needs none, and spends none.
     if let Some(shown) = &shown
         && !is_in
@@ -244,15 +244,15 @@ fn register(
             let detail = "the token is unknown, spent, revoked or expired".to_owned();
             return Ok(Err(Rejection { code: RejectionCode::TokenRefused, detail }));
         }
-        admission = Admission::Approved;
+        admission = EntityAdmission::Approved;
     }
     let token = shown.map(|shown| shown.id);
     change.forget_left(now - LEFT_IS_KEPT)?;
-    let listed_before = known.as_ref().is_some_and(|known| known.admission != Admission::Left);
+    let listed_before = known.as_ref().is_some_and(|known| known.admission != EntityAdmission::Left);
     if !listed_before {
         let counts = change.counts()?;
         let strangers = counts.waiting + counts.gone;
-        if counts.all >= MAX_ENTITIES || (admission == Admission::Waiting && strangers >= MAX_WAITING) {
+        if counts.all >= MAX_ENTITIES || (admission == EntityAdmission::Waiting && strangers >= MAX_WAITING) {
             let detail = format!(
                 "it lists {} entities, {} of them waiting to be let in, and {} left a moment ago: that is as many as it takes",
                 counts.all, counts.waiting, counts.gone
@@ -312,7 +312,7 @@ fn listed(manager: &Manager, entity: &EntityRow) -> ReplyBody {
     ReplyBody::Registered(Listed {
         entity: entity.id,
         epoch: entity.epoch,
-        is_approved: entity.admission == Admission::Approved,
+        is_approved: entity.admission == EntityAdmission::Approved,
         manager: manager.id,
         version: manager.version,
         sandbox_connected: manager.is_sandbox_connected,

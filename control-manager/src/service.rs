@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use prost::Message as _;
 use tonic::{Request, Response, Status};
-use writ_common::port::{MAX_QUESTION_BYTES, PerMethod};
+use writ_common::listener::{MAX_QUESTION_BYTES, PerMethod};
 use writ_common::status::Failure;
 use writ_common::tls::Peer;
 use writ_proto::manager::v1 as proto;
@@ -25,12 +25,14 @@ use crate::{notify, registry};
 
 /// Both services of the link port.
 #[derive(Debug, Clone)]
-pub(crate) struct Link(Arc<Manager>);
+pub(crate) struct EntityPort(Arc<Manager>);
 
 /// What entities call. Anybody may call all of it, so that a message is as large as its method needs.
 #[must_use]
-pub(crate) fn services(manager: &Arc<Manager>) -> (PerMethod<RegistryServer<Link>>, EntityLinkServer<Link>) {
-    let link = Arc::new(Link(Arc::clone(manager)));
+pub(crate) fn services(
+    manager: &Arc<Manager>,
+) -> (PerMethod<RegistryServer<EntityPort>>, EntityLinkServer<EntityPort>) {
+    let link = Arc::new(EntityPort(Arc::clone(manager)));
     let registry = |bytes| {
         RegistryServer::from_arc(Arc::clone(&link))
             .max_decoding_message_size(bytes)
@@ -47,7 +49,7 @@ pub(crate) fn services(manager: &Arc<Manager>) -> (PerMethod<RegistryServer<Link
 const MAX_CALL_BYTES: usize = MAX_ENTITY_CALL_BYTES + 16;
 
 #[tonic::async_trait]
-impl Registry for Link {
+impl Registry for EntityPort {
     async fn probe(
         &self,
         request: Request<proto::ProbeRequest>,
@@ -101,7 +103,7 @@ impl Registry for Link {
 }
 
 #[tonic::async_trait]
-impl EntityLink for Link {
+impl EntityLink for EntityPort {
     async fn poll(
         &self,
         request: Request<proto::SignedCall>,
@@ -110,7 +112,7 @@ impl EntityLink for Link {
     }
 }
 
-impl Link {
+impl EntityPort {
     async fn answer(
         &self,
         request: Request<proto::SignedCall>,

@@ -4,10 +4,11 @@ mod rows;
 mod sql;
 
 pub(crate) use rows::{
-    Admission, DeliveryRow, EntityRow, InstructionRow, Issued, NewInstruction, TokenRow, Waiting,
+    DeliveryRow, EntityAdmission, EntityRow, InstructionRow, Issued, NewInstruction, TokenRow,
+    WaitingInstruction,
 };
 pub(crate) use writ_common::admin::unavailable;
-pub(crate) use writ_database::{DatabaseError as StoreError, Decision};
+pub(crate) use writ_database::{DatabaseError as StoreError, KeepOrUndo};
 
 use std::convert::Infallible;
 use std::path::Path;
@@ -96,7 +97,7 @@ impl Store {
     pub(crate) async fn change<T, F>(&self, work: F) -> Result<T, StoreError>
     where
         T: Send + 'static,
-        F: FnOnce(&mut Change<'_>) -> Result<Decision<T>, StoreError> + Send + 'static,
+        F: FnOnce(&mut Change<'_>) -> Result<KeepOrUndo<T>, StoreError> + Send + 'static,
     {
         self.database.decide(move |connection| work(&mut Change(connection))).await
     }

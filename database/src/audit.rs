@@ -1,7 +1,7 @@
 //! Who asked for what: chains in which each entry carries the hash of the one before it.
 
 use writ_common::admin::AuditLog;
-use writ_common::admin::audit::{AuditStore, Link, NewAudit};
+use writ_common::admin::audit::{AuditStore, ChainedEntry, NewAudit};
 
 use crate::{Connection, Database, DatabaseError, Record, ToValue as _, values};
 
@@ -38,7 +38,7 @@ impl<J: Send + 'static> AuditStore for Database<J> {
         place: u64,
         is_newest_first: bool,
         limit: u32,
-    ) -> Result<Vec<Link>, DatabaseError> {
+    ) -> Result<Vec<ChainedEntry>, DatabaseError> {
         let sql = if is_newest_first {
             "SELECT * FROM audit WHERE log = ?3 AND sequence < ?1 ORDER BY sequence DESC LIMIT ?2"
         } else {
@@ -52,8 +52,12 @@ impl<J: Send + 'static> AuditStore for Database<J> {
     }
 }
 
-fn read(record: &Record<'_>) -> Result<Link, DatabaseError> {
-    Ok(Link { sequence: record.get("sequence")?, entry: record.get("entry")?, hash: record.get("hash")? })
+fn read(record: &Record<'_>) -> Result<ChainedEntry, DatabaseError> {
+    Ok(ChainedEntry {
+        sequence: record.get("sequence")?,
+        entry: record.get("entry")?,
+        hash: record.get("hash")?,
+    })
 }
 
 pub(crate) fn append_all(connection: &mut Connection, calls: &[NewAudit]) -> Result<Vec<()>, DatabaseError> {
@@ -87,7 +91,7 @@ fn append_to<'c>(
     let mut last = connection.first(sql, &values![log.stored()], read)?;
     let (mut links, mut most) = (Vec::new(), u64::MAX);
     for call in calls {
-        let link = Link::next(last.as_ref(), call);
+        let link = ChainedEntry::next(last.as_ref(), call);
         links.push(link.clone());
         last = Some(link);
         most = most.min(call.max_entries);

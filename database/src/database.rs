@@ -11,7 +11,7 @@ use crate::migrate::{Migration, migrate};
 use crate::operators::Known;
 use crate::readers::Readers;
 use crate::sqlite::Access;
-use crate::writer::{self, Answer, Batch, Decision, Health, Job, MAX_WAITING_WRITES};
+use crate::writer::{self, Batch, Health, Job, KeepOrUndo, MAX_WAITING_WRITES, Waiter};
 use crate::{Connection, DatabaseError};
 
 /// What a program's database is.
@@ -121,14 +121,14 @@ impl<J: Send + 'static> Database<J> {
         T: Send + 'static,
         F: FnOnce(&mut Connection) -> Result<T, DatabaseError> + Send + 'static,
     {
-        self.decide(move |connection| work(connection).map(Decision::Keep)).await
+        self.decide(move |connection| work(connection).map(KeepOrUndo::Keep)).await
     }
 
     /// Runs a write that may undo itself; returns after what it kept is committed.
     pub async fn decide<T, F>(&self, work: F) -> Result<T, DatabaseError>
     where
         T: Send + 'static,
-        F: FnOnce(&mut Connection) -> Result<Decision<T>, DatabaseError> + Send + 'static,
+        F: FnOnce(&mut Connection) -> Result<KeepOrUndo<T>, DatabaseError> + Send + 'static,
     {
         self.send(|answer| writer::other(work, answer)).await?.committed().await
     }
@@ -137,7 +137,7 @@ impl<J: Send + 'static> Database<J> {
     ///
     /// # Errors
     /// When the writer has ended.
-    pub async fn queue<T>(&self, job: impl FnOnce(Answer<T>) -> J) -> Result<Pending<T>, DatabaseError> {
+    pub async fn queue<T>(&self, job: impl FnOnce(Waiter<T>) -> J) -> Result<Pending<T>, DatabaseError> {
         self.send(|answer| Job::Item(job(answer))).await
     }
 
@@ -148,7 +148,7 @@ impl<J: Send + 'static> Database<J> {
     pub async fn queue_through<T>(
         &self,
         gate: impl FnOnce(Box<dyn FnOnce() + Send + '_>) -> bool,
-        job: impl FnOnce(Answer<T>) -> J,
+        job: impl FnOnce(Waiter<T>) -> J,
     ) -> Result<Option<Pending<T>>, DatabaseError> {
         let (answer, result) = oneshot::channel();
         let place = self.writer.reserve().await.map_err(|_| DatabaseError::Closed)?;
@@ -164,7 +164,7 @@ impl<J: Send + 'static> Database<J> {
         self.send(|answer| Job::Audit(call, answer)).await
     }
 
-    async fn send<T>(&self, job: impl FnOnce(Answer<T>) -> Job<J>) -> Result<Pending<T>, DatabaseError> {
+    async fn send<T>(&self, job: impl FnOnce(Waiter<T>) -> Job<J>) -> Result<Pending<T>, DatabaseError> {
         let (answer, result) = oneshot::channel();
         self.writer.send(job(answer)).await.map_err(|_| DatabaseError::Closed)?;
         Ok(Pending(result))

@@ -28,6 +28,6 @@ pub use migrate::Migration;
 pub use operators::insert_operator;
 pub use record::Record;
 pub use value::{FromValue, ToValue, Value};
-pub use writer::{Answer, Batch, Decision};
+pub use writer::{Batch, KeepOrUndo, Waiter};
 
 pub use audit::append as append_audit;

@@ -7,7 +7,7 @@ use writ_common::admin::operators::{OperatorRow, OperatorStore, Revocation};
 use writ_protocol::id::Digest;
 use writ_protocol::time::Timestamp;
 
-use crate::{Connection, Database, DatabaseError, Decision, Record, ToValue as _, values};
+use crate::{Connection, Database, DatabaseError, KeepOrUndo, Record, ToValue as _, values};
 
 /// Tokens that were looked up: as many as there are people and scripts that call.
 #[derive(Debug, Default)]
@@ -86,8 +86,8 @@ fn revoke(
     name: &str,
     greatest: u8,
     now: Timestamp,
-) -> Result<Decision<Revocation>, DatabaseError> {
-    let Some(row) = find(connection, name)? else { return Ok(Decision::Undo(Revocation::Unknown)) };
+) -> Result<KeepOrUndo<Revocation>, DatabaseError> {
+    let Some(row) = find(connection, name)? else { return Ok(KeepOrUndo::Undo(Revocation::Unknown)) };
     let others =
         "SELECT count(*) AS others FROM admin_tokens WHERE role = ?1 AND revoked_at = 0 AND name <> ?2";
     let others = connection.only(others, &values![greatest, name], |record| record.get("others"))?;
@@ -96,7 +96,7 @@ fn revoke(
         let sql = "UPDATE admin_tokens SET revoked_at = ?2 WHERE name = ?1";
         connection.execute(sql, &values![name, row.revoked_at])?;
     }
-    Ok(Decision::Keep(decision))
+    Ok(KeepOrUndo::Keep(decision))
 }
 
 fn find(connection: &mut Connection, name: &str) -> Result<Option<OperatorRow>, DatabaseError> {

@@ -64,11 +64,11 @@ impl Health {
 }
 
 /// Where the outcome of a write is awaited.
-pub type Answer<T> = oneshot::Sender<Result<T, DatabaseError>>;
+pub type Waiter<T> = oneshot::Sender<Result<T, DatabaseError>>;
 
 /// What a write decided about itself.
 #[derive(Debug)]
-pub enum Decision<T> {
+pub enum KeepOrUndo<T> {
     /// What it wrote counts.
     Keep(T),
     /// What it wrote is undone.
@@ -84,15 +84,15 @@ pub(crate) type Other = Box<dyn FnOnce(&mut Batch<'_>) + Send>;
 /// What there is to write: `J` are the jobs that only one program knows.
 pub(crate) enum Job<J> {
     Other(Other),
-    Audit(NewAudit, Answer<()>),
+    Audit(NewAudit, Waiter<()>),
     Item(J),
 }
 
 /// Wraps a write into a job.
-pub(crate) fn other<J, T, F>(work: F, answer: Answer<T>) -> Job<J>
+pub(crate) fn other<J, T, F>(work: F, answer: Waiter<T>) -> Job<J>
 where
     T: Send + 'static,
-    F: FnOnce(&mut Connection) -> Result<Decision<T>, DatabaseError> + Send + 'static,
+    F: FnOnce(&mut Connection) -> Result<KeepOrUndo<T>, DatabaseError> + Send + 'static,
 {
     Job::Other(Box::new(move |batch| {
         let done = batch.attempt(work);
@@ -119,14 +119,14 @@ impl Batch<'_> {
     /// that fails, each is written by itself.
     pub fn lane<T, A: Send + 'static>(
         &mut self,
-        jobs: Vec<(T, Answer<A>)>,
+        jobs: Vec<(T, Waiter<A>)>,
         write: fn(&mut Connection, &[T]) -> Result<Vec<A>, DatabaseError>,
     ) {
         if jobs.is_empty() {
             return;
         }
         let (items, answers): (Vec<_>, Vec<_>) = jobs.into_iter().unzip();
-        if let Ok(outcomes) = self.attempt(|connection| write(connection, &items).map(Decision::Keep)) {
+        if let Ok(outcomes) = self.attempt(|connection| write(connection, &items).map(KeepOrUndo::Keep)) {
             for (outcome, answer) in outcomes.into_iter().zip(answers) {
                 self.answer(answer, Ok(outcome));
             }
@@ -135,7 +135,7 @@ impl Batch<'_> {
         for (item, answer) in items.iter().zip(answers) {
             let only = |connection: &mut Connection| {
                 let mut outcomes = write(connection, std::slice::from_ref(item))?;
-                outcomes.pop().map(Decision::Keep).ok_or(DatabaseError::Closed)
+                outcomes.pop().map(KeepOrUndo::Keep).ok_or(DatabaseError::Closed)
             };
             let outcome = self.attempt(only);
             self.answer(answer, outcome);
@@ -151,7 +151,7 @@ impl Batch<'_> {
     /// the disk is full, and what ran after that would stand outside of any: then the batch has failed.
     fn attempt<T>(
         &mut self,
-        work: impl FnOnce(&mut Connection) -> Result<Decision<T>, DatabaseError>,
+        work: impl FnOnce(&mut Connection) -> Result<KeepOrUndo<T>, DatabaseError>,
     ) -> Result<T, DatabaseError> {
         if let Some(why) = &self.failed {
             return Err(DatabaseError::NotCommitted(why.clone()));
@@ -160,15 +160,15 @@ impl Batch<'_> {
         if let Err(DatabaseError::Failed { why, is_of_the_disk: true }) = &done {
             self.failed = Some(why.clone());
         } else {
-            let ended = self.connection.end_part(matches!(done, Ok(Decision::Keep(_))));
+            let ended = self.connection.end_part(matches!(done, Ok(KeepOrUndo::Keep(_))));
             self.failed = ended.err().map(|error| error.to_string());
         }
         done.map(|decision| match decision {
-            Decision::Keep(outcome) | Decision::Undo(outcome) => outcome,
+            KeepOrUndo::Keep(outcome) | KeepOrUndo::Undo(outcome) => outcome,
         })
     }
 
-    fn answer<T: Send + 'static>(&mut self, answer: Answer<T>, outcome: Result<T, DatabaseError>) {
+    fn answer<T: Send + 'static>(&mut self, answer: Waiter<T>, outcome: Result<T, DatabaseError>) {
         self.finishes.push(Box::new(move |not_committed| {
             let not_committed = not_committed.map(|why| Err(DatabaseError::NotCommitted(why.to_owned())));
             // Whoever asked may have gone meanwhile.
@@ -240,7 +240,7 @@ mod tests {
         cure: "put a copy back",
     };
 
-    type Word = (String, Answer<usize>);
+    type Word = (String, Waiter<usize>);
 
     fn write_words(connection: &mut Connection, words: &[String]) -> Result<Vec<usize>, DatabaseError> {
         let rows: Vec<_> = words.iter().map(|word| (word, u64::try_from(word.len()).unwrap())).collect();
@@ -320,7 +320,7 @@ mod tests {
             |connection: &mut Connection| connection.execute("INSERT INTO words VALUES ('one', 1)", &[]);
         let undone = database.decide(move |connection| {
             insert(connection)?;
-            Ok(Decision::Undo("no"))
+            Ok(KeepOrUndo::Undo("no"))
         });
         assert_eq!(undone.await.unwrap(), "no");
         assert!(words(&database).await.is_empty());

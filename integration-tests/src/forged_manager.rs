@@ -21,7 +21,7 @@ use writ_protocol::envelope::{
 use writ_protocol::id::{Digest, EntityId, ManagerId};
 use writ_protocol::keys::{Algorithm, Manager as Holder, PrivateKey, PublicKey};
 use writ_protocol::manager::{
-    CallBody, EntityCall, Instruction, ManagerVersion, PROTOCOL, ProbeAnswer, Reply, ReplyBody, Standing,
+    CallBody, EntityCall, Instruction, Listing, ManagerVersion, PROTOCOL, ProbeAnswer, Reply, ReplyBody,
     Task, Work,
 };
 use writ_protocol::time::Timestamp;
@@ -227,7 +227,7 @@ impl Forged {
             return Err(Status::invalid_argument("no registration"));
         };
         let version = self.0.script.lock().unwrap().version;
-        let standing = Standing {
+        let standing = Listing {
             entity: registration.entity.unwrap_or_else(|| EntityId::generate(now())),
             epoch: EPOCH,
             is_approved: true,

@@ -229,7 +229,7 @@ impl Evidence {
         let targets = self
             .targets
             .iter()
-            .map(|target| (target.agent, judge(target, &ledger, (&command, digest, &signers))))
+            .map(|target| (target.agent, evaluate(target, &ledger, (&command, digest, &signers))))
             .collect();
         let is_signer_revoked = signers.iter().all(|key| ledger.is_revoked(*key));
         let signer = signers[0];
@@ -237,7 +237,7 @@ impl Evidence {
     }
 }
 
-fn judge(
+fn evaluate(
     target: &Target,
     ledger: &Ledger,
     (command, digest, signers): (&Command, Digest, &[KeyId]),

@@ -190,7 +190,7 @@ pub enum ReplyBody {
     /// Who it is.
     Probe(ProbeAnswer),
     /// How the entity is listed.
-    Registered(Standing),
+    Registered(Listing),
     /// It is listed no more.
     Left,
     /// What there is to do.
@@ -216,7 +216,7 @@ pub struct ProbeAnswer {
 
 /// How an entity is listed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Standing {
+pub struct Listing {
     /// Its id.
     pub entity: EntityId,
     /// The number of its registration.

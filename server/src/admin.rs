@@ -21,7 +21,7 @@ use tonic::service::Routes;
 use writ_common::admin::audit::AuditPages;
 use writ_common::admin::operators::OperatorPages;
 use writ_common::health::{self, Health};
-use writ_common::port::MAX_QUESTION_BYTES;
+use writ_common::listener::MAX_QUESTION_BYTES;
 use writ_proto::admin::v1::{
     agent_service_server::AgentServiceServer, alert_service_server::AlertServiceServer,
     audit_service_server::AuditServiceServer, command_service_server::CommandServiceServer,

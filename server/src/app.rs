@@ -85,7 +85,7 @@ struct Init {
     #[arg(long = "tls-name", value_name = "NAME")]
     tls_names: Vec<String>,
     #[command(flatten)]
-    kind: local::Kind,
+    kind: local::LocalCommand,
     /// File with the passphrase that seals the authority key and the backup. Without it the systemd
     /// credential `writ-passphrase` is used, or you are asked.
     #[arg(long, value_name = "FILE")]

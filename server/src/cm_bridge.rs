@@ -36,7 +36,7 @@ use writ_protocol::time::Timestamp;
 use crate::authority::{Files, KeyFileError};
 use crate::context::Server;
 use crate::store::{Store, StoreError};
-use client::{Answer, ManagerClient};
+use client::{ManagerAnswer, ManagerClient};
 use legs::{Fault, Leg};
 use settings::Settings;
 
@@ -84,7 +84,7 @@ pub(crate) struct Registration {
     /// Whether a sandbox feeds the manager threats.
     pub is_sandbox_connected: bool,
     /// Where updates come from.
-    pub source: Source,
+    pub source: UpdateSource,
     /// What was last sent of this server, so that a change is noticed.
     pub sent_leaf: String,
     /// Who answered when it was made. `None`: nobody yet, or it is older than this was noted.
@@ -97,7 +97,7 @@ impl Registration {
     ///
     /// # Errors
     /// By somebody else.
-    pub(crate) fn check_speaker(&self, answer: Answer) -> Result<Answer, Fault> {
+    pub(crate) fn check_speaker(&self, answer: ManagerAnswer) -> Result<ManagerAnswer, Fault> {
         match &self.speaker {
             Some(pinned) if !pinned.is(&answer.speaker, &answer.newest) => {
                 let (subject, before) = (quoted(&answer.speaker.subject), quoted(&pinned.subject));
@@ -153,7 +153,7 @@ impl Speaker {
 
 /// Where the integrated reputation server gets its updates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub(crate) enum Source {
+pub(crate) enum UpdateSource {
     /// The update server that is configured.
     #[default]
     Default,
@@ -176,7 +176,7 @@ pub(crate) struct Departure {
 
 /// What is durable of the line.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Held {
+pub(crate) struct ManagerRecord {
     /// As an operator saved them.
     pub saved: Settings,
     /// As registered.
@@ -190,21 +190,21 @@ pub(crate) struct Held {
 /// A turn at changing the line, and the line as it stands.
 #[derive(Debug)]
 pub(crate) struct BridgeGuard {
-    held: Held,
+    held: ManagerRecord,
     _alone: OwnedMutexGuard<()>,
 }
 
 impl Deref for BridgeGuard {
-    type Target = Held;
+    type Target = ManagerRecord;
 
-    fn deref(&self) -> &Held {
+    fn deref(&self) -> &ManagerRecord {
         &self.held
     }
 }
 
 /// What is true only while the program runs.
 #[derive(Debug, Default)]
-pub(crate) struct Live {
+pub(crate) struct LineHealth {
     /// The last answer that counted.
     pub last_contact: Timestamp,
     /// Of the last try, if it failed.
@@ -225,10 +225,10 @@ pub(crate) struct Bridge {
     vault: Vault,
     key: PrivateKey<Entity>,
     turns: Arc<tokio::sync::Mutex<()>>,
-    held: RwLock<Held>,
+    held: RwLock<ManagerRecord>,
     /// Commands that instructions became and that have not ended.
     open: Mutex<HashSet<CommandId>>,
-    live: Mutex<Live>,
+    live: Mutex<LineHealth>,
     /// Calls are made one after the other, so that their numbers come in order.
     calls: tokio::sync::Mutex<()>,
     /// Poll at once.
@@ -271,7 +271,7 @@ impl Bridge {
     pub(crate) async fn open(files: &Files, store: &Store, listen: SocketAddr) -> Result<Self, BridgeError> {
         let vault = Vault::open(&files.manager_secrets_key())?;
         let key = entity_key(files)?;
-        let held = Held {
+        let held = ManagerRecord {
             saved: document(store, SAVED).await?.unwrap_or_default(),
             in_force: document(store, IN_FORCE).await?,
             registration: document(store, REGISTRATION).await?.unwrap_or_default(),
@@ -300,7 +300,7 @@ impl Bridge {
         &self.vault
     }
 
-    fn live(&self) -> std::sync::MutexGuard<'_, Live> {
+    fn live(&self) -> std::sync::MutexGuard<'_, LineHealth> {
         self.live.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -312,7 +312,7 @@ impl Bridge {
 
     /// As it stands, at once.
     #[must_use]
-    pub(crate) fn held(&self) -> Held {
+    pub(crate) fn held(&self) -> ManagerRecord {
         self.held.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -380,7 +380,7 @@ pub(crate) struct LineStatus {
     /// Of the last try, if it failed.
     pub last_error: String,
     /// Where updates come from.
-    pub source: Source,
+    pub source: UpdateSource,
     /// Whether the manager can be that.
     pub is_source_offered: bool,
     /// Whether there are settings it has not heard of.
@@ -400,7 +400,7 @@ impl Uplink {
         line: &ManagerClient,
         (manager, epoch): (Option<[u8; 16]>, u64),
         body: CallBody,
-    ) -> Result<Answer, Fault> {
+    ) -> Result<ManagerAnswer, Fault> {
         let Self { server, bridge } = self;
         let _one_at_a_time = bridge.calls.lock().await;
         let is_registration = matches!(body, CallBody::Register(_));
@@ -426,7 +426,11 @@ impl Uplink {
     }
 
     /// Makes a change durable, then true.
-    pub(crate) async fn keep_line(&self, turn: &mut BridgeGuard, next: Held) -> Result<(), StoreError> {
+    pub(crate) async fn keep_line(
+        &self,
+        turn: &mut BridgeGuard,
+        next: ManagerRecord,
+    ) -> Result<(), StoreError> {
         let documents = vec![
             (SAVED, Some(json(&next.saved))),
             (IN_FORCE, next.in_force.as_ref().map(json)),
@@ -441,8 +445,8 @@ impl Uplink {
     }
 
     /// How the connection stands.
-    pub(crate) async fn status(&self, held: &Held) -> Result<LineStatus, StoreError> {
-        let Held { saved, in_force, registration, departures } = held;
+    pub(crate) async fn status(&self, held: &ManagerRecord) -> Result<LineStatus, StoreError> {
+        let ManagerRecord { saved, in_force, registration, departures } = held;
         let (last_contact, last_error, instructions_refused) = {
             let live = self.bridge.live();
             let parts = [live.listen_error.as_str(), live.last_error.as_str()];
@@ -477,7 +481,7 @@ impl Uplink {
     }
 }
 
-impl Held {
+impl ManagerRecord {
     /// Whether there are settings the manager has not heard of.
     #[must_use]
     pub(crate) fn is_not_sent(&self) -> bool {

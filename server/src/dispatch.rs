@@ -7,7 +7,7 @@
 pub(crate) mod in_flight;
 mod registry;
 
-pub(crate) use registry::{Ending, Next, Registry, SessionSlot};
+pub(crate) use registry::{Next, Registry, SessionEnding, SessionSlot};
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};

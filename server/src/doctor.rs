@@ -9,15 +9,15 @@ use writ_common::health;
 use writ_common::keys::pem;
 use writ_common::keys::sealed::SEALED;
 use writ_common::keys::vault::Vault;
+use writ_common::listener;
 use writ_common::net::resolve;
-use writ_common::port;
-use writ_common::service::Start;
+use writ_common::systemd::Start;
 use writ_common::tls::{LeafFacts, ServerTls};
 use writ_protocol::place::Place;
 use writ_protocol::place::server_name;
 use writ_protocol::time::Timestamp;
 
-use crate::authority::certificates::{Standing, held_entries, signing_here};
+use crate::authority::certificates::{CertificateState, held_entries, signing_here};
 use crate::authority::channel::is_foreign;
 use crate::authority::publisher::{PublishError, TrustPublisher};
 use crate::authority::{Files, read_signing_keys, read_tls_leaf};
@@ -88,7 +88,7 @@ pub(crate) async fn ports(files: &Files, config: &Config, start: Start<'_>) -> F
         ("listen.admin", config.listen_admin),
         ("listen.metrics", config.listen_metrics),
     ] {
-        if let Err(error) = port::try_bind(address, key) {
+        if let Err(error) = listener::try_bind(address, key) {
             return Finding::bad("ports", error.to_string(), error.cure());
         }
     }
@@ -189,9 +189,11 @@ async fn signing(publisher: &TrustPublisher) -> Result<Finding, StoreError> {
                 .to_owned(),
             Some(entry) => {
                 let key = entry.certificate.key().id();
-                match Standing::of(entry, bundle, publisher.now) {
-                    Standing::Standby => format!("certificate {key} stands by until {}", entry.sign_from),
-                    Standing::Revoked => format!("certificate {key} is revoked: agents refuse it"),
+                match CertificateState::of(entry, bundle, publisher.now) {
+                    CertificateState::Standby => {
+                        format!("certificate {key} stands by until {}", entry.sign_from)
+                    }
+                    CertificateState::Revoked => format!("certificate {key} is revoked: agents refuse it"),
                     other => format!(
                         "certificate {key} is {} since {}: agents refuse it",
                         other.as_str(),

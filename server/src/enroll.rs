@@ -15,7 +15,7 @@ use writ_protocol::identity::IdentityRecord;
 use writ_protocol::keys::PublicKey;
 
 use crate::context::Server;
-use crate::store::{Admission, TokenUse, unavailable};
+use crate::store::{AgentAdmission, TokenUse, unavailable};
 
 /// Spends a token. The same token and key always give the same answer, counted once. Where an address failed
 /// too often, nothing is verified for tokens nobody made; whoever has a good one is let in, for a whole site
@@ -96,7 +96,7 @@ async fn spend(server: &Arc<Server>, from: IpAddr, request: proto::EnrollRequest
         realm,
         recorded_at: now,
     })?;
-    let admission = Admission {
+    let admission = AgentAdmission {
         agent: record.agent,
         name: record.name,
         public_key: record.public_key,

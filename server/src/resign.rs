@@ -43,7 +43,7 @@ pub(crate) async fn resign(server: &Server) -> Result<(), ResignError> {
         let Some(last) = page.last() else { break };
         after = last.sequence;
         for queued in page {
-            match judge(server, &queued) {
+            match decide_fate(server, &queued) {
                 Fate::Stays => {}
                 Fate::SignedAnew(envelope) => {
                     server.store.replace_envelope(queued.id, queued.digest, envelope.clone()).await?;
@@ -64,7 +64,7 @@ pub(crate) async fn resign(server: &Server) -> Result<(), ResignError> {
     Ok(())
 }
 
-fn judge(server: &Server, queued: &QueuedCommand) -> Fate {
+fn decide_fate(server: &Server, queued: &QueuedCommand) -> Fate {
     let chain = server.chain();
     let listed = &chain.head().bundle.signing;
     let candidates: Vec<_> =

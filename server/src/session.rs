@@ -1,7 +1,7 @@
 //! The line to one agent. A session is a state per type:
 //!
 //! ```text
-//! Greeting ──hello, signed hello, proof──► Proven ──seat──► Live ──► ended
+//! Greeting ──hello, signed hello, proof──► Proven ──slot──► Live ──► ended
 //! ```
 //!
 //! Only `Live` sees commands, and only `Greeting` can become `Proven`, by the agent's signature over both
@@ -9,10 +9,10 @@
 
 mod budget;
 mod greeting;
+mod identity_record;
 pub(crate) mod live;
 mod readmit;
 mod report;
-mod vouch;
 
 use std::sync::Arc;
 use std::time::Duration;

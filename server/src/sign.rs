@@ -116,7 +116,7 @@ impl From<SignError> for Failure {
 
 /// A key with the dates the newest bundle gives it.
 #[derive(Debug, Clone)]
-struct Held {
+struct HeldKey {
     key: PrivateKey<Server>,
     entry: SigningEntry,
 }
@@ -124,7 +124,7 @@ struct Held {
 /// The keys of this server that the newest bundle lists.
 #[derive(Debug, Default)]
 struct SigningKeys {
-    held: Vec<Held>,
+    held: Vec<HeldKey>,
     bundle: u64,
 }
 
@@ -133,12 +133,12 @@ impl SigningKeys {
         let listed = |key: PrivateKey<Server>| {
             let mut entries = bundle.signing.iter();
             let entry = entries.find(|entry| entry.certificate.key() == key.public() && !entry.revoked)?;
-            Some(Held { entry: entry.clone(), key })
+            Some(HeldKey { entry: entry.clone(), key })
         };
         Self { held: keys.into_iter().filter_map(listed).collect(), bundle: bundle.version }
     }
 
-    fn at(&self, now: Timestamp) -> Option<&Held> {
+    fn at(&self, now: Timestamp) -> Option<&HeldKey> {
         let entry = signs_at(self.held.iter().map(|held| &held.entry), now)?;
         self.held.iter().find(|held| held.entry.certificate.key() == entry.certificate.key())
     }

@@ -10,10 +10,10 @@ mod suite;
 pub(crate) use lanes::Job;
 pub use rows::AlertKind;
 pub(crate) use rows::{
-    Admission, AgentRow, Alarm, AlertRow, AllowList, Attribute, BackupRow, Behind, CommandRow, Contact,
-    EnrolmentTokenRow, Fork, Holders, KnownAgent, Membership, NewCommand, NewReceipt, NewToken, Progress,
-    QueuedCommand, ReceiptFate, RecordedCommand, Report, SERVER, SignOfLife, Source, StoredEnvelope,
-    TakenRow, TargetRow, TargetState, TokenUse,
+    AgentAdmission, AgentRow, Alarm, AlertRow, AllowList, Attribute, AttributeSource, BackupRow, Behind,
+    CommandRow, Contact, EnrolmentTokenRow, Fork, Holders, KnownAgent, Membership, NewCommand, NewReceipt,
+    NewToken, Progress, QueuedCommand, ReceiptFate, RecordedCommand, Report, SERVER, SignOfLife,
+    StoredEnvelope, TakenRow, TargetRow, TargetState, TokenUse,
 };
 pub(crate) use sql::MAX_FORKS;
 pub(crate) use writ_common::admin::unavailable;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use prost::Message as _;
 use tracing::info;
-use writ_common::admin::{Actor, AdminBackend as _, AuditLog, Entry};
+use writ_common::admin::{Actor, AdminBackend as _, AuditLog, AuditedCall};
 use writ_common::status::Failure;
 use writ_proto::v1 as proto;
 use writ_protocol::command::Action;
@@ -112,7 +112,7 @@ async fn record_and_send(
         issued_at: command.window.issued_at,
         expires_at: command.window.expires_at,
         targets: targets.clone(),
-        call: server.audit_entry(Entry {
+        call: server.audit_entry(AuditedCall {
             log: AuditLog::Changes,
             actor,
             subject: id.to_string(),

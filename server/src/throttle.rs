@@ -20,16 +20,16 @@ const MAX_SOURCES: usize = 4096;
 #[derive(Debug)]
 pub(crate) struct Throttle {
     clock: SharedClock,
-    sources: Mutex<HashMap<IpAddr, Source>>,
+    sources: Mutex<HashMap<IpAddr, FailingSource>>,
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Source {
+struct FailingSource {
     left: u32,
     since: Duration,
 }
 
-impl Source {
+impl FailingSource {
     /// With what came back since it was last looked at.
     fn refilled(self, now: Duration) -> Self {
         let back = now.saturating_sub(self.since).as_secs() / REFILL.as_secs();
@@ -71,7 +71,7 @@ impl Throttle {
         }
         let is_known = sources.contains_key(&source(address));
         let key = if is_known || sources.len() < MAX_SOURCES { source(address) } else { SHARED };
-        let known = sources.entry(key).or_insert(Source { left: BURST, since: now });
+        let known = sources.entry(key).or_insert(FailingSource { left: BURST, since: now });
         *known = known.refilled(now);
         known.left = known.left.saturating_sub(1);
     }

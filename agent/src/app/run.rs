@@ -7,8 +7,8 @@ use std::time::Duration;
 use tracing::{debug, info, warn};
 use writ_common::daemon::{self, Fatal};
 use writ_common::files;
-use writ_common::service;
 use writ_common::shutdown::Shutdown;
+use writ_common::systemd;
 use writ_common::telemetry;
 use writ_common::time::SystemClock;
 use writ_common::users;
@@ -21,7 +21,7 @@ use crate::execute::{self, ActionTable};
 use crate::identity::{Files, Identity, IdentityError};
 use crate::link::{self, Enrolled, Link};
 use crate::link_state::LinkStateFile;
-use crate::obey::{AgentCore, Left, Surroundings};
+use crate::obey::{AgentCore, Surroundings, Unsettled};
 use crate::refusals::Refusals;
 use crate::replay::Journal;
 use crate::session_time::SessionTime;
@@ -78,7 +78,7 @@ pub(super) async fn run(options: Run, shutdown: Shutdown) -> Result<(), Fatal> {
     let actions_shutdown = Shutdown::new();
     let status = LinkStateFile::new(&files, &table);
     let settings = load_settings(&files, &config)?;
-    let left = Left::of(&journal).map_err(|error| failed(&error))?;
+    let left = Unsettled::of(&journal).map_err(|error| failed(&error))?;
     let surroundings = Surroundings {
         time,
         max_running: config.max_running,
@@ -98,14 +98,14 @@ pub(super) async fn run(options: Run, shutdown: Shutdown) -> Result<(), Fatal> {
         left,
     };
     let journal = Arc::clone(&link.core);
-    shutdown.spawn(service::keep_alive(shutdown.clone(), move || {
+    shutdown.spawn(systemd::keep_alive(shutdown.clone(), move || {
         let journal = Arc::clone(&journal);
         async move { !journal.journal.facts().is_err_and(|error| error.is_lasting()) }
     }));
     daemon::outlive_terminal();
-    service::ready();
+    systemd::ready();
     let ran = link.run(shutdown).await;
-    service::stopping();
+    systemd::stopping();
     if !actions_shutdown.drain(DRAIN_DEADLINE).await {
         warn!("some actions did not end in time; they are killed and will be reported as indeterminate");
     }

@@ -76,19 +76,19 @@ enum Part {
 
 #[derive(Debug)]
 struct Parameter {
-    kind: Kind,
+    kind: ParameterRule,
     default: Option<String>,
 }
 
 #[derive(Debug)]
-enum Kind {
+enum ParameterRule {
     /// The whole value matches.
     Text(Regex),
     Integer(i64, i64),
     Choice(Vec<String>),
 }
 
-impl Kind {
+impl ParameterRule {
     fn check(&self, value: &str) -> Result<(), String> {
         let is_valid = match self {
             // A value that begins with a dash could pass for an option of the program.
@@ -344,7 +344,7 @@ fn read_parameters(reader: &mut Reader) -> BTreeMap<String, Parameter> {
                     reader.required(&key("pattern"), "a regular expression for the whole value", |_| true);
                 // Alone first: `a)|(b` is no pattern, but would become one that is not anchored.
                 match Regex::new(&pattern).and_then(|_| Regex::new(&format!("^(?:{pattern})$"))) {
-                    Ok(pattern) => Kind::Text(pattern),
+                    Ok(pattern) => ParameterRule::Text(pattern),
                     Err(error) => {
                         reader.problem(&key("pattern"), format!("is no regular expression: {error}"));
                         continue;
@@ -353,7 +353,7 @@ fn read_parameters(reader: &mut Reader) -> BTreeMap<String, Parameter> {
             }
             "integer" => {
                 let least = reader.integer(&key("least"), 0, i64::MIN..=i64::MAX);
-                Kind::Integer(least, reader.integer(&key("most"), i64::MAX, least..=i64::MAX))
+                ParameterRule::Integer(least, reader.integer(&key("most"), i64::MAX, least..=i64::MAX))
             }
             "choice" => {
                 let choices =
@@ -361,7 +361,7 @@ fn read_parameters(reader: &mut Reader) -> BTreeMap<String, Parameter> {
                 if choices.is_empty() {
                     reader.problem(&key("choices"), "is missing; list what may be chosen".to_owned());
                 }
-                Kind::Choice(choices)
+                ParameterRule::Choice(choices)
             }
             _ => continue,
         };

@@ -26,7 +26,7 @@ use super::greeting::{Established, fetch_chain};
 use super::{Done, Link, LinkError};
 use crate::execute::AdmittedCommand;
 use crate::host;
-use crate::obey::{Deliveries, FollowError, Reaction};
+use crate::obey::{AdoptError, Deliveries, Reaction};
 use crate::replay::JournalError;
 use crate::settings::SettingsStore;
 
@@ -267,7 +267,7 @@ impl Session<'_> {
             }
             Frame::IdentityRecord(envelope) => {
                 if let Err(refusal) =
-                    self.link.core.renew_record(envelope.clone()).map_err(FollowError::from)?
+                    self.link.core.renew_record(envelope.clone()).map_err(AdoptError::from)?
                 {
                     let now = self.now()?;
                     self.refused(&refusal, &envelope, now)?;

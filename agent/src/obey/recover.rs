@@ -19,9 +19,9 @@ use crate::verify::{self, verify};
 /// Commands that a crash left behind and that are not settled yet. Looked up once a process: a second time
 /// would take running commands for crashed ones.
 #[derive(Debug)]
-pub struct Left(VecDeque<(CommandId, Entry)>);
+pub struct Unsettled(VecDeque<(CommandId, Entry)>);
 
-impl Left {
+impl Unsettled {
     /// Those of a journal that was just opened.
     ///
     /// # Errors
@@ -39,7 +39,7 @@ impl AgentCore {
     ///
     /// # Errors
     /// When the journal fails. Then the rest is still left, for when there is room again.
-    pub fn settle(self: &Arc<Self>, left: &mut Left, now: Timestamp) -> Result<(), JournalError> {
+    pub fn settle(self: &Arc<Self>, left: &mut Unsettled, now: Timestamp) -> Result<(), JournalError> {
         while let Some((id, entry)) = left.0.front() {
             match self.settle_one(*id, entry, now) {
                 // One entry costs one command.

@@ -10,7 +10,7 @@ use tracing::{error, info};
 use writ_proto::admin::v1::AuditEntry;
 
 use super::AuditLog;
-use super::audit::{AuditSettings, AuditStore, Link};
+use super::audit::{AuditSettings, AuditStore, ChainedEntry};
 use crate::files::{self, FileError};
 use crate::shutdown::Shutdown;
 use crate::time::SharedClock;
@@ -91,7 +91,7 @@ async fn archive<S: AuditStore>(
         let beyond = if held > most + slack { newest - most } else { 0 };
         let is_old = |entry: &AuditEntry, age: Duration| Timestamp::from_millis(entry.at_ms) + age < now;
         let by_age = rows.first().is_some_and(|(_, entry)| is_old(entry, settings.keep + A_DAY));
-        let is_due = |(link, entry): &&(Link, AuditEntry)| {
+        let is_due = |(link, entry): &&(ChainedEntry, AuditEntry)| {
             // The newest stays: the next one hangs on it.
             link.sequence < newest && (link.sequence <= beyond || (by_age && is_old(entry, settings.keep)))
         };
@@ -112,11 +112,11 @@ async fn archive<S: AuditStore>(
     }
 }
 
-fn decoded(rows: Vec<Link>) -> Result<Vec<(Link, AuditEntry)>, prost::DecodeError> {
+fn decoded(rows: Vec<ChainedEntry>) -> Result<Vec<(ChainedEntry, AuditEntry)>, prost::DecodeError> {
     rows.into_iter().map(|link| AuditEntry::decode(link.entry.clone()).map(|entry| (link, entry))).collect()
 }
 
-fn line(link: &Link, entry: &AuditEntry) -> Line {
+fn line(link: &ChainedEntry, entry: &AuditEntry) -> Line {
     Line {
         sequence: entry.sequence,
         at_ms: entry.at_ms,
@@ -143,14 +143,14 @@ mod tests {
 
     /// A log in memory.
     #[derive(Debug, Default)]
-    struct Memory(Mutex<Vec<Link>>);
+    struct Memory(Mutex<Vec<ChainedEntry>>);
 
     impl AuditStore for Memory {
         type Error = Infallible;
 
         async fn append(&self, call: NewAudit) -> Result<(), Infallible> {
             let mut links = self.0.lock().unwrap();
-            let next = Link::next(links.last(), &call);
+            let next = ChainedEntry::next(links.last(), &call);
             links.push(next);
             Ok(())
         }
@@ -165,11 +165,17 @@ mod tests {
 
         async fn ends(&self, _: AuditLog) -> Result<(u64, u64), Infallible> {
             let links = self.0.lock().unwrap();
-            let number = |link: Option<&Link>| link.map_or(0, |link| link.sequence);
+            let number = |link: Option<&ChainedEntry>| link.map_or(0, |link| link.sequence);
             Ok((number(links.first()), number(links.last())))
         }
 
-        async fn links(&self, _: AuditLog, after: u64, _: bool, limit: u32) -> Result<Vec<Link>, Infallible> {
+        async fn links(
+            &self,
+            _: AuditLog,
+            after: u64,
+            _: bool,
+            limit: u32,
+        ) -> Result<Vec<ChainedEntry>, Infallible> {
             let links = self.0.lock().unwrap();
             let page = links.iter().filter(|link| link.sequence > after);
             Ok(page.take(usize::try_from(limit).unwrap()).cloned().collect())

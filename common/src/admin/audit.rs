@@ -12,7 +12,7 @@ use tonic::{Request, Response, Status};
 use writ_proto::admin::v1::audit_service_server::AuditService;
 use writ_proto::admin::v1::{AuditEntry, AuditLink, ListAuditRequest, ListAuditResponse};
 
-use super::{Actor, AdminBackend, AuditLog, Entry, page, unavailable};
+use super::{Actor, AdminBackend, AuditLog, AuditedCall, page, unavailable};
 use crate::config::Reader;
 use crate::status::Failure;
 use writ_protocol::id::Digest;
@@ -65,8 +65,8 @@ pub struct NewAudit {
 impl NewAudit {
     /// A call that came through the door.
     #[must_use]
-    pub fn of(entry: Entry, at: Timestamp, settings: AuditSettings) -> Self {
-        let Entry { log, actor, subject, outcome } = entry;
+    pub fn of(entry: AuditedCall, at: Timestamp, settings: AuditSettings) -> Self {
+        let AuditedCall { log, actor, subject, outcome } = entry;
         let Actor { name, role, method, request } = actor;
         let (actor, role, max_entries) = (name, role.as_str(), settings.max_entries);
         Self { log, at, actor, role, method, request, subject, outcome, max_entries }
@@ -88,7 +88,7 @@ impl NewAudit {
 
 /// An entry with its hash.
 #[derive(Debug, Clone)]
-pub struct Link {
+pub struct ChainedEntry {
     /// Its number, from 1, without gaps.
     pub sequence: u64,
     /// As encoded: what is hashed.
@@ -97,7 +97,7 @@ pub struct Link {
     pub hash: Digest,
 }
 
-impl Link {
+impl ChainedEntry {
     /// What hangs on this one, or is the first.
     #[must_use]
     pub fn next(last: Option<&Self>, call: &NewAudit) -> Self {
@@ -145,7 +145,7 @@ pub trait AuditStore: Send + Sync {
         place: u64,
         is_newest_first: bool,
         limit: u32,
-    ) -> impl Future<Output = Result<Vec<Link>, Self::Error>> + Send;
+    ) -> impl Future<Output = Result<Vec<ChainedEntry>, Self::Error>> + Send;
 
     /// Removes the oldest entries of a log, through this one. The chain of the rest stands, from the hash of
     /// the last one that went.
@@ -190,7 +190,7 @@ impl<H: AdminBackend> AuditService for AuditPages<H> {
     }
 }
 
-fn show(link: Link) -> Result<AuditLink, Failure> {
+fn show(link: ChainedEntry) -> Result<AuditLink, Failure> {
     let entry = AuditEntry::decode(link.entry.clone())
         .map_err(|_| Failure::unavailable("the store holds a damaged audit entry"))?;
     Ok(AuditLink { entry: Some(entry), hash: link.hash.as_bytes().to_vec(), encoded: link.entry.to_vec() })

@@ -137,30 +137,30 @@ struct Shared {
     room: Room,
     /// Where the end of a connection is waited for.
     tasks: Option<Shutdown>,
-    held: Mutex<Held>,
+    held: Mutex<HeldRoom>,
     /// How many came.
     connections: AtomicU64,
     hush: Hush,
 }
 
 #[derive(Debug, Default)]
-struct Held {
+struct HeldRoom {
     /// Whose connections were proven, by key or token; the oldest first.
     proven: HashMap<Digest, BTreeMap<u64, CancellationToken>>,
-    sources: HashMap<IpAddr, Source>,
+    sources: HashMap<IpAddr, SourceRoom>,
     bytes: u64,
     arrivals: u64,
 }
 
 #[derive(Debug, Default)]
-struct Source {
+struct SourceRoom {
     bytes: u64,
     /// By the number of their arrival.
-    oldest_first: BTreeMap<u64, Connection>,
+    oldest_first: BTreeMap<u64, ProvenConnection>,
 }
 
 #[derive(Debug)]
-struct Connection {
+struct ProvenConnection {
     bytes: u64,
     hang_up: CancellationToken,
 }
@@ -204,7 +204,7 @@ impl Unproven {
     }
 
     /// `change` says whose connections had to go.
-    fn change(&self, change: impl FnOnce(&mut Held) -> Option<IpAddr>) {
+    fn change(&self, change: impl FnOnce(&mut HeldRoom) -> Option<IpAddr>) {
         let gone = change(&mut self.0.held.lock().unwrap_or_else(PoisonError::into_inner));
         if let Some(source) = gone
             && let Some(unsaid) = self.0.hush.may_say("room", source)
@@ -214,7 +214,7 @@ impl Unproven {
     }
 }
 
-impl Held {
+impl HeldRoom {
     fn add(&mut self, source: IpAddr, arrival: u64, bytes: u64) {
         let Some(source) = self.sources.get_mut(&source) else { return };
         let Some(connection) = source.oldest_first.get_mut(&arrival) else { return };
@@ -232,7 +232,7 @@ impl Held {
         self.bytes -= bytes;
     }
 
-    fn remove(&mut self, address: IpAddr, arrival: u64) -> Option<Connection> {
+    fn remove(&mut self, address: IpAddr, arrival: u64) -> Option<ProvenConnection> {
         let source = self.sources.get_mut(&address)?;
         let connection = source.oldest_first.remove(&arrival)?;
         source.bytes -= connection.bytes;
@@ -266,7 +266,7 @@ impl Held {
     /// Of several about as large, the one that came first: who has begun to speak must not count as larger
     /// than who is silent.
     fn largest(&self) -> Option<IpAddr> {
-        let size = |(_, source): &(&IpAddr, &Source)| {
+        let size = |(_, source): &(&IpAddr, &SourceRoom)| {
             let about = source.bytes / (2 * BYTES_OF_A_CONNECTION);
             (about, Reverse(source.oldest_first.keys().next().copied()))
         };
@@ -326,14 +326,14 @@ impl Probation {
         self.unproven.change(|held| self.enter_among(held));
     }
 
-    fn enter_among(&self, held: &mut Held) -> Option<IpAddr> {
+    fn enter_among(&self, held: &mut HeldRoom) -> Option<IpAddr> {
         held.remove(self.source, self.arrival.load(Ordering::Acquire));
         held.arrivals += 1;
         let arrival = held.arrivals;
         self.arrival.store(arrival, Ordering::Release);
         *self.since.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
         self.owed.store(0, Ordering::Release);
-        let connection = Connection { bytes: 0, hang_up: self.hang_up.clone() };
+        let connection = ProvenConnection { bytes: 0, hang_up: self.hang_up.clone() };
         held.sources.entry(self.source).or_default().oldest_first.insert(arrival, connection);
         held.add(self.source, arrival, BYTES_OF_A_CONNECTION);
         held.make_room(self.source, arrival, self.unproven.0.room)

@@ -18,7 +18,7 @@ use writ_protocol::time::Timestamp;
 use crate::VERSION;
 use crate::context::Manager;
 use crate::presence::Presence;
-use crate::store::{Admission, Decision, EntityRow, TokenRow, unavailable};
+use crate::store::{EntityAdmission, EntityRow, KeepOrUndo, TokenRow, unavailable};
 
 const MAX_USES: u32 = 1000;
 const DAY: u64 = 86_400;
@@ -68,7 +68,7 @@ impl EntityService for Entities {
     ) -> Result<Response<proto::Entity>, Status> {
         let actor = admin::actor(&request)?;
         let entity = self.0.find_entity(&request.get_ref().entity).await?;
-        Ok(Response::new(self.stand(&entity, Admission::Approved, &actor.name).await?))
+        Ok(Response::new(self.stand(&entity, EntityAdmission::Approved, &actor.name).await?))
     }
 
     async fn reject(
@@ -77,7 +77,7 @@ impl EntityService for Entities {
     ) -> Result<Response<proto::Entity>, Status> {
         let actor = admin::actor(&request)?;
         let entity = self.0.find_entity(&request.get_ref().entity).await?;
-        Ok(Response::new(self.stand(&entity, Admission::Rejected, &actor.name).await?))
+        Ok(Response::new(self.stand(&entity, EntityAdmission::Rejected, &actor.name).await?))
     }
 
     async fn remove(
@@ -89,7 +89,7 @@ impl EntityService for Entities {
         let (now, id) = (self.0.now(), entity.id);
         let removed = self.0.store.change(move |change| {
             change.give_up(id, "the entity was removed", now)?;
-            change.forget(id).map(Decision::Keep)
+            change.forget(id).map(KeepOrUndo::Keep)
         });
         removed.await.map_err(unavailable)?;
         info!(target: "audit", { actor = actor.name, entity.id = %entity.id }, "entity removed");
@@ -168,22 +168,22 @@ impl Entities {
     async fn stand(
         &self,
         found: &EntityRow,
-        admission: Admission,
+        admission: EntityAdmission,
         actor: &str,
     ) -> Result<proto::Entity, Failure> {
         let (now, key) = (self.0.now(), found.key.clone());
         let decided = self.0.store.change(move |change| {
             // What was found may have changed meanwhile.
             let entity = change.entity_of(&key)?;
-            let Some(mut entity) = entity.filter(|entity| entity.admission != Admission::Left) else {
-                return Ok(Decision::Undo(None));
+            let Some(mut entity) = entity.filter(|entity| entity.admission != EntityAdmission::Left) else {
+                return Ok(KeepOrUndo::Undo(None));
             };
             entity.admission = admission;
             change.put(&entity)?;
-            if admission == Admission::Rejected {
+            if admission == EntityAdmission::Rejected {
                 change.give_up(entity.id, "the entity was rejected", now)?;
             }
-            Ok(Decision::Keep(Some(entity)))
+            Ok(KeepOrUndo::Keep(Some(entity)))
         });
         let gone = || Failure::not_found(format!("entity {} has just left", found.id));
         let entity = decided.await.map_err(unavailable)?.ok_or_else(gone)?;

@@ -14,7 +14,7 @@ use writ_protocol::limits::MAX_COMMAND_LIFETIME;
 use writ_protocol::manager::{Task, TaskState};
 
 use crate::context::Manager;
-use crate::instructions::{Made, Request as Wish, issue, time_out};
+use crate::instructions::{Issuance, Request as Wish, issue, time_out};
 use crate::store::{DeliveryRow, InstructionRow, unavailable};
 
 const HOUR: u64 = 3600;
@@ -51,7 +51,7 @@ impl InstructionService for Instructions {
             return Err(Failure::invalid("entities", "name entities, or set all; not both").into());
         }
         let lifetime = Duration::from_secs(seconds);
-        let Made { id, left_out } = issue(&self.0, &actor, Wish { id, entities, task, lifetime }).await?;
+        let Issuance { id, left_out } = issue(&self.0, &actor, Wish { id, entities, task, lifetime }).await?;
         let shown = self.show_one(id).await?;
         Ok(Response::new(proto::TrackedInstruction { left_out, ..shown }))
     }

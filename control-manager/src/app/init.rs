@@ -6,7 +6,7 @@ use serde::Serialize;
 use writ_common::admin::new_token;
 use writ_common::daemon::Fatal;
 use writ_common::files;
-use writ_common::port::DRAIN_DEADLINE;
+use writ_common::listener::DRAIN_DEADLINE;
 use writ_common::say;
 use writ_common::shutdown::Shutdown;
 use writ_common::time::{Clock as _, SystemClock};
@@ -24,7 +24,7 @@ use crate::store::Store;
 const OWN_NAMES: [&str; 3] = ["localhost", "127.0.0.1", "::1"];
 
 #[derive(Serialize)]
-struct Made {
+struct NewManager {
     manager_id: String,
     name: String,
     ca_file: PathBuf,
@@ -87,7 +87,7 @@ pub(super) async fn init(options: Init, shutdown: &Shutdown) -> Result<(), Fatal
         output,
         keep_keys,
         &folder.start().how(),
-        &Made {
+        &NewManager {
             manager_id: id.to_string(),
             name,
             ca_file: files.ca(),
@@ -203,12 +203,19 @@ pub(super) async fn names(options: Names) -> Result<(), Fatal> {
         .map_err(Fatal::failure)
 }
 
-fn say(output: Output, keep_keys: bool, start: &str, made: &Made) -> Result<(), Fatal> {
+fn say(output: Output, keep_keys: bool, start: &str, made: &NewManager) -> Result<(), Fatal> {
     let text = match output {
         Output::Json => serde_json::to_string_pretty(made).map_err(Fatal::failure)?,
         Output::Text => {
-            let Made { manager_id, name, ca_file, ca_subject, ca_sha256, ca_not_after, admin_token_file } =
-                made;
+            let NewManager {
+                manager_id,
+                name,
+                ca_file,
+                ca_subject,
+                ca_sha256,
+                ca_not_after,
+                admin_token_file,
+            } = made;
             let (ca, token) = (ca_file.display(), admin_token_file.display());
             let then = match keep_keys {
                 true => "2. On each server, which trusts these keys already: writ manager re-register".to_owned(),

@@ -12,9 +12,9 @@ use writ_common::admin::{PolicyLayer, archive};
 use writ_common::daemon::{self, Fatal};
 use writ_common::files;
 use writ_common::hush::Hush;
-use writ_common::port::{self, DRAIN_DEADLINE, FEW_STREAMS, MANY_STREAMS};
-use writ_common::service;
+use writ_common::listener::{self, DRAIN_DEADLINE, FEW_STREAMS, MANY_STREAMS};
 use writ_common::shutdown::Shutdown;
+use writ_common::systemd;
 use writ_common::telemetry;
 use writ_common::time::{SharedClock, SystemClock};
 use writ_common::tls::Room;
@@ -62,12 +62,12 @@ pub(super) async fn run(options: Run, shutdown: Shutdown) -> Result<(), Fatal> {
         shutdown: shutdown.clone(),
     });
 
-    let link = port::bind(config.listen_link, "listen.link")?;
-    let operators = port::bind(config.listen_admin, "listen.admin")?;
-    let measured = port::bind(config.listen_metrics, "listen.metrics")?;
+    let link = listener::bind(config.listen_link, "listen.link")?;
+    let operators = listener::bind(config.listen_admin, "listen.admin")?;
+    let measured = listener::bind(config.listen_metrics, "listen.metrics")?;
     let recorder = metrics::install().map_err(|error| Fatal::failure(format!("cannot count: {error}")))?;
     let in_clear = match config.listen_link_in_clear {
-        Some(address) => Some(port::bind(address, "listen.link_in_clear")?),
+        Some(address) => Some(listener::bind(address, "listen.link_in_clear")?),
         None => None,
     };
     info!(
@@ -81,7 +81,7 @@ pub(super) async fn run(options: Run, shutdown: Shutdown) -> Result<(), Fatal> {
         "serving"
     );
     let routes = admin::routes(&manager).map_err(|error| Fatal::failure(error.to_string()))?;
-    let admin_port = port::settings(MANY_STREAMS).layer(PolicyLayer::new(&manager)).add_routes(routes);
+    let admin_port = listener::settings(MANY_STREAMS).layer(PolicyLayer::new(&manager)).add_routes(routes);
     shutdown.spawn(metrics::serve(Arc::clone(&manager), measured.0, recorder));
     start_loops(&manager, &files);
     if let Some((listener, _)) = in_clear {
@@ -89,12 +89,12 @@ pub(super) async fn run(options: Run, shutdown: Shutdown) -> Result<(), Fatal> {
     }
     daemon::outlive_terminal();
     daemon::open_many_files();
-    service::ready();
+    systemd::ready();
     let (first, second) = tokio::join!(
-        port::serve(entity_port(&manager), link.0, Some(&tls), Room::OTHERS, &shutdown),
-        port::serve(admin_port, operators.0, Some(&tls), Room::OTHERS, &shutdown)
+        listener::serve(entity_port(&manager), link.0, Some(&tls), Room::OTHERS, &shutdown),
+        listener::serve(admin_port, operators.0, Some(&tls), Room::OTHERS, &shutdown)
     );
-    service::stopping();
+    systemd::stopping();
     if !shutdown.drain(DRAIN_DEADLINE).await {
         warn!("some calls did not end in time");
     }
@@ -138,7 +138,7 @@ async fn take_folder(files: &Files) -> Result<File, Fatal> {
 /// What entities call.
 fn entity_port(manager: &Arc<Manager>) -> Router {
     let (registry, link) = entity_services(manager);
-    port::settings(FEW_STREAMS).add_service(registry).add_service(link)
+    listener::settings(FEW_STREAMS).add_service(registry).add_service(link)
 }
 
 /// The same without TLS, where an operator asked for it.
@@ -146,7 +146,7 @@ fn serve_in_clear(manager: &Arc<Manager>, listener: TcpListener) {
     warn!("entities may come in clear text: whoever listens in between reads along");
     let (served, asked) = (entity_port(manager), manager.shutdown.clone());
     manager.shutdown.spawn(async move {
-        if let Err(error) = port::serve(served, listener, None, Room::OTHERS, &asked).await {
+        if let Err(error) = listener::serve(served, listener, None, Room::OTHERS, &asked).await {
             error!(%error, "the port in clear text failed");
             asked.trigger();
         }
@@ -159,7 +159,7 @@ fn start_loops(manager: &Arc<Manager>, files: &Files) {
     shutdown.spawn(keep_leaf(Arc::clone(manager), files.clone()));
     let of_the_manager = (Arc::clone(&manager.clock), shutdown.clone());
     shutdown.spawn(archive::run(store.database().clone(), manager.audit, files.audit(), of_the_manager));
-    shutdown.spawn(service::keep_alive(shutdown.clone(), move || {
+    shutdown.spawn(systemd::keep_alive(shutdown.clone(), move || {
         let store = store.clone();
         async move { store.manager().await.is_ok() }
     }));

@@ -9,7 +9,7 @@ use writ_protocol::time::Timestamp;
 
 /// Whether an entity's calls count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Admission {
+pub(crate) enum EntityAdmission {
     /// It registered without a token.
     Waiting,
     /// It was let in.
@@ -20,7 +20,7 @@ pub(crate) enum Admission {
     Left,
 }
 
-impl Admission {
+impl EntityAdmission {
     /// As stored; statements name these.
     pub(super) const fn stored(self) -> i64 {
         match self {
@@ -32,13 +32,13 @@ impl Admission {
     }
 }
 
-impl ToValue for Admission {
+impl ToValue for EntityAdmission {
     fn to_value(&self) -> Value<'_> {
         Value::Integer(self.stored())
     }
 }
 
-impl FromValue for Admission {
+impl FromValue for EntityAdmission {
     fn from_value(value: Value<'_>) -> Option<Self> {
         let stored = i64::from_value(value)?;
         let all = [Self::Waiting, Self::Approved, Self::Rejected, Self::Left];
@@ -56,7 +56,7 @@ pub(crate) struct EntityRow {
     /// What it said of itself, without its token.
     pub registration: Registration,
     /// Whether its calls count.
-    pub admission: Admission,
+    pub admission: EntityAdmission,
     /// The number of its registration.
     pub epoch: u64,
     /// Of its last call.
@@ -168,7 +168,7 @@ pub(crate) struct DeliveryRow {
 
 /// What waits for an entity.
 #[derive(Debug, Clone)]
-pub(crate) struct Waiting {
+pub(crate) struct WaitingInstruction {
     /// Its number in the epoch.
     pub sequence: u64,
     /// As recorded.

@@ -240,7 +240,7 @@ mod tests {
     use crate::id::{CommandId, Digest, EntityId, ManagerId};
     use crate::keys::{Algorithm, PrivateKey};
     use crate::manager::{
-        Instruction, Order, ProbeAnswer, Rejection, RejectionCode, Reply, ReplyBody, Standing, Task, Work,
+        Instruction, Listing, Order, ProbeAnswer, Rejection, RejectionCode, Reply, ReplyBody, Task, Work,
     };
     use crate::time::Timestamp;
 
@@ -318,7 +318,7 @@ mod tests {
             ReplyBody::Probe(ProbeAnswer { manager, version, protocol: 1, sandbox_connected: true, callback })
         };
         let standing =
-            Standing { entity, epoch: 1, is_approved: false, manager, version, sandbox_connected: false };
+            Listing { entity, epoch: 1, is_approved: false, manager, version, sandbox_connected: false };
         let work = Work { instructions: vec![vec![1].into()], has_more: true, sandbox_connected: false };
         let mut bodies = vec![
             probe(None),

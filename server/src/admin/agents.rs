@@ -16,7 +16,7 @@ use writ_protocol::id::AgentId;
 use super::why;
 use crate::context::Server;
 use crate::selector::{is_name, is_value};
-use crate::store::{AgentRow, Attribute, Membership, Source, StoreError, unavailable};
+use crate::store::{AgentRow, Attribute, AttributeSource, Membership, StoreError, unavailable};
 use crate::submit::{self, find_agent};
 use writ_common::admin::{Effect, page};
 
@@ -75,7 +75,7 @@ impl AgentService for Agents {
         let row = find_agent(&self.0, &agent).await?;
         let kept = row.attributes.iter().filter(|held| {
             let is_touched = remove.contains(&held.name) || set.iter().any(|label| label.name == held.name);
-            held.source == Source::Label && !is_touched
+            held.source == AttributeSource::Label && !is_touched
         });
         if kept.count() + set.len() > MAX_LABELS {
             return Err(Failure::invalid("set", format!("an agent has at most {MAX_LABELS} labels")).into());
@@ -165,8 +165,8 @@ fn show(server: &Server, row: AgentRow) -> Agent {
     };
     let last_contact_ms = server.last_contact(row.id, row.last_contact).as_millis();
     Agent {
-        labels: of(Source::Label),
-        facts: of(Source::Fact),
+        labels: of(AttributeSource::Label),
+        facts: of(AttributeSource::Fact),
         agent_id: row.id.to_string(),
         name: row.name,
         realm: row.realm,

@@ -18,20 +18,22 @@ use writ_protocol::time::Timestamp;
 
 use crate::cm_bridge::legs::{Leg, LegOutcome, TestedLeg};
 use crate::cm_bridge::settings::{Changes, ProxyChange, Settings, UploadedAuthority};
-use crate::cm_bridge::{Held, LineStatus, Source, State, Uplink, probe, register, update_source};
+use crate::cm_bridge::{
+    LineStatus, ManagerRecord, State, UpdateSource, Uplink, probe, register, update_source,
+};
 use crate::store::unavailable;
 
 #[derive(Debug)]
 pub(super) struct ControlManager(pub(super) Arc<Uplink>);
 
-type Answer<T> = Result<Response<T>, Status>;
+type RpcResult<T> = Result<Response<T>, Status>;
 
 #[tonic::async_trait]
 impl ControlManagerService for ControlManager {
     async fn get_settings(
         &self,
         _: Request<proto::GetManagerSettingsRequest>,
-    ) -> Answer<proto::ManagerSettings> {
+    ) -> RpcResult<proto::ManagerSettings> {
         let held = self.0.bridge.held();
         Ok(Response::new(show_settings(&held.saved, held.is_not_sent())))
     }
@@ -39,7 +41,7 @@ impl ControlManagerService for ControlManager {
     async fn set_settings(
         &self,
         request: Request<proto::SetManagerSettingsRequest>,
-    ) -> Answer<proto::ManagerSettings> {
+    ) -> RpcResult<proto::ManagerSettings> {
         let actor = admin::actor(&request)?;
         let uplink = Arc::clone(&self.0);
         let changes = changes(request.into_inner());
@@ -53,7 +55,7 @@ impl ControlManagerService for ControlManager {
             if saved.without_authorization && !turn.saved.without_authorization {
                 warn!(target: "audit", actor = actor.name, "the Control Manager is set to be met without its authority");
             }
-            let next = Held { saved, ..Held::clone(&turn) };
+            let next = ManagerRecord { saved, ..ManagerRecord::clone(&turn) };
             uplink.keep_line(&mut turn, next).await.map_err(unavailable)?;
             Ok::<_, Failure>(show_settings(&turn.saved, turn.is_not_sent()))
         });
@@ -65,7 +67,7 @@ impl ControlManagerService for ControlManager {
     async fn test_connection(
         &self,
         request: Request<proto::TestManagerConnectionRequest>,
-    ) -> Answer<Self::TestConnectionStream> {
+    ) -> RpcResult<Self::TestConnectionStream> {
         let changes = changes(request.into_inner().changes.unwrap_or_default());
         let saved = self.0.bridge.held().saved;
         let (sender, receiver) = mpsc::channel(16);
@@ -92,13 +94,13 @@ impl ControlManagerService for ControlManager {
     async fn register(
         &self,
         request: Request<proto::RegisterWithManagerRequest>,
-    ) -> Answer<proto::ManagerStatus> {
+    ) -> RpcResult<proto::ManagerStatus> {
         let chosen = chosen(request.into_inner().update_source)?;
         let held = Box::pin(register::register(&self.0, chosen)).await?;
         self.status(&held).await
     }
 
-    async fn update(&self, _: Request<proto::UpdateManagerRequest>) -> Answer<proto::ManagerStatus> {
+    async fn update(&self, _: Request<proto::UpdateManagerRequest>) -> RpcResult<proto::ManagerStatus> {
         let held = Box::pin(register::update(&self.0)).await?;
         self.status(&held).await
     }
@@ -106,7 +108,7 @@ impl ControlManagerService for ControlManager {
     async fn reregister(
         &self,
         request: Request<proto::ReregisterWithManagerRequest>,
-    ) -> Answer<proto::ManagerStatus> {
+    ) -> RpcResult<proto::ManagerStatus> {
         let chosen = chosen(request.into_inner().update_source)?;
         let held = Box::pin(register::reregister(&self.0, chosen)).await?;
         self.status(&held).await
@@ -115,50 +117,53 @@ impl ControlManagerService for ControlManager {
     async fn unregister(
         &self,
         _: Request<proto::UnregisterFromManagerRequest>,
-    ) -> Answer<proto::ManagerStatus> {
+    ) -> RpcResult<proto::ManagerStatus> {
         let held = Box::pin(register::unregister(&self.0)).await?;
         self.status(&held).await
     }
 
-    async fn get_status(&self, _: Request<proto::GetManagerStatusRequest>) -> Answer<proto::ManagerStatus> {
+    async fn get_status(
+        &self,
+        _: Request<proto::GetManagerStatusRequest>,
+    ) -> RpcResult<proto::ManagerStatus> {
         self.status(&self.0.bridge.held()).await
     }
 
     async fn set_update_source(
         &self,
         request: Request<proto::SetUpdateSourceRequest>,
-    ) -> Answer<proto::ManagerStatus> {
+    ) -> RpcResult<proto::ManagerStatus> {
         let actor = admin::actor(&request)?;
         let unanswered = || Failure::invalid("update_source", "must be DEFAULT or MANAGER");
         let source = chosen(request.into_inner().update_source)?.ok_or_else(unanswered)?;
         let uplink = Arc::clone(&self.0);
         let held = self.0.server.to_the_end(async move {
             let mut turn = uplink.bridge.turn().await;
-            if source == Source::Manager {
+            if source == UpdateSource::Manager {
                 update_source::is_offered(&turn.registration)?;
             }
-            let mut next = Held::clone(&turn);
+            let mut next = ManagerRecord::clone(&turn);
             next.registration.source = source;
             uplink.keep_line(&mut turn, next).await.map_err(unavailable)?;
             info!(target: "audit", { actor = actor.name, ?source }, "update source chosen");
-            Ok::<_, Failure>(Held::clone(&turn))
+            Ok::<_, Failure>(ManagerRecord::clone(&turn))
         });
         self.status(&held.await??).await
     }
 }
 
 impl ControlManager {
-    async fn status(&self, held: &Held) -> Answer<proto::ManagerStatus> {
+    async fn status(&self, held: &ManagerRecord) -> RpcResult<proto::ManagerStatus> {
         Ok(Response::new(show_status(self.0.status(held).await.map_err(unavailable)?)))
     }
 }
 
 /// The choice of a caller; `None`: there was none.
-fn chosen(source: i32) -> Result<Option<Source>, Failure> {
+fn chosen(source: i32) -> Result<Option<UpdateSource>, Failure> {
     match proto::UpdateSource::try_from(source) {
         Ok(proto::UpdateSource::Unspecified) => Ok(None),
-        Ok(proto::UpdateSource::Default) => Ok(Some(Source::Default)),
-        Ok(proto::UpdateSource::Manager) => Ok(Some(Source::Manager)),
+        Ok(proto::UpdateSource::Default) => Ok(Some(UpdateSource::Default)),
+        Ok(proto::UpdateSource::Manager) => Ok(Some(UpdateSource::Manager)),
         Err(_) => Err(Failure::invalid("update_source", "must be DEFAULT or MANAGER")),
     }
 }
@@ -296,8 +301,8 @@ fn show_status(status: LineStatus) -> proto::ManagerStatus {
         State::Unknown => proto::ManagerLinkState::Unknown,
     };
     let source = match status.source {
-        Source::Default => proto::UpdateSource::Default,
-        Source::Manager => proto::UpdateSource::Manager,
+        UpdateSource::Default => proto::UpdateSource::Default,
+        UpdateSource::Manager => proto::UpdateSource::Manager,
     };
     proto::ManagerStatus {
         state: state.into(),

@@ -13,7 +13,7 @@ use writ_protocol::id::KeyId;
 use writ_protocol::time::Timestamp;
 use writ_protocol::trust::{Chain, Link};
 
-use crate::authority::certificates::Standing;
+use crate::authority::certificates::CertificateState;
 use crate::authority::follow::caught_up;
 use crate::authority::mismatch::{Holding, Mismatch, holdings};
 use crate::context::Server;
@@ -51,12 +51,12 @@ impl TrustService for Trust {
         let bundle = &chain.head().bundle;
         let row = |entry: &writ_protocol::trust::SigningEntry| CertificateRow {
             key_id: entry.certificate.key().id().to_string(),
-            standing: match Standing::of(entry, bundle, now) {
-                Standing::Standby => CertificateStanding::Standby,
-                Standing::Active => CertificateStanding::Active,
-                Standing::Draining => CertificateStanding::Draining,
-                Standing::Retired => CertificateStanding::Retired,
-                Standing::Revoked => CertificateStanding::Revoked,
+            standing: match CertificateState::of(entry, bundle, now) {
+                CertificateState::Standby => CertificateStanding::Standby,
+                CertificateState::Active => CertificateStanding::Active,
+                CertificateState::Draining => CertificateStanding::Draining,
+                CertificateState::Retired => CertificateStanding::Retired,
+                CertificateState::Revoked => CertificateStanding::Revoked,
             }
             .into(),
             algorithm: entry.certificate.key().algorithm().as_str().to_owned(),

@@ -18,9 +18,9 @@ use writ_protocol::keys::{Algorithm, Authority as Holder, PrivateKey};
 use writ_protocol::limits::SKEW;
 use writ_protocol::trust::{Role, SigningEntry, TrustBundle};
 
-use super::local::{Kind, Place, Print, Unlock, is_free, unchanged};
+use super::local::{LocalCommand, Place, Print, Unlock, is_free, unchanged};
 use super::{init, passphrase};
-use crate::authority::backup::Held;
+use crate::authority::backup::ArchivedFile;
 use crate::authority::create::endpoints_for_others;
 use crate::authority::publisher::{Fresh, PublishError, TrustPublisher, Unlocked};
 use crate::authority::{channel, read_signing_keys, restore};
@@ -32,7 +32,7 @@ pub(super) enum Authority {
         /// Where to; an existing file is not overwritten.
         file: PathBuf,
         #[command(flatten)]
-        kind: Kind,
+        kind: LocalCommand,
         /// File with the passphrase that seals it.
         #[arg(long, value_name = "FILE")]
         passphrase_file: Option<PathBuf>,
@@ -121,7 +121,7 @@ pub(super) enum Authority {
 }
 
 #[derive(Serialize)]
-struct Made {
+struct MadeAuthority {
     key_id: String,
     file: PathBuf,
     public_file: PathBuf,
@@ -313,7 +313,7 @@ async fn publish(
     unlocked: &Unlocked,
     command: &'static str,
     role: Role,
-    kept: Vec<Held>,
+    kept: Vec<ArchivedFile>,
 ) -> Result<(), Fatal> {
     let fresh = Fresh { kept, ..Fresh::default() };
     let made = publisher.publish(command, &fresh, unlocked, |next| next.authority = role).await;
@@ -336,7 +336,7 @@ fn create(
     files::write_secret(&file, &sealed).map_err(Fatal::failure)?;
     files::write_public(&public_file, pem::encode("PUBLIC KEY", &key.public().spki()).as_bytes())
         .map_err(Fatal::failure)?;
-    let made = Made { key_id: key.public().id().to_string(), file, public_file };
+    let made = MadeAuthority { key_id: key.public().id().to_string(), file, public_file };
     let text = format!(
         "Authority key {} sealed into {}; its public part is {}.",
         made.key_id,

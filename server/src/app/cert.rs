@@ -10,8 +10,8 @@ use clap::Subcommand;
 use writ_common::daemon::Fatal;
 use writ_common::shutdown::Shutdown;
 
-use super::local::{Kind, Place, Unlock, is_free, unchanged};
-use crate::authority::certificates::{self, Plan};
+use super::local::{LocalCommand, Place, Unlock, is_free, unchanged};
+use crate::authority::certificates::{self, CertificatePlan};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Cert {
@@ -20,7 +20,7 @@ pub(super) enum Cert {
         #[command(flatten)]
         unlock: Unlock,
         #[command(flatten)]
-        kind: Kind,
+        kind: LocalCommand,
         /// How long the one before is still accepted.
         #[arg(long, value_name = "TIME", default_value = "7d", value_parser = humantime::parse_duration)]
         overlap: Duration,
@@ -153,8 +153,13 @@ pub(super) async fn run(verb: Cert, shutdown: Shutdown) -> Result<(), Fatal> {
             publisher.check().await.map_err(|error| unchanged(&error))?;
             let unlocked = unlock.open(&publisher.files)?;
             let realms = Some(realms).filter(|realms| !realms.is_empty());
-            let plan =
-                Plan { algorithm: kind.key_algorithm, overlap, is_standby: standby, realms, elsewhere };
+            let plan = CertificatePlan {
+                algorithm: kind.key_algorithm,
+                overlap,
+                is_standby: standby,
+                realms,
+                elsewhere,
+            };
             let made =
                 certificates::create(&publisher, &unlocked, plan).await.map_err(|error| unchanged(&error))?;
             unlock.place.changed(&publisher, &made)

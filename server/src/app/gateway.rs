@@ -8,7 +8,7 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio_stream::Stream;
 use tonic::{Request, Response, Status, Streaming};
-use writ_common::port::{MAX_QUESTION_BYTES, PerMethod};
+use writ_common::listener::{MAX_QUESTION_BYTES, PerMethod};
 use writ_common::tls::Peer;
 use writ_proto::v1::agent_gateway_server::{AgentGateway, AgentGatewayServer};
 use writ_proto::v1::{

@@ -10,7 +10,7 @@ use writ_common::time::{Clock as _, SystemClock};
 use writ_protocol::place::Place;
 
 use super::{Init, passphrase};
-use crate::authority::create::{CreateError, Made, Plan, check_room, create};
+use crate::authority::create::{CreateError, FleetPlan, NewFleet, check_room, create};
 
 /// Where operators come in unless `listen.admin` says otherwise.
 const ADMIN_PORT: u16 = 7444;
@@ -32,7 +32,7 @@ pub(super) async fn init(options: Init, shutdown: Shutdown) -> Result<(), Fatal>
         }
     }
     let passphrase = passphrase::ask(passphrase_file.as_deref(), "the authority key and the backup", true)?;
-    let plan = Plan {
+    let plan = FleetPlan {
         name,
         endpoints,
         extra_names: tls_names,
@@ -61,9 +61,10 @@ pub(super) async fn init(options: Init, shutdown: Shutdown) -> Result<(), Fatal>
 
 fn explain(error: CreateError) -> Fatal {
     match error {
-        CreateError::Plan(_) | CreateError::Tls(_) | CreateError::Certificate(_) | CreateError::Seal(_) => {
-            Fatal::usage(error)
-        }
+        CreateError::FleetPlan(_)
+        | CreateError::Tls(_)
+        | CreateError::Certificate(_)
+        | CreateError::Seal(_) => Fatal::usage(error),
         CreateError::Exists { .. }
         | CreateError::Lost(_)
         | CreateError::Presence(_)
@@ -115,8 +116,8 @@ fn host_of(endpoints: &[String]) -> String {
     host.map_or_else(|| "HOST".to_owned(), |(host, _)| host.to_owned())
 }
 
-fn describe(made: &Made, admin: &str, start: &str) -> String {
-    let Made {
+fn describe(made: &NewFleet, admin: &str, start: &str) -> String {
+    let NewFleet {
         fleet_id,
         fleet_name,
         authority_key_id,

@@ -7,8 +7,8 @@ use serde::Serialize;
 use writ_common::config::not_text;
 use writ_common::daemon::Fatal;
 use writ_common::say;
-use writ_common::service::Start;
 use writ_common::shutdown::Shutdown;
+use writ_common::systemd::Start;
 use writ_common::time::{Clock as _, SystemClock};
 use writ_protocol::id::Digest;
 use writ_protocol::keys::Algorithm;
@@ -75,7 +75,7 @@ pub(super) struct Print {
 
 /// How a key that is made signs.
 #[derive(Debug, Args)]
-pub(super) struct Kind {
+pub(super) struct LocalCommand {
     /// How it signs: ed25519 or ecdsa-p256.
     #[arg(long, value_name = "ALGORITHM", default_value = Algorithm::default().as_str())]
     pub(super) key_algorithm: Algorithm,

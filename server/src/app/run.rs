@@ -11,9 +11,9 @@ use writ_common::admin::{PolicyLayer, archive};
 use writ_common::daemon::{self, Fatal};
 use writ_common::files;
 use writ_common::hush::Hush;
-use writ_common::port::{self, DRAIN_DEADLINE, FEW_STREAMS, MANY_STREAMS};
-use writ_common::service;
+use writ_common::listener::{self, DRAIN_DEADLINE, FEW_STREAMS, MANY_STREAMS};
 use writ_common::shutdown::Shutdown;
+use writ_common::systemd;
 use writ_common::telemetry;
 use writ_common::time::{SharedClock, SystemClock};
 use writ_common::tls::Room;
@@ -66,9 +66,9 @@ pub(super) async fn run(options: Run, shutdown: Shutdown) -> Result<(), Fatal> {
     let server = Arc::clone(&uplink.server);
     let tls = server.tls.clone();
 
-    let agents = port::bind(config.listen_agents, "listen.agents")?;
-    let operators = port::bind(config.listen_admin, "listen.admin")?;
-    let measured = port::bind(config.listen_metrics, "listen.metrics")?;
+    let agents = listener::bind(config.listen_agents, "listen.agents")?;
+    let operators = listener::bind(config.listen_admin, "listen.admin")?;
+    let measured = listener::bind(config.listen_metrics, "listen.metrics")?;
     let recorder = metrics::install().map_err(|error| Fatal::failure(format!("cannot count: {error}")))?;
     info!(
         version = VERSION,
@@ -79,9 +79,9 @@ pub(super) async fn run(options: Run, shutdown: Shutdown) -> Result<(), Fatal> {
         chain.version = server.chain().head().bundle.version,
         "serving"
     );
-    let agent_port = port::settings(FEW_STREAMS).add_service(gateway::service(&server));
+    let agent_port = listener::settings(FEW_STREAMS).add_service(gateway::service(&server));
     let routes = admin::routes(&uplink).map_err(|error| Fatal::failure(error.to_string()))?;
-    let admin_port = port::settings(MANY_STREAMS).layer(PolicyLayer::new(&server)).add_routes(routes);
+    let admin_port = listener::settings(MANY_STREAMS).layer(PolicyLayer::new(&server)).add_routes(routes);
 
     shutdown.spawn(sample::serve(Arc::clone(&uplink), measured.0, recorder));
     start_loops(&uplink, &files);
@@ -89,11 +89,11 @@ pub(super) async fn run(options: Run, shutdown: Shutdown) -> Result<(), Fatal> {
     drop(uplink);
     daemon::outlive_terminal();
     daemon::open_many_files();
-    service::ready();
-    let serving = port::serve(agent_port, agents.0, Some(&tls), Room::AGENTS, &shutdown);
-    let administrating = port::serve(admin_port, operators.0, Some(&tls), Room::OTHERS, &shutdown);
+    systemd::ready();
+    let serving = listener::serve(agent_port, agents.0, Some(&tls), Room::AGENTS, &shutdown);
+    let administrating = listener::serve(admin_port, operators.0, Some(&tls), Room::OTHERS, &shutdown);
     let (first, second) = tokio::join!(serving, administrating);
-    service::stopping();
+    systemd::stopping();
     if !shutdown.drain(DRAIN_DEADLINE).await {
         warn!("some sessions did not end in time");
     }
@@ -164,7 +164,7 @@ fn start_loops(uplink: &Arc<Uplink>, files: &Files) {
 /// A server whose store does not answer works for nobody.
 fn keep_alive(server: &Arc<Server>) -> impl Future<Output = ()> + use<> {
     let store = server.store.clone();
-    service::keep_alive(server.shutdown.clone(), move || {
+    systemd::keep_alive(server.shutdown.clone(), move || {
         let store = store.clone();
         async move { store.latest_time().await.is_ok() }
     })

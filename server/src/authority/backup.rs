@@ -67,11 +67,11 @@ struct Manifest {
     fleet_id: String,
     fleet_name: String,
     made_at: String,
-    files: Vec<Entry>,
+    files: Vec<ListedFile>,
 }
 
 #[derive(Serialize, Deserialize)]
-struct Entry {
+struct ListedFile {
     name: String,
     sha256: String,
 }
@@ -213,13 +213,13 @@ fn chain_of(files: &BTreeMap<String, Zeroizing<Vec<u8>>>) -> Result<Chain, Strin
 }
 
 /// A file by its name below the data directory.
-pub(crate) type Held = (String, Zeroizing<Vec<u8>>);
+pub(crate) type ArchivedFile = (String, Zeroizing<Vec<u8>>);
 
 /// What a backup holds: every key there is, public files beside them, and the chain.
 ///
 /// # Errors
 /// When a file cannot be read.
-pub(crate) fn contents(files: &Files, chain: &Chain) -> Result<Vec<Held>, FileError> {
+pub(crate) fn contents(files: &Files, chain: &Chain) -> Result<Vec<ArchivedFile>, FileError> {
     let mut contents = Vec::new();
     let mut paths = vec![files.authority(), files.tls_ca_key(), files.tls_ca()];
     paths.extend(files::list(&files.signing())?);
@@ -258,7 +258,7 @@ const BUNDLES: &str = "bundles/";
 pub(crate) fn write_backup(
     path: &Path,
     fleet: (FleetId, &str),
-    contents: &[Held],
+    contents: &[ArchivedFile],
     passphrase: &Passphrase,
     now: Timestamp,
 ) -> Result<Vec<u8>, BackupError> {
@@ -269,7 +269,7 @@ pub(crate) fn write_backup(
         made_at: now.to_string(),
         files: contents
             .iter()
-            .map(|(name, content)| Entry { name: name.clone(), sha256: Digest::of(content).to_string() })
+            .map(|(name, content)| ListedFile { name: name.clone(), sha256: Digest::of(content).to_string() })
             .collect(),
     };
     let manifest = serde_json::to_vec_pretty(&manifest).map_err(std::io::Error::from)?;

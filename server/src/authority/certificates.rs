@@ -22,7 +22,7 @@ use crate::sign::signs_at;
 
 /// How an entry stands; derived from its dates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Standing {
+pub(crate) enum CertificateState {
     /// It counts later.
     Standby,
     /// It counts, and of those that do it began last.
@@ -35,7 +35,7 @@ pub(crate) enum Standing {
     Revoked,
 }
 
-impl Standing {
+impl CertificateState {
     /// Of an entry of a bundle at a time.
     #[must_use]
     pub(crate) fn of(entry: &SigningEntry, bundle: &TrustBundle, now: Timestamp) -> Self {
@@ -142,7 +142,7 @@ pub(crate) enum CertificateError {
 
 /// A new certificate and what it replaces.
 #[derive(Debug)]
-pub(crate) struct Plan {
+pub(crate) struct CertificatePlan {
     /// How it signs.
     pub algorithm: Algorithm,
     /// How long the ones before are still accepted.
@@ -162,9 +162,9 @@ pub(crate) struct Plan {
 pub(crate) async fn create(
     publisher: &TrustPublisher,
     unlocked: &Unlocked,
-    plan: Plan,
+    plan: CertificatePlan,
 ) -> Result<Published, CertificateError> {
-    let Plan { algorithm, overlap, is_standby, realms, elsewhere } = plan;
+    let CertificatePlan { algorithm, overlap, is_standby, realms, elsewhere } = plan;
     // Whoever names realms may have none yet: a server that was rebuilt.
     let present = match (&realms, signing_here(publisher)) {
         (Some(_), None) => Vec::new(),
@@ -317,8 +317,11 @@ pub(crate) async fn revoke(
     // One that drains ends soon: it is no successor.
     let signs = |entry: &SigningEntry| {
         let id = entry.certificate.key().id();
-        let standing = Standing::of(entry, bundle, now);
-        id != key && held.contains(&id) && standing == Standing::Active && shares_realm(entry, &realms)
+        let standing = CertificateState::of(entry, bundle, now);
+        id != key
+            && held.contains(&id)
+            && standing == CertificateState::Active
+            && shares_realm(entry, &realms)
     };
     let mut new = Vec::new();
     let mut successor = None;
@@ -415,7 +418,7 @@ fn standby(publisher: &TrustPublisher, realms: &[String]) -> Result<Option<KeyId
     let held = held(publisher)?;
     let bundle = &publisher.chain.head().bundle;
     let stands_by = |entry: &&SigningEntry| {
-        Standing::of(entry, bundle, publisher.now) == Standing::Standby
+        CertificateState::of(entry, bundle, publisher.now) == CertificateState::Standby
             && shares_realm(entry, realms)
             && held.contains(&entry.certificate.key().id())
     };

@@ -31,7 +31,7 @@ pub(crate) const DEFAULT_REALM: &str = "default";
 
 /// What to make.
 #[derive(Debug)]
-pub(crate) struct Plan {
+pub(crate) struct FleetPlan {
     /// The fleet's name.
     pub name: String,
     /// Where agents find the server, "host:port"; the hosts become names of the TLS certificate.
@@ -48,7 +48,7 @@ pub(crate) struct Plan {
 
 /// What was made: public facts and where things lie, no secret.
 #[derive(Debug, Serialize)]
-pub(crate) struct Made {
+pub(crate) struct NewFleet {
     /// The fleet.
     pub fleet_id: String,
     /// Its name.
@@ -100,7 +100,7 @@ pub(crate) enum CreateError {
     Presence(#[from] PresenceError),
     /// A host name or the fleet's name cannot stand in a certificate or bundle.
     #[error("{0}")]
-    Plan(String),
+    FleetPlan(String),
     /// A file could not be written.
     #[error(transparent)]
     File(#[from] FileError),
@@ -127,14 +127,14 @@ pub(crate) enum CreateError {
 /// When there is one already, or something cannot be written.
 pub(crate) async fn create(
     files: &Files,
-    plan: Plan,
+    plan: FleetPlan,
     begin: impl FnOnce(),
     now: Timestamp,
     shutdown: &Shutdown,
-) -> Result<Made, CreateError> {
-    let Plan { name, endpoints, extra_names, algorithm, passphrase, replaces } = plan;
+) -> Result<NewFleet, CreateError> {
+    let FleetPlan { name, endpoints, extra_names, algorithm, passphrase, replaces } = plan;
     if !is_plain_name(&name) {
-        return Err(CreateError::Plan(
+        return Err(CreateError::FleetPlan(
             "--name must have 1 to 128 of A-Z, a-z, 0-9, `.`, `_` and `-`".to_owned(),
         ));
     }
@@ -148,10 +148,10 @@ pub(crate) async fn create(
     let fleet = FleetId::generate(now);
     let keys = NewKeys::make(&name, &host_names, algorithm, now)?;
     let bundle = keys.first_bundle(fleet, &name, endpoints, now);
-    bundle.check().map_err(|error| CreateError::Plan(error.to_string()))?;
+    bundle.check().map_err(|error| CreateError::FleetPlan(error.to_string()))?;
     let sealed_bundle = sign::<BundlePurpose>(&[&keys.authority.for_purpose()], &bundle);
     let chain = Chain::pinned(sealed_bundle.bytes().clone(), sealed_bundle.digest())
-        .map_err(|refusal| CreateError::Plan(refusal.to_string()))?;
+        .map_err(|refusal| CreateError::FleetPlan(refusal.to_string()))?;
     // Whatever was asked for can be made: only now what is here goes.
     let aside = match replaced {
         Room::Free => None,
@@ -181,7 +181,7 @@ pub(crate) async fn create(
     files::end_making(files.folder())?;
     store.note_backup(BackupRow::made(&backup_file, &sealed, 1, now)).await?;
 
-    Ok(Made {
+    Ok(NewFleet {
         fleet_id: fleet.to_string(),
         fleet_name: name,
         authority_key_id: keys.authority.public().id().to_string(),
@@ -318,7 +318,7 @@ fn move_aside(files: &Files, what: &str, now: Timestamp) -> Result<PathBuf, Crea
 pub(crate) fn endpoints_for_others(endpoints: &[String]) -> Result<Vec<Place>, CreateError> {
     let mut places: Vec<Place> = Vec::new();
     for endpoint in endpoints {
-        let wrong = |error: &dyn std::fmt::Display| CreateError::Plan(format!("--endpoint: {error}"));
+        let wrong = |error: &dyn std::fmt::Display| CreateError::FleetPlan(format!("--endpoint: {error}"));
         let place = Place::for_others(endpoint).map_err(|error| wrong(&error))?;
         if places.contains(&place) {
             return Err(wrong(&format_args!("{place} is given twice")));
@@ -332,7 +332,7 @@ fn host_names(endpoints: &[Place], extra: Vec<String>) -> Result<Vec<String>, Cr
     let mut names: Vec<_> = endpoints.iter().map(|place| place.host().to_owned()).collect();
     for name in extra {
         let name = host_for_others(&name);
-        names.push(name.map_err(|error| CreateError::Plan(format!("--tls-name: {error}")))?);
+        names.push(name.map_err(|error| CreateError::FleetPlan(format!("--tls-name: {error}")))?);
     }
     names.extend(["localhost", "127.0.0.1", "::1"].map(str::to_owned));
     names.sort();

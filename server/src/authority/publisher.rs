@@ -22,7 +22,7 @@ use writ_protocol::time::Timestamp;
 use writ_protocol::trust::{Chain, Link, TrustBundle};
 use zeroize::Zeroizing;
 
-use super::backup::{BackupError, Held, REMOVED, contents, write_backup};
+use super::backup::{ArchivedFile, BackupError, REMOVED, contents, write_backup};
 use super::presence::{self, Lost, Presence, PresenceError};
 use super::{Files, KeyFileError, head_marker};
 use crate::sign::CLOCK_TOLERANCE;
@@ -185,9 +185,9 @@ pub(crate) struct Fresh {
     /// Signing keys; written before it is published, for no bundle lists them until then.
     pub keys: Vec<NewKey>,
     /// Files below the data directory that take the place of others once it is published.
-    pub files: Vec<Held>,
+    pub files: Vec<ArchivedFile>,
     /// Sealed files that are only kept in the backup: authorities that live elsewhere.
-    pub kept: Vec<Held>,
+    pub kept: Vec<ArchivedFile>,
     /// A key that goes to a further server, in a file from which that server is made.
     pub elsewhere: Option<(NewKey, PathBuf)>,
 }
@@ -405,7 +405,7 @@ impl TrustPublisher {
         &self,
         chain: &Chain,
         passphrase: &Passphrase,
-        instead: &[Held],
+        instead: &[ArchivedFile],
         to: Option<PathBuf>,
     ) -> Result<PathBuf, PublishError> {
         let version = chain.head().bundle.version;
@@ -423,7 +423,7 @@ impl TrustPublisher {
     }
 
     /// Whoever was removed must not come back by its record when a server is made anew.
-    async fn removed(&self) -> Result<Held, StoreError> {
+    async fn removed(&self) -> Result<ArchivedFile, StoreError> {
         let removed: Vec<_> = self.store.removed_agents().await?.iter().map(AgentId::to_string).collect();
         Ok((REMOVED.to_owned(), Zeroizing::new(removed.join("\n").into_bytes())))
     }

@@ -57,7 +57,7 @@ enum Question {
 
 /// An answer that was checked.
 #[derive(Debug)]
-pub(crate) struct Answer {
+pub(crate) struct ManagerAnswer {
     /// What it says.
     pub body: ReplyBody,
     /// What time it is there.
@@ -121,7 +121,7 @@ impl ManagerClient {
     pub(crate) async fn probe(
         &self,
         callback: Option<(String, [u8; 32])>,
-    ) -> Result<(ProbeAnswer, Answer), Fault> {
+    ) -> Result<(ProbeAnswer, ManagerAnswer), Fault> {
         let nonce: [u8; 32] = random_bytes();
         let (callback_address, callback_nonce) =
             callback.map_or_else(Default::default, |(address, nonce)| (address, nonce.to_vec().into()));
@@ -148,7 +148,7 @@ impl ManagerClient {
         key: &PrivateKey<Entity>,
         (manager, epoch, counter): (ManagerId, u64, u64),
         body: CallBody,
-    ) -> Result<Answer, Fault> {
+    ) -> Result<ManagerAnswer, Fault> {
         let sent_at = self.clock.wall();
         let call = EntityCall { key: key.public().clone(), epoch, counter, sent_at, manager, body };
         let sealed = sign::<EntityCallPurpose>(&[&key.for_purpose()], &call);
@@ -237,7 +237,7 @@ impl ManagerClient {
     }
 
     /// The key is vouched for by a pinned authority, it signed, and it answers this request.
-    fn check(&self, request: Digest, reply: &proto::ManagerReply) -> Result<Answer, Fault> {
+    fn check(&self, request: Digest, reply: &proto::ManagerReply) -> Result<ManagerAnswer, Fault> {
         let no = |why: String| {
             Fault::new(
                 Leg::Authorization,
@@ -256,7 +256,7 @@ impl ManagerClient {
             Speaker::of(&reply.certificate, authority).ok_or_else(|| no(NotVouched::Damaged.to_string()))?;
         let pinned = self.settings.pinned(self.clock.wall());
         let newest = pinned.first().map(|newest| Digest::of(newest.der()).to_string()).unwrap_or_default();
-        Ok(Answer { body, time, key, speaker, newest })
+        Ok(ManagerAnswer { body, time, key, speaker, newest })
     }
 
     /// The key, and the digest of the authority that vouches for it.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tonic::{Request, Response, Status};
 use tracing::{error, info};
-use writ_common::port::{self, FEW_STREAMS, MAX_QUESTION_BYTES};
+use writ_common::listener::{self, FEW_STREAMS, MAX_QUESTION_BYTES};
 use writ_common::shutdown::Shutdown;
 use writ_common::tls::Room;
 use writ_proto::manager::v1 as proto;
@@ -67,7 +67,7 @@ fn is_wanted(uplink: &Uplink) -> bool {
 }
 
 async fn listen(uplink: &Arc<Uplink>) -> Option<Shutdown> {
-    let (listener, address) = match port::bind(uplink.bridge.listen, "listen.notify") {
+    let (listener, address) = match listener::bind(uplink.bridge.listen, "listen.notify") {
         Ok(bound) => bound,
         Err(fatal) => {
             error!(error = %fatal, "nobody listens for the Control Manager");
@@ -83,8 +83,8 @@ async fn listen(uplink: &Arc<Uplink>) -> Option<Shutdown> {
     let (listening, task) = (Shutdown::new(), Shutdown::new());
     let asked = task.clone();
     listening.spawn(async move {
-        let router = port::settings(FEW_STREAMS).add_service(service);
-        if let Err(fatal) = port::serve(router, listener, Some(&tls), Room::OTHERS, &asked).await {
+        let router = listener::settings(FEW_STREAMS).add_service(service);
+        if let Err(fatal) = listener::serve(router, listener, Some(&tls), Room::OTHERS, &asked).await {
             error!(error = %fatal, "the port for the Control Manager failed");
         }
     });

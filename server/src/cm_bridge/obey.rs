@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::broadcast::{self, error::RecvError};
 use tracing::{info, warn};
-use writ_common::admin::{Actor, AdminBackend as _, AuditLog, Entry, Role};
+use writ_common::admin::{Actor, AdminBackend as _, AuditLog, AuditedCall, Role};
 use writ_common::status::Failure;
 use writ_protocol::command::{Action, NamedAction};
 use writ_protocol::envelope::{Candidate, InstructionPurpose, claimed_keyid, verify};
@@ -17,7 +17,7 @@ use writ_protocol::limits::{MAX_DETAIL_BYTES, MAX_INSTRUCTIONS, MAX_NAME_BYTES, 
 use writ_protocol::manager::{Instruction, Order, Outcome, Task, TaskState};
 use writ_protocol::time::Timestamp;
 
-use super::{BridgeGuard, Held, Registration, State, Uplink, register};
+use super::{BridgeGuard, ManagerRecord, Registration, State, Uplink, register};
 use crate::store::{Alarm, AlertKind, SERVER, StoreError, TakenRow};
 use crate::submit::{self, Request, Selection};
 
@@ -77,7 +77,7 @@ pub(super) async fn take(
 ) -> Result<(), StoreError> {
     let now = uplink.server.clock.wall();
     let last = uplink.server.store.last_taken(held.registration.epoch).await?;
-    match judge(&held.registration, key, envelope, last, now) {
+    match check_instruction(&held.registration, key, envelope, last, now) {
         Ok(instruction) => {
             let is_late = instruction.expires_at <= now;
             let taken = TakenRow {
@@ -131,7 +131,7 @@ pub(super) async fn take(
 }
 
 /// The checks, in their order.
-fn judge(
+fn check_instruction(
     registration: &Registration,
     key: &PublicKey,
     envelope: &[u8],
@@ -228,7 +228,7 @@ async fn perform(
     let actor = Actor { name, role, method: method(&task), request: Some(Digest::of(&taken.instruction)) };
     let entry = |log, outcome| {
         let subject = format!("instruction {}", taken.sequence);
-        Entry { log, actor: actor.clone(), subject, outcome }
+        AuditedCall { log, actor: actor.clone(), subject, outcome }
     };
     uplink.server.write(entry(AuditLog::Tries, "asked")).await?;
     let done = carry_out(uplink, turn, (taken, task), &actor).await;
@@ -320,7 +320,7 @@ async fn change_communication(
     };
     (settings.heartbeat, settings.abnormal_after) = (heartbeat, abnormal_after);
     register::send_update(uplink, turn, settings).await?;
-    let mut next = Held::clone(turn);
+    let mut next = ManagerRecord::clone(turn);
     (next.saved.heartbeat, next.saved.abnormal_after) = (heartbeat, abnormal_after);
     uplink.keep_line(turn, next).await.map_err(crate::store::unavailable)
 }

@@ -10,10 +10,10 @@ use writ_common::backoff::{Backoff, jitter};
 use writ_protocol::limits::MAX_OUTCOMES;
 use writ_protocol::manager::{CallBody, Outcome, Poll, RejectionCode, ReplyBody, TaskState};
 
-use super::client::{Answer, ManagerClient, unexpected};
+use super::client::{ManagerAnswer, ManagerClient, unexpected};
 use super::legs::{Fault, Leg, Legs};
 use super::settings::Settings;
-use super::{BridgeGuard, Held, State, Uplink, obey, register};
+use super::{BridgeGuard, ManagerRecord, State, Uplink, obey, register};
 use crate::store::{Alarm, AlertKind, SERVER, StoreError};
 
 /// However often it is asked to.
@@ -110,7 +110,7 @@ async fn turn(uplink: &Arc<Uplink>, open: &mut Option<(Settings, ManagerClient)>
 }
 
 /// One poll; whether there is more to be had soon.
-async fn poll(uplink: &Arc<Uplink>, line: &ManagerClient, held: Held) -> Result<bool, Fault> {
+async fn poll(uplink: &Arc<Uplink>, line: &ManagerClient, held: ManagerRecord) -> Result<bool, Fault> {
     let stored = |error: StoreError| Fault::new(Leg::Input, error.to_string(), "see this server's log");
     let epoch = held.registration.epoch;
     let outcomes = obey::outcomes(uplink, epoch).await.map_err(stored)?;
@@ -118,7 +118,7 @@ async fn poll(uplink: &Arc<Uplink>, line: &ManagerClient, held: Held) -> Result<
     let ended: Vec<_> = outcomes.iter().filter(has_ended).map(|one| one.sequence).collect();
     let is_full = outcomes.len() == MAX_OUTCOMES && !ended.is_empty();
     let after = uplink.server.store.last_taken(epoch).await.map_err(stored)?;
-    let Answer { body, key, speaker, .. } = ask(uplink, line, &held, Poll { after, outcomes }).await?;
+    let ManagerAnswer { body, key, speaker, .. } = ask(uplink, line, &held, Poll { after, outcomes }).await?;
 
     // An answer counts for the line it was asked on. What an operator changed meanwhile is asked about anew.
     let mut turn = uplink.bridge.turn().await;
@@ -130,7 +130,7 @@ async fn poll(uplink: &Arc<Uplink>, line: &ManagerClient, held: Held) -> Result<
             uplink.server.store.note_reported(epoch, ended).await.map_err(stored)?;
             uplink.bridge.note_contact(uplink.server.clock.wall());
             if turn.registration.speaker.as_ref() != Some(&speaker) {
-                let mut next = Held::clone(&turn);
+                let mut next = ManagerRecord::clone(&turn);
                 next.registration.speaker = Some(speaker);
                 uplink.keep_line(&mut turn, next).await.map_err(stored)?;
             }
@@ -179,7 +179,12 @@ async fn poll(uplink: &Arc<Uplink>, line: &ManagerClient, held: Held) -> Result<
 }
 
 /// A poll that nobody waits for and that never blocks the end of the program.
-async fn ask(uplink: &Uplink, line: &ManagerClient, held: &Held, poll: Poll) -> Result<Answer, Fault> {
+async fn ask(
+    uplink: &Uplink,
+    line: &ManagerClient,
+    held: &ManagerRecord,
+    poll: Poll,
+) -> Result<ManagerAnswer, Fault> {
     let to = (held.registration.manager, held.registration.epoch);
     let asked = uplink.call(line, to, CallBody::Poll(poll));
     match uplink.server.shutdown.unless_requested(asked).await {
@@ -195,7 +200,7 @@ async fn stand(
     state: State,
     is_sandbox_connected: bool,
 ) -> Result<bool, StoreError> {
-    let mut next = Held::clone(turn);
+    let mut next = ManagerRecord::clone(turn);
     let is_news = next.registration.state != state;
     if !is_news && next.registration.is_sandbox_connected == is_sandbox_connected {
         return Ok(false);

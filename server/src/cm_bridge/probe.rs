@@ -11,7 +11,7 @@ use super::client::ManagerClient;
 use super::legs::{Fault, Leg, Legs, TestedLeg};
 use super::notify::Awaited;
 use super::settings::Settings;
-use super::{Held, State, Uplink};
+use super::{ManagerRecord, State, Uplink};
 
 /// How long a callback may take after the manager was asked for it.
 const CALLBACK_WITHIN: Duration = Duration::from_secs(12);
@@ -96,7 +96,7 @@ async fn say_web(line: &ManagerClient, settings: &Settings, legs: &mut Legs) {
 /// it.
 async fn authorization(uplink: &Uplink, settings: &Settings, line: &ManagerClient) -> Result<String, Fault> {
     let vouched = "the manager's key is certified by the CA that was uploaded".to_owned();
-    let Held { registration, in_force, .. } = uplink.bridge.held();
+    let ManagerRecord { registration, in_force, .. } = uplink.bridge.held();
     let is_same = in_force.is_some_and(|held| held.endpoint() == settings.endpoint());
     if !is_same || !matches!(registration.state, State::Registered | State::Waiting | State::Rejected) {
         return Ok(vouched);

@@ -9,7 +9,7 @@ use writ_common::status::Failure;
 use writ_protocol::id::{EntityId, ManagerId};
 use writ_protocol::limits::MAX_ADDRESSES;
 use writ_protocol::manager::{
-    CallBody, Mode, Registration as Wish, RegistrationToken, Rejection, RejectionCode, ReplyBody, Standing,
+    CallBody, Listing, Mode, Registration as Wish, RegistrationToken, Rejection, RejectionCode, ReplyBody,
 };
 use writ_protocol::time::Timestamp;
 
@@ -17,8 +17,8 @@ use super::client::{ManagerClient, unexpected};
 use super::legs::{Fault, Leg, Legs};
 use super::settings::{Settings, host_name};
 use super::{
-    BridgeGuard, DEPART_FOR, DEPART_WITHIN, Departure, Held, PRODUCT, Registration, Source, Speaker, State,
-    Uplink, update_source,
+    BridgeGuard, DEPART_FOR, DEPART_WITHIN, Departure, ManagerRecord, PRODUCT, Registration, Speaker, State,
+    UpdateSource, Uplink, update_source,
 };
 use crate::VERSION;
 use crate::store::{StoreError, unavailable};
@@ -37,14 +37,20 @@ impl From<Fault> for Failure {
 /// # Errors
 /// What is missing, the leg that failed, or the manager's no. Then nothing is registered, unless the answer
 /// alone was lost: the registration is finished by itself then.
-pub(crate) async fn register(uplink: &Arc<Uplink>, chosen: Option<Source>) -> Result<Held, Failure> {
+pub(crate) async fn register(
+    uplink: &Arc<Uplink>,
+    chosen: Option<UpdateSource>,
+) -> Result<ManagerRecord, Failure> {
     let uplink = Arc::clone(uplink);
     let task = Arc::clone(&uplink);
     // To its end although the caller hangs up.
     uplink.server.to_the_end(async move { register_to_the_end(&task, chosen).await }).await?
 }
 
-async fn register_to_the_end(uplink: &Arc<Uplink>, chosen: Option<Source>) -> Result<Held, Failure> {
+async fn register_to_the_end(
+    uplink: &Arc<Uplink>,
+    chosen: Option<UpdateSource>,
+) -> Result<ManagerRecord, Failure> {
     let mut turn = uplink.bridge.turn().await;
     let settings = turn.saved.clone();
     let line = open(uplink, &settings).await?;
@@ -60,7 +66,7 @@ async fn register_to_the_end(uplink: &Arc<Uplink>, chosen: Option<Source>) -> Re
 }
 
 /// What was chosen, or what holds: a server that is registered has answered already.
-fn as_it_was(held: &Held, chosen: Option<Source>) -> Option<Source> {
+fn as_it_was(held: &ManagerRecord, chosen: Option<UpdateSource>) -> Option<UpdateSource> {
     let holds = (held.registration.state != State::Unregistered).then_some(held.registration.source);
     chosen.or(holds)
 }
@@ -71,16 +77,16 @@ async fn join(
     turn: &mut BridgeGuard,
     line: &ManagerClient,
     settings: Settings,
-    (manager, source, is_anew): (ManagerId, Source, bool),
-) -> Result<Held, Failure> {
-    let before = Held::clone(turn);
+    (manager, source, is_anew): (ManagerId, UpdateSource, bool),
+) -> Result<ManagerRecord, Failure> {
+    let before = ManagerRecord::clone(turn);
     begin(uplink, turn, settings, (manager, source, is_anew)).await?;
     let finished = finish(uplink, turn, line, Some(before)).await;
     // Whatever is not finished is finished there.
     uplink.bridge.poke.notify_one();
     uplink.bridge.leaving.notify_one();
     finished?;
-    Ok(Held::clone(turn))
+    Ok(ManagerRecord::clone(turn))
 }
 
 /// What a crash must find: that something was asked for, and how.
@@ -88,9 +94,9 @@ async fn begin(
     uplink: &Uplink,
     turn: &mut BridgeGuard,
     settings: Settings,
-    (manager, source, is_anew): (ManagerId, Source, bool),
+    (manager, source, is_anew): (ManagerId, UpdateSource, bool),
 ) -> Result<(), Failure> {
-    let mut next = Held::clone(turn);
+    let mut next = ManagerRecord::clone(turn);
     let is_here = next.registration.manager == Some(*manager.as_bytes());
     // Another manager is left first; it is told when it can be.
     if !is_here && let Some(departure) = departure(&next, uplink.server.clock.wall()) {
@@ -128,7 +134,7 @@ pub(super) async fn finish(
     uplink: &Uplink,
     turn: &mut BridgeGuard,
     line: &ManagerClient,
-    before: Option<Held>,
+    before: Option<ManagerRecord>,
 ) -> Result<(), Failure> {
     let Some(settings) = turn.in_force.clone() else { return Err(unexpected().into()) };
     let wish = wish(uplink, turn, &settings, true)?;
@@ -148,7 +154,7 @@ pub(super) async fn finish(
             ));
         }
     };
-    let mut next = Held::clone(turn);
+    let mut next = ManagerRecord::clone(turn);
     match answer.body {
         ReplyBody::Registered(standing) => {
             next.registration = registered(&turn.registration, &standing, leaf, answer.speaker);
@@ -173,7 +179,7 @@ pub(super) async fn finish(
             return Err(no(&rejection));
         }
         ReplyBody::Rejected(rejection) => {
-            let held_before = |before: &Held| {
+            let held_before = |before: &ManagerRecord| {
                 !matches!(before.registration.state, State::Unregistered | State::Registering)
             };
             match before.filter(held_before) {
@@ -194,7 +200,7 @@ pub(super) async fn finish(
     Ok(())
 }
 
-fn registered(asked: &Registration, standing: &Standing, leaf: String, speaker: Speaker) -> Registration {
+fn registered(asked: &Registration, standing: &Listing, leaf: String, speaker: Speaker) -> Registration {
     Registration {
         state: if standing.is_approved { State::Registered } else { State::Waiting },
         entity: Some(*standing.entity.as_bytes()),
@@ -222,7 +228,7 @@ pub(super) fn no(rejection: &Rejection) -> Failure {
 ///
 /// # Errors
 /// The leg that failed, or the manager's no; then the settings of before stay in force.
-pub(crate) async fn update(uplink: &Arc<Uplink>) -> Result<Held, Failure> {
+pub(crate) async fn update(uplink: &Arc<Uplink>) -> Result<ManagerRecord, Failure> {
     let task = Arc::clone(uplink);
     uplink
         .server
@@ -230,7 +236,7 @@ pub(crate) async fn update(uplink: &Arc<Uplink>) -> Result<Held, Failure> {
             let mut turn = task.bridge.turn().await;
             let settings = turn.saved.clone();
             send_update(&task, &mut turn, settings).await?;
-            Ok(Held::clone(&turn))
+            Ok(ManagerRecord::clone(&turn))
         })
         .await?
 }
@@ -261,7 +267,7 @@ pub(super) async fn send_update(
     let answer = uplink.call(&line, to, CallBody::Update(wish)).await?;
     match answer.body {
         ReplyBody::Registered(standing) => {
-            let mut next = Held::clone(turn);
+            let mut next = ManagerRecord::clone(turn);
             next.registration = registered(&turn.registration, &standing, leaf, answer.speaker);
             next.in_force = Some(settings);
             uplink.keep_line(turn, next).await.map_err(unavailable)?;
@@ -278,7 +284,10 @@ pub(super) async fn send_update(
 ///
 /// # Errors
 /// The leg that failed, or the manager's no.
-pub(crate) async fn reregister(uplink: &Arc<Uplink>, chosen: Option<Source>) -> Result<Held, Failure> {
+pub(crate) async fn reregister(
+    uplink: &Arc<Uplink>,
+    chosen: Option<UpdateSource>,
+) -> Result<ManagerRecord, Failure> {
     let task = Arc::clone(uplink);
     uplink
         .server
@@ -296,14 +305,14 @@ pub(crate) async fn reregister(uplink: &Arc<Uplink>, chosen: Option<Source>) -> 
 }
 
 /// What a manager has to hear when a registration with it ends.
-fn departure(held: &Held, now: Timestamp) -> Option<Departure> {
+fn departure(held: &ManagerRecord, now: Timestamp) -> Option<Departure> {
     let settings = held.in_force.clone().filter(|_| held.registration.state != State::Unregistered)?;
     let Registration { epoch, manager, .. } = held.registration;
     Some(Departure { settings, epoch, manager, since: now.as_millis() })
 }
 
 /// Past [`MAX_DEPARTURES`] the oldest manager is told no more.
-fn push_departure(held: &mut Held, departure: Departure) {
+fn push_departure(held: &mut ManagerRecord, departure: Departure) {
     held.departures.push(departure);
     while held.departures.len() > MAX_DEPARTURES {
         let forgotten = held.departures.remove(0);
@@ -315,7 +324,7 @@ fn push_departure(held: &mut Held, departure: Departure) {
 ///
 /// # Errors
 /// When there is none, or the store fails.
-pub(crate) async fn unregister(uplink: &Arc<Uplink>) -> Result<Held, Failure> {
+pub(crate) async fn unregister(uplink: &Arc<Uplink>) -> Result<ManagerRecord, Failure> {
     let task = Arc::clone(uplink);
     uplink
         .server
@@ -325,7 +334,7 @@ pub(crate) async fn unregister(uplink: &Arc<Uplink>) -> Result<Held, Failure> {
                 let text = "this server is not registered with a manager";
                 return Err(Failure::precondition("manager_not_registered", text));
             };
-            let mut next = Held::clone(&turn);
+            let mut next = ManagerRecord::clone(&turn);
             push_departure(&mut next, departure.clone());
             next.registration = Registration { entity: turn.registration.entity, ..Registration::default() };
             next.in_force = None;
@@ -403,7 +412,7 @@ async fn depart(uplink: &Uplink, departure: &Departure) -> Result<(), Fault> {
 async fn strike(uplink: &Uplink, departure: &Departure) -> Result<(), Fault> {
     let stored = |error: StoreError| Fault::new(Leg::Input, error.to_string(), "see this server's log");
     let mut turn = uplink.bridge.turn().await;
-    let mut next = Held::clone(&turn);
+    let mut next = ManagerRecord::clone(&turn);
     next.departures.retain(|one| one != departure);
     uplink.keep_line(&mut turn, next).await.map_err(stored)
 }
@@ -414,7 +423,12 @@ pub(super) async fn open(uplink: &Uplink, settings: &Settings) -> Result<Manager
 }
 
 /// How this server wants to be listed.
-fn wish(uplink: &Uplink, held: &Held, settings: &Settings, with_token: bool) -> Result<Wish, Failure> {
+fn wish(
+    uplink: &Uplink,
+    held: &ManagerRecord,
+    settings: &Settings,
+    with_token: bool,
+) -> Result<Wish, Failure> {
     let token = match settings.token.as_ref().filter(|_| with_token) {
         Some(sealed) => {
             let opened = uplink.bridge.vault.unseal(sealed);
@@ -468,7 +482,7 @@ fn leaf_of(wish: &Wish) -> String {
 }
 
 /// Whether the manager was told of another TLS key than the one shown now.
-pub(super) fn is_leaf_stale(uplink: &Uplink, held: &Held) -> bool {
+pub(super) fn is_leaf_stale(uplink: &Uplink, held: &ManagerRecord) -> bool {
     let shown = uplink.server.tls.leaf_spki_digests().first().map(ToString::to_string).unwrap_or_default();
     !held.registration.sent_leaf.is_empty() && held.registration.sent_leaf != shown
 }

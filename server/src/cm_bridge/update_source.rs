@@ -3,7 +3,7 @@
 use writ_common::status::Failure;
 use writ_protocol::manager::ManagerVersion;
 
-use super::{Registration, Source, State};
+use super::{Registration, State, UpdateSource};
 
 /// Whether the manager can be chosen; what keeps it from it otherwise.
 ///
@@ -38,12 +38,16 @@ pub(crate) fn check(version: &str, is_authorized: bool) -> Result<(), Failure> {
 ///
 /// # Errors
 /// When it was offered and nobody said yes or no, or it was chosen and cannot be.
-pub(crate) fn choose(chosen: Option<Source>, version: &str, is_authorized: bool) -> Result<Source, Failure> {
+pub(crate) fn choose(
+    chosen: Option<UpdateSource>,
+    version: &str,
+    is_authorized: bool,
+) -> Result<UpdateSource, Failure> {
     match (check(version, is_authorized), chosen) {
-        (Err(why), Some(Source::Manager)) => Err(why),
+        (Err(why), Some(UpdateSource::Manager)) => Err(why),
         // What is not offered needs no answer.
-        (Err(_), _) | (Ok(()), Some(Source::Default)) => Ok(Source::Default),
-        (Ok(()), Some(Source::Manager)) => Ok(Source::Manager),
+        (Err(_), _) | (Ok(()), Some(UpdateSource::Default)) => Ok(UpdateSource::Default),
+        (Ok(()), Some(UpdateSource::Manager)) => Ok(UpdateSource::Manager),
         (Ok(()), None) => Err(Failure::precondition(
             "update_source_unanswered",
             format!(

@@ -1,4 +1,4 @@
-//! Who is connected: one seat an agent, the latest proven session has it.
+//! Who is connected: one open_slot an agent, the latest proven session has it.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,7 +12,7 @@ use super::Outgoing;
 
 /// Why the dispatcher ends a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Ending {
+pub(crate) enum SessionEnding {
     /// The same agent proved itself on another stream.
     Replaced,
     /// An operator decided something about the agent: it begins anew under what is true now.
@@ -29,16 +29,16 @@ pub(crate) enum Next {
     /// Something waits in the store.
     LookIntoStore,
     /// The session must end.
-    End(Ending),
+    End(SessionEnding),
 }
 
-/// The dispatcher's and the session's ends of one seat. It holds nothing while nothing waits: ten thousand
+/// The dispatcher's and the session's ends of one open_slot. It holds nothing while nothing waits: ten thousand
 /// idle agents cost ten thousand of these.
 #[derive(Debug)]
 pub(crate) struct Mailbox {
     number: u64,
     most: usize,
-    waiting: Mutex<Waiting>,
+    waiting: Mutex<Waiter>,
     news: Notify,
     /// Notified when the session is told to end, and again when it has.
     ends: Notify,
@@ -47,18 +47,18 @@ pub(crate) struct Mailbox {
 }
 
 #[derive(Debug)]
-struct Waiting {
+struct Waiter {
     commands: VecDeque<(Arc<Outgoing>, u32)>,
     is_behind: bool,
     has_new_trust: bool,
-    end: Option<Ending>,
+    end: Option<SessionEnding>,
     has_ended: bool,
 }
 
 impl Mailbox {
     fn new(number: u64, most: usize) -> Self {
-        // Whatever waits in the store is older than this seat: begin by looking there.
-        let waiting = Waiting {
+        // Whatever waits in the store is older than this open_slot: begin by looking there.
+        let waiting = Waiter {
             commands: VecDeque::new(),
             is_behind: true,
             has_new_trust: false,
@@ -80,7 +80,7 @@ impl Mailbox {
         self.news.notify_one();
     }
 
-    fn end(&self, ending: Ending) {
+    fn end(&self, ending: SessionEnding) {
         self.lock().end.get_or_insert(ending);
         self.news.notify_one();
         self.ends.notify_waiters();
@@ -91,7 +91,7 @@ impl Mailbox {
         self.wait(|waiting| waiting.end.is_some()).await;
     }
 
-    async fn wait(&self, is_so: impl Fn(&Waiting) -> bool) {
+    async fn wait(&self, is_so: impl Fn(&Waiter) -> bool) {
         loop {
             // Before the look: what changes after it is heard of.
             let changed = self.ends.notified();
@@ -103,7 +103,7 @@ impl Mailbox {
     }
 
     /// Why the session is told to end, if it is.
-    pub(crate) fn ending(&self) -> Option<Ending> {
+    pub(crate) fn ending(&self) -> Option<SessionEnding> {
         self.lock().end
     }
 
@@ -154,35 +154,35 @@ impl Mailbox {
         Some(Next::Command(outgoing, place))
     }
 
-    fn lock(&self) -> MutexGuard<'_, Waiting> {
+    fn lock(&self) -> MutexGuard<'_, Waiter> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// All seats.
+/// All slots.
 #[derive(Debug)]
 pub(crate) struct Registry {
     outbox: usize,
     next: AtomicU64,
-    seats: Seats,
+    slots: SlotsByAgent,
     /// The latest greeting whose proof was believed, by agent: as many as are enrolled.
     believed: Mutex<HashMap<AgentId, u64>>,
 }
 
-type Seats = Arc<Mutex<HashMap<AgentId, Arc<Mailbox>>>>;
+type SlotsByAgent = Arc<Mutex<HashMap<AgentId, Arc<Mailbox>>>>;
 
-/// The session's hold on a seat; giving it up frees it.
+/// The session's hold on a open_slot; giving it up frees it.
 #[derive(Debug)]
 pub(crate) struct SessionSlot {
     agent: AgentId,
-    seats: Seats,
+    slots: SlotsByAgent,
     /// What the session reads.
-    pub line: Arc<Mailbox>,
+    pub mailbox: Arc<Mailbox>,
 }
 
 impl Registry {
     pub(super) fn new(outbox: usize) -> Self {
-        Self { outbox, next: AtomicU64::new(0), seats: Arc::default(), believed: Mutex::default() }
+        Self { outbox, next: AtomicU64::new(0), slots: Arc::default(), believed: Mutex::default() }
     }
 
     /// A number for a greeting, higher than those of earlier ones.
@@ -203,51 +203,51 @@ impl Registry {
         is_newer
     }
 
-    /// Ends the session that has an agent's seat and returns when it has recorded what it heard, unless it is
+    /// Ends the session that has an agent's open_slot and returns when it has recorded what it heard, unless it is
     /// newer than this greeting: what the agent says of its journal must be judged by all that was heard
     /// before.
     pub(crate) async fn end_older(&self, agent: AgentId, ticket: u64) {
         let believed = self.believed.lock().unwrap_or_else(PoisonError::into_inner).get(&agent).copied();
         let older = self.lock().get(&agent).cloned();
         if let Some(older) = older.filter(|_| believed.is_none_or(|believed| ticket >= believed)) {
-            older.end(Ending::Replaced);
+            older.end(SessionEnding::Replaced);
             older.wait(|waiting| waiting.has_ended).await;
         }
     }
 
-    /// Gives an agent's seat to a session; an older session of the same agent is told to end.
+    /// Gives an agent's open_slot to a session; an older session of the same agent is told to end.
     #[must_use]
-    pub(crate) fn seat(&self, agent: AgentId) -> SessionSlot {
-        let line = Arc::new(Mailbox::new(self.ticket(), self.outbox));
-        if let Some(older) = self.lock().insert(agent, Arc::clone(&line)) {
-            older.end(Ending::Replaced);
+    pub(crate) fn open_slot(&self, agent: AgentId) -> SessionSlot {
+        let mailbox = Arc::new(Mailbox::new(self.ticket(), self.outbox));
+        if let Some(older) = self.lock().insert(agent, Arc::clone(&mailbox)) {
+            older.end(SessionEnding::Replaced);
         }
-        SessionSlot { agent, seats: Arc::clone(&self.seats), line }
+        SessionSlot { agent, slots: Arc::clone(&self.slots), mailbox }
     }
 
     pub(super) fn offer(&self, agents: &[AgentId], outgoing: &Arc<Outgoing>) {
         for (place, agent) in (0..).zip(agents) {
-            let line = self.lock().get(agent).cloned();
-            if let Some(line) = line {
-                line.offer(outgoing, place);
+            let mailbox = self.lock().get(agent).cloned();
+            if let Some(mailbox) = mailbox {
+                mailbox.offer(outgoing, place);
             }
         }
     }
 
     /// Ends the session of an agent about which something was decided.
     pub(crate) fn decided(&self, agent: AgentId) {
-        let line = self.lock().get(&agent).cloned();
-        if let Some(line) = line {
-            line.end(Ending::Decided);
+        let mailbox = self.lock().get(&agent).cloned();
+        if let Some(mailbox) = mailbox {
+            mailbox.end(SessionEnding::Decided);
         }
     }
 
     /// There is a newer trust bundle: every session hands it on.
     pub(crate) fn trust_changed(&self) {
-        let lines: Vec<_> = self.lock().values().cloned().collect();
-        for line in lines {
-            line.lock().has_new_trust = true;
-            line.news.notify_one();
+        let mailboxes: Vec<_> = self.lock().values().cloned().collect();
+        for mailbox in mailboxes {
+            mailbox.lock().has_new_trust = true;
+            mailbox.news.notify_one();
         }
     }
 
@@ -260,8 +260,8 @@ impl Registry {
     /// When an agent that has one said anything last.
     #[must_use]
     pub(crate) fn last_heard(&self, agent: AgentId) -> Option<Timestamp> {
-        let line = self.lock().get(&agent).cloned()?;
-        Some(Timestamp::from_millis(line.heard.load(Ordering::Relaxed)))
+        let mailbox = self.lock().get(&agent).cloned()?;
+        Some(Timestamp::from_millis(mailbox.heard.load(Ordering::Relaxed)))
     }
 
     /// How many agents have one.
@@ -271,20 +271,21 @@ impl Registry {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<AgentId, Arc<Mailbox>>> {
-        self.seats.lock().unwrap_or_else(PoisonError::into_inner)
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drop for SessionSlot {
     fn drop(&mut self) {
-        let mut seats = self.seats.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_still_ours = seats.get(&self.agent).is_some_and(|line| line.number == self.line.number);
+        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_still_ours =
+            slots.get(&self.agent).is_some_and(|mailbox| mailbox.number == self.mailbox.number);
         if is_still_ours {
-            seats.remove(&self.agent);
+            slots.remove(&self.agent);
         }
-        drop(seats);
-        self.line.lock().has_ended = true;
-        self.line.ends.notify_waiters();
+        drop(slots);
+        self.mailbox.lock().has_ended = true;
+        self.mailbox.ends.notify_waiters();
     }
 }
 
@@ -297,10 +298,10 @@ mod tests {
     fn the_latest_session_has_the_seat_and_an_older_one_does_not_free_it() {
         let registry = Registry::new(1);
         let agent = AgentId::from_bytes([1; 16]);
-        let older = registry.seat(agent);
-        let newer = registry.seat(agent);
-        assert!(matches!(older.line.take(false), Some(Next::End(Ending::Replaced))));
-        assert!(newer.line.take(false).is_none());
+        let older = registry.open_slot(agent);
+        let newer = registry.open_slot(agent);
+        assert!(matches!(older.mailbox.take(false), Some(Next::End(SessionEnding::Replaced))));
+        assert!(newer.mailbox.take(false).is_none());
         drop(older);
         assert!(registry.is_connected(agent));
         drop(newer);
@@ -313,14 +314,14 @@ mod tests {
         let agent = AgentId::from_bytes([1; 16]);
         let (late, first, second) = (registry.ticket(), registry.ticket(), registry.ticket());
         registry.believe(agent, first, || ());
-        let seat = registry.seat(agent);
+        let slot = registry.open_slot(agent);
         registry.end_older(agent, late).await;
-        assert!(!seat.line.is_ending(), "a greeting from before does not end it");
+        assert!(!slot.mailbox.is_ending(), "a greeting from before does not end it");
         let newer = registry.end_older(agent, second);
         tokio::pin!(newer);
         assert!(futures_util::poll!(newer.as_mut()).is_pending());
-        seat.line.told_to_end().await;
-        drop(seat);
+        slot.mailbox.told_to_end().await;
+        drop(slot);
         newer.await;
         registry.end_older(agent, second).await;
     }
@@ -329,14 +330,14 @@ mod tests {
     fn what_finds_no_room_is_looked_up_in_the_store() {
         let registry = Registry::new(1);
         let agent = AgentId::from_bytes([1; 16]);
-        let seat = registry.seat(agent);
-        assert!(matches!(seat.line.take(true), Some(Next::LookIntoStore)));
+        let slot = registry.open_slot(agent);
+        assert!(matches!(slot.mailbox.take(true), Some(Next::LookIntoStore)));
         let (one, two) = (Arc::new(outgoing(1)), Arc::new(outgoing(2)));
         registry.offer(&[agent], &one);
         registry.offer(&[agent], &two);
-        assert!(seat.line.take(false).is_none(), "a session without room takes nothing");
-        assert!(matches!(seat.line.take(true), Some(Next::LookIntoStore)));
-        assert!(matches!(seat.line.take(true), Some(Next::Command(taken, 0)) if taken.id() == one.id()));
-        assert!(seat.line.take(true).is_none());
+        assert!(slot.mailbox.take(false).is_none(), "a session without room takes nothing");
+        assert!(matches!(slot.mailbox.take(true), Some(Next::LookIntoStore)));
+        assert!(matches!(slot.mailbox.take(true), Some(Next::Command(taken, 0)) if taken.id() == one.id()));
+        assert!(slot.mailbox.take(true).is_none());
     }
 }

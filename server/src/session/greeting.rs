@@ -19,7 +19,7 @@ use writ_protocol::refusal::RefusalCode;
 use writ_protocol::time::Timestamp;
 
 use super::readmit::readmit;
-use super::{End, Outbound, unreadable, vouch};
+use super::{End, Outbound, identity_record, unreadable};
 use crate::context::Server;
 use crate::store::unavailable;
 use crate::store::{Alarm, AlertKind, Contact, KnownAgent};
@@ -41,7 +41,7 @@ pub(super) struct Proven {
     /// What it was told to refuse from.
     pub(super) noted_from: Timestamp,
     /// The key its identity record claims to be signed by.
-    pub(super) vouched_by: Option<KeyId>,
+    pub(super) record_signed_by: Option<KeyId>,
 }
 
 /// What both sides said of this connection before the agent proves itself: the proof must repeat it.
@@ -203,7 +203,7 @@ async fn establish(
     let Hellos { claimed, agent_nonce, server_nonce, server_key } = hellos;
     let (bundle_version, mark) = (proof.bundle.0, proof.journal.next_mark);
     let admissions = proof.journal.admissions;
-    let vouched_by = vouch::claimed(&proof.identity_record);
+    let record_signed_by = identity_record::claimed(&proof.identity_record);
     let contact = Contact {
         agent: agent.id,
         at: now,
@@ -246,7 +246,7 @@ async fn establish(
         server_nonce,
         mark,
         admissions,
-        vouched_by,
+        record_signed_by,
     })
 }
 

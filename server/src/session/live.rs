@@ -18,15 +18,15 @@ use writ_protocol::refusal::Refusal;
 use super::budget::Budget;
 use super::greeting::Proven;
 use super::report::read_report;
-use super::{End, Outbound, unreadable, vouch};
+use super::{End, Outbound, identity_record, unreadable};
 use crate::context::Server;
-use crate::dispatch::{Ending, Next, Outgoing, SessionSlot};
+use crate::dispatch::{Next, Outgoing, SessionEnding, SessionSlot};
 use crate::receipts::{VerifiedReceipt, record_refusals};
 use crate::store::unavailable;
 use crate::store::{Alarm, AlertKind, KnownAgent, ReceiptFate, Report, SignOfLife};
 use crate::traces::Moment;
 
-/// Two processes with one identity would otherwise take the seat from each other without end.
+/// Two processes with one identity would otherwise take the slot from each other without end.
 const REPLACED_BACKOFF: Duration = Duration::from_secs(30);
 /// Commands under way to one agent without an answer; more wait in the store, so that both sides always get
 /// to read.
@@ -57,7 +57,7 @@ pub(super) struct Live<'a> {
     /// It used that up: nothing more of it is heard.
     is_noisy: bool,
     outbound: Outbound,
-    seat: SessionSlot,
+    slot: SessionSlot,
     /// How often each command was handed to this stream. An agent that saw more deliveries was sent some by
     /// somebody else (protocol.md §7.4).
     deliveries: HashMap<CommandId, u32>,
@@ -74,7 +74,7 @@ pub(super) struct Live<'a> {
     /// The newest bundle it has or was sent.
     bundle_version: u64,
     /// The key its identity record claims to be signed by.
-    vouched_by: Option<KeyId>,
+    record_signed_by: Option<KeyId>,
 }
 
 impl<'a> Live<'a> {
@@ -83,9 +83,10 @@ impl<'a> Live<'a> {
         proven: Proven,
         outbound: Outbound,
     ) -> Result<Self, End> {
-        let Proven { agent, bundle_version, server_nonce, mark, admissions, noted_from, vouched_by } = proven;
-        let seat = server.dispatcher.registry().seat(agent.id);
-        // Whatever was decided before there was a seat to be told: from here on the seat hears of it.
+        let Proven { agent, bundle_version, server_nonce, mark, admissions, noted_from, record_signed_by } =
+            proven;
+        let slot = server.dispatcher.registry().open_slot(agent.id);
+        // Whatever was decided before there was a slot to be told: from here on the slot hears of it.
         let known = server.store.known_agent(agent.id).await.map_err(unavailable)?;
         let Some(agent) = known.filter(|known| !known.is_removed) else {
             return Err(Failure::denied("agent_removed", "this agent was removed by an operator").into());
@@ -108,7 +109,7 @@ impl<'a> Live<'a> {
             noise_budget: Budget::new(NOISE, heartbeat, begun),
             is_noisy: false,
             outbound,
-            seat,
+            slot,
             deliveries: HashMap::new(),
             unanswered: HashMap::new(),
             is_held_back: false,
@@ -116,10 +117,10 @@ impl<'a> Live<'a> {
             admissions,
             admissions_before: admissions,
             bundle_version,
-            vouched_by,
+            record_signed_by,
         };
         live.hand_on_bundles().await?;
-        live.vouch_again().await?;
+        live.renew_identity_record().await?;
         Ok(live)
     }
 
@@ -134,14 +135,14 @@ impl<'a> Live<'a> {
     }
 
     /// After the bundles: a record by a key that was revoked is worth nothing to a server made anew.
-    async fn vouch_again(&mut self) -> Result<(), End> {
-        if !vouch::is_void(self.server, self.vouched_by) {
+    async fn renew_identity_record(&mut self) -> Result<(), End> {
+        if !identity_record::is_void(self.server, self.record_signed_by) {
             return Ok(());
         }
         // Whatever cannot be signed now is tried again with the next session or bundle.
-        match vouch::renew(self.server, self.agent.id).await {
+        match identity_record::renew(self.server, self.agent.id).await {
             Ok(Some(record)) => {
-                self.vouched_by = vouch::claimed(&record);
+                self.record_signed_by = identity_record::claimed(&record);
                 self.say(Frame::IdentityRecord(record)).await
             }
             Ok(None) => Ok(()),
@@ -186,7 +187,7 @@ impl<'a> Live<'a> {
         tokio::select! {
             biased;
             sent = self.outbound.send(frame) => Ok(sent?),
-            () = self.seat.line.told_to_end() => Err(End::Drained),
+            () = self.slot.mailbox.told_to_end() => Err(End::Drained),
         }
     }
 
@@ -205,7 +206,7 @@ impl<'a> Live<'a> {
         loop {
             if self.is_held_back && self.unanswered.len() < MAX_UNANSWERED / 2 {
                 self.is_held_back = false;
-                self.seat.line.look_into_store();
+                self.slot.mailbox.look_into_store();
             }
             if self.deliveries.len() >= MAX_COUNTED_DELIVERIES {
                 return self.come_back(Duration::ZERO, "too many commands on one stream").await;
@@ -215,7 +216,7 @@ impl<'a> Live<'a> {
             if is_late {
                 return self.come_back(Duration::ZERO, "the session is old").await;
             }
-            if let Some(ending) = self.seat.line.ending() {
+            if let Some(ending) = self.slot.mailbox.ending() {
                 return self.end(ending).await;
             }
             let takes_commands = self.agent.held.is_none() && self.unanswered.len() < MAX_UNANSWERED;
@@ -224,7 +225,7 @@ impl<'a> Live<'a> {
                 () = &mut shutting_down => return self.come_back(Duration::ZERO, "the server is shutting down").await,
                 frame = inbound.message() => {
                     last_heard = tokio::time::Instant::now();
-                    self.seat.line.heard(self.server.clock.wall());
+                    self.slot.mailbox.heard(self.server.clock.wall());
                     match frame {
                         // Boxed: an idle session keeps no room for what it does not do.
                         Ok(Some(proto::AgentFrame { frame: Some(frame) })) => Box::pin(self.receive(frame)).await?,
@@ -233,11 +234,11 @@ impl<'a> Live<'a> {
                         Err(status) => return Err(unreadable(&status)),
                     }
                 }
-                next = self.seat.line.next(takes_commands) => match next {
+                next = self.slot.mailbox.next(takes_commands) => match next {
                     Next::Command(outgoing, place) => Box::pin(self.deliver(&outgoing, place)).await?,
                     Next::TrustChanged => {
                         Box::pin(self.hand_on_bundles()).await?;
-                        Box::pin(self.vouch_again()).await?;
+                        Box::pin(self.renew_identity_record()).await?;
                     }
                     Next::LookIntoStore => Box::pin(self.catch_up()).await?,
                     Next::End(ending) => return self.end(ending).await,
@@ -258,7 +259,7 @@ impl<'a> Live<'a> {
     async fn catch_up(&mut self) -> Result<(), End> {
         let mut after = 0;
         // An end is dealt with before anything more is sent.
-        while !self.seat.line.is_ending() {
+        while !self.slot.mailbox.is_ending() {
             let now = self.server.clock.wall();
             let page = self
                 .server
@@ -338,7 +339,7 @@ impl<'a> Live<'a> {
                     let report = self.pending.take();
                     self.note_heard(report).await?;
                     // The store is the truth: whatever the dispatcher missed is found at the latest now.
-                    self.seat.line.look_into_store();
+                    self.slot.mailbox.look_into_store();
                 }
                 self.say(Frame::Heartbeat(proto::Heartbeat {})).await
             }
@@ -490,10 +491,14 @@ impl<'a> Live<'a> {
         SignOfLife { agent: self.agent.id, at: self.server.clock.wall(), admissions, report }
     }
 
-    async fn end(&self, ending: Ending) -> Result<(), End> {
+    async fn end(&self, ending: SessionEnding) -> Result<(), End> {
         match ending {
-            Ending::Replaced => self.come_back(REPLACED_BACKOFF, "the agent opened another session").await,
-            Ending::Decided => self.come_back(Duration::ZERO, "an operator decided about this agent").await,
+            SessionEnding::Replaced => {
+                self.come_back(REPLACED_BACKOFF, "the agent opened another session").await
+            }
+            SessionEnding::Decided => {
+                self.come_back(Duration::ZERO, "an operator decided about this agent").await
+            }
         }
     }
 

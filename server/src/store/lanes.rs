@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use tokio::sync::broadcast;
-use writ_database::{Answer, Batch};
+use writ_database::{Batch, Waiter};
 use writ_protocol::id::CommandId;
 
 use super::rows::{Contact, NewCommand, NewReceipt, Noted, ReceiptFate, RecordedCommand, SignOfLife};
@@ -13,13 +13,13 @@ use super::sql;
 #[derive(Debug)]
 pub(crate) enum Job {
     /// A command is recorded.
-    Command(NewCommand, Answer<Option<RecordedCommand>>),
+    Command(NewCommand, Waiter<Option<RecordedCommand>>),
     /// A receipt is recorded.
-    Receipt(NewReceipt, Answer<ReceiptFate>),
+    Receipt(NewReceipt, Waiter<ReceiptFate>),
     /// A session begins.
-    Contact(Contact, Answer<Noted>),
+    Contact(Contact, Waiter<Noted>),
     /// An agent was heard.
-    SignOfLife(SignOfLife, Answer<()>),
+    SignOfLife(SignOfLife, Waiter<()>),
 }
 
 /// Writes the jobs of a batch, and tells afterwards which commands have changed.

@@ -10,7 +10,7 @@ mod manager;
 mod receipts;
 mod tokens;
 
-pub(crate) use agents::{AgentRow, AllowList, Attribute, KnownAgent, Membership, Source};
+pub(crate) use agents::{AgentRow, AllowList, Attribute, AttributeSource, KnownAgent, Membership};
 pub use alert_kind::AlertKind;
 pub(crate) use alerts::{Alarm, AlertRow, SERVER};
 pub(crate) use bundles::{BackupRow, Behind, Fork, Holders};
@@ -21,7 +21,7 @@ pub(crate) use commands::{
 pub(crate) use contacts::{Contact, Noted, Report, SignOfLife};
 pub(crate) use manager::TakenRow;
 pub(crate) use receipts::{NewReceipt, ReceiptFate};
-pub(crate) use tokens::{Admission, EnrolmentTokenRow, NewToken, TokenUse};
+pub(crate) use tokens::{AgentAdmission, EnrolmentTokenRow, NewToken, TokenUse};
 
 pub(in crate::store) use commands::FIRST_ENDED;
 pub(in crate::store) use manager::{state_of, stored};

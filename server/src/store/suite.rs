@@ -115,8 +115,8 @@ async fn make_token(store: &Store, token: Digest, uses: u32) {
     store.create_enrolment_token(new).await.unwrap();
 }
 
-fn admission(agent: AgentId, name: &str, public_key: PublicKey, token: Digest) -> Admission {
-    Admission {
+fn admission(agent: AgentId, name: &str, public_key: PublicKey, token: Digest) -> AgentAdmission {
+    AgentAdmission {
         agent,
         name: name.to_owned(),
         public_key,
@@ -491,7 +491,7 @@ async fn what_an_agent_says_while_it_stays_is_kept_and_an_older_session_changes_
     assert_eq!((row.last_contact, row.reported_at, row.bundle_version), (later(5), later(5), 4));
     assert_eq!(row.actions, [("restart".to_owned(), ActionClass::Change.as_str().to_owned())]);
     let facts = |row: &AgentRow| {
-        let facts = row.attributes.iter().filter(|attribute| attribute.source == Source::Fact);
+        let facts = row.attributes.iter().filter(|attribute| attribute.source == AttributeSource::Fact);
         facts.map(|fact| format!("{}={}", fact.name, fact.value)).collect::<Vec<_>>()
     };
     assert_eq!(facts(&row), ["cpus=2", "os=linux"]);

@@ -8,12 +8,12 @@ use writ_protocol::keys::PublicKey;
 use writ_protocol::manager::Registration;
 use writ_protocol::time::Timestamp;
 
-use super::super::rows::{Admission, Counts, EntityRow, FIRST_ENDED};
+use super::super::rows::{Counts, EntityAdmission, EntityRow, FIRST_ENDED};
 use super::super::{Change, Store, StoreError};
 
 /// Listed entities: those that left are not.
-const LEFT: i64 = Admission::Left.stored();
-const WAITING: i64 = Admission::Waiting.stored();
+const LEFT: i64 = EntityAdmission::Left.stored();
+const WAITING: i64 = EntityAdmission::Waiting.stored();
 
 /// Whole entities: `which` is the condition.
 fn fetch(
@@ -112,7 +112,7 @@ impl Change<'_> {
     /// Forgets those that left before a time.
     pub(crate) fn forget_left(&mut self, before: Timestamp) -> Result<(), StoreError> {
         let sql = "DELETE FROM entities WHERE standing = ?2 AND last_contact < ?1";
-        self.0.execute(sql, &values![before, Admission::Left]).map(drop)
+        self.0.execute(sql, &values![before, EntityAdmission::Left]).map(drop)
     }
 
     /// Forgets one.

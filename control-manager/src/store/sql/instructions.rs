@@ -8,7 +8,8 @@ use writ_protocol::manager::{Outcome, TaskState};
 use writ_protocol::time::Timestamp;
 
 use super::super::rows::{
-    DeliveryRow, DeliveryState, EntityRow, FIRST_ENDED, InstructionRow, Issued, NewInstruction, Waiting,
+    DeliveryRow, DeliveryState, EntityRow, FIRST_ENDED, InstructionRow, Issued, NewInstruction,
+    WaitingInstruction,
 };
 use super::super::{Change, Store, StoreError};
 
@@ -159,7 +160,7 @@ impl Change<'_> {
         after: u64,
         limit: u32,
         now: Timestamp,
-    ) -> Result<Vec<Waiting>, StoreError> {
+    ) -> Result<Vec<WaitingInstruction>, StoreError> {
         let sql = format!(
             "SELECT deliveries.sequence AS number, task FROM deliveries
              JOIN instructions ON instructions.sequence = instruction
@@ -168,7 +169,7 @@ impl Change<'_> {
         );
         let values = values![entity.id, entity.epoch, after, now, limit];
         let waiting = self.0.fetch(&sql, &values, |record| {
-            Ok(Waiting { sequence: record.get("number")?, task: record.get("task")? })
+            Ok(WaitingInstruction { sequence: record.get("number")?, task: record.get("task")? })
         })?;
         if let (Some(first), Some(last)) = (waiting.first(), waiting.last()) {
             let sql = format!(

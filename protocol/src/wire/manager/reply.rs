@@ -6,7 +6,7 @@ use writ_proto::manager::v1::reply::Body as Answer;
 use super::super::field::{self, invalid, missing};
 use crate::envelope::InvalidDocument;
 use crate::limits::MAX_INSTRUCTIONS;
-use crate::manager::{ProbeAnswer, Rejection, RejectionCode, Reply, ReplyBody, Standing, Work};
+use crate::manager::{Listing, ProbeAnswer, Rejection, RejectionCode, Reply, ReplyBody, Work};
 
 impl TryFrom<proto::Reply> for Reply {
     type Error = InvalidDocument;
@@ -92,7 +92,7 @@ impl From<&ProbeAnswer> for proto::ProbeAnswer {
     }
 }
 
-impl TryFrom<proto::Standing> for Standing {
+impl TryFrom<proto::Standing> for Listing {
     type Error = InvalidDocument;
 
     fn try_from(message: proto::Standing) -> Result<Self, InvalidDocument> {
@@ -108,9 +108,9 @@ impl TryFrom<proto::Standing> for Standing {
     }
 }
 
-impl From<&Standing> for proto::Standing {
-    fn from(standing: &Standing) -> Self {
-        let Standing { entity, epoch, is_approved, manager, version, sandbox_connected } = standing;
+impl From<&Listing> for proto::Standing {
+    fn from(standing: &Listing) -> Self {
+        let Listing { entity, epoch, is_approved, manager, version, sandbox_connected } = standing;
         Self {
             entity_id: entity.as_bytes().to_vec().into(),
             epoch: *epoch,

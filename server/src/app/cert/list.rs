@@ -9,7 +9,7 @@ use writ_common::files;
 use writ_protocol::id::KeyId;
 
 use super::super::local::Place;
-use crate::authority::certificates::{self, Standing};
+use crate::authority::certificates::{self, CertificateState};
 use crate::authority::mismatch::Mismatch;
 use crate::authority::publisher::TrustPublisher;
 
@@ -39,7 +39,7 @@ pub(super) fn list(place: &Place, publisher: &TrustPublisher, only: Option<KeyId
             let key = entry.certificate.key();
             Row {
                 key_id: key.id().to_string(),
-                standing: Standing::of(entry, bundle, publisher.now).as_str(),
+                standing: CertificateState::of(entry, bundle, publisher.now).as_str(),
                 algorithm: key.algorithm().as_str(),
                 held_here: held.contains(&key.id()),
                 exportable: held.contains(&key.id()) && !publisher.files.stays_here(key.id()),

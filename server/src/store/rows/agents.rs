@@ -76,12 +76,12 @@ pub(crate) struct Attribute {
     /// Its value.
     pub value: String,
     /// Who says so.
-    pub source: Source,
+    pub source: AttributeSource,
 }
 
 /// Who says something of an agent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Source {
+pub(crate) enum AttributeSource {
     /// Its signed identity record.
     Record,
     /// An operator.
@@ -90,7 +90,7 @@ pub(crate) enum Source {
     Fact,
 }
 
-impl Source {
+impl AttributeSource {
     pub(in crate::store) const fn stored(self) -> i64 {
         match self {
             Self::Record => 0,
@@ -100,13 +100,13 @@ impl Source {
     }
 }
 
-impl ToValue for Source {
+impl ToValue for AttributeSource {
     fn to_value(&self) -> Value<'_> {
         Value::Integer(self.stored())
     }
 }
 
-impl FromValue for Source {
+impl FromValue for AttributeSource {
     fn from_value(value: Value<'_>) -> Option<Self> {
         let stored = i64::from_value(value)?;
         [Self::Record, Self::Label, Self::Fact].into_iter().find(|source| source.stored() == stored)

@@ -7,7 +7,7 @@ use writ_protocol::time::Timestamp;
 
 /// A new agent, ready to be recorded.
 #[derive(Debug)]
-pub(crate) struct Admission {
+pub(crate) struct AgentAdmission {
     /// Its id.
     pub agent: AgentId,
     /// Its name.

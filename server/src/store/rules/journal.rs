@@ -31,7 +31,7 @@ pub(in crate::store) struct KnownJournals {
 
 /// What becomes of a session's journal.
 #[derive(Debug)]
-pub(in crate::store) struct Decision {
+pub(in crate::store) struct JournalDecision {
     /// What is noted of the agent from now on.
     pub noted: Noted,
     /// Whether the journal is known from now on.
@@ -46,13 +46,13 @@ pub(in crate::store) fn decide(
     agent: AgentId,
     shown: &JournalStanding,
     at: Timestamp,
-) -> Decision {
+) -> JournalDecision {
     let raise = |kind, detail| Some(Alarm { kind, code: "", agent, count: 1, detail });
     if let Some(wrong) = find_fault(&known, shown) {
         let detail = format!("Nothing is sent to it until an operator decides: {wrong}.");
         // What it may have obeyed and forgotten was issued before now.
         let noted = Noted { held: Some(wrong), commands_from: at };
-        return Decision { noted, is_new: false, alarm: raise(AlertKind::Rewound, detail) };
+        return JournalDecision { noted, is_new: false, alarm: raise(AlertKind::Rewound, detail) };
     }
     let (mut noted, mut alarm) = (known.noted, None);
     if !known.is_known && known.last.is_some() {
@@ -61,7 +61,7 @@ pub(in crate::store) fn decide(
             "It began a new journal. Commands issued before that are refused as `too_old`.".to_owned();
         alarm = raise(AlertKind::JournalReplaced, detail);
     }
-    Decision { noted, is_new: !known.is_known, alarm }
+    JournalDecision { noted, is_new: !known.is_known, alarm }
 }
 
 /// What is wrong with the journal, if anything is.

@@ -7,7 +7,8 @@ use writ_protocol::id::AgentId;
 use writ_protocol::time::Timestamp;
 
 use super::super::rows::{
-    AgentRow, AlertKind, AllowList, Attribute, FIRST_ENDED, KnownAgent, Membership, Source, TargetState,
+    AgentRow, AlertKind, AllowList, Attribute, AttributeSource, FIRST_ENDED, KnownAgent, Membership,
+    TargetState,
 };
 use super::super::{Store, StoreError};
 use crate::selector::{Requirement, Selector};
@@ -132,10 +133,10 @@ impl Store {
     ) -> Result<(), StoreError> {
         let write = move |connection: &mut Connection| {
             let sql = "DELETE FROM attributes WHERE agent_id = ?1 AND name = ?2 AND source = ?3";
-            let label = Source::Label;
+            let label = AttributeSource::Label;
             connection.execute_each(sql, remove.iter().map(|name| values![agent, name, label]))?;
             for (name, value) in &set {
-                put_attribute(connection, agent, (name, value), Source::Label)?;
+                put_attribute(connection, agent, (name, value), AttributeSource::Label)?;
             }
             Ok(())
         };
@@ -274,7 +275,7 @@ pub(super) fn put_attribute(
     connection: &mut Connection,
     agent: AgentId,
     (name, value): (&str, &str),
-    source: Source,
+    source: AttributeSource,
 ) -> Result<(), StoreError> {
     let sql = "INSERT INTO attributes VALUES (?1, ?2, ?3, ?4) ON CONFLICT (agent_id, name) DO UPDATE
                SET value = excluded.value, source = excluded.source";
@@ -291,11 +292,11 @@ fn replace(
     let sql = "UPDATE agents SET name = (SELECT name FROM agents WHERE agent_id = ?2) WHERE agent_id = ?1";
     connection.execute(sql, &values![agent, older])?;
     let sql = "DELETE FROM attributes WHERE agent_id = ?1 AND source = ?2";
-    connection.execute(sql, &values![agent, Source::Label])?;
+    connection.execute(sql, &values![agent, AttributeSource::Label])?;
     let sql = "INSERT INTO attributes SELECT ?1, name, value, source FROM attributes
                WHERE agent_id = ?2 AND (source = ?3 OR name = 'name') ON CONFLICT (agent_id, name) DO UPDATE
                SET value = excluded.value, source = excluded.source";
-    connection.execute(sql, &values![agent, older, Source::Label])?;
+    connection.execute(sql, &values![agent, older, AttributeSource::Label])?;
     remove(connection, older, now)
 }
 

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use writ_common::admin::audit::NewAudit;
-use writ_database::{Connection, Decision, ToValue as _, append_audit, values};
+use writ_database::{Connection, KeepOrUndo, ToValue as _, append_audit, values};
 use writ_protocol::id::{AgentId, Digest};
 
 use super::super::rows::{BackupRow, Behind, Fork, Holders};
@@ -37,11 +37,11 @@ impl Store {
     ) -> Result<bool, StoreError> {
         let write = move |connection: &mut Connection| {
             if find_head(connection)? != Some(head) {
-                return Ok(Decision::Undo(false));
+                return Ok(KeepOrUndo::Undo(false));
             }
             insert(connection, &bundles)?;
             append_audit(connection, &call)?;
-            Ok(Decision::Keep(true))
+            Ok(KeepOrUndo::Keep(true))
         };
         self.database.decide(write).await
     }

@@ -7,7 +7,7 @@ use writ_protocol::id::{AgentId, Digest, SessionMark};
 use writ_protocol::time::Timestamp;
 
 use super::super::lanes::Job;
-use super::super::rows::{Contact, Noted, Report, SignOfLife, Source};
+use super::super::rows::{AttributeSource, Contact, Noted, Report, SignOfLife};
 use super::super::rules::journal::{self, KnownJournals};
 use super::super::{Store, StoreError};
 use super::agents::put_attribute;
@@ -194,16 +194,16 @@ fn note_facts(
     facts: &[(String, String)],
 ) -> Result<(), StoreError> {
     let sql = "SELECT name, value FROM attributes WHERE agent_id = ?1 AND source = ?2 ORDER BY name";
-    let known = connection.fetch(sql, &values![agent, Source::Fact], |record| {
+    let known = connection.fetch(sql, &values![agent, AttributeSource::Fact], |record| {
         Ok((record.get::<String>("name")?, record.get::<String>("value")?))
     })?;
     if known == facts {
         return Ok(());
     }
     let sql = "DELETE FROM attributes WHERE agent_id = ?1 AND source = ?2";
-    connection.execute(sql, &values![agent, Source::Fact])?;
+    connection.execute(sql, &values![agent, AttributeSource::Fact])?;
     for (name, value) in facts {
-        put_attribute(connection, agent, (name, value), Source::Fact)?;
+        put_attribute(connection, agent, (name, value), AttributeSource::Fact)?;
     }
     Ok(())
 }

@@ -2,12 +2,14 @@
 
 use bytes::Bytes;
 use writ_database::dialect::digests_like;
-use writ_database::{Connection, Decision, Record, ToValue as _, values};
+use writ_database::{Connection, KeepOrUndo, Record, ToValue as _, values};
 use writ_protocol::id::{AgentId, Digest};
 use writ_protocol::identity::IdentityRecord;
 use writ_protocol::time::Timestamp;
 
-use super::super::rows::{Admission, Alarm, AlertKind, EnrolmentTokenRow, NewToken, Source, TokenUse};
+use super::super::rows::{
+    AgentAdmission, Alarm, AlertKind, AttributeSource, EnrolmentTokenRow, NewToken, TokenUse,
+};
 use super::super::rules::admission::{self, KnownKey, KnownToken};
 use super::super::{Store, StoreError};
 use super::agents::put_attribute;
@@ -74,7 +76,7 @@ impl Store {
     ) -> Result<(), StoreError> {
         let write = move |connection: &mut _| {
             let IdentityRecord { agent, public_key, name, realm, .. } = record;
-            let admission = Admission {
+            let admission = AgentAdmission {
                 agent,
                 name,
                 public_key,
@@ -90,27 +92,30 @@ impl Store {
     }
 
     /// Spends one use of a token and records the agent, or finds what the same token and key got before.
-    pub(crate) async fn admit(&self, admission: Admission) -> Result<TokenUse, StoreError> {
+    pub(crate) async fn admit(&self, admission: AgentAdmission) -> Result<TokenUse, StoreError> {
         self.database.decide(move |connection| admit(connection, &admission)).await
     }
 }
 
-fn admit(connection: &mut Connection, admission: &Admission) -> Result<Decision<TokenUse>, StoreError> {
-    let Admission { agent, name, public_key, identity_record, token, now, .. } = admission;
+fn admit(
+    connection: &mut Connection,
+    admission: &AgentAdmission,
+) -> Result<KeepOrUndo<TokenUse>, StoreError> {
+    let AgentAdmission { agent, name, public_key, identity_record, token, now, .. } = admission;
     let sql = "SELECT identity_record, token_digest FROM agents WHERE public_key = ?1";
     let key = connection.first(sql, &values![public_key.spki()], |record| {
         Ok(KnownKey { identity_record: record.get("identity_record")?, token: record.get("token_digest")? })
     })?;
     let known = find_token(connection, *token)?;
     match admission::decide(key, *token, known, *now) {
-        admission::Decision::Refused => Ok(Decision::Undo(TokenUse::Refused)),
-        admission::Decision::Again(record) => Ok(Decision::Undo(TokenUse::Admitted(record))),
+        admission::Decision::Refused => Ok(KeepOrUndo::Undo(TokenUse::Refused)),
+        admission::Decision::Again(record) => Ok(KeepOrUndo::Undo(TokenUse::Admitted(record))),
         admission::Decision::New { realm } => {
             let sql = "UPDATE enrolment_tokens SET uses = uses + 1 WHERE token_digest = ?1";
             connection.execute(sql, &values![token])?;
             note_same_name(connection, *agent, name, *now)?;
             insert_agent(connection, admission, &realm)?;
-            Ok(Decision::Keep(TokenUse::Admitted(identity_record.clone())))
+            Ok(KeepOrUndo::Keep(TokenUse::Admitted(identity_record.clone())))
         }
     }
 }
@@ -143,16 +148,20 @@ fn note_same_name(
     raise(connection, &Alarm { kind: AlertKind::SameName, code: "", agent, count: 1, detail }, now)
 }
 
-fn insert_agent(connection: &mut Connection, admission: &Admission, realm: &str) -> Result<(), StoreError> {
-    let Admission { agent, name, public_key, identity_record, token, agent_version, now } = admission;
+fn insert_agent(
+    connection: &mut Connection,
+    admission: &AgentAdmission,
+    realm: &str,
+) -> Result<(), StoreError> {
+    let AgentAdmission { agent, name, public_key, identity_record, token, agent_version, now } = admission;
     let sql = "INSERT INTO agents
                    (agent_id, name, realm, public_key, token_digest, identity_record, enrolled_at, agent_version)
                VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) ON CONFLICT DO NOTHING";
     let spki = public_key.spki();
     let values = values![agent, name, realm, spki, token, identity_record, now, agent_version];
     connection.execute(sql, &values)?;
-    put_attribute(connection, *agent, ("name", name), Source::Record)?;
-    put_attribute(connection, *agent, ("realm", realm), Source::Record)
+    put_attribute(connection, *agent, ("name", name), AttributeSource::Record)?;
+    put_attribute(connection, *agent, ("realm", realm), AttributeSource::Record)
 }
 
 fn read(record: &Record<'_>) -> Result<EnrolmentTokenRow, StoreError> {
