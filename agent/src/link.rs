@@ -182,7 +182,7 @@ impl Link {
                 }
                 Err(error) => {
                     self.note(&error);
-                    // Before it is logged: whoever has read that finds it in the status, too.
+                    // Before it is logged: a reader of the log finds it in the status, too.
                     self.status.disconnected(&format!("{endpoint}: {error}"), error.is_lasting());
                     warn!(endpoint, %error, "no session");
                     if matches!(&error, LinkError::Connect(error) if error.is_unverifiable()) {
@@ -191,7 +191,7 @@ impl Link {
                 }
             }
         }
-        // Verified endpoints came first. Whoever answers now proves nothing, and hears nothing but a bundle's
+        // Verified endpoints came first. A server that answers now proves nothing, and hears nothing but a bundle's
         // number.
         for endpoint in &unverifiable {
             info!(endpoint, "the channel cannot be verified: asking for trust bundles alone");
@@ -247,7 +247,7 @@ impl Link {
     }
 }
 
-/// Asks whoever answers at an endpoint for successors of the bundle held, and hands bundles back to who has
+/// Asks the server at an endpoint for successors of the bundle held, and hands bundles back to one that has
 /// only earlier ones; says nothing else (protocol.md §6.11). What comes back is walked along as always, so
 /// that a lost TLS key or authority strands nobody. Says whether there were any.
 async fn ask_for_bundles(core: &AgentCore, endpoint: &str) -> Result<bool, LinkError> {

@@ -402,7 +402,7 @@ impl AgentCore {
         let AdmittedCommand { durable, digest, expires_at, plan, started } = admitted;
         let (_place, started_at, attempt) = match started {
             Some(Started { place }) => {
-                // Whoever holds its announcement back does not choose when it starts.
+                // A thief who holds its announcement back does not choose when it starts.
                 let now = self.now();
                 if now >= expires_at {
                     let refusal =

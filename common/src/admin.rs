@@ -194,7 +194,7 @@ pub trait AdminBackend: Send + Sync + 'static {
     /// Where operators and the audit logs are kept.
     fn store(&self) -> &Self::Store;
 
-    /// What runs to its end whoever hangs up.
+    /// What runs to its end although its caller hangs up.
     fn tasks(&self) -> &Shutdown;
 
     /// Time.

@@ -148,7 +148,7 @@ where
     let shutdown = Shutdown::new();
     let result = runtime.block_on(async {
         let ends = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::quit()].map(signal);
-        // Whoever started it with `nohup` has decided already.
+        // `nohup` has decided already.
         let hang_up: Vec<_> =
             if is_hang_up_ignored() { Vec::new() } else { vec![signal(SignalKind::hangup())] };
         // Each of them would end the process at once, whatever it is doing.

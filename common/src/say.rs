@@ -1,4 +1,4 @@
-//! Words for whoever started a program. That they are not read any more is no reason to end by a panic, as
+//! Words for the person who started a program. That they are not read any more is no reason to end by a panic, as
 //! `eprintln!` would.
 
 use std::fmt::Display;
@@ -9,7 +9,7 @@ pub fn aside(text: impl Display) {
     let _ = writeln!(io::stderr(), "{text}");
 }
 
-/// A result to standard output. Whoever reads it may have seen enough: `… | head -1` is no failure.
+/// A result to standard output. Its reader may have seen enough: `… | head -1` is no failure.
 ///
 /// # Errors
 /// When it cannot be written for another reason, such as a full disk.

@@ -69,7 +69,7 @@ impl Start<'_> {
     }
 }
 
-/// Everything is loaded and bound; whoever waits for this service may go on.
+/// Everything is loaded and bound; units that wait for this service may go on.
 pub fn ready() {
     say(&[NotifyState::Ready]);
 }

@@ -1,4 +1,4 @@
-//! Text from elsewhere: before it reaches a terminal, so that whoever wrote it cannot steer that; and
+//! Text from elsewhere: before it reaches a terminal, so that its author cannot steer that; and
 //! secrets, as files have them.
 
 use zeroize::Zeroizing;

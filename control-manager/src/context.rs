@@ -33,7 +33,7 @@ pub(crate) struct Manager {
     pub store: Store,
     /// Entities dialled at a time.
     pub dials: Semaphore,
-    /// Callbacks tried at a time, for whoever asks: they keep no entity waiting.
+    /// Callbacks tried at a time, for any stranger: they keep no entity waiting.
     pub trials: Semaphore,
     /// How much the audit logs keep.
     pub audit: AuditSettings,

@@ -42,7 +42,7 @@ pub(crate) fn call(manager: &Arc<Manager>, entity: &EntityRow) {
     });
 }
 
-/// Tries a callback before there is an entity. Whoever asks is a stranger: it hears whether the nonce was
+/// Tries a callback before there is an entity. The caller is a stranger: it hears whether the nonce was
 /// taken, and nothing else of what the manager can reach.
 ///
 /// # Errors

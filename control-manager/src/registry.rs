@@ -21,7 +21,7 @@ use crate::store::{Change, EntityAdmission, EntityRow, KeepOrUndo, StoreError, u
 
 /// Entities under one manager.
 const MAX_ENTITIES: u64 = 10_000;
-/// Entities that wait to be let in, or left a moment ago: whoever reaches the port may be one.
+/// Entities that wait to be let in, or left a moment ago: any stranger who reaches the port may be one.
 const MAX_WAITING: u64 = 256;
 /// A call is not believed longer than [`SKEW`]; after this nobody can say one of an entity that left again.
 const LEFT_IS_KEPT: Duration = Duration::from_secs(120);
@@ -200,7 +200,7 @@ fn check_call(
         if known.admission == EntityAdmission::Left && !is_departure {
             return no(RejectionCode::UnknownEntity, "it unregistered".to_owned());
         }
-        // Whoever asked and never heard an answer leaves without knowing the number.
+        // An entity that asked and never heard an answer leaves without knowing the number.
         let is_unanswered = is_departure && call.epoch == 0;
         if call.epoch != known.epoch && !is_unanswered {
             let detail = format!("registration {} is not the one that holds", call.epoch);
@@ -236,7 +236,7 @@ fn register(
     let shown = registration.token.take();
     let is_in = known.as_ref().is_some_and(|known| known.admission == EntityAdmission::Approved);
     let mut admission = if is_in { EntityAdmission::Approved } else { EntityAdmission::Waiting };
-    // Whoever is in needs none, and spends none.
+    // An entity that is in needs none, and spends none.
     if let Some(shown) = &shown
         && !is_in
     {

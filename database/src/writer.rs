@@ -171,7 +171,7 @@ impl Batch<'_> {
     fn answer<T: Send + 'static>(&mut self, answer: Waiter<T>, outcome: Result<T, DatabaseError>) {
         self.finishes.push(Box::new(move |not_committed| {
             let not_committed = not_committed.map(|why| Err(DatabaseError::NotCommitted(why.to_owned())));
-            // Whoever asked may have gone meanwhile.
+            // The caller may have gone meanwhile.
             let _ = answer.send(not_committed.unwrap_or(outcome));
         }));
     }

@@ -97,7 +97,7 @@ struct Log {
 }
 
 impl Log {
-    /// Whoever fails while it looks must not keep others from saying why.
+    /// A test that fails while it looks must not keep others from saying why.
     fn lock(&self) -> std::sync::MutexGuard<'_, (Vec<String>, bool)> {
         self.lines.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }

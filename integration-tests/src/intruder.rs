@@ -48,7 +48,7 @@ pub struct Intruder {
 
 #[derive(Debug, Default)]
 struct Lines {
-    /// Said to whoever asks for the chain; empty: the real server is asked.
+    /// Said to an agent that asks for the chain; empty: the real server is asked.
     chain: Mutex<Vec<bytes::Bytes>>,
     asked: Mutex<Vec<proto::TrustChainRequest>>,
     agents: Mutex<HashMap<AgentId, Line>>,

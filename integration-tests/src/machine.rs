@@ -290,7 +290,7 @@ impl Machine {
         command.args(["sh", "-c", script]);
         let mut child =
             command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        // Whoever does not read it is not wrong.
+        // A program that does not read it is not wrong.
         let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
         let output = child.wait_with_output().unwrap();
         Said {

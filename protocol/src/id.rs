@@ -182,7 +182,7 @@ macro_rules! hash_type {
             type Err = InvalidId;
             fn from_str(text: &str) -> Result<Self, InvalidId> {
                 let wrong = InvalidId::Text { what: $what, text: text.to_owned() };
-                // One way to write it: two texts of one key would be two keys to whoever compares texts.
+                // One way to write it: two texts of one key would be two keys where texts are compared.
                 if text.bytes().any(|byte| byte.is_ascii_uppercase()) {
                     return Err(wrong);
                 }

@@ -15,7 +15,7 @@ pub enum Algorithm {
     /// RFC 8032. The default: fast, and its signatures have one form.
     #[default]
     Ed25519,
-    /// ECDSA on P-256 with SHA-256 (FIPS 186-4), for whoever must use it.
+    /// ECDSA on P-256 with SHA-256 (FIPS 186-4), where it is prescribed.
     P256,
 }
 

@@ -304,7 +304,7 @@ impl Bridge {
         self.live.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whoever changes the line takes a turn; it may last as long as the manager takes to answer.
+    /// A change of the line takes a turn; it may last as long as the manager takes to answer.
     pub(crate) async fn turn(&self) -> BridgeGuard {
         let alone = Arc::clone(&self.turns).lock_owned().await;
         BridgeGuard { held: self.held(), _alone: alone }

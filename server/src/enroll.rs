@@ -18,7 +18,7 @@ use crate::context::Server;
 use crate::store::{AgentAdmission, TokenUse, unavailable};
 
 /// Spends a token. The same token and key always give the same answer, counted once. Where an address failed
-/// too often, nothing is verified for tokens nobody made; whoever has a good one is let in, for a whole site
+/// too often, nothing is verified for tokens nobody made; a good one is let in, for a whole site
 /// may share an address.
 ///
 /// # Errors
@@ -43,7 +43,7 @@ pub(crate) async fn enroll(
     enrolled
 }
 
-/// Few at a time: whoever guesses must not keep sessions from the database.
+/// Few at a time: guesses must not keep sessions from the database.
 async fn is_token_good(server: &Server, secret: &[u8]) -> Result<bool, Failure> {
     let Ok(_turn) = server.token_checks.try_acquire() else { return Ok(false) };
     let realm = server.store.enrolment_realm(Digest::of(secret), server.clock.wall()).await;

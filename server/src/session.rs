@@ -52,7 +52,7 @@ impl Outbound {
 
     pub(crate) async fn send(&self, frame: Frame) -> Result<(), Gone> {
         let frame = Box::new(Ok(proto::ServerFrame { frame: Some(frame) }));
-        // A timer only for whoever does not read.
+        // A timer only for an agent that does not read.
         let frame = match self.sender.try_send(frame) {
             Ok(()) => return Ok(()),
             Err(TrySendError::Closed(_)) => return Err(Gone),

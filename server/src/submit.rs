@@ -1,4 +1,4 @@
-//! The one door for commands: whoever wants agents to do something comes through [`submit`].
+//! The one door for commands: all that agents are asked to do comes through [`submit`].
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -166,7 +166,7 @@ pub(crate) async fn resolve(server: &Arc<Server>, selection: Selection) -> Resul
                     format!("no agent matches `{selector}`; see: writ agents list --selector '{selector}'");
                 return Err(Failure::precondition("no_agents", text));
             }
-            // Who asks for a host by name means one, and whoever has a token may enrol under it.
+            // A caller who names a host means one, and any holder of a token may enrol under that name.
             if let Some(name) = server.store.shared_name(&selector).await.map_err(unavailable)? {
                 let text = format!(
                     "several agents of `{selector}` are called `{name}`; add a label that only one has, or use ids. {SAME_NAME}"
@@ -202,7 +202,7 @@ pub(crate) async fn resolve(server: &Arc<Server>, selection: Selection) -> Resul
 /// The same as [`find_agent`] without everything else that is known of it: thousands are named in a second.
 async fn find_target(server: &Arc<Server>, text: &str) -> Result<(AgentId, bool), Failure> {
     if let Ok(id) = text.parse::<AgentId>() {
-        // Removing an agent ends its session: whoever has one is enrolled and not removed.
+        // Removing an agent ends its session: an agent that has one is enrolled and not removed.
         if server.dispatcher.registry().is_connected(id) {
             return Ok((id, false));
         }

@@ -1,4 +1,4 @@
-//! Traces for whoever has a collector: what became of a command and when, in OTLP over gRPC (OpenTelemetry
+//! Traces for a collector: what became of a command and when, in OTLP over gRPC (OpenTelemetry
 //! Protocol 1.x). Off unless `traces.endpoint` is set. docs/telemetry.md lists every span and attribute.
 //!
 //! A command's id is the id of its trace, so that one is found by the other, across restarts of this server

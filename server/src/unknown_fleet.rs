@@ -14,7 +14,7 @@ use writ_protocol::trust::Chain;
 
 /// Addresses remembered; past it the one that was silent for longest goes.
 const MAX_STRANGERS: usize = 1024;
-/// Addresses remembered of one source: whoever has a whole network must not push all others out.
+/// Addresses remembered of one source: the holder of a whole network must not push all others out.
 const MAX_OF_A_SOURCE: usize = 16;
 
 /// A host that obeys another chain.
@@ -58,7 +58,7 @@ impl UnknownFleetPeers {
         *stranger = Stranger { version, digest, asked: stranger.asked + 1, last_at: now, address };
     }
 
-    /// Those whose bundle this chain still does not have, the latest first: whoever handed its bundles back
+    /// Those whose bundle this chain still does not have, the latest first: an agent that handed its bundles back
     /// is no stranger any more.
     #[must_use]
     pub(crate) fn list(&self, chain: &Chain) -> Vec<Stranger> {

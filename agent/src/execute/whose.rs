@@ -1,4 +1,4 @@
-//! Who could change what stands at a path: whoever may write the file, a folder on the way to it, or a link
+//! Who could change what stands at a path: all who may write the file, a folder on the way to it, or a link
 //! that leads there.
 
 use std::collections::VecDeque;

@@ -155,7 +155,7 @@ async fn enroll_at(
     }
     // Commands sent between now and the first session are then not too old.
     journal.be_born(record.recorded_at).map_err(|error| Attempt::Final(error.into()))?;
-    // Trust before identity: whoever is enrolled knows whom to obey.
+    // Trust before identity: an agent that is enrolled knows whom to obey.
     Trust::keep(files, &chain).map_err(|error| Attempt::Final(error.into()))?;
     writ_common::checkpoint!("trust_kept");
     Identity::keep_record(files, &answer.identity_record).map_err(|error| Attempt::Final(error.into()))?;

@@ -121,7 +121,7 @@ pub(super) async fn hear(
         Err(refusal) if may_be_mended_by_a_bundle(refusal.code) => match fetch_chain(core, client).await {
             Ok(()) => judge(),
             Err(error @ (LinkError::Journal(_) | LinkError::Follow(_))) => return Err(error),
-            // Whoever greets falsely must not be able to hide it by not answering.
+            // A false greeting must not stay hidden because no answer follows it.
             Err(error) => {
                 info!(%error, "no bundle to be had");
                 Err(refusal)
@@ -165,7 +165,7 @@ pub(super) async fn greet(
     let Frame::Welcome(envelope) = next(&mut inbound).await? else {
         return Err(LinkError::Protocol("it does not welcome a proven agent"));
     };
-    // By the key of the hello: whoever cannot sign must not be able to say that the proof was noted.
+    // By the key of the hello: a server that cannot sign must not be able to say that the proof was noted.
     let keys = chain.head().bundle.signing.iter().map(|entry| entry.certificate.key());
     let keys = keys.filter(|key| verified.signers().contains(&key.id()));
     let candidates: Vec<_> = keys.map(Candidate::accepted).collect();

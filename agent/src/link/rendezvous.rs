@@ -1,4 +1,4 @@
-//! The question nobody can keep from being asked: whatever settings say and whoever holds the session, the
+//! The question nobody can keep from being asked: whatever settings say and whichever server holds the session, the
 //! endpoints of the trust bundle are asked for a successor now and then. So the thief of a signing key who
 //! sends agents elsewhere does not keep them (protocol.md §6.13).
 
@@ -12,7 +12,7 @@ use writ_common::backoff::jitter;
 use super::ask_for_bundles;
 use crate::obey::AgentCore;
 
-/// Asks until it is dropped, each time after half to all of a period; whoever holds a session is told when it
+/// Asks until it is dropped, each time after half to all of a period; the session is told when it
 /// led to something.
 pub(super) async fn run(core: &AgentCore, every: Duration, learnt: &Arc<Notify>) {
     loop {

@@ -131,7 +131,7 @@ pub(crate) struct Changes {
     /// Silence after which something is wrong with it: at least three heartbeats.
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub(crate) abnormal_after: Option<Duration>,
-    /// No TLS up to the manager: whoever listens in between reads along. Refused with passwords and tokens.
+    /// No TLS up to the manager: a listener in between reads along. Refused with passwords and tokens.
     #[arg(long, value_name = "true|false", alias = "clear-text-i-know-what-i-do")]
     pub(crate) clear_text_i_know_what_i_am_doing: Option<bool>,
     /// No CA: nobody says who answers, and what the manager says is not obeyed.

@@ -197,7 +197,7 @@ const ANSWER_TIME: Duration = Duration::from_secs(30);
 /// Prints a command with each agent's answer.
 pub(super) async fn print(format: Format, client: &Client, command: Command) -> Result<Counts, Failure> {
     let mut shown = show(command);
-    // Whoever waited so long for agents does not wait for ever for a server.
+    // A caller that waited so long for agents does not wait for ever for a server.
     let targets = tokio::time::timeout(ANSWER_TIME, targets(client, &shown.command_id)).await;
     let targets = targets.map_err(|_| {
         let later = client.typed(&format!("writ commands show {}", shown.command_id));

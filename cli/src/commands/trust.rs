@@ -166,7 +166,7 @@ pub(super) async fn run(format: Format, client: &Client, verb: Trust) -> Result<
         Trust::Converge { watch, timeout, csv } => {
             let converged = if watch { follow(client, timeout).await? } else { None };
             let (now, behind) = match converged {
-                // What was waited for is what is said, whoever comes next.
+                // The outcome that was waited for is said, whatever comes next.
                 Some(now) => (now, Vec::new()),
                 None => {
                     let now = client.trust().get_convergence(GetConvergenceRequest {}).await?;

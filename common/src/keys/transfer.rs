@@ -120,7 +120,7 @@ fn decrypt(der: &[u8], passphrase: Option<&str>) -> Result<Zeroizing<Vec<u8>>, I
     let unsupported = |error: &dyn std::fmt::Display| InvalidPair::Unsupported(error.to_string());
     let sealed = EncryptedPrivateKeyInfoRef::try_from(der).map_err(|error| unsupported(&error))?;
     if let Some(parameters) = sealed.encryption_algorithm.pbes2() {
-        // Before it is begun: whoever made the file decides what it costs.
+        // Before it is begun: the maker of the file decides what it costs.
         let is_bounded = match &parameters.kdf {
             Kdf::Pbkdf2(kdf) => kdf.iteration_count <= MAX_ITERATIONS,
             Kdf::Scrypt(kdf) => {

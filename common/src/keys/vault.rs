@@ -1,4 +1,4 @@
-//! Secrets at rest under a key of this host, kept in a file of its own: whoever copies the database alone has
+//! Secrets at rest under a key of this host, kept in a file of its own: a copy of the database alone has
 //! none of them. The age format (v1, X25519 recipient).
 
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! Proxies: HTTP CONNECT and SOCKS. What they say besides yes is told apart, for whoever has to mend it.
+//! Proxies: HTTP CONNECT and SOCKS. What they say besides yes is told apart, so that an operator can mend it.
 
 use std::io;
 
@@ -160,7 +160,7 @@ async fn http_connect(
         answer.push(stream.read_u8().await.map_err(broken)?);
     }
     let first = answer.split(|byte| matches!(byte, b'\r' | b'\n')).next().unwrap_or_default();
-    // Whoever stands on the way writes it: a line of a log, and no more of it.
+    // The proxy writes it, or a thief on the way: a line of a log, and no more of it.
     let said = quoted(&String::from_utf8_lossy(first));
     let is_http = said.starts_with("HTTP/");
     let status = said.split(' ').nth(1).and_then(|code| code.parse::<u16>().ok());

@@ -35,10 +35,10 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 pub enum Anchors {
     /// These authorities, DER.
     Authorities(Vec<Vec<u8>>),
-    /// These authorities, DER, whatever this host's clock says of dates. Only for whoever checks next that a
+    /// These authorities, DER, whatever this host's clock says of dates. Only where it is checked next that a
     /// signed hello names the leaf (protocol.md §6.2): the clock of an agent's host decides nothing.
     AuthoritiesAtAnyDate(Vec<Vec<u8>>),
-    /// Nothing: whoever answers. Only for questions whose answers prove themselves and which say nothing of
+    /// Nothing: any server may answer. Only for questions whose answers prove themselves and which say nothing of
     /// who asks (protocol.md §6.11).
     Unverified,
     /// An authority the peer shows itself, whose SubjectPublicKeyInfo has one of these SHA-256 hashes.
@@ -278,7 +278,7 @@ where
     // A zone cannot stand in the authority of a URI as it is written; nobody looks at this one.
     let authority = if endpoint.contains('%') { "link.local" } else { endpoint };
     let target = Endpoint::from_shared(format!("http://{authority}")).map_err(http)?;
-    // The stream made above is handed over once. When it breaks the channel is dead: whoever holds it
+    // The stream made above is handed over once. When it breaks the channel is dead: its holder
     // connects again from the start, and with it checks again from the start.
     let mut stream = Some(stream);
     let connector = tower::service_fn(move |_: http::Uri| {
@@ -350,7 +350,7 @@ enum Judge {
     AtAnyDate(Arc<WebPkiServerVerifier>),
     /// The shown authority with one of these hashes is the only root.
     Pinned(Vec<Digest>),
-    /// Whoever holds the key of the leaf shown.
+    /// The holder of the key of the leaf shown.
     Nobody,
 }
 

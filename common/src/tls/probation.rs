@@ -2,7 +2,7 @@
 //!
 //! One measure for all of it: bytes. A connection costs some before it says a word, what it sends counts, and
 //! so does an answer that waits for it to read. Past a bound the oldest connection of the largest source
-//! goes. Whoever means it has proven itself long before; whoever keeps silent to keep others out loses its
+//! goes. An honest peer has proven itself long before; one that keeps silent to keep others out loses its
 //! own places.
 
 use std::cmp::Reverse;
@@ -510,7 +510,7 @@ mod tests {
         let bytes = || unproven.0.held.lock().unwrap().bytes;
         assert_eq!(bytes(), ROOM.of_a_source);
         second.probation.read(1);
-        assert!(is_gone(&first) && !is_gone(&second), "the oldest goes, whoever went too far");
+        assert!(is_gone(&first) && !is_gone(&second), "the oldest goes, whichever went too far");
         let session = second.in_session();
         second.probation.read(one * 9);
         assert_eq!(bytes(), 0, "who has proven itself may send");

@@ -72,7 +72,7 @@ pub(super) async fn init(options: Init, shutdown: &Shutdown) -> Result<(), Fatal
     }
     let opened = Authority::open(&files, now).map_err(|error| failed(&error))?;
     let secret = new_token();
-    // Whoever puts the old database back needs the old one.
+    // The old database, if it is put back, needs the old token.
     database_file::move_aside(&files.admin_token(), now).map_err(|error| failed(&error))?;
     files::write_secret(&files.admin_token(), secret.as_bytes()).map_err(|error| failed(&error))?;
     let id = ManagerId::generate(now);

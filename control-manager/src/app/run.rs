@@ -143,7 +143,7 @@ fn entity_port(manager: &Arc<Manager>) -> Router {
 
 /// The same without TLS, where an operator asked for it.
 fn serve_in_clear(manager: &Arc<Manager>, listener: TcpListener) {
-    warn!("entities may come in clear text: whoever listens in between reads along");
+    warn!("entities may come in clear text: a listener in between reads along");
     let (served, asked) = (entity_port(manager), manager.shutdown.clone());
     manager.shutdown.spawn(async move {
         if let Err(error) = listener::serve(served, listener, None, Room::OTHERS, &asked).await {

@@ -260,7 +260,7 @@ fn an_action_has_the_rights_of_the_agents_user_unless_the_host_says_otherwise() 
     let refused = lan.on_hub(|| fleet.writ(&["send", "action", "restart", "--agent", "web1", "--wait"]));
     let _failed = refused.failed(1);
 
-    // Whoever is root is told whose state this is, and nothing of root's is left in it.
+    // Root is told whose state this is, and nothing of root's is left in it.
     let enrolled = web1.sh("echo x | writ-agent enroll --token-file -");
     assert_eq!(enrolled.code, 64, "{enrolled:?}");
     let ran = web1.sh("systemctl stop writ-agent; writ-agent run").failed(1);

@@ -117,7 +117,7 @@ fn ten_thousand_wrong_tokens_cost_little_and_keep_no_honest_agent_out() {
     assert_eq!(wrong + throttled, 10_000);
     assert!((20..200).contains(&wrong), "{wrong} wrong tokens were verified, the rest was not");
     assert_eq!(fleet.server().count("enrolment refused: token"), 1, "a stranger fills no log");
-    // Whoever has a good token is let in, from the same address too; whoever is in is not disturbed.
+    // A good token lets in, from the same address too; agents that are in are not disturbed.
     let _oslo = fleet.agent("oslo");
     assert_eq!(fleet.json(&["send", "ping", "--all", "--wait"])["done"], 2);
     assert_eq!(rome.count("session began"), 1);

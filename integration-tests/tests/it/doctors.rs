@@ -321,7 +321,7 @@ fn doctors_look_at_the_host_too() {
     for check in ["folder", "disk", "limits"] {
         assert_eq!(finding(&host, check)["level"], "good", "{host:#}");
     }
-    // Others may write into the folder: whoever they are, they can make themselves the agent.
+    // Others may write into the folder: any of them can become the agent.
     let folder = fleet.path("rome");
     fs::set_permissions(&folder, fs::Permissions::from_mode(0o777)).unwrap();
     let open = fleet

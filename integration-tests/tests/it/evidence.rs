@@ -24,7 +24,7 @@ fn evidence_holds_offline_here_and_in_python_and_nothing_altered_does() {
     let twice = fleet.writ(&["evidence", "export", sent["command_id"].as_str().unwrap(), "--file", file]);
     assert_eq!(twice.code, 8, "an existing file is not overwritten: {twice:?}");
 
-    // Whoever verifies needs no server and no context.
+    // Verifying needs no server and no context.
     fleet.kill_server();
     let holds = fleet.json(&["evidence", "verify", file, "--pin", pin]);
     assert_eq!((&holds["holds"], &holds["digest"]), (&true.into(), &sent["digest"]));

@@ -48,7 +48,7 @@ fn with_the_authority_alone_a_server_is_rebuilt_from_the_chain_any_agent_holds()
 fn with_neither_backup_nor_authority_the_agents_that_obey_nobody_are_counted_listed_and_the_cure_is_named() {
     let mut fleet = Fleet::new(Build::Testing);
     let rome = fleet.agent("rome");
-    // Whoever makes a fleet where one lives gives that one up, and says so by its name.
+    // A fleet is made where one lives only if that one is given up by its name.
     let in_use = fleet.init_with(&["--replace-fleet", "acme"]);
     assert!(in_use.code == 1 && in_use.stderr.contains("another process"), "{in_use:?}");
     fleet.kill_server();

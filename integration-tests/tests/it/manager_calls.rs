@@ -1,4 +1,4 @@
-//! What a manager takes from whoever reaches its port.
+//! What a manager takes from any stranger that reaches its port.
 
 use std::time::Duration;
 
@@ -133,7 +133,7 @@ fn calls_that_are_forged_stale_replayed_or_of_another_kind_are_refused_and_list_
     }
     let refused = caller.send(&poll(0), caller.signed(&register(1))).unwrap_err();
     assert!(refused.message().contains("another call than this method's"), "{refused}");
-    // A key of another holder signs no call, whoever it belongs to.
+    // A key of another kind of holder signs no call.
     let stolen = Forger::stolen(&thief).honest::<Entity>();
     assert_eq!(stolen.public(), thief.public());
     assert_eq!(fleet.cm(&["entities", "list"]), serde_json::json!([]));
@@ -175,7 +175,7 @@ fn calls_that_are_forged_stale_replayed_or_of_another_kind_are_refused_and_list_
 
     // A token lets it in; after it left, its old calls list nobody.
     let secret: RegistrationToken = std::fs::read_to_string(manager.token(&fleet)).unwrap().parse().unwrap();
-    // Whoever saw another entity show it has nothing of it.
+    // A thief who saw another entity show it has nothing of it.
     let others = CallBody::Register(registration(Some(secret.prove(thief.public()))));
     assert_eq!(caller.is_rejected(&caller.call(standing.epoch, 19, others)), "token_refused");
     let proof = secret.prove(caller.key.public());
@@ -267,7 +267,7 @@ fn strangers_fill_the_list_of_those_who_wait_and_nothing_else() {
     }
     caller.key = PrivateKey::generate(Algorithm::Ed25519);
     assert_eq!(caller.is_rejected(&caller.call(0, 1, body())), "manager_full");
-    // Whoever has a token is no stranger.
+    // An entity with a token is no stranger.
     let status = fleet.registered(&manager);
     assert_eq!(status["state"], "registered");
     assert_eq!(fleet.cm(&["entities", "manager"])["entities_waiting"], 128);

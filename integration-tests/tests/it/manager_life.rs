@@ -323,7 +323,7 @@ fn an_older_manager_offers_nothing_and_a_newer_one_is_a_choice_that_can_be_chang
     manager.config = "[announce]\nversion = \"6.0 SP1\"\nsandbox_connected = true\n".to_owned();
     manager.start(None);
     let status = fleet.json(&["manager", "re-register", "--update-source", "manager"]);
-    assert_eq!(status["state"], "registered", "whoever was let in stays so: {status}");
+    assert_eq!(status["state"], "registered", "an entity that was let in stays so: {status}");
     assert_eq!(
         (&status["manager_version"], &status["update_source"], &status["sandbox_connected"]),
         (&"6.0 SP1".into(), &"manager".into(), &true.into()),

@@ -1,4 +1,4 @@
-//! Strangers: whoever has proven nothing gets little room, and keeps nobody out.
+//! Strangers: a peer that has proven nothing gets little room, and keeps nobody out.
 
 use std::fs;
 use std::net::SocketAddr;

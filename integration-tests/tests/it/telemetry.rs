@@ -91,7 +91,7 @@ fn readers_of_metrics_are_few_at_a_time_and_keep_nobody_from_ending() {
     };
     let before = open_files(&fleet);
     let readers: Vec<_> = (0..64).map(|_| half_asked()).collect();
-    // The oldest of an address go: whoever asks in earnest is answered among those who do not.
+    // The oldest of an address go: an earnest request is answered among those that are not.
     assert!(metrics(&fleet).contains("writ_"), "metrics");
     until("eight readers, and what else is open for a moment", || open_files(&fleet) <= before + 12);
     fleet.server().signal("-TERM");

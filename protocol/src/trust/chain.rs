@@ -1,4 +1,4 @@
-//! The chain of bundles: whoever holds one bundle can judge the next, and nothing else is needed.
+//! The chain of bundles: one bundle is enough to check the next.
 //!
 //! The rule is TUF's for root metadata (TUF specification §5.3), with the predecessor named by digest:
 //! a successor carries the thresholds of its predecessor *and* its own.

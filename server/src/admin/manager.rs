@@ -73,7 +73,7 @@ impl ControlManagerService for ControlManager {
         let (sender, receiver) = mpsc::channel(16);
         match saved.changed(changes, self.0.bridge.vault(), self.0.server.clock.wall()) {
             Ok(settings) => {
-                // Ends with whoever listens: nothing of a test is to be finished.
+                // Ends with its listener: nothing of a test is to be finished.
                 let (uplink, hung_up) = (Arc::clone(&self.0), sender.clone());
                 self.0.server.shutdown.spawn(async move {
                     tokio::select! {

@@ -38,7 +38,7 @@ use crate::unknown_fleet::UnknownFleetPeers;
 
 /// How often the time that is signed with is noted.
 const NOTE_TIME_EVERY: Duration = Duration::from_secs(60);
-/// How soon again while nothing could be written: whoever made room on the disk waits for this.
+/// How soon again while nothing could be written: an operator who made room on the disk waits for this.
 const NOTE_TIME_AGAIN: Duration = Duration::from_secs(5);
 /// How often a patient server looks whether there is a fleet.
 const LOOK_FOR_FLEET: Duration = Duration::from_millis(200);

@@ -165,7 +165,7 @@ pub(crate) async fn create(
     plan: CertificatePlan,
 ) -> Result<Published, CertificateError> {
     let CertificatePlan { algorithm, overlap, is_standby, realms, elsewhere } = plan;
-    // Whoever names realms may have none yet: a server that was rebuilt.
+    // A server that names realms may have none yet: one that was rebuilt.
     let present = match (&realms, signing_here(publisher)) {
         (Some(_), None) => Vec::new(),
         _ => present_realms(publisher)?,

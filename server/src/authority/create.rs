@@ -302,7 +302,7 @@ async fn room(files: &Files, replaces: Option<&str>) -> Result<Room, CreateError
 }
 
 /// Nothing is lost: what was here lies in a folder beside. The database goes first and the signing keys last:
-/// whoever is killed in between is told that keys without a database lie here, and gives them up once more.
+/// a command killed in between is told that keys without a database lie here, and gives them up once more.
 fn move_aside(files: &Files, what: &str, now: Timestamp) -> Result<PathBuf, CreateError> {
     files::private_folder(&files.signing())?;
     // A local command that changes keys holds this, and goes on by path.

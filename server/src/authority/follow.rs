@@ -77,7 +77,7 @@ pub(crate) async fn run(server: Arc<Server>, files: Files) {
     }
 }
 
-/// Takes bundles this server lacks from whoever has them; returns the version of its newest. What counts is
+/// Takes bundles this server lacks from any agent that has them; returns the version of its newest. What counts is
 /// who signed them: each must follow by the authorities this server knows.
 ///
 /// # Errors
@@ -148,7 +148,7 @@ async fn note_fork(
     server.store.note_forks(rows).await.map_err(unavailable)
 }
 
-/// Waits until this server follows what is published, at most two seconds: whoever has just minted asks about
+/// Waits until this server follows what is published, at most two seconds: an operator who has just published asks about
 /// that.
 ///
 /// # Errors

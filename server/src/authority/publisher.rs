@@ -290,7 +290,7 @@ impl TrustPublisher {
         let mut followed: BTreeSet<Digest> = self.chain.links().iter().map(|link| link.digest).collect();
         followed.extend(self.chain.links().iter().flat_map(|link| link.bundle.prev.iter().copied()));
         let mut open = Vec::new();
-        // Newest first: whoever follows a bundle follows what came before it, too.
+        // Newest first: a chain that follows a bundle follows what came before it, too.
         for fork in forks {
             let before = prev(&fork).map_err(PublishError::Chain)?;
             if !followed.contains(&fork.digest) {
@@ -422,7 +422,7 @@ impl TrustPublisher {
         Ok(path)
     }
 
-    /// Whoever was removed must not come back by its record when a server is made anew.
+    /// A removed agent must not come back by its record when a server is made anew.
     async fn removed(&self) -> Result<ArchivedFile, StoreError> {
         let removed: Vec<_> = self.store.removed_agents().await?.iter().map(AgentId::to_string).collect();
         Ok((REMOVED.to_owned(), Zeroizing::new(removed.join("\n").into_bytes())))

@@ -224,7 +224,7 @@ async fn rebuild(
     }
     let mut written = write_files(files, archive, stay_here)?;
     writ_common::checkpoint!("files_restored");
-    // Whoever keeps the channel's authority elsewhere puts a leaf in place; `writ-server doctor` says so.
+    // An operator who keeps the channel's authority elsewhere puts a leaf in place; `writ-server doctor` says so.
     match write_leaf(files, &archive.chain, now) {
         Ok(()) => written.push("tls.pem".to_owned()),
         Err(RestoreError::NoChannel(why)) => warn!(
@@ -234,7 +234,7 @@ async fn rebuild(
         Err(error) => return Err(error),
     }
     let secret = new_token();
-    // Whoever puts the old database back needs the old one.
+    // The old database, if it is put back, needs the old token.
     database_file::move_aside(&files.admin_token(), now)?;
     files::write_secret(&files.admin_token(), secret.as_bytes())?;
     let bundles = rows(&archive.chain);
@@ -299,7 +299,7 @@ pub(crate) async fn rebuild_from_chain(
         written.extend(["tls.key", "tls.pem"].map(str::to_owned));
     }
     let secret = new_token();
-    // Whoever puts the old database back needs the old one.
+    // The old database, if it is put back, needs the old token.
     database_file::move_aside(&files.admin_token(), now)?;
     files::write_secret(&files.admin_token(), secret.as_bytes())?;
     writ_common::checkpoint!("chain_rebuilt");

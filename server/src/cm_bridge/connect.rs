@@ -178,7 +178,7 @@ async fn by_proxy(
     let login = login.map(|(login, password)| (login.user.as_str(), password.as_str()));
     let asked = tokio::time::timeout(DIAL_TIMEOUT, net::ask(stream, proxy.protocol, &target, login)).await;
     let asked = asked.unwrap_or_else(|_| Err(ProxyFault::Silent(target.to_string())));
-    // What is no such proxy was not reached, whoever accepted the connection.
+    // A program that is no such proxy was not reached, although it accepted the connection.
     if !matches!(&asked, Err(ProxyFault::Other(_))) {
         legs.passed(Leg::ProxyConnect, address.to_string()).await;
     }

@@ -1,4 +1,4 @@
-//! A connection to the manager in legs: each is told apart, so that whoever reads a failure knows what to do.
+//! A connection to the manager in legs: each is told apart, so that the reader of a failure knows what to do.
 
 use std::fmt;
 use std::time::Duration;
@@ -198,7 +198,7 @@ impl Legs {
     ) {
         if let Some(listener) = &self.listener {
             let told = TestedLeg { leg, outcome, elapsed, detail, advice };
-            // Whoever asked may have hung up.
+            // The caller may have hung up.
             let _ = listener.send(told).await;
         }
         self.reported.push(leg);

@@ -176,7 +176,7 @@ fn check_instruction(
 /// # Errors
 /// When the store fails.
 pub(super) async fn act(uplink: &Arc<Uplink>, epoch: u64) -> Result<(), StoreError> {
-    // Whoever ends the registration waits for what has begun, and nothing begins after it.
+    // The end of the registration waits for what has begun, and nothing begins after it.
     for taken in uplink.server.store.unacted(epoch, MAX_AT_ONCE).await? {
         let mut turn = uplink.bridge.turn().await;
         if turn.registration.epoch != epoch || turn.registration.state != State::Registered {

@@ -56,7 +56,7 @@ async fn register_to_the_end(
     let line = open(uplink, &settings).await?;
     let (about, answer) = line.probe(None).await?;
     if turn.registration.state != State::Unregistered && turn.registration.is_authorized {
-        // Whoever answers for the manager of now must be that manager, also to say that another one is there.
+        // An answer for the manager of now must be that manager's, also to say that another one is there.
         let _same = turn.registration.check_speaker(answer)?;
     }
     let is_here = turn.registration.manager == Some(*about.manager.as_bytes());
@@ -116,7 +116,7 @@ async fn begin(
         is_authorized: settings.is_authorized(),
         manager: Some(*manager.as_bytes()),
         entity: next.registration.entity,
-        // Whoever answers a new registration speaks from then on.
+        // The manager that answers a new registration speaks from then on.
         speaker: next.registration.speaker.filter(|_| goes_on),
         ..Registration::default()
     };

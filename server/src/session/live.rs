@@ -243,7 +243,7 @@ impl<'a> Live<'a> {
                     Next::LookIntoStore => Box::pin(self.catch_up()).await?,
                     Next::End(ending) => return self.end(ending).await,
                 },
-                // Whoever holds a session proves itself again from time to time.
+                // An agent in a session proves itself again from time to time.
                 () = &mut too_old => {}
                 () = &mut silence => {
                     // It was set when something was heard last, or earlier.

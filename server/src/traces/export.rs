@@ -62,7 +62,7 @@ fn place(uri: &Uri) -> io::Result<Place> {
     Place::of(uri.host().unwrap_or_default(), uri.port_u16().unwrap_or(usual)).map_err(io::Error::other)
 }
 
-/// Whoever takes spans.
+/// The collector that takes spans.
 #[derive(Debug)]
 pub(super) struct Collector {
     client: TraceServiceClient<Channel>,

@@ -17,7 +17,7 @@ use super::{CACHE_BYTES, JournalError};
 const PAGE: u64 = 4096;
 
 std::thread_local! {
-    /// Whether what redb says when it gives up is kept from standard error: whoever asked is told in words.
+    /// Whether what redb says when it gives up is kept from standard error: the caller is told in words.
     static IS_QUIET: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
     /// What it said.
     static SAID: std::cell::RefCell<String> = const { std::cell::RefCell::new(String::new()) };

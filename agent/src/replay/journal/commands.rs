@@ -14,7 +14,7 @@ use super::{COMMANDS, EXPIRY, Journal, JournalError, META, OPEN, reserve_error};
 /// Finished and expired commands removed in one transaction, so that admission stays quick.
 const PRUNE_BATCH: usize = 64;
 
-/// Refusals that are remembered when there is no place for an admission. Whoever is refused beyond that hears
+/// Refusals that are remembered when there is no place for an admission. A command refused beyond that hears
 /// nothing.
 const MAX_REFUSED_BEYOND: u64 = 1024;
 

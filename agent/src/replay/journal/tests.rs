@@ -54,7 +54,7 @@ fn a_command_is_known_in_every_state_after_reopening() {
     let open: Vec<_> = journal.open_commands().unwrap().into_iter().map(|(id, _)| id).collect();
     assert_eq!(open, [id(1), id(2), id(3)]);
     assert_eq!(journal.find(id(3)).unwrap().unwrap().receipt.unwrap().as_ref(), b"receipt");
-    // An acknowledgement may be forged: whoever asks again is answered again.
+    // An acknowledgement may be forged: a server that asks again is answered again.
     assert_eq!(journal.find(id(4)).unwrap().unwrap().receipt.unwrap().as_ref(), b"receipt");
 }
 

@@ -232,7 +232,7 @@ impl Shown {
             "" => "no address is set".to_owned(),
             address => format!("{address} port {}", self.port),
         };
-        let channel = if self.clear_text { "clear text: whoever listens reads along" } else { "TLS" };
+        let channel = if self.clear_text { "clear text: a listener reads along" } else { "TLS" };
         let authorities: Vec<_> = self.authorities.iter().map(Authority::line).collect();
         let trust = match (authorities.is_empty(), self.without_authorization) {
             (false, _) => authorities.join("; "),

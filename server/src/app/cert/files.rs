@@ -83,7 +83,7 @@ pub(super) async fn restore_backup(place: &Place, from: From, shutdown: &Shutdow
     let now = SystemClock::new().wall();
     let restored =
         restore(&files, &archive, non_exportable, now, shutdown).await.map_err(|error| unchanged(&error))?;
-    // Whoever runs on the folder follows it by itself, and a second one would be refused.
+    // A server that runs on the folder follows it by itself, and a second one would be refused.
     let start = match files.lock() {
         Err(FileError::InUse { .. }) => "Nothing: the server that runs here goes on with it.".to_owned(),
         _ => place.folder.start().how(),

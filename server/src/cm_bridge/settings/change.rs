@@ -220,18 +220,18 @@ impl Settings {
     /// Rules over several fields.
     fn check_together(&self, problems: &mut Problems) {
         if self.clear_text && self.web.is_some() {
-            problems.add("web_user", "must be empty in clear text: whoever listens would have the password");
+            problems.add("web_user", "must be empty in clear text: a listener would have the password");
         }
         if self.clear_text && self.token.is_some() {
             problems.add(
                 "registration_token",
-                "must be empty in clear text: whoever listens could register; have an operator approve instead",
+                "must be empty in clear text: a listener could register; have an operator approve instead",
             );
         }
         if self.without_authorization && self.web.is_some() {
             problems.add(
                 "web_user",
-                "must be empty without a CA certificate: whoever answers would have the password",
+                "must be empty without a CA certificate: any program that answers would have the password",
             );
         }
         if self.without_authorization && self.token.is_some() {
