@@ -4,7 +4,8 @@ use integration_tests::python::root;
 use writ_protocol::refusal::{Audible, RefusalCode};
 use writ_server::AlertKind;
 
-fn pinned(path: &str, expected: &[u8]) {
+/// Compares a file of the tree with what it has to hold; `UPDATE=1` writes it.
+pub(crate) fn pinned(path: &str, expected: &[u8]) {
     let path = root().join(path);
     if std::env::var_os("UPDATE").is_some() {
         std::fs::write(&path, expected).unwrap();
@@ -59,7 +60,7 @@ fn refusals_page_is_current() {
 #[test]
 fn alerts_page_is_current() {
     let mut page = String::from(
-        "# Alerts\n\nGenerated from `server/src/store/alerts/kind.rs`; `make update` writes it.\n\n\
+        "# Alerts\n\nGenerated from `server/src/store/rows/alert_kind.rs`; `make update` writes it.\n\n\
          What `writ alerts` shows and `writ_alerts_total` counts. Names are stable: programs may rely on them. One row stands for all \
          of one name, code and agent; a flood raises its count. Which of them should wake somebody is in \
          [alerts.yaml](../deploy/prometheus/alerts.yaml).\n",
@@ -73,15 +74,35 @@ fn alerts_page_is_current() {
 
 #[test]
 fn the_binaries_depend_on_the_shared_crates_and_never_on_one_another() {
-    for (package, own) in
-        [("server", "writ-server"), ("agent", "writ-agent"), ("cli", "writ"), ("common", "writ-common")]
-    {
+    for (package, own) in [
+        ("server", "writ-server"),
+        ("agent", "writ-agent"),
+        ("control-manager", "writ-control-manager"),
+        ("cli", "writ"),
+        ("database", "writ-database"),
+        ("common", "writ-common"),
+        ("protocol", "writ-protocol"),
+    ] {
         let manifest = std::fs::read_to_string(root().join(package).join("Cargo.toml")).unwrap();
-        for other in ["writ-server", "writ-agent"].iter().filter(|other| **other != own) {
+        let programs = ["writ-server", "writ-agent", "writ-control-manager"];
+        for other in programs.iter().filter(|other| **other != own) {
             let is_dependency = manifest
                 .lines()
                 .any(|line| line.starts_with(&format!("{other}.")) || line.starts_with(&format!("{other} ")));
             assert!(!is_dependency, "{package} depends on {other}");
         }
+    }
+}
+
+#[test]
+fn an_image_is_built_from_every_package_of_the_workspace() {
+    let manifest = std::fs::read_to_string(root().join("Cargo.toml")).unwrap();
+    let manifest: toml::Table = manifest.parse().unwrap();
+    let ignored = std::fs::read_to_string(root().join("deploy/docker/Dockerfile.dockerignore")).unwrap();
+    let members = manifest["workspace"]["members"].as_array().unwrap();
+    assert!(members.len() > 1, "{members:?}");
+    for member in members {
+        let kept = format!("!{}", member.as_str().unwrap());
+        assert!(ignored.lines().any(|line| line == kept), "Dockerfile.dockerignore lacks {kept}");
     }
 }
