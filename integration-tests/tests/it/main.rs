@@ -4,6 +4,7 @@
 mod parsers;
 mod pinned;
 mod policy;
+mod snapshots;
 mod vectors;
 
 mod first_command;
