@@ -84,8 +84,8 @@ impl Config {
     }
 }
 
-/// `http://HOST:PORT` or `socks5://HOST:PORT`. Variables such as `HTTPS_PROXY` and `NO_PROXY` are not looked at: which way an agent goes
-/// is decided by one file.
+/// `http://HOST:PORT` or `socks5://HOST:PORT`. Variables such as `HTTPS_PROXY` and `NO_PROXY` are not looked
+/// at: which way an agent goes is decided by one file.
 fn proxy(reader: &mut Reader) -> Option<Proxy> {
     let read = |url: &str| {
         let (scheme, place) = url.strip_suffix('/').unwrap_or(url).split_once("://")?;

@@ -191,8 +191,8 @@ impl Link {
                 }
             }
         }
-        // Verified endpoints came first. A server that answers now proves nothing, and hears nothing but a bundle's
-        // number.
+        // Verified endpoints came first. A server that answers now proves nothing, and hears nothing but a
+        // bundle's number.
         for endpoint in &unverifiable {
             info!(endpoint, "the channel cannot be verified: asking for trust bundles alone");
             let asked = Box::pin(ask_for_bundles(&self.core, endpoint));

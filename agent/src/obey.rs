@@ -317,8 +317,8 @@ impl AgentCore {
         }
     }
 
-    /// The answer to a command that is refused. What was answered with "refused" is never obeyed: unless it is
-    /// remembered, nothing is answered.
+    /// The answer to a command that is refused. What was answered with "refused" is never obeyed: unless it
+    /// is remembered, nothing is answered.
     fn answer_refusal(
         &self,
         (id, about): (CommandId, (Digest, Timestamp)),

@@ -67,37 +67,40 @@ impl One {
         read.unwrap().into_document().body
     }
 
-    /// Polls; how many instructions came.
-    async fn poll(&mut self, outcomes: Vec<Outcome>) -> usize {
+    /// Polls; `after` is then the newest instruction it has.
+    async fn poll(&mut self, outcomes: Vec<Outcome>) {
         match self.call(CallBody::Poll(Poll { after: self.after, outcomes })).await {
             ReplyBody::Work(work) => {
                 self.after += u64::try_from(work.instructions.len()).unwrap();
-                work.instructions.len()
             }
             other => panic!("no work: {other:?}"),
         }
     }
 
-    /// Polls when it is called, and says when it has something.
+    /// Polls when it is called until nothing more waits, and says what it has. The poll that reports an outcome
+    /// may bring the next instruction.
     async fn listen(mut self, got: mpsc::Sender<Got>) {
         loop {
             self.poke.notified().await;
-            let before = self.after;
-            if self.poll(Vec::new()).await > 0 {
-                let _ = got.send(Got { at: now() }).await;
-                let done = |sequence| Outcome {
-                    sequence,
-                    state: TaskState::Successful,
-                    detail: String::new(),
-                    command: None,
-                    total: 0,
-                    done: 0,
-                    failed: 0,
-                };
-                self.poll((before + 1..=self.after).map(done).collect()).await;
+            let mut outcomes = Vec::new();
+            loop {
+                let before = self.after;
+                self.poll(outcomes).await;
+                if self.after == before {
+                    break;
+                }
+                outcomes = (before + 1..=self.after).map(done).collect();
+                for _ in &outcomes {
+                    let _ = got.send(Got { at: now() }).await;
+                }
             }
         }
     }
+}
+
+fn done(sequence: u64) -> Outcome {
+    let (detail, command) = (String::new(), None);
+    Outcome { sequence, state: TaskState::Successful, detail, command, total: 0, done: 0, failed: 0 }
 }
 
 #[derive(Debug)]

@@ -1,5 +1,5 @@
-//! Keys and certificates as files have them, of whatever program: read, sealed, brought in and out. What a key
-//! is stands in [`writ_protocol::keys`].
+//! Keys and certificates as files have them, of whatever program: read, sealed, brought in and out. What a
+//! key is stands in [`writ_protocol::keys`].
 
 pub mod pem;
 pub mod sealed;

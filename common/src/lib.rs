@@ -1,5 +1,6 @@
 //! What our daemons share, beside the protocol itself, which is the crate `writ_protocol`: how they are
-//! configured, started and stopped, how they listen and connect, how operators come in, how a host is examined.
+//! configured, started and stopped, how they listen and connect, how operators come in, how a host is
+//! examined.
 
 pub mod backoff;
 pub mod hush;

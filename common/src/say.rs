@@ -1,5 +1,5 @@
-//! Words for the person who started a program. That they are not read any more is no reason to end by a panic, as
-//! `eprintln!` would.
+//! Words for the person who started a program. That they are not read any more is no reason to end by a
+//! panic, as `eprintln!` would.
 
 use std::fmt::Display;
 use std::io::{self, Write as _};

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tracing::{info, warn};
 use writ_common::admin::Actor;
 use writ_common::status::Failure;
-use writ_protocol::id::{Digest, EntityId, InstructionId};
+use writ_protocol::id::{Digest, EntityId, InstructionId, ManagerId};
 use writ_protocol::limits::{MAX_INSTRUCTIONS, MAX_SMALL_BYTES};
 use writ_protocol::manager::{Instruction, Order, Poll, ReplyBody, Task, Work};
 use writ_protocol::time::Timestamp;
@@ -57,11 +57,14 @@ pub(crate) async fn issue(
     request: Request,
 ) -> Result<Issuance, Failure> {
     let Request { id, entities, task, lifetime } = request;
-    let fingerprint = Digest::of(format!("{:?}", (&actor.name, &entities, &task, lifetime)).as_bytes());
+    let first = first_fingerprint(actor, &entities, &task, lifetime);
+    let fingerprint = fingerprint(actor, &entities, &task, lifetime);
     if let Some(id) = id {
         // Before resolving: entities may have come and gone since the first time.
         match manager.store.request_of(id).await.map_err(unavailable)? {
-            Some(known) if known == fingerprint => return Ok(Issuance { id, left_out: Vec::new() }),
+            Some(known) if known == fingerprint || known == first => {
+                return Ok(Issuance { id, left_out: Vec::new() });
+            }
             Some(_) => return Err(taken(id)),
             None => {}
         }
@@ -125,6 +128,29 @@ pub(crate) async fn issue(
 pub(crate) async fn time_out(manager: &Manager) -> Result<(), Failure> {
     let now = manager.now();
     manager.store.change(move |change| change.time_out(now).map(KeepOrUndo::Keep)).await.map_err(unavailable)
+}
+
+/// Identifies a request: [`Digest::of_parts`] of the instruction as it would be handed over at time zero, which names
+/// the operator, the lifetime and the task, and of the entities as asked.
+fn fingerprint(actor: &Actor, entities: &[String], task: &Task, lifetime: Duration) -> Digest {
+    let instruction = Instruction {
+        manager: ManagerId::from_bytes([0; 16]),
+        entity: EntityId::from_bytes([0; 16]),
+        epoch: 1,
+        sequence: 1,
+        issued_at: Timestamp::ZERO,
+        expires_at: Timestamp::ZERO + lifetime,
+        requested_by: actor.name.clone(),
+        task: task.clone(),
+    };
+    let instruction = instruction.encode();
+    let names = entities.iter().map(String::as_bytes);
+    Digest::of_parts(std::iter::once(instruction.as_ref()).chain(names))
+}
+
+/// The same as the first builds stored it. Instructions are kept, so this stays.
+fn first_fingerprint(actor: &Actor, entities: &[String], task: &Task, lifetime: Duration) -> Digest {
+    Digest::of(format!("{:?}", (&actor.name, entities, task, lifetime)).as_bytes())
 }
 
 fn taken(id: InstructionId) -> Failure {
@@ -227,5 +253,46 @@ pub(crate) fn describe(task: &Task) -> String {
         Task::ChangeCommunication { heartbeat, abnormal_after } => {
             format!("change communication: heartbeat {heartbeat:?}, abnormal after {abnormal_after:?}")
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use writ_common::admin::Role;
+
+    use super::*;
+
+    const MINUTE: Duration = Duration::from_secs(60);
+
+    fn by(name: &str) -> Actor {
+        Actor { name: name.to_owned(), role: Role::Operator, method: "/a/B", request: None }
+    }
+
+    fn names(names: &[&str]) -> Vec<String> {
+        names.iter().map(|name| (*name).to_owned()).collect()
+    }
+
+    #[test]
+    fn two_requests_are_the_same_if_all_of_them_is() {
+        let ping = Task::Dispatch { selector: String::new(), order: Order::Ping, lifetime: MINUTE };
+        let (anna, one) = (by("anna"), names(&["one"]));
+        let all = [
+            fingerprint(&anna, &one, &Task::AskStatus, MINUTE),
+            fingerprint(&by("bert"), &one, &Task::AskStatus, MINUTE),
+            fingerprint(&anna, &names(&["one", "two"]), &Task::AskStatus, MINUTE),
+            fingerprint(&anna, &names(&["onetwo"]), &Task::AskStatus, MINUTE),
+            fingerprint(&anna, &one, &ping, MINUTE),
+            fingerprint(&anna, &one, &Task::AskStatus, MINUTE * 2),
+        ];
+        assert_eq!(all.iter().collect::<BTreeSet<_>>().len(), all.len());
+        assert_eq!(fingerprint(&anna, &one, &Task::AskStatus, MINUTE), all[0]);
+    }
+
+    #[test]
+    fn a_request_that_the_first_builds_stored_is_known() {
+        let stored = Digest::of(br#"("anna", ["one"], AskStatus, 60s)"#);
+        assert_eq!(first_fingerprint(&by("anna"), &names(&["one"]), &Task::AskStatus, MINUTE), stored);
     }
 }

@@ -28,8 +28,8 @@ const SCHEMA: Schema = Schema {
     cure: "stop the manager and put a copy of control-manager.db back, or move it away and go on with a new one: writ-control-manager init --keep-keys",
 };
 
-/// A handle; clones share the file. Every method that returns a [`StoreError`] fails when the database does; what
-/// else it fails for, it says.
+/// A handle; clones share the file. Every method that returns a [`StoreError`] fails when the database does;
+/// what else it fails for, it says.
 #[derive(Debug, Clone)]
 pub(crate) struct Store {
     database: Database<Infallible>,

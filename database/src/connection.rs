@@ -1,10 +1,13 @@
-//! The small door every statement goes through.
+//! The functions that every statement goes through: what a database must have.
 
-use rusqlite::params_from_iter;
+use std::ops::{Deref, DerefMut};
 
+use rusqlite::{CachedStatement, Statement, params_from_iter};
+
+use crate::sqlite::LONGEST_KEPT;
 use crate::{DatabaseError, Record, Value};
 
-/// A connection to the database. Its statements are prepared once.
+/// A connection to the database. Its statements are prepared once, but for very long ones.
 #[derive(Debug)]
 pub struct Connection {
     pub(crate) inner: rusqlite::Connection,
@@ -18,10 +21,7 @@ impl Connection {
     /// # Errors
     /// When the database fails.
     pub fn execute(&mut self, sql: &str, values: &[Value<'_>]) -> Result<u64, DatabaseError> {
-        let changed = self
-            .inner
-            .prepare_cached(sql)
-            .and_then(|mut statement| statement.execute(params_from_iter(values)));
+        let changed = self.prepare(sql).and_then(|mut statement| statement.execute(params_from_iter(values)));
         changed.map(as_count).map_err(|error| self.failure(&error))
     }
 
@@ -36,7 +36,7 @@ impl Connection {
         rows: impl IntoIterator<Item = [Value<'v>; N]>,
     ) -> Result<(), DatabaseError> {
         let run = || {
-            let mut statement = self.inner.prepare_cached(sql)?;
+            let mut statement = self.prepare(sql)?;
             for row in rows {
                 statement.execute(params_from_iter(row))?;
             }
@@ -55,7 +55,7 @@ impl Connection {
         values: &[Value<'_>],
         mut read: impl FnMut(&Record<'_>) -> Result<T, DatabaseError>,
     ) -> Result<Vec<T>, DatabaseError> {
-        let mut statement = self.inner.prepare_cached(sql).map_err(|error| self.failure(&error))?;
+        let mut statement = self.prepare(sql).map_err(|error| self.failure(&error))?;
         let mut rows = statement.query(params_from_iter(values)).map_err(|error| self.failure(&error))?;
         let mut found = Vec::new();
         while let Some(row) = rows.next().map_err(|error| self.failure(&error))? {
@@ -102,7 +102,7 @@ impl Connection {
         rows: impl IntoIterator<Item = V>,
         mut read: impl FnMut(&Record<'_>) -> Result<T, DatabaseError>,
     ) -> Result<Vec<Option<T>>, DatabaseError> {
-        let mut statement = self.inner.prepare_cached(sql).map_err(|error| self.failure(&error))?;
+        let mut statement = self.prepare(sql).map_err(|error| self.failure(&error))?;
         let mut found = Vec::new();
         for values in rows {
             let asked = statement.query(params_from_iter(values.as_ref()));
@@ -113,9 +113,44 @@ impl Connection {
         Ok(found)
     }
 
+    fn prepare(&self, sql: &str) -> rusqlite::Result<Prepared<'_>> {
+        if sql.len() > LONGEST_KEPT {
+            return self.inner.prepare(sql).map(Prepared::Once);
+        }
+        self.inner.prepare_cached(sql).map(Prepared::Kept)
+    }
+
     /// Runs statements that have no values.
     pub(crate) fn run(&mut self, sql: &str) -> Result<(), DatabaseError> {
         self.inner.execute_batch(sql).map_err(|error| self.failure(&error))
+    }
+}
+
+/// A statement that is ready to run.
+enum Prepared<'c> {
+    /// Stays prepared.
+    Kept(CachedStatement<'c>),
+    /// Ends with its use.
+    Once(Statement<'c>),
+}
+
+impl<'c> Deref for Prepared<'c> {
+    type Target = Statement<'c>;
+
+    fn deref(&self) -> &Statement<'c> {
+        match self {
+            Self::Kept(statement) => statement,
+            Self::Once(statement) => statement,
+        }
+    }
+}
+
+impl<'c> DerefMut for Prepared<'c> {
+    fn deref_mut(&mut self) -> &mut Statement<'c> {
+        match self {
+            Self::Kept(statement) => statement,
+            Self::Once(statement) => statement,
+        }
     }
 }
 

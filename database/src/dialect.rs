@@ -1,6 +1,6 @@
 //! Where databases differ, and values that statements name. Statements are written once: what is not the same
-//! everywhere stands here. Their parameters are `?1`, `?2`, …, by number; a database that writes `$1` gets them so
-//! where it prepares a statement.
+//! everywhere stands here. Their parameters are `?1`, `?2`, …, by number; a database that writes `$1` gets
+//! them so where it prepares a statement.
 
 use writ_protocol::id::Digest;
 

@@ -10,7 +10,8 @@ pub enum DatabaseError {
     Failed {
         /// In its words.
         why: String,
-        /// It says nothing of what was to be written, and everything of where: no other write would fare better.
+        /// It says nothing of what was to be written, and everything of where: no other write would fare
+        /// better.
         is_of_the_disk: bool,
     },
     /// The file cannot be made.

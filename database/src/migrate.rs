@@ -39,6 +39,14 @@ fn take(connection: &mut Connection, steps: &[Migration]) -> Result<(), Database
         connection.run("CREATE TABLE schema_versions (version BIGINT PRIMARY KEY, name TEXT NOT NULL)")?;
         if connection.has_table(FIRST_LEDGER)? {
             let sql = format!(
+                "SELECT count(*) = max(version) AND min(success) = 1 AS is_whole FROM {FIRST_LEDGER}"
+            );
+            if connection.only::<u32>(&sql, &[], |record| record.get("is_whole"))? == 0 {
+                let why =
+                    format!("{FIRST_LEDGER} lists steps with gaps, or one that failed; put a copy back");
+                return Err(DatabaseError::Migration(why));
+            }
+            let sql = format!(
                 "INSERT INTO schema_versions SELECT version, description FROM {FIRST_LEDGER};
                  DROP TABLE {FIRST_LEDGER};"
             );
@@ -127,6 +135,21 @@ mod tests {
         let size: u64 = connection.only("SELECT size FROM things", &[], |record| record.get("size")).unwrap();
         assert_eq!(size, 7);
         assert!(!connection.has_table(FIRST_LEDGER).unwrap());
+    }
+
+    #[test]
+    fn a_file_whose_first_steps_have_a_gap_is_left_alone() {
+        for (version, success) in [(2, 1), (1, 0)] {
+            let (_folder, mut connection) = file();
+            let sql = format!(
+                "CREATE TABLE _sqlx_migrations (version BIGINT, description TEXT, success BOOLEAN);
+                 INSERT INTO _sqlx_migrations VALUES ({version}, 'initial', {success});"
+            );
+            connection.run(&sql).unwrap();
+            let error = migrate(&mut connection, &STEPS).unwrap_err();
+            assert!(matches!(&error, DatabaseError::Migration(why) if why.contains("gaps")), "{error}");
+            assert!(connection.has_table(FIRST_LEDGER).unwrap());
+        }
     }
 
     #[test]

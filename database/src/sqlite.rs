@@ -14,6 +14,10 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 /// Statements that stay prepared: more than a program has.
 const PREPARED: usize = 256;
 
+/// Longer statements have as many parameters as a question has names. Each such number is a statement of its own,
+/// so they are prepared for once.
+pub(crate) const LONGEST_KEPT: usize = 4096;
+
 /// What a connection is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Access {

@@ -55,8 +55,8 @@ pub trait FromValue: Sized {
     fn from_value(value: Value<'_>) -> Option<Self>;
 }
 
-/// Lends values to a statement, in the order of its parameters: `values![agent, now]` for `?1` and `?2`. Needs
-/// [`ToValue`] in scope.
+/// Lends values to a statement, in the order of its parameters: `values![agent, now]` for `?1` and `?2`.
+/// Needs [`ToValue`] in scope.
 #[macro_export]
 macro_rules! values {
     ($($value:expr),* $(,)?) => { [$($value.to_value()),*] };
@@ -93,8 +93,8 @@ impl FromValue for i64 {
 }
 
 impl ToValue for u64 {
-    /// A column's integers are signed. The greatest number stands for what is greater: it is only ever a bound,
-    /// for no count or time comes near 2^63.
+    /// A column's integers are signed. The greatest number stands for what is greater: it is only ever a
+    /// bound, for no count or time comes near 2^63.
     fn to_value(&self) -> Value<'_> {
         Value::Integer(i64::try_from(*self).unwrap_or(i64::MAX))
     }

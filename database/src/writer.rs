@@ -6,6 +6,7 @@
 //! written by itself, so that one that is at fault takes no other with it. Other jobs are each a part of the
 //! transaction that can be undone alone.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -115,8 +116,8 @@ impl std::fmt::Debug for Batch<'_> {
 }
 
 impl Batch<'_> {
-    /// Writes jobs of one kind together; the outcomes that `write` returns are in the order of its items. When
-    /// that fails, each is written by itself.
+    /// Writes jobs of one kind together; the outcomes that `write` returns are in the order of its items.
+    /// When that fails, each is written by itself.
     pub fn lane<T, A: Send + 'static>(
         &mut self,
         jobs: Vec<(T, Waiter<A>)>,
@@ -147,7 +148,7 @@ impl Batch<'_> {
         self.finishes.push(Box::new(|_| call()));
     }
 
-    /// Runs a write so that its failure undoes it alone. SQLite rolls a whole transaction back by itself when
+    /// Runs a write so that its failure, or its panic, undoes it alone. SQLite rolls a whole transaction back by itself when
     /// the disk is full, and what ran after that would stand outside of any: then the batch has failed.
     fn attempt<T>(
         &mut self,
@@ -156,7 +157,15 @@ impl Batch<'_> {
         if let Some(why) = &self.failed {
             return Err(DatabaseError::NotCommitted(why.clone()));
         }
-        let done = self.connection.begin_part().and_then(|()| work(self.connection));
+        // A connection is whole after a panic: its statements were reset, and the part is undone.
+        let run = |connection: &mut Connection| {
+            let ended = catch_unwind(AssertUnwindSafe(|| work(connection)));
+            ended.unwrap_or_else(|_| {
+                let why = "a write panicked; the log says where".to_owned();
+                Err(DatabaseError::Failed { why, is_of_the_disk: false })
+            })
+        };
+        let done = self.connection.begin_part().and_then(|()| run(self.connection));
         if let Err(DatabaseError::Failed { why, is_of_the_disk: true }) = &done {
             self.failed = Some(why.clone());
         } else {
@@ -326,6 +335,20 @@ mod tests {
         assert!(words(&database).await.is_empty());
         database.write(move |connection| insert(connection).map(drop)).await.unwrap();
         assert_eq!(words(&database).await, ["one"]);
+    }
+
+    #[tokio::test]
+    async fn a_write_that_panics_is_undone_alone_and_the_next_is_written() {
+        let (_folder, _shutdown, database) = database().await;
+        let panics = database.write(|connection| -> Result<(), DatabaseError> {
+            let _ = connection.execute("INSERT INTO words VALUES ('half', 4)", &[])?;
+            panic!("on purpose");
+        });
+        let error = panics.await.unwrap_err();
+        assert!(error.to_string().contains("panicked"), "{error}");
+        let next = database.queue(|answer| ("next".to_owned(), answer)).await.unwrap();
+        assert_eq!(next.committed().await.unwrap(), 4);
+        assert_eq!(words(&database).await, ["next"]);
     }
 
     #[tokio::test]

@@ -145,6 +145,18 @@ macro_rules! hash_type {
                 Self(out)
             }
 
+            /// SHA-256 of parts, each after its length (8 bytes, big-endian), so that no two lists of parts give
+            /// the same bytes.
+            #[must_use]
+            pub fn of_parts<'p>(parts: impl IntoIterator<Item = &'p [u8]>) -> Self {
+                let mut bytes = Vec::new();
+                for part in parts {
+                    bytes.extend(u64::try_from(part.len()).unwrap_or(u64::MAX).to_be_bytes());
+                    bytes.extend_from_slice(part);
+                }
+                Self::of(&bytes)
+            }
+
             /// Wraps the raw bytes.
             #[must_use]
             pub const fn from_bytes(bytes: [u8; 32]) -> Self {

@@ -2,9 +2,9 @@
 //!
 //! Read in the order of a command's journey: a [`command`] is addressed to an [`audience`], sealed in an
 //! [`envelope`] by one of the [`keys`] a [`trust`] bundle lists, judged by [`verify`] and [`admission`], and
-//! answered by a [`receipt`] or counted as a [`refusal`]. What both ends say before that is in [`hello`]; what
-//! a third party checks afterwards, in [`evidence`]. [`manager`] is what a server and the Control Manager above
-//! it say to one another.
+//! answered by a [`receipt`] or counted as a [`refusal`]. What both ends say before that is in [`hello`];
+//! what a third party checks afterwards, in [`evidence`]. [`manager`] is what a server and the Control
+//! Manager above it say to one another.
 //!
 //! # What a stranger may rely on
 //!
@@ -22,8 +22,8 @@
 //!
 //! A *fleet* is all agents under one chain of bundles. A *realm* is the part of a fleet that a signing
 //! certificate may command. A *digest* is SHA-256 over a DSSE pre-authentication encoding. *Session time* is
-//! the server's signed time carried on by the monotonic clock. The *floor* is the time below which session time
-//! never falls.
+//! the server's signed time carried on by the monotonic clock. The *floor* is the time below which session
+//! time never falls.
 
 pub mod id;
 pub mod limits;

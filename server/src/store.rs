@@ -55,8 +55,8 @@ const SCHEMA: Schema = Schema {
     cure: "stop the server, move writ.db and writ.db-wal away, and put a copy back or restore a backup: writ-server cert restore FILE",
 };
 
-/// A handle; clones share the file. Every method that returns a [`StoreError`] fails when the database does; what
-/// else it fails for, it says.
+/// A handle; clones share the file. Every method that returns a [`StoreError`] fails when the database does;
+/// what else it fails for, it says.
 #[derive(Debug, Clone)]
 pub(crate) struct Store {
     database: Database<Job>,

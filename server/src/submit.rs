@@ -255,9 +255,8 @@ pub(crate) fn selector(text: &str) -> Result<Selector, Failure> {
     text.parse().map_err(|error: InvalidSelector| Failure::invalid("selector", error.to_string()))
 }
 
-/// Identifies a request: SHA-256 over the caller's name, the lifetime, the action as it would be signed, and
-/// the selection. Each part follows its length (8 bytes, big-endian), so that no two requests give the same
-/// bytes.
+/// Identifies a request: [`Digest::of_parts`] of the caller's name, the lifetime, the action as it would be signed,
+/// and the selection.
 fn fingerprint(actor: &Actor, request: &Request) -> Digest {
     let Request { id: _, selection, lifetime, action, parent: _ } = request;
     let action = proto::Command { action: Some(action.into()), ..proto::Command::default() }.encode_to_vec();
@@ -268,12 +267,7 @@ fn fingerprint(actor: &Actor, request: &Request) -> Digest {
     };
     let lifetime = lifetime.as_millis().to_be_bytes();
     let fixed = [actor.name.as_bytes(), &lifetime, &action, kind.as_bytes()];
-    let mut bytes = Vec::new();
-    for part in fixed.into_iter().chain(names.iter().map(String::as_bytes)) {
-        bytes.extend(u64::try_from(part.len()).unwrap_or(u64::MAX).to_be_bytes());
-        bytes.extend_from_slice(part);
-    }
-    Digest::of(&bytes)
+    Digest::of_parts(fixed.into_iter().chain(names.iter().map(String::as_bytes)))
 }
 
 /// The same as the first builds stored it. Commands are kept for good, so this stays.

@@ -58,8 +58,8 @@ impl UnknownFleetPeers {
         *stranger = Stranger { version, digest, asked: stranger.asked + 1, last_at: now, address };
     }
 
-    /// Those whose bundle this chain still does not have, the latest first: an agent that handed its bundles back
-    /// is no stranger any more.
+    /// Those whose bundle this chain still does not have, the latest first: an agent that handed its bundles
+    /// back is no stranger any more.
     #[must_use]
     pub(crate) fn list(&self, chain: &Chain) -> Vec<Stranger> {
         self.list_if(|stranger| !chain.contains(stranger.digest))

@@ -1,6 +1,6 @@
-//! The question nobody can keep from being asked: whatever settings say and whichever server holds the session, the
-//! endpoints of the trust bundle are asked for a successor now and then. So the thief of a signing key who
-//! sends agents elsewhere does not keep them (protocol.md §6.13).
+//! The question nobody can keep from being asked: whatever settings say and whichever server holds the
+//! session, the endpoints of the trust bundle are asked for a successor now and then. So the thief of a
+//! signing key who sends agents elsewhere does not keep them (protocol.md §6.13).
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -80,7 +80,8 @@ pub(super) async fn hold(
         tokio::select! {
             biased;
             () = shutdown.requested() => return Ok(Done::ShuttingDown),
-            // Before what comes: a long backlog, or a flood, must not keep the agent from saying that it lives.
+            // Before what comes: a long backlog, or a flood, must not keep the agent from saying that it
+            // lives.
             _ = ticks.tick() => session.tick()?,
             finished = session.link.answers.recv() => {
                 let Some(command) = finished else { return Ok(Done::ShuttingDown) };
@@ -158,8 +159,8 @@ impl Session<'_> {
         match message {
             Some(proto::ServerFrame { frame: Some(Frame::ComeBack(come_back)) }) => {
                 info!(reason = quoted(&come_back.reason), "the server asks to come back");
-                // It is under no seal: a thief of the channel's key keeps nobody away for longer than a failure
-                // does.
+                // It is under no seal: a thief of the channel's key keeps nobody away for longer than a
+                // failure does.
                 let asked = Duration::from_millis(u64::from(come_back.after_ms));
                 Ok(Some(Done::ComeBack(asked.min(self.link.max_backoff))))
             }

@@ -1,7 +1,8 @@
 //! The journal: redb, every transaction synced before it returns.
 //!
 //! ```text
-//! accepted ──► started ──► finished(receipt) ──► acknowledged(receipt, while there is room) ──► pruned (raises forgotten_until)
+//! accepted ──► started ──► finished(receipt) ──► acknowledged(receipt, while there is room) ──► pruned
+//! (raises forgotten_until)
 //! ```
 
 mod check;

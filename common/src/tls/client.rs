@@ -38,8 +38,8 @@ pub enum Anchors {
     /// These authorities, DER, whatever this host's clock says of dates. Only where it is checked next that a
     /// signed hello names the leaf (protocol.md §6.2): the clock of an agent's host decides nothing.
     AuthoritiesAtAnyDate(Vec<Vec<u8>>),
-    /// Nothing: any server may answer. Only for questions whose answers prove themselves and which say nothing of
-    /// who asks (protocol.md §6.11).
+    /// Nothing: any server may answer. Only for questions whose answers prove themselves and which say
+    /// nothing of who asks (protocol.md §6.11).
     Unverified,
     /// An authority the peer shows itself, whose SubjectPublicKeyInfo has one of these SHA-256 hashes.
     SpkiDigests(Vec<Digest>),

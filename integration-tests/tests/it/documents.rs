@@ -125,6 +125,34 @@ fn files(folder: &Path, ending: &str) -> Vec<PathBuf> {
 }
 
 #[test]
+fn every_path_that_a_page_names_exists() {
+    let folders = ["proto", "protocol", "common", "database", "server", "agent", "control-manager", "cli"];
+    let others = ["integration-tests", "bench", "deploy", "fuzz", "docs"];
+    let mut pages = files(&root().join("docs"), "md");
+    // A decision tells of its day.
+    pages.retain(|page| !page.parent().unwrap().ends_with("adr"));
+    pages.extend(["README.md", "SECURITY.md", "CONTRIBUTING.md", "ARCHITECTURE.md"].map(|n| root().join(n)));
+    let mut all = 0;
+    for page in pages {
+        let text = fs::read_to_string(&page).unwrap();
+        for quoted in text.split('`').skip(1).step_by(2) {
+            let Some((first, _)) = quoted.split_once('/') else { continue };
+            let is_ours = folders.iter().chain(&others).any(|folder| *folder == first);
+            // A word in capitals stands for something that the reader puts in.
+            let is_pattern = quoted.contains([' ', '…', '*', '<'])
+                || quoted
+                    .split('/')
+                    .any(|part| !part.is_empty() && part.chars().all(|c| c.is_ascii_uppercase()));
+            if is_ours && !is_pattern {
+                all += 1;
+                assert!(root().join(quoted).exists(), "{}: there is no {quoted}", page.display());
+            }
+        }
+    }
+    assert!(all > 60, "{all}");
+}
+
+#[test]
 fn every_command_in_every_document_exists_with_its_flags() {
     let mut pages = files(&root().join("docs"), "md");
     pages.extend(
@@ -148,7 +176,7 @@ fn every_command_in_every_document_exists_with_its_flags() {
 #[test]
 fn every_command_an_error_message_tells_to_type_exists_with_its_flags() {
     let mut all = 0;
-    for package in ["common", "server", "agent", "control-manager", "cli", "deploy"] {
+    for package in ["protocol", "common", "database", "server", "agent", "control-manager", "cli", "deploy"] {
         let folder = root().join(package);
         let mut sources = files(&folder, if package == "deploy" { "yaml" } else { "rs" });
         sources.retain(|path| !path.ends_with("compose.yaml"));

@@ -152,8 +152,8 @@ fn it_is_obeyed(fleet: &Fleet, manager: &Manager) {
     assert!(asked.unwrap()["actor"].as_str().unwrap().starts_with("control-manager/"), "{looked}");
 }
 
-/// Another signer of documents under the same authority is not the manager; a renewed certificate of the manager
-/// is.
+/// Another signer of documents under the same authority is not the manager; a renewed certificate of the
+/// manager is.
 fn another_signer_is_not_the_manager(fleet: &Fleet, manager: &mut Manager) {
     issue(fleet, "notary", Some("between"), SIGNS, &EC);
     let notary = chain(fleet, "notary-chain.pem", &["notary", "between"]);

@@ -77,8 +77,8 @@ pub(crate) async fn run(server: Arc<Server>, files: Files) {
     }
 }
 
-/// Takes bundles this server lacks from any agent that has them; returns the version of its newest. What counts is
-/// who signed them: each must follow by the authorities this server knows.
+/// Takes bundles this server lacks from any agent that has them; returns the version of its newest. What
+/// counts is who signed them: each must follow by the authorities this server knows.
 ///
 /// # Errors
 /// When they are too many, do not follow, or cannot be stored.
@@ -148,8 +148,8 @@ async fn note_fork(
     server.store.note_forks(rows).await.map_err(unavailable)
 }
 
-/// Waits until this server follows what is published, at most two seconds: an operator who has just published asks about
-/// that.
+/// Waits until this server follows what is published, at most two seconds: an operator who has just published
+/// asks about that.
 ///
 /// # Errors
 /// When the store fails.

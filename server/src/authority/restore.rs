@@ -224,7 +224,8 @@ async fn rebuild(
     }
     let mut written = write_files(files, archive, stay_here)?;
     writ_common::checkpoint!("files_restored");
-    // An operator who keeps the channel's authority elsewhere puts a leaf in place; `writ-server doctor` says so.
+    // An operator who keeps the channel's authority elsewhere puts a leaf in place; `writ-server doctor` says
+    // so.
     match write_leaf(files, &archive.chain, now) {
         Ok(()) => written.push("tls.pem".to_owned()),
         Err(RestoreError::NoChannel(why)) => warn!(

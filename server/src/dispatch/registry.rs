@@ -1,4 +1,4 @@
-//! Who is connected: one open_slot an agent, the latest proven session has it.
+//! Who is connected: one slot an agent, the latest proven session has it.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -32,7 +32,7 @@ pub(crate) enum Next {
     End(SessionEnding),
 }
 
-/// The dispatcher's and the session's ends of one open_slot. It holds nothing while nothing waits: ten thousand
+/// The dispatcher's and the session's ends of one slot. It holds nothing while nothing waits: ten thousand
 /// idle agents cost ten thousand of these.
 #[derive(Debug)]
 pub(crate) struct Mailbox {
@@ -203,7 +203,7 @@ impl Registry {
         is_newer
     }
 
-    /// Ends the session that has an agent's open_slot and returns when it has recorded what it heard, unless it is
+    /// Ends the session that has an agent's slot and returns when it has recorded what it heard, unless it is
     /// newer than this greeting: what the agent says of its journal must be judged by all that was heard
     /// before.
     pub(crate) async fn end_older(&self, agent: AgentId, ticket: u64) {

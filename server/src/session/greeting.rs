@@ -107,8 +107,8 @@ async fn exchange(server: &Server, hello: proto::AgentHello, outbound: &Outbound
     Ok(Hellos { claimed, agent_nonce, server_nonce, server_key })
 }
 
-/// Checks a proof: it is the agent's own, of this session, over a TLS leaf of this server, and the agent was not
-/// removed.
+/// Checks a proof: it is the agent's own, of this session, over a TLS leaf of this server, and the agent was
+/// not removed.
 async fn check(
     server: &Arc<Server>,
     (address, now): (IpAddr, Timestamp),

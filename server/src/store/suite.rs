@@ -1,4 +1,5 @@
-//! What every database must do for the store. A second database adds a constructor here and nothing else.
+//! What every database must do for the store. A second database adds a constructor here; the tests stay as
+//! they are.
 
 use std::time::Duration;
 

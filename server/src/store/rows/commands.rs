@@ -32,7 +32,8 @@ pub(crate) struct NewCommand {
     pub call: NewAudit,
 }
 
-/// A command that is on disk. Made only by [`super::super::Store::record_command`]; only such a one is dispatched.
+/// A command that is on disk. Made only by [`super::super::Store::record_command`]; only such a one is
+/// dispatched.
 #[derive(Debug)]
 #[must_use]
 pub(crate) struct RecordedCommand {

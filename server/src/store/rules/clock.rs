@@ -8,8 +8,9 @@ pub(in crate::store) fn latest_time(known: Timestamp, now: Timestamp, is_accepte
     if is_accepted { now } else { known.max(now) }
 }
 
-/// The number of the next call to the Control Manager: one more than the last, so that a copy of this database
-/// is found out. A registration goes beyond whatever was said before, also when this database is an old one.
+/// The number of the next call to the Control Manager: one more than the last, so that a copy of this
+/// database is found out. A registration goes beyond whatever was said before, also when this database is an
+/// old one.
 pub(in crate::store) fn next_counter(last: Option<u64>, is_registration: bool, now: Timestamp) -> u64 {
     match last {
         None => now.as_millis(),

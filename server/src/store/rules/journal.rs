@@ -55,13 +55,15 @@ pub(in crate::store) fn decide(
         return JournalDecision { noted, is_new: false, alarm: raise(AlertKind::Rewound, detail) };
     }
     let (mut noted, mut alarm) = (known.noted, None);
-    if !known.is_known && known.last.is_some() {
+    let is_last = known.last == Some(shown.id);
+    let is_new = !is_last && !known.is_known;
+    if is_new && known.last.is_some() {
         noted.commands_from = at;
         let detail =
             "It began a new journal. Commands issued before that are refused as `too_old`.".to_owned();
         alarm = raise(AlertKind::JournalReplaced, detail);
     }
-    JournalDecision { noted, is_new: !known.is_known, alarm }
+    JournalDecision { noted, is_new, alarm }
 }
 
 /// What is wrong with the journal, if anything is.
@@ -78,7 +80,8 @@ fn find_fault(known: &KnownJournals, shown: &JournalStanding) -> Option<String> 
         let text = "it came back to a journal it had given up: two hosts share its identity, or the host was put back to an earlier state";
         return Some(text.to_owned());
     }
-    if !known.is_known && known.recent >= MAX_JOURNALS {
+    // The one it is held for was its last one already when it comes again: that is judged once.
+    if !is_last && !known.is_known && known.recent >= MAX_JOURNALS {
         return Some(format!(
             "it began a new journal for the {MAX_JOURNALS}th time: its disk forgets, or somebody makes it"
         ));
@@ -193,6 +196,16 @@ mod tests {
         assert!(decision.is_new && decision.noted.held.is_none());
         assert_eq!(decision.noted.commands_from, NOW);
         assert_eq!(decision.alarm.map(|alarm| alarm.kind), Some(AlertKind::JournalReplaced));
+    }
+
+    #[test]
+    fn a_journal_that_an_agent_is_held_for_is_judged_once_however_often_it_comes_back() {
+        let noted = Noted { held: Some("too many".to_owned()), commands_from: Timestamp::from_millis(5) };
+        let known = KnownJournals { is_known: false, recent: MAX_JOURNALS, noted, ..known() };
+        let decision = decide(known, AgentId::from_bytes([7; 16]), &shown(1, 9, &[2], 3), NOW);
+        assert_eq!(decision.noted.held.as_deref(), Some("too many"));
+        assert_eq!(decision.noted.commands_from, Timestamp::from_millis(5));
+        assert!(decision.alarm.is_none() && !decision.is_new);
     }
 
     #[test]

@@ -16,8 +16,8 @@ pub(in crate::store) struct KnownTarget {
 pub(in crate::store) fn decide(known: Option<KnownTarget>, new: &NewReceipt) -> ReceiptFate {
     let Some(KnownTarget { state, first }) = known else { return ReceiptFate::Unsolicited };
     let Some(first) = first else { return ReceiptFate::Stored };
-    // Agents of before kept no receipt of a refusal, and none keeps that of an expired command: one more is no
-    // contradiction. Nor is the answer to a delivery that was not ours, which has an alert of its own.
+    // Agents of before kept no receipt of a refusal, and none keeps that of an expired command: one more is
+    // no contradiction. Nor is the answer to a delivery that was not ours, which has an alert of its own.
     let is_repeated_refusal = new.state == TargetState::Refused && state == TargetState::Refused;
     if first == new.digest || is_repeated_refusal || new.is_replay {
         return ReceiptFate::Known;

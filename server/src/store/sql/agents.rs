@@ -1,5 +1,7 @@
 //! The agents.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use writ_database::dialect::{MAX_PARAMETERS, parameters};
 use writ_database::{Connection, Record, ToValue as _, Value, values};
@@ -232,10 +234,12 @@ fn add_attributes(connection: &mut Connection, rows: &mut [AgentRow]) -> Result<
             let (name, value) = (record.get("name")?, record.get("value")?);
             Ok((record.get::<AgentId>("agent_id")?, Attribute { name, value, source: record.get("source")? }))
         })?;
+        let mut of_agents = BTreeMap::<_, Vec<_>>::new();
         for (agent, attribute) in found {
-            if let Some(row) = rows.iter_mut().find(|row| row.id == agent) {
-                row.attributes.push(attribute);
-            }
+            of_agents.entry(agent).or_default().push(attribute);
+        }
+        for row in rows {
+            row.attributes = of_agents.remove(&row.id).unwrap_or_default();
         }
     }
     Ok(())
