@@ -48,6 +48,8 @@ impl Connection {
                 connection.inner.pragma_update_and_check(None, "journal_mode", "wal", |_| Ok(()))?;
                 connection.inner.pragma_update(None, "synchronous", "full")?;
                 connection.inner.pragma_update(None, "foreign_keys", true)?;
+                // What a part of a transaction may have to undo; a batch bounds it.
+                connection.inner.pragma_update(None, "temp_store", "memory")?;
             }
             Ok(())
         };

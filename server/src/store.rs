@@ -51,6 +51,11 @@ const SCHEMA: Schema = Schema {
             name: "token order",
             sql: include_str!("store/migrations/0007_token_order.sql"),
         },
+        Migration {
+            version: 8,
+            name: "targets by agent",
+            sql: include_str!("store/migrations/0008_targets_by_agent.sql"),
+        },
     ],
     cure: "stop the server, move writ.db and writ.db-wal away, and put a copy back or restore a backup: writ-server cert restore FILE",
 };

@@ -307,6 +307,8 @@ fn replace(
 fn remove(connection: &mut Connection, agent: AgentId, now: Timestamp) -> Result<(), StoreError> {
     let sql = "UPDATE agents SET removed_at = ?2 WHERE agent_id = ?1 AND removed_at = 0";
     connection.execute(sql, &values![agent, now])?;
-    let sql = "UPDATE targets SET state = ?2 WHERE agent_id = ?1 AND state = ?3";
-    connection.execute(sql, &values![agent, TargetState::Cancelled, TargetState::Queued]).map(drop)
+    // The second condition on the state is that of the index of what waits.
+    let sql =
+        format!("UPDATE targets SET state = ?2 WHERE agent_id = ?1 AND state = ?3 AND state < {FIRST_ENDED}");
+    connection.execute(&sql, &values![agent, TargetState::Cancelled, TargetState::Queued]).map(drop)
 }
