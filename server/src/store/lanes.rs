@@ -34,11 +34,7 @@ pub(super) fn write(batch: &mut Batch<'_>, jobs: Vec<Job>, changes: &broadcast::
         }
     }
     let changed: HashSet<_> = receipts.iter().map(|(receipt, _): &(NewReceipt, _)| receipt.command).collect();
-    batch.lane(commands, sql::record_commands);
-    batch.lane(receipts, sql::record_receipts);
-    // Before the contacts: what an older session heard is known when a newer one is judged.
-    batch.lane(signs, sql::note_signs_of_life);
-    batch.lane(contacts, sql::note_contacts);
+    // Before the answers: a caller who looks at once finds the change announced.
     if !changed.is_empty() {
         let changes = changes.clone();
         batch.afterwards(move || {
@@ -48,4 +44,9 @@ pub(super) fn write(batch: &mut Batch<'_>, jobs: Vec<Job>, changes: &broadcast::
             }
         });
     }
+    batch.lane(commands, sql::record_commands);
+    batch.lane(receipts, sql::record_receipts);
+    // Before the contacts: what an older session heard is known when a newer one is judged.
+    batch.lane(signs, sql::note_signs_of_life);
+    batch.lane(contacts, sql::note_contacts);
 }
