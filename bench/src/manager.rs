@@ -77,8 +77,8 @@ impl One {
         }
     }
 
-    /// Polls when it is called until nothing more waits, and says what it has. The poll that reports an outcome
-    /// may bring the next instruction.
+    /// Polls when it is called until nothing more waits, and says what it has. The poll that reports an
+    /// outcome may bring the next instruction.
     async fn listen(mut self, got: mpsc::Sender<Got>) {
         loop {
             self.poke.notified().await;

@@ -130,8 +130,8 @@ pub(crate) async fn time_out(manager: &Manager) -> Result<(), Failure> {
     manager.store.change(move |change| change.time_out(now).map(KeepOrUndo::Keep)).await.map_err(unavailable)
 }
 
-/// Identifies a request: [`Digest::of_parts`] of the instruction as it would be handed over at time zero, which names
-/// the operator, the lifetime and the task, and of the entities as asked.
+/// Identifies a request: [`Digest::of_parts`] of the instruction as it would be handed over at time zero,
+/// which names the operator, the lifetime and the task, and of the entities as asked.
 fn fingerprint(actor: &Actor, entities: &[String], task: &Task, lifetime: Duration) -> Digest {
     let instruction = Instruction {
         manager: ManagerId::from_bytes([0; 16]),

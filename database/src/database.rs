@@ -82,6 +82,7 @@ impl<J: Send + 'static> Database<J> {
         let started = thread.spawn(move || {
             let connection = Connection::open(&file, Access::Write, cure).and_then(|mut connection| {
                 migrate(&mut connection, migrations)?;
+                connection.undo_in_memory()?;
                 Ok(connection)
             });
             match connection {

@@ -14,8 +14,8 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 /// Statements that stay prepared: more than a program has.
 const PREPARED: usize = 256;
 
-/// Longer statements have as many parameters as a question has names. Each such number is a statement of its own,
-/// so they are prepared for once.
+/// Longer statements have as many parameters as a question has names. Each such number is a statement of its
+/// own, so they are prepared for once.
 pub(crate) const LONGEST_KEPT: usize = 4096;
 
 /// What a connection is for.
@@ -48,13 +48,18 @@ impl Connection {
                 connection.inner.pragma_update_and_check(None, "journal_mode", "wal", |_| Ok(()))?;
                 connection.inner.pragma_update(None, "synchronous", "full")?;
                 connection.inner.pragma_update(None, "foreign_keys", true)?;
-                // What a part of a transaction may have to undo; a batch bounds it.
-                connection.inner.pragma_update(None, "temp_store", "memory")?;
             }
             Ok(())
         };
         set().map_err(|error| failure(&error, cure))?;
         Ok(connection)
+    }
+
+    /// From now on, what a part of a transaction may have to undo stays in memory: a batch bounds it. Not
+    /// while the file is brought up to date, because an index of many rows is sorted in such files.
+    pub(crate) fn undo_in_memory(&mut self) -> Result<(), DatabaseError> {
+        let set = self.inner.pragma_update(None, "temp_store", "memory");
+        set.map_err(|error| self.failure(&error))
     }
 
     /// Whether there is a table of a name.

@@ -148,8 +148,9 @@ impl Batch<'_> {
         self.finishes.push(Box::new(|_| call()));
     }
 
-    /// Runs a write so that its failure, or its panic, undoes it alone. SQLite rolls a whole transaction back by itself when
-    /// the disk is full, and what ran after that would stand outside of any: then the batch has failed.
+    /// Runs a write so that its failure, or its panic, undoes it alone. SQLite rolls a whole transaction back
+    /// by itself when the disk is full, and what ran after that would stand outside of any: then the batch
+    /// has failed.
     fn attempt<T>(
         &mut self,
         work: impl FnOnce(&mut Connection) -> Result<KeepOrUndo<T>, DatabaseError>,

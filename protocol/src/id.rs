@@ -145,8 +145,8 @@ macro_rules! hash_type {
                 Self(out)
             }
 
-            /// SHA-256 of parts, each after its length (8 bytes, big-endian), so that no two lists of parts give
-            /// the same bytes.
+            /// SHA-256 of parts, each after its length (8 bytes, big-endian), so that no two lists of parts
+            /// give the same bytes.
             #[must_use]
             pub fn of_parts<'p>(parts: impl IntoIterator<Item = &'p [u8]>) -> Self {
                 let mut bytes = Vec::new();

@@ -110,7 +110,8 @@ impl Store {
         self.database.is_writing()
     }
 
-    /// Hears of every command whose progress changed, once for each commit.
+    /// Hears of every command whose progress changed, with the commit. A failed batch is
+    /// told, too: an event says only that something may have changed.
     #[must_use]
     pub(crate) fn watch(&self) -> broadcast::Receiver<CommandId> {
         self.changes.subscribe()

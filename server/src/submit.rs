@@ -255,8 +255,8 @@ pub(crate) fn selector(text: &str) -> Result<Selector, Failure> {
     text.parse().map_err(|error: InvalidSelector| Failure::invalid("selector", error.to_string()))
 }
 
-/// Identifies a request: [`Digest::of_parts`] of the caller's name, the lifetime, the action as it would be signed,
-/// and the selection.
+/// Identifies a request: [`Digest::of_parts`] of the caller's name, the lifetime, the action as it would be
+/// signed, and the selection.
 fn fingerprint(actor: &Actor, request: &Request) -> Digest {
     let Request { id: _, selection, lifetime, action, parent: _ } = request;
     let action = proto::Command { action: Some(action.into()), ..proto::Command::default() }.encode_to_vec();

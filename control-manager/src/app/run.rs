@@ -161,7 +161,7 @@ fn start_loops(manager: &Arc<Manager>, files: &Files) {
     shutdown.spawn(archive::run(store.database().clone(), manager.audit, files.audit(), of_the_manager));
     shutdown.spawn(systemd::keep_alive(shutdown.clone(), move || {
         let store = store.clone();
-        async move { store.database().is_writing() && store.manager().await.is_ok() }
+        async move { store.manager().await.is_ok() }
     }));
 }
 

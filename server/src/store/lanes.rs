@@ -34,7 +34,8 @@ pub(super) fn write(batch: &mut Batch<'_>, jobs: Vec<Job>, changes: &broadcast::
         }
     }
     let changed: HashSet<_> = receipts.iter().map(|(receipt, _): &(NewReceipt, _)| receipt.command).collect();
-    // Before the answers: a caller who looks at once finds the change announced.
+    // Before the answers: a caller who looks at once finds the change announced. A batch that failed is
+    // announced, too: an announcement says only that something may have changed.
     if !changed.is_empty() {
         let changes = changes.clone();
         batch.afterwards(move || {
