@@ -23,6 +23,9 @@ pub(crate) const MAX_WAITING_WRITES: usize = 4096;
 /// Writes in one commit. Enough to make the sync of the disk cheap, few enough to keep latency in
 /// milliseconds.
 const MAX_BATCH: usize = 512;
+/// How often a batch that grows lets other threads run before it begins. Past it, it begins as it is: where
+/// many threads want to run, each turn may take milliseconds.
+const MAX_TURNS: usize = 4;
 /// A batch that takes longer than this stands before a disk that hangs.
 const LONGEST_BATCH: Duration = Duration::from_secs(10);
 
@@ -204,6 +207,25 @@ impl Batch<'_> {
     }
 }
 
+/// Waits for a job and takes all that wait; none when every handle is gone. While more come, the threads that
+/// are about to send one run first, and their jobs share the commit. A job that comes alone is not held up.
+fn take<J>(jobs: &mut mpsc::Receiver<J>, taken: &mut Vec<J>) {
+    jobs.blocking_recv_many(taken, MAX_BATCH);
+    let mut before = 1;
+    for _ in 0..MAX_TURNS {
+        if taken.len() <= before {
+            return;
+        }
+        before = taken.len();
+        std::thread::yield_now();
+        while taken.len() < MAX_BATCH
+            && let Ok(job) = jobs.try_recv()
+        {
+            taken.push(job);
+        }
+    }
+}
+
 /// The thread's work. Ends when every handle is gone.
 pub(crate) fn write_batches<J>(
     mut connection: Connection,
@@ -212,7 +234,11 @@ pub(crate) fn write_batches<J>(
     mut write_items: impl FnMut(&mut Batch<'_>, Vec<J>),
 ) {
     let mut waiting = Vec::new();
-    while jobs.blocking_recv_many(&mut waiting, MAX_BATCH) > 0 {
+    loop {
+        take(&mut jobs, &mut waiting);
+        if waiting.is_empty() {
+            break;
+        }
         health.begin();
         let failed = connection.begin().err().map(|error| error.to_string());
         let mut batch = Batch { connection: &mut connection, failed, finishes: Vec::new() };
