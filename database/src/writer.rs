@@ -189,8 +189,9 @@ impl Batch<'_> {
         }));
     }
 
-    /// Ends the transaction and tells everybody; whether it is stored.
-    fn end(self) -> bool {
+    /// Ends the transaction and tells everybody. What the disk did is noted first: a caller who hears of a
+    /// failure and asks how the disk is, hears the same.
+    fn end(self, health: &Health) {
         let Batch { connection, mut failed, finishes } = self;
         if failed.is_none() {
             failed = connection.commit().err().map(|error| error.to_string());
@@ -200,10 +201,10 @@ impl Batch<'_> {
             // There may be no transaction left to roll back; either way none is open afterwards.
             let _ = connection.roll_back();
         }
+        health.end(failed.is_none());
         for finish in finishes {
             finish(failed.as_deref());
         }
-        failed.is_none()
     }
 }
 
@@ -252,7 +253,7 @@ pub(crate) fn write_batches<J>(
         }
         batch.lane(audits, audit::append_all);
         write_items(&mut batch, items);
-        health.end(batch.end());
+        batch.end(health);
     }
     if let Err(error) = connection.close() {
         error!(%error, "the database was not closed in good order");
