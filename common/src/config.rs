@@ -277,11 +277,13 @@ impl Reader {
         parts
     }
 
-    /// Ends reading: keys nobody asked for are mistakes too.
+    /// Ends reading: keys nobody asked for are mistakes too. One that resembles no key is told with all keys
+    /// there are, once.
     ///
     /// # Errors
     /// All mistakes.
     pub fn finish<T>(mut self, config: T) -> Result<T, Problems> {
+        let mut are_listed = false;
         for key in std::mem::take(&mut self.values).into_keys() {
             let nearest = self
                 .asked
@@ -289,7 +291,14 @@ impl Reader {
                 .map(|known| (strsim::damerau_levenshtein(known, &key), known))
                 .min()
                 .filter(|(distance, known)| *distance <= known.len() / 2);
-            let hint = nearest.map_or_else(String::new, |(_, known)| format!("; did you mean `{known}`?"));
+            let hint = match nearest {
+                Some((_, known)) => format!("; did you mean `{known}`?"),
+                None if std::mem::replace(&mut are_listed, true) => String::new(),
+                None => {
+                    let all: BTreeSet<_> = self.asked.iter().map(|key| format!("`{key}`")).collect();
+                    format!("; the keys are {}", all.into_iter().collect::<Vec<_>>().join(", "))
+                }
+            };
             self.problem(&key, format!("is not a known key{hint}"));
         }
         if self.problems.is_empty() {
@@ -353,6 +362,18 @@ mod tests {
             "{problems}"
         );
         assert!(problems.contains("`listen.admin` is `here`"), "{problems}");
+    }
+
+    #[test]
+    fn the_keys_are_listed_once_when_none_is_near() {
+        let mut reader = reader("[session]\nheartbeat = \"5s\"\n[zzzzzzzz]\nzzzzzzz = 1\nyyyyyyy = 1\n");
+        let second = Duration::from_secs(1);
+        let _ = reader.duration("session.heartbeat", second, second..=second * 60);
+        let _ = reader.string("log.filter", "info", "a filter", |_| true);
+        let problems = reader.finish(()).unwrap_err().to_string();
+        let told = "`zzzzzzzz.yyyyyyy` is not a known key; the keys are `log.filter`, `session.heartbeat`\n  \
+                    `zzzzzzzz.zzzzzzz` is not a known key";
+        assert!(problems.ends_with(told), "{problems}");
     }
 
     #[test]

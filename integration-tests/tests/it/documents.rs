@@ -1,9 +1,12 @@
-//! What pages and error messages tell people to type exists: programs, subcommands and flags.
+//! What pages and error messages tell people to type exists: programs, subcommands, flags and configuration
+//! keys.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use clap::Command;
+use integration_tests::fleet::{Build, Fleet};
 use integration_tests::python::root;
 
 fn programs() -> [Command; 4] {
@@ -196,4 +199,37 @@ fn every_command_an_error_message_tells_to_type_exists_with_its_flags() {
         }
     }
     assert!(all > 100, "{all}");
+}
+
+/// The keys in the first table below a heading.
+fn keys_in_page(page: &str, heading: &str) -> BTreeSet<String> {
+    let text = fs::read_to_string(root().join(page)).unwrap();
+    let mut lines = text.lines().skip_while(|line| *line != heading);
+    let mut table = lines.by_ref().skip_while(|line| !line.starts_with('|')).skip(2);
+    let rows = table.by_ref().take_while(|line| line.starts_with('|'));
+    let keys = rows.flat_map(|row| row.split('|').nth(1).unwrap().split('`').skip(1).step_by(2));
+    keys.map(str::to_owned).collect()
+}
+
+/// The keys a program lists when it is given one that resembles none.
+fn keys_of_program(program: &str) -> BTreeSet<String> {
+    let fleet = Fleet::new(Build::Testing);
+    let path = fleet.path("wrong.toml");
+    fs::write(&path, "this_is_surely_no_key_of_any_program_of_ours = 1\n").unwrap();
+    let said = fleet.run(program, &["run", "--config", path.to_str().unwrap()]);
+    assert_eq!(said.code, 64, "{said:?}");
+    let (_, keys) = said.stderr.split_once("the keys are ").unwrap();
+    let keys = keys.lines().next().unwrap().split('`').skip(1).step_by(2);
+    keys.map(str::to_owned).collect()
+}
+
+#[test]
+fn every_configuration_key_has_its_row_and_every_row_its_key() {
+    for (program, page, heading) in [
+        ("writ-server-testing", "docs/configuration.md", "## writ-server run"),
+        ("writ-agent-testing", "docs/configuration.md", "## writ-agent"),
+        ("writ-control-manager-testing", "docs/control-manager.md", "### control-manager.toml"),
+    ] {
+        assert_eq!(keys_of_program(program), keys_in_page(page, heading), "{program} and {page}");
+    }
 }
