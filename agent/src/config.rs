@@ -7,6 +7,7 @@ use writ_common::config::{Problems, Reader};
 use writ_common::files::secret_line;
 use writ_common::net::{Login, Protocol, Proxy};
 use writ_common::telemetry::LogFormat;
+use writ_protocol::command::{OWN_ACTIONS, is_deniable};
 use writ_protocol::place::Place;
 
 /// What is read unless told otherwise.
@@ -43,6 +44,12 @@ pub(crate) struct Config {
     pub log_format: LogFormat,
 }
 
+/// The rule for `actions.deny`.
+fn deniable() -> String {
+    let names = OWN_ACTIONS.iter().filter(|(name, _)| is_deniable(name));
+    names.map(|(name, _)| format!("`{name}`")).collect::<Vec<_>>().join(" or ")
+}
+
 impl Config {
     /// Reads file, environment and flags.
     ///
@@ -55,9 +62,7 @@ impl Config {
         let config = Self {
             data_dir: reader.path("data_dir", Path::new(DEFAULT_DATA_DIR)),
             actions_dir: reader.path("actions.dir", Path::new(DEFAULT_ACTIONS_DIR)),
-            denied_actions: reader.strings("actions.deny", "`inventory` or `settings`", |action| {
-                matches!(action, "inventory" | "settings")
-            }),
+            denied_actions: reader.strings("actions.deny", &deniable(), is_deniable),
             max_running: usize::try_from(reader.number("actions.max_running", 8, 1..=256)).unwrap_or(8),
             max_entries: reader.number("journal.max_entries", 100_000, 16..=10_000_000),
             proxy: proxy(&mut reader),

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use tokio::sync::OwnedSemaphorePermit;
 use writ_common::config::Problems;
 use writ_common::text::plain;
-use writ_protocol::command::{Action, ActionClass, Settings};
+use writ_protocol::command::{Action, ActionClass, OWN_ACTIONS, Settings};
 use writ_protocol::id::{CommandId, Digest};
 use writ_protocol::limits::{MAX_OUTPUT_BYTES, MAX_REPORT_ROWS};
 use writ_protocol::receipt::{Ending, Outcome};
@@ -72,10 +72,6 @@ impl Plan {
     }
 }
 
-/// What every agent does, and at least how harmful it is: settings with endpoints are of class trust.
-const OWN_CLASSES: [(&str, ActionClass); 3] =
-    [("ping", ActionClass::Read), ("inventory", ActionClass::Read), ("settings", ActionClass::Change)];
-
 impl ActionTable {
     /// Reads every `*.toml` of a folder, as an agent of this user does; a missing folder is an empty list. Of
     /// the agent's own actions those are left out that are `denied`.
@@ -118,8 +114,8 @@ impl ActionTable {
                 Err(found) => problems.push(found),
             }
         }
-        if definitions.len() + OWN_CLASSES.len() > MAX_REPORT_ROWS {
-            let most = MAX_REPORT_ROWS - OWN_CLASSES.len();
+        if definitions.len() + OWN_ACTIONS.len() > MAX_REPORT_ROWS {
+            let most = MAX_REPORT_ROWS - OWN_ACTIONS.len();
             let text = format!("holds {} actions; at most {most} can be reported", definitions.len());
             problems.push(Problems::one(folder, "", text));
         }
@@ -151,7 +147,7 @@ impl ActionTable {
 
     /// Names and classes of everything on the list, for the server.
     pub fn rows(&self) -> impl Iterator<Item = (&str, ActionClass)> {
-        OWN_CLASSES
+        OWN_ACTIONS
             .into_iter()
             .filter(|(own, _)| !self.denied.iter().any(|denied| denied == own))
             .chain(self.definitions.values().map(|definition| (definition.name.as_str(), definition.class)))
@@ -175,8 +171,7 @@ impl ActionTable {
     /// # Errors
     /// `action_not_allowed` or `invalid_parameters`.
     pub fn plan(&self, action: &Action) -> Result<Plan, Refusal> {
-        let is_own = matches!(action, Action::Inventory | Action::ApplySettings(_));
-        if is_own && self.denied.iter().any(|denied| denied == action.name()) {
+        if self.denied.iter().any(|denied| denied == action.name()) {
             let detail = format!("`actions.deny` of this host's agent.toml lists `{}`", action.name());
             return Err(Refusal::new(RefusalCode::ActionNotAllowed, detail));
         }
@@ -329,7 +324,7 @@ mod tests {
     #[test]
     fn more_actions_than_a_report_holds_are_a_mistake_of_the_folder() {
         let folder = tempfile::tempdir().unwrap();
-        for number in 0..=MAX_REPORT_ROWS - OWN_CLASSES.len() {
+        for number in 0..=MAX_REPORT_ROWS - OWN_ACTIONS.len() {
             std::fs::write(folder.path().join(format!("a{number}.toml")), "program = '/bin/true'").unwrap();
         }
         let problems = ActionTable::load(folder.path(), &[], users::own_uid()).unwrap_err();

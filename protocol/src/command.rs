@@ -137,14 +137,29 @@ impl Settings {
     }
 }
 
-/// What every agent does without being allowed to by a file.
-pub const OWN_ACTIONS: [&str; 3] = ["ping", "inventory", "settings"];
+/// What every agent does without being allowed to by a file, and at least how harmful it is: settings with
+/// endpoints are of class trust.
+pub const OWN_ACTIONS: [(&str, ActionClass); 3] =
+    [("ping", ActionClass::Read), ("inventory", ActionClass::Read), ("settings", ActionClass::Change)];
+
+/// Whether a text names an action that every agent has.
+#[must_use]
+pub fn is_own_action(text: &str) -> bool {
+    OWN_ACTIONS.iter().any(|(name, _)| *name == text)
+}
+
+/// Whether a host's owner may deny an action that every agent has. Nobody denies a ping: it changes nothing,
+/// and tells whether the agent obeys.
+#[must_use]
+pub fn is_deniable(text: &str) -> bool {
+    text != "ping" && is_own_action(text)
+}
 
 /// Whether a text may name an action of a host's own.
 #[must_use]
 pub fn is_action_name(text: &str) -> bool {
     let is_allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '_' | '.');
-    (1..=MAX_NAME_BYTES).contains(&text.len()) && text.chars().all(is_allowed) && !OWN_ACTIONS.contains(&text)
+    (1..=MAX_NAME_BYTES).contains(&text.len()) && text.chars().all(is_allowed) && !is_own_action(text)
 }
 
 /// How much harm an action can do, mildest first; unlabelled ones are destructive.

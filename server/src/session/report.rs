@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use bytes::Bytes;
-use writ_protocol::command::{OWN_ACTIONS, is_action_name};
+use writ_protocol::command::{is_action_name, is_own_action};
 use writ_protocol::envelope::{AgentReportPurpose, Candidate, verify};
 use writ_protocol::facts::FACTS;
 use writ_protocol::hello::Nonce;
@@ -39,7 +39,7 @@ pub(super) fn read_report(
     // Neither is a row that no command could name, nor a second one of a name.
     let mut actions: Vec<_> = actions
         .into_iter()
-        .filter(|(name, _)| is_action_name(name) || OWN_ACTIONS.contains(&name.as_str()))
+        .filter(|(name, _)| is_action_name(name) || is_own_action(name))
         .map(|(name, class)| (name, class.class()))
         .collect();
     let mut seen = HashSet::new();
