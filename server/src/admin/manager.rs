@@ -139,8 +139,9 @@ impl ControlManagerService for ControlManager {
         let uplink = Arc::clone(&self.0);
         let held = self.0.server.to_the_end(async move {
             let mut turn = uplink.bridge.turn().await;
-            if source == UpdateSource::Manager {
-                update_source::is_offered(&turn.registration)?;
+            match source {
+                UpdateSource::Manager => update_source::is_offered(&turn.registration)?,
+                UpdateSource::Default => {}
             }
             let mut next = ManagerRecord::clone(&turn);
             next.registration.source = source;

@@ -46,7 +46,7 @@ pub(crate) fn choose(
     match (check(version, is_authorized), chosen) {
         (Err(why), Some(UpdateSource::Manager)) => Err(why),
         // What is not offered needs no answer.
-        (Err(_), _) | (Ok(()), Some(UpdateSource::Default)) => Ok(UpdateSource::Default),
+        (Err(_), None) | (_, Some(UpdateSource::Default)) => Ok(UpdateSource::Default),
         (Ok(()), Some(UpdateSource::Manager)) => Ok(UpdateSource::Manager),
         (Ok(()), None) => Err(Failure::precondition(
             "update_source_unanswered",
