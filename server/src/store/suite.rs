@@ -1,6 +1,7 @@
 //! What every database must do for the store. A second database adds a constructor here; the tests stay as
 //! they are.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -28,6 +29,8 @@ use crate::selector::Selector;
 /// A store and what it lives in.
 struct Fixture {
     store: Store,
+    /// Where it is found again.
+    place: PathBuf,
     folder: tempfile::TempDir,
     shutdown: Shutdown,
 }
@@ -35,8 +38,9 @@ struct Fixture {
 /// A store in a file of its own.
 async fn sqlite() -> Fixture {
     let (folder, shutdown) = (tempfile::tempdir().unwrap(), Shutdown::new());
-    let store = Store::make(&folder.path().join("writ.db"), &shutdown).await.unwrap();
-    Fixture { store, folder, shutdown }
+    let place = folder.path().join("writ.db");
+    let store = Store::make(&place, &shutdown).await.unwrap();
+    Fixture { store, place, folder, shutdown }
 }
 
 /// Each test of the suite against each database.
@@ -52,7 +56,7 @@ macro_rules! suite {
 }
 
 suite!(
-    a_fleet_is_made_once_and_found_in_its_file,
+    a_fleet_is_made_once_and_found_again,
     a_restored_fleet_knows_agents_again_but_none_that_was_removed,
     a_bundle_follows_the_head_or_nothing_is_published,
     bundles_of_other_chains_are_kept_up_to_a_bound_with_who_holds_them,
@@ -208,10 +212,10 @@ async fn kinds(store: &Store) -> Vec<String> {
     kinds
 }
 
-async fn a_fleet_is_made_once_and_found_in_its_file(Fixture { store, folder, shutdown }: Fixture) {
-    let path = folder.path().join("writ.db");
+async fn a_fleet_is_made_once_and_found_again(fixture: Fixture) {
+    let Fixture { store, place, folder: _folder, shutdown } = fixture;
     assert_eq!(store.fleet().await.unwrap(), None);
-    assert_eq!(Store::find_fleet(&path).await.unwrap(), Found::Missing("holds no fleet".to_owned()));
+    assert_eq!(Store::find_fleet(&place).await.unwrap(), Found::Missing("holds no fleet".to_owned()));
     let fleet = FleetId::from_bytes([5; 16]);
     let bundles = || vec![(1, digest(1), Bytes::from_static(b"one"))];
     store.create_fleet(fleet, "north".to_owned(), bundles(), digest(9), NOW).await.unwrap();
@@ -225,7 +229,7 @@ async fn a_fleet_is_made_once_and_found_in_its_file(Fixture { store, folder, shu
     store.database().clone().close().await;
     drop(store);
     assert!(shutdown.drain(Duration::from_secs(60)).await);
-    assert_eq!(Store::find_fleet(&path).await.unwrap(), Found::Present((fleet, "north".to_owned())));
+    assert_eq!(Store::find_fleet(&place).await.unwrap(), Found::Present((fleet, "north".to_owned())));
 }
 
 async fn a_restored_fleet_knows_agents_again_but_none_that_was_removed(Fixture { store, .. }: Fixture) {
