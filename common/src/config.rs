@@ -141,6 +141,11 @@ impl Reader {
         }
     }
 
+    /// A key there is, though this file gives no reason to ask for it.
+    pub fn also_known(&mut self, key: String) {
+        self.asked.push(key);
+    }
+
     fn take(&mut self, key: &str) -> Option<Value> {
         self.asked.push(key.to_owned());
         self.values.remove(key)
@@ -266,7 +271,11 @@ impl Reader {
         };
         let parts: Vec<String> = match value.kind {
             ValueKind::Array(values) => {
-                values.into_iter().filter_map(|value| value.into_string().ok()).collect()
+                let texts: Result<_, _> = values.into_iter().map(Value::into_string).collect();
+                texts.unwrap_or_else(|_| {
+                    self.problem(key, format!("holds a list or a table; each must be {rule}"));
+                    Vec::new()
+                })
             }
             ValueKind::String(text) => text.split(',').map(|part| part.trim().to_owned()).collect(),
             _ => vec![String::new()],
@@ -362,6 +371,16 @@ mod tests {
             "{problems}"
         );
         assert!(problems.contains("`listen.admin` is `here`"), "{problems}");
+    }
+
+    #[test]
+    fn a_list_that_holds_no_texts_is_a_mistake_and_not_an_empty_list() {
+        for wrong in ["[[\"settings\"]]", "[{ name = \"settings\" }]"] {
+            let mut reader = reader(&format!("deny = {wrong}\n"));
+            assert!(reader.strings("deny", "a name", |_| true).is_empty());
+            let problems = reader.finish(()).unwrap_err().to_string();
+            assert!(problems.contains("`deny` holds a list or a table; each must be a name"), "{problems}");
+        }
     }
 
     #[test]
