@@ -214,7 +214,7 @@ fn take<J>(jobs: &mut mpsc::Receiver<J>, taken: &mut Vec<J>) {
     jobs.blocking_recv_many(taken, MAX_BATCH);
     let mut before = 1;
     for _ in 0..MAX_TURNS {
-        if taken.len() <= before {
+        if taken.len() <= before || taken.len() >= MAX_BATCH {
             return;
         }
         before = taken.len();
