@@ -195,7 +195,8 @@ fn show_status(format: Format, client: &Client, status: &proto::ManagerStatus) -
     };
     let update_source = match status.update_source() {
         proto::UpdateSource::Manager => "manager",
-        proto::UpdateSource::Unspecified | proto::UpdateSource::Default => "default",
+        proto::UpdateSource::Default => "default",
+        proto::UpdateSource::Unspecified => "unknown to this version",
     };
     let shown = Status {
         state,
@@ -250,11 +251,12 @@ fn fields(shown: &Status, client: &Client) -> Vec<(&'static str, String)> {
     }
     let source = match (shown.update_source, shown.update_source_offered) {
         ("manager", _) => "the Control Manager".to_owned(),
-        (_, true) => {
+        ("default", true) => {
             let take = client.typed("writ manager update-source manager");
             format!("the configured update server; the manager offers itself: {take}")
         }
-        (_, false) => "the configured update server".to_owned(),
+        ("default", false) => "the configured update server".to_owned(),
+        (other, _) => other.to_owned(),
     };
     fields.push(("updates from", source));
     if shown.settings_not_sent {
