@@ -81,16 +81,17 @@ impl ActionTable {
     pub fn load(folder: &Path, denied: &[String], uid: u32) -> Result<Self, Vec<Problems>> {
         let denied = denied.to_vec();
         let entries = match std::fs::read_dir(folder) {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                return Ok(Self { denied, ..Self::default() });
-            }
+            Ok(entries) => Some(entries),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
             Err(error) => return Err(vec![Problems::one(folder, "", format!("cannot be read: {error}"))]),
         };
-        if let Some(fault) = whose::others_may_change(folder, uid) {
+        if entries.is_some()
+            && let Some(fault) = whose::others_may_change(folder, uid)
+        {
             return Err(vec![Problems::one(folder, "", fault)]);
         }
-        let mut paths: Vec<_> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
+        let mut paths: Vec<_> =
+            entries.into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path())).collect();
         paths.sort();
         let (mut definitions, mut problems) = (BTreeMap::new(), Vec::new());
         let (mut contents, mut ignored) = (Vec::new(), Vec::new());
@@ -171,7 +172,7 @@ impl ActionTable {
     /// # Errors
     /// `action_not_allowed` or `invalid_parameters`.
     pub fn plan(&self, action: &Action) -> Result<Plan, Refusal> {
-        if self.denied.iter().any(|denied| denied == action.name()) {
+        if action.own_class().is_some() && self.denied.iter().any(|denied| denied == action.name()) {
             let detail = format!("`actions.deny` of this host's agent.toml lists `{}`", action.name());
             return Err(Refusal::new(RefusalCode::ActionNotAllowed, detail));
         }
@@ -303,6 +304,7 @@ pub fn run_own(plan: &Plan) -> Option<Ended> {
 #[cfg(test)]
 mod tests {
     use writ_common::users;
+    use writ_protocol::command::NamedAction;
 
     use super::*;
 
@@ -319,6 +321,13 @@ mod tests {
             assert!(refusal.to_string().contains("actions.deny"), "{refusal}");
         }
         let _ping = table.plan(&Action::Ping).unwrap();
+        // Another table than the one without a list of what is denied, also where there is no folder.
+        let free = ActionTable::load(nowhere, &[], users::own_uid()).unwrap();
+        assert_ne!(free.digest(), table.digest());
+        // A host's own action cannot have that name, so the list of what is denied is not the reason.
+        let named = NamedAction { name: "settings".to_owned(), parameters: Vec::new() };
+        let refusal = table.plan(&Action::Run(named)).unwrap_err();
+        assert!(refusal.to_string().contains("not in this agent's actions.d"), "{refusal}");
     }
 
     #[test]

@@ -219,3 +219,34 @@ pub struct Approval {
     /// When.
     pub approved_at: Timestamp,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_every_agent_does_is_in_the_table_and_nothing_else() {
+        let run = NamedAction { name: "note".to_owned(), parameters: Vec::new() };
+        let wire = writ_proto::v1::command::Action::Ping(writ_proto::v1::Ping {});
+        let settings = Settings { revision: 1, heartbeat: None, endpoints: Vec::new(), log_filter: None };
+        for action in [
+            Action::Ping,
+            Action::Inventory,
+            Action::ApplySettings(settings),
+            Action::Run(run),
+            Action::Unsupported(Unsupported { name: "scan", wire }),
+        ] {
+            // Another action does not compile until it has an arm here; add it to the list above, too.
+            match &action {
+                Action::Ping
+                | Action::Inventory
+                | Action::ApplySettings(_)
+                | Action::Run(_)
+                | Action::Unsupported(_) => {}
+            }
+            let in_table =
+                OWN_ACTIONS.iter().find(|(name, _)| *name == action.name()).map(|(_, class)| *class);
+            assert_eq!(action.own_class(), in_table, "{}", action.name());
+        }
+    }
+}

@@ -21,7 +21,7 @@ use super::whose::others_may_change;
 use regex_lite::Regex;
 use writ_common::config::{Problems, Reader};
 use writ_common::users::{self, User};
-use writ_protocol::command::{ActionClass, is_action_name};
+use writ_protocol::command::{ActionClass, OWN_ACTIONS, is_action_name};
 use writ_protocol::limits::{MAX_OUTPUT_BYTES, MAX_PARAMETER_BYTES};
 use writ_protocol::refusal::{Refusal, RefusalCode};
 
@@ -123,7 +123,8 @@ impl Definition {
         }
         let mut reader = Reader::file_only(path)?;
         let second = Duration::from_secs(1);
-        let rule = "1 to 128 of a-z, 0-9, `-`, `_` and `.`, and none of `ping`, `inventory`, `settings`";
+        let own = OWN_ACTIONS.map(|(name, _)| format!("`{name}`")).join(", ");
+        let rule = &format!("1 to 128 of a-z, 0-9, `-`, `_` and `.`, and none of {own}");
         let name = reader.string("name", "", rule, is_action_name);
         // A file's name is held to the rule of names, too.
         let name = match name.as_str() {
@@ -332,6 +333,9 @@ fn check_user(reader: &mut Reader, name: &str, own: u32) -> Option<User> {
 }
 
 fn read_parameters(reader: &mut Reader) -> BTreeMap<String, Parameter> {
+    for leaf in ["type", "pattern", "least", "most", "choices", "default"] {
+        reader.also_known(format!("parameters.NAME.{leaf}"));
+    }
     let mut parameters = BTreeMap::new();
     for name in reader.names_below("parameters") {
         let key = |leaf: &str| format!("parameters.{name}.{leaf}");

@@ -17,7 +17,7 @@ use writ_proto::admin::v1::{
     SubmitRequest, Target, TargetState as Shown, submit_request,
 };
 use writ_proto::v1::ApplySettings;
-use writ_protocol::command::{Action, NamedAction, Settings};
+use writ_protocol::command::{Action, NamedAction, Settings, is_own_action};
 use writ_protocol::envelope::{Candidate, ReceiptPurpose, verify};
 use writ_protocol::id::CommandId;
 use writ_protocol::keys::PublicKey;
@@ -265,6 +265,10 @@ fn parse(request: SubmitRequest) -> Result<submit::Request, Failure> {
             if !run.name.chars().all(is_possible) {
                 let text =
                     format!("no action can be called `{}`; names have a-z, 0-9, `-`, `_` and `.`", run.name);
+                return Err(Failure::invalid("run.name", text));
+            }
+            if is_own_action(&run.name) {
+                let text = format!("`{0}` is an action that every agent has: writ send {0}", run.name);
                 return Err(Failure::invalid("run.name", text));
             }
             let action = NamedAction::new(run.name, parameters);
