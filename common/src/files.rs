@@ -140,7 +140,30 @@ pub fn write_public(path: &Path, content: &[u8]) -> Result<(), FileError> {
     write(path, content, 0o644)
 }
 
+/// The same for a file that is written piece by piece.
+///
+/// # Errors
+/// When any step fails; the old content, if any, is then still whole.
+pub fn write_public_with(
+    path: &Path,
+    fill: impl FnOnce(&mut dyn io::Write) -> io::Result<()>,
+) -> Result<(), FileError> {
+    write_with(path, 0o644, |file| {
+        let mut out = io::BufWriter::with_capacity(1 << 20, file);
+        fill(&mut out)?;
+        out.flush()
+    })
+}
+
 fn write(path: &Path, content: &[u8], mode: u32) -> Result<(), FileError> {
+    write_with(path, mode, |file| file.write_all(content))
+}
+
+fn write_with(
+    path: &Path,
+    mode: u32,
+    fill: impl FnOnce(&mut File) -> io::Result<()>,
+) -> Result<(), FileError> {
     // A name of this process's own: another may write the same file at the same moment.
     let beside = beside(path, process::id());
     forget_the_dead(path);
@@ -150,7 +173,11 @@ fn write(path: &Path, content: &[u8], mode: u32) -> Result<(), FileError> {
         .mode(mode)
         .open(&beside)
         .map_err(FileError::io(&beside))?;
-    file.write_all(content).and_then(|()| file.sync_all()).map_err(FileError::io(&beside))?;
+    if let Err(error) = fill(&mut file).and_then(|()| file.sync_all()) {
+        // What is not whole would only take the room that lacks.
+        let _ = fs::remove_file(&beside);
+        return Err(FileError::io(&beside)(error));
+    }
     crate::checkpoint!("file_beside");
     rename(&beside, path)
 }
