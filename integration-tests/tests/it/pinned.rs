@@ -79,6 +79,7 @@ fn the_binaries_depend_on_the_shared_crates_and_never_on_one_another() {
         ("agent", "writ-agent"),
         ("control-manager", "writ-control-manager"),
         ("cli", "writ"),
+        ("lists", "writ-lists"),
         ("database", "writ-database"),
         ("common", "writ-common"),
         ("protocol", "writ-protocol"),

@@ -1,0 +1,235 @@
+//! What a list is about, and how a value of that kind is written in one way only.
+
+use std::fmt;
+use std::str::FromStr;
+
+use ring::digest;
+use url::{Host, Url};
+
+/// What stands in a list for one value: its digest.
+pub type Key = [u8; 32];
+
+/// A domain name has at most 253 characters (RFC 1035, section 3.1).
+const MAX_DOMAIN: usize = 253;
+
+/// What the entries of a list are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// The SHA-256 of a file.
+    Sha256,
+    /// The SHA-1 of a file.
+    Sha1,
+    /// The MD5 of a file.
+    Md5,
+    /// A domain, and all names below it.
+    Domain,
+    /// One URL.
+    Url,
+}
+
+/// A word that names no kind.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is no kind of list; it must be one of {kinds}", kinds = Kind::words())]
+pub struct NoSuchKind(String);
+
+/// A value that is not of the list's kind: what is wrong with it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct NotOfKind(pub(crate) String);
+
+impl Kind {
+    /// All there are.
+    pub const ALL: [Self; 5] = [Self::Sha256, Self::Sha1, Self::Md5, Self::Domain, Self::Url];
+
+    /// Its name.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Sha256 => "sha256",
+            Self::Sha1 => "sha1",
+            Self::Md5 => "md5",
+            Self::Domain => "domain",
+            Self::Url => "url",
+        }
+    }
+
+    /// Its number in files.
+    pub(crate) const fn code(self) -> u8 {
+        match self {
+            Self::Sha256 => 1,
+            Self::Sha1 => 2,
+            Self::Md5 => 3,
+            Self::Domain => 4,
+            Self::Url => 5,
+        }
+    }
+
+    pub(crate) fn from_code(code: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.code() == code)
+    }
+
+    /// Bytes of an entry in a list's file. Domains and URLs stand there as the SHA-256 of their text.
+    pub(crate) const fn width(self) -> u8 {
+        match self {
+            Self::Sha256 | Self::Domain | Self::Url => 32,
+            Self::Sha1 => 20,
+            Self::Md5 => 16,
+        }
+    }
+
+    fn words() -> String {
+        Self::ALL.map(|kind| format!("`{}`", kind.as_str())).join(", ")
+    }
+
+    /// The key of a value as somebody wrote it. Two spellings of one value have one key: hex in capitals, a
+    /// domain with a dot at its end or in another script, a URL with its scheme's own port.
+    ///
+    /// # Errors
+    /// When the text is no value of this kind.
+    pub fn key(self, text: &str) -> Result<Key, NotOfKind> {
+        match self {
+            Self::Sha256 | Self::Sha1 | Self::Md5 => hash(text, usize::from(self.width())),
+            Self::Domain => domain(text).map(|domain| digest_of(&domain)),
+            Self::Url => url(text).map(|url| digest_of(&url)),
+        }
+    }
+
+    /// The keys under which a value may be listed: its own, and for a domain those of each domain it is below.
+    ///
+    /// # Errors
+    /// When the text is no value of this kind.
+    pub fn keys(self, text: &str) -> Result<Vec<Key>, NotOfKind> {
+        if self != Self::Domain {
+            return self.key(text).map(|key| vec![key]);
+        }
+        let domain = domain(text)?;
+        let starts = std::iter::once(0).chain(domain.match_indices('.').map(|(dot, _)| dot + 1));
+        // The last word alone is in no list.
+        let names = starts.map(|start| &domain[start..]).filter(|name| name.contains('.'));
+        Ok(names.map(digest_of).collect())
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for Kind {
+    type Err = NoSuchKind;
+
+    fn from_str(word: &str) -> Result<Self, NoSuchKind> {
+        Self::ALL.into_iter().find(|kind| kind.as_str() == word).ok_or_else(|| NoSuchKind(word.to_owned()))
+    }
+}
+
+fn digest_of(text: &str) -> Key {
+    let mut key = [0; 32];
+    key.copy_from_slice(digest::digest(&digest::SHA256, text.as_bytes()).as_ref());
+    key
+}
+
+fn hash(text: &str, width: usize) -> Result<Key, NotOfKind> {
+    let mut key = [0; 32];
+    hex::decode_to_slice(text, &mut key[..width])
+        .map_err(|_| NotOfKind(format!("must be {} hex digits, is {}", width * 2, shown(text))))?;
+    Ok(key)
+}
+
+/// As the URL Standard writes the host of a URL: in lower case, other scripts as `xn--`.
+fn domain(text: &str) -> Result<String, NotOfKind> {
+    let bare = text.strip_suffix('.').unwrap_or(text);
+    // `*.example.com` in a list means what `example.com` means in ours.
+    let bare = bare.strip_prefix("*.").or_else(|| bare.strip_prefix('.')).unwrap_or(bare);
+    let no_domain = |why: &str| NotOfKind(format!("is {}, which {why}", shown(text)));
+    let host = Host::parse(bare).map_err(|_| no_domain("is no domain"))?;
+    let Host::Domain(domain) = host else {
+        return Err(no_domain("is an address, not a domain"));
+    };
+    let are_labels_sound = domain.split('.').all(|label| (1..=63).contains(&label.len()));
+    if domain.len() > MAX_DOMAIN || !are_labels_sound {
+        return Err(no_domain("has an empty or too long part"));
+    }
+    // One word would be a whole top-level domain, or a name of the local network.
+    if !domain.contains('.') {
+        return Err(no_domain("is one word without a dot"));
+    }
+    Ok(domain)
+}
+
+/// As the URL Standard writes it, without what only the browser sees or what names a user.
+fn url(text: &str) -> Result<String, NotOfKind> {
+    let no_url = |why: &str| NotOfKind(format!("is {}, which {why}", shown(text)));
+    let mut url = Url::parse(text).map_err(|error| no_url(&format!("is no URL: {error}")))?;
+    if !url.has_host() {
+        return Err(no_url("names no host"));
+    }
+    url.set_fragment(None);
+    if url.set_username("").is_err() || url.set_password(None).is_err() {
+        return Err(no_url("names no host"));
+    }
+    Ok(url.into())
+}
+
+/// A value in a message: what may be long or unprintable, short and printable.
+fn shown(text: &str) -> String {
+    const MOST: usize = 80;
+    if text.is_empty() {
+        return "empty".to_owned();
+    }
+    let short: String = text.chars().take(MOST).collect();
+    let more = if short.len() < text.len() { "…" } else { "" };
+    format!("`{}{more}`", short.escape_debug())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_spellings_of_one_value_have_one_key() {
+        let ones = "aB".repeat(32);
+        for (kind, one, other) in [
+            (Kind::Sha256, ones.as_str(), &*ones.to_lowercase()),
+            (Kind::Domain, "Evil.Example.", "evil.example"),
+            (Kind::Domain, "*.evil.example", "evil.example"),
+            (Kind::Domain, "bücher.example", "xn--bcher-kva.example"),
+            (Kind::Url, "HTTP://Evil.example:80/A?b#c", "http://evil.example/A?b"),
+            (Kind::Url, "https://user:word@evil.example/a/../b", "https://evil.example/b"),
+        ] {
+            assert_eq!(kind.key(one).unwrap(), kind.key(other).unwrap(), "{one} and {other}");
+        }
+        assert_ne!(Kind::Url.key("http://evil.example/A"), Kind::Url.key("http://evil.example/a"));
+    }
+
+    #[test]
+    fn what_is_not_of_the_kind_is_told_with_the_reason() {
+        for (kind, text, reason) in [
+            (Kind::Sha256, "abc", "must be 64 hex digits, is `abc`"),
+            (Kind::Sha256, "", "must be 64 hex digits, is empty"),
+            (Kind::Md5, &"a".repeat(40), "must be 32 hex digits"),
+            (Kind::Sha1, &"ä".repeat(20), "must be 40 hex digits"),
+            (Kind::Domain, "com", "one word without a dot"),
+            (Kind::Domain, "a..example", "no domain"),
+            (Kind::Domain, "192.0.2.7", "is an address, not a domain"),
+            (Kind::Domain, "0x7f.1", "is an address, not a domain"),
+            (Kind::Domain, "evil example.com", "no domain"),
+            (Kind::Domain, &format!("{}.example", "a".repeat(64)), "no domain"),
+            (Kind::Url, "evil.example/a", "is no URL"),
+            (Kind::Url, "mailto:a@b.example", "names no host"),
+        ] {
+            let said = kind.key(text).unwrap_err().to_string();
+            let is_told = said.contains(reason) || (reason == "no domain" && said.contains("part"));
+            assert!(is_told, "{kind} {text}: {said}");
+        }
+        assert!("sha3".parse::<Kind>().unwrap_err().to_string().contains("`sha256`, `sha1`"));
+    }
+
+    #[test]
+    fn a_domain_is_looked_for_under_each_domain_it_is_below() {
+        let keys = Kind::Domain.keys("a.b.evil.example").unwrap();
+        let expected = ["a.b.evil.example", "b.evil.example", "evil.example"].map(digest_of);
+        assert_eq!(keys, expected);
+    }
+}

@@ -1,0 +1,353 @@
+//! Lists as the world publishes them: one value a line, or a column of CSV (RFC 4180).
+//!
+//! What publishers do in fact is read: a byte order mark, CRLF, blank lines, comments, capitals, spaces around
+//! values, quotes. A line that is no value is left out, counted, and told with its number.
+
+use std::io::{self, BufRead};
+
+use csv_core::{ReadRecordResult, Reader, ReaderBuilder};
+
+use crate::kind::{Key, Kind};
+
+/// Bytes of one line or record. Longer than any URL a browser takes; a longer line is a bad line.
+pub const MAX_LINE: usize = 64 << 10;
+/// Columns of one record.
+const MAX_COLUMNS: usize = 256;
+/// Bad lines told one by one; all are counted.
+pub const MAX_TOLD: usize = 20;
+
+/// How a list is written down.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Layout {
+    /// One value a line. What follows `#` or `;`, at the start of a line or after a space, is a comment. After a
+    /// hash a file's name may stand, as `sha256sum` prints it; before a domain the address that a hosts file
+    /// sends it to.
+    Lines,
+    /// CSV whose first record names the columns; the values are in the column of this name.
+    Column(String),
+}
+
+/// What was read.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Read {
+    /// Lines or records with a value.
+    pub values: u64,
+    /// Lines or records that are no value, by [`Self::bad_lines`] and [`MAX_TOLD`].
+    pub bad: u64,
+    /// The first bad ones.
+    pub bad_lines: Vec<BadLine>,
+}
+
+/// A line that is left out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BadLine {
+    /// Its number in the file, from 1. A record of several lines has the number of its last.
+    pub number: u64,
+    /// What is wrong with it.
+    pub reason: String,
+}
+
+/// Why nothing of a file is read.
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError {
+    /// The disk's.
+    #[error("cannot be read: {0}")]
+    Unreadable(#[from] io::Error),
+    /// It is of another encoding.
+    #[error("is UTF-16 text; save it as UTF-8")]
+    Utf16,
+    /// It has no such column.
+    #[error("has no column `{wanted}`; its columns are {there}")]
+    NoColumn {
+        /// The column that was asked for.
+        wanted: String,
+        /// Those that are there.
+        there: String,
+    },
+    /// The one who takes the values takes no more.
+    #[error("{0}")]
+    Refused(String),
+}
+
+/// Reads a list and hands over the key of each value, in the order of the file.
+///
+/// # Errors
+/// When the file cannot be read, is of another encoding or has no such column; or what `take` returns. A line
+/// that is no value is no error.
+pub fn read(
+    mut from: impl BufRead,
+    layout: &Layout,
+    kind: Kind,
+    mut take: impl FnMut(Key) -> Result<(), SourceError>,
+) -> Result<Read, SourceError> {
+    skip_mark(&mut from)?;
+    let mut read = Read::default();
+    let mut note = |number, text: Result<&str, String>| -> Result<(), SourceError> {
+        match text.and_then(|text| kind.key(text).map_err(|error| error.to_string())) {
+            Ok(key) => {
+                read.values += 1;
+                take(key)
+            }
+            Err(reason) => {
+                read.bad += 1;
+                if read.bad_lines.len() < MAX_TOLD {
+                    read.bad_lines.push(BadLine { number, reason });
+                }
+                Ok(())
+            }
+        }
+    };
+    match layout {
+        Layout::Lines => lines(from, kind, &mut note)?,
+        Layout::Column(name) => column(from, name, &mut note)?,
+    }
+    Ok(read)
+}
+
+/// A byte order mark is no part of the first value.
+fn skip_mark(from: &mut impl BufRead) -> Result<(), SourceError> {
+    let start = from.fill_buf()?;
+    if start.starts_with(&[0xff, 0xfe]) || start.starts_with(&[0xfe, 0xff]) {
+        return Err(SourceError::Utf16);
+    }
+    if start.starts_with(&[0xef, 0xbb, 0xbf]) {
+        from.consume(3);
+    }
+    Ok(())
+}
+
+type Note<'a> = &'a mut dyn FnMut(u64, Result<&str, String>) -> Result<(), SourceError>;
+
+fn text(bytes: &[u8]) -> Result<&str, String> {
+    std::str::from_utf8(bytes).map(str::trim).map_err(|_| "is not UTF-8 text".to_owned())
+}
+
+fn too_long() -> String {
+    format!("is longer than {MAX_LINE} bytes")
+}
+
+fn lines(mut from: impl BufRead, kind: Kind, note: Note<'_>) -> Result<(), SourceError> {
+    let (mut line, mut number, mut is_too_long) = (Vec::new(), 0, false);
+    loop {
+        let part = from.fill_buf()?;
+        let is_last = part.is_empty();
+        let end = part.iter().position(|byte| *byte == b'\n');
+        let length = end.unwrap_or(part.len());
+        // What is too long is passed over, not kept.
+        is_too_long |= line.len() + length > MAX_LINE;
+        if !is_too_long {
+            line.extend_from_slice(&part[..length]);
+        }
+        from.consume(end.map_or(length, |end| end + 1));
+        if end.is_none() && !is_last {
+            continue;
+        }
+        number += 1;
+        if is_too_long {
+            note(number, Err(too_long()))?;
+        } else {
+            match text(&line).map(|line| value(kind, without_comment(line))) {
+                Ok("") => {}
+                value => note(number, value)?,
+            }
+        }
+        if is_last {
+            return Ok(());
+        }
+        line.clear();
+        is_too_long = false;
+    }
+}
+
+/// A URL may hold `#` and `;`, so a comment needs a space before it, or the start of the line.
+fn without_comment(line: &str) -> &str {
+    if line.starts_with(['#', ';']) || line.starts_with("//") {
+        return "";
+    }
+    let comment = [" #", "\t#", " ;", "\t;"].into_iter().filter_map(|mark| line.find(mark)).min();
+    comment.map_or(line, |start| line[..start].trim_end())
+}
+
+/// Where hosts files send names that nobody shall reach.
+const NOWHERE: [&str; 4] = ["0.0.0.0", "127.0.0.1", "::", "::1"];
+
+fn value(kind: Kind, line: &str) -> &str {
+    let Some((first, rest)) = line.split_once([' ', '\t']) else { return line };
+    match kind {
+        Kind::Sha256 | Kind::Sha1 | Kind::Md5 => first,
+        Kind::Domain if NOWHERE.contains(&first) => rest.trim_start(),
+        Kind::Domain | Kind::Url => line,
+    }
+}
+
+/// One record of CSV, in memory of a fixed size.
+struct Records<R> {
+    from: R,
+    reader: Reader,
+    text: Vec<u8>,
+    ends: [usize; MAX_COLUMNS],
+}
+
+/// What comes next in a file of CSV.
+enum Record<'a> {
+    Columns { number: u64, fields: Vec<&'a [u8]> },
+    TooLong { number: u64 },
+    End,
+}
+
+impl<R: BufRead> Records<R> {
+    fn new(from: R) -> Self {
+        // Comments are not of RFC 4180, but publishers begin with them.
+        let reader = ReaderBuilder::new().comment(Some(b'#')).build();
+        Self { from, reader, text: vec![0; MAX_LINE], ends: [0; MAX_COLUMNS] }
+    }
+
+    fn next(&mut self) -> io::Result<Record<'_>> {
+        let (mut length, mut count, mut is_too_long) = (0, 0, false);
+        loop {
+            let input = self.from.fill_buf()?;
+            let (result, taken, written, ended) =
+                self.reader.read_record(input, &mut self.text[length..], &mut self.ends[count..]);
+            self.from.consume(taken);
+            length += written;
+            count += ended;
+            let number = self.reader.line();
+            match result {
+                ReadRecordResult::InputEmpty => {}
+                ReadRecordResult::OutputFull | ReadRecordResult::OutputEndsFull => {
+                    (length, count, is_too_long) = (0, 0, true);
+                }
+                ReadRecordResult::Record if is_too_long => return Ok(Record::TooLong { number }),
+                ReadRecordResult::Record => {
+                    let starts = std::iter::once(0).chain(self.ends[..count].iter().copied());
+                    let ends = self.ends[..count].iter().copied();
+                    let fields = starts.zip(ends).map(|(start, end)| &self.text[start..end]).collect();
+                    return Ok(Record::Columns { number, fields });
+                }
+                ReadRecordResult::End => return Ok(Record::End),
+            }
+        }
+    }
+}
+
+fn column(from: impl BufRead, wanted: &str, note: Note<'_>) -> Result<(), SourceError> {
+    let mut records = Records::new(from);
+    let is_wanted = |name: &&[u8]| text(name).is_ok_and(|name| name.eq_ignore_ascii_case(wanted));
+    let no_column = |there: String| SourceError::NoColumn { wanted: wanted.to_owned(), there };
+    let place = match records.next()? {
+        Record::Columns { fields, .. } => fields.iter().position(is_wanted).ok_or_else(|| {
+            let names =
+                fields.iter().map(|name| format!("`{}`", String::from_utf8_lossy(name).escape_debug()));
+            no_column(names.take(MAX_TOLD).collect::<Vec<_>>().join(", "))
+        })?,
+        Record::TooLong { .. } => return Err(no_column("too long to be read".to_owned())),
+        Record::End => return Err(no_column("none: it is empty".to_owned())),
+    };
+    loop {
+        match records.next()? {
+            Record::Columns { number, fields } => {
+                let field = fields.get(place).ok_or_else(|| format!("has only {} columns", fields.len()));
+                note(number, field.and_then(|field| text(field)))?;
+            }
+            Record::TooLong { number } => note(number, Err(too_long()))?,
+            Record::End => return Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIXED: &str = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
+
+    fn read_all(bytes: &[u8], layout: &Layout, kind: Kind) -> (Read, Vec<Key>) {
+        let mut keys = Vec::new();
+        let take = |key| {
+            keys.push(key);
+            Ok(())
+        };
+        // Three bytes at a time: nothing may depend on where a part ends.
+        let from = io::BufReader::with_capacity(3, bytes);
+        let read = read(from, layout, kind, take).unwrap();
+        (read, keys)
+    }
+
+    fn told(read: &Read) -> Vec<(u64, &str)> {
+        read.bad_lines.iter().map(|line| (line.number, line.reason.as_str())).collect()
+    }
+
+    #[test]
+    fn lines_are_read_as_publishers_write_them() {
+        let text = format!(
+            "\u{feff}# a list\r\n{MIXED}\r\n\r\n  {}  # seen\n; old\n// older\n{MIXED}\t; twice\nnone\n{}",
+            MIXED.to_lowercase(),
+            "b".repeat(32),
+        );
+        let (read, keys) = read_all(text.as_bytes(), &Layout::Lines, Kind::Md5);
+        assert_eq!((read.values, read.bad), (4, 1));
+        assert_eq!(told(&read), [(8, "must be 32 hex digits, is `none`")]);
+        let expected = [MIXED, MIXED, MIXED, &"b".repeat(32)].map(|text| Kind::Md5.key(text).unwrap());
+        assert_eq!(keys, expected);
+    }
+
+    #[test]
+    fn a_url_keeps_what_looks_like_a_comment() {
+        let text = "http://evil.example/a;b#c # note\nhttp://evil.example/a;b\n";
+        let (read, keys) = read_all(text.as_bytes(), &Layout::Lines, Kind::Url);
+        assert_eq!((read.values, read.bad), (2, 0));
+        assert_eq!(keys[0], keys[1]);
+    }
+
+    #[test]
+    fn sums_with_names_and_hosts_files_are_read() {
+        let text = format!("{MIXED}  /usr/bin/a file\n{MIXED} *other\n");
+        let (read, keys) = read_all(text.as_bytes(), &Layout::Lines, Kind::Md5);
+        assert_eq!((read.bad, keys.len()), (0, 2));
+        let text =
+            "127.0.0.1 localhost\n0.0.0.0\tevil.example # seen\n::1   worse.example\nbad.example more\n";
+        let (read, keys) = read_all(text.as_bytes(), &Layout::Lines, Kind::Domain);
+        assert_eq!(keys, ["evil.example", "worse.example"].map(|text| Kind::Domain.key(text).unwrap()));
+        assert_eq!(told(&read).iter().map(|(number, _)| *number).collect::<Vec<_>>(), [1, 4]);
+    }
+
+    #[test]
+    fn a_column_is_found_by_its_name_in_any_place_and_case() {
+        let text = format!(
+            "# made today\r\nfirst_seen,\"SHA-256, hex\",Md5 ,note\r\n2026,x,{MIXED},\"two\nlines, \"\"quoted\"\"\"\r\n2026,x\r\n2026,x,\"{MIXED}\",\r\n"
+        );
+        let (read, keys) = read_all(text.as_bytes(), &Layout::Column("md5".to_owned()), Kind::Md5);
+        assert_eq!(keys.len(), 2);
+        assert_eq!(told(&read), [(5, "has only 2 columns")]);
+    }
+
+    #[test]
+    fn a_column_that_is_not_there_is_told_with_those_that_are() {
+        let layout = Layout::Column("sha256".to_owned());
+        let error = |bytes: &[u8]| read(bytes, &layout, Kind::Sha256, |_| Ok(())).unwrap_err().to_string();
+        assert_eq!(error(b"md5,note\n"), "has no column `sha256`; its columns are `md5`, `note`");
+        assert_eq!(error(b""), "has no column `sha256`; its columns are none: it is empty");
+        assert_eq!(error(b"\xff\xfea\0"), "is UTF-16 text; save it as UTF-8");
+    }
+
+    #[test]
+    fn what_is_too_long_or_no_text_is_a_bad_line_and_the_next_is_read() {
+        let long = "a".repeat(MAX_LINE + 1);
+        for (layout, start) in [(Layout::Lines, ""), (Layout::Column("md5".to_owned()), "md5\n")] {
+            let mut bytes = format!("{start}{long}\n").into_bytes();
+            bytes.extend(b"\xff\xfe\n");
+            bytes.extend(format!("{MIXED}\n").bytes());
+            let (read, keys) = read_all(&bytes, &layout, Kind::Md5);
+            assert_eq!((read.values, read.bad, keys.len()), (1, 2, 1), "{layout:?}");
+            let told = told(&read);
+            assert!(told[0].1.contains("longer than 65536"), "{told:?}");
+            assert_eq!(told[1].1, "is not UTF-8 text");
+        }
+    }
+
+    #[test]
+    fn many_bad_lines_are_counted_and_the_first_are_told() {
+        let (read, _) = read_all("x\n".repeat(1000).as_bytes(), &Layout::Lines, Kind::Md5);
+        assert_eq!((read.bad, read.bad_lines.len()), (1000, MAX_TOLD));
+    }
+}
