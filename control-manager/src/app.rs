@@ -1,6 +1,7 @@
 //! `main` of the manager.
 
 mod init;
+mod lists;
 mod run;
 
 use std::path::PathBuf;
@@ -38,6 +39,9 @@ enum Command {
     /// Ask the manager that runs on this host whether it works; for containers and load balancers. Exit code
     /// 1 when it does not.
     Health(Health),
+    /// Lists of files, domains and URLs: made, shown, looked up. Needs no manager.
+    #[command(subcommand)]
+    Lists(lists::Lists),
 }
 
 #[derive(Debug, Args)]
@@ -169,6 +173,7 @@ pub fn main() -> ExitCode {
             Command::Init(options) => init::init(options, &shutdown).await,
             Command::Names(options) => init::names(options).await,
             Command::Health(options) => health(options).await,
+            Command::Lists(command) => lists::run(command, &shutdown),
             Command::Run(options) => run::run(options, shutdown).await,
         }
     })

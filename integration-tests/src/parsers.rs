@@ -6,6 +6,8 @@ use prost::Message as _;
 use writ_common::keys::pem;
 use writ_common::keys::vouched::PinnedAuthority;
 use writ_common::tls::{LeafFacts, spki_digest};
+use writ_lists::source::{self, Layout};
+use writ_lists::{Filter, Key, Kind};
 use writ_proto::v1 as proto;
 use writ_protocol::audience::{Audience, AudienceProof};
 use writ_protocol::command::Delivery;
@@ -40,6 +42,8 @@ pub const PARSERS: &[Parser] = &[
     ("evidence", evidence),
     ("selector", selector),
     ("endpoint", endpoint),
+    ("list_source", list_source),
+    ("list_filter", list_filter),
 ];
 
 /// The keys of the published vectors, so that mutations of vectors get past the signature now and then.
@@ -159,4 +163,34 @@ pub fn selector(data: &[u8]) {
 /// host:port.
 pub fn endpoint(data: &[u8]) {
     let _ = server_name(&String::from_utf8_lossy(data));
+}
+
+/// A list as somebody publishes it. What is read does not depend on where a part of the file ends.
+pub fn list_source(data: &[u8]) {
+    let read = |data: &[u8], at_once, layout: &Layout, kind| {
+        let mut keys: Vec<Key> = Vec::new();
+        let take = |key| {
+            keys.push(key);
+            Ok(())
+        };
+        let from = std::io::BufReader::with_capacity(at_once, data);
+        let read = source::read(from, layout, kind, take).map_err(|error| error.to_string());
+        (read, keys)
+    };
+    for layout in [Layout::Lines, Layout::Column("a".to_owned())] {
+        for kind in Kind::ALL {
+            // Three bytes: those of a byte order mark are looked for in the first part.
+            assert_eq!(read(data, 3, &layout, kind), read(data, data.len().max(3), &layout, kind));
+        }
+    }
+}
+
+/// A filter from a server.
+pub fn list_filter(data: &[u8]) {
+    if let Ok(filter) = Filter::from_bytes(data.to_vec()) {
+        for first in 0..=255 {
+            let _ = filter.may_contain(&[first; 32]);
+        }
+        assert_eq!(filter.as_bytes(), data);
+    }
 }

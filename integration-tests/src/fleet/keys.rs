@@ -63,10 +63,15 @@ impl Fleet {
 
     /// Runs a change of keys until it stands at a checkpoint, and kills it there.
     pub fn keys_killed_at(&self, step: &str, arguments: &[&str]) {
-        let stop = self.checkpoint(step);
         let (folder, secret) = (self.path("server"), self.path("passphrase"));
         let places = ["--data-dir", folder.to_str().unwrap(), "--passphrase-file", secret.to_str().unwrap()];
-        let command = self.spawn("writ-server-testing", &[arguments, &places].concat(), &stop);
+        self.kill_at(step, "writ-server-testing", &[arguments, &places].concat());
+    }
+
+    /// Runs a program until it stands at a checkpoint, and kills it there.
+    pub fn kill_at(&self, step: &str, program: &str, arguments: &[&str]) {
+        let stop = self.checkpoint(step);
+        let command = self.spawn(program, arguments, &stop);
         let held = stop.reached();
         command.kill();
         drop(held);

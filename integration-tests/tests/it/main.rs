@@ -30,6 +30,8 @@ mod manager_network;
 mod manager_orders;
 mod manager_upkeep;
 
+mod lists;
+
 mod refused;
 mod refused_sessions;
 mod strangers;

@@ -1,4 +1,4 @@
-//! docs/keys.md and docs/control-manager.md, typed block by block: what the pages say works.
+//! docs/keys.md, docs/control-manager.md and docs/updates.md, typed block by block: what the pages say works.
 
 use std::fs;
 use std::path::Path;
@@ -193,4 +193,20 @@ fn every_block_of_the_managers_page_works_as_it_stands() {
     let asked = fleet.cm(&["instruct", "ping", "--all"]);
     let id = asked["instruction_id"].as_str().unwrap();
     sh(&fleet, &fleet.path(""), &instruct.script, &[("ID", id)]);
+}
+
+#[test]
+fn every_block_of_the_updates_page_works_as_it_stands() {
+    let fleet = Fleet::unmade(Build::Shipped);
+    let hello = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824";
+    fs::write(fleet.path("published.txt"), hello).unwrap();
+    fs::write(fleet.path("published.csv"), format!("first_seen,sha256_hash\n2026-11-01,{hello}\n")).unwrap();
+    let all = blocks("docs/updates.md");
+    assert_eq!(all.len(), 1);
+    sh(&fleet, &fleet.path(""), &format!("{}\ntest -s malware.filter", all[0].script), &[]);
+    for list in ["malware.list", "feed.list"] {
+        let list = fleet.path(list).display().to_string();
+        let looked = fleet.run("writ-control-manager", &["lists", "look", &list, hello]).ok();
+        assert_eq!(looked.stdout, format!("{hello}: listed\n"));
+    }
 }
