@@ -8,6 +8,7 @@
 
 mod admin;
 mod figures;
+mod lists;
 mod manager;
 mod measure;
 mod process;

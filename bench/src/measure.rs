@@ -49,6 +49,9 @@ pub(crate) async fn all(agents: usize, reconnecting: usize, only: &str) -> Vec<F
     if wants("latency") {
         latency(&mut figures).await;
     }
+    if wants("lists") {
+        crate::lists::measure(&mut figures);
+    }
     if wants("footprint") {
         footprint(&mut figures).await;
     }
