@@ -173,18 +173,23 @@ fn write_with(
         .mode(mode)
         .open(&beside)
         .map_err(FileError::io(&beside))?;
-    if let Err(error) = fill(&mut file).and_then(|()| file.sync_all()) {
-        // What is not whole would only take the room that lacks.
+    let is_whole = fill(&mut file).and_then(|()| file.sync_all()).map_err(FileError::io(&beside));
+    let renamed = is_whole.and_then(|()| {
+        crate::checkpoint!("file_beside");
+        rename(&beside, path)
+    });
+    renamed.inspect_err(|_| {
+        // What is not in force would only take room.
         let _ = fs::remove_file(&beside);
-        return Err(FileError::io(&beside)(error));
-    }
-    crate::checkpoint!("file_beside");
-    rename(&beside, path)
+    })
 }
+
+/// How names of files end that are not in force yet: nobody else's file is taken for one that a crash left.
+const BESIDE: &str = ".writ-new";
 
 fn beside(path: &Path, process: u32) -> PathBuf {
     let mut beside = path.as_os_str().to_owned();
-    beside.push(format!(".{process}.new"));
+    beside.push(format!(".{process}{BESIDE}"));
     PathBuf::from(beside)
 }
 
@@ -198,7 +203,7 @@ fn forget_the_dead(path: &Path) {
         let found = entry.file_name();
         let process = found
             .to_str()
-            .and_then(|found| found.strip_prefix(name)?.strip_prefix('.')?.strip_suffix(".new"));
+            .and_then(|found| found.strip_prefix(name)?.strip_prefix('.')?.strip_suffix(BESIDE));
         let process = process.and_then(|process| process.parse::<u32>().ok());
         let is_ours = process == Some(process::id());
         if process.is_some_and(|process| is_ours || !Path::new(&format!("/proc/{process}")).exists()) {
@@ -343,6 +348,26 @@ fn sync_folder(path: &Path) -> Result<(), FileError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_cannot_be_written_leaves_nothing_beside_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, other) = (folder.path().join("file"), folder.path().join("other"));
+        write_public(&path, b"one").unwrap();
+        let fails = |out: &mut dyn io::Write| {
+            out.write_all(b"two")?;
+            Err(io::Error::other("the disk is full"))
+        };
+        write_public_with(&path, fails).unwrap_err();
+        assert_eq!(read(&path).unwrap(), b"one");
+        // A folder is not replaced by a file.
+        fs::create_dir(&other).unwrap();
+        write_public(&other, b"two").unwrap_err();
+        // A file of somebody else whose name ends alike is not taken for what a crash left.
+        fs::write(folder.path().join("file.20261101.new"), "theirs").unwrap();
+        write_public(&path, b"three").unwrap();
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 3);
+    }
 
     #[test]
     fn secrets_are_private_and_replaced_whole() {
