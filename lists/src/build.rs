@@ -3,6 +3,7 @@
 use std::io::{self, Write};
 use std::path::Path;
 
+use ring::digest::{Context, SHA256};
 use writ_common::files::{self, FileError};
 
 use crate::filter::{Filter, FilterError};
@@ -14,7 +15,7 @@ use crate::{MAX_ENTRIES, index};
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
     /// The bound.
-    #[error("the list has more than {MAX_ENTRIES} entries; split it")]
+    #[error("more than {MAX_ENTRIES} values were read, those that are repeated among them; split the list")]
     TooMany,
     /// Nothing to look for.
     #[error("the list is empty: nothing was read that is a {0}")]
@@ -60,7 +61,11 @@ impl Builder {
         if keys.is_empty() {
             return Err(BuildError::Empty(kind));
         }
-        let header = Header::of(kind, count(&keys)?);
+        let mut digest = [0; 32];
+        let mut context = Context::new(&SHA256);
+        keys.iter().for_each(|key| context.update(&key[..usize::from(kind.width())]));
+        digest.copy_from_slice(context.finish().as_ref());
+        let header = Header::of(kind, count(&keys)?, digest);
         Ok(Sorted { header, keys, repeated: all - header.entries })
     }
 }
@@ -89,9 +94,9 @@ impl Sorted {
     /// The filter that agents hold. Takes 32 bytes of memory an entry while it is made.
     ///
     /// # Errors
-    /// When the construction does not succeed, which needs keys chosen against it.
+    /// When the construction does not succeed. Keys cannot be chosen against it.
     pub fn filter(&self) -> Result<Filter, FilterError> {
-        Filter::of(self.header.kind, &self.keys)
+        Filter::of(self.header, &self.keys)
     }
 
     /// Writes the list's file, and says how many bytes it has. It is whole and on disk, or as it was before.

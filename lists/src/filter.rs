@@ -7,18 +7,27 @@
 //! 9   1   kind
 //! 10  6   zero
 //! 16  8   number of entries
-//! 24  20  the filter's descriptor
-//! 44  …   its fingerprints, a byte each
+//! 24  32  the digest in the header of its list
+//! 56  20  the filter's descriptor: seed (8), length of a segment (4), that length less one (4), length of all
+//!         segments but two (4)
+//! 76  …   its fingerprints, a byte each
 //! ```
+//!
+//! What goes into it for an entry are the first 64 bits of the SHA-256 of the list's digest and the entry. The
+//! entries alone would do where nobody is hostile: whoever contributes to a list could choose some that the
+//! construction cannot take, or takes wrongly. The list's digest is known only when the last entry is chosen.
 
+use ring::digest::{Context, SHA256};
 use xorf::{BinaryFuse8, BinaryFuse8Ref, DmaSerializable as _, Filter as _, FilterRef as _};
 
+use crate::format::Header;
 use crate::index;
 use crate::kind::{Key, Kind};
 
 const MAGIC: &[u8; 8] = b"WRITFLTR";
 const VERSION: u8 = 1;
-const DESCRIPTOR: usize = 24;
+const LIST: usize = 24;
+const DESCRIPTOR: usize = 56;
 const FINGERPRINTS: usize = DESCRIPTOR + BinaryFuse8::DESCRIPTOR_LEN;
 /// The longest segment that the construction chooses.
 const MAX_SEGMENT: u32 = 1 << 18;
@@ -36,18 +45,23 @@ pub struct Filter {
 }
 
 impl Filter {
-    pub(crate) fn of(kind: Kind, keys: &[Key]) -> Result<Self, FilterError> {
-        let mut words: Vec<_> = keys.iter().map(word).collect();
-        let entries = u64::try_from(words.len()).unwrap_or(u64::MAX);
-        // Keys that begin alike are one for the filter, and it is made of different ones only.
+    pub(crate) fn of(header: Header, keys: &[Key]) -> Result<Self, FilterError> {
+        let Header { kind, entries, digest, .. } = header;
+        let cannot = FilterError("cannot be made: it would not know all its entries");
+        let mut words: Vec<_> = keys.iter().map(|key| word(&digest, kind, key)).collect();
+        // It is made of different words only; two entries may have one, though hardly ever do.
+        words.sort_unstable();
         words.dedup();
-        let filter = BinaryFuse8::try_from(&words)
-            .map_err(|_| FilterError("cannot be made: its keys were chosen so that it cannot"))?;
-        drop(words);
+        let filter = BinaryFuse8::try_from(&words).map_err(|_| cannot)?;
+        // Not taken on trust: an entry that it missed would be taken for good everywhere.
+        if !words.iter().all(|word| filter.contains(word)) {
+            return Err(cannot);
+        }
         let mut bytes = vec![0; FINGERPRINTS];
         bytes[..8].copy_from_slice(MAGIC);
         bytes[8..10].copy_from_slice(&[VERSION, kind.code()]);
-        bytes[16..24].copy_from_slice(&entries.to_le_bytes());
+        bytes[16..LIST].copy_from_slice(&u64::from(entries).to_le_bytes());
+        bytes[LIST..DESCRIPTOR].copy_from_slice(&digest);
         filter.dma_copy_descriptor_to(&mut bytes[DESCRIPTOR..]);
         bytes.extend_from_slice(filter.dma_fingerprints());
         Ok(Self { kind, bytes })
@@ -71,7 +85,7 @@ impl Filter {
         let kind = bytes.get(9).copied().and_then(Kind::from_code);
         let kind = kind.ok_or(FilterError("is of a kind that this version does not know"))?;
         let damaged = FilterError("is damaged; fetch it again");
-        let (Some(length), Some(mask), Some(count)) = (number(32), number(36), number(40)) else {
+        let (Some(length), Some(mask), Some(count)) = (number(64), number(68), number(72)) else {
             return Err(damaged);
         };
         // The three places of a key are below `count`, and up to one and two segments further.
@@ -97,16 +111,28 @@ impl Filter {
         self.kind
     }
 
+    /// The digest in the header of the list it is of.
+    #[must_use]
+    pub fn list(&self) -> [u8; 32] {
+        let mut digest = [0; 32];
+        digest.copy_from_slice(&self.bytes[LIST..DESCRIPTOR]);
+        digest
+    }
+
     /// Whether a key may be on the list. `false` is certain.
     #[must_use]
     pub fn may_contain(&self, key: &Key) -> bool {
         let (descriptor, fingerprints) = self.bytes[DESCRIPTOR..].split_at(BinaryFuse8::DESCRIPTOR_LEN);
-        BinaryFuse8Ref::from_dma(descriptor, fingerprints).contains(&word(key))
+        let word = word(&self.bytes[LIST..DESCRIPTOR], self.kind, key);
+        BinaryFuse8Ref::from_dma(descriptor, fingerprints).contains(&word)
     }
 }
 
-/// All kinds have digests for keys, so their first bytes are spread evenly.
-fn word(key: &Key) -> u64 {
-    let [a, b, c, d, e, f, g, h, ..] = *key;
-    u64::from_be_bytes([a, b, c, d, e, f, g, h])
+fn word(list: &[u8], kind: Kind, key: &Key) -> u64 {
+    let mut context = Context::new(&SHA256);
+    context.update(list);
+    context.update(&key[..usize::from(kind.width())]);
+    let mut word = [0; 8];
+    word.copy_from_slice(&context.finish().as_ref()[..8]);
+    u64::from_be_bytes(word)
 }

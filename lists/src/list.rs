@@ -51,6 +51,10 @@ impl List {
     pub fn open(path: &Path) -> Result<Self, ListError> {
         let unreadable = |error| ListError::Unreadable { path: path.to_owned(), error };
         let unusable = |why: &str| ListError::Unusable { path: path.to_owned(), why: why.to_owned() };
+        // Opening a pipe would wait for the one who writes.
+        if !std::fs::metadata(path).map_err(unreadable)?.is_file() {
+            return Err(unusable("is no file"));
+        }
         let file = File::open(path).map_err(unreadable)?;
         let length = file.metadata().map_err(unreadable)?.len();
         let mut bytes = [0; HEADER];
@@ -77,6 +81,12 @@ impl List {
     #[must_use]
     pub const fn kind(&self) -> Kind {
         self.header.kind
+    }
+
+    /// SHA-256 of its entries; the filter of this list names it by that.
+    #[must_use]
+    pub const fn digest(&self) -> [u8; 32] {
+        self.header.digest
     }
 
     /// How many entries it has.
@@ -165,6 +175,7 @@ mod tests {
         for count in [1, 2, 15, 16, 17, 1000, 100_000] {
             let (_folder, path, filter) = written(Kind::Sha256, (0..count).map(key));
             let list = List::open(&path).unwrap();
+            assert_eq!(list.digest(), filter.list());
             assert_eq!(index(list.entries()), count);
             let unlisted = count..count + 1000;
             for number in (0..count).step_by(count.div_ceil(2000)) {
@@ -202,7 +213,40 @@ mod tests {
         let list = List::open(&path).unwrap();
         assert!((0..5000).all(|number| list.contains(&alike(number)).unwrap()));
         assert!(!list.contains(&alike(5000)).unwrap());
-        assert!(filter.may_contain(&alike(0)));
+        assert!((0..5000).all(|number| filter.may_contain(&alike(number))));
+    }
+
+    /// Entries whose first 64 bits the library, given these alone, puts into one place for its first seed. Its
+    /// counters have room for 63 of them; with more it panics, or makes a filter that misses entries.
+    #[test]
+    fn keys_that_were_chosen_against_the_filter_are_found_as_well() {
+        const FIRST_SEED: u64 = 0x910a_2dec_8902_5cc1;
+        let unmixed = |hash: u64| {
+            let mut word = hash;
+            word ^= word >> 33;
+            word = word.wrapping_mul(0x9cb4_b2f8_1293_37db);
+            word ^= word >> 33;
+            word = word.wrapping_mul(0x4f74_430c_22a5_4005);
+            word ^= word >> 33;
+            word.wrapping_sub(FIRST_SEED)
+        };
+        // The highest bits of a hash choose its first place.
+        let chosen = |number: u64| {
+            let mut key = key(usize::try_from(number).unwrap());
+            key[..8].copy_from_slice(&unmixed(number << 20).to_be_bytes());
+            key
+        };
+        let keys = (0..1000).map(key).chain((1000..1400).map(chosen));
+        let alone: Vec<_> =
+            keys.clone().map(|key| u64::from_be_bytes(key[..8].try_into().unwrap())).collect();
+        let is_sound = std::panic::catch_unwind(|| {
+            let filter = xorf::BinaryFuse8::try_from(&alone).unwrap();
+            alone.iter().all(|word| xorf::Filter::contains(&filter, word))
+        });
+        assert!(!is_sound.is_ok_and(|sound| sound), "the attack is one");
+        let (_folder, path, filter) = written(Kind::Sha256, keys.clone());
+        let list = List::open(&path).unwrap();
+        assert!(keys.clone().all(|key| list.contains(&key).unwrap() && filter.may_contain(&key)));
     }
 
     #[test]

@@ -3,11 +3,11 @@
 //! What publishers do in fact is read: a byte order mark, CRLF, blank lines, comments, capitals, spaces around
 //! values, quotes. A line that is no value is left out, counted, and told with its number.
 
-use std::io::{self, BufRead};
+use std::io::{self, BufRead, Read as _};
 
 use csv_core::{ReadRecordResult, Reader, ReaderBuilder};
 
-use crate::kind::{Key, Kind};
+use crate::kind::{Key, Kind, shown};
 
 /// Bytes of one line or record. Longer than any URL a browser takes; a longer line is a bad line.
 pub const MAX_LINE: usize = 64 << 10;
@@ -64,6 +64,9 @@ pub enum SourceError {
         /// Those that are there.
         there: String,
     },
+    /// A quote is open at the end of the file, so nobody knows how many lines it swallowed.
+    #[error("has a quote that is never closed; the last record that could be read ends in line {0}")]
+    OpenQuote(u64),
     /// The one who takes the values takes no more.
     #[error("{0}")]
     Refused(String),
@@ -80,7 +83,7 @@ pub fn read(
     kind: Kind,
     mut take: impl FnMut(Key) -> Result<(), SourceError>,
 ) -> Result<Read, SourceError> {
-    skip_mark(&mut from)?;
+    let from = without_mark(&mut from)?;
     let mut read = Read::default();
     let mut note = |number, text: Result<&str, String>| -> Result<(), SourceError> {
         match text.and_then(|text| kind.key(text).map_err(|error| error.to_string())) {
@@ -104,16 +107,17 @@ pub fn read(
     Ok(read)
 }
 
-/// A byte order mark is no part of the first value.
-fn skip_mark(from: &mut impl BufRead) -> Result<(), SourceError> {
-    let start = from.fill_buf()?;
+/// A byte order mark is no part of the first value. A pipe may hand it over in pieces.
+fn without_mark<R: BufRead>(mut from: R) -> Result<impl BufRead, SourceError> {
+    let mut start = Vec::with_capacity(3);
+    let _ = from.by_ref().take(3).read_to_end(&mut start)?;
     if start.starts_with(&[0xff, 0xfe]) || start.starts_with(&[0xfe, 0xff]) {
         return Err(SourceError::Utf16);
     }
-    if start.starts_with(&[0xef, 0xbb, 0xbf]) {
-        from.consume(3);
+    if start == [0xef, 0xbb, 0xbf] {
+        start.clear();
     }
-    Ok(())
+    Ok(io::Cursor::new(start).chain(from))
 }
 
 type Note<'a> = &'a mut dyn FnMut(u64, Result<&str, String>) -> Result<(), SourceError>;
@@ -172,9 +176,12 @@ fn without_comment(line: &str) -> &str {
 const NOWHERE: [&str; 4] = ["0.0.0.0", "127.0.0.1", "::", "::1"];
 
 fn value(kind: Kind, line: &str) -> &str {
+    let unquoted = line.strip_prefix('"').and_then(|line| line.strip_suffix('"'));
+    let line = unquoted.unwrap_or(line);
     let Some((first, rest)) = line.split_once([' ', '\t']) else { return line };
     match kind {
-        Kind::Sha256 | Kind::Sha1 | Kind::Md5 => first,
+        // Before a name that is escaped, `sha256sum` writes a backslash.
+        Kind::Sha256 | Kind::Sha1 | Kind::Md5 => first.strip_prefix('\\').unwrap_or(first),
         Kind::Domain if NOWHERE.contains(&first) => rest.trim_start(),
         Kind::Domain | Kind::Url => line,
     }
@@ -186,12 +193,21 @@ struct Records<R> {
     reader: Reader,
     text: Vec<u8>,
     ends: [usize; MAX_COLUMNS],
+    /// The file is at its end, and its last line was ended.
+    is_ended: bool,
 }
 
 /// What comes next in a file of CSV.
 enum Record<'a> {
-    Columns { number: u64, fields: Vec<&'a [u8]> },
-    TooLong { number: u64 },
+    Columns {
+        number: u64,
+        fields: Vec<&'a [u8]>,
+    },
+    /// Longer than [`MAX_LINE`], or of more than one line: a quote may be missing, and what follows it swallowed.
+    Doubtful {
+        number: u64,
+        reason: String,
+    },
     End,
 }
 
@@ -199,25 +215,47 @@ impl<R: BufRead> Records<R> {
     fn new(from: R) -> Self {
         // Comments are not of RFC 4180, but publishers begin with them.
         let reader = ReaderBuilder::new().comment(Some(b'#')).build();
-        Self { from, reader, text: vec![0; MAX_LINE], ends: [0; MAX_COLUMNS] }
+        Self { from, reader, text: vec![0; MAX_LINE], ends: [0; MAX_COLUMNS], is_ended: false }
     }
 
-    fn next(&mut self) -> io::Result<Record<'_>> {
+    fn next(&mut self) -> Result<Record<'_>, SourceError> {
         let (mut length, mut count, mut is_too_long) = (0, 0, false);
         loop {
-            let input = self.from.fill_buf()?;
+            let part = self.from.fill_buf()?;
+            // A last line that is not ended is ended here: then only an open quote goes on.
+            let ends_now = part.is_empty() && !self.is_ended;
+            let input = if ends_now { b"\n" } else { part };
             let (result, taken, written, ended) =
                 self.reader.read_record(input, &mut self.text[length..], &mut self.ends[count..]);
-            self.from.consume(taken);
+            let is_line_over = input[..taken].ends_with(b"\n");
+            self.is_ended |= ends_now;
+            if !ends_now {
+                self.from.consume(taken);
+            }
             length += written;
             count += ended;
-            let number = self.reader.line();
+            // The reader counts the line that a record ends when it has read its end.
+            let number = self.reader.line() - u64::from(is_line_over);
             match result {
+                ReadRecordResult::InputEmpty if ends_now && written > 0 => {
+                    return Err(SourceError::OpenQuote(number));
+                }
                 ReadRecordResult::InputEmpty => {}
                 ReadRecordResult::OutputFull | ReadRecordResult::OutputEndsFull => {
+                    if ends_now {
+                        return Err(SourceError::OpenQuote(number));
+                    }
                     (length, count, is_too_long) = (0, 0, true);
                 }
-                ReadRecordResult::Record if is_too_long => return Ok(Record::TooLong { number }),
+                ReadRecordResult::Record if is_too_long => {
+                    let reason = format!("{}, or a quote is missing before it", too_long());
+                    return Ok(Record::Doubtful { number, reason });
+                }
+                ReadRecordResult::Record if self.text[..length].contains(&b'\n') => {
+                    let reason =
+                        "ends a record of several lines; a quote may be missing before it".to_owned();
+                    return Ok(Record::Doubtful { number, reason });
+                }
                 ReadRecordResult::Record => {
                     let starts = std::iter::once(0).chain(self.ends[..count].iter().copied());
                     let ends = self.ends[..count].iter().copied();
@@ -236,11 +274,12 @@ fn column(from: impl BufRead, wanted: &str, note: Note<'_>) -> Result<(), Source
     let no_column = |there: String| SourceError::NoColumn { wanted: wanted.to_owned(), there };
     let place = match records.next()? {
         Record::Columns { fields, .. } => fields.iter().position(is_wanted).ok_or_else(|| {
-            let names =
-                fields.iter().map(|name| format!("`{}`", String::from_utf8_lossy(name).escape_debug()));
+            let names = fields.iter().map(|name| shown(&String::from_utf8_lossy(name)));
             no_column(names.take(MAX_TOLD).collect::<Vec<_>>().join(", "))
         })?,
-        Record::TooLong { .. } => return Err(no_column("too long to be read".to_owned())),
+        Record::Doubtful { reason, .. } => {
+            return Err(no_column(format!("not known: the first record {reason}")));
+        }
         Record::End => return Err(no_column("none: it is empty".to_owned())),
     };
     loop {
@@ -249,7 +288,7 @@ fn column(from: impl BufRead, wanted: &str, note: Note<'_>) -> Result<(), Source
                 let field = fields.get(place).ok_or_else(|| format!("has only {} columns", fields.len()));
                 note(number, field.and_then(|field| text(field)))?;
             }
-            Record::TooLong { number } => note(number, Err(too_long()))?,
+            Record::Doubtful { number, reason } => note(number, Err(reason))?,
             Record::End => return Ok(()),
         }
     }
@@ -267,8 +306,8 @@ mod tests {
             keys.push(key);
             Ok(())
         };
-        // Three bytes at a time: nothing may depend on where a part ends.
-        let from = io::BufReader::with_capacity(3, bytes);
+        // A byte at a time: nothing may depend on where a part ends.
+        let from = io::BufReader::with_capacity(1, bytes);
         let read = read(from, layout, kind, take).unwrap();
         (read, keys)
     }
@@ -301,9 +340,9 @@ mod tests {
 
     #[test]
     fn sums_with_names_and_hosts_files_are_read() {
-        let text = format!("{MIXED}  /usr/bin/a file\n{MIXED} *other\n");
+        let text = format!("{MIXED}  /usr/bin/a file\n\\{MIXED} *other\n\"{MIXED}\"\n");
         let (read, keys) = read_all(text.as_bytes(), &Layout::Lines, Kind::Md5);
-        assert_eq!((read.bad, keys.len()), (0, 2));
+        assert_eq!((read.bad, keys.len()), (0, 3));
         let text =
             "127.0.0.1 localhost\n0.0.0.0\tevil.example # seen\n::1   worse.example\nbad.example more\n";
         let (read, keys) = read_all(text.as_bytes(), &Layout::Lines, Kind::Domain);
@@ -313,12 +352,41 @@ mod tests {
 
     #[test]
     fn a_column_is_found_by_its_name_in_any_place_and_case() {
-        let text = format!(
-            "# made today\r\nfirst_seen,\"SHA-256, hex\",Md5 ,note\r\n2026,x,{MIXED},\"two\nlines, \"\"quoted\"\"\"\r\n2026,x\r\n2026,x,\"{MIXED}\",\r\n"
-        );
-        let (read, keys) = read_all(text.as_bytes(), &Layout::Column("md5".to_owned()), Kind::Md5);
-        assert_eq!(keys.len(), 2);
-        assert_eq!(told(&read), [(5, "has only 2 columns")]);
+        for end in ["\n", "\r\n"] {
+            let lines = [
+                "# made today",
+                "first_seen,\"SHA-256, hex\",Md5 ,note",
+                &format!("2026,x,{MIXED},\"one, \"\"quoted\"\"\""),
+                "2026,x",
+                &format!("2026,x,\"{MIXED}\","),
+                "2026,x,none,",
+            ];
+            // With the end of the last line and without.
+            for last in [end, ""] {
+                let text = format!("{}{last}", lines.join(end));
+                let (read, keys) = read_all(text.as_bytes(), &Layout::Column("md5".to_owned()), Kind::Md5);
+                assert_eq!(keys.len(), 2, "{text:?}");
+                let expected = [(4, "has only 2 columns"), (6, "must be 32 hex digits, is `none`")];
+                assert_eq!(told(&read), expected, "{text:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_quote_that_swallows_lines_is_told() {
+        let layout = Layout::Column("md5".to_owned());
+        let swallowed = format!("md5,name\n{MIXED},\"evil\n{MIXED},x\n{MIXED},x\"y\n{MIXED},z\n");
+        let (read, keys) = read_all(swallowed.as_bytes(), &layout, Kind::Md5);
+        assert_eq!((keys.len(), read.bad), (1, 1));
+        assert!(told(&read)[0].1.contains("a quote may be missing"), "{read:?}");
+        for end in ["\n", ""] {
+            let open = format!("md5,name\n{MIXED},x\n{MIXED},\"evil\n{MIXED},x{end}");
+            let error = super::read(open.as_bytes(), &layout, Kind::Md5, |_| Ok(())).unwrap_err();
+            assert!(matches!(error, SourceError::OpenQuote(_)), "{error}");
+            let long = format!("{open}{}", format!("{MIXED},x\n").repeat(3000));
+            let error = super::read(long.as_bytes(), &layout, Kind::Md5, |_| Ok(())).unwrap_err();
+            assert!(matches!(error, SourceError::OpenQuote(_)), "{error}");
+        }
     }
 
     #[test]

@@ -17,8 +17,8 @@ use super::Output;
 
 /// Bytes read at once.
 const BUFFER: usize = 1 << 20;
-/// Such reads between two words of progress.
-const STEP: u64 = 64;
+/// Bytes between two words of progress.
+const STEP: usize = 64 << 20;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Lists {
@@ -112,16 +112,23 @@ fn build(options: Build, shutdown: &Shutdown) -> Result<(), Fatal> {
     let Build { kind, column, out, filter, strict, files, output } = options;
     let layout = column.map_or(Layout::Lines, Layout::Column);
     let (mut builder, mut bad_lines, mut first_bad_lines) = (Builder::new(kind), 0, Vec::new());
-    if let Some(path) = replaced(&out, filter.as_deref(), &files) {
-        let text = format!("{} is named twice: what is written would replace it", path.display());
-        return Err(Fatal::usage(text));
+    let written: Vec<_> = std::iter::once(&out).chain(&filter).collect();
+    for (index, path) in written.iter().enumerate() {
+        check_place(path, files.iter().chain(written[..index].iter().copied()))?;
     }
     let mut take = |key: Key| builder.add(key).map_err(|error| SourceError::Refused(error.to_string()));
     for path in files {
-        let of_file = |error: &dyn std::fmt::Display| Fatal::usage(format!("{}: {error}", path.display()));
-        let file = File::open(&path).map_err(|error| of_file(&SourceError::from(error)))?;
-        let from = BufReader::with_capacity(BUFFER, Watched { file, path: &path, reads: 0, shutdown });
-        let read = source::read(from, &layout, kind, &mut take).map_err(|error| of_file(&error))?;
+        let failed = |error: SourceError| {
+            let text = format!("{}: {error}", path.display());
+            if matches!(error, SourceError::Unreadable(_)) {
+                Fatal::failure(text)
+            } else {
+                Fatal::usage(text)
+            }
+        };
+        let file = File::open(&path).map_err(|error| failed(error.into()))?;
+        let from = BufReader::with_capacity(BUFFER, Watched { file, path: &path, read: 0, shutdown });
+        let read = source::read(from, &layout, kind, &mut take).map_err(failed)?;
         bad_lines += read.bad;
         first_bad_lines.extend(read.bad_lines.into_iter().map(|line| {
             let source::BadLine { number, reason } = line;
@@ -135,14 +142,16 @@ fn build(options: Build, shutdown: &Shutdown) -> Result<(), Fatal> {
     if strict && bad_lines > 0 {
         return Err(Fatal::usage(format!("{bad_lines} lines are no {kind}; nothing was written")));
     }
-    let sorted = builder.sort().map_err(Fatal::failure)?;
-    // Before the list is replaced: what cannot be made leaves both files of before.
-    let made = filter.as_ref().map(|_| sorted.filter()).transpose();
-    let made = made.map_err(|error| Fatal::failure(format!("the filter {error}")))?;
-    let bytes = sorted.write(&out).map_err(Fatal::failure)?;
-    if let (Some(path), Some(made)) = (&filter, &made) {
+    let sorted = builder.sort().map_err(Fatal::usage)?;
+    // The filter first: if it cannot be made or written, the list of before stays. It names its list, so what a
+    // crash leaves between the two is seen for what it is.
+    let mut filter_bytes = None;
+    if let Some(path) = &filter {
+        let made = sorted.filter().map_err(|error| Fatal::failure(format!("the filter {error}")))?;
         files::write_public(path, made.as_bytes()).map_err(Fatal::failure)?;
+        filter_bytes = Some(made.as_bytes().len());
     }
+    let bytes = sorted.write(&out).map_err(Fatal::failure)?;
     let told = NewList {
         list: out,
         kind: kind.as_str(),
@@ -150,7 +159,7 @@ fn build(options: Build, shutdown: &Shutdown) -> Result<(), Fatal> {
         repeated: sorted.repeated(),
         bytes,
         filter,
-        filter_bytes: made.map(|made| made.as_bytes().len()),
+        filter_bytes,
         bad_lines,
         first_bad_lines,
     };
@@ -170,26 +179,30 @@ fn build(options: Build, shutdown: &Shutdown) -> Result<(), Fatal> {
     }
 }
 
-/// A path that is written and also read, or written twice.
-fn replaced<'a>(out: &'a Path, filter: Option<&'a Path>, files: &[PathBuf]) -> Option<&'a Path> {
-    let is_one = |one: &Path, other: &Path| {
-        std::fs::canonicalize(one)
-            .ok()
-            .is_some_and(|one| std::fs::canonicalize(other).is_ok_and(|other| one == other))
+/// Whether a file may be written: it is no other's name, and replaces nothing but a file.
+fn check_place<'a>(path: &Path, mut others: impl Iterator<Item = &'a PathBuf>) -> Result<(), Fatal> {
+    let refuse = |why: &str| Err(Fatal::usage(format!("{} {why}", path.display())));
+    // One that is not there yet is where its folder is.
+    let whole = |path: &Path| {
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        let folder = folder.unwrap_or_else(|| Path::new(".")).canonicalize().ok()?;
+        path.canonicalize().ok().or_else(|| Some(folder.join(path.file_name()?)))
     };
-    let is_read = |path: &Path| files.iter().any(|file| is_one(path, file));
-    let written = std::iter::once(out).chain(filter);
-    written
-        .clone()
-        .find(|path| is_read(path))
-        .or_else(|| filter.filter(|path| *path == out || is_one(path, out)))
+    let here = whole(path);
+    if others.any(|other| other == path || (here.is_some() && whole(other) == here)) {
+        return refuse("is named twice: what is written would replace it");
+    }
+    match path.symlink_metadata() {
+        Ok(found) if !found.is_file() => refuse("is there and is no file; name another"),
+        Ok(_) | Err(_) => Ok(()),
+    }
 }
 
 /// A file of any size, whose reading is shown and can be stopped.
 struct Watched<'a> {
     file: File,
     path: &'a Path,
-    reads: u64,
+    read: usize,
     shutdown: &'a Shutdown,
 }
 
@@ -198,11 +211,13 @@ impl io::Read for Watched<'_> {
         if self.shutdown.is_requested() {
             return Err(io::Error::other("stopped; nothing was written"));
         }
-        self.reads += 1;
-        if self.reads.is_multiple_of(STEP) {
-            say::aside(format_args!("{}: {} MiB read", self.path.display(), self.reads));
+        let read = self.file.read(buffer)?;
+        let steps = self.read / STEP;
+        self.read += read;
+        if self.read / STEP > steps {
+            say::aside(format_args!("{}: {} MiB read", self.path.display(), self.read >> 20));
         }
-        self.file.read(buffer)
+        Ok(read)
     }
 }
 

@@ -29,7 +29,7 @@ fn a_list_made_of_what_sha256sum_prints_knows_the_files_again() {
     assert_eq!(looked, format!("{}: listed\n{}: not listed\n", digest(&bad), digest(&good)));
     let shown = fleet.run(MANAGER, &["lists", "show", &list, "--output", "json"]).ok().json();
     assert_eq!((&shown["kind"], &shown["entries"]), (&"sha256".into(), &1.into()));
-    assert!(fs::metadata(&filter).unwrap().len() < 100);
+    assert!(fs::metadata(&filter).unwrap().len() < 120);
 }
 
 #[test]
@@ -43,8 +43,9 @@ fn a_list_that_cannot_be_made_leaves_the_one_that_is_there() {
     let utf16: Vec<u8> = "\u{feff}evil.example".encode_utf16().flat_map(u16::to_le_bytes).collect();
     for (content, more, code, reason) in [
         (b"evil.example\ncom\n".as_slice(), &["--strict"][..], 64, "source:2: is `com`, which is one word"),
-        (b"", &[], 1, "the list is empty"),
-        (b"\n# nothing\n", &[], 1, "the list is empty"),
+        (b"", &[], 64, "the list is empty"),
+        (b"\n# nothing\n", &[], 64, "the list is empty"),
+        (b"domain,note\na.example,\"x\nb.example,y\n", &["--column", "domain"], 64, "never closed"),
         (&utf16, &[], 64, "is UTF-16 text; save it as UTF-8"),
         (b"name,note\na.example,b\n", &["--column", "domain"], 64, "its columns are `name`, `note`"),
     ] {
@@ -53,11 +54,24 @@ fn a_list_that_cannot_be_made_leaves_the_one_that_is_there() {
         assert!(said.stderr.contains(reason), "{reason}: {said:?}");
         assert_eq!(fs::read(&list).unwrap(), before, "{reason}");
     }
-    for twice in [&["--filter", list.as_str()][..], &[list.as_str()]] {
-        let said = fleet.run(MANAGER, &[arguments.as_slice(), twice].concat()).failed(64);
-        assert!(said.stderr.contains("is named twice"), "{said:?}");
-        assert_eq!(fs::read(&list).unwrap(), before);
+    let [new, folder, nowhere] =
+        ["new", "folder", "nowhere/filter"].map(|name| fleet.path(name).display().to_string());
+    fs::create_dir(&folder).unwrap();
+    fs::write(&source, "other.example\n").unwrap();
+    for (more, code, reason) in [
+        (&["--filter", list.as_str()][..], 64, "is named twice"),
+        (&[list.as_str()], 64, "is named twice"),
+        (&["--filter", nowhere.as_str()], 1, "No such file"),
+        (&["--filter", folder.as_str()], 64, "is no file"),
+    ] {
+        let said = fleet.run(MANAGER, &[arguments.as_slice(), more].concat()).failed(code);
+        assert!(said.stderr.contains(reason), "{said:?}");
+        assert_eq!(fs::read(&list).unwrap(), before, "{reason}");
     }
+    let beside = new.replace("/new", "/./new");
+    let said =
+        fleet.run(MANAGER, &build("domain", &["--out", &new, "--filter", &beside, &source])).failed(64);
+    assert!(said.stderr.contains("is named twice") && !fs::exists(&new).unwrap(), "{said:?}");
     let said = fleet.run(MANAGER, &build("sha3", &["--out", &list, &source])).failed(2);
     assert!(said.stderr.contains("must be one of `sha256`"), "{said:?}");
     fs::write(&list, &before[..before.len() - 1]).unwrap();
