@@ -8,14 +8,15 @@
 //! 10  6   zero
 //! 16  8   number of entries
 //! 24  32  the digest in the header of its list
-//! 56  20  the filter's descriptor: seed (8), length of a segment (4), that length less one (4), length of all
-//!         segments but two (4)
+//! 56  20  the filter's descriptor: seed (8), length of a segment (4), that length less one (4),
+//!         length of all segments but two (4)
 //! 76  …   its fingerprints, a byte each
 //! ```
 //!
-//! What goes into it for an entry are the first 64 bits of the SHA-256 of the list's digest and the entry. The
-//! entries alone would do where nobody is hostile: whoever contributes to a list could choose some that the
-//! construction cannot take, or takes wrongly. The list's digest is known only when the last entry is chosen.
+//! What goes into it for an entry are the first 64 bits of the SHA-256 of the list's digest and the entry.
+//! The entries alone would do where nobody is hostile: whoever contributes to a list could choose some that
+//! the construction cannot take, or takes wrongly. The list's digest is known only when the last entry is
+//! chosen.
 
 use ring::digest::{Context, SHA256};
 use xorf::{BinaryFuse8, BinaryFuse8Ref, DmaSerializable as _, Filter as _, FilterRef as _};

@@ -97,7 +97,8 @@ impl Kind {
         }
     }
 
-    /// The keys under which a value may be listed: its own, and for a domain those of each domain it is below.
+    /// The keys under which a value may be listed: its own, and for a domain those of each domain it is
+    /// below.
     ///
     /// # Errors
     /// When the text is no value of this kind.
@@ -150,7 +151,8 @@ fn domain(text: &str) -> Result<String, NotOfKind> {
     let Host::Domain(domain) = host else {
         return Err(no_domain("is an address, not a domain"));
     };
-    // The URL Standard lets more through, such as quotes and commas: here they are a list that was read wrongly.
+    // The URL Standard lets more through, such as quotes and commas: here they are a list that was read
+    // wrongly.
     let is_sound = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '_');
     let are_labels_sound =
         domain.split('.').all(|label| (1..=63).contains(&label.len()) && label.chars().all(is_sound));

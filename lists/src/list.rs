@@ -216,8 +216,8 @@ mod tests {
         assert!((0..5000).all(|number| filter.may_contain(&alike(number))));
     }
 
-    /// Entries whose first 64 bits the library, given these alone, puts into one place for its first seed. Its
-    /// counters have room for 63 of them; with more it panics, or makes a filter that misses entries.
+    /// Entries whose first 64 bits the library, given these alone, puts into one place for its first seed.
+    /// Its counters have room for 63 of them; with more it panics, or makes a filter that misses entries.
     #[test]
     fn keys_that_were_chosen_against_the_filter_are_found_as_well() {
         const FIRST_SEED: u64 = 0x910a_2dec_8902_5cc1;

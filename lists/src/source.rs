@@ -1,7 +1,7 @@
 //! Lists as the world publishes them: one value a line, or a column of CSV (RFC 4180).
 //!
-//! What publishers do in fact is read: a byte order mark, CRLF, blank lines, comments, capitals, spaces around
-//! values, quotes. A line that is no value is left out, counted, and told with its number.
+//! What publishers do in fact is read: a byte order mark, CRLF, blank lines, comments, capitals, spaces
+//! around values, quotes. A line that is no value is left out, counted, and told with its number.
 
 use std::io::{self, BufRead, Read as _};
 
@@ -19,9 +19,9 @@ pub const MAX_TOLD: usize = 20;
 /// How a list is written down.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Layout {
-    /// One value a line. What follows `#` or `;`, at the start of a line or after a space, is a comment. After a
-    /// hash a file's name may stand, as `sha256sum` prints it; before a domain the address that a hosts file
-    /// sends it to.
+    /// One value a line. What follows `#` or `;`, at the start of a line or after a space, is a comment.
+    /// After a hash a file's name may stand, as `sha256sum` prints it; before a domain the address that a
+    /// hosts file sends it to.
     Lines,
     /// CSV whose first record names the columns; the values are in the column of this name.
     Column(String),
@@ -203,7 +203,8 @@ enum Record<'a> {
         number: u64,
         fields: Vec<&'a [u8]>,
     },
-    /// Longer than [`MAX_LINE`], or of more than one line: a quote may be missing, and what follows it swallowed.
+    /// Longer than [`MAX_LINE`], or of more than one line: a quote may be missing, and what follows it
+    /// swallowed.
     Doubtful {
         number: u64,
         reason: String,

@@ -143,8 +143,8 @@ fn build(options: Build, shutdown: &Shutdown) -> Result<(), Fatal> {
         return Err(Fatal::usage(format!("{bad_lines} lines are no {kind}; nothing was written")));
     }
     let sorted = builder.sort().map_err(Fatal::usage)?;
-    // The filter first: if it cannot be made or written, the list of before stays. It names its list, so what a
-    // crash leaves between the two is seen for what it is.
+    // The filter first: if it cannot be made or written, the list of before stays. It names its list, so what
+    // a crash leaves between the two is seen for what it is.
     let mut filter_bytes = None;
     if let Some(path) = &filter {
         let made = sorted.filter().map_err(|error| Fatal::failure(format!("the filter {error}")))?;
@@ -167,10 +167,9 @@ fn build(options: Build, shutdown: &Shutdown) -> Result<(), Fatal> {
         Output::Json => say_json(&told),
         Output::Text => {
             let NewList { list, entries, repeated, bytes, bad_lines, .. } = &told;
-            let mut text = format!(
-                "{}: {entries} different values of kind {kind} in {bytes} bytes\n{repeated} were repeated, {bad_lines} lines were no {kind} and are left out",
-                list.display()
-            );
+            let list = list.display();
+            let mut text = format!("{list}: {entries} different values of kind {kind} in {bytes} bytes");
+            text += &format!("\n{repeated} were repeated, {bad_lines} lines were no {kind} and are left out");
             if let (Some(path), Some(bytes)) = (&told.filter, told.filter_bytes) {
                 text += &format!("\n{}: its filter, {bytes} bytes", path.display());
             }
