@@ -14,6 +14,8 @@ pub mod users;
 
 pub mod listener;
 pub mod net;
+#[cfg(feature = "passphrase")]
+pub mod passphrase;
 pub mod status;
 pub mod tls;
 

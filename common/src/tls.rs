@@ -8,7 +8,8 @@ mod probation;
 mod server;
 
 pub use client::{
-    Anchors, ConnectError, Connection, TlsFault, check_authorities, connect, connect_by, connect_over, over,
+    Anchors, ConnectError, Connection, TlsFault, check_authorities, connect, connect_by, connect_over,
+    connect_web, over,
 };
 pub use incoming::{Accepted, Incoming, incoming};
 pub use issue::{IssueError, TlsAuthority, TlsLeaf};

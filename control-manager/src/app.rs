@@ -2,6 +2,7 @@
 
 mod init;
 mod lists;
+mod repo;
 mod run;
 
 use std::path::PathBuf;
@@ -42,6 +43,10 @@ enum Command {
     /// Lists of files, domains and URLs: made, shown, looked up. Needs no manager.
     #[command(subcommand)]
     Lists(lists::Lists),
+    /// Repositories of lists and other components, which servers update from: made, filled, published. Needs
+    /// no manager, and any web server can hold what is published.
+    #[command(subcommand)]
+    Repo(repo::Repo),
 }
 
 #[derive(Debug, Args)]
@@ -174,6 +179,7 @@ pub fn main() -> ExitCode {
             Command::Names(options) => init::names(options).await,
             Command::Health(options) => health(options).await,
             Command::Lists(command) => lists::run(command, &shutdown),
+            Command::Repo(command) => repo::run(command).await,
             Command::Run(options) => run::run(options, shutdown).await,
         }
     })

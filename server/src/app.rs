@@ -6,7 +6,6 @@ mod doctor;
 mod gateway;
 mod init;
 mod local;
-mod passphrase;
 mod run;
 mod sample;
 
@@ -17,6 +16,7 @@ use std::time::Duration;
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use writ_common::daemon::{self, Fatal, Threads};
 use writ_common::health;
+use writ_common::passphrase;
 
 use crate::config::Config;
 

@@ -16,6 +16,7 @@ use rustls::{
     version,
 };
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tonic::transport::{Channel, Endpoint};
@@ -239,11 +240,27 @@ pub async fn connect_over<S>(stream: S, endpoint: &str, anchors: &Anchors) -> Re
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let handshake = handshake(stream, endpoint, server_name(endpoint)?, client_config(anchors)?);
-    let (stream, leaf_spki_digest) = tokio::time::timeout(CONNECT_TIMEOUT, handshake)
-        .await
-        .map_err(|_| ConnectError::Timeout(endpoint.to_owned()))??;
+    let config = client_config(anchors, b"h2")?;
+    let stream = handshake(stream, endpoint, server_name(endpoint)?, config).await?;
+    let leaf = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
+    let leaf_spki_digest = leaf
+        .and_then(|leaf| spki_digest(leaf))
+        .ok_or_else(|| ConnectError::Anchors(CertificateError::BadEncoding.into()))?;
     Ok(Connection { channel: over(stream, endpoint).await?, leaf_spki_digest })
+}
+
+/// A stream to a web server over TLS 1.3, for HTTP/1.1; by a proxy if there is one.
+///
+/// # Errors
+/// By leg; see [`ConnectError`].
+pub async fn connect_web(
+    proxy: Option<&Proxy>,
+    place: &Place,
+    anchors: &Anchors,
+) -> Result<TlsStream<TcpStream>, ConnectError> {
+    let stream = Box::pin(reach(place, proxy)).await?;
+    let config = client_config(anchors, b"http/1.1")?;
+    handshake(stream, &place.to_string(), place.server_name(), config).await
 }
 
 async fn handshake<S>(
@@ -251,19 +268,15 @@ async fn handshake<S>(
     endpoint: &str,
     name: ServerName<'static>,
     config: ClientConfig,
-) -> Result<(TlsStream<S>, Digest), ConnectError>
+) -> Result<TlsStream<S>, ConnectError>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let stream = TlsConnector::from(Arc::new(config))
-        .connect(name, stream)
+    let connected = TlsConnector::from(Arc::new(config)).connect(name, stream);
+    let connected = tokio::time::timeout(CONNECT_TIMEOUT, connected)
         .await
-        .map_err(|source| ConnectError::Tls { endpoint: endpoint.to_owned(), source })?;
-    let leaf = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
-    let leaf_spki_digest = leaf
-        .and_then(|leaf| spki_digest(leaf))
-        .ok_or_else(|| ConnectError::Anchors(CertificateError::BadEncoding.into()))?;
-    Ok((stream, leaf_spki_digest))
+        .map_err(|_| ConnectError::Timeout(endpoint.to_owned()))?;
+    connected.map_err(|source| ConnectError::Tls { endpoint: endpoint.to_owned(), source })
 }
 
 /// HTTP/2 over a stream as it is: TLS that was verified, or a clear text somebody asked for by its name.
@@ -289,7 +302,8 @@ where
     target.connect_with_connector(connector).await.map_err(http)
 }
 
-fn client_config(anchors: &Anchors) -> Result<ClientConfig, rustls::Error> {
+/// `application`: what is spoken over it (RFC 7301).
+fn client_config(anchors: &Anchors, application: &[u8]) -> Result<ClientConfig, rustls::Error> {
     let provider = Arc::new(ring::default_provider());
     let judge = match anchors {
         Anchors::Authorities(authorities) => Judge::Strict(webpki(roots(authorities)?)?),
@@ -302,7 +316,7 @@ fn client_config(anchors: &Anchors) -> Result<ClientConfig, rustls::Error> {
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(judge))
         .with_no_client_auth();
-    config.alpn_protocols = vec![b"h2".to_vec()];
+    config.alpn_protocols = vec![application.to_vec()];
     Ok(config)
 }
 

@@ -129,8 +129,18 @@ fn files(folder: &Path, ending: &str) -> Vec<PathBuf> {
 
 #[test]
 fn every_path_that_a_page_names_exists() {
-    let folders =
-        ["proto", "protocol", "common", "lists", "database", "server", "agent", "control-manager", "cli"];
+    let folders = [
+        "proto",
+        "protocol",
+        "common",
+        "lists",
+        "updates",
+        "database",
+        "server",
+        "agent",
+        "control-manager",
+        "cli",
+    ];
     let others = ["integration-tests", "bench", "deploy", "fuzz", "docs"];
     let mut pages = files(&root().join("docs"), "md");
     // A decision tells of its day.
@@ -180,9 +190,18 @@ fn every_command_in_every_document_exists_with_its_flags() {
 #[test]
 fn every_command_an_error_message_tells_to_type_exists_with_its_flags() {
     let mut all = 0;
-    for package in
-        ["protocol", "common", "lists", "database", "server", "agent", "control-manager", "cli", "deploy"]
-    {
+    for package in [
+        "protocol",
+        "common",
+        "lists",
+        "updates",
+        "database",
+        "server",
+        "agent",
+        "control-manager",
+        "cli",
+        "deploy",
+    ] {
         let folder = root().join(package);
         let mut sources = files(&folder, if package == "deploy" { "yaml" } else { "rs" });
         sources.retain(|path| !path.ends_with("compose.yaml"));

@@ -4,13 +4,17 @@
 use std::io::IsTerminal as _;
 use std::path::Path;
 
-use writ_common::daemon::Fatal;
-use writ_common::files;
-use writ_common::keys::sealed::Passphrase;
 use zeroize::Zeroizing;
 
+use crate::daemon::Fatal;
+use crate::files;
+use crate::keys::sealed::Passphrase;
+
 /// Asks for a passphrase; a new one twice.
-pub(super) fn ask(file: Option<&Path>, what: &str, is_new: bool) -> Result<Passphrase, Fatal> {
+///
+/// # Errors
+/// When there is none, or it is no good.
+pub fn ask(file: Option<&Path>, what: &str, is_new: bool) -> Result<Passphrase, Fatal> {
     let credential = std::env::var_os("CREDENTIALS_DIRECTORY")
         .map(|folder| Path::new(&folder).join("writ-passphrase"))
         .filter(|path| path.exists());

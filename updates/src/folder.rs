@@ -1,0 +1,252 @@
+//! What is kept of updates, in one folder of its user:
+//!
+//! * `active.json`: which version of each component is in force. It alone decides; it is replaced whole.
+//! * `components/NAME/SHA256`: the files it names.
+//! * `incoming`: what a run has fetched so far. Nobody uses it, and the next run empties it.
+//! * `trust/SHA256-OF-PINNED-ROOT`: the newest metadata that was seen from a repository.
+//! * `last-run.json`: how the last run ended.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use writ_common::files::{self, FileError};
+use writ_protocol::time::Timestamp;
+
+use crate::reason::{Reason, UpdateError};
+use crate::trusted::Trusted;
+use crate::{Name, Release};
+
+/// Which version of each component is in force.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shelf(pub BTreeMap<Name, Held>);
+
+/// What is held of one component.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Held {
+    /// What is in force.
+    pub active: Release,
+    /// When it came into force, in milliseconds since 1970.
+    pub since_ms: u64,
+    /// What was in force before it, for a way back.
+    pub earlier: Option<Release>,
+    /// Somebody went back: no run replaces it until it is released.
+    pub is_held: bool,
+}
+
+/// A run that ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastRun {
+    /// When it began, in milliseconds since 1970.
+    pub began_ms: u64,
+    /// When it ended.
+    pub ended_ms: u64,
+    /// Where from: `default`, `manager` or an address.
+    pub source: String,
+    /// How it ended.
+    pub outcome: Outcome,
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// These came into force.
+    Updated(Vec<Name>),
+    /// Nothing was newer.
+    Current,
+    /// What was in force before is in force still.
+    Failed {
+        /// Its stable code.
+        code: String,
+        /// In words.
+        reason: String,
+    },
+}
+
+/// The folder.
+#[derive(Debug, Clone)]
+pub struct Folder(PathBuf);
+
+impl Folder {
+    /// The folder at this path, which is made when something is written.
+    #[must_use]
+    pub fn new(path: &Path) -> Self {
+        Self(path.to_owned())
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// Takes it for one run or change; two at a time would remove each other's files.
+    ///
+    /// # Errors
+    /// When another process or task has it.
+    pub fn lock(&self) -> Result<File, UpdateError> {
+        files::private_folder(&self.0).map_err(UpdateError::file)?;
+        files::lock_folder(&self.0).map_err(|error| match error {
+            FileError::InUse { .. } => UpdateError::new(
+                Reason::Busy,
+                "another update or change of it is under way: wait for its end",
+            ),
+            other => UpdateError::file(other),
+        })
+    }
+
+    /// What is in force.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn shelf(&self) -> Result<Shelf, UpdateError> {
+        Ok(self.read_json("active.json")?.unwrap_or_default())
+    }
+
+    /// The file of a component that is in force.
+    ///
+    /// # Errors
+    /// When it cannot be known.
+    pub fn active(&self, name: &Name) -> Result<Option<(Release, PathBuf)>, UpdateError> {
+        let held = self.shelf()?.0.remove(name);
+        Ok(held.map(|held| (held.active.clone(), self.file(name, &held.active))))
+    }
+
+    /// How the last run ended, if there was one.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn last_run(&self) -> Result<Option<LastRun>, UpdateError> {
+        self.read_json("last-run.json")
+    }
+
+    /// Notes how a run ended.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn note_run(&self, run: &LastRun) -> Result<(), UpdateError> {
+        self.write_json("last-run.json", run)
+    }
+
+    /// Goes back to the version before, and stays there.
+    ///
+    /// # Errors
+    /// When there is none, or it cannot be written.
+    pub fn roll_back(&self, name: &Name, now: Timestamp) -> Result<Held, UpdateError> {
+        let _lock = self.lock()?;
+        let mut shelf = self.shelf()?;
+        let held = shelf.0.get_mut(name).ok_or_else(|| unknown(name))?;
+        let earlier = held.earlier.take().ok_or_else(|| {
+            let text = format!(
+                "of {name} only version {} is here: there is none to go back to",
+                held.active.version
+            );
+            UpdateError::new(Reason::NothingEarlier, text)
+        })?;
+        *held = Held { active: earlier, since_ms: now.as_millis(), earlier: None, is_held: true };
+        let told = held.clone();
+        self.put(&shelf)?;
+        Ok(told)
+    }
+
+    /// Lets the next run replace what was gone back to.
+    ///
+    /// # Errors
+    /// When it is not held, or it cannot be written.
+    pub fn release(&self, name: &Name) -> Result<Held, UpdateError> {
+        let _lock = self.lock()?;
+        let mut shelf = self.shelf()?;
+        let held = shelf.0.get_mut(name).ok_or_else(|| unknown(name))?;
+        if !held.is_held {
+            return Err(UpdateError::new(
+                Reason::NotHeld,
+                format!("{name} is not held: runs replace it already"),
+            ));
+        }
+        held.is_held = false;
+        let told = held.clone();
+        self.put(&shelf)?;
+        Ok(told)
+    }
+
+    /// The trust in a repository whose root was pinned.
+    #[must_use]
+    pub fn trusted(&self, pinned: &[u8]) -> Trusted {
+        Trusted::new(self.0.join("trust"), pinned)
+    }
+
+    /// Puts what is in force, in one rename, and removes what is not named any more.
+    pub(crate) fn put(&self, shelf: &Shelf) -> Result<(), UpdateError> {
+        self.write_json("active.json", shelf)?;
+        self.tidy(shelf);
+        Ok(())
+    }
+
+    /// Where a version of a component is.
+    pub(crate) fn file(&self, name: &Name, release: &Release) -> PathBuf {
+        self.0.join("components").join(name.as_ref()).join(release.sha256.to_string())
+    }
+
+    /// Where a run puts what it fetches; emptied.
+    pub(crate) fn incoming(&self) -> Result<PathBuf, UpdateError> {
+        let incoming = self.0.join("incoming");
+        let emptied = match fs::remove_dir_all(&incoming) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            removed => removed,
+        };
+        emptied.map_err(|source| UpdateError::io(&incoming, source))?;
+        files::private_folder(&incoming).map_err(UpdateError::file)?;
+        Ok(incoming)
+    }
+
+    /// Removes files that nothing names. One that stays only takes room, and the next run tries again.
+    fn tidy(&self, shelf: &Shelf) {
+        let _ = fs::remove_dir_all(self.0.join("incoming"));
+        for folder in files::list(&self.0.join("components")).unwrap_or_default() {
+            let held = folder.file_name().and_then(|name| name.to_str()?.parse().ok());
+            let held = held.and_then(|name: Name| shelf.0.get(&name));
+            let is_named = |path: &Path| {
+                let named = held.into_iter().flat_map(|held| [Some(&held.active), held.earlier.as_ref()]);
+                named.flatten().any(|release| path.ends_with(release.sha256.to_string()))
+            };
+            for path in files::list(&folder).unwrap_or_default() {
+                if !is_named(&path) {
+                    let _ = fs::remove_file(path);
+                }
+            }
+        }
+    }
+
+    pub(crate) fn read_json<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, UpdateError> {
+        let path = self.0.join(name);
+        match files::read(&path) {
+            Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(|error| {
+                let text = format!(
+                    "{} is damaged ({error}): remove it; the next run fetches everything anew",
+                    path.display()
+                );
+                UpdateError::new(Reason::Damaged, text)
+            }),
+            Err(error) if error.is_missing() => Ok(None),
+            Err(error) => Err(UpdateError::file(error)),
+        }
+    }
+
+    pub(crate) fn write_json(&self, name: &str, value: &impl Serialize) -> Result<(), UpdateError> {
+        files::private_folder(&self.0).map_err(UpdateError::file)?;
+        let bytes = serde_json::to_vec_pretty(value)
+            .map_err(|error| UpdateError::new(Reason::Damaged, error.to_string()))?;
+        files::write_secret(&self.0.join(name), &bytes).map_err(UpdateError::file)
+    }
+}
+
+fn unknown(name: &Name) -> UpdateError {
+    UpdateError::new(
+        Reason::Unknown,
+        format!("there is no component {name} here; see: writ-server updates status"),
+    )
+}

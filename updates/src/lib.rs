@@ -1,0 +1,34 @@
+//! Components, which are versioned files that servers and agents use, and the repositories they come from.
+//!
+//! A repository is one of The Update Framework, TUF 1.0: static files that any web server can hold. It is not
+//! trusted, and neither is the way to it: what counts are the signatures in it, and the root that was pinned.
+//!
+//! An update goes through the types of [`run`]: fetched, verified, staged, active. [`Workshop`] makes
+//! repositories. Nothing else knows the library that both stand on.
+
+mod component;
+mod folder;
+mod link;
+mod reason;
+pub mod run;
+mod trusted;
+mod workshop;
+
+pub use component::{InvalidName, Name, Release, Version};
+pub use folder::{Folder, Held, LastRun, Outcome, Shelf};
+pub use link::{ByteStream, Disk, Link, LinkError, Pace, Web};
+pub use reason::{Reason, UpdateError};
+pub use run::{Progress, Report, Source, update};
+pub use trusted::Trusted;
+pub use workshop::{
+    Lifetimes, Offered, Published, RepositoryState, Role, RoleState, Workshop, WorkshopError,
+};
+
+/// Components in one repository. One that lists more is refused.
+pub const MAX_COMPONENTS: usize = 64;
+/// Bytes of one component. A longer one is refused before it is fetched.
+pub const MAX_COMPONENT_BYTES: u64 = 8 << 30;
+/// Questions of one run, each for one file. What needs more is refused.
+pub const MAX_REQUESTS: usize = 2_000;
+/// Bytes of one file of metadata, whatever other metadata says of it.
+pub const MAX_METADATA_BYTES: u64 = 16 << 20;

@@ -1,0 +1,325 @@
+//! Signing and publishing. What names other files is written after them, so that whoever reads meanwhile finds
+//! everything that what they read names.
+
+use std::collections::{HashMap, HashSet};
+use std::fs::{self, File};
+use std::io::{Read as _, Write as _};
+use std::num::NonZeroU64;
+use std::path::Path;
+use std::time::Duration;
+
+use aws_lc_rs::digest::{Context, SHA256};
+use aws_lc_rs::rand::SystemRandom;
+use jiff::Timestamp as Date;
+use serde::{Deserialize, Serialize};
+use tough::TargetName;
+use tough::editor::RepositoryEditor;
+use tough::editor::signed::SignedRole;
+use tough::key_source::KeySource;
+use tough::schema::{Hashes, KeyHolder, RoleKeys, Root, Signed, Target};
+use writ_common::checkpoint;
+use writ_common::files;
+use writ_common::keys::sealed::Passphrase;
+use writ_protocol::id::Digest;
+use writ_protocol::time::Timestamp;
+
+use super::keys::{Role, SecretKey};
+use super::{Lifetimes, Workshop, WorkshopError};
+use crate::{Name, Release};
+
+/// The specification that metadata follows.
+const SPEC_VERSION: &str = "1.0.0";
+/// Bytes copied at once.
+const CHUNK: usize = 1 << 20;
+/// The shortest and the longest lifetime.
+const HOUR: Duration = Duration::from_secs(3600);
+const TEN_YEARS: Duration = Duration::from_secs(3600 * 24 * 3653);
+
+/// What was published.
+#[derive(Debug, Clone)]
+pub struct Published {
+    /// Versions of the metadata: root, targets, snapshot, timestamp.
+    pub root: u64,
+    /// Of the list of components.
+    pub targets: u64,
+    /// Of the list of metadata.
+    pub snapshot: u64,
+    /// Of the word which is the newest.
+    pub timestamp: u64,
+    /// SHA-256 of the newest root's file, for whoever pins it.
+    pub root_sha256: Digest,
+    /// The components in it.
+    pub components: Vec<(Name, Release)>,
+}
+
+/// A root that is being replaced: what a crash leaves is finished, or undone, when the folder is opened.
+#[derive(Serialize, Deserialize)]
+struct Rotation {
+    version: u64,
+    roles: Vec<Role>,
+}
+
+impl Workshop {
+    /// Signs the plan and puts it in force.
+    ///
+    /// # Errors
+    /// When a key is missing or a file cannot be written. What was published before is whole then, and
+    /// publishing again mends what was begun.
+    pub async fn publish(&self, lifetimes: Lifetimes, now: Timestamp) -> Result<Published, WorkshopError> {
+        let plan = self.plan()?;
+        let newest = self.newest_root()?;
+        let root_file = self.metadata(&format!("{newest}.root.json"));
+        let root_bytes = files::read(&root_file)?;
+        let next = |file: &str| -> Result<NonZeroU64, WorkshopError> {
+            Ok(self.version_of(file)?.map_or(NonZeroU64::MIN, |version| version.saturating_add(1)))
+        };
+        let (targets, snapshot, timestamp) = (next("targets")?, next("snapshot")?, next("timestamp")?);
+        let mut editor = RepositoryEditor::new(&root_file).await.map_err(signing)?;
+        editor.targets_version(targets).map_err(signing)?;
+        editor.targets_expires(date(now, lifetimes.targets)?).map_err(signing)?;
+        editor.snapshot_version(snapshot).snapshot_expires(date(now, lifetimes.snapshot)?);
+        editor.timestamp_version(timestamp).timestamp_expires(date(now, lifetimes.timestamp)?);
+        for (name, release) in &plan.components {
+            let target = TargetName::new(name.as_ref()).map_err(signing)?;
+            editor.add_target(target, describe(release)).map_err(signing)?;
+        }
+        let mut keys: Vec<Box<dyn KeySource>> = Vec::new();
+        for role in [Role::Targets, Role::Snapshot, Role::Timestamp] {
+            keys.push(Box::new(self.key(role, None)?));
+        }
+        let signed = editor.sign(&keys).await.map_err(signing)?;
+        let drafts = self.keys.join("signed");
+        let _ = fs::remove_dir_all(&drafts);
+        files::private_folder(&drafts)?;
+        signed.write(&drafts).await.map_err(signing)?;
+        let names = [
+            format!("{targets}.targets.json"),
+            format!("{snapshot}.snapshot.json"),
+            "timestamp.json".to_owned(),
+        ];
+        for name in names {
+            files::write_public(&self.metadata(&name), &files::read(&drafts.join(&name))?)?;
+            checkpoint!("repository_written");
+        }
+        let _ = fs::remove_dir_all(&drafts);
+        self.write_plan(&super::Plan { is_changed: false, components: plan.components.clone() })?;
+        self.tidy(targets, snapshot)?;
+        Ok(Published {
+            root: newest.get(),
+            targets: targets.get(),
+            snapshot: snapshot.get(),
+            timestamp: timestamp.get(),
+            root_sha256: Digest::of(&root_bytes),
+            components: plan.components.into_iter().collect(),
+        })
+    }
+
+    /// Replaces keys, by a new root that the old and the new key of the root sign. With no roles the keys stay
+    /// and the root only lives longer. What the replaced keys signed is signed anew.
+    ///
+    /// # Errors
+    /// When a key is missing or a file cannot be written. Either the old root is in force then, or the new one
+    /// is and publishing finishes the rest.
+    pub async fn rotate(
+        &self,
+        roles: &[Role],
+        passphrase: &Passphrase,
+        root_lifetime: Duration,
+        lifetimes: Lifetimes,
+        now: Timestamp,
+    ) -> Result<Published, WorkshopError> {
+        let version = self.newest_root()?.saturating_add(1);
+        let rotation = Rotation { version: version.get(), roles: roles.to_vec() };
+        let bytes = serde_json::to_vec(&rotation).map_err(signing)?;
+        files::write_secret(&self.keys.join("rotation.json"), &bytes)?;
+        self.sign_root(Some((version, roles)), passphrase, root_lifetime, now).await?;
+        checkpoint!("repository_root_replaced");
+        self.finish_rotation()?;
+        self.publish(lifetimes, now).await
+    }
+
+    /// Finishes what a crash left of a rotation: the new keys count if the root that names them is published.
+    pub(super) fn finish_rotation(&self) -> Result<(), WorkshopError> {
+        let path = self.keys.join("rotation.json");
+        let bytes = match files::read(&path) {
+            Err(error) if error.is_missing() => return Ok(()),
+            read => read?,
+        };
+        let rotation: Rotation = serde_json::from_slice(&bytes)
+            .map_err(|error| WorkshopError::Metadata { path: path.clone(), why: error.to_string() })?;
+        let is_published = self.newest_root()?.get() >= rotation.version;
+        for role in rotation.roles {
+            if is_published { self.take_next(role)? } else { self.drop_next(role)? }
+        }
+        fs::remove_file(&path).map_err(WorkshopError::io(&path))
+    }
+
+    /// Signs a root and publishes it: the first, or the next with new keys for these roles.
+    pub(super) async fn sign_root(
+        &self,
+        next: Option<(NonZeroU64, &[Role])>,
+        passphrase: &Passphrase,
+        lifetime: Duration,
+        now: Timestamp,
+    ) -> Result<(), WorkshopError> {
+        let (version, replaced) = next.unwrap_or((NonZeroU64::MIN, &[]));
+        let mut root = Root {
+            spec_version: SPEC_VERSION.to_owned(),
+            consistent_snapshot: true,
+            version,
+            expires: date(now, lifetime)?,
+            keys: HashMap::new(),
+            roles: HashMap::new(),
+            _extra: HashMap::new(),
+        };
+        let old = self.key(Role::Root, Some(passphrase))?;
+        let mut new_root_key = None;
+        for role in Role::ALL {
+            let key = match (replaced.contains(&role), role) {
+                (true, _) => self.next_key(role, Some(passphrase))?,
+                (false, Role::Root) => self.key(role, Some(passphrase))?,
+                (false, _) => self.key(role, None)?,
+            };
+            let public = key.public().map_err(WorkshopError::Sign)?;
+            let id = public.key_id().map_err(signing)?;
+            root.keys.insert(id.clone(), public);
+            let keys = RoleKeys { keyids: vec![id], threshold: NonZeroU64::MIN, _extra: HashMap::new() };
+            root.roles.insert(role.tuf(), keys);
+            if role == Role::Root {
+                new_root_key = Some(key);
+            }
+        }
+        let mut signed = sign_by(&root, KeyHolder::Root(root.clone()), new_root_key).await?;
+        if let Some((version, _)) = next {
+            let before = self.root(version.get() - 1)?;
+            let by_old = sign_by(&root, KeyHolder::Root(before), Some(old)).await?;
+            signed = signed.add_old_signatures(by_old.signed().signatures.clone()).map_err(signing)?;
+        }
+        Ok(files::write_public(&self.metadata(&format!("{version}.root.json")), signed.buffer())?)
+    }
+
+    /// A root that was published.
+    pub(super) fn root(&self, version: u64) -> Result<Root, WorkshopError> {
+        let path = self.metadata(&format!("{version}.root.json"));
+        let bytes = files::read(&path)?;
+        let root: Signed<Root> = serde_json::from_slice(&bytes)
+            .map_err(|error| WorkshopError::Metadata { path, why: error.to_string() })?;
+        Ok(root.signed)
+    }
+
+    /// The version of the newest root.
+    pub(super) fn newest_root(&self) -> Result<NonZeroU64, WorkshopError> {
+        let missing = || WorkshopError::Metadata {
+            path: self.metadata("1.root.json"),
+            why: "there is no root: put the repository back from a copy".to_owned(),
+        };
+        self.version_of("root")?.ok_or_else(missing)
+    }
+
+    /// The newest version of a role that is published, by file names; the timestamp has its in the file.
+    pub(super) fn version_of(&self, role: &str) -> Result<Option<NonZeroU64>, WorkshopError> {
+        if role == "timestamp" {
+            let path = self.metadata("timestamp.json");
+            let bytes = match files::read(&path) {
+                Err(error) if error.is_missing() => return Ok(None),
+                read => read?,
+            };
+            let timestamp: Signed<tough::schema::Timestamp> = serde_json::from_slice(&bytes)
+                .map_err(|error| WorkshopError::Metadata { path, why: error.to_string() })?;
+            return Ok(Some(timestamp.signed.version));
+        }
+        let found = files::list(&self.repository.join("metadata"))?;
+        let versions = found.iter().filter_map(|path| {
+            let (version, rest) = path.file_name()?.to_str()?.split_once('.')?;
+            (rest.strip_suffix(".json")? == role).then(|| version.parse().ok())?
+        });
+        Ok(versions.max())
+    }
+
+    /// Removes what neither this nor the last publication names: whoever reads still finds what they read of.
+    fn tidy(&self, targets: NonZeroU64, snapshot: NonZeroU64) -> Result<(), WorkshopError> {
+        let kept = |newest: NonZeroU64, version: u64| version + 1 >= newest.get();
+        let mut named = HashSet::new();
+        for path in files::list(&self.repository.join("metadata"))? {
+            let parts = path.file_name().and_then(|name| name.to_str()?.split_once('.'));
+            let Some((Ok(version), rest)) = parts.map(|(version, rest)| (version.parse::<u64>(), rest))
+            else {
+                continue;
+            };
+            match rest {
+                "targets.json" if kept(targets, version) => {
+                    let listed: Signed<tough::schema::Targets> = serde_json::from_slice(&files::read(&path)?)
+                        .map_err(|error| WorkshopError::Metadata { path, why: error.to_string() })?;
+                    named.extend(listed.signed.targets.into_iter().map(|(name, target)| {
+                        format!("{}.{}", hex::encode(&target.hashes.sha256[..]), name.raw())
+                    }));
+                }
+                "snapshot.json" if kept(snapshot, version) => {}
+                "targets.json" | "snapshot.json" => {
+                    let _ = fs::remove_file(path);
+                }
+                _ => {}
+            }
+        }
+        for path in files::list(&self.repository.join("targets"))? {
+            let is_named =
+                path.file_name().and_then(|name| name.to_str()).is_some_and(|name| named.contains(name));
+            if !is_named {
+                let _ = fs::remove_file(path);
+            }
+        }
+        Ok(())
+    }
+}
+
+async fn sign_by(
+    root: &Root,
+    by: KeyHolder,
+    key: Option<SecretKey>,
+) -> Result<SignedRole<Root>, WorkshopError> {
+    let mut keys: Vec<Box<dyn KeySource>> = Vec::new();
+    if let Some(key) = key {
+        keys.push(Box::new(key));
+    }
+    SignedRole::new(root.clone(), &by, &keys, &SystemRandom::new()).await.map_err(signing)
+}
+
+fn describe(release: &Release) -> Target {
+    let version = serde_json::Value::from(release.version.as_ref());
+    Target {
+        length: release.bytes,
+        hashes: Hashes { sha256: release.sha256.as_bytes().to_vec().into(), _extra: HashMap::new() },
+        custom: HashMap::from([("version".to_owned(), version)]),
+        _extra: HashMap::new(),
+    }
+}
+
+fn date(now: Timestamp, lifetime: Duration) -> Result<Date, WorkshopError> {
+    if !(HOUR..=TEN_YEARS).contains(&lifetime) {
+        return Err(WorkshopError::Lifetime);
+    }
+    let end = (now + lifetime).as_millis() / 1000;
+    let end = i64::try_from(end).ok().and_then(|second| Date::from_second(second).ok());
+    end.ok_or(WorkshopError::Lifetime)
+}
+
+fn signing(error: impl std::fmt::Display) -> WorkshopError {
+    WorkshopError::Sign(error.to_string())
+}
+
+/// Copies a file and says what its digest is; the copy is on the disk when this returns.
+pub(super) fn copy(from: &Path, to: &Path) -> Result<Digest, WorkshopError> {
+    let mut source = File::open(from).map_err(WorkshopError::io(from))?;
+    let mut out = File::create(to).map_err(WorkshopError::io(to))?;
+    let (mut buffer, mut digest) = (vec![0; CHUNK], Context::new(&SHA256));
+    loop {
+        let read = source.read(&mut buffer).map_err(WorkshopError::io(from))?;
+        if read == 0 {
+            break;
+        }
+        digest.update(&buffer[..read]);
+        out.write_all(&buffer[..read]).map_err(WorkshopError::io(to))?;
+    }
+    out.sync_all().map_err(WorkshopError::io(to))?;
+    Digest::try_from(digest.finish().as_ref()).map_err(signing)
+}
