@@ -18,6 +18,7 @@ const FILES: &[&str] = &[
     "writ/admin/v1/operators.proto",
     "writ/admin/v1/system.proto",
     "writ/admin/v1/trust.proto",
+    "writ/admin/v1/updates.proto",
     "writ/manager/v1/registry.proto",
     "writ/manager/v1/link.proto",
     "writ/manager/v1/notify.proto",

@@ -2,11 +2,15 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use writ_common::admin::audit::AuditSettings;
 use writ_common::config::{Problems, Reader};
 use writ_common::telemetry::LogFormat;
 use writ_protocol::manager::ManagerVersion;
+use writ_updates::Pace;
+
+use crate::mirror::Upstream;
 
 /// What is read unless told otherwise.
 const USUAL_FILE: &str = "/etc/writ/control-manager.toml";
@@ -32,6 +36,8 @@ pub(crate) struct Config {
     pub version: ManagerVersion,
     /// Whether a sandbox feeds this manager threats.
     pub is_sandbox_connected: bool,
+    /// The repository that is mirrored, if one is.
+    pub upstream: Option<Upstream>,
     /// How much the audit logs keep.
     pub audit: AuditSettings,
     /// What is logged.
@@ -71,6 +77,7 @@ impl Config {
                 false,
                 &[("true", true), ("false", false)],
             ),
+            upstream: upstream(&mut reader),
             audit: AuditSettings::read(&mut reader),
             log_filter: reader.string(
                 "log.filter",
@@ -86,4 +93,30 @@ impl Config {
         };
         reader.finish(config)
     }
+}
+
+fn upstream(reader: &mut Reader) -> Option<Upstream> {
+    let rule = "the address of a repository: `https://HOST/PATH/`, `http://HOST/PATH/` or `file:///FOLDER/`";
+    let schemes = ["https://", "http://", "file:///"];
+    let is_address = |text: &str| schemes.iter().any(|scheme| text.starts_with(scheme));
+    let url = reader.string("updates.upstream", "", rule, |text| text.is_empty() || is_address(text));
+    let root = reader.string("updates.root", "", "the path of the repository's root, JSON", |_| true);
+    let ca = reader.string("updates.ca", "", "the path of a certificate (PEM)", |_| true);
+    let second = Duration::from_secs(1);
+    let every = reader.duration("updates.every", second * 3600, second * 10..=second * 86_400 * 30);
+    let window = reader.duration("updates.patience", second * 30, second..=second * 600);
+    if url.is_empty() {
+        if !(root.is_empty() && ca.is_empty()) {
+            let text = format!("is missing beside updates.root or updates.ca; it must be {rule}");
+            reader.problem("updates.upstream", text);
+        }
+        return None;
+    }
+    if root.is_empty() {
+        let text = "is missing; it must be the path of the repository's root (JSON): without one nothing can be trusted";
+        reader.problem("updates.root", text.to_owned());
+    }
+    let ca = (!ca.is_empty()).then(|| PathBuf::from(ca));
+    let pace = Pace { window, ..Pace::default() };
+    Some(Upstream { url, root: PathBuf::from(root), ca, every, pace })
 }

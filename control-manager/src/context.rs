@@ -14,6 +14,7 @@ use writ_protocol::manager::{Instruction, ManagerVersion, Reply, ReplyBody};
 use writ_protocol::time::Timestamp;
 
 use crate::authority::Authority;
+use crate::mirror::Mirror;
 use crate::store::{EntityRow, Store, unavailable};
 
 /// A running manager.
@@ -31,6 +32,8 @@ pub(crate) struct Manager {
     pub authority: Authority,
     /// What is durable.
     pub store: Store,
+    /// The repository it mirrors.
+    pub mirror: Mirror,
     /// Entities dialled at a time.
     pub dials: Semaphore,
     /// Callbacks tried at a time, for any stranger: they keep no entity waiting.

@@ -9,6 +9,7 @@ mod service;
 
 mod instructions;
 mod metrics;
+mod mirror;
 mod notify;
 mod presence;
 mod registry;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use prost::Message as _;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 use writ_common::listener::{MAX_QUESTION_BYTES, PerMethod};
 use writ_common::status::Failure;
@@ -109,6 +110,18 @@ impl EntityLink for EntityPort {
         request: Request<proto::SignedCall>,
     ) -> Result<Response<proto::ManagerReply>, Status> {
         self.answer(request, |body| matches!(body, CallBody::Poll(_))).await
+    }
+
+    type FetchUpdateStream = ReceiverStream<Result<proto::UpdatePiece, Status>>;
+
+    async fn fetch_update(
+        &self,
+        request: Request<proto::FetchUpdateRequest>,
+    ) -> Result<Response<Self::FetchUpdateStream>, Status> {
+        let peer = request.extensions().get::<Peer>().cloned();
+        let proto::FetchUpdateRequest { path } = request.into_inner();
+        let pieces = self.0.mirror.send(&path, peer.as_ref(), &self.0.shutdown)?;
+        Ok(Response::new(ReceiverStream::new(pieces)))
     }
 }
 

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use prost::Message as _;
 use tokio::runtime::Runtime;
+use tokio_stream::Empty;
 use tonic::{Request, Response, Status};
 use writ_common::keys::pem;
 use writ_common::shutdown::Shutdown;
@@ -291,5 +292,14 @@ impl EntityLink for Forged {
             script.batches.pop_front().unwrap_or_default()
         };
         self.reply(digest, ReplyBody::Work(Work { instructions, has_more: false, sandbox_connected: false }))
+    }
+
+    type FetchUpdateStream = Empty<Result<proto::UpdatePiece, Status>>;
+
+    async fn fetch_update(
+        &self,
+        _: Request<proto::FetchUpdateRequest>,
+    ) -> Result<Response<Self::FetchUpdateStream>, Status> {
+        Ok(Response::new(tokio_stream::empty()))
     }
 }

@@ -17,5 +17,6 @@ pub mod old_tls;
 pub mod parsers;
 pub mod proxies;
 pub mod python;
+pub mod repository;
 pub mod road;
 pub mod stolen;

@@ -94,6 +94,38 @@ http {{ access_log {place}/acc; client_body_temp_path {place}/b; proxy_temp_path
         Self::start(folder, port, "nginx", &["-c".to_owned(), path.display().to_string()])
     }
 
+    /// nginx that holds files, as any web server does that holds a repository; with a certificate and its key
+    /// over TLS.
+    ///
+    /// # Panics
+    /// When it does not start.
+    #[must_use]
+    pub fn files(root: &Path, tls: Option<(&Path, &Path)>) -> Self {
+        let (folder, port) = (Self::folder(), free_port());
+        let place = folder.path().display().to_string();
+        let (how, certificate) = match tls {
+            Some((certificate, key)) => (
+                " ssl",
+                format!(
+                    "ssl_certificate {}; ssl_certificate_key {}; ssl_protocols TLSv1.3;",
+                    certificate.display(),
+                    key.display()
+                ),
+            ),
+            None => ("", String::new()),
+        };
+        let config = format!(
+            "daemon off; user root; worker_processes 1; pid {place}/pid; error_log {place}/err; events {{}}
+http {{ access_log {place}/acc; client_body_temp_path {place}/b; proxy_temp_path {place}/p; fastcgi_temp_path {place}/f;
+ uwsgi_temp_path {place}/u; scgi_temp_path {place}/s;
+ server {{ listen 127.0.0.1:{port}{how}; {certificate} root {}; }} }}",
+            root.display()
+        );
+        let path = folder.path().join("nginx.conf");
+        fs::write(&path, config).unwrap();
+        Self::start(folder, port, "nginx", &["-c".to_owned(), path.display().to_string()])
+    }
+
     /// squid: HTTP CONNECT, with a password, to the loopback only.
     ///
     /// # Panics

@@ -11,6 +11,7 @@ mod manager;
 mod preview;
 mod system;
 mod trust;
+mod updates;
 mod why;
 
 pub use policy::POLICY;
@@ -28,6 +29,7 @@ use writ_proto::admin::v1::{
     control_manager_service_server::ControlManagerServiceServer,
     enrollment_service_server::EnrollmentServiceServer, operator_service_server::OperatorServiceServer,
     system_service_server::SystemServiceServer, trust_service_server::TrustServiceServer,
+    update_service_server::UpdateServiceServer,
 };
 
 use crate::cm_bridge::Uplink;
@@ -67,6 +69,7 @@ pub(crate) fn routes(uplink: &Arc<Uplink>) -> Result<Routes, tonic_reflection::s
         .add_service(ControlManagerServiceServer::new(manager::ControlManager(Arc::clone(uplink))))
         .add_service(SystemServiceServer::new(system::SystemInfo(share())))
         .add_service(TrustServiceServer::new(trust::Trust(share())))
+        .add_service(UpdateServiceServer::new(updates::Updates(Arc::clone(uplink))))
         .add_service(health_service.max_decoding_message_size(MAX_QUESTION_BYTES))
         .add_service(reflection.build_v1()?)
         .add_service(reflection_alpha.build_v1alpha()?);

@@ -8,6 +8,7 @@ mod init;
 mod local;
 mod run;
 mod sample;
+mod updates;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -50,6 +51,10 @@ enum Command {
     /// The keys that sign trust bundles. Works on the local files, with the server running or stopped.
     #[command(subcommand)]
     Authority(authority::Authority),
+    /// Lists and other components that this server fetches: from where, how often, which versions. Works on
+    /// the local files, with the server running or stopped.
+    #[command(subcommand)]
+    Updates(updates::Update),
 }
 
 #[derive(Debug, Args)]
@@ -136,6 +141,7 @@ pub fn main() -> ExitCode {
             Command::Cert(verb) => cert::run(verb, shutdown).await,
             Command::Doctor(options) => doctor::run(options, shutdown).await,
             Command::Authority(verb) => authority::run(verb, shutdown).await,
+            Command::Updates(verb) => updates::run(verb, shutdown).await,
         }
     })
 }

@@ -438,6 +438,9 @@ impl Uplink {
             (DEPARTURES, Some(json(&next.departures))),
         ];
         self.server.store.put_manager_documents(documents).await?;
+        if next.registration.source != turn.registration.source {
+            self.server.updates.poke.notify_one();
+        }
         turn.held.clone_from(&next);
         *self.bridge.held.write().unwrap_or_else(PoisonError::into_inner) = next;
         self.bridge.listening.notify_one();

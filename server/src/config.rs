@@ -10,6 +10,9 @@ use writ_common::config::{Problems, Reader};
 use writ_common::telemetry::LogFormat;
 use writ_protocol::id::Digest;
 
+use crate::updates::Configured;
+use crate::updates::settings::check_url;
+
 /// What is read unless told otherwise.
 const USUAL_FILE: &str = "/etc/writ/server.toml";
 /// Where the server keeps its state unless told otherwise.
@@ -39,6 +42,10 @@ pub(crate) struct Config {
     pub audit: AuditSettings,
     /// Where traces go, if anywhere.
     pub traces: Option<TraceSettings>,
+    /// The update server, if there is one.
+    pub updates: Option<Configured>,
+    /// In so much time at least 16 KiB of an update must come.
+    pub update_patience: Duration,
     /// What is logged.
     pub log_filter: String,
     /// How.
@@ -103,6 +110,8 @@ impl Config {
                 .filter_map(|text| text.parse().ok())
                 .collect(),
             traces: traces(&mut reader),
+            updates: updates(&mut reader),
+            update_patience: reader.duration("updates.patience", second * 30, second..=second * 600),
             audit: AuditSettings::read(&mut reader),
             log_filter: reader.string(
                 "log.filter",
@@ -126,6 +135,31 @@ impl Config {
         }
         reader.finish(config)
     }
+}
+
+fn updates(reader: &mut Reader) -> Option<Configured> {
+    let rule = "the address of a repository: `https://HOST/PATH/`, `http://HOST/PATH/` or `file:///FOLDER/`";
+    let url = reader.string("updates.url", "", rule, |text| text.is_empty() || check_url(text).is_ok());
+    let root = reader.string("updates.root", "", "the path of the repository's root, JSON", |_| true);
+    let ca = reader.string("updates.ca", "", "the path of a certificate (PEM)", |_| true);
+    match (url.is_empty(), root.is_empty()) {
+        (true, true) => {
+            if !ca.is_empty() {
+                reader.problem("updates.url", format!("is missing beside updates.ca; it must be {rule}"));
+            }
+            return None;
+        }
+        (false, true) => {
+            let text = "is missing; it must be the path of the repository's root (JSON): without one nothing can be trusted";
+            reader.problem("updates.root", text.to_owned());
+        }
+        (true, false) => {
+            reader.problem("updates.url", format!("is missing beside updates.root; it must be {rule}"))
+        }
+        (false, false) => {}
+    }
+    let ca = (!ca.is_empty()).then(|| PathBuf::from(ca));
+    Some(Configured { url, root: PathBuf::from(root), ca })
 }
 
 fn traces(reader: &mut Reader) -> Option<TraceSettings> {

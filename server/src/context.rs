@@ -20,6 +20,7 @@ use crate::store::Store;
 use crate::throttle::Throttle;
 use crate::traces::Traces;
 use crate::unknown_fleet::UnknownFleetPeers;
+use crate::updates::Updates;
 
 /// A running server.
 #[derive(Debug)]
@@ -58,6 +59,8 @@ pub(crate) struct Server {
     pub hush: Hush,
     /// What became of commands, for a collector.
     pub traces: Traces,
+    /// Lists and other components that are fetched.
+    pub updates: Updates,
     /// The end.
     pub shutdown: Shutdown,
 }

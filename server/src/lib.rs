@@ -26,6 +26,7 @@ mod resign;
 mod throttle;
 mod traces;
 mod unknown_fleet;
+mod updates;
 
 mod authority;
 

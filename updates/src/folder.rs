@@ -221,7 +221,11 @@ impl Folder {
         }
     }
 
-    pub(crate) fn read_json<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, UpdateError> {
+    /// A document in the folder; `None`: there is none.
+    ///
+    /// # Errors
+    /// When it cannot be read, or is damaged.
+    pub fn read_json<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, UpdateError> {
         let path = self.0.join(name);
         match files::read(&path) {
             Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(|error| {
@@ -236,7 +240,11 @@ impl Folder {
         }
     }
 
-    pub(crate) fn write_json(&self, name: &str, value: &impl Serialize) -> Result<(), UpdateError> {
+    /// Puts a document in the folder, whole.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn write_json(&self, name: &str, value: &impl Serialize) -> Result<(), UpdateError> {
         files::private_folder(&self.0).map_err(UpdateError::file)?;
         let bytes = serde_json::to_vec_pretty(value)
             .map_err(|error| UpdateError::new(Reason::Damaged, error.to_string()))?;

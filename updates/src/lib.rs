@@ -9,6 +9,7 @@
 mod component;
 mod folder;
 mod link;
+mod mirror;
 mod reason;
 pub mod run;
 mod trusted;
@@ -17,6 +18,7 @@ mod workshop;
 pub use component::{InvalidName, Name, Release, Version};
 pub use folder::{Folder, Held, LastRun, Outcome, Shelf};
 pub use link::{ByteStream, Disk, Link, LinkError, Pace, Web};
+pub use mirror::{Mirrored, mirror};
 pub use reason::{Reason, UpdateError};
 pub use run::{Progress, Report, Source, update};
 pub use trusted::Trusted;

@@ -6,6 +6,9 @@ mod fetch;
 mod stage;
 mod verify;
 
+use std::fs;
+use std::path::Path;
+
 use writ_common::checkpoint;
 use writ_protocol::time::Timestamp;
 
@@ -13,6 +16,8 @@ use crate::folder::Folder;
 use crate::link::{Link, Pace};
 use crate::reason::UpdateError;
 use crate::{Name, Release};
+
+pub(crate) use fetch::list;
 
 /// Where a run gets its components from.
 #[derive(Debug, Clone)]
@@ -75,7 +80,22 @@ pub async fn update<L: Link>(
 ) -> Result<Report, UpdateError> {
     let _lock = folder.lock()?;
     let incoming = folder.incoming()?;
-    let fetched = fetch::fetch(folder, &incoming, source, told).await?;
+    let ended = stages(folder, &incoming, source, now, told).await;
+    if ended.is_err() {
+        // On a full disk it would be what fills it.
+        let _ = fs::remove_dir_all(incoming);
+    }
+    ended
+}
+
+async fn stages<L: Link>(
+    folder: &Folder,
+    incoming: &Path,
+    source: Source<L>,
+    now: Timestamp,
+    told: &mut (dyn FnMut(Progress) + Send),
+) -> Result<Report, UpdateError> {
+    let fetched = fetch::fetch(folder, incoming, source, told).await?;
     checkpoint!("update_fetched");
     let verified = verify::verify(fetched)?;
     told(Progress::Verified);
@@ -88,8 +108,6 @@ pub async fn update<L: Link>(
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-    use std::path::Path;
     use std::time::Duration;
 
     use tempfile::TempDir;

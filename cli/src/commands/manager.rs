@@ -196,6 +196,7 @@ fn show_status(format: Format, client: &Client, status: &proto::ManagerStatus) -
     let update_source = match status.update_source() {
         proto::UpdateSource::Manager => "manager",
         proto::UpdateSource::Default => "default",
+        proto::UpdateSource::Custom => "custom",
         proto::UpdateSource::Unspecified => "unknown to this version",
     };
     let shown = Status {

@@ -26,6 +26,7 @@ use crate::authority::{Authority, Files};
 use crate::context::Manager;
 use crate::folder::{self, Presence};
 use crate::metrics;
+use crate::mirror::{self, Mirror};
 use crate::notify::{MAX_DIALS, MAX_TRIALS};
 use crate::service::services as entity_services;
 use crate::store::Store;
@@ -37,6 +38,7 @@ pub(super) async fn run(options: Run, shutdown: Shutdown) -> Result<(), Fatal> {
     let config = options.folder.config()?;
     telemetry::init(&config.log_filter, config.log_format)
         .map_err(|error| Fatal::usage(format!("`log.filter` is not a filter: {error}")))?;
+    config.upstream.as_ref().map(mirror::check).transpose()?;
     let files = Files::new(&config.data_dir);
     let failed = |error: &dyn std::error::Error| Fatal::caused("cannot start", error);
     let _lock = take_folder(&files).await?;
@@ -54,6 +56,7 @@ pub(super) async fn run(options: Run, shutdown: Shutdown) -> Result<(), Fatal> {
         is_sandbox_connected: config.is_sandbox_connected,
         authority,
         store: store.clone(),
+        mirror: Mirror::new(&config.data_dir),
         dials: Semaphore::new(MAX_DIALS),
         trials: Semaphore::new(MAX_TRIALS),
         audit: config.audit,
@@ -84,6 +87,9 @@ pub(super) async fn run(options: Run, shutdown: Shutdown) -> Result<(), Fatal> {
     let admin_port = listener::settings(MANY_STREAMS).layer(PolicyLayer::new(&manager)).add_routes(routes);
     shutdown.spawn(metrics::serve(Arc::clone(&manager), measured.0, recorder));
     start_loops(&manager, &files);
+    if let Some(upstream) = config.upstream {
+        shutdown.spawn(mirror::run(Arc::clone(&manager), upstream));
+    }
     if let Some((listener, _)) = in_clear {
         serve_in_clear(&manager, listener);
     }

@@ -6,15 +6,18 @@ use std::path::PathBuf;
 use super::{Fleet, Said, binary, command, said};
 
 impl Fleet {
-    /// Runs `writ-server cert …` or `writ-server authority …` on the server's folder, with the fleet's
-    /// passphrase.
+    /// Runs `writ-server cert …`, `authority …` or `updates …` on the server's folder, with the fleet's
+    /// passphrase where it takes one.
     #[must_use]
     pub fn keys(&self, arguments: &[&str]) -> Said {
         let (folder, passphrase) = (self.path("server"), self.path("passphrase"));
         let places = ["--data-dir", folder.to_str().unwrap(), "--output", "json"];
         let takes_passphrase = !matches!(
             arguments,
-            ["doctor"] | ["cert", "list" | "show" | "export", ..] | ["authority", "confirm" | "rebuild", ..]
+            ["doctor"]
+                | ["cert", "list" | "show" | "export", ..]
+                | ["authority", "confirm" | "rebuild", ..]
+                | ["updates", ..]
         );
         let secret = ["--passphrase-file", passphrase.to_str().unwrap()];
         let secret = if takes_passphrase { secret.as_slice() } else { &[] };

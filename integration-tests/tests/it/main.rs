@@ -31,6 +31,11 @@ mod manager_orders;
 mod manager_upkeep;
 
 mod lists;
+mod repositories;
+mod updates;
+mod updates_attacked;
+mod updates_by_manager;
+mod updates_killed;
 
 mod refused;
 mod refused_sessions;

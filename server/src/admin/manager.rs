@@ -165,6 +165,10 @@ fn chosen(source: i32) -> Result<Option<UpdateSource>, Failure> {
         Ok(proto::UpdateSource::Unspecified) => Ok(None),
         Ok(proto::UpdateSource::Default) => Ok(Some(UpdateSource::Default)),
         Ok(proto::UpdateSource::Manager) => Ok(Some(UpdateSource::Manager)),
+        Ok(proto::UpdateSource::Custom) => {
+            let text = "must be DEFAULT or MANAGER; an address is set by UpdateService.SetSource";
+            Err(Failure::invalid("update_source", text))
+        }
         Err(_) => Err(Failure::invalid("update_source", "must be DEFAULT or MANAGER")),
     }
 }

@@ -55,6 +55,13 @@ pub const POLICY: &[(&str, Rule)] = &[
     ("/writ.admin.v1.TrustService/ListBehind", Rule::Read(Role::Viewer)),
     ("/writ.admin.v1.TrustService/ListBundles", Rule::Read(Role::Viewer)),
     ("/writ.admin.v1.TrustService/ListCertificates", Rule::Read(Role::Viewer)),
+    ("/writ.admin.v1.UpdateService/GetSource", Rule::Read(Role::Viewer)),
+    ("/writ.admin.v1.UpdateService/GetStatus", Rule::Read(Role::Viewer)),
+    ("/writ.admin.v1.UpdateService/Release", Rule::Change(Role::Admin, AuditSubject::First)),
+    ("/writ.admin.v1.UpdateService/RollBack", Rule::Change(Role::Admin, AuditSubject::First)),
+    ("/writ.admin.v1.UpdateService/SetSchedule", Rule::Change(Role::Admin, AuditSubject::Nothing)),
+    ("/writ.admin.v1.UpdateService/SetSource", Rule::Change(Role::Admin, AuditSubject::Nothing)),
+    ("/writ.admin.v1.UpdateService/Sync", Rule::Change(Role::Operator, AuditSubject::Nothing)),
 ];
 
 impl AdminBackend for Server {

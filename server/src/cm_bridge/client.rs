@@ -12,12 +12,14 @@ use http::header::AUTHORIZATION;
 use http::{HeaderValue, Request, Response};
 use tonic::body::Body;
 use tonic::transport::Channel;
+use tonic::{Code, Streaming};
 use tower::Service;
 use writ_common::keys::vault::Vault;
 use writ_common::keys::vouched::NotVouched;
 use writ_common::text::quoted;
 use writ_common::time::SharedClock;
 use writ_proto::manager::v1 as proto;
+use writ_proto::manager::v1::UpdatePiece;
 use writ_proto::manager::v1::entity_link_client::EntityLinkClient;
 use writ_proto::manager::v1::registry_client::RegistryClient;
 use writ_protocol::envelope::{Candidate, EntityCallPurpose, ManagerReplyPurpose, sign, verify};
@@ -37,7 +39,7 @@ use writ_common::net::basic;
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// A connection to the manager. Calls on it are made one after the other.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct ManagerClient {
     web: Web,
     /// Which authorities count is a question of the moment, not of when the line was opened.
@@ -163,14 +165,39 @@ impl ManagerClient {
         self.check(sealed.digest(), &reply)
     }
 
+    /// Begins to bring a file of the repository that the manager mirrors; `None`: it has no such file.
+    ///
+    /// # Errors
+    /// The leg that failed.
+    pub(crate) async fn fetch_update(&self, path: &str) -> Result<Option<Streaming<UpdatePiece>>, Fault> {
+        let mut link = EntityLinkClient::new(self.web.clone()).max_decoding_message_size(MAX_FRAME_BYTES);
+        let mut asked = link.fetch_update(proto::FetchUpdateRequest { path: path.to_owned() }).await;
+        if self.is_asked_for_password() {
+            asked = link.fetch_update(proto::FetchUpdateRequest { path: path.to_owned() }).await;
+        }
+        match asked {
+            Ok(pieces) => Ok(Some(pieces.into_inner())),
+            Err(status)
+                if status.code() == Code::NotFound && self.web.status.load(Ordering::Relaxed) == 200 =>
+            {
+                Ok(None)
+            }
+            Err(status) => Err(self.fault(&status)),
+        }
+    }
+
+    /// Whether the web server in between wants a password for the first time, and there is one.
+    fn is_asked_for_password(&self) -> bool {
+        self.web.status.load(Ordering::Relaxed) == 401
+            && self.web.header.is_some()
+            && !self.web.is_asked.swap(true, Ordering::Relaxed)
+    }
+
     /// Asks once; and once more with the password when the web server in between wants one, for then nothing
     /// was passed on.
     async fn ask(&self, question: &Question) -> Result<proto::ManagerReply, Fault> {
         let mut answered = self.once(question).await;
-        if self.web.status.load(Ordering::Relaxed) == 401
-            && self.web.header.is_some()
-            && !self.web.is_asked.swap(true, Ordering::Relaxed)
-        {
+        if self.is_asked_for_password() {
             answered = self.once(question).await;
         }
         answered.map_err(|status| self.fault(&status))
@@ -213,7 +240,7 @@ impl ManagerClient {
                 "the web server in front of the manager forbids this (HTTP 403)",
                 "have its administrator let this host or user through",
             ),
-            200 if status.code() == tonic::Code::Unauthenticated => Fault::new(
+            200 if status.code() == Code::Unauthenticated => Fault::new(
                 Leg::ProtocolVersion,
                 "an admin port answers there",
                 "set the port where entities come in (listen.link of the manager, 7543 unless set)",

@@ -57,7 +57,11 @@ pub(super) async fn fetch<L: Link>(
 }
 
 /// Reads what there is. Whatever becomes of it, metadata that was verified on the way is kept.
-async fn list<L: Link>(folder: &Folder, work: &Path, source: Source<L>) -> Result<Repository, UpdateError> {
+pub(crate) async fn list<L: Link>(
+    folder: &Folder,
+    work: &Path,
+    source: Source<L>,
+) -> Result<Repository, UpdateError> {
     let trusted = folder.trusted(&source.root);
     trusted.copy_to(work)?;
     let root = trusted.root(&source.root)?;

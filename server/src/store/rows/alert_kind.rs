@@ -60,6 +60,8 @@ alert_kinds! {
     CertificateEnds = "certificate_ends", "`writ-server doctor` says which, and what makes the next one.";
     /// The Control Manager refuses this server.
     ManagerRejects = "manager_rejects", "The detail says why; `writ manager status` how it stands now.";
+    /// An update did not take place; the lists and components of before are in force still.
+    UpdateFailed = "update_failed", "The code says why, and updates.md what to do. If it stays, lists grow old: `writ-server updates status` shows since when.";
     /// This server refused an instruction of its Control Manager, or of somebody who claims to be it.
     InstructionRefused = "instruction_refused", "Nothing was changed. Ask the Control Manager's operators whether it is theirs; if it is not, somebody claims to be the manager, or has its key.";
 }
