@@ -11,7 +11,7 @@ pub(crate) mod source;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use tokio::sync::Notify;
+use tokio::sync::{Mutex, Notify};
 use tracing::{info, warn};
 use writ_common::files;
 use writ_common::keys::pem;
@@ -49,6 +49,8 @@ pub(crate) struct Updates {
     pub poke: Notify,
     /// Runs of this process that are under way; all but one only find that it is.
     running: AtomicUsize,
+    /// Runs of this process take place one after the other.
+    turn: Mutex<()>,
 }
 
 impl Updates {
@@ -63,6 +65,7 @@ impl Updates {
             pace,
             poke: Notify::new(),
             running: AtomicUsize::new(0),
+            turn: Mutex::default(),
         }
     }
 
@@ -106,6 +109,7 @@ impl<'a> Surroundings<'a> {
         &self,
         told: &mut (dyn FnMut(Progress) + Send),
     ) -> (LastRun, Result<Report, UpdateError>) {
+        let _turn = self.updates.turn.lock().await;
         let began = self.clock.wall();
         let resolved = source::resolve(self);
         let name = resolved.as_ref().map_or_else(|_| String::new(), |resolved| resolved.name.clone());

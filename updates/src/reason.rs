@@ -53,11 +53,13 @@ pub enum Reason {
     NothingEarlier,
     /// There is nothing to release.
     NotHeld,
+    /// Runs would begin too often, or too seldom.
+    BadSchedule,
 }
 
 impl Reason {
     /// All of them.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::NoSource,
         Self::NoRoot,
         Self::Unreachable,
@@ -78,6 +80,7 @@ impl Reason {
         Self::Unknown,
         Self::NothingEarlier,
         Self::NotHeld,
+        Self::BadSchedule,
     ];
 
     /// Its stable code.
@@ -104,6 +107,7 @@ impl Reason {
             Self::Unknown => "update_unknown_component",
             Self::NothingEarlier => "update_nothing_earlier",
             Self::NotHeld => "update_not_held",
+            Self::BadSchedule => "update_bad_schedule",
         }
     }
 

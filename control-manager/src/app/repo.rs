@@ -305,7 +305,7 @@ fn status(options: &Status) -> Result<(), Fatal> {
         let _ = writeln!(text, "{name} {}: {} bytes, {}", release.version, release.bytes, release.sha256);
     }
     if state.is_unpublished {
-        text.push_str("The plan was changed since. Next: writ-control-manager repo publish\n");
+        text.push_str("The plan was changed since. Next: writ-control-manager repo publish");
     }
     place.say(&state, text.trim_end())?;
     if ended.is_empty() {

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use integration_tests::fleet::{Build, Fleet};
 use integration_tests::manager::Manager;
 use integration_tests::python;
+use integration_tests::repository::TufRepository;
 use prost::Message as _;
 use tonic::client::Grpc;
 use tonic_reflection::pb::v1::ServerReflectionRequest;
@@ -41,6 +42,9 @@ fn every_line_of_the_page_works_and_no_operation_is_without_one() {
     {
         std::fs::copy(manager.path(from), fleet.path("server").join(to)).unwrap();
     }
+    let repository = TufRepository::make(fleet.path("server/tuesday"));
+    let _monday = repository.copied(&fleet, "monday");
+    repository.offer("2", "two");
     let script = shell_lines("docs/grpcurl.md");
     #[expect(clippy::disallowed_methods, reason = "tests start what they test against")]
     let mut shell = std::process::Command::new("sh");

@@ -198,15 +198,41 @@ fn every_block_of_the_managers_page_works_as_it_stands() {
 #[test]
 fn every_block_of_the_updates_page_works_as_it_stands() {
     let fleet = Fleet::unmade(Build::Shipped);
-    let hello = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824";
-    fs::write(fleet.path("published.txt"), hello).unwrap();
-    fs::write(fleet.path("published.csv"), format!("first_seen,sha256_hash\n2026-11-01,{hello}\n")).unwrap();
+    let _made = fleet.init().ok();
+    let folder = fleet.path("server");
+    fs::copy(fleet.path("passphrase"), folder.join("passphrase")).unwrap();
+    let [hello, other] =
+        ["2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824", &"0".repeat(64)]
+            .map(str::to_owned);
+    fs::write(folder.join("published.txt"), &hello).unwrap();
+    fs::write(folder.join("published.csv"), format!("first_seen,sha256_hash\n2026-11-01,{other}\n")).unwrap();
     let all = blocks("docs/updates.md");
-    assert_eq!(all.len(), 1);
-    sh(&fleet, &fleet.path(""), &format!("{}\ntest -s malware.filter", all[0].script), &[]);
-    for list in ["malware.list", "feed.list"] {
-        let list = fleet.path(list).display().to_string();
-        let looked = fleet.run("writ-control-manager", &["lists", "look", &list, hello]).ok();
-        assert_eq!(looked.stdout, format!("{hello}: listed\n"));
+    assert_eq!(all.len(), 5);
+    let type_block = |number: usize, more: &str| {
+        let script = format!("{}\n{more}", all[number].script);
+        sh(&fleet, &folder, &script, &[]);
+    };
+    type_block(0, "test -s malware.filter");
+    for (list, value) in [("malware.list", &hello), ("feed.list", &other)] {
+        let list = folder.join(list).display().to_string();
+        let looked = fleet.run("writ-control-manager", &["lists", "look", &list, value]).ok();
+        assert_eq!(looked.stdout, format!("{value}: listed\n"));
+    }
+    type_block(1, "");
+    type_block(2, "");
+    type_block(3, "");
+    let active =
+        || fleet.keys(&["updates", "status"]).ok().json()["components"][0]["active"]["version"].clone();
+    assert_eq!(active(), "2026-11-28");
+    type_block(4, "writ-server updates sync");
+    assert_eq!(active(), "2026-11-29");
+}
+
+#[test]
+fn each_reason_why_an_update_fails_has_its_row() {
+    let page = fs::read_to_string(root().join("docs/updates.md")).unwrap();
+    for reason in writ_updates::Reason::ALL {
+        let row = format!("| `{}` |", reason.as_str());
+        assert_eq!(page.matches(&row).count(), 1, "docs/updates.md: {row}");
     }
 }

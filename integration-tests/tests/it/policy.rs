@@ -60,7 +60,9 @@ fn every_admin_method_has_a_row_every_row_a_method_and_what_is_audited_of_a_requ
     let named = checked(writ_server::POLICY, &files, &servers);
     assert_eq!(
         named,
-        BTreeSet::from(["agent", "command_id", "name", "replaces", "token_id"].map(str::to_owned))
+        BTreeSet::from(
+            ["agent", "command_id", "component", "name", "replaces", "token_id"].map(str::to_owned)
+        )
     );
     let managers = methods(&files, |package, service| match package {
         "writ.manager.v1" => !OF_ENTITIES.contains(&service),

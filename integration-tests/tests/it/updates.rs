@@ -76,7 +76,7 @@ fn what_is_wrong_with_a_source_is_said_before_anything_is_changed() {
     let (root, none) = (repository.root(), fleet.path("none").display().to_string());
     let timestamp = fleet.path("web/tuf/metadata/timestamp.json").display().to_string();
     let _set = fleet.update_from(&url, &root).ok();
-    let before = fs::read(fleet.path("server/updates/settings.json")).unwrap();
+    let before = fs::read(fleet.path("server/updates/choice/settings.json")).unwrap();
     for (url, root, why) in [
         ("nonsense", &root, "is no address of a repository"),
         ("ftp://updates.example/", &root, "`ftp` is no way to a repository"),
@@ -88,12 +88,12 @@ fn what_is_wrong_with_a_source_is_said_before_anything_is_changed() {
     ] {
         let refused = fleet.update_from(url, root).failed(64);
         assert!(refused.stderr.contains(why), "{url} {root}: {refused:?}");
-        assert_eq!(fs::read(fleet.path("server/updates/settings.json")).unwrap(), before, "{url}");
+        assert_eq!(fs::read(fleet.path("server/updates/choice/settings.json")).unwrap(), before, "{url}");
     }
     for (arguments, why) in [
         (&["updates", "source", "set", "manager"][..], "writ manager update-source manager"),
         (&["updates", "source", "set", "default", "--root", &root], "updates.root"),
-        (&["updates", "schedule", "--every", "1s"], "300 to 2592000 seconds"),
+        (&["updates", "schedule", "--every", "1s"], "every 300 to 2592000 seconds"),
     ] {
         let refused = fleet.keys(arguments).failed(64);
         assert!(refused.stderr.contains(why), "{arguments:?}: {refused:?}");

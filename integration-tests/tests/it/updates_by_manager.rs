@@ -37,7 +37,7 @@ fn choosing_the_manager_begins_the_first_run_and_declining_leaves_the_source() {
 
     // Declined: nothing changes.
     let token = manager.token(&fleet);
-    let _token = fleet.settings(&["--token-file", &token]);
+    let _token = fleet.settings(&["--registration-token-file", &token]).ok();
     let status = fleet.json(&["manager", "register", "--update-source", "default"]);
     assert_eq!(status["update_source"], "default", "{status}");
     let shown = fleet.keys(&["updates", "source", "show"]).ok().json();
@@ -85,7 +85,7 @@ fn a_manager_that_is_somebody_elses_serves_nothing_that_counts() {
     manager.daemon().wait_for("the repository is mirrored", |_| true);
     manager.introduce(&fleet);
     let token = manager.token(&fleet);
-    let _token = fleet.settings(&["--token-file", &token]);
+    let _token = fleet.settings(&["--registration-token-file", &token]).ok();
     let _registered = fleet.json(&["manager", "register", "--update-source", "manager"]);
     let failed = fleet.server().wait_for("an update failed", |said| said["source"] == "manager");
     assert_eq!(failed["code"], "update_unsigned", "{failed}");

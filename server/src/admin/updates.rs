@@ -76,14 +76,8 @@ impl UpdateService for Updates {
     ) -> RpcResult<proto::UpdateStatus> {
         let seconds = request.into_inner().every_seconds;
         let folder = &self.0.server.updates.folder;
-        let has_changed = {
-            let _lock = folder.lock().map_err(failure)?;
-            let before = Settings::read(folder).map_err(failure)?;
-            let mut settings = before.clone();
-            settings.set_every(seconds).map_err(|why| Failure::invalid("every_seconds", why))?;
-            settings.write(folder).map_err(failure)?;
-            settings != before
-        };
+        let has_changed =
+            Settings::change(folder, |settings| settings.set_every(seconds)).map_err(failure)?;
         self.0.server.updates.poke.notify_one();
         Ok(Effect::unless(has_changed, self.status()?))
     }
@@ -180,12 +174,7 @@ async fn set_source(uplink: &Arc<Uplink>, choice: Choice, is_direct: bool) -> Re
         Choice::Default | Choice::Custom { .. } => UpdateSource::Default,
     };
     let folder = &uplink.server.updates.folder;
-    {
-        let _lock = folder.lock().map_err(failure)?;
-        let mut settings = Settings::read(folder).map_err(failure)?;
-        settings.choose(choice, is_direct).map_err(failure)?;
-        settings.write(folder).map_err(failure)?;
-    }
+    Settings::change(folder, |settings| settings.choose(choice, is_direct)).map_err(failure)?;
     let mut next = ManagerRecord::clone(&turn);
     next.registration.source = chosen;
     uplink.keep_line(&mut turn, next).await.map_err(unavailable)?;

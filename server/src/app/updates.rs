@@ -133,19 +133,19 @@ impl Opened {
     }
 
     fn change(&self, change: impl FnOnce(&mut Settings) -> Result<(), UpdateError>) -> Result<(), Fatal> {
-        let _lock = self.updates.folder.lock().map_err(refused)?;
-        let mut settings = Settings::read(&self.updates.folder).map_err(refused)?;
-        change(&mut settings).map_err(refused)?;
-        settings.write(&self.updates.folder).map_err(refused)
+        Settings::change(&self.updates.folder, change).map(|_| ()).map_err(refused)
     }
 }
 
 /// What a person can mend ends with the code for wrong values.
 fn refused(error: UpdateError) -> Fatal {
     match error.reason {
-        Reason::NoSource | Reason::NoRoot | Reason::Unknown | Reason::NothingEarlier | Reason::NotHeld => {
-            Fatal::usage(error)
-        }
+        Reason::NoSource
+        | Reason::NoRoot
+        | Reason::Unknown
+        | Reason::NothingEarlier
+        | Reason::NotHeld
+        | Reason::BadSchedule => Fatal::usage(error),
         _ => Fatal::failure(error),
     }
 }
@@ -170,8 +170,7 @@ pub(super) async fn run(verb: Update, shutdown: Shutdown) -> Result<(), Fatal> {
         Update::Schedule { place, every, off: _ } => {
             let opened = open(&place, &shutdown).await?;
             let seconds = every.map_or(0, |every| every.as_secs());
-            let bad = |why| UpdateError::new(Reason::NoSource, format!("--every {why}"));
-            opened.change(|settings| settings.set_every(seconds).map_err(bad))?;
+            opened.change(|settings| settings.set_every(seconds))?;
             opened.record("updates schedule").await?;
             say_status(&place, &opened, &shutdown)
         }

@@ -10,8 +10,10 @@ use writ_updates::{Folder, Reason, Trusted, UpdateError, Web};
 
 use super::authorities;
 
-/// Where they are kept, in the folder of updates.
-const FILE: &str = "settings.json";
+/// Where they are kept, in the folder of updates. In a folder of their own, whose lock nobody holds for as
+/// long as a run takes.
+const PLACE: &str = "choice";
+const FILE: &str = "choice/settings.json";
 /// How often a run begins unless told otherwise.
 const EVERY: u64 = 3600;
 /// Neither more often nor less.
@@ -71,12 +73,22 @@ impl Settings {
         Ok(folder.read_json(FILE)?.unwrap_or_default())
     }
 
-    /// Makes it durable. Whoever changes it holds the folder.
+    /// Changes what was chosen; whether that made a difference.
     ///
     /// # Errors
-    /// When it cannot be written.
-    pub(crate) fn write(&self, folder: &Folder) -> Result<(), UpdateError> {
-        folder.write_json(FILE, self)
+    /// What is wrong with the change, or that it cannot be written; then nothing is changed.
+    pub(crate) fn change(
+        folder: &Folder,
+        change: impl FnOnce(&mut Self) -> Result<(), UpdateError>,
+    ) -> Result<bool, UpdateError> {
+        let _lock = Folder::new(&folder.path().join(PLACE)).lock()?;
+        let before = Self::read(folder)?;
+        let mut after = before.clone();
+        change(&mut after)?;
+        if after != before {
+            folder.write_json(FILE, &after)?;
+        }
+        Ok(after != before)
     }
 
     /// How often a run begins by itself.
@@ -92,9 +104,11 @@ impl Settings {
     ///
     /// # Errors
     /// When it is too often or too seldom.
-    pub(crate) fn set_every(&mut self, seconds: u64) -> Result<(), String> {
+    pub(crate) fn set_every(&mut self, seconds: u64) -> Result<(), UpdateError> {
         if seconds != 0 && !(SHORTEST..=LONGEST).contains(&seconds) {
-            return Err(format!("must be 0 or {SHORTEST} to {LONGEST} seconds"));
+            let text =
+                format!("a run begins every {SHORTEST} to {LONGEST} seconds, or 0 for never by itself");
+            return Err(UpdateError::new(Reason::BadSchedule, text));
         }
         self.every_seconds = Some(seconds);
         Ok(())
