@@ -13,7 +13,8 @@ use bytes::Bytes;
 use tokio::sync::OwnedSemaphorePermit;
 use writ_common::config::Problems;
 use writ_common::text::plain;
-use writ_protocol::command::{Action, ActionClass, OWN_ACTIONS, Settings};
+use writ_protocol::command::{Action, ActionClass, ComponentUpdate, OWN_ACTIONS, Settings};
+use writ_protocol::component::fact_of;
 use writ_protocol::id::{CommandId, Digest};
 use writ_protocol::limits::{MAX_OUTPUT_BYTES, MAX_REPORT_ROWS};
 use writ_protocol::receipt::{Ending, Outcome};
@@ -52,6 +53,7 @@ enum PlannedWork {
     Ping,
     Inventory,
     Settings(Settings),
+    Component(ComponentUpdate),
     Process(Invocation),
 }
 
@@ -62,12 +64,33 @@ impl Plan {
         self.is_idempotent
     }
 
+    /// Whether a process of its own carries it out.
+    #[must_use]
+    pub const fn has_process(&self) -> bool {
+        matches!(self.kind, PlannedWork::Process(_))
+    }
+
     /// The settings to apply, if that is the plan.
     #[must_use]
     pub const fn settings(&self) -> Option<&Settings> {
         match &self.kind {
             PlannedWork::Settings(settings) => Some(settings),
-            PlannedWork::Ping | PlannedWork::Inventory | PlannedWork::Process(_) => None,
+            PlannedWork::Ping
+            | PlannedWork::Inventory
+            | PlannedWork::Component(_)
+            | PlannedWork::Process(_) => None,
+        }
+    }
+
+    /// The component to fetch, if that is the plan.
+    #[must_use]
+    pub const fn component(&self) -> Option<&ComponentUpdate> {
+        match &self.kind {
+            PlannedWork::Component(update) => Some(update),
+            PlannedWork::Ping
+            | PlannedWork::Inventory
+            | PlannedWork::Settings(_)
+            | PlannedWork::Process(_) => None,
         }
     }
 }
@@ -161,9 +184,11 @@ impl ActionTable {
             || self.definitions.get(action.name()).map_or(ActionClass::Destructive, |found| found.class);
         match action {
             Action::Unsupported(_) => ActionClass::Destructive,
-            Action::Ping | Action::Inventory | Action::ApplySettings(_) | Action::Run(_) => {
-                action.own_class().unwrap_or_else(listed)
-            }
+            Action::Ping
+            | Action::Inventory
+            | Action::ApplySettings(_)
+            | Action::UpdateComponent(_)
+            | Action::Run(_) => action.own_class().unwrap_or_else(listed),
         }
     }
 
@@ -181,6 +206,14 @@ impl ActionTable {
             Action::Inventory => Ok(Plan { kind: PlannedWork::Inventory, is_idempotent: true }),
             Action::ApplySettings(settings) => {
                 Ok(Plan { kind: PlannedWork::Settings(settings.clone()), is_idempotent: true })
+            }
+            Action::UpdateComponent(update) if fact_of(&update.component).is_none() => {
+                let detail =
+                    format!("this agent's version has no use for a component `{}`", update.component);
+                Err(Refusal::new(RefusalCode::ActionNotAllowed, detail))
+            }
+            Action::UpdateComponent(update) => {
+                Ok(Plan { kind: PlannedWork::Component(update.clone()), is_idempotent: true })
             }
             Action::Run(named) => {
                 let definition = self.definitions.get(&named.name).ok_or_else(|| {
@@ -282,13 +315,15 @@ impl Ended {
 pub(crate) async fn run(plan: Plan, on_group: impl FnOnce(u32) + Send) -> Ended {
     match plan.kind {
         PlannedWork::Process(invocation) => process::run(invocation, on_group).await,
-        PlannedWork::Ping | PlannedWork::Inventory | PlannedWork::Settings(_) => run_own(&plan)
-            .unwrap_or_else(|| Ended::quiet(Ending::NotStarted, "it is not this function's to do")),
+        PlannedWork::Ping | PlannedWork::Inventory | PlannedWork::Settings(_) | PlannedWork::Component(_) => {
+            run_own(&plan)
+                .unwrap_or_else(|| Ended::quiet(Ending::NotStarted, "it is not this function's to do"))
+        }
     }
 }
 
-/// Carries out what needs no process; `None` for what does, and for settings, which [`crate::settings`]
-/// tries.
+/// Carries out what needs no process; `None` for what does, for settings, which [`crate::settings`] tries, and
+/// for components, which [`crate::components`] fetches.
 #[must_use]
 pub fn run_own(plan: &Plan) -> Option<Ended> {
     match plan.kind {
@@ -297,7 +332,7 @@ pub fn run_own(plan: &Plan) -> Option<Ended> {
             Ok(text) => Ended::with_output(text),
             Err(error) => Ended::quiet(Ending::Failed, error.to_string()),
         }),
-        PlannedWork::Settings(_) | PlannedWork::Process(_) => None,
+        PlannedWork::Settings(_) | PlannedWork::Component(_) | PlannedWork::Process(_) => None,
     }
 }
 
@@ -311,7 +346,7 @@ mod tests {
     #[test]
     fn a_host_may_deny_what_agents_can_do_of_themselves() {
         let (nowhere, denied) =
-            (Path::new("/nowhere/at/all"), ["inventory".to_owned(), "settings".to_owned()]);
+            (Path::new("/nowhere/at/all"), ["inventory", "settings", "update-component"].map(str::to_owned));
         let table = ActionTable::load(nowhere, &denied, users::own_uid()).unwrap();
         assert_eq!(table.rows().map(|(name, _)| name).collect::<Vec<_>>(), ["ping"]);
         let settings = Settings { revision: 1, heartbeat: None, endpoints: Vec::new(), log_filter: None };
@@ -337,7 +372,7 @@ mod tests {
             std::fs::write(folder.path().join(format!("a{number}.toml")), "program = '/bin/true'").unwrap();
         }
         let problems = ActionTable::load(folder.path(), &[], users::own_uid()).unwrap_err();
-        assert!(problems[0].to_string().contains("holds 1022 actions; at most 1021"), "{problems:?}");
+        assert!(problems[0].to_string().contains("holds 1021 actions; at most 1020"), "{problems:?}");
         std::fs::remove_file(folder.path().join("a0.toml")).unwrap();
         assert_eq!(
             ActionTable::load(folder.path(), &[], users::own_uid()).unwrap().rows().count(),

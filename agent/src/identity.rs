@@ -66,6 +66,12 @@ impl Files {
         self.folder.join("settings")
     }
 
+    /// Components that came by a signed command.
+    #[must_use]
+    pub fn components(&self) -> PathBuf {
+        self.folder.join("components")
+    }
+
     /// How the link stands, for `status`.
     #[must_use]
     pub fn status(&self) -> PathBuf {

@@ -4,7 +4,7 @@
 //! admits it once, [`execute`] carries it out, [`reply`] answers; [`obey`] is that journey in
 //! one place. [`identity`] and [`trust`] say who the agent is and
 //! whom it obeys; [`refusals`] counts what it did not obey; [`settings`] is what it was told
-//! to change about itself, [`host`] what it stands on, [`doctor`] what is wrong with it.
+//! to change about itself, [`components`] what it was told to hold, [`host`] what it stands on, [`doctor`] what is wrong with it.
 
 mod link;
 mod verify;
@@ -17,6 +17,7 @@ mod reply;
 
 mod obey;
 
+mod components;
 mod doctor;
 mod host;
 mod identity;
@@ -31,6 +32,7 @@ mod config;
 
 pub use app::{command_line, main};
 // What simulated agents and the vectors are made of: the agent's own code without its daemon.
+pub use components::ComponentStore;
 pub use execute::{ActionTable, run_own};
 pub use host::facts;
 pub use identity::{Files, Identity};

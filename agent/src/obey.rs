@@ -18,7 +18,7 @@ use writ_common::net::Proxy;
 use writ_common::shutdown::Shutdown;
 use writ_proto::v1 as proto;
 use writ_protocol::admission::check_approvals;
-use writ_protocol::command::{Action, ActionClass, Settings};
+use writ_protocol::command::{Action, ActionClass, ComponentUpdate, Settings};
 use writ_protocol::envelope::IdentityRecordPurpose;
 use writ_protocol::id::{CommandId, Digest};
 use writ_protocol::limits::MAX_COUNTED_DELIVERIES;
@@ -28,6 +28,7 @@ use writ_protocol::time::Timestamp;
 use writ_protocol::trust::Keyring;
 use writ_protocol::verify::VerifiedCommand;
 
+use crate::components::ComponentStore;
 use crate::execute::{self, ActionTable, AdmittedCommand, Ended, Started};
 use crate::identity::Identity;
 use crate::replay::{Admission, FreshCommand, Journal, JournalError, ReplayCheck, State, evaluate};
@@ -132,6 +133,8 @@ pub struct AgentCore {
     pub table: ActionTable,
     /// What it was told to change about itself.
     pub settings: SettingsStore,
+    /// Components it was told to hold.
+    pub components: ComponentStore,
     /// What time it is.
     pub time: SessionTime,
     /// On the way to every server.
@@ -156,7 +159,7 @@ impl AgentCore {
         identity: Identity,
         trust: Trust,
         journal: Journal,
-        (table, settings): (ActionTable, SettingsStore),
+        (table, settings, components): (ActionTable, SettingsStore, ComponentStore),
         surroundings: Surroundings,
     ) -> (Arc<Self>, mpsc::Receiver<CommandId>) {
         let Surroundings { time, max_running, proxy, probe, shutdown } = surroundings;
@@ -171,6 +174,7 @@ impl AgentCore {
             journal,
             table,
             settings,
+            components,
             time,
             proxy,
             probe,
@@ -445,9 +449,15 @@ impl AgentCore {
             }
             writ_common::checkpoint!("group_noted");
         };
-        let ended = match plan.settings() {
-            Some(wanted) => self.apply(wanted).await,
-            None => execute::run(plan, note_group).await,
+        let ended = match (plan.settings(), plan.component()) {
+            (Some(wanted), _) => self.apply(wanted).await,
+            (None, Some(update)) => {
+                // When the agent ends meanwhile, the journal says "started", and the next start goes on.
+                let held = self.shutdown.unless_requested(self.hold(update, expires_at)).await;
+                let Some(ended) = held else { return Ok(()) };
+                ended
+            }
+            (None, None) => execute::run(plan, note_group).await,
         };
         info!(command.id = %id, ending = ended.ending.as_str(), "command ended");
         let finished_at = self.now();
@@ -474,6 +484,20 @@ impl AgentCore {
             Err(why) => {
                 warn!(revision = settings.revision, why, "settings rolled back");
                 Ended::quiet(Ending::Failed, format!("{why}; the settings of before are in force"))
+            }
+        }
+    }
+
+    /// Fetches a component; whatever fails, the version of before is in force.
+    async fn hold(&self, update: &ComponentUpdate, expires_at: Timestamp) -> Ended {
+        match self.components.update(update, || self.now() >= expires_at).await {
+            Ok(text) => {
+                info!(component = update.component, version = update.version, "component in force");
+                Ended::quiet(Ending::Done, text)
+            }
+            Err(why) => {
+                warn!(component = update.component, version = update.version, why, "component not updated");
+                Ended::quiet(Ending::Failed, format!("{why}; what was in force before still is"))
             }
         }
     }

@@ -85,10 +85,19 @@ pub(crate) enum Command {
     /// What keeps you from speaking to a server, by cause, and what to do. Exit code 1 when something is
     /// wrong.
     Doctor,
+    /// Lists and other components on agents.
+    #[command(subcommand)]
+    Updates(Updates),
     /// What somebody should look at.
     Alerts,
     /// The server about itself.
     Server,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Updates {
+    /// How many agents hold what is in force on the server, and a selector for the others.
+    Coverage,
 }
 
 #[derive(Debug, Subcommand)]
@@ -360,6 +369,14 @@ pub(crate) enum Send {
     },
     /// Ask what the host is made of: system, hardware, addresses, packages, listening ports.
     Inventory {
+        #[command(flatten)]
+        delivery: Delivery,
+    },
+    /// Have agents fetch a component from the server: the version that is in force there. Servers do so by
+    /// themselves when they have a new one.
+    Component {
+        /// Which: file-reputation-filter or web-reputation-filter.
+        component: String,
         #[command(flatten)]
         delivery: Delivery,
     },

@@ -17,6 +17,7 @@ use writ_proto::admin::v1::enrollment_service_client::EnrollmentServiceClient;
 use writ_proto::admin::v1::operator_service_client::OperatorServiceClient;
 use writ_proto::admin::v1::system_service_client::SystemServiceClient;
 use writ_proto::admin::v1::trust_service_client::TrustServiceClient;
+use writ_proto::admin::v1::update_service_client::UpdateServiceClient;
 use writ_proto::manager::v1::entity_service_client::EntityServiceClient;
 use writ_proto::manager::v1::instruction_service_client::InstructionServiceClient;
 use writ_proto::manager::v1::manager_service_client::ManagerServiceClient;
@@ -71,6 +72,7 @@ services! {
     manager -> ManagerServiceClient;
     system -> SystemServiceClient;
     trust -> TrustServiceClient;
+    updates -> UpdateServiceClient;
 }
 
 impl Client {

@@ -15,6 +15,7 @@ mod send;
 mod server;
 mod track;
 mod trust;
+mod updates;
 mod why;
 
 use std::process::ExitCode;
@@ -83,6 +84,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
         Command::Audit(command) => return audit::run(output, &connect().await?, command).await,
         Command::Operator(command) => operators::run(output, &connect().await?, command).await?,
         Command::Trust(command) => return trust::run(output, &connect().await?, command).await,
+        Command::Updates(command) => updates::run(output, &connect().await?, &command).await?,
         Command::Manager(command) => return manager::run(output, &connect().await?, command).await,
         Command::Entities(command) => entities::run(output, &connect().await?, command).await?,
         Command::Instruct(command) => entities::instruct(output, &connect().await?, command).await?,

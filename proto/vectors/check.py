@@ -149,6 +149,10 @@ def trust_bundle(data: bytes, predecessor=None):
     return bundle, digest
 
 
+# What agents have a use for.
+COMPONENTS = {"file-reputation-filter", "web-reputation-filter"}
+
+
 def check_command(command) -> None:
     """The field rules of protocol.md 4.5."""
     if len(command.command_id) != 16 or len(command.fleet_id) != 16 or len(command.audience.root) != 32:
@@ -161,6 +165,12 @@ def check_command(command) -> None:
         raise Refused("malformed_payload")
     if command.WhichOneof("action") is None:
         raise Refused("malformed_payload")
+    if command.WhichOneof("action") == "update_component":
+        update = command.update_component
+        name, version = re.fullmatch("[a-z0-9][a-z0-9-]{0,63}", update.component), update.version
+        version = re.fullmatch("[A-Za-z0-9][A-Za-z0-9._+-]{0,63}", version)
+        if not name or not version or len(update.sha256) != 32 or not 1 <= update.size_bytes <= 256 << 20:
+            raise Refused("malformed_payload")
     names = [p.name for p in command.run.parameters]
     if any(a >= b for a, b in zip(names, names[1:])):
         raise Refused("malformed_payload")
@@ -200,6 +210,8 @@ def check_action(command) -> None:
     kind = command.WhichOneof("action")
     if kind == "ping":
         return
+    if kind == "update_component" and command.update_component.component in COMPONENTS:
+        return
     if kind != "run" or command.run.name != "echo":
         raise Refused("action_not_allowed")
     given = {p.name: p.value for p in command.run.parameters}
@@ -233,7 +245,8 @@ def delivery(case: dict) -> str:
         raise Refused("too_old")
     kind = command.WhichOneof("action")
     listed = kind == "run" and command.run.name == "echo"
-    action_class = "read" if kind == "ping" else "change" if listed else "destructive"
+    changes = listed or kind == "update_component"
+    action_class = "read" if kind == "ping" else "change" if changes else "destructive"
     check_approvals(bundle, action_class, command, digest, delivered.approvals)
     check_action(command)
     if len(journal["known"]) >= journal["max_entries"]:

@@ -46,6 +46,8 @@ pub enum Action {
     Inventory,
     /// Keep these settings, if they work.
     ApplySettings(Settings),
+    /// Fetch this version of a component, and use it from now on.
+    UpdateComponent(ComponentUpdate),
     /// An action of the protocol that this build does not carry out.
     Unsupported(Unsupported),
 }
@@ -73,6 +75,19 @@ pub struct Settings {
     pub log_filter: Option<String>,
 }
 
+/// A version of a component, as an agent is told to hold it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ComponentUpdate {
+    /// Which component; see [`crate::component`].
+    pub component: String,
+    /// Which version, for people.
+    pub version: String,
+    /// SHA-256 of all its bytes: what they are believed for.
+    pub sha256: Digest,
+    /// How many there are.
+    pub bytes: u64,
+}
+
 /// Actions that are part of the schema but not of this build.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Unsupported {
@@ -91,6 +106,10 @@ impl Action {
         let parameters = match self {
             Self::Run(action) => action.parameters.clone(),
             Self::ApplySettings(settings) => settings.describe(),
+            Self::UpdateComponent(update) => {
+                let ComponentUpdate { component, version, .. } = update;
+                vec![("component".to_owned(), component.clone()), ("version".to_owned(), version.clone())]
+            }
             Self::Ping | Self::Inventory | Self::Unsupported(_) => Vec::new(),
         };
         let mut text = self.name().to_owned();
@@ -110,6 +129,7 @@ impl Action {
             Self::Ping => "ping",
             Self::Inventory => "inventory",
             Self::ApplySettings(_) => "settings",
+            Self::UpdateComponent(_) => "update-component",
             Self::Run(action) => &action.name,
             Self::Unsupported(action) => action.name,
         }
@@ -122,7 +142,7 @@ impl Action {
             Self::Ping | Self::Inventory => Some(ActionClass::Read),
             // Where the agent looks for its server is whom it can hear.
             Self::ApplySettings(settings) if !settings.endpoints.is_empty() => Some(ActionClass::Trust),
-            Self::ApplySettings(_) => Some(ActionClass::Change),
+            Self::ApplySettings(_) | Self::UpdateComponent(_) => Some(ActionClass::Change),
             Self::Run(_) | Self::Unsupported(_) => None,
         }
     }
@@ -139,8 +159,12 @@ impl Settings {
 
 /// What every agent does without being allowed to by a file, and at least how harmful it is: settings with
 /// endpoints are of class trust.
-pub const OWN_ACTIONS: [(&str, ActionClass); 3] =
-    [("ping", ActionClass::Read), ("inventory", ActionClass::Read), ("settings", ActionClass::Change)];
+pub const OWN_ACTIONS: [(&str, ActionClass); 4] = [
+    ("ping", ActionClass::Read),
+    ("inventory", ActionClass::Read),
+    ("settings", ActionClass::Change),
+    ("update-component", ActionClass::Change),
+];
 
 /// Whether a text names an action that every agent has.
 #[must_use]
@@ -233,6 +257,12 @@ mod tests {
             Action::Ping,
             Action::Inventory,
             Action::ApplySettings(settings),
+            Action::UpdateComponent(ComponentUpdate {
+                component: "file-reputation-filter".to_owned(),
+                version: "1".to_owned(),
+                sha256: Digest::of(b""),
+                bytes: 1,
+            }),
             Action::Run(run),
             Action::Unsupported(Unsupported { name: "scan", wire }),
         ] {
@@ -241,6 +271,7 @@ mod tests {
                 Action::Ping
                 | Action::Inventory
                 | Action::ApplySettings(_)
+                | Action::UpdateComponent(_)
                 | Action::Run(_)
                 | Action::Unsupported(_) => {}
             }

@@ -4,8 +4,17 @@
 use crate::limits::MAX_NAME_BYTES;
 
 /// Every fact, in alphabetical order.
-pub const FACTS: [&str; 7] =
-    ["agent_version", "arch", "distribution", "distribution_version", "hostname", "kernel", "os"];
+pub const FACTS: [&str; 9] = [
+    "agent_version",
+    "arch",
+    "distribution",
+    "distribution_version",
+    "file_reputation_filter",
+    "hostname",
+    "kernel",
+    "os",
+    "web_reputation_filter",
+];
 
 /// Whether a text may name an agent or a fleet: what can stand in a selector and be pasted into a shell.
 #[must_use]

@@ -31,6 +31,7 @@ pub mod time;
 
 pub mod audience;
 pub mod command;
+pub mod component;
 pub mod envelope;
 pub mod keys;
 pub mod trust;

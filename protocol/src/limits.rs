@@ -42,6 +42,12 @@ pub const SKEW: Duration = Duration::from_secs(60);
 pub const MAX_BUNDLES_PER_CALL: usize = 256;
 /// Bytes of bundles in one frame or answer, below [`MAX_FRAME_BYTES`].
 pub const MAX_BUNDLE_BATCH_BYTES: usize = 768 << 10;
+/// Bytes of a component that agents hold: a filter of two hundred million values. An agent has no more room
+/// for one that a thief of the signing key names.
+pub const MAX_AGENT_COMPONENT_BYTES: u64 = 256 << 20;
+/// Bytes of a component in one frame. Small: between two of them commands go out, and so much waits for each
+/// agent that does not read.
+pub const MAX_PIECE_BYTES: usize = 64 << 10;
 /// Rendezvous endpoints of one bundle.
 pub const MAX_ENDPOINTS: usize = 8;
 /// Bytes of an endpoint: a host name of 253 (RFC 1035, section 2.3.4), a colon and a port. More is nobody's

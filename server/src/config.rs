@@ -8,6 +8,7 @@ use http::uri::PathAndQuery;
 use writ_common::admin::audit::AuditSettings;
 use writ_common::config::{Problems, Reader};
 use writ_common::telemetry::LogFormat;
+use writ_protocol::component::OF_AGENTS;
 use writ_protocol::id::Digest;
 
 use crate::updates::Configured;
@@ -44,6 +45,8 @@ pub(crate) struct Config {
     pub traces: Option<TraceSettings>,
     /// The update server, if there is one.
     pub updates: Option<Configured>,
+    /// Components that agents are told to hold, by themselves.
+    pub for_agents: Vec<&'static str>,
     /// In so much time at least 16 KiB of an update must come.
     pub update_patience: Duration,
     /// What is logged.
@@ -111,6 +114,7 @@ impl Config {
                 .collect(),
             traces: traces(&mut reader),
             updates: updates(&mut reader),
+            for_agents: for_agents(&mut reader),
             update_patience: reader.duration("updates.patience", second * 30, second..=second * 600),
             audit: AuditSettings::read(&mut reader),
             log_filter: reader.string(
@@ -160,6 +164,13 @@ fn updates(reader: &mut Reader) -> Option<Configured> {
     }
     let ca = (!ca.is_empty()).then(|| PathBuf::from(ca));
     Some(Configured { url, root: PathBuf::from(root), ca })
+}
+
+/// All that agents have a use for, unless told otherwise.
+fn for_agents(reader: &mut Reader) -> Vec<&'static str> {
+    let all = OF_AGENTS.map(|(name, _)| name);
+    let wanted = reader.choice("updates.for_agents", true, &[("true", true), ("false", false)]);
+    if wanted { all.to_vec() } else { Vec::new() }
 }
 
 fn traces(reader: &mut Reader) -> Option<TraceSettings> {

@@ -50,6 +50,11 @@ impl Outbound {
         let _ = self.sender.try_send(Box::new(Ok(proto::ServerFrame { frame: Some(frame) })));
     }
 
+    /// Whether nothing waits for the agent to read it.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.sender.capacity() == self.sender.max_capacity()
+    }
+
     pub(crate) async fn send(&self, frame: Frame) -> Result<(), Gone> {
         let frame = Box::new(Ok(proto::ServerFrame { frame: Some(frame) }));
         // A timer only for an agent that does not read.

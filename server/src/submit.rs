@@ -29,6 +29,8 @@ pub(crate) enum Selection {
     Named(Vec<String>),
     /// Those of which this holds now.
     Matching(Selector),
+    /// These, which the server itself chose.
+    Ids(Vec<AgentId>),
 }
 
 /// A well-formed request.
@@ -175,6 +177,7 @@ pub(crate) async fn resolve(server: &Arc<Server>, selection: Selection) -> Resul
             }
             ids
         }
+        Selection::Ids(ids) => ids,
         Selection::Named(names) => {
             let mut ids = Vec::with_capacity(names.len());
             for name in names {
@@ -264,6 +267,7 @@ fn fingerprint(actor: &Actor, request: &Request) -> Digest {
         Selection::All => ("all", Vec::new()),
         Selection::Named(names) => ("agents", names.clone()),
         Selection::Matching(selector) => ("selector", vec![selector.to_string()]),
+        Selection::Ids(ids) => ("ids", ids.iter().map(AgentId::to_string).collect()),
     };
     let lifetime = lifetime.as_millis().to_be_bytes();
     let fixed = [actor.name.as_bytes(), &lifetime, &action, kind.as_bytes()];

@@ -4,6 +4,8 @@
 //! Control Manager, [`schedule`] when it happens by itself. The run is [`writ_updates::update`].
 
 mod by_manager;
+pub(crate) mod distribute;
+pub(crate) mod pieces;
 pub(crate) mod schedule;
 pub(crate) mod settings;
 pub(crate) mod source;
@@ -24,6 +26,7 @@ use crate::authority::Files;
 use crate::cm_bridge::{ManagerRecord, Uplink};
 use crate::config::Config;
 use crate::store::{Alarm, AlertKind, SERVER};
+use pieces::Pieces;
 
 /// The update server of the configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,6 +50,12 @@ pub(crate) struct Updates {
     pub pace: Pace,
     /// Look whether a run is due: something was changed.
     pub poke: Notify,
+    /// Look whether agents lack something.
+    pub new: Notify,
+    /// What agents can fetch.
+    pub pieces: Pieces,
+    /// What agents are told to hold.
+    pub for_agents: Vec<&'static str>,
     /// Runs of this process that are under way; all but one only find that it is.
     running: AtomicUsize,
     /// Runs of this process take place one after the other.
@@ -64,6 +73,9 @@ impl Updates {
             configured: config.updates.clone(),
             pace,
             poke: Notify::new(),
+            new: Notify::new(),
+            pieces: Pieces::new(),
+            for_agents: config.for_agents.clone(),
             running: AtomicUsize::new(0),
             turn: Mutex::default(),
         }
@@ -154,6 +166,7 @@ pub(crate) async fn sync(
                 let (version, source) = (&release.version, &run.source);
                 info!(component = %name, %version, source, "an update is in force");
             }
+            uplink.server.updates.new.notify_one();
         }
         Err(error) if matches!(error.reason, Reason::Busy | Reason::Stopped | Reason::NoSource) => {}
         Err(error) => {

@@ -1,15 +1,15 @@
 //! What a component is called, and what is known of one version of it.
 
 use std::fmt::{self, Display};
+use std::fs;
 use std::path::Path;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
-use writ_lists::{Kind, List};
+use writ_lists::{Filter, Kind, List};
+use writ_protocol::component::{is_component_name, is_component_version};
 use writ_protocol::id::Digest;
-
-/// Bytes in a name, and in a version.
-const MAX_BYTES: usize = 64;
+use writ_protocol::limits::MAX_AGENT_COMPONENT_BYTES;
 
 /// Not a name or a version.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -39,9 +39,8 @@ impl FromStr for Name {
     type Err = InvalidName;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let is_fine = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-        let is_name = !text.starts_with('-') && is_between(text) && text.bytes().all(is_fine);
-        if is_name { Ok(Self(text.to_owned())) } else { Err(InvalidName::Name(shown(text))) }
+        let is_name = is_component_name(text);
+        is_name.then(|| Self(text.to_owned())).ok_or_else(|| InvalidName::Name(shown(text)))
     }
 }
 
@@ -49,15 +48,9 @@ impl FromStr for Version {
     type Err = InvalidName;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let is_fine = |byte: u8| byte.is_ascii_alphanumeric() || b".-_+".contains(&byte);
-        let begins_well = text.starts_with(|first: char| first.is_ascii_alphanumeric());
-        let is_version = begins_well && is_between(text) && text.bytes().all(is_fine);
-        if is_version { Ok(Self(text.to_owned())) } else { Err(InvalidName::Version(shown(text))) }
+        let is_version = is_component_version(text);
+        is_version.then(|| Self(text.to_owned())).ok_or_else(|| InvalidName::Version(shown(text)))
     }
-}
-
-fn is_between(text: &str) -> bool {
-    (1..=MAX_BYTES).contains(&text.len())
 }
 
 /// A text that may be anything, as far as it helps to see it.
@@ -108,6 +101,7 @@ impl Name {
         let kinds: &[Kind] = match self.0.as_str() {
             "file-reputation" => &[Kind::Sha256, Kind::Sha1, Kind::Md5],
             "web-reputation" => &[Kind::Domain, Kind::Url],
+            "file-reputation-filter" | "web-reputation-filter" => return check_filter(file),
             _ => return Ok(()),
         };
         let list = List::open(file).map_err(|error| error.to_string())?;
@@ -121,6 +115,19 @@ impl Name {
             list.kind()
         ))
     }
+}
+
+/// Agents hold it, so it is no longer than they take.
+fn check_filter(file: &Path) -> Result<(), String> {
+    let shown = file.display();
+    let bytes = fs::metadata(file).map_err(|error| format!("{shown}: {error}"))?.len();
+    if bytes > MAX_AGENT_COMPONENT_BYTES {
+        return Err(format!(
+            "{shown}: it has {bytes} bytes, and agents take {MAX_AGENT_COMPONENT_BYTES} at most"
+        ));
+    }
+    let content = fs::read(file).map_err(|error| format!("{shown}: {error}"))?;
+    Filter::from_bytes(content).map(|_| ()).map_err(|error| format!("{shown}: it is no filter: {error}"))
 }
 
 /// One version of a component, as the repository's signed metadata describes it.

@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use writ_common::files::{self, FileError};
+use writ_protocol::id::Digest;
 use writ_protocol::time::Timestamp;
 
 use crate::reason::{Reason, UpdateError};
@@ -114,6 +115,27 @@ impl Folder {
     pub fn active(&self, name: &Name) -> Result<Option<(Release, PathBuf)>, UpdateError> {
         let held = self.shelf()?.0.remove(name);
         Ok(held.map(|held| (held.active.clone(), self.file(name, &held.active))))
+    }
+
+    /// Opens a file by its digest, if it is in force or was before, under a name that is asked for.
+    ///
+    /// # Errors
+    /// When it cannot be opened.
+    pub fn open(
+        &self,
+        sha256: Digest,
+        is_wanted: impl Fn(&Name) -> bool,
+    ) -> Result<Option<File>, UpdateError> {
+        for (name, held) in self.shelf()?.0.iter().filter(|(name, _)| is_wanted(name)) {
+            for release in [Some(&held.active), held.earlier.as_ref()].into_iter().flatten() {
+                if release.sha256 == sha256 {
+                    let path = self.file(name, release);
+                    let opened = File::open(&path).map_err(|source| UpdateError::io(&path, source));
+                    return opened.map(Some);
+                }
+            }
+        }
+        Ok(None)
     }
 
     /// How the last run ended, if there was one.

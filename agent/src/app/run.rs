@@ -16,6 +16,7 @@ use writ_protocol::keys::Algorithm;
 
 use super::{Run, enroll};
 use crate::VERSION;
+use crate::components::ComponentStore;
 use crate::config::Config;
 use crate::execute::{self, ActionTable};
 use crate::identity::{Files, Identity, IdentityError};
@@ -78,6 +79,7 @@ pub(super) async fn run(options: Run, shutdown: Shutdown) -> Result<(), Fatal> {
     let actions_shutdown = Shutdown::new();
     let status = LinkStateFile::new(&files, &table);
     let settings = load_settings(&files, &config)?;
+    let components = ComponentStore::load(&files.components());
     let left = Unsettled::of(&journal).map_err(|error| failed(&error))?;
     let surroundings = Surroundings {
         time,
@@ -86,7 +88,8 @@ pub(super) async fn run(options: Run, shutdown: Shutdown) -> Result<(), Fatal> {
         probe: link::probe,
         shutdown: actions_shutdown.clone(),
     };
-    let (core, answers) = AgentCore::new(identity, trust, journal, (table, settings), surroundings);
+    let (core, answers) =
+        AgentCore::new(identity, trust, journal, (table, settings, components), surroundings);
     let link = Link {
         core,
         answers,

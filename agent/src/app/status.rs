@@ -1,5 +1,6 @@
 //! `writ-agent status`.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use serde::Serialize;
@@ -7,9 +8,11 @@ use writ_common::daemon::Fatal;
 use writ_common::say;
 use writ_common::time::{Clock as _, SystemClock};
 use writ_common::users;
+use writ_protocol::component::OF_AGENTS;
 
 use super::{Output, StatusOptions};
 use crate::VERSION;
+use crate::components::{self, HeldComponent};
 use crate::config::Config;
 use crate::execute::ActionTable;
 use crate::identity::{Files, Identity};
@@ -40,6 +43,23 @@ struct Shown {
     remembered_commands: Option<u64>,
     time_floor: Option<String>,
     actions: Vec<String>,
+    /// What it was told to hold, by name; what is wrong with it, instead of a version.
+    components: BTreeMap<&'static str, ComponentShown>,
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum ComponentShown {
+    Held(HeldComponent),
+    Damaged { error: String },
+}
+
+fn components(files: &Files) -> BTreeMap<&'static str, ComponentShown> {
+    let shown = |(name, _): (&'static str, _)| match components::read(&files.components(), name) {
+        Ok(held) => held.map(|held| (name, ComponentShown::Held(held))),
+        Err(error) => Some((name, ComponentShown::Damaged { error })),
+    };
+    OF_AGENTS.into_iter().filter_map(shown).collect()
 }
 
 #[derive(Serialize)]
@@ -120,6 +140,7 @@ pub(super) fn status(options: StatusOptions) -> Result<(), Fatal> {
         remembered_commands: facts.map(|facts| facts.entries),
         time_floor: facts.map(|facts| facts.floor.to_string()),
         actions,
+        components: components(&files),
     };
     let text = match output {
         Output::Json => serde_json::to_string_pretty(&shown).map_err(Fatal::failure)?,
@@ -160,5 +181,12 @@ fn describe(shown: &Shown) -> String {
         )
     });
     let _ = writeln!(text, "  journal    {journal}\n  actions    {}", shown.actions.join(", "));
+    for (name, component) in &shown.components {
+        let what = match component {
+            ComponentShown::Held(held) => format!("{}, {} bytes", held.version, held.bytes),
+            ComponentShown::Damaged { error } => format!("damaged, it will be sent again: {error}"),
+        };
+        let _ = writeln!(text, "  holds      {name} {what}");
+    }
     text
 }

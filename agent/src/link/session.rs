@@ -52,6 +52,7 @@ pub(super) async fn hold(
     let deadline = welcome.heartbeat_deadline.clamp(heartbeat * 2, LONGEST_SILENCE * 2);
     link.core.settings.session_began(deadline);
     let mut settings = link.core.settings.watch();
+    let (mut held, mut wanted) = (link.core.components.watch(), link.core.components.wanted());
     let learnt = Arc::clone(&link.learnt);
     let pace = |store: &SettingsStore| {
         let mut ticks = interval(store.heartbeat().unwrap_or(heartbeat));
@@ -104,6 +105,16 @@ pub(super) async fn hold(
                 changed.map_err(|_| LinkError::Ended)?;
                 ticks = pace(&session.link.core.settings);
                 session.report();
+            }
+            changed = held.changed() => {
+                changed.map_err(|_| LinkError::Ended)?;
+                session.report();
+            }
+            changed = wanted.changed() => {
+                changed.map_err(|_| LinkError::Ended)?;
+                if let Some(request) = wanted.borrow_and_update().clone() {
+                    session.say(agent_frame::Frame::PieceRequest(request));
+                }
             }
             () = sleep_until(last_heard + deadline) => return Err(LinkError::Silent(deadline)),
         }
@@ -201,7 +212,7 @@ impl Session<'_> {
             fleet: core.identity.record.fleet,
             agent: core.identity.record.agent,
             server_nonce: self.server_nonce,
-            facts: host::facts(),
+            facts: host::facts().into_iter().chain(core.components.facts()).collect(),
             actions: core.table.rows().map(|(name, class)| (name.to_owned(), class.into())).collect(),
             bundle: (chain.head().bundle.version, chain.head().digest),
             settings_revision: core.settings.revision(),
@@ -263,6 +274,7 @@ impl Session<'_> {
             }
             Frame::RefusalsAck(envelope) => self.refusals_acknowledged(&envelope)?,
             Frame::Heartbeat(_) => {}
+            Frame::Piece(piece) => self.link.core.components.answered(piece),
             Frame::Hello(_) | Frame::Welcome(_) => {
                 return Err(LinkError::Protocol("it greets in the middle of a session"));
             }

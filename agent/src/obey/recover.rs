@@ -143,11 +143,11 @@ impl AgentCore {
     fn may_run_again(&self, entry: &Entry, now: Timestamp) -> bool {
         let is_gone =
             entry.boot != boot_id() || (entry.process_group != 0 && is_group_gone(entry.process_group));
-        let is_idempotent = || {
+        let plan = || {
             let command = self.verify_stored(entry, now).ok()?;
-            let plan = self.table.plan(&command.command().action).ok()?;
-            Some(plan.is_idempotent())
+            self.table.plan(&command.command().action).ok()
         };
-        is_gone && is_idempotent() == Some(true)
+        // What the agent does itself has no process that could outlive it.
+        plan().is_some_and(|plan| plan.is_idempotent() && (is_gone || !plan.has_process()))
     }
 }

@@ -7,7 +7,7 @@ use writ_common::say;
 use writ_proto::admin::v1::submit_request::Action;
 use writ_proto::admin::v1::{
     Command, GetCommandRequest, InventoryAction, NamedAction, NamedValue, PingAction, SettingsAction,
-    SubmitRequest,
+    SubmitRequest, UpdateComponentAction,
 };
 
 use super::preview;
@@ -29,6 +29,9 @@ pub(super) async fn run(format: Format, client: &Client, verb: Send) -> Result<E
             (delivery, Action::Run(NamedAction { name, parameters }))
         }
         Send::Inventory { delivery } => (delivery, Action::Inventory(InventoryAction {})),
+        Send::Component { component, delivery } => {
+            (delivery, Action::UpdateComponent(UpdateComponentAction { component, ..Default::default() }))
+        }
         Send::Settings { heartbeat, endpoints, log_filter, as_installed, delivery } => {
             if heartbeat.is_none() && endpoints.is_empty() && log_filter.is_empty() && !as_installed {
                 let text = "name a setting; to have all of them as installed again: --as-installed";

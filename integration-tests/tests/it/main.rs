@@ -36,6 +36,7 @@ mod updates;
 mod updates_attacked;
 mod updates_by_manager;
 mod updates_killed;
+mod updates_on_agents;
 
 mod refused;
 mod refused_sessions;

@@ -197,7 +197,7 @@ fn every_block_of_the_managers_page_works_as_it_stands() {
 
 #[test]
 fn every_block_of_the_updates_page_works_as_it_stands() {
-    let fleet = Fleet::unmade(Build::Shipped);
+    let mut fleet = Fleet::unmade(Build::Shipped);
     let _made = fleet.init().ok();
     let folder = fleet.path("server");
     fs::copy(fleet.path("passphrase"), folder.join("passphrase")).unwrap();
@@ -207,25 +207,31 @@ fn every_block_of_the_updates_page_works_as_it_stands() {
     fs::write(folder.join("published.txt"), &hello).unwrap();
     fs::write(folder.join("published.csv"), format!("first_seen,sha256_hash\n2026-11-01,{other}\n")).unwrap();
     let all = blocks("docs/updates.md");
-    assert_eq!(all.len(), 5);
-    let type_block = |number: usize, more: &str| {
+    assert_eq!(all.len(), 6);
+    let type_block = |fleet: &Fleet, number: usize, more: &str| {
         let script = format!("{}\n{more}", all[number].script);
-        sh(&fleet, &folder, &script, &[]);
+        sh(fleet, &folder, &script, &[]);
     };
-    type_block(0, "test -s malware.filter");
+    type_block(&fleet, 0, "test -s malware.filter");
     for (list, value) in [("malware.list", &hello), ("feed.list", &other)] {
         let list = folder.join(list).display().to_string();
         let looked = fleet.run("writ-control-manager", &["lists", "look", &list, value]).ok();
         assert_eq!(looked.stdout, format!("{value}: listed\n"));
     }
-    type_block(1, "");
-    type_block(2, "");
-    type_block(3, "");
-    let active =
-        || fleet.keys(&["updates", "status"]).ok().json()["components"][0]["active"]["version"].clone();
-    assert_eq!(active(), "2026-11-28");
-    type_block(4, "writ-server updates sync");
-    assert_eq!(active(), "2026-11-29");
+    type_block(&fleet, 1, "");
+    type_block(&fleet, 2, "");
+    type_block(&fleet, 3, "");
+    let active = |fleet: &Fleet| {
+        fleet.keys(&["updates", "status"]).ok().json()["components"][0]["active"]["version"].clone()
+    };
+    assert_eq!(active(&fleet), "2026-11-28");
+    type_block(&fleet, 4, "writ-server updates sync");
+    assert_eq!(active(&fleet), "2026-11-29");
+    fleet.start_server(None);
+    fleet.add_context();
+    let rome = fleet.agent("rome");
+    rome.wait_for("component in force", |said| said["version"] == "2026-11-28");
+    sh(&fleet, &folder, &all[5].script, &[]);
 }
 
 #[test]

@@ -18,8 +18,8 @@ use integration_tests::python;
 use prost::Message as _;
 use serde::{Deserialize, Serialize};
 use writ_agent::{
-    ActionTable, AgentCore, Deliveries, Files, Identity, Journal, Reaction, SessionTime, SettingsStore,
-    Surroundings, Trust,
+    ActionTable, AgentCore, ComponentStore, Deliveries, Files, Identity, Journal, Reaction, SessionTime,
+    SettingsStore, Surroundings, Trust,
 };
 use writ_common::shutdown::Shutdown;
 use writ_common::time::SystemClock;
@@ -251,6 +251,7 @@ async fn judge_delivery(case: &DeliveryCase) -> String {
         (
             ActionTable::load(&actions, &[], writ_common::users::own_uid()).unwrap(),
             SettingsStore::load(&files.settings(), "info").unwrap(),
+            ComponentStore::load(&files.components()),
         ),
         Surroundings {
             time,

@@ -7,12 +7,14 @@ use writ_proto::v1 as proto;
 use super::field::{self, invalid, missing};
 use crate::audience::{Audience, AudienceProof};
 use crate::command::{
-    Action, ActionClass, Approval, Command, Delivery, NamedAction, Settings, Unsupported, Window,
+    Action, ActionClass, Approval, Command, ComponentUpdate, Delivery, NamedAction, Settings, Unsupported,
+    Window,
 };
+use crate::component::{is_component_name, is_component_version};
 use crate::envelope::InvalidDocument;
 use crate::limits::{
-    MAX_APPROVALS, MAX_COMMAND_LIFETIME, MAX_ENDPOINTS, MAX_LOG_FILTER_BYTES, MAX_PARAMETER_BYTES,
-    MAX_PARAMETERS, MAX_PROOF_PATH,
+    MAX_AGENT_COMPONENT_BYTES, MAX_APPROVALS, MAX_COMMAND_LIFETIME, MAX_ENDPOINTS, MAX_LOG_FILTER_BYTES,
+    MAX_PARAMETER_BYTES, MAX_PARAMETERS, MAX_PROOF_PATH,
 };
 use crate::place::server_name;
 use crate::time::Timestamp;
@@ -101,9 +103,9 @@ impl TryFrom<proto::command::Action> for Action {
             Wire::Run(run) => run.try_into().map(Self::Run),
             Wire::Inventory(proto::Inventory {}) => Ok(Self::Inventory),
             Wire::ApplySettings(settings) => settings.try_into().map(Self::ApplySettings),
+            Wire::UpdateComponent(update) => update.try_into().map(Self::UpdateComponent),
             wire @ Wire::Scan(_) => unsupported("scan", wire),
             wire @ Wire::RestoreQuarantined(_) => unsupported("restore_quarantined", wire),
-            wire @ Wire::UpdateComponent(_) => unsupported("update_component", wire),
             wire @ Wire::ApplySuspiciousObjects(_) => unsupported("apply_suspicious_objects", wire),
             wire @ Wire::MoveRealm(_) => unsupported("move_realm", wire),
             wire @ Wire::RotateIdentity(_) => unsupported("rotate_identity", wire),
@@ -124,6 +126,7 @@ impl From<&Action> for proto::command::Action {
             }),
             Action::Inventory => Self::Inventory(proto::Inventory {}),
             Action::ApplySettings(settings) => Self::ApplySettings(settings.into()),
+            Action::UpdateComponent(update) => Self::UpdateComponent(update.into()),
             Action::Unsupported(action) => action.wire.clone(),
         }
     }
@@ -168,6 +171,38 @@ impl From<&Settings> for proto::ApplySettings {
             heartbeat_ms: millis,
             endpoints: endpoints.clone(),
             log_filter: log_filter.clone().unwrap_or_default(),
+        }
+    }
+}
+
+impl TryFrom<proto::UpdateComponent> for ComponentUpdate {
+    type Error = InvalidDocument;
+
+    fn try_from(message: proto::UpdateComponent) -> Result<Self, InvalidDocument> {
+        let proto::UpdateComponent { component, version, sha256, size_bytes } = message;
+        if !is_component_name(&component) {
+            return Err(invalid("update_component.component", "must be 1 to 64 of a-z, 0-9 and hyphens"));
+        }
+        if !is_component_version(&version) {
+            let rule = "must be 1 to 64 of letters, digits, `.`, `-`, `_` and `+`";
+            return Err(invalid("update_component.version", rule));
+        }
+        if !(1..=MAX_AGENT_COMPONENT_BYTES).contains(&size_bytes) {
+            return Err(invalid("update_component.size_bytes", "must be 1 to 268435456"));
+        }
+        let sha256 = field::digest("update_component.sha256", &sha256)?;
+        Ok(Self { component, version, sha256, bytes: size_bytes })
+    }
+}
+
+impl From<&ComponentUpdate> for proto::UpdateComponent {
+    fn from(update: &ComponentUpdate) -> Self {
+        let ComponentUpdate { component, version, sha256, bytes } = update;
+        Self {
+            component: component.clone(),
+            version: version.clone(),
+            sha256: sha256.as_bytes().to_vec().into(),
+            size_bytes: *bytes,
         }
     }
 }

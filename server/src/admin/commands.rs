@@ -14,10 +14,10 @@ use writ_proto::admin::v1::command_service_server::CommandService;
 use writ_proto::admin::v1::{
     Command, EvidencePart, GetCommandRequest, ListCommandsRequest, ListCommandsResponse, ListTargetsRequest,
     ListTargetsResponse, NamedValue, PreviewRequest, PreviewResponse, Progress, SettingsAction,
-    SubmitRequest, Target, TargetState as Shown, submit_request,
+    SubmitRequest, Target, TargetState as Shown, UpdateComponentAction, submit_request,
 };
-use writ_proto::v1::ApplySettings;
-use writ_protocol::command::{Action, NamedAction, Settings, is_own_action};
+use writ_proto::v1::{ApplySettings, UpdateComponent};
+use writ_protocol::command::{Action, ComponentUpdate, NamedAction, Settings, is_own_action};
 use writ_protocol::envelope::{Candidate, ReceiptPurpose, verify};
 use writ_protocol::id::CommandId;
 use writ_protocol::keys::PublicKey;
@@ -32,6 +32,7 @@ use crate::store::unavailable;
 use crate::store::{CommandRow, Progress as Counted, TargetRow, TargetState};
 use crate::submit::{self, Selection, Submitted};
 use crate::traces::TraceParent;
+use crate::updates::distribute::in_force;
 use writ_common::admin::{Effect, page};
 
 const DEFAULT_LIFETIME: Duration = Duration::from_secs(3600);
@@ -55,7 +56,9 @@ impl CommandService for Commands {
     async fn submit(&self, request: Request<SubmitRequest>) -> Result<Response<Command>, Status> {
         let actor = writ_common::admin::actor(&request)?;
         let parent = TraceParent::read(request.metadata());
-        let request = submit::Request { parent, ..parse(request.into_inner())? };
+        let mut asked = request.into_inner();
+        fill(&self.0, &mut asked)?;
+        let request = submit::Request { parent, ..parse(asked)? };
         match submit::submit(&self.0, &actor, request).await? {
             Submitted::Known(id) => Ok(Effect::Nothing.of(find(&self.0, id).await?)),
             // What has become of it meanwhile is for `Get` and `Watch`.
@@ -71,8 +74,9 @@ impl CommandService for Commands {
         let PreviewRequest { request, page_size, page_token } = request.into_inner();
         let size = page::size(page_size, 100, page::MAX_PAGE)?;
         let after = page::token(&page_token)?;
-        let request = request.ok_or_else(|| Failure::invalid("request", "say what would be submitted"))?;
-        let request = parse(request)?;
+        let mut asked = request.ok_or_else(|| Failure::invalid("request", "say what would be submitted"))?;
+        fill(&self.0, &mut asked)?;
+        let request = parse(asked)?;
         Ok(Response::new(preview::preview(&self.0, request, after, size).await?))
     }
 
@@ -276,10 +280,35 @@ fn parse(request: SubmitRequest) -> Result<submit::Request, Failure> {
         }
         Some(submit_request::Action::Inventory(_)) => Action::Inventory,
         Some(submit_request::Action::Settings(settings)) => Action::ApplySettings(parse_settings(settings)?),
-        None => return Err(Failure::invalid("action", "say what to do: ping, run, inventory or settings")),
+        Some(submit_request::Action::UpdateComponent(update)) => {
+            let UpdateComponentAction { component, version, sha256, size_bytes } = update;
+            let wire = UpdateComponent { component, version, sha256: sha256.into(), size_bytes };
+            let update = ComponentUpdate::try_from(wire);
+            Action::UpdateComponent(
+                update.map_err(|error| Failure::invalid("update_component", error.to_string()))?,
+            )
+        }
+        None => {
+            let text = "say what to do: ping, run, inventory, settings or update_component";
+            return Err(Failure::invalid("action", text));
+        }
     };
     let id = if id.is_empty() { None } else { Some(command_id(&id)?) };
     Ok(submit::Request { id, selection, lifetime, action, parent: None })
+}
+
+/// A component that is only named is the version that is in force here.
+fn fill(server: &Server, request: &mut SubmitRequest) -> Result<(), Failure> {
+    if let Some(submit_request::Action::UpdateComponent(asked)) = &mut request.action
+        && asked.version.is_empty()
+        && asked.sha256.is_empty()
+        && asked.size_bytes == 0
+    {
+        let ComponentUpdate { component, version, sha256, bytes } = in_force(server, &asked.component)?;
+        let sha256 = sha256.as_bytes().to_vec();
+        *asked = UpdateComponentAction { component, version, sha256, size_bytes: bytes };
+    }
+    Ok(())
 }
 
 fn parse_settings(settings: SettingsAction) -> Result<Settings, Failure> {
@@ -374,6 +403,7 @@ fn show_target(row: TargetRow, is_over: bool, most: usize) -> Target {
 #[cfg(test)]
 mod tests {
     use writ_proto::admin::v1::{InventoryAction, NamedAction as Named, PingAction};
+    use writ_protocol::id::Digest;
 
     use super::*;
 
@@ -396,6 +426,12 @@ mod tests {
                 let asked = SettingsAction { heartbeat_ms, endpoints, log_filter };
                 Some(submit_request::Action::Settings(asked))
             }
+            Action::UpdateComponent(update) => {
+                let UpdateComponent { component, version, sha256, size_bytes } = update.into();
+                let sha256 = sha256.to_vec();
+                let asked = UpdateComponentAction { component, version, sha256, size_bytes };
+                Some(submit_request::Action::UpdateComponent(asked))
+            }
             Action::Unsupported(_) => None,
         }
     }
@@ -414,6 +450,12 @@ mod tests {
             Action::Run(NamedAction::new("restart".to_owned(), parameters).unwrap()),
             Action::Inventory,
             Action::ApplySettings(settings),
+            Action::UpdateComponent(ComponentUpdate {
+                component: "file-reputation-filter".to_owned(),
+                version: "2026-11-29".to_owned(),
+                sha256: Digest::of(b"a filter"),
+                bytes: 8,
+            }),
         ] {
             let request = SubmitRequest { all: true, action: asked(&action), ..SubmitRequest::default() };
             assert_eq!(parse(request).unwrap().action, action);

@@ -55,6 +55,7 @@ pub const POLICY: &[(&str, Rule)] = &[
     ("/writ.admin.v1.TrustService/ListBehind", Rule::Read(Role::Viewer)),
     ("/writ.admin.v1.TrustService/ListBundles", Rule::Read(Role::Viewer)),
     ("/writ.admin.v1.TrustService/ListCertificates", Rule::Read(Role::Viewer)),
+    ("/writ.admin.v1.UpdateService/GetCoverage", Rule::Read(Role::Viewer)),
     ("/writ.admin.v1.UpdateService/GetSource", Rule::Read(Role::Viewer)),
     ("/writ.admin.v1.UpdateService/GetStatus", Rule::Read(Role::Viewer)),
     ("/writ.admin.v1.UpdateService/Release", Rule::Change(Role::Admin, AuditSubject::First)),

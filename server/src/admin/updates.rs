@@ -16,6 +16,7 @@ use writ_updates::{Held, LastRun, Name, Outcome, Progress, Reason, UpdateError};
 
 use crate::cm_bridge::{ManagerRecord, UpdateSource, Uplink, update_source};
 use crate::store::unavailable;
+use crate::updates::distribute::{Coverage, coverage};
 use crate::updates::settings::{Choice, Settings};
 use crate::updates::source::{self, Chosen, Shown};
 use crate::updates::{Surroundings, sync};
@@ -97,6 +98,24 @@ impl UpdateService for Updates {
 
     async fn get_status(&self, _: Request<proto::GetUpdateStatusRequest>) -> RpcResult<proto::UpdateStatus> {
         Ok(Response::new(self.status()?))
+    }
+
+    async fn get_coverage(&self, _: Request<proto::GetCoverageRequest>) -> RpcResult<proto::UpdateCoverage> {
+        let covered = coverage(&self.0.server).await?;
+        Ok(Response::new(proto::UpdateCoverage { components: covered.iter().map(show_coverage).collect() }))
+    }
+}
+
+fn show_coverage(coverage: &Coverage) -> proto::ComponentCoverage {
+    let Coverage { name, release, fact: (fact, value), agents, holding } = coverage;
+    let count = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
+    proto::ComponentCoverage {
+        component: name.to_string(),
+        version: release.version.to_string(),
+        sha256: release.sha256.to_string(),
+        agents: count(*agents),
+        holding: count(holding.len()),
+        behind_selector: format!("{fact}!={value}"),
     }
 }
 

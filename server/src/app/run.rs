@@ -35,7 +35,7 @@ use crate::store::Store;
 use crate::throttle::Throttle;
 use crate::traces::Traces;
 use crate::unknown_fleet::UnknownFleetPeers;
-use crate::updates::{Updates, schedule};
+use crate::updates::{Updates, distribute, schedule};
 
 /// How often the time that is signed with is noted.
 const NOTE_TIME_EVERY: Duration = Duration::from_secs(60);
@@ -156,6 +156,7 @@ fn start_loops(uplink: &Arc<Uplink>, files: &Files) {
     shutdown.spawn(register::keep_departures(Arc::clone(uplink)));
     shutdown.spawn(notify::run(Arc::clone(uplink)));
     shutdown.spawn(schedule::run(Arc::clone(uplink)));
+    shutdown.spawn(distribute::run(Arc::clone(server)));
     let in_flight = Arc::clone(server.dispatcher.in_flight());
     shutdown.spawn(in_flight::run(in_flight, store.clone(), shutdown.clone()));
     shutdown.spawn(channel::run(Arc::clone(server), files.clone()));

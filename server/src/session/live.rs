@@ -12,7 +12,9 @@ use writ_common::status::Failure;
 use writ_proto::v1::{self as proto, agent_frame, server_frame::Frame};
 use writ_protocol::hello::Nonce;
 use writ_protocol::id::{CommandId, Digest, KeyId, SessionMark};
-use writ_protocol::limits::{MAX_BUNDLE_BATCH_BYTES, MAX_BUNDLES_PER_CALL, MAX_COUNTED_DELIVERIES};
+use writ_protocol::limits::{
+    MAX_BUNDLE_BATCH_BYTES, MAX_BUNDLES_PER_CALL, MAX_COUNTED_DELIVERIES, MAX_PIECE_BYTES,
+};
 use writ_protocol::refusal::Refusal;
 
 use super::budget::Budget;
@@ -25,6 +27,7 @@ use crate::receipts::{VerifiedReceipt, record_refusals};
 use crate::store::unavailable;
 use crate::store::{Alarm, AlertKind, KnownAgent, ReceiptFate, Report, SignOfLife};
 use crate::traces::Moment;
+use crate::updates::pieces::{Turn, again};
 
 /// Two processes with one identity would otherwise take the slot from each other without end.
 const REPLACED_BACKOFF: Duration = Duration::from_secs(30);
@@ -75,6 +78,8 @@ pub(super) struct Live<'a> {
     bundle_version: u64,
     /// The key its identity record claims to be signed by.
     record_signed_by: Option<KeyId>,
+    /// While it fetches a component.
+    turn: Option<Turn>,
 }
 
 impl<'a> Live<'a> {
@@ -118,6 +123,7 @@ impl<'a> Live<'a> {
             admissions_before: admissions,
             bundle_version,
             record_signed_by,
+            turn: None,
         };
         live.hand_on_bundles().await?;
         live.renew_identity_record().await?;
@@ -312,6 +318,8 @@ impl<'a> Live<'a> {
     }
 
     async fn receive(&mut self, frame: agent_frame::Frame) -> Result<(), End> {
+        // One that stopped asking keeps nobody else from it.
+        self.turn = self.turn.take().filter(|turn| !turn.is_over());
         match frame {
             agent_frame::Frame::Answer(answer) => self.answer(answer).await,
             agent_frame::Frame::Refusals(envelope) => {
@@ -345,12 +353,33 @@ impl<'a> Live<'a> {
             }
             agent_frame::Frame::Report(report) => self.report(&report).await,
             agent_frame::Frame::Admitted(admitted) => self.admitted(&admitted).await,
+            agent_frame::Frame::PieceRequest(request) => self.piece(request).await,
             agent_frame::Frame::Hello(_) | agent_frame::Frame::Proof(_) => {
                 Err(Failure::protocol("the session has begun already").into())
             }
             // Changing an identity is not offered by this server.
             agent_frame::Frame::IdentityChange(_) => Ok(()),
         }
+    }
+
+    /// It asks for bytes of a component (protocol.md §6.17).
+    async fn piece(&mut self, request: proto::PieceRequest) -> Result<(), End> {
+        let proto::PieceRequest { sha256, offset } = request;
+        let malformed = |_| Failure::protocol("a request for a piece names no component");
+        let digest = Digest::try_from(sha256.as_ref()).map_err(malformed)?;
+        let updates = &self.server.updates;
+        self.turn = self.turn.take().filter(|turn| !turn.is_over()).or_else(|| updates.pieces.turn());
+        // An agent that has not read what it asked for before is not given more of it.
+        if self.turn.is_none() || !self.outbound.is_idle() {
+            return self.say(Frame::Piece(again(sha256, offset))).await;
+        }
+        let piece = updates.pieces.read(&updates.folder, digest, offset).await;
+        let piece = piece.map_err(|error| Failure::unavailable(error.to_string()))?;
+        if piece.data.len() < MAX_PIECE_BYTES {
+            // The last one, or none.
+            self.turn = None;
+        }
+        self.say(Frame::Piece(piece)).await
     }
 
     /// It is about to start what was delivered (protocol.md §6.15). Recorded with the next batch; nobody
@@ -451,7 +480,10 @@ impl<'a> Live<'a> {
                 self.reports = number;
                 if self.report_budget.take(self.server.clock.monotonic()) {
                     self.pending = None;
-                    return self.note_heard(Some(report)).await;
+                    self.note_heard(Some(report)).await?;
+                    // It may lack what agents should hold.
+                    self.server.updates.new.notify_one();
+                    return Ok(());
                 }
                 self.pending = Some(report);
                 Ok(())

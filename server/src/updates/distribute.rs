@@ -1,0 +1,149 @@
+//! Having agents hold what is in force here: those that do not say they do are sent a command.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tracing::{info, warn};
+use writ_common::admin::{Actor, Role};
+use writ_common::status::Failure;
+use writ_protocol::command::{Action, ComponentUpdate};
+use writ_protocol::component::{fact_of, held_as};
+use writ_protocol::id::{AgentId, Digest};
+use writ_protocol::limits::MAX_AGENT_COMPONENT_BYTES;
+use writ_protocol::time::Timestamp;
+use writ_updates::{Name, Release};
+
+use crate::context::Server;
+use crate::selector::Selector;
+use crate::store::{AllowList, unavailable};
+use crate::submit::{self, Selection, Submitted};
+
+/// How often it is looked who lacks something: agents enrol, and are put back.
+const LOOK_EVERY: Duration = Duration::from_secs(60);
+/// However often there is a reason: each look costs as much as there are agents.
+const LOOKS_APART: Duration = Duration::from_secs(2);
+/// How long a command may wait for an agent, and how soon the same is sent to it again at the earliest.
+const LIFETIME: Duration = Duration::from_secs(24 * 3600);
+/// Agents of one command.
+const MOST: usize = 20_000;
+
+/// A component as agents should hold it, and who does.
+#[derive(Debug)]
+pub(crate) struct Coverage {
+    /// Which.
+    pub name: Name,
+    /// What is in force here.
+    pub release: Release,
+    /// The fact by which agents say what they hold, and its value for this.
+    pub fact: (&'static str, String),
+    /// Agents that are enrolled and not removed.
+    pub agents: usize,
+    /// Those of them that hold it.
+    pub holding: HashSet<AgentId>,
+}
+
+/// A component that is in force here and that agents have a use for, as they are told to hold it.
+///
+/// # Errors
+/// When there is none, or none that agents take.
+pub(crate) fn in_force(server: &Server, component: &str) -> Result<ComponentUpdate, Failure> {
+    if fact_of(component).is_none() {
+        let text = format!("`{component}` is no component that agents have a use for");
+        return Err(Failure::invalid("component", text));
+    }
+    let name = component.parse::<Name>().map_err(|error| Failure::invalid("component", error.to_string()))?;
+    let active = server.updates.folder.active(&name);
+    let active = active.map_err(|error| Failure::unavailable(error.to_string()))?;
+    let (Release { version, sha256, bytes }, _) = active.ok_or_else(|| {
+        let text = format!(
+            "no {component} is in force here, so that agents could not fetch it: writ-server updates sync"
+        );
+        Failure::precondition("no_component", text)
+    })?;
+    if !(1..=MAX_AGENT_COMPONENT_BYTES).contains(&bytes) {
+        let text =
+            format!("{component} has {bytes} bytes, and agents take {MAX_AGENT_COMPONENT_BYTES} at most");
+        return Err(Failure::precondition("component_too_long", text));
+    }
+    Ok(ComponentUpdate { component: component.to_owned(), version: version.into(), sha256, bytes })
+}
+
+/// Who holds what is in force here.
+///
+/// # Errors
+/// When it cannot be known.
+pub(crate) async fn coverage(server: &Server) -> Result<Vec<Coverage>, Failure> {
+    let shelf = server.updates.folder.shelf().map_err(|error| Failure::unavailable(error.to_string()))?;
+    let agents = server.store.agent_ids(None).await.map_err(unavailable)?.len();
+    let mut all = Vec::new();
+    for (name, held) in shelf.0 {
+        let Some(fact) = fact_of(name.as_ref()) else { continue };
+        let value = held_as(held.active.version.as_ref(), held.active.sha256);
+        let selector = format!("{fact}={value}").parse::<Selector>();
+        let selector = selector.map_err(|error| Failure::unavailable(error.to_string()))?;
+        let holding = server.store.agent_ids(Some(&selector)).await.map_err(unavailable)?;
+        let holding = holding.into_iter().collect();
+        all.push(Coverage { name, release: held.active, fact: (fact, value), agents, holding });
+    }
+    Ok(all)
+}
+
+/// Until the server ends.
+pub(crate) async fn run(server: Arc<Server>) {
+    let mut asked = HashMap::new();
+    loop {
+        if let Err(failure) = Box::pin(turn(&server, &mut asked)).await {
+            warn!(error = failure.message(), "agents could not be sent what they lack");
+        }
+        let woken = async {
+            tokio::time::sleep(LOOKS_APART).await;
+            let _ = tokio::time::timeout(LOOK_EVERY, server.updates.new.notified()).await;
+        };
+        if server.shutdown.unless_requested(woken).await.is_none() {
+            return;
+        }
+    }
+}
+
+/// What each agent was sent last of each component, and when.
+type Asked = HashMap<(AgentId, &'static str), (Digest, Timestamp)>;
+
+async fn turn(server: &Arc<Server>, asked: &mut Asked) -> Result<(), Failure> {
+    let now = server.clock.wall();
+    asked.retain(|_, (_, at)| *at + LIFETIME > now);
+    for Coverage { name, release, holding, .. } in coverage(server).await? {
+        let Some(name) = server.updates.for_agents.iter().find(|wanted| **wanted == name.as_ref()) else {
+            continue;
+        };
+        let is_asked = |agent: &AgentId| {
+            asked.get(&(*agent, *name)).is_some_and(|(digest, _)| *digest == release.sha256)
+        };
+        let mut lacking = server.store.agent_ids(None).await.map_err(unavailable)?;
+        lacking.retain(|agent| !holding.contains(agent) && !is_asked(agent));
+        lacking.truncate(MOST);
+        // Who has not said that it can, or whose host forbids it, would only refuse.
+        let tables = server.store.action_tables(&lacking).await.map_err(unavailable)?;
+        let allows = |table: &AllowList| table.actions.iter().any(|(name, _)| name == "update-component");
+        let can: HashSet<_> = tables.into_iter().filter(allows).map(|table| table.id).collect();
+        lacking.retain(|agent| can.contains(agent));
+        if lacking.is_empty() {
+            continue;
+        }
+        let update = in_force(server, name)?;
+        let request = submit::Request {
+            id: None,
+            selection: Selection::Ids(lacking.clone()),
+            lifetime: LIFETIME,
+            action: Action::UpdateComponent(update),
+            parent: None,
+        };
+        let actor =
+            Actor { name: "updates".to_owned(), role: Role::Operator, method: "updates", request: None };
+        if let Submitted::New(row, agents) = submit::submit(server, &actor, request).await? {
+            info!(component = name, version = %release.version, command.id = %row.id, agents, "agents are told to hold it");
+        }
+        asked.extend(lacking.into_iter().map(|agent| ((agent, *name), (release.sha256, now))));
+    }
+    Ok(())
+}
