@@ -19,7 +19,17 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 from securesystemslib.signer import CryptoSigner
-from tuf.api.metadata import MetaFile, Metadata, Root, Snapshot, TargetFile, Targets, Timestamp
+from tuf.api.metadata import (
+    DelegatedRole,
+    Delegations,
+    MetaFile,
+    Metadata,
+    Root,
+    Snapshot,
+    TargetFile,
+    Targets,
+    Timestamp,
+)
 from tuf.api.serialization.json import JSONSerializer
 from tuf.ngclient import Updater, UpdaterConfig
 
@@ -56,9 +66,11 @@ class Repository:
     def newest(self, role):
         if role == "timestamp":
             return Metadata.from_file(str(self.folder / "metadata/timestamp.json"))
+        return Metadata.from_file(str(self.newest_file(role)))
+
+    def newest_file(self, role):
         found = (self.folder / "metadata").glob(f"*.{role}.json")
-        newest = max(found, key=lambda path: int(path.name.split(".")[0]))
-        return Metadata.from_file(str(newest))
+        return max(found, key=lambda path: int(path.name.split(".")[0]))
 
     def write(self, metadata, signers, name=None):
         metadata.signatures.clear()
@@ -241,6 +253,54 @@ class Repository:
         targets.signed.targets[COMPONENT].length = 1 << 60
         targets.signed.targets[COMPONENT].hashes["sha256"] = "0" * 64
         self.publish(targets, snapshot, timestamp, {})
+
+    def delegate(self, names, files, paths):
+        """Roles that delegate to one another in this order; the last lists files."""
+        self.new_key("delegate")
+        signer = self.signer("delegate")
+        targets, snapshot, timestamp = self.all_newest()
+        below = Targets(expires=later())
+        for name, content in files.items():
+            digest = hashlib.sha256(content).hexdigest()
+            custom = {"custom": {"version": "666"}}
+            below.targets[name] = TargetFile(len(content), {"sha256": digest}, name, custom)
+        for name in reversed(names):
+            self.write(Metadata(below), [signer], self.role_file(name))
+            snapshot.signed.meta[f"{name}.json"] = MetaFile(1)
+            role = DelegatedRole("any", [signer.public_key.keyid], 1, False, paths=paths)
+            delegations = Delegations({signer.public_key.keyid: signer.public_key}, {"any": role})
+            # Some names this library makes no role of; others might.
+            role.name = name
+            delegations.roles = {name: role}
+            below = Targets(expires=later(), delegations=delegations)
+        targets.signed.delegations = below.delegations
+        self.publish(targets, snapshot, timestamp, {})
+
+    def role_file(self, name):
+        return f"1.{name}.json" if self.newest("root").signed.consistent_snapshot else f"{name}.json"
+
+    def attack_delegate_mislabels(self):
+        """A delegate that may speak for others only says what the component is."""
+        self.delegate(["community"], {COMPONENT: b"evil"}, ["community-*"])
+
+    def attack_chain_of_roles(self):
+        """Whoever has the online keys delegates on and on."""
+        self.delegate([f"role{number}" for number in range(600)], {}, ["*"])
+
+    def attack_role_called_root(self):
+        """A delegate takes the name of the role that says whom to trust, where names have no numbers."""
+        root = self.newest("root")
+        root.signed.consistent_snapshot = False
+        root.signed.version += 1
+        self.write(root, self.signers("root")[:2])
+        self.delegate(["root"], {}, ["*"])
+        for role in ("targets", "snapshot"):
+            shutil.copy(self.newest_file(role), self.folder / "metadata" / f"{role}.json")
+
+    def attack_large_metadata(self):
+        """Not signed at all, and far larger in memory than on the wire."""
+        text = '{"x":[' + '{"":{"":{"":0}}},' * 1_000_000 + "0]}"
+        (self.folder / "metadata/timestamp.json").write_text(text)
 
     def attack_rotated_keys(self):
         """Whoever has the keys of before the rotation goes on from the root of before it."""

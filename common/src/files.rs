@@ -173,7 +173,12 @@ fn write_with(
         .mode(mode)
         .open(&beside)
         .map_err(FileError::io(&beside))?;
-    let is_whole = fill(&mut file).and_then(|()| file.sync_all()).map_err(FileError::io(&beside));
+    // Whatever this user's mask is: a web server shall read what is published.
+    let is_whole = file
+        .set_permissions(fs::Permissions::from_mode(mode))
+        .and_then(|()| fill(&mut file))
+        .and_then(|()| file.sync_all())
+        .map_err(FileError::io(&beside));
     let renamed = is_whole.and_then(|()| {
         crate::checkpoint!("file_beside");
         rename(&beside, path)
@@ -323,7 +328,14 @@ pub fn list(folder: &Path) -> Result<Vec<PathBuf>, FileError> {
 /// # Errors
 /// When it cannot be made, or is another user's.
 pub fn private_folder(path: &Path) -> Result<(), FileError> {
+    if path.is_dir() {
+        return check_owner(path);
+    }
     fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(FileError::io(path))?;
+    // Files below it are named by others, and a power cut must not take it from under them.
+    for made in path.ancestors().take_while(|made| !made.as_os_str().is_empty()).take(3) {
+        sync_folder(made)?;
+    }
     check_owner(path)
 }
 

@@ -6,11 +6,15 @@ use std::fs::File;
 use std::io::Read as _;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
+use tokio_stream::Stream;
 use tonic::Status;
 use tracing::{info, warn};
 use url::Url;
@@ -29,15 +33,16 @@ use writ_updates::{Disk, Folder, Mirrored, Pace, Reason, Source, UpdateError, We
 use crate::context::Manager;
 
 /// Files sent at a time.
-const MAX_FILES: usize = 64;
-/// Of these to one address.
-const MAX_FILES_OF_ONE: usize = 8;
+const MAX_FILES: usize = 128;
+/// Of these to one address. A web server in front on this host stands for all of its entities, and has no such
+/// bound.
+const MAX_FILES_OF_ONE: usize = 16;
 /// Bytes of one message.
 const PIECE: usize = 64 << 10;
 /// Messages that wait for one reader.
 const WAITING: usize = 4;
-/// How long a reader may take for one message.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// How long a reader may take for one message: as slow as entities themselves are patient, 16 KiB in 30 s.
+const PATIENCE: Duration = Duration::from_secs(120);
 /// How soon after a copy that failed the next is tried, at the latest.
 const AGAIN: Duration = Duration::from_secs(600);
 
@@ -94,7 +99,7 @@ impl Mirror {
         let mut sending = self.sending.lock().unwrap_or_else(PoisonError::into_inner);
         let all: usize = sending.values().sum();
         let of_one = sending.get(&to).copied().unwrap_or(0);
-        if all >= MAX_FILES || of_one >= MAX_FILES_OF_ONE {
+        if all >= MAX_FILES || (of_one >= MAX_FILES_OF_ONE && !to.is_loopback()) {
             return Err(Failure::exhausted("the manager sends as many files as it may already; try again"));
         }
         *sending.entry(to).or_default() += 1;
@@ -110,7 +115,7 @@ impl Mirror {
         path: &str,
         peer: Option<&Peer>,
         shutdown: &Shutdown,
-    ) -> Result<mpsc::Receiver<Result<UpdatePiece, Status>>, Failure> {
+    ) -> Result<Pieces, Failure> {
         let to = source(Peer::host(peer));
         let place = self.take_place(to)?;
         let unreadable = |error: UpdateError| {
@@ -130,31 +135,53 @@ impl Mirror {
         })?;
         let in_call = peer.map(|peer| peer.in_call(Digest::of(to.to_string().as_bytes())));
         let (sender, receiver) = mpsc::channel(WAITING);
+        let is_whole = Arc::new(AtomicBool::new(false));
+        let pieces = Pieces { receiver, is_whole: Arc::clone(&is_whole), is_told: false };
         shutdown.spawn(async move {
             let _held = (place, in_call);
             loop {
                 let mut piece = vec![0; PIECE];
                 // From the page cache as a rule; a piece is small enough for what is not.
-                let sent = match file.read(&mut piece) {
-                    Ok(0) => return,
-                    Ok(length) => {
-                        piece.truncate(length);
-                        Ok(UpdatePiece { data: Bytes::from(piece) })
-                    }
+                match file.read(&mut piece) {
+                    Ok(0) => return is_whole.store(true, Ordering::Release),
+                    Ok(length) => piece.truncate(length),
                     Err(error) => {
-                        warn!(%error, "a file of the mirrored repository cannot be read");
-                        Err(Failure::unavailable("the manager cannot read its copy of the repository").into())
+                        return warn!(%error, "a file of the mirrored repository cannot be read");
                     }
-                };
-                let is_last = sent.is_err();
+                }
+                let sent = sender.send(UpdatePiece { data: Bytes::from(piece) });
                 // A reader that is this slow would hold its place for hours.
-                let taken = tokio::time::timeout(PATIENCE, sender.send(sent)).await;
-                if is_last || !matches!(taken, Ok(Ok(()))) {
+                if !matches!(tokio::time::timeout(PATIENCE, sent).await, Ok(Ok(()))) {
                     return;
                 }
             }
         });
-        Ok(receiver)
+        Ok(pieces)
+    }
+}
+
+/// A file on its way. One that ends before its end says so: it must not be taken for a whole one.
+#[derive(Debug)]
+pub(crate) struct Pieces {
+    receiver: mpsc::Receiver<UpdatePiece>,
+    is_whole: Arc<AtomicBool>,
+    is_told: bool,
+}
+
+impl Stream for Pieces {
+    type Item = Result<UpdatePiece, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        match ready!(self.receiver.poll_recv(context)) {
+            Some(piece) => Poll::Ready(Some(Ok(piece))),
+            None if self.is_told || self.is_whole.load(Ordering::Acquire) => Poll::Ready(None),
+            None => {
+                self.is_told = true;
+                let text =
+                    "the file is not whole: its reader was too slow, or the manager ends or cannot read it";
+                Poll::Ready(Some(Err(Failure::unavailable(text).into())))
+            }
+        }
     }
 }
 
@@ -222,5 +249,109 @@ async fn copy(manager: &Manager, upstream: &Upstream) -> Result<Mirrored, Update
     match way(upstream, &manager.shutdown).map_err(no_source)? {
         Way::Disk(link) => mirror(folder, Source { link, root, pace }).await,
         Way::Web(link) => mirror(folder, Source { link: *link, root, pace }).await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use tokio_stream::StreamExt as _;
+    use writ_common::keys::sealed::Passphrase;
+    use writ_common::time::{Clock as _, SystemClock};
+    use writ_updates::{Lifetimes, Workshop};
+
+    use super::*;
+
+    const DAY: Duration = Duration::from_secs(86_400);
+
+    /// A mirror that holds one component of a MiB.
+    async fn mirrored(folder: &Path) -> Mirror {
+        let (repository, keys) = (folder.join("repository"), folder.join("keys"));
+        let passphrase = Passphrase::new("correct horse battery").unwrap();
+        let lifetimes = Lifetimes { timestamp: DAY, snapshot: DAY, targets: DAY };
+        let now = SystemClock::new().wall();
+        let made = Workshop::make((&repository, &keys), &passphrase, DAY, lifetimes, now);
+        let (workshop, _) = made.await.unwrap();
+        let file = folder.join("file");
+        std::fs::write(&file, vec![7; 1 << 20]).unwrap();
+        workshop.add("tool".parse().unwrap(), "1".parse().unwrap(), &file).unwrap();
+        workshop.publish(lifetimes, now).await.unwrap();
+        let served = Mirror::new(folder);
+        let root = std::fs::read(repository.join("metadata/1.root.json")).unwrap();
+        let source = Source { link: Disk::new(repository), root, pace: Pace::default() };
+        mirror(&served.folder, source).await.unwrap();
+        served
+    }
+
+    fn component(folder: &Path) -> String {
+        let file = std::fs::read_dir(folder.join("updates/mirror/targets")).unwrap().next().unwrap().unwrap();
+        format!("targets/{}", file.file_name().display())
+    }
+
+    #[tokio::test]
+    async fn a_file_comes_whole_and_what_is_no_file_of_the_repository_does_not_come() {
+        let folder = tempfile::tempdir().unwrap();
+        let mirror = mirrored(folder.path()).await;
+        let shutdown = Shutdown::new();
+        let pieces = mirror.send(&component(folder.path()), None, &shutdown).unwrap();
+        let came: Vec<_> = pieces.collect().await;
+        let bytes: usize = came.into_iter().map(|piece| piece.unwrap().data.len()).sum();
+        assert_eq!(bytes, 1 << 20);
+        for path in [
+            "",
+            "metadata",
+            "metadata/",
+            "metadata/none.json",
+            "metadata/../../keys/root.key",
+            "metadata/.hidden",
+            "targets/../metadata/timestamp.json",
+            "/etc/passwd",
+            "mirror/timestamp.json",
+            "metadata/a/b",
+            &format!("metadata/{}", "x".repeat(300)),
+        ] {
+            let refused = mirror.send(path, None, &shutdown).unwrap_err();
+            assert!(refused.message().contains("no such file"), "{path}: {refused:?}");
+        }
+        let empty = Mirror::new(&folder.path().join("nothing"));
+        let refused = empty.send("metadata/timestamp.json", None, &shutdown).unwrap_err();
+        assert!(refused.message().contains("updates.upstream"), "{refused:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reader_that_is_too_slow_is_told_that_the_file_is_not_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let mirror = mirrored(folder.path()).await;
+        let mut pieces = mirror.send(&component(folder.path()), None, &Shutdown::new()).unwrap();
+        tokio::time::sleep(PATIENCE * 2).await;
+        let mut came = 0;
+        let error = loop {
+            match pieces.next().await.expect("it does not end as if it were whole") {
+                Ok(piece) => came += piece.data.len(),
+                Err(error) => break error,
+            }
+        };
+        assert!(came < 1 << 20 && error.message().contains("not whole"), "{came} {error}");
+        assert!(pieces.next().await.is_none());
+        assert!(mirror.sending.lock().unwrap().is_empty(), "its place is free");
+    }
+
+    #[test]
+    fn one_address_takes_no_more_places_than_its_share() {
+        let mirror = Mirror::new(Path::new("/nowhere"));
+        let address = |last| IpAddr::from(Ipv4Addr::new(192, 0, 2, last));
+        let mut places: Vec<_> =
+            (0..MAX_FILES_OF_ONE).map(|_| mirror.take_place(address(1)).unwrap()).collect();
+        mirror.take_place(address(1)).unwrap_err();
+        places.push(mirror.take_place(address(2)).unwrap());
+        places.remove(0);
+        places.push(mirror.take_place(address(1)).unwrap());
+        // A web server on this host stands for many.
+        let here = IpAddr::from(Ipv4Addr::LOCALHOST);
+        while places.len() < MAX_FILES {
+            places.push(mirror.take_place(here).unwrap());
+        }
+        mirror.take_place(here).unwrap_err();
     }
 }

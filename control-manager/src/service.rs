@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use prost::Message as _;
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 use writ_common::listener::{MAX_QUESTION_BYTES, PerMethod};
 use writ_common::status::Failure;
@@ -21,6 +20,7 @@ use writ_protocol::manager::{self, CallBody, ProbeAnswer, ReplyBody};
 use writ_protocol::place::server_name;
 
 use crate::context::Manager;
+use crate::mirror::Pieces;
 use crate::registry::Decided;
 use crate::{notify, registry};
 
@@ -32,7 +32,7 @@ pub(crate) struct EntityPort(Arc<Manager>);
 #[must_use]
 pub(crate) fn services(
     manager: &Arc<Manager>,
-) -> (PerMethod<RegistryServer<EntityPort>>, EntityLinkServer<EntityPort>) {
+) -> (PerMethod<RegistryServer<EntityPort>>, PerMethod<EntityLinkServer<EntityPort>>) {
     let link = Arc::new(EntityPort(Arc::clone(manager)));
     let registry = |bytes| {
         RegistryServer::from_arc(Arc::clone(&link))
@@ -40,10 +40,16 @@ pub(crate) fn services(
             .max_encoding_message_size(MAX_FRAME_BYTES)
     };
     let probe = ("/writ.manager.v1.Registry/Probe", registry(MAX_QUESTION_BYTES));
-    let polled = EntityLinkServer::from_arc(Arc::clone(&link))
-        .max_decoding_message_size(MAX_CALL_BYTES)
-        .max_encoding_message_size(MAX_FRAME_BYTES);
-    (PerMethod::new(vec![probe], registry(MAX_CALL_BYTES)), polled)
+    let entity_link = |bytes| {
+        EntityLinkServer::from_arc(Arc::clone(&link))
+            .max_decoding_message_size(bytes)
+            .max_encoding_message_size(MAX_FRAME_BYTES)
+    };
+    let fetch = ("/writ.manager.v1.EntityLink/FetchUpdate", entity_link(MAX_QUESTION_BYTES));
+    (
+        PerMethod::new(vec![probe], registry(MAX_CALL_BYTES)),
+        PerMethod::new(vec![fetch], entity_link(MAX_CALL_BYTES)),
+    )
 }
 
 /// A signed call: its envelope in one field.
@@ -112,7 +118,7 @@ impl EntityLink for EntityPort {
         self.answer(request, |body| matches!(body, CallBody::Poll(_))).await
     }
 
-    type FetchUpdateStream = ReceiverStream<Result<proto::UpdatePiece, Status>>;
+    type FetchUpdateStream = Pieces;
 
     async fn fetch_update(
         &self,
@@ -121,7 +127,7 @@ impl EntityLink for EntityPort {
         let peer = request.extensions().get::<Peer>().cloned();
         let proto::FetchUpdateRequest { path } = request.into_inner();
         let pieces = self.0.mirror.send(&path, peer.as_ref(), &self.0.shutdown)?;
-        Ok(Response::new(ReceiverStream::new(pieces)))
+        Ok(Response::new(pieces))
     }
 }
 

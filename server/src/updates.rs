@@ -11,22 +11,26 @@ pub(crate) mod settings;
 pub(crate) mod source;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
-use tokio::sync::{Mutex, Notify};
+use tokio::sync::{Mutex, Notify, Semaphore};
 use tracing::{info, warn};
 use writ_common::files;
 use writ_common::keys::pem;
-use writ_common::keys::vault::Vault;
 use writ_common::shutdown::Shutdown;
 use writ_common::time::SharedClock;
 use writ_updates::{Folder, LastRun, Outcome, Pace, Progress, Reason, Report, UpdateError};
 
 use crate::authority::Files;
-use crate::cm_bridge::{ManagerRecord, Uplink};
+use crate::cm_bridge::{Bridge, Uplink};
 use crate::config::Config;
 use crate::store::{Alarm, AlertKind, SERVER};
 use pieces::Pieces;
+
+/// How often a run looks whether its source is still the one that is chosen.
+const LOOK_AT_SOURCE: Duration = Duration::from_secs(2);
 
 /// The update server of the configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,6 +62,8 @@ pub(crate) struct Updates {
     pub for_agents: Vec<&'static str>,
     /// Runs of this process that are under way; all but one only find that it is.
     running: AtomicUsize,
+    /// Calls for a run: one that runs, and one that waits.
+    pub asked: Arc<Semaphore>,
     /// Runs of this process take place one after the other.
     turn: Mutex<()>,
 }
@@ -77,6 +83,7 @@ impl Updates {
             pieces: Pieces::new(),
             for_agents: config.for_agents.clone(),
             running: AtomicUsize::new(0),
+            asked: Arc::new(Semaphore::new(2)),
             turn: Mutex::default(),
         }
     }
@@ -94,9 +101,7 @@ pub(crate) struct Surroundings<'a> {
     /// The updates.
     pub updates: &'a Updates,
     /// The line to the manager.
-    pub line: ManagerRecord,
-    /// What seals its secrets.
-    pub vault: &'a Vault,
+    pub bridge: &'a Bridge,
     /// Time.
     pub clock: SharedClock,
     /// The end.
@@ -109,8 +114,7 @@ impl<'a> Surroundings<'a> {
         let Uplink { server, bridge } = uplink;
         Self {
             updates: &server.updates,
-            line: bridge.held(),
-            vault: bridge.vault(),
+            bridge,
             clock: server.clock.clone(),
             shutdown: server.shutdown.clone(),
         }
@@ -122,36 +126,73 @@ impl<'a> Surroundings<'a> {
         told: &mut (dyn FnMut(Progress) + Send),
     ) -> (LastRun, Result<Report, UpdateError>) {
         let _turn = self.updates.turn.lock().await;
-        let began = self.clock.wall();
         let resolved = source::resolve(self);
-        let name = resolved.as_ref().map_or_else(|_| String::new(), |resolved| resolved.name.clone());
-        let run = async { Box::pin(source::fetch(self, resolved?, told)).await };
-        let stopped =
-            || Err(UpdateError::new(Reason::Stopped, "the server is shutting down; what was in force stays"));
+        let (source, source_digest) = match &resolved {
+            Ok(resolved) => (resolved.name.clone(), resolved.digest()),
+            Err(_) => Default::default(),
+        };
+        let began_ms = self.clock.wall().as_millis();
+        let outcome = Outcome::UnderWay;
+        let mut run = LastRun { began_ms, ended_ms: 0, source, source_digest, outcome };
+        let before = self.updates.folder.last_run().ok().flatten();
+        // Before it begins: one that takes the program with it must not begin again at once.
+        if resolved.is_ok() {
+            self.note(&run);
+        }
+        let changed = self.source_changes(run.source_digest.clone());
+        let work = async { Box::pin(source::fetch(self, resolved?, told)).await };
+        let work = async {
+            tokio::select! {
+                ended = work => ended,
+                () = changed => Err(stopped("the source was changed meanwhile; what was in force stays")),
+            }
+        };
         self.updates.running.fetch_add(1, Ordering::Relaxed);
-        let ended = self.shutdown.unless_requested(run).await.unwrap_or_else(stopped);
+        let ended = self.shutdown.unless_requested(work).await;
         self.updates.running.fetch_sub(1, Ordering::Relaxed);
-        let outcome = match &ended {
+        let ended =
+            ended.unwrap_or_else(|| Err(stopped("the program was asked to end; what was in force stays")));
+        run.ended_ms = self.clock.wall().as_millis();
+        run.outcome = match &ended {
             Ok(report) if report.activated.is_empty() => Outcome::Current,
             Ok(report) => Outcome::Updated(report.activated.iter().map(|(name, _)| name.clone()).collect()),
+            Err(error) if error.reason == Reason::Stopped => {
+                self.updates.folder.forget_incoming();
+                Outcome::Stopped
+            }
             Err(error) => {
                 Outcome::Failed { code: error.reason.as_str().to_owned(), reason: error.to_string() }
             }
         };
-        let run = LastRun {
-            began_ms: began.as_millis(),
-            ended_ms: self.clock.wall().as_millis(),
-            source: name,
-            outcome,
-        };
-        // A run that did not begin, since another has the folder, is none.
-        if !matches!(&ended, Err(error) if error.reason == Reason::Busy)
-            && let Err(error) = self.updates.folder.note_run(&run)
-        {
-            warn!(%error, "how the update ended could not be noted");
+        match (&ended, before) {
+            // A run that did not begin, since another program has the folder, is none.
+            (Err(error), Some(before)) if error.reason == Reason::Busy => self.note(&before),
+            _ => self.note(&run),
         }
         (run, ended)
     }
+
+    fn note(&self, run: &LastRun) {
+        if let Err(error) = self.updates.folder.note_run(run) {
+            warn!(%error, "how the update stands could not be noted");
+        }
+    }
+
+    /// Returns when another source than this was chosen: by a call, by a command on this host, or because the
+    /// registration with the manager ended.
+    async fn source_changes(&self, digest: String) {
+        loop {
+            tokio::time::sleep(LOOK_AT_SOURCE).await;
+            let now = source::resolve(self).map_or_else(|_| String::new(), |resolved| resolved.digest());
+            if now != digest {
+                return;
+            }
+        }
+    }
+}
+
+fn stopped(text: &str) -> UpdateError {
+    UpdateError::new(Reason::Stopped, text)
 }
 
 /// One run of a running server: logged, and an alert when it fails.
@@ -163,12 +204,12 @@ pub(crate) async fn sync(
     match &ended {
         Ok(report) => {
             for (name, release) in &report.activated {
-                let (version, source) = (&release.version, &run.source);
-                info!(component = %name, %version, source, "an update is in force");
+                let (version, source, sha256) = (&release.version, &run.source, release.sha256);
+                info!(target: "audit", { component = %name, %version, %sha256, source }, "an update is in force");
             }
             uplink.server.updates.new.notify_one();
         }
-        Err(error) if matches!(error.reason, Reason::Busy | Reason::Stopped | Reason::NoSource) => {}
+        Err(error) if matches!(error.reason, Reason::Busy | Reason::Stopped) => {}
         Err(error) => {
             warn!(source = run.source, code = error.reason.as_str(), %error, "an update failed");
             let alarm = Alarm {

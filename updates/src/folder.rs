@@ -17,6 +17,7 @@ use writ_common::files::{self, FileError};
 use writ_protocol::id::Digest;
 use writ_protocol::time::Timestamp;
 
+use crate::digest;
 use crate::reason::{Reason, UpdateError};
 use crate::trusted::Trusted;
 use crate::{Name, Release};
@@ -47,6 +48,9 @@ pub struct LastRun {
     pub ended_ms: u64,
     /// Where from: `default`, `manager` or an address.
     pub source: String,
+    /// SHA-256 over all that the source is: another root is another source.
+    #[serde(default)]
+    pub source_digest: String,
     /// How it ended.
     pub outcome: Outcome,
 }
@@ -59,6 +63,10 @@ pub enum Outcome {
     Updated(Vec<Name>),
     /// Nothing was newer.
     Current,
+    /// It has begun. If nothing runs, it was killed, or took the program with it.
+    UnderWay,
+    /// Whoever ran it was asked to end.
+    Stopped,
     /// What was in force before is in force still.
     Failed {
         /// Its stable code.
@@ -100,6 +108,12 @@ impl Folder {
         })
     }
 
+    /// Takes what is in force for one change of it. A run needs it at its end alone, so that somebody can go back
+    /// while one is under way.
+    pub(crate) fn lock_shelf(&self) -> Result<File, UpdateError> {
+        Self(self.0.join("components")).lock()
+    }
+
     /// What is in force.
     ///
     /// # Errors
@@ -138,12 +152,15 @@ impl Folder {
         Ok(None)
     }
 
-    /// How the last run ended, if there was one.
+    /// How the last run ended, if there was one. A note that is damaged is none: nothing rests on it.
     ///
     /// # Errors
     /// When it cannot be read.
     pub fn last_run(&self) -> Result<Option<LastRun>, UpdateError> {
-        self.read_json("last-run.json")
+        match self.read_json("last-run.json") {
+            Err(error) if error.reason == Reason::Damaged => Ok(None),
+            read => read,
+        }
     }
 
     /// Notes how a run ended.
@@ -159,7 +176,7 @@ impl Folder {
     /// # Errors
     /// When there is none, or it cannot be written.
     pub fn roll_back(&self, name: &Name, now: Timestamp) -> Result<Held, UpdateError> {
-        let _lock = self.lock()?;
+        let _lock = self.lock_shelf()?;
         let mut shelf = self.shelf()?;
         let held = shelf.0.get_mut(name).ok_or_else(|| unknown(name))?;
         let earlier = held.earlier.take().ok_or_else(|| {
@@ -169,6 +186,16 @@ impl Folder {
             );
             UpdateError::new(Reason::NothingEarlier, text)
         })?;
+        let file = self.file(name, &earlier);
+        if !digest::of_file(&file).is_ok_and(|found| found == earlier.sha256) {
+            let text = format!(
+                "{}: it is not there, or damaged, so that nobody can go back to version {}; {} stays in force",
+                file.display(),
+                earlier.version,
+                held.active.version
+            );
+            return Err(UpdateError::new(Reason::Damaged, text));
+        }
         *held = Held { active: earlier, since_ms: now.as_millis(), earlier: None, is_held: true };
         let told = held.clone();
         self.put(&shelf)?;
@@ -180,7 +207,7 @@ impl Folder {
     /// # Errors
     /// When it is not held, or it cannot be written.
     pub fn release(&self, name: &Name) -> Result<Held, UpdateError> {
-        let _lock = self.lock()?;
+        let _lock = self.lock_shelf()?;
         let mut shelf = self.shelf()?;
         let held = shelf.0.get_mut(name).ok_or_else(|| unknown(name))?;
         if !held.is_held {
@@ -196,9 +223,13 @@ impl Folder {
     }
 
     /// The trust in a repository whose root was pinned.
-    #[must_use]
-    pub fn trusted(&self, pinned: &[u8]) -> Trusted {
-        Trusted::new(self.0.join("trust"), pinned)
+    pub(crate) fn trusted(&self, pinned: &[u8]) -> Result<Trusted, UpdateError> {
+        Trusted::open(&self.0.join("trust"), pinned)
+    }
+
+    /// Removes what a run that was stopped has fetched.
+    pub fn forget_incoming(&self) {
+        let _ = fs::remove_dir_all(self.0.join("incoming"));
     }
 
     /// Puts what is in force, in one rename, and removes what is not named any more.
@@ -227,7 +258,6 @@ impl Folder {
 
     /// Removes files that nothing names. One that stays only takes room, and the next run tries again.
     fn tidy(&self, shelf: &Shelf) {
-        let _ = fs::remove_dir_all(self.0.join("incoming"));
         for folder in files::list(&self.0.join("components")).unwrap_or_default() {
             let held = folder.file_name().and_then(|name| name.to_str()?.parse().ok());
             let held = held.and_then(|name: Name| shelf.0.get(&name));
@@ -252,7 +282,7 @@ impl Folder {
         match files::read(&path) {
             Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(|error| {
                 let text = format!(
-                    "{} is damaged ({error}): remove it; the next run fetches everything anew",
+                    "{} is damaged ({error}): put it back from a copy; without one, remove it, and what it said is forgotten: of active.json what is held, of settings.json the source and its root",
                     path.display()
                 );
                 UpdateError::new(Reason::Damaged, text)

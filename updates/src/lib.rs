@@ -7,6 +7,7 @@
 //! repositories. Nothing else knows the library that both stand on.
 
 mod component;
+mod digest;
 mod folder;
 mod link;
 mod mirror;
@@ -31,6 +32,14 @@ pub const MAX_COMPONENTS: usize = 64;
 /// Bytes of one component. A longer one is refused before it is fetched.
 pub const MAX_COMPONENT_BYTES: u64 = 8 << 30;
 /// Questions of one run, each for one file. What needs more is refused.
-pub const MAX_REQUESTS: usize = 2_000;
-/// Bytes of one file of metadata, whatever other metadata says of it.
-pub const MAX_METADATA_BYTES: u64 = 16 << 20;
+pub const MAX_REQUESTS: usize = 512;
+/// Bytes of one file of metadata, whatever other metadata says of it. The library takes it apart before it
+/// looks for a signature, into more than a hundred times as many bytes of memory.
+pub const MAX_METADATA_BYTES: u64 = 256 << 10;
+/// Files of metadata in one run beside roots, and their bytes. The library follows delegations as deep as they
+/// go, on its stack, and keeps all of them.
+pub const MAX_METADATA_FILES: usize = 64;
+/// See [`MAX_METADATA_FILES`].
+pub const MAX_METADATA_IN_ALL: u64 = 2 << 20;
+/// How long a run may take, however it comes.
+pub const MAX_RUN: std::time::Duration = std::time::Duration::from_secs(6 * 3600);

@@ -1,6 +1,7 @@
 //! The ways to a repository: web servers and folders here, whatever else by [`Link`].
 
 mod adapter;
+mod remembering;
 mod web;
 
 use std::fmt::Debug;
@@ -16,9 +17,10 @@ use tokio::io::{AsyncRead as _, ReadBuf};
 use writ_common::tls::ConnectError;
 
 pub(crate) use adapter::{Adapter, METADATA, TARGETS, of_the_way};
+pub(crate) use remembering::Remembering;
 pub use web::Web;
 
-use crate::{MAX_METADATA_BYTES, MAX_REQUESTS};
+use crate::{MAX_METADATA_BYTES, MAX_METADATA_FILES, MAX_REQUESTS};
 
 /// Bytes read from a file at once.
 const CHUNK: usize = 256 << 10;
@@ -66,10 +68,12 @@ pub enum LinkError {
         pace: Pace,
     },
     /// More than the bound.
-    #[error("{0} has more than {MAX_METADATA_BYTES} bytes, which no metadata needs")]
+    #[error("{0} has more than {MAX_METADATA_BYTES} bytes, or all metadata more than it may have")]
     Long(String),
     /// More than the bound.
-    #[error("the repository needs more than {MAX_REQUESTS} files, which no update does")]
+    #[error(
+        "the repository needs more files than an update has: {MAX_REQUESTS} in all, {MAX_METADATA_FILES} of metadata"
+    )]
     Many,
     /// A folder that cannot be read.
     #[error("{}: {source}", path.display())]
@@ -88,6 +92,7 @@ fn hint(status: u16) -> &'static str {
     match status {
         300..=399 => "; redirects are not followed: give the address it leads to",
         401 | 407 => "; it asks who comes, and updates have no password",
+        403 => "; it may not read the file, or forbids it to this host",
         _ => "",
     }
 }

@@ -5,24 +5,20 @@
 //! * `mirror/metadata-NUMBER`: the metadata of one copy.
 //! * `mirror.json`: which copies are served. It alone decides; it is replaced whole.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
 
-use bytes::{Bytes, BytesMut};
-use futures_util::StreamExt as _;
-use futures_util::stream::once;
 use serde::{Deserialize, Serialize};
-use tough::{Prefix, Repository};
+use tough::{Prefix, Repository, TargetName};
 use writ_common::checkpoint;
 use writ_common::files;
 
 use crate::folder::Folder;
-use crate::link::{ByteStream, Link, LinkError};
+use crate::link::Link;
 use crate::reason::{Reason, UpdateError};
-use crate::run::{Source, list};
-use crate::{MAX_COMPONENT_BYTES, MAX_COMPONENTS, MAX_METADATA_BYTES, Name};
+use crate::run::{Listed, Source, check_room, components, list};
+use crate::{MAX_RUN, Name, Release};
 
 /// Which copies are served.
 const FILE: &str = "mirror.json";
@@ -65,25 +61,28 @@ pub struct Mirrored {
 pub async fn mirror<L: Link>(folder: &Folder, source: Source<L>) -> Result<Mirrored, UpdateError> {
     let _lock = folder.lock()?;
     let incoming = folder.incoming()?;
-    let ended = copy(folder, &incoming, source).await;
+    let copied = tokio::time::timeout(MAX_RUN, copy(folder, &incoming, source)).await;
+    let copied = copied.unwrap_or_else(|_| Err(too_long()));
     let _ = fs::remove_dir_all(incoming);
-    ended
+    if matches!(&copied, Err(error) if error.reason == Reason::DiskFull) {
+        // What came whole is kept for the next try, but not where it fills the disk.
+        tidy(&folder.path().join("mirror"), &folder.read_json(FILE)?.unwrap_or_default());
+    }
+    copied
+}
+
+pub(crate) fn too_long() -> UpdateError {
+    UpdateError::new(Reason::Slow, format!("it took longer than {MAX_RUN:?}"))
 }
 
 async fn copy<L: Link>(folder: &Folder, incoming: &Path, source: Source<L>) -> Result<Mirrored, UpdateError> {
     let mut copies: Copies = folder.read_json(FILE)?.unwrap_or_default();
     let place = folder.path().join("mirror");
-    tidy(&place, &copies);
-    let Source { link, root, pace } = source;
-    let source = Source { link: Remembering::new(link), root, pace };
-    let repository = list(folder, &incoming.join("metadata"), source).await?;
+    let Listed { repository, trusted } = list(folder, &incoming.join("metadata"), source).await?;
     let (timestamp, root) =
         (repository.timestamp().signed.version.get(), repository.root().signed.version.get());
-    if !repository.root().signed.consistent_snapshot {
-        let text = "the repository has no consistent snapshots, so that a copy of it could not change while somebody reads it: have it made with them";
-        return Err(UpdateError::new(Reason::Malformed, text));
-    }
-    let (targets, others) = bring(&repository, &place.join("targets")).await?;
+    let (components, others) = components(&repository)?;
+    let targets = bring(&repository, &components, &place.join("targets")).await?;
     let components = targets.len();
     let is_same = |copy: &Copy| copy.timestamp == timestamp && copy.root == root;
     if copies.current.as_ref().is_some_and(is_same) {
@@ -91,11 +90,17 @@ async fn copy<L: Link>(folder: &Folder, incoming: &Path, source: Source<L>) -> R
     }
     let number = copies.current.as_ref().map_or(0, |copy| copy.number) + 1;
     let metadata = place.join(format!("metadata-{number}"));
-    repository.cache_metadata(&metadata, true).await.map_err(|error| UpdateError::of_tuf(&error))?;
+    let _ = fs::remove_dir_all(&metadata);
+    // The roots are those that were verified, from the pinned one on; the library would copy whatever comes.
+    repository.cache_metadata(&metadata, false).await.map_err(|error| UpdateError::of_tuf(&error))?;
+    for (name, bytes) in trusted.roots() {
+        files::write_secret(&metadata.join(name), bytes).map_err(UpdateError::file)?;
+    }
     for path in files::list(&metadata).map_err(UpdateError::file)? {
         sync(&path)?;
     }
     sync(&metadata)?;
+    sync(&place)?;
     checkpoint!("mirror_copied");
     copies.earlier = copies.current.take();
     copies.current = Some(Copy { number, timestamp, root, targets });
@@ -105,31 +110,26 @@ async fn copy<L: Link>(folder: &Folder, incoming: &Path, source: Source<L>) -> R
 }
 
 /// Brings the components that are not here; the files that the copy names.
-async fn bring(repository: &Repository, folder: &Path) -> Result<(BTreeSet<String>, usize), UpdateError> {
+async fn bring(
+    repository: &Repository,
+    components: &[(TargetName, Name, Release)],
+    folder: &Path,
+) -> Result<BTreeSet<String>, UpdateError> {
     files::private_folder(folder).map_err(UpdateError::file)?;
-    let (mut targets, mut others) = (BTreeSet::new(), 0);
-    let all: BTreeMap<_, _> = repository.all_targets().map(|(name, target)| (name.clone(), target)).collect();
-    for (name, target) in all {
-        if name.raw().parse::<Name>().is_err() {
-            others += 1;
-            continue;
-        }
-        if targets.len() >= MAX_COMPONENTS || target.length > MAX_COMPONENT_BYTES {
-            let text =
-                format!("{} is too long, or there are more than {MAX_COMPONENTS} components", name.raw());
-            return Err(UpdateError::new(Reason::TooLong, text));
-        }
-        let file = format!("{}.{}", hex::encode(&target.hashes.sha256[..]), name.raw());
-        let path = folder.join(&file);
-        if !fs::metadata(&path).is_ok_and(|found| found.len() == target.length) {
-            let saved = repository.save_target(&name, folder, Prefix::Digest).await;
-            saved.map_err(|error| UpdateError::of_tuf(&error))?;
-            sync(&path)?;
-        }
-        targets.insert(file);
+    let file = |(_, name, release): &(TargetName, Name, Release)| format!("{}.{name}", release.sha256);
+    let is_here = |component: &(TargetName, Name, Release)| {
+        fs::metadata(folder.join(file(component))).is_ok_and(|found| found.len() == component.2.bytes)
+    };
+    let missing: Vec<_> = components.iter().filter(|component| !is_here(component)).collect();
+    check_room(folder, missing.iter().map(|(_, _, release)| release.bytes).sum())?;
+    for component in missing {
+        // The library compares the digest, and the file takes its name only then.
+        let saved = repository.save_target(&component.0, folder, Prefix::Digest).await;
+        saved.map_err(|error| UpdateError::of_tuf(&error))?;
+        sync(&folder.join(file(component)))?;
     }
     sync(folder)?;
-    Ok((targets, others))
+    Ok(components.iter().map(file).collect())
 }
 
 fn sync(path: &Path) -> Result<(), UpdateError> {
@@ -187,46 +187,5 @@ impl Folder {
     /// When it cannot be known.
     pub fn is_mirror(&self) -> Result<bool, UpdateError> {
         Ok(self.read_json::<Copies>(FILE)?.is_some_and(|copies| copies.current.is_some()))
-    }
-}
-
-/// Remembers the metadata that was read. The library verifies it as it reads, and reads it once more to write
-/// it: between the two the source may have changed.
-#[derive(Debug, Clone)]
-struct Remembering<L> {
-    link: L,
-    read: Arc<Mutex<BTreeMap<String, Bytes>>>,
-}
-
-impl<L> Remembering<L> {
-    fn new(link: L) -> Self {
-        Self { link, read: Arc::default() }
-    }
-}
-
-impl<L: Link> Link for Remembering<L> {
-    async fn fetch(&self, path: &str) -> Result<ByteStream, LinkError> {
-        if !path.starts_with("metadata/") {
-            return self.link.fetch(path).await;
-        }
-        let known = self.read.lock().unwrap_or_else(PoisonError::into_inner).get(path).cloned();
-        let bytes = match known {
-            Some(bytes) => bytes,
-            None => {
-                let mut stream = self.link.fetch(path).await?;
-                let mut bytes = BytesMut::new();
-                while let Some(piece) = stream.next().await {
-                    bytes.extend_from_slice(&piece?);
-                    if u64::try_from(bytes.len()).unwrap_or(u64::MAX) > MAX_METADATA_BYTES {
-                        return Err(LinkError::Long(path.to_owned()));
-                    }
-                }
-                let bytes = bytes.freeze();
-                let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
-                read.insert(path.to_owned(), bytes.clone());
-                bytes
-            }
-        };
-        Ok(Box::pin(once(std::future::ready(Ok(bytes)))))
     }
 }

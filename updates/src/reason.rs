@@ -118,7 +118,8 @@ impl Reason {
             Self::Unreachable | Self::Slow => {
                 "look at the way to the source and at the proxy; what is in force stays, and the next run tries again"
             }
-            Self::TooLong | Self::Malformed | Self::Missing | Self::Mismatched => {
+            Self::Missing => "see that the address is the repository's; if it is, have it published again",
+            Self::TooLong | Self::Malformed | Self::Mismatched => {
                 "tell whoever runs the repository: it is damaged, or somebody on the way changes it"
             }
             Self::Expired => {
@@ -171,11 +172,10 @@ impl UpdateError {
             LinkError::Connect(_)
             | LinkError::Status { .. }
             | LinkError::Broken { .. }
-            | LinkError::Many
             | LinkError::File { .. }
             | LinkError::Refused(_) => Reason::Unreachable,
             LinkError::Slow { .. } => Reason::Slow,
-            LinkError::Long(_) => Reason::TooLong,
+            LinkError::Long(_) | LinkError::Many => Reason::TooLong,
         };
         Self::new(reason, error.to_string())
     }

@@ -14,10 +14,11 @@ use writ_protocol::time::Timestamp;
 
 use crate::folder::Folder;
 use crate::link::{Link, Pace};
+use crate::mirror::too_long;
 use crate::reason::UpdateError;
-use crate::{Name, Release};
+use crate::{MAX_RUN, Name, Release};
 
-pub(crate) use fetch::list;
+pub(crate) use fetch::{Listed, check_room, components, list};
 
 /// Where a run gets its components from.
 #[derive(Debug, Clone)]
@@ -80,12 +81,10 @@ pub async fn update<L: Link>(
 ) -> Result<Report, UpdateError> {
     let _lock = folder.lock()?;
     let incoming = folder.incoming()?;
-    let ended = stages(folder, &incoming, source, now, told).await;
-    if ended.is_err() {
-        // On a full disk it would be what fills it.
-        let _ = fs::remove_dir_all(incoming);
-    }
-    ended
+    let ended = tokio::time::timeout(MAX_RUN, stages(folder, &incoming, source, now, told)).await;
+    // On a full disk it would be what fills it.
+    let _ = fs::remove_dir_all(incoming);
+    ended.unwrap_or_else(|_| Err(too_long()))
 }
 
 async fn stages<L: Link>(
@@ -100,6 +99,8 @@ async fn stages<L: Link>(
     let verified = verify::verify(fetched)?;
     told(Progress::Verified);
     checkpoint!("update_verified");
+    // From here on nobody goes back: what is staged and not named yet would be removed.
+    let _alone = folder.lock_shelf()?;
     let staged = stage::stage(folder, verified)?;
     told(Progress::Staged);
     checkpoint!("update_staged");

@@ -1,82 +1,170 @@
 //! The newest metadata that was seen from a repository: what keeps it from going back.
+//!
+//! * `roots/NUMBER.root.json`: the root that was pinned and those that followed, as they came. Each is signed
+//!   as the one before it asks.
+//! * `timestamp.json`, `snapshot.json`, `targets.json`: the newest of each, as the library writes it.
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use serde::de::IgnoredAny;
+use serde::de::DeserializeOwned;
+use tough::schema::{Role, RoleType, Root, Signed, Snapshot, Targets, Timestamp};
 use writ_common::files;
 use writ_protocol::id::Digest;
 
 use crate::reason::{Reason, UpdateError};
 
-/// The file that says whom to trust.
-const ROOT: &str = "root.json";
-/// In the order in which they are kept. Each was verified by the time it was written, so that a crash between
-/// two of them leaves an older one beside a newer one, as between two runs. The root is first: it says which
-/// keys the others must be signed by, and those by replaced keys count no more.
-const METADATA: [&str; 4] = [ROOT, "timestamp.json", "snapshot.json", "targets.json"];
+/// What is kept beside the roots. In the order in which it is written: a crash between two of them leaves an
+/// older one beside a newer one, as between two runs.
+const METADATA: [&str; 3] = ["timestamp.json", "snapshot.json", "targets.json"];
 
-/// What is trusted of one repository. Which one is said by the root that was pinned: two sources with the same
-/// root are two ways to one repository.
+/// A root and the bytes that it came as.
+#[derive(Debug, Clone)]
+pub(crate) struct TrustedRoot {
+    pub(crate) signed: Signed<Root>,
+    pub(crate) bytes: Vec<u8>,
+}
+
+impl TrustedRoot {
+    fn version(&self) -> u64 {
+        self.signed.signed.version.get()
+    }
+
+    fn parse(bytes: Vec<u8>) -> Result<Self, String> {
+        let signed: Signed<Root> = serde_json::from_slice(&bytes).map_err(|error| error.to_string())?;
+        signed.signed.verify_role(&signed).map_err(|error| error.to_string())?;
+        Ok(Self { signed, bytes })
+    }
+
+    /// Whether another root may take its place.
+    fn is_followed_by(&self, next: &Self) -> bool {
+        next.version() == self.version() + 1 && self.signed.signed.verify_role(&next.signed).is_ok()
+    }
+}
+
+/// What is trusted of one repository.
 #[derive(Debug, Clone)]
 pub struct Trusted {
     folder: PathBuf,
-    pinned: Digest,
+    /// From the one that was pinned, or an older one that led to it, to the newest.
+    roots: Vec<TrustedRoot>,
 }
 
 impl Trusted {
-    pub(crate) fn new(all: PathBuf, pinned: &[u8]) -> Self {
-        let pinned = Digest::of(pinned);
-        Self { folder: all.join(pinned.to_string()), pinned }
-    }
-
-    /// SHA-256 of the root that was pinned.
-    #[must_use]
-    pub const fn pinned(&self) -> Digest {
-        self.pinned
-    }
-
-    /// The root to begin with: the newest that was seen. One that began with the pinned root again would take
-    /// keys that were replaced since.
-    pub(crate) fn root(&self, pinned: &[u8]) -> Result<Vec<u8>, UpdateError> {
-        match files::read(&self.folder.join(ROOT)) {
-            Err(error) if error.is_missing() => Ok(pinned.to_vec()),
-            read => read.map_err(UpdateError::file),
+    /// The trust that begins with a pinned root. If that root was seen of a repository before, or is the next
+    /// one of it, what was seen counts: whoever pins a newer root of the same repository forgets nothing.
+    ///
+    /// # Errors
+    /// When the root is none, or what was kept is damaged.
+    pub(crate) fn open(all: &Path, pinned: &[u8]) -> Result<Self, UpdateError> {
+        let no_root = |why: String| {
+            UpdateError::new(Reason::NoRoot, format!("it is no root of a TUF repository: {why}"))
+        };
+        let root = TrustedRoot::parse(pinned.to_vec()).map_err(no_root)?;
+        for folder in files::list(all).map_err(UpdateError::file)? {
+            let mut roots = roots_in(&folder)?;
+            if roots.iter().any(|seen| seen.signed.signed == root.signed.signed) {
+                return Self { folder, roots }.checked();
+            }
+            if roots.last().is_some_and(|newest| newest.is_followed_by(&root)) {
+                roots.push(root);
+                return Self { folder, roots }.checked();
+            }
         }
+        Ok(Self { folder: all.join(Digest::of(pinned).to_string()), roots: vec![root] })
     }
 
-    /// Copies it to where the library works. The library writes in place, so it never works on the original.
+    /// Whether what is kept can be read. What cannot would let an older state of the repository pass.
+    fn checked(self) -> Result<Self, UpdateError> {
+        let bytes = |name: &str| read_if_there(&self.folder.join(name));
+        let [timestamp, snapshot, targets] = METADATA;
+        for (name, fault) in [
+            (timestamp, fault::<Timestamp>(bytes(timestamp)?)),
+            (snapshot, fault::<Snapshot>(bytes(snapshot)?)),
+            (targets, fault::<Targets>(bytes(targets)?)),
+        ] {
+            if let Some(why) = fault {
+                return Err(damaged(&self.folder.join(name), &why));
+            }
+        }
+        Ok(self)
+    }
+
+    /// The newest root.
+    pub(crate) fn newest(&self) -> Result<&TrustedRoot, UpdateError> {
+        let none = || UpdateError::new(Reason::NoRoot, "there is no root");
+        self.roots.last().ok_or_else(none)
+    }
+
+    /// All of them, by file name.
+    pub(crate) fn roots(&self) -> impl Iterator<Item = (String, &[u8])> {
+        self.roots.iter().map(|root| (format!("{}.root.json", root.version()), root.bytes.as_slice()))
+    }
+
+    /// Copies what was seen to where the library works. The library writes in place, so it never works on the
+    /// original.
     pub(crate) fn copy_to(&self, work: &Path) -> Result<(), UpdateError> {
         files::private_folder(work).map_err(UpdateError::file)?;
         for name in METADATA {
-            match fs::copy(self.folder.join(name), work.join(name)) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                copied => {
-                    copied.map_err(|source| UpdateError::io(&work.join(name), source))?;
-                }
+            if let Some(bytes) = read_if_there(&self.folder.join(name))? {
+                let to = work.join(name);
+                fs::write(&to, bytes).map_err(|source| UpdateError::io(&to, source))?;
             }
         }
         Ok(())
     }
 
-    /// Keeps what the library has verified, also of a run that failed: what was seen once is not forgotten.
-    pub(crate) fn keep_from(&self, work: &Path) -> Result<(), UpdateError> {
-        files::private_folder(&self.folder).map_err(UpdateError::file)?;
-        for name in METADATA {
-            let (from, to) = (work.join(name), self.folder.join(name));
-            match fs::read(&from) {
-                // Of a full disk it may be a piece.
-                Ok(bytes) if serde_json::from_slice::<IgnoredAny>(&bytes).is_err() => {}
-                Ok(bytes) if fs::read(&to).is_ok_and(|held| held == bytes) => {}
-                Ok(bytes) => files::write_secret(&to, &bytes).map_err(UpdateError::file)?,
-                // By the library's word: its keys were replaced, which forgives a version that was too high.
-                Err(error) if error.kind() == io::ErrorKind::NotFound && name != ROOT => {
-                    let _ = fs::remove_file(&to);
-                }
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(source) => return Err(UpdateError::io(&from, source)),
+    /// Keeps what was verified, also of a run that failed: what was seen once is not forgotten. `came` are the
+    /// roots that came, by version.
+    pub(crate) fn keep(
+        &mut self,
+        work: &Path,
+        mut came: impl FnMut(u64) -> Option<Vec<u8>>,
+    ) -> Result<(), UpdateError> {
+        let before = self.newest()?.signed.signed.clone();
+        loop {
+            let newest = self.newest()?;
+            let next = came(newest.version() + 1).and_then(|bytes| TrustedRoot::parse(bytes).ok());
+            match next.filter(|next| newest.is_followed_by(next)) {
+                Some(next) => self.roots.push(next),
+                None => break,
             }
+        }
+        let folder = self.folder.join("roots");
+        files::private_folder(&folder).map_err(UpdateError::file)?;
+        for (name, bytes) in self.roots() {
+            let to = folder.join(name);
+            if fs::read(&to).ok().as_deref() != Some(bytes) {
+                files::write_secret(&to, bytes).map_err(UpdateError::file)?;
+            }
+        }
+        let root = self.newest()?.signed.signed.clone();
+        let are_replaced = |role: RoleType| before.keys(role).ne(root.keys(role));
+        // As the library does: it forgives a version that whoever had the keys of before made too high.
+        let is_forgiven = are_replaced(RoleType::Timestamp) || are_replaced(RoleType::Snapshot);
+        let [timestamp, snapshot, targets] = METADATA;
+        self.keep_one::<Timestamp>(work, timestamp, &root, is_forgiven)?;
+        self.keep_one::<Snapshot>(work, snapshot, &root, is_forgiven)?;
+        self.keep_one::<Targets>(work, targets, &root, false)
+    }
+
+    fn keep_one<R>(&self, work: &Path, name: &str, root: &Root, is_forgiven: bool) -> Result<(), UpdateError>
+    where
+        R: Role + DeserializeOwned,
+    {
+        let to = self.folder.join(name);
+        let Some(bytes) = read_if_there(&work.join(name))? else {
+            if is_forgiven {
+                let _ = fs::remove_file(to);
+            }
+            return Ok(());
+        };
+        // On a full disk it may be a piece; and a role of another kind may have had this name.
+        let is_verified =
+            serde_json::from_slice::<Signed<R>>(&bytes).is_ok_and(|signed| root.verify_role(&signed).is_ok());
+        if is_verified && fs::read(&to).ok().as_ref() != Some(&bytes) {
+            files::write_secret(&to, &bytes).map_err(UpdateError::file)?;
         }
         Ok(())
     }
@@ -86,12 +174,49 @@ impl Trusted {
     /// # Errors
     /// Why not.
     pub fn check_root(bytes: &[u8]) -> Result<u64, UpdateError> {
-        let bad = |why: String| {
+        let no_root = |why: String| {
             UpdateError::new(Reason::NoRoot, format!("it is no root of a TUF repository: {why}"))
         };
-        let root: tough::schema::Signed<tough::schema::Root> =
-            serde_json::from_slice(bytes).map_err(|error| bad(error.to_string()))?;
-        root.signed.verify_role(&root).map_err(|error| bad(error.to_string()))?;
-        Ok(root.signed.version.get())
+        TrustedRoot::parse(bytes.to_vec()).map(|root| root.version()).map_err(no_root)
     }
+}
+
+/// The roots that were kept of a repository, each as the one before it asks.
+fn roots_in(folder: &Path) -> Result<Vec<TrustedRoot>, UpdateError> {
+    let mut roots = Vec::new();
+    for path in files::list(&folder.join("roots")).map_err(UpdateError::file)? {
+        // What a crash left beside one.
+        if path.extension().is_none_or(|end| end != "json") {
+            continue;
+        }
+        let bytes = files::read(&path).map_err(UpdateError::file)?;
+        roots.push(TrustedRoot::parse(bytes).map_err(|why| damaged(&path, &why))?);
+    }
+    roots.sort_by_key(TrustedRoot::version);
+    match roots.windows(2).find(|pair| !pair[0].is_followed_by(&pair[1])) {
+        Some(pair) => {
+            let file = format!("roots/{}.root.json", pair[1].version());
+            Err(damaged(&folder.join(file), "it does not follow the one before it"))
+        }
+        None => Ok(roots),
+    }
+}
+
+fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>, UpdateError> {
+    match fs::read(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        read => read.map(Some).map_err(|source| UpdateError::io(path, source)),
+    }
+}
+
+fn fault<R: Role + DeserializeOwned>(bytes: Option<Vec<u8>>) -> Option<String> {
+    serde_json::from_slice::<Signed<R>>(&bytes?).err().map(|error| error.to_string())
+}
+
+fn damaged(path: &Path, why: &str) -> UpdateError {
+    let text = format!(
+        "{}: what was seen of the repository is damaged ({why}): put it back from a copy; if there is none, remove its folder, and an older state of the repository is not noticed once",
+        path.display()
+    );
+    UpdateError::new(Reason::Damaged, text)
 }

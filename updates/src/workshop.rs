@@ -8,8 +8,9 @@ mod publish;
 mod state;
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs::{self, File, Permissions};
 use std::io;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -70,6 +71,9 @@ pub enum WorkshopError {
     /// The library's word.
     #[error("cannot sign: {0}")]
     Sign(String),
+    /// Every number was used.
+    #[error("there is no version left: make a new repository")]
+    Numbers,
     /// A time that ends before it begins.
     #[error("a lifetime is 1 hour to 10 years")]
     Lifetime,
@@ -124,11 +128,16 @@ impl Workshop {
         if let Some(taken) = [repository, keys].into_iter().find(|path| is_taken(path)) {
             return Err(WorkshopError::Exists(taken.to_owned()));
         }
+        publish::check_lifetimes(&lifetimes, root_lifetime, now)?;
         files::private_folder(keys)?;
         let lock = files::lock_folder(keys)?;
         for folder in ["metadata", "targets"] {
             let folder = repository.join(folder);
             fs::create_dir_all(&folder).map_err(WorkshopError::io(&folder))?;
+            // Whatever this user's mask is: it is published.
+            let published = Permissions::from_mode(0o755);
+            fs::set_permissions(&folder, published.clone()).map_err(WorkshopError::io(&folder))?;
+            fs::set_permissions(repository, published).map_err(WorkshopError::io(repository))?;
         }
         let workshop = Self { repository: repository.to_owned(), keys: keys.to_owned(), _lock: lock };
         for role in Role::ALL {
@@ -136,6 +145,7 @@ impl Workshop {
         }
         workshop.write_plan(&Plan::default())?;
         workshop.sign_root(None, passphrase, root_lifetime, now).await?;
+        workshop.write_numbers(&publish::Numbers { root: 1, ..publish::Numbers::default() })?;
         let published = workshop.publish(lifetimes, now).await?;
         Ok((workshop, published))
     }

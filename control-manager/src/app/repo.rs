@@ -172,6 +172,7 @@ fn refused(error: WorkshopError) -> Fatal {
         | WorkshopError::Key { .. }
         | WorkshopError::Component(_)
         | WorkshopError::Unknown(_)
+        | WorkshopError::Numbers
         | WorkshopError::Lifetime => Fatal::usage(error),
     }
 }
@@ -308,6 +309,9 @@ fn status(options: &Status) -> Result<(), Fatal> {
         text.push_str("The plan was changed since. Next: writ-control-manager repo publish");
     }
     place.say(&state, text.trim_end())?;
+    if let [first, ..] = state.problems.as_slice() {
+        return Err(Fatal::failure(format!("{first}. Next: writ-control-manager repo publish")));
+    }
     if ended.is_empty() {
         return Ok(());
     }

@@ -142,3 +142,37 @@ fn bad_input_changes_nothing_and_is_named() {
     drop(held);
     let _published = scene.repo("publish", &[]).ok();
 }
+
+#[test]
+fn what_is_published_can_be_read_whatever_the_mask_and_numbers_are_never_used_twice() {
+    let scene = Scene::new();
+    let manager = integration_tests::daemon::binary(MANAGER).display().to_string();
+    let place = |name: &str| scene.fleet.path(name).display().to_string();
+    let script = format!(
+        "umask 077; exec {manager} repo init --repository {} --keys {} --passphrase-file {}",
+        place("web/tuf"),
+        place("keys"),
+        place("passphrase")
+    );
+    let _made = scene.fleet.run_tool("sh", &["-c", &script]).ok();
+    let found = scene.fleet.run_tool("find", &[&place("web/tuf"), "!", "-perm", "-o=r"]).ok().stdout;
+    assert_eq!(found, "", "a web server reads all of it");
+    scene.offer("1");
+    let _kept = scene.fleet.run_tool("cp", &["-r", &place("web/tuf"), &place("copy")]).ok();
+    scene.offer("2");
+    assert_eq!(scene.others().unwrap(), "content 2");
+    // A lifetime that cannot be is refused before a key is replaced.
+    let wrong = ["--role", "timestamp", "--timestamp-lifetime", "30m"];
+    let refused = scene.with_passphrase("rotate-root", &wrong).failed(64);
+    assert!(refused.stderr.contains("1 hour to 10 years"), "{refused:?}");
+    assert_eq!(scene.others().unwrap(), "content 2");
+    // The published folder is put back from a copy: what is missing is said, and the numbers go on.
+    fs::remove_dir_all(scene.fleet.path("web/tuf")).unwrap();
+    fs::rename(scene.fleet.path("copy"), scene.fleet.path("web/tuf")).unwrap();
+    let status = scene.repo("status", &[]).failed(1);
+    assert!(status.stderr.contains("repo"), "{status:?}");
+    let refused = scene.repo("publish", &[]).failed(64);
+    assert!(refused.stderr.contains("repo add --component tool"), "{refused:?}");
+    scene.offer("3");
+    assert_eq!(scene.others().unwrap(), "content 3");
+}

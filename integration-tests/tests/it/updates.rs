@@ -53,7 +53,8 @@ fn a_server_follows_a_repository_of_other_tools_goes_back_and_on() {
     let unknown = fleet.keys(&["updates", "rollback", "toool"]).failed(64);
     assert!(unknown.stderr.contains("update_unknown_component"), "{unknown:?}");
     repository.offer("3", "three");
-    assert_eq!(fleet.keys(&["updates", "sync"]).ok().json()["held"], serde_json::json!(["tool"]));
+    let held = fleet.keys(&["updates", "sync"]).ok().json()["held"][0].clone();
+    assert_eq!((&held["name"], &held["version"]), (&"tool".into(), &"3".into()));
     assert_eq!(fleet.component("tool").1, "one");
     let _released = fleet.keys(&["updates", "release", "tool"]).ok();
     let again = fleet.keys(&["updates", "release", "tool"]).failed(64);
@@ -94,6 +95,7 @@ fn what_is_wrong_with_a_source_is_said_before_anything_is_changed() {
         (&["updates", "source", "set", "manager"][..], "writ manager update-source manager"),
         (&["updates", "source", "set", "default", "--root", &root], "updates.root"),
         (&["updates", "schedule", "--every", "1s"], "every 300 to 2592000 seconds"),
+        (&["updates", "schedule", "--every", "300ms"], "every 300 to 2592000 seconds"),
     ] {
         let refused = fleet.keys(arguments).failed(64);
         assert!(refused.stderr.contains(why), "{arguments:?}: {refused:?}");
@@ -210,4 +212,66 @@ fn a_server_begins_by_itself_when_a_source_is_set_and_an_alert_says_when_it_fail
     assert!(!off.stdout.contains("everySeconds"), "{off:?}");
     let released = fleet.call("UpdateService/Release", "{\"component\": \"tool\"}").ok();
     assert!(!released.stdout.contains("\"held\""), "{released:?}");
+}
+
+#[test]
+fn somebody_goes_back_while_a_run_is_under_way_and_it_is_heeded() {
+    let (fleet, repository, web) = scene();
+    let _set = fleet.update_from(&address(&web, "tuf"), &repository.root()).ok();
+    let _synced = fleet.keys(&["updates", "sync"]).ok();
+    repository.offer("2", "two");
+    let _synced = fleet.keys(&["updates", "sync"]).ok();
+    repository.offer("3", "three");
+    let stop = fleet.checkpoint("update_fetched");
+    let folder = fleet.path("server").display().to_string();
+    let run = fleet.spawn("writ-server-testing", &["updates", "sync", "--data-dir", &folder], &stop);
+    let held = stop.reached();
+    // Another run has to wait; going back does not.
+    let busy = fleet.keys(&["updates", "sync"]).failed(1);
+    assert!(busy.stderr.contains("(update_busy)"), "{busy:?}");
+    let status = fleet.keys(&["updates", "status"]).ok().json();
+    assert_eq!(status["last_run"]["outcome"], "under_way", "{status}");
+    let _back = fleet.keys(&["updates", "rollback", "tool"]).ok();
+    drop(held);
+    let (ended, said) = run.wait();
+    assert!(ended.success(), "{said}");
+    assert_eq!(fleet.component("tool"), ("1".to_owned(), "one".to_owned()));
+    let _released = fleet.keys(&["updates", "release", "tool"]).ok();
+    let _synced = fleet.keys(&["updates", "sync"]).ok();
+    assert_eq!(fleet.component("tool").1, "three");
+}
+
+#[test]
+fn a_source_that_lost_its_root_is_an_alert_and_mending_it_begins_a_run() {
+    let mut fleet = Fleet::unmade(Build::Testing);
+    let _made = fleet.init().ok();
+    let repository = TufRepository::make(fleet.path("tuf"));
+    let root = fleet.path("root.json").display().to_string();
+    fleet.server_config =
+        format!("[updates]\nurl = \"file://{}\"\nroot = \"{root}\"\n", repository.folder.display());
+    fleet.start_server(None);
+    fleet.add_context();
+    fleet.server().wait_for("an update failed", |said| said["code"] == "update_no_source");
+    let alerts = fleet.alerts("update_failed", "update_no_source");
+    assert_eq!(alerts.len(), 1, "{alerts:?}");
+    fs::copy(repository.root(), &root).unwrap();
+    let _synced = fleet.call("UpdateService/Sync", "{}").ok();
+    assert_eq!(fleet.component("tool").1, "one");
+    // A file that is gone or changed comes again; one that would be gone back to is looked at first.
+    repository.offer("2", "two");
+    let _synced = fleet.call("UpdateService/Sync", "{}").ok();
+    let shelf: Value =
+        serde_json::from_slice(&fs::read(fleet.path("server/updates/active.json")).unwrap()).unwrap();
+    let file = |which: &str| {
+        let sha256 = shelf["tool"][which]["sha256"].as_str().unwrap();
+        fleet.path("server/updates/components/tool").join(sha256)
+    };
+    fs::write(file("earlier"), "ONE").unwrap();
+    let refused = fleet.keys(&["updates", "rollback", "tool"]).failed(1);
+    assert!(refused.stderr.contains("nobody can go back to version 1"), "{refused:?}");
+    fs::write(file("active"), "TWO").unwrap();
+    let _synced = fleet.call("UpdateService/Sync", "{}").ok();
+    assert_eq!(fleet.component("tool"), ("2".to_owned(), "two".to_owned()));
+    let log = fleet.json(&["audit", "list", "--output", "json"]);
+    assert!(log.to_string().contains("UpdateService/Sync"), "{log}");
 }

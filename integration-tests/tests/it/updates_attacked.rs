@@ -52,6 +52,9 @@ fn a_repository_that_lies_is_refused_with_its_reason() {
         ("bad-version", "update_malformed"),
         ("no-metadata", "update_malformed"),
         ("unending-file", "update_too_long"),
+        ("large-metadata", "update_too_long"),
+        ("chain-of-roles", "update_too_long"),
+        ("role-called-root", "update_malformed"),
     ] {
         let enemy = repository.copied(&fleet, "enemy");
         enemy.python("attack", &[attack]);
@@ -86,16 +89,66 @@ fn a_target_that_leads_elsewhere_is_no_component_and_touches_nothing() {
 }
 
 #[test]
-fn an_old_state_of_the_repository_is_refused_by_every_way_to_it() {
+fn a_delegate_says_nothing_of_what_it_may_not_speak_for() {
+    let (fleet, repository) = scene();
+    let enemy = repository.copied(&fleet, "enemy");
+    enemy.python("attack", &["delegate-mislabels"]);
+    let _set = fleet.update_from(&format!("file://{}", enemy.folder.display()), &repository.root()).ok();
+    let _synced = sync(&fleet).ok();
+    assert_eq!(fleet.component("tool"), ("2".to_owned(), "two".to_owned()));
+    assert_eq!(sync(&fleet).ok().json()["run"]["outcome"], "current");
+}
+
+#[test]
+fn what_a_hostile_repository_left_behind_does_not_keep_the_honest_one_out() {
+    let (fleet, repository) = scene();
+    let enemy = repository.copied(&fleet, "enemy");
+    enemy.python("attack", &["role-called-root"]);
+    let _set = fleet.update_from(&format!("file://{}", enemy.folder.display()), &repository.root()).ok();
+    let _refused = sync(&fleet).failed(1);
+    // The new root was signed by the keys that count, so the honest repository goes on from there.
+    let root = enemy.folder.join("metadata/2.root.json");
+    fs::copy(root, repository.folder.join("metadata/2.root.json")).unwrap();
+    let trust = fs::read_dir(fleet.path("server/updates/trust")).unwrap().next().unwrap().unwrap().path();
+    let kept = fs::read_to_string(trust.join("roots/2.root.json")).unwrap();
+    assert!(kept.contains("\"_type\": \"root\""), "{kept}");
+    let refused = sync(&fleet).failed(1);
+    assert!(refused.stderr.contains("no consistent snapshots"), "the trust is not damaged: {refused:?}");
+}
+
+#[test]
+fn an_old_state_of_the_repository_is_refused_by_every_way_to_it_and_under_each_of_its_roots() {
     let (fleet, repository) = scene();
     let before = repository.copied(&fleet, "before");
     repository.offer("3", "three");
     let web = Proxy::files(&fleet.path("web"), None);
     let _set = fleet.update_from(&address(&web, "tuf"), &repository.root()).ok();
     let _synced = sync(&fleet).ok();
-    let _set = fleet.update_from(&format!("file://{}", before.folder.display()), &repository.root()).ok();
+    let old = format!("file://{}", before.folder.display());
+    // The same root as another file, as a package or another tool writes it.
+    let spaced = fleet.path("spaced.json").display().to_string();
+    fs::write(&spaced, format!("{}\n\n", fs::read_to_string(repository.root()).unwrap())).unwrap();
+    // The next root, which is pinned before it was seen.
+    repository.python("rotate", &[]);
+    let next = repository.folder.join("metadata/2.root.json").display().to_string();
+    for root in [&repository.root(), &spaced, &next] {
+        let _set = fleet.update_from(&old, root).ok();
+        let refused = sync(&fleet).failed(1);
+        let is_refused =
+            refused.stderr.contains("(update_rolled_back)") || refused.stderr.contains("(update_unsigned)");
+        assert!(is_refused, "{root}: {refused:?}");
+        assert_eq!(fleet.component("tool").1, "three", "{root}");
+    }
+    assert_eq!(fs::read_dir(fleet.path("server/updates/trust")).unwrap().count(), 1);
+    // What was seen is damaged: that is said, and nothing older passes meanwhile.
+    let trust = fs::read_dir(fleet.path("server/updates/trust")).unwrap().next().unwrap().unwrap().path();
+    fs::write(trust.join("timestamp.json"), "{").unwrap();
+    let _set = fleet.update_from(&old, &repository.root()).ok();
     let refused = sync(&fleet).failed(1);
-    assert!(refused.stderr.contains("(update_rolled_back)"), "{refused:?}");
+    assert!(
+        refused.stderr.contains("timestamp.json") && refused.stderr.contains("(update_damaged)"),
+        "{refused:?}"
+    );
     assert_eq!(fleet.component("tool").1, "three");
 }
 

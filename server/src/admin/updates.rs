@@ -8,7 +8,8 @@ use tokio::sync::mpsc;
 use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
-use writ_common::admin::Effect;
+use tracing::info;
+use writ_common::admin::{self, Effect};
 use writ_common::status::Failure;
 use writ_proto::admin::v1 as proto;
 use writ_proto::admin::v1::update_service_server::UpdateService;
@@ -42,7 +43,10 @@ impl UpdateService for Updates {
         &self,
         request: Request<proto::SetSourceRequest>,
     ) -> RpcResult<proto::SourceSettings> {
+        let actor = admin::actor(&request)?;
         let (choice, is_direct) = choice(request.into_inner())?;
+        let source = choice.describe(is_direct).map_err(failure)?;
+        info!(target: "audit", { actor = actor.name, source }, "update source is being set");
         let uplink = Arc::clone(&self.0);
         let set = self.0.server.to_the_end(async move { set_source(&uplink, choice, is_direct).await });
         Ok(Response::new(show_source(set.await??)))
@@ -52,17 +56,27 @@ impl UpdateService for Updates {
 
     async fn sync(&self, _: Request<proto::SyncRequest>) -> RpcResult<Self::SyncStream> {
         source::resolve(&Surroundings::of(&self.0)).map_err(failure)?;
+        // One waits for the run that is under way; more would only repeat it.
+        let waits = Arc::clone(&self.0.server.updates.asked).try_acquire_owned();
+        let waits = waits.map_err(|_| {
+            failure(UpdateError::new(Reason::Busy, "a run is under way, and another waits for its end"))
+        })?;
         let (sender, receiver) = mpsc::channel(WAITING_WORDS);
         let uplink = Arc::clone(&self.0);
         // It goes on when its listener hangs up: what was fetched is not thrown away.
         self.0.server.shutdown.spawn(async move {
+            let _waits = waits;
             let mut told = |progress| {
                 let _ = sender.try_send(Ok(show_progress(progress)));
             };
             let (run, ended) = Box::pin(sync(&uplink, &mut told)).await;
-            let last = ended.map(|_| {
-                let stage = proto::SyncStage::Ended.into();
-                proto::SyncProgress { stage, outcome: Some(show_run(run)), ..proto::SyncProgress::default() }
+            let last = ended.map(|report| proto::SyncProgress {
+                stage: proto::SyncStage::Ended.into(),
+                outcome: Some(show_run(run)),
+                held: report.held.into_iter().map(|(name, _)| name.into()).collect(),
+                unlisted: report.unlisted.into_iter().map(String::from).collect(),
+                other_targets: u32::try_from(report.others).unwrap_or(u32::MAX),
+                ..proto::SyncProgress::default()
             });
             let last = last.map_err(|error| failure(error).into());
             let _ = tokio::time::timeout(LAST_WORD, sender.send(last)).await;
@@ -75,7 +89,9 @@ impl UpdateService for Updates {
         &self,
         request: Request<proto::SetScheduleRequest>,
     ) -> RpcResult<proto::UpdateStatus> {
+        let actor = admin::actor(&request)?;
         let seconds = request.into_inner().every_seconds;
+        info!(target: "audit", { actor = actor.name, seconds }, "update schedule is being set");
         let folder = &self.0.server.updates.folder;
         let has_changed =
             Settings::change(folder, |settings| settings.set_every(seconds)).map_err(failure)?;
@@ -202,7 +218,7 @@ async fn set_source(uplink: &Arc<Uplink>, choice: Choice, is_direct: bool) -> Re
 }
 
 fn show_source(shown: Shown) -> proto::SourceSettings {
-    let Shown { chosen, url, root, has_authority, is_direct, next } = shown;
+    let Shown { chosen, url, root, has_authority, is_direct, next, is_missing: _ } = shown;
     let update_source = match chosen {
         Chosen::Default => proto::UpdateSource::Default,
         Chosen::Manager => proto::UpdateSource::Manager,
@@ -241,12 +257,15 @@ fn show_progress(progress: Progress) -> proto::SyncProgress {
 }
 
 fn show_run(run: LastRun) -> proto::UpdateRun {
-    let LastRun { began_ms, ended_ms, source, outcome } = run;
+    let LastRun { began_ms, ended_ms, source, source_digest: _, outcome } = run;
     let (updated, code, reason) = match outcome {
         Outcome::Updated(names) => {
             (names.into_iter().map(String::from).collect(), String::new(), String::new())
         }
-        Outcome::Current => Default::default(),
+        Outcome::Current | Outcome::UnderWay => Default::default(),
+        Outcome::Stopped => {
+            (Vec::new(), Reason::Stopped.as_str().to_owned(), "it was stopped before its end".to_owned())
+        }
         Outcome::Failed { code, reason } => (Vec::new(), code, reason),
     };
     proto::UpdateRun { began_at_ms: began_ms, ended_at_ms: ended_ms, source, updated, code, reason }

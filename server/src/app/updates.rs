@@ -12,7 +12,7 @@ use writ_common::say;
 use writ_common::shutdown::Shutdown;
 use writ_common::time::SystemClock;
 use writ_protocol::time::Timestamp;
-use writ_updates::{Held, LastRun, Name, Outcome, Progress, Reason, Release, UpdateError};
+use writ_updates::{Held, LastRun, Name, Offered, Outcome, Progress, Reason, Release, UpdateError};
 
 use super::local::Place;
 use crate::authority::publisher::TrustPublisher;
@@ -56,7 +56,8 @@ pub(super) enum Update {
         /// Which component.
         component: Name,
     },
-    /// Which versions are in force, since when, and how the last run ended. Exit code 1 when it failed.
+    /// Which versions are in force, since when, and how the last run ended. Exit code 1 when it failed, or when
+    /// the source lacks something.
     Status {
         #[command(flatten)]
         place: Place,
@@ -121,15 +122,15 @@ impl Opened {
     fn around(&self, shutdown: &Shutdown) -> Surroundings<'_> {
         Surroundings {
             updates: &self.updates,
-            line: self.bridge.held(),
-            vault: self.bridge.vault(),
+            bridge: &self.bridge,
             clock: Arc::new(SystemClock::new()),
             shutdown: shutdown.clone(),
         }
     }
 
-    async fn record(&self, command: &'static str) -> Result<(), Fatal> {
-        self.publisher.record(command).await.map_err(Fatal::failure)
+    /// Before it is done: a change without a trace is worse than a trace of one that failed.
+    async fn record(&self, command: &'static str, subject: String) -> Result<(), Fatal> {
+        self.publisher.record_about(command, subject).await.map_err(Fatal::failure)
     }
 
     fn change(&self, change: impl FnOnce(&mut Settings) -> Result<(), UpdateError>) -> Result<(), Fatal> {
@@ -158,39 +159,43 @@ pub(super) async fn run(verb: Update, shutdown: Shutdown) -> Result<(), Fatal> {
         }
         Update::Source(Source::Set { place, source, url, root, ca, direct }) => {
             let opened = open(&place, &shutdown).await?;
-            set(&opened, (source, url, root, ca), direct)?;
-            opened.record("updates source set").await?;
+            let (choice, subject) = choice(&opened, (source, url, root, ca), direct)?;
+            opened.record("writ-server updates source set", subject).await?;
+            opened.change(|settings| settings.choose(choice, direct))?;
             say_source(&place, &opened, &shutdown)
         }
         Update::Sync { place } => {
             let opened = open(&place, &shutdown).await?;
-            opened.record("updates sync").await?;
+            opened.record("writ-server updates sync", String::new()).await?;
             synchronise(&place, opened, &shutdown).await
         }
         Update::Schedule { place, every, off: _ } => {
             let opened = open(&place, &shutdown).await?;
-            let seconds = every.map_or(0, |every| every.as_secs());
+            // What is shorter than a second is too short, and not never.
+            let seconds = every.map_or(0, |every| every.as_secs().max(1));
+            opened.record("writ-server updates schedule", format!("every {seconds} s")).await?;
             opened.change(|settings| settings.set_every(seconds))?;
-            opened.record("updates schedule").await?;
             say_status(&place, &opened, &shutdown)
         }
         Update::Rollback { place, component } => {
             let opened = open(&place, &shutdown).await?;
+            opened.record("writ-server updates rollback", component.to_string()).await?;
             opened.updates.folder.roll_back(&component, opened.publisher.now).map_err(refused)?;
-            opened.record("updates rollback").await?;
             say_status(&place, &opened, &shutdown)
         }
         Update::Release { place, component } => {
             let opened = open(&place, &shutdown).await?;
+            opened.record("writ-server updates release", component.to_string()).await?;
             opened.updates.folder.release(&component).map_err(refused)?;
-            opened.record("updates release").await?;
             say_status(&place, &opened, &shutdown)
         }
         Update::Status { place } => {
             let opened = open(&place, &shutdown).await?;
             say_status(&place, &opened, &shutdown)?;
+            let is_missing = source::show(&opened.around(&shutdown)).map_err(refused)?.is_missing;
             match opened.updates.folder.last_run().map_err(refused)?.map(|run| run.outcome) {
                 Some(Outcome::Failed { .. }) => Err(Fatal::said()),
+                _ if is_missing => Err(Fatal::said()),
                 _ => Ok(()),
             }
         }
@@ -199,7 +204,12 @@ pub(super) async fn run(verb: Update, shutdown: Shutdown) -> Result<(), Fatal> {
 
 type Given = (SourceKind, Option<String>, Option<PathBuf>, Option<PathBuf>);
 
-fn set(opened: &Opened, (source, url, root, ca): Given, is_direct: bool) -> Result<(), Fatal> {
+/// What is chosen, and how the audit log names it.
+fn choice(
+    opened: &Opened,
+    (source, url, root, ca): Given,
+    is_direct: bool,
+) -> Result<(Choice, String), Fatal> {
     let is_manager_chosen = opened.bridge.held().registration.source == UpdateSource::Manager;
     let read = |path: PathBuf| files::read(&path).map_err(Fatal::usage);
     let root = root.map(read).transpose()?;
@@ -227,7 +237,8 @@ fn set(opened: &Opened, (source, url, root, ca): Given, is_direct: bool) -> Resu
             ));
         }
     };
-    opened.change(|settings| settings.choose(choice, is_direct))
+    let subject = choice.describe(is_direct).map_err(refused)?;
+    Ok((choice, subject))
 }
 
 #[derive(Serialize)]
@@ -308,10 +319,14 @@ fn say_status(place: &Place, opened: &Opened, shutdown: &Shutdown) -> Result<(),
         None => "\nevery   only when somebody asks".to_owned(),
     };
     if let Some(run) = &told.last_run {
-        let at = Timestamp::from_millis(run.ended_ms);
+        let at = Timestamp::from_millis(run.ended_ms.max(run.began_ms));
         let came = match &run.outcome {
             Outcome::Updated(names) => format!("{} in force", join(names)),
             Outcome::Current => "nothing was newer".to_owned(),
+            Outcome::UnderWay => {
+                format!("under way since {}, or killed since then", Timestamp::from_millis(run.began_ms))
+            }
+            Outcome::Stopped => "stopped before its end; the next begins anew".to_owned(),
             Outcome::Failed { reason, .. } => format!("failed: {reason}"),
         };
         text += &format!("\nlast    {at}  {came}");
@@ -337,7 +352,7 @@ fn join(names: &[Name]) -> String {
 #[derive(Serialize)]
 struct Synchronised {
     run: LastRun,
-    held: Vec<Name>,
+    held: Vec<Offered>,
     unlisted: Vec<Name>,
     other_targets: usize,
 }
@@ -348,27 +363,34 @@ async fn synchronise(place: &Place, opened: Opened, shutdown: &Shutdown) -> Resu
     drop(publisher);
     let around = Surroundings {
         updates: &updates,
-        line: bridge.held(),
-        vault: bridge.vault(),
+        bridge: &bridge,
         clock: Arc::new(SystemClock::new()),
         shutdown: shutdown.clone(),
     };
     let (run, ended) = Box::pin(around.sync(&mut |progress| say::aside(words(&progress)))).await;
-    let report = ended.map_err(refused)?;
+    let report = match ended {
+        Ok(report) => report,
+        Err(error) => {
+            let told = Synchronised { run, held: Vec::new(), unlisted: Vec::new(), other_targets: 0 };
+            place.say(&told, "Nothing was changed")?;
+            return Err(refused(error));
+        }
+    };
     let text = match &run.outcome {
         Outcome::Updated(names) => format!("In force: {}", join(names)),
         _ => "Nothing is newer".to_owned(),
     };
-    let names = |held: Vec<(Name, Release)>| held.into_iter().map(|(name, _)| name).collect::<Vec<_>>();
+    let offered = |(name, release): (Name, Release)| Offered { name, release };
     let told = Synchronised {
         run,
-        held: names(report.held),
+        held: report.held.into_iter().map(offered).collect(),
         unlisted: report.unlisted,
         other_targets: report.others,
     };
     let mut text = text;
     if !told.held.is_empty() {
-        text += &format!("\nHeld although there is another version: {}", join(&told.held));
+        let held: Vec<_> = told.held.iter().map(|offered| offered.name.clone()).collect();
+        text += &format!("\nHeld although there is another version: {}", join(&held));
     }
     if !told.unlisted.is_empty() {
         text += &format!("\nNot listed any more, and in force still: {}", join(&told.unlisted));

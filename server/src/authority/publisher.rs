@@ -473,7 +473,19 @@ impl TrustPublisher {
     /// # Errors
     /// When the store fails.
     pub(crate) async fn record(&self, command: &'static str) -> Result<(), StoreError> {
-        self.store.database().append(self.call(command, String::new())).await
+        self.record_about(command, String::new()).await
+    }
+
+    /// The same, and what it is about.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub(crate) async fn record_about(
+        &self,
+        command: &'static str,
+        subject: String,
+    ) -> Result<(), StoreError> {
+        self.store.database().append(self.call(command, subject)).await
     }
 
     /// Entries that ended go when a bundle has no room; revoked keys stay listed as long as possible.

@@ -47,6 +47,17 @@ pub(crate) struct ManagerClient {
     clock: SharedClock,
 }
 
+/// What a manager does when it is asked for a file of the repository that it mirrors.
+#[derive(Debug)]
+pub(crate) enum Mirrored {
+    /// It sends it.
+    File(Box<Streaming<UpdatePiece>>),
+    /// It has none; in its words.
+    Missing(String),
+    /// It sends too many at this moment.
+    Later,
+}
+
 /// What is asked of the manager.
 #[derive(Debug, Clone)]
 enum Question {
@@ -165,23 +176,23 @@ impl ManagerClient {
         self.check(sealed.digest(), &reply)
     }
 
-    /// Begins to bring a file of the repository that the manager mirrors; `None`: it has no such file.
+    /// Begins to bring a file of the repository that the manager mirrors.
     ///
     /// # Errors
     /// The leg that failed.
-    pub(crate) async fn fetch_update(&self, path: &str) -> Result<Option<Streaming<UpdatePiece>>, Fault> {
+    pub(crate) async fn fetch_update(&self, path: &str) -> Result<Mirrored, Fault> {
         let mut link = EntityLinkClient::new(self.web.clone()).max_decoding_message_size(MAX_FRAME_BYTES);
         let mut asked = link.fetch_update(proto::FetchUpdateRequest { path: path.to_owned() }).await;
         if self.is_asked_for_password() {
             asked = link.fetch_update(proto::FetchUpdateRequest { path: path.to_owned() }).await;
         }
+        let is_the_managers = self.web.status.load(Ordering::Relaxed) == 200;
         match asked {
-            Ok(pieces) => Ok(Some(pieces.into_inner())),
-            Err(status)
-                if status.code() == Code::NotFound && self.web.status.load(Ordering::Relaxed) == 200 =>
-            {
-                Ok(None)
+            Ok(pieces) => Ok(Mirrored::File(Box::new(pieces.into_inner()))),
+            Err(status) if is_the_managers && status.code() == Code::NotFound => {
+                Ok(Mirrored::Missing(quoted(status.message())))
             }
+            Err(status) if is_the_managers && status.code() == Code::ResourceExhausted => Ok(Mirrored::Later),
             Err(status) => Err(self.fault(&status)),
         }
     }

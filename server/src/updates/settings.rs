@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use url::Url;
 use writ_common::shutdown::Shutdown;
+use writ_protocol::id::Digest;
 use writ_updates::{Folder, Reason, Trusted, UpdateError, Web};
 
 use super::authorities;
@@ -62,6 +63,29 @@ pub(crate) enum Choice {
         /// PEM, if it is not whom this host trusts.
         authority: Option<Vec<u8>>,
     },
+}
+
+impl Choice {
+    /// For the audit log: who is trusted from now on.
+    ///
+    /// # Errors
+    /// When the source is one that `direct` says nothing of.
+    pub(crate) fn describe(&self, is_direct: bool) -> Result<String, UpdateError> {
+        let root = |root: &[u8]| format!("root {}", Digest::of(root));
+        let direct = if is_direct { " direct" } else { "" };
+        match self {
+            Self::Manager(_) if is_direct => {
+                let text = "the way to the manager is set with the registration: writ manager settings set --proxy none";
+                Err(UpdateError::new(Reason::NoSource, text))
+            }
+            Self::Default => Ok(format!("default{direct}")),
+            Self::Manager(None) => Ok("manager".to_owned()),
+            Self::Manager(Some(given)) => Ok(format!("manager {}", root(given))),
+            Self::Custom { url, root: given, .. } => {
+                Ok(format!("{} {}{direct}", writ_common::text::quoted(url), root(given)))
+            }
+        }
+    }
 }
 
 impl Settings {

@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 use super::by_manager::ByManager;
 use super::settings::{Settings, check_url};
 use super::{Surroundings, authorities, read};
-use crate::cm_bridge::UpdateSource;
+use crate::cm_bridge::{ManagerRecord, UpdateSource};
 
 /// Which source is chosen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +38,8 @@ pub(crate) struct Shown {
     pub is_direct: bool,
     /// What is missing; empty: nothing.
     pub next: String,
+    /// Something is missing of a source that was chosen or configured.
+    pub is_missing: bool,
 }
 
 /// A source that can be asked.
@@ -52,8 +54,27 @@ pub(crate) struct Resolved {
     is_direct: bool,
 }
 
-fn chosen(around: &Surroundings<'_>, settings: &Settings) -> Chosen {
-    match (around.line.registration.source, &settings.custom) {
+impl Resolved {
+    /// Of all that it is: another root, or another authority, is another source.
+    pub(super) fn digest(&self) -> String {
+        let Self { name, chosen: _, url, root, authority, is_direct } = self;
+        let url = url.as_ref().map(Url::as_str).unwrap_or_default();
+        let authority: Vec<u8> = authority.iter().flatten().flatten().copied().collect();
+        let direct = [u8::from(*is_direct)];
+        let parts: [&[u8]; 5] = [name.as_bytes(), url.as_bytes(), root, &authority, &direct];
+        Digest::of_parts(parts).to_string()
+    }
+}
+
+/// Whether an operator chose or configured any source: where there is none, nothing is missing.
+pub(super) fn is_any(around: &Surroundings<'_>) -> bool {
+    let is_unset = Settings::read(&around.updates.folder).is_ok_and(|settings| settings.custom.is_none());
+    let is_manager = around.bridge.held().registration.source == UpdateSource::Manager;
+    around.updates.configured.is_some() || is_manager || !is_unset
+}
+
+fn chosen(line: &ManagerRecord, settings: &Settings) -> Chosen {
+    match (line.registration.source, &settings.custom) {
         (UpdateSource::Manager, _) => Chosen::Manager,
         (UpdateSource::Default, Some(_)) => Chosen::Custom,
         (UpdateSource::Default, None) => Chosen::Default,
@@ -66,7 +87,7 @@ fn chosen(around: &Surroundings<'_>, settings: &Settings) -> Chosen {
 /// When the settings cannot be read.
 pub(crate) fn show(around: &Surroundings<'_>) -> Result<Shown, UpdateError> {
     let settings = Settings::read(&around.updates.folder)?;
-    let chosen = chosen(around, &settings);
+    let chosen = chosen(&around.bridge.held(), &settings);
     let configured = around.updates.configured.as_ref();
     let (url, has_authority) = match (chosen, &settings.custom, configured) {
         (Chosen::Custom, Some(custom), _) => (custom.url.clone(), custom.authority.is_some()),
@@ -76,7 +97,8 @@ pub(crate) fn show(around: &Surroundings<'_>) -> Result<Shown, UpdateError> {
     let resolved = resolve(around);
     let root = resolved.as_ref().ok().map(|resolved| Digest::of(&resolved.root));
     let next = resolved.err().map_or_else(String::new, |error| error.text);
-    Ok(Shown { chosen, url, root, has_authority, is_direct: settings.is_direct, next })
+    let is_missing = !next.is_empty() && is_any(around);
+    Ok(Shown { chosen, url, root, has_authority, is_direct: settings.is_direct, next, is_missing })
 }
 
 /// The source that is chosen, with its root and whoever vouches for it.
@@ -85,7 +107,7 @@ pub(crate) fn show(around: &Surroundings<'_>) -> Result<Shown, UpdateError> {
 /// What is missing.
 pub(crate) fn resolve(around: &Surroundings<'_>) -> Result<Resolved, UpdateError> {
     let settings = Settings::read(&around.updates.folder)?;
-    let chosen = chosen(around, &settings);
+    let chosen = chosen(&around.bridge.held(), &settings);
     let none = |text: &str| UpdateError::new(Reason::NoSource, text);
     let configured = around.updates.configured.as_ref();
     let is_direct = settings.is_direct;
@@ -166,11 +188,14 @@ async fn run<L: Link>(
 fn proxy(around: &Surroundings<'_>) -> Result<Option<net::Proxy>, UpdateError> {
     let refuse =
         |why: String| UpdateError::new(Reason::Unreachable, format!("the proxy cannot be used: {why}"));
-    let Some(proxy) = &around.line.saved.proxy else { return Ok(None) };
+    let line = around.bridge.held();
+    let settings = line.in_force.as_ref().unwrap_or(&line.saved);
+    let Some(proxy) = &settings.proxy else { return Ok(None) };
     let place = Place::of(&proxy.address, proxy.port).map_err(|error| refuse(error.to_string()))?;
     let login = match &proxy.login {
         Some(login) => {
-            let opened = around.vault.unseal(&login.password).map_err(|error| refuse(error.to_string()))?;
+            let opened =
+                around.bridge.vault().unseal(&login.password).map_err(|error| refuse(error.to_string()))?;
             let password = Zeroizing::new(String::from_utf8_lossy(&opened).into_owned());
             Some(Login { user: login.user.clone(), password })
         }

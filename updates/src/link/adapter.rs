@@ -3,7 +3,7 @@
 use std::error::Error as _;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -14,7 +14,7 @@ use tough::{Transport, TransportError, TransportErrorKind, TransportStream, asyn
 use url::Url;
 
 use super::{ByteStream, Link, LinkError, Pace};
-use crate::{MAX_METADATA_BYTES, MAX_REQUESTS};
+use crate::{MAX_METADATA_BYTES, MAX_METADATA_FILES, MAX_METADATA_IN_ALL, MAX_REQUESTS};
 
 /// Where metadata is, for the library. The host is nobody's: a [`Link`] sees the path alone.
 pub(crate) const METADATA: &str = "link://repository/metadata/";
@@ -26,21 +26,40 @@ pub(crate) const TARGETS: &str = "link://repository/targets/";
 pub(crate) struct Adapter<L> {
     link: L,
     pace: Pace,
-    asked: Arc<AtomicUsize>,
+    spent: Arc<Spent>,
+}
+
+/// What a run has asked for.
+#[derive(Debug, Default)]
+struct Spent {
+    files: AtomicUsize,
+    metadata: AtomicUsize,
+    metadata_bytes: AtomicU64,
 }
 
 impl<L> Adapter<L> {
     pub(crate) fn new(link: L, pace: Pace) -> Self {
-        Self { link, pace, asked: Arc::default() }
+        Self { link, pace, spent: Arc::default() }
     }
+
+    /// Whether one more file may be asked for.
+    fn may_ask(&self, path: &str) -> bool {
+        let is_one_more = |count: &AtomicUsize, most| count.fetch_add(1, Ordering::Relaxed) < most;
+        is_one_more(&self.spent.files, MAX_REQUESTS)
+            && (!is_bounded_together(path) || is_one_more(&self.spent.metadata, MAX_METADATA_FILES))
+    }
+}
+
+/// Metadata that the library keeps: all but roots, of which it holds one at a time.
+fn is_bounded_together(path: &str) -> bool {
+    path.starts_with("metadata/") && !path.ends_with(".root.json")
 }
 
 #[async_trait]
 impl<L: Link> Transport for Adapter<L> {
     async fn fetch(&self, url: Url) -> Result<TransportStream, TransportError> {
         let path = url.path().trim_start_matches('/').to_owned();
-        let is_one_more = self.asked.fetch_add(1, Ordering::Relaxed) < MAX_REQUESTS;
-        let asked = if is_one_more {
+        let asked = if self.may_ask(&path) {
             // The way may be as slow to begin as the file to come.
             let asked = tokio::time::timeout(self.pace.window * 2, self.link.fetch(&path)).await;
             asked.unwrap_or_else(|_| Err(LinkError::Slow { path: path.clone(), pace: self.pace }))
@@ -48,7 +67,10 @@ impl<L: Link> Transport for Adapter<L> {
             Err(LinkError::Many)
         };
         Ok(match asked {
-            Ok(stream) => Box::pin(Bounded::new(stream, path, self.pace, url)),
+            Ok(stream) => {
+                let spent = is_bounded_together(&path).then(|| Arc::clone(&self.spent));
+                Box::pin(Bounded::new((stream, spent), path, self.pace, url))
+            }
             // In the stream, not as an answer: the library takes every error of an answer for "there is no
             // newer root", and whoever can break a connection could so keep a replaced key in force.
             Err(error) => Box::pin(once(std::future::ready(Err(told(error, &url))))),
@@ -73,6 +95,7 @@ pub(crate) fn of_the_way(error: &TransportError) -> Option<&LinkError> {
 /// A file that must come at a pace, and end if it is metadata.
 struct Bounded {
     from: ByteStream,
+    spent: Option<Arc<Spent>>,
     path: String,
     url: Url,
     pace: Pace,
@@ -85,11 +108,11 @@ struct Bounded {
 }
 
 impl Bounded {
-    fn new(from: ByteStream, path: String, pace: Pace, url: Url) -> Self {
+    fn new((from, spent): (ByteStream, Option<Arc<Spent>>), path: String, pace: Pace, url: Url) -> Self {
         // Targets have their length in metadata, which the library holds them to.
         let most = if path.starts_with("metadata/") { MAX_METADATA_BYTES } else { u64::MAX };
         let until = Box::pin(sleep_until(Instant::now() + pace.window));
-        Self { from, path, url, pace, until, in_window: 0, all: 0, most, has_failed: false }
+        Self { from, spent, path, url, pace, until, in_window: 0, all: 0, most, has_failed: false }
     }
 
     fn fail(&mut self, error: LinkError) -> Poll<Option<Result<Bytes, TransportError>>> {
@@ -122,7 +145,11 @@ impl Stream for Bounded {
                 let length = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
                 self.in_window = self.in_window.saturating_add(length);
                 self.all = self.all.saturating_add(length);
-                if self.all > self.most {
+                let in_all = |spent: &Arc<Spent>| {
+                    spent.metadata_bytes.fetch_add(length, Ordering::Relaxed).saturating_add(length)
+                };
+                let in_all = self.spent.as_ref().map_or(0, in_all);
+                if self.all > self.most || in_all > MAX_METADATA_IN_ALL {
                     let long = LinkError::Long(self.path.clone());
                     return self.fail(long);
                 }
@@ -191,9 +218,9 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn metadata_without_end_is_given_up_at_the_bound() {
-        let (came, why) = given_up(1 << 20, "metadata/timestamp.json").await;
+        let (came, why) = given_up(32 << 10, "metadata/timestamp.json").await;
         assert_eq!(came, MAX_METADATA_BYTES);
-        assert!(why.starts_with("metadata/timestamp.json has more than 16777216 bytes"), "{why}");
+        assert!(why.starts_with("metadata/timestamp.json has more than 262144 bytes"), "{why}");
     }
 
     /// A way that fails for another reason than that there is no file.
@@ -217,9 +244,17 @@ mod tests {
     #[tokio::test]
     async fn a_run_asks_for_no_more_files_than_the_bound() {
         let adapter = Adapter::new(Cut, Pace::default());
-        adapter.asked.store(MAX_REQUESTS, Ordering::Relaxed);
-        let url = Url::parse(METADATA).unwrap().join("2.root.json").unwrap();
-        let error = adapter.fetch(url).await.unwrap().next().await.unwrap().unwrap_err();
-        assert!(matches!(of_the_way(&error), Some(LinkError::Many)), "{error}");
+        let ask = async |name: &str| {
+            let url = Url::parse(METADATA).unwrap().join(name).unwrap();
+            let error = adapter.fetch(url).await.unwrap().next().await.unwrap().unwrap_err();
+            matches!(of_the_way(&error), Some(LinkError::Many))
+        };
+        for _ in 0..MAX_METADATA_FILES {
+            assert!(!ask("1.role.json").await);
+        }
+        assert!(ask("1.role.json").await, "of a chain of delegations there is an end");
+        assert!(!ask("2.root.json").await);
+        adapter.spent.files.store(MAX_REQUESTS, Ordering::Relaxed);
+        assert!(ask("2.root.json").await);
     }
 }

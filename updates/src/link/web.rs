@@ -98,8 +98,11 @@ impl Web {
         let answer = sender.send_request(request).await.map_err(|error| broken(whole(&error)))?;
         match answer.status() {
             StatusCode::OK => Ok(answer.into_body()),
-            // Stores of objects say "forbidden" of what is not there.
-            StatusCode::NOT_FOUND | StatusCode::GONE | StatusCode::FORBIDDEN => {
+            StatusCode::NOT_FOUND | StatusCode::GONE => {
+                Err(LinkError::Missing(format!("{}{path}", self.base)))
+            }
+            // Stores of objects say so of what is not there, and most of the time there is no newer root.
+            StatusCode::FORBIDDEN if path.ends_with(".root.json") => {
                 Err(LinkError::Missing(format!("{}{path}", self.base)))
             }
             other => Err(LinkError::Status { status: other.as_u16(), path: path.to_owned() }),

@@ -1,6 +1,6 @@
 //! Fetching: the signed list first, then what of it is not here.
 
-use std::fs;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use futures_util::StreamExt as _;
@@ -9,16 +9,21 @@ use tokio::io::AsyncWriteExt as _;
 use tough::schema::Target;
 use tough::{ExpirationEnforcement, Limits, Repository, RepositoryLoader, TargetName};
 use url::Url;
+use writ_common::files;
 use writ_protocol::id::Digest;
 
 use super::{Progress, Report, Source};
+use crate::digest::{self, Hasher};
 use crate::folder::Folder;
-use crate::link::{Adapter, Link, METADATA, TARGETS};
+use crate::link::{Adapter, Link, METADATA, Remembering, TARGETS};
 use crate::reason::{Reason, UpdateError};
+use crate::trusted::Trusted;
 use crate::{MAX_COMPONENT_BYTES, MAX_COMPONENTS, MAX_METADATA_BYTES, Name, Release, Version};
 
 /// Bytes between two words of progress.
 const STEP: u64 = 4 << 20;
+/// Bytes of the disk that are left for others, or a twentieth of a small one: the database has no other.
+const KEPT_FREE: u64 = 256 << 20;
 /// Newer roots followed in one run.
 const MAX_ROOTS: u64 = 256;
 
@@ -28,12 +33,15 @@ pub(super) struct Arrival {
     pub(super) name: Name,
     pub(super) release: Release,
     pub(super) file: PathBuf,
+    /// SHA-256 of what came.
+    pub(super) sha256: Digest,
 }
 
 /// What came from a source. Its bytes are those that were signed; of what use they are is not known yet.
 #[derive(Debug)]
 pub(super) struct Fetched {
     pub(super) arrivals: Vec<Arrival>,
+    pub(super) relabelled: Vec<(Name, Release)>,
     pub(super) report: Report,
 }
 
@@ -43,17 +51,30 @@ pub(super) async fn fetch<L: Link>(
     source: Source<L>,
     told: &mut (dyn FnMut(Progress) + Send),
 ) -> Result<Fetched, UpdateError> {
-    let repository = list(folder, &incoming.join("metadata"), source).await?;
-    let (wanted, report) = compare(&repository, folder)?;
+    let Listed { repository, .. } = list(folder, &incoming.join("metadata"), source).await?;
+    let (components, others) = components(&repository)?;
+    let compared = compare(components, folder)?;
+    let Compared { wanted, mut report, relabelled } = compared;
+    report.others = others;
     let bytes = wanted.iter().map(|(_, _, release)| release.bytes).sum();
     told(Progress::Listed { wanted: wanted.len(), bytes });
+    let place = incoming.join("components");
+    files::private_folder(&place).map_err(UpdateError::file)?;
+    check_room(&place, bytes)?;
     let mut arrivals = Vec::new();
     for (target, name, release) in wanted {
-        let file = incoming.join(name.as_ref());
-        bring(&repository, &target, (&name, &release), &file, told).await?;
-        arrivals.push(Arrival { name, release, file });
+        let file = place.join(name.as_ref());
+        let sha256 = bring(&repository, &target, (&name, &release), &file, told).await?;
+        arrivals.push(Arrival { name, release, file, sha256 });
     }
-    Ok(Fetched { arrivals, report })
+    Ok(Fetched { arrivals, relabelled, report })
+}
+
+/// What a source has, and the roots that lead there.
+#[derive(Debug)]
+pub(crate) struct Listed {
+    pub(crate) repository: Repository,
+    pub(crate) trusted: Trusted,
 }
 
 /// Reads what there is. Whatever becomes of it, metadata that was verified on the way is kept.
@@ -61,10 +82,10 @@ pub(crate) async fn list<L: Link>(
     folder: &Folder,
     work: &Path,
     source: Source<L>,
-) -> Result<Repository, UpdateError> {
-    let trusted = folder.trusted(&source.root);
+) -> Result<Listed, UpdateError> {
+    let mut trusted = folder.trusted(&source.root)?;
     trusted.copy_to(work)?;
-    let root = trusted.root(&source.root)?;
+    let root = trusted.newest()?.bytes.clone();
     let limits = Limits {
         max_root_size: MAX_METADATA_BYTES,
         max_targets_size: MAX_METADATA_BYTES,
@@ -74,54 +95,98 @@ pub(crate) async fn list<L: Link>(
     };
     let address =
         |text: &str| Url::parse(text).map_err(|error| UpdateError::new(Reason::Malformed, error.to_string()));
+    let link = Remembering::new(source.link);
     let loaded = RepositoryLoader::new(&root, address(METADATA)?, address(TARGETS)?)
-        .transport(Adapter::new(source.link, source.pace))
+        .transport(Adapter::new(link.clone(), source.pace))
         .limits(limits)
         .datastore(work)
         .expiration_enforcement(ExpirationEnforcement::Safe)
         .load()
         .await;
-    let kept = trusted.keep_from(work);
+    let kept = trusted.keep(work, |version| link.came(&format!("{version}.root.json")));
     let repository = loaded.map_err(|error| UpdateError::of_tuf(&error))?;
     kept?;
-    Ok(repository)
+    if !repository.root().signed.consistent_snapshot {
+        let text = "the repository has no consistent snapshots, so that it changes while somebody reads it: have it made with them";
+        return Err(UpdateError::new(Reason::Malformed, text));
+    }
+    Ok(Listed { repository, trusted })
 }
 
-type Wanted = Vec<(TargetName, Name, Release)>;
+type Components = Vec<(TargetName, Name, Release)>;
 
-/// What the source has and is not in force here.
-fn compare(repository: &Repository, folder: &Folder) -> Result<(Wanted, Report), UpdateError> {
-    let shelf = folder.shelf()?;
-    // What somebody removed, or a power cut took, comes again.
-    let is_here = |name: &Name, release: &Release| {
-        fs::metadata(folder.file(name, release)).is_ok_and(|found| found.len() == release.bytes)
-    };
-    let (mut wanted, mut report, mut listed) = (Wanted::new(), Report::default(), Vec::new());
-    for (target, described) in repository.all_targets() {
-        let Ok(name) = target.raw().parse::<Name>() else {
-            report.others += 1;
-            continue;
-        };
-        let release = release(&name, described)?;
-        listed.push(name.clone());
-        match shelf.0.get(&name) {
-            Some(held) if held.active.sha256 == release.sha256 && is_here(&name, &release) => {}
-            Some(held) if held.is_held && held.active.sha256 != release.sha256 => {
-                report.held.push((name, release))
+/// The components of a repository, and how many of its targets are none. A name is what the first role says
+/// that may speak for it: delegates list what they like.
+pub(crate) fn components(repository: &Repository) -> Result<(Components, usize), UpdateError> {
+    let names: BTreeSet<&TargetName> = repository.all_targets().map(|(name, _)| name).collect();
+    let (mut components, mut others) = (Components::new(), 0);
+    for target in names {
+        let named = target.raw().parse::<Name>().ok();
+        let described = repository.targets().signed.find_target(target, false).ok();
+        match named.zip(described) {
+            Some((name, described)) => {
+                let release = release(&name, described)?;
+                components.push((target.clone(), name, release));
             }
-            Some(_) | None => wanted.push((target.clone(), name, release)),
+            None => others += 1,
         }
     }
-    if listed.len() > MAX_COMPONENTS {
-        let text = format!(
-            "the repository lists {} components, and {MAX_COMPONENTS} are taken at most",
-            listed.len()
-        );
+    if components.len() > MAX_COMPONENTS {
+        let listed = components.len();
+        let text =
+            format!("the repository lists {listed} components, and {MAX_COMPONENTS} are taken at most");
         return Err(UpdateError::new(Reason::TooLong, text));
     }
-    report.unlisted = shelf.0.keys().filter(|name| !listed.contains(name)).cloned().collect();
-    wanted.sort_by(|(_, one, _), (_, other, _)| one.cmp(other));
-    Ok((wanted, report))
+    Ok((components, others))
+}
+
+/// What is to be done about what a source has.
+struct Compared {
+    wanted: Components,
+    /// Bytes that are here, under another version.
+    relabelled: Vec<(Name, Release)>,
+    report: Report,
+}
+
+fn compare(components: Components, folder: &Folder) -> Result<Compared, UpdateError> {
+    let shelf = folder.shelf()?;
+    // What somebody removed or changed, or a disk forgot, comes again.
+    let is_here = |name: &Name, release: &Release| {
+        digest::of_file(&folder.file(name, release)).is_ok_and(|found| found == release.sha256)
+    };
+    let mut report = Report::default();
+    let is_listed = |name: &&Name| components.iter().any(|(_, listed, _)| listed == *name);
+    report.unlisted = shelf.0.keys().filter(|name| !is_listed(name)).cloned().collect();
+    let (mut wanted, mut relabelled) = (Components::new(), Vec::new());
+    for (target, name, release) in components {
+        match shelf.0.get(&name) {
+            Some(held) if held.active.sha256 == release.sha256 && is_here(&name, &release) => {
+                if held.active.version != release.version {
+                    relabelled.push((name, release));
+                }
+            }
+            Some(held) if held.is_held && held.active.sha256 != release.sha256 => {
+                report.held.push((name, release));
+            }
+            Some(_) | None => wanted.push((target, name, release)),
+        }
+    }
+    Ok(Compared { wanted, relabelled, report })
+}
+
+/// Whether so many bytes have room, and leave some for whatever else lives on the disk.
+pub(crate) fn check_room(folder: &Path, bytes: u64) -> Result<(), UpdateError> {
+    let found = rustix::fs::statvfs(folder).map_err(|error| UpdateError::io(folder, error.into()))?;
+    let (free, all) = (found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize);
+    let kept = (all / 20).min(KEPT_FREE);
+    if bytes == 0 || bytes.saturating_add(kept) <= free {
+        return Ok(());
+    }
+    let text = format!(
+        "{}: {bytes} bytes are to come, {free} are free, and {kept} are left for others",
+        folder.display()
+    );
+    Err(UpdateError::new(Reason::DiskFull, text))
 }
 
 /// What metadata says of a component. Its version is in `custom`; a repository that was made by other tools
@@ -151,16 +216,17 @@ async fn bring(
     (name, release): (&Name, &Release),
     file: &Path,
     told: &mut (dyn FnMut(Progress) + Send),
-) -> Result<(), UpdateError> {
+) -> Result<Digest, UpdateError> {
     let failed = |source| UpdateError::io(file, source);
     let missing = || UpdateError::new(Reason::Missing, format!("{name} is not listed"));
     let read = repository.read_target(target).await.map_err(|error| UpdateError::of_tuf(&error))?;
     let mut stream = read.ok_or_else(missing)?;
     let mut out = File::create_new(file).await.map_err(failed)?;
-    let (mut done, mut said) = (0_u64, 0);
+    let (mut done, mut said, mut hasher) = (0_u64, 0, Hasher::new());
     // The library compares the digest when the stream ends, and says so in its place.
     while let Some(piece) = stream.next().await {
         let piece = piece.map_err(|error| UpdateError::of_tuf(&error))?;
+        hasher.update(&piece);
         out.write_all(&piece).await.map_err(failed)?;
         done += u64::try_from(piece.len()).unwrap_or(u64::MAX);
         if done / STEP > said {
@@ -170,5 +236,5 @@ async fn bring(
     }
     out.sync_all().await.map_err(failed)?;
     told(Progress::Fetching { name: name.clone(), release: release.clone(), done });
-    Ok(())
+    Ok(hasher.finish())
 }

@@ -13,13 +13,14 @@ use crate::{Name, Release};
 #[derive(Debug)]
 pub(super) struct Staged {
     pub(super) releases: Vec<(Name, Release)>,
+    pub(super) relabelled: Vec<(Name, Release)>,
     pub(super) report: Report,
 }
 
 pub(super) fn stage(folder: &Folder, verified: Verified) -> Result<Staged, UpdateError> {
-    let Verified { arrivals, report } = verified;
+    let Verified { arrivals, relabelled, report } = verified;
     let mut releases = Vec::new();
-    for Arrival { name, release, file } in arrivals {
+    for Arrival { name, release, file, sha256: _ } in arrivals {
         let place = folder.file(&name, &release);
         if let Some(parent) = place.parent() {
             files::private_folder(parent).map_err(UpdateError::file)?;
@@ -28,5 +29,5 @@ pub(super) fn stage(folder: &Folder, verified: Verified) -> Result<Staged, Updat
         files::rename(&file, &place).map_err(UpdateError::file)?;
         releases.push((name, release));
     }
-    Ok(Staged { releases, report })
+    Ok(Staged { releases, relabelled, report })
 }

@@ -2,19 +2,19 @@
 //! everything that what they read names.
 
 use std::collections::{HashMap, HashSet};
-use std::fs::{self, File};
-use std::io::{Read as _, Write as _};
+use std::fs::{self, File, Permissions};
+use std::io::{self, Read as _, Write as _};
 use std::num::NonZeroU64;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::time::Duration;
 
-use aws_lc_rs::digest::{Context, SHA256};
 use aws_lc_rs::rand::SystemRandom;
 use jiff::Timestamp as Date;
 use serde::{Deserialize, Serialize};
 use tough::TargetName;
 use tough::editor::RepositoryEditor;
-use tough::editor::signed::SignedRole;
+use tough::editor::signed::{SignedRepository, SignedRole};
 use tough::key_source::KeySource;
 use tough::schema::{Hashes, KeyHolder, RoleKeys, Root, Signed, Target};
 use writ_common::checkpoint;
@@ -25,6 +25,7 @@ use writ_protocol::time::Timestamp;
 
 use super::keys::{Role, SecretKey};
 use super::{Lifetimes, Workshop, WorkshopError};
+use crate::digest::Hasher;
 use crate::{Name, Release};
 
 /// The specification that metadata follows.
@@ -52,6 +53,18 @@ pub struct Published {
     pub components: Vec<(Name, Release)>,
 }
 
+/// Which numbers were used. They are kept with the keys: what lies in the published folder may be a copy of
+/// before, or anybody's.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(super) struct Numbers {
+    pub(super) root: u64,
+    pub(super) targets: u64,
+    pub(super) snapshot: u64,
+    pub(super) timestamp: u64,
+    /// Of targets and snapshot in the last two publications, the newest first.
+    pub(super) published: Vec<(u64, u64)>,
+}
+
 /// A root that is being replaced: what a crash leaves is finished, or undone, when the folder is opened.
 #[derive(Serialize, Deserialize)]
 struct Rotation {
@@ -63,22 +76,30 @@ impl Workshop {
     /// Signs the plan and puts it in force.
     ///
     /// # Errors
-    /// When a key is missing or a file cannot be written. What was published before is whole then, and
-    /// publishing again mends what was begun.
+    /// When a key or a component's file is missing, or a file cannot be written. What was published before is
+    /// whole then, and publishing again mends what was begun.
     pub async fn publish(&self, lifetimes: Lifetimes, now: Timestamp) -> Result<Published, WorkshopError> {
         let plan = self.plan()?;
-        let newest = self.newest_root()?;
-        let root_file = self.metadata(&format!("{newest}.root.json"));
+        for (name, release) in &plan.components {
+            self.check_target(name, release)?;
+        }
+        // Noted before anything is written: a number that a reader may have seen is never used again.
+        let mut numbers = self.numbers()?;
+        let next = |number: u64| number.checked_add(1).ok_or(WorkshopError::Numbers);
+        numbers.targets = next(numbers.targets)?;
+        numbers.snapshot = next(numbers.snapshot)?;
+        numbers.timestamp = next(numbers.timestamp)?;
+        self.write_numbers(&numbers)?;
+        let root_file = self.metadata(&format!("{}.root.json", numbers.root));
         let root_bytes = files::read(&root_file)?;
-        let next = |file: &str| -> Result<NonZeroU64, WorkshopError> {
-            Ok(self.version_of(file)?.map_or(NonZeroU64::MIN, |version| version.saturating_add(1)))
-        };
-        let (targets, snapshot, timestamp) = (next("targets")?, next("snapshot")?, next("timestamp")?);
+        let version = |number| NonZeroU64::new(number).ok_or(WorkshopError::Numbers);
         let mut editor = RepositoryEditor::new(&root_file).await.map_err(signing)?;
-        editor.targets_version(targets).map_err(signing)?;
+        editor.targets_version(version(numbers.targets)?).map_err(signing)?;
         editor.targets_expires(date(now, lifetimes.targets)?).map_err(signing)?;
-        editor.snapshot_version(snapshot).snapshot_expires(date(now, lifetimes.snapshot)?);
-        editor.timestamp_version(timestamp).timestamp_expires(date(now, lifetimes.timestamp)?);
+        editor.snapshot_version(version(numbers.snapshot)?);
+        editor.snapshot_expires(date(now, lifetimes.snapshot)?);
+        editor.timestamp_version(version(numbers.timestamp)?);
+        editor.timestamp_expires(date(now, lifetimes.timestamp)?);
         for (name, release) in &plan.components {
             let target = TargetName::new(name.as_ref()).map_err(signing)?;
             editor.add_target(target, describe(release)).map_err(signing)?;
@@ -88,13 +109,27 @@ impl Workshop {
             keys.push(Box::new(self.key(role, None)?));
         }
         let signed = editor.sign(&keys).await.map_err(signing)?;
+        self.show(&signed, &numbers).await?;
+        let components = plan.components.clone().into_iter().collect();
+        self.write_plan(&super::Plan { is_changed: false, ..plan })?;
+        numbers.published.insert(0, (numbers.targets, numbers.snapshot));
+        numbers.published.truncate(2);
+        self.write_numbers(&numbers)?;
+        self.tidy(&numbers)?;
+        let Numbers { root, targets, snapshot, timestamp, .. } = numbers;
+        let root_sha256 = Digest::of(&root_bytes);
+        Ok(Published { root, targets, snapshot, timestamp, root_sha256, components })
+    }
+
+    /// Writes what was signed to where the web server shows it.
+    async fn show(&self, signed: &SignedRepository, numbers: &Numbers) -> Result<(), WorkshopError> {
         let drafts = self.keys.join("signed");
         let _ = fs::remove_dir_all(&drafts);
         files::private_folder(&drafts)?;
         signed.write(&drafts).await.map_err(signing)?;
         let names = [
-            format!("{targets}.targets.json"),
-            format!("{snapshot}.snapshot.json"),
+            format!("{}.targets.json", numbers.targets),
+            format!("{}.snapshot.json", numbers.snapshot),
             "timestamp.json".to_owned(),
         ];
         for name in names {
@@ -102,16 +137,19 @@ impl Workshop {
             checkpoint!("repository_written");
         }
         let _ = fs::remove_dir_all(&drafts);
-        self.write_plan(&super::Plan { is_changed: false, components: plan.components.clone() })?;
-        self.tidy(targets, snapshot)?;
-        Ok(Published {
-            root: newest.get(),
-            targets: targets.get(),
-            snapshot: snapshot.get(),
-            timestamp: timestamp.get(),
-            root_sha256: Digest::of(&root_bytes),
-            components: plan.components.into_iter().collect(),
-        })
+        Ok(())
+    }
+
+    /// Whether a component's file is there, as it was planned.
+    pub(super) fn check_target(&self, name: &Name, release: &Release) -> Result<(), WorkshopError> {
+        let file = self.target(name, release.sha256);
+        match fs::metadata(&file) {
+            Ok(found) if found.is_file() && found.len() == release.bytes => Ok(()),
+            _ => Err(WorkshopError::Component(format!(
+                "{}: it is not there as it was planned; once more: writ-control-manager repo add --component {name}",
+                file.display()
+            ))),
+        }
     }
 
     /// Replaces keys, by a new root that the old and the new key of the root sign. With no roles the keys stay
@@ -128,7 +166,10 @@ impl Workshop {
         lifetimes: Lifetimes,
         now: Timestamp,
     ) -> Result<Published, WorkshopError> {
-        let version = self.newest_root()?.saturating_add(1);
+        // Before anything is replaced: what is signed anew is signed at once after it.
+        check_lifetimes(&lifetimes, root_lifetime, now)?;
+        let version = self.numbers()?.root.checked_add(1).and_then(NonZeroU64::new);
+        let version = version.ok_or(WorkshopError::Numbers)?;
         let rotation = Rotation { version: version.get(), roles: roles.to_vec() };
         let bytes = serde_json::to_vec(&rotation).map_err(signing)?;
         files::write_secret(&self.keys.join("rotation.json"), &bytes)?;
@@ -147,7 +188,11 @@ impl Workshop {
         };
         let rotation: Rotation = serde_json::from_slice(&bytes)
             .map_err(|error| WorkshopError::Metadata { path: path.clone(), why: error.to_string() })?;
-        let is_published = self.newest_root()?.get() >= rotation.version;
+        let is_published = self.metadata(&format!("{}.root.json", rotation.version)).exists();
+        if is_published {
+            let numbers = self.numbers()?;
+            self.write_numbers(&Numbers { root: rotation.version, ..numbers })?;
+        }
         for role in rotation.roles {
             if is_published { self.take_next(role)? } else { self.drop_next(role)? }
         }
@@ -207,67 +252,45 @@ impl Workshop {
         Ok(root.signed)
     }
 
-    /// The version of the newest root.
-    pub(super) fn newest_root(&self) -> Result<NonZeroU64, WorkshopError> {
-        let missing = || WorkshopError::Metadata {
-            path: self.metadata("1.root.json"),
-            why: "there is no root: put the repository back from a copy".to_owned(),
-        };
-        self.version_of("root")?.ok_or_else(missing)
+    pub(super) fn numbers(&self) -> Result<Numbers, WorkshopError> {
+        let path = self.keys.join("numbers.json");
+        let bytes = files::read(&path)?;
+        serde_json::from_slice(&bytes)
+            .map_err(|error| WorkshopError::Metadata { path, why: format!("it is damaged: {error}") })
     }
 
-    /// The newest version of a role that is published, by file names; the timestamp has its in the file.
-    pub(super) fn version_of(&self, role: &str) -> Result<Option<NonZeroU64>, WorkshopError> {
-        if role == "timestamp" {
-            let path = self.metadata("timestamp.json");
-            let bytes = match files::read(&path) {
-                Err(error) if error.is_missing() => return Ok(None),
-                read => read?,
-            };
-            let timestamp: Signed<tough::schema::Timestamp> = serde_json::from_slice(&bytes)
-                .map_err(|error| WorkshopError::Metadata { path, why: error.to_string() })?;
-            return Ok(Some(timestamp.signed.version));
-        }
-        let found = files::list(&self.repository.join("metadata"))?;
-        let versions = found.iter().filter_map(|path| {
-            let (version, rest) = path.file_name()?.to_str()?.split_once('.')?;
-            (rest.strip_suffix(".json")? == role).then(|| version.parse().ok())?
-        });
-        Ok(versions.max())
+    pub(super) fn write_numbers(&self, numbers: &Numbers) -> Result<(), WorkshopError> {
+        let bytes = serde_json::to_vec_pretty(numbers).map_err(signing)?;
+        Ok(files::write_secret(&self.keys.join("numbers.json"), &bytes)?)
     }
 
     /// Removes what neither this nor the last publication names: whoever reads still finds what they read of.
-    fn tidy(&self, targets: NonZeroU64, snapshot: NonZeroU64) -> Result<(), WorkshopError> {
-        let kept = |newest: NonZeroU64, version: u64| version + 1 >= newest.get();
+    fn tidy(&self, numbers: &Numbers) -> Result<(), WorkshopError> {
         let mut named = HashSet::new();
-        for path in files::list(&self.repository.join("metadata"))? {
-            let parts = path.file_name().and_then(|name| name.to_str()?.split_once('.'));
-            let Some((Ok(version), rest)) = parts.map(|(version, rest)| (version.parse::<u64>(), rest))
-            else {
-                continue;
-            };
-            match rest {
-                "targets.json" if kept(targets, version) => {
-                    let listed: Signed<tough::schema::Targets> = serde_json::from_slice(&files::read(&path)?)
-                        .map_err(|error| WorkshopError::Metadata { path, why: error.to_string() })?;
-                    named.extend(listed.signed.targets.into_iter().map(|(name, target)| {
-                        format!("{}.{}", hex::encode(&target.hashes.sha256[..]), name.raw())
-                    }));
-                }
-                "snapshot.json" if kept(snapshot, version) => {}
-                "targets.json" | "snapshot.json" => {
+        for (targets, snapshot) in &numbers.published {
+            let file = format!("{targets}.targets.json");
+            let path = self.metadata(&file);
+            // The folder may have been put back from a copy without it.
+            if let Ok(bytes) = files::read(&path) {
+                let listed: Signed<tough::schema::Targets> = serde_json::from_slice(&bytes)
+                    .map_err(|error| WorkshopError::Metadata { path, why: error.to_string() })?;
+                named.extend(listed.signed.targets.into_iter().map(|(name, target)| {
+                    format!("{}.{}", hex::encode(&target.hashes.sha256[..]), name.raw())
+                }));
+            }
+            named.extend([file, format!("{snapshot}.snapshot.json")]);
+        }
+        let forget = |folder: &str, is_ours: fn(&str) -> bool| -> Result<(), WorkshopError> {
+            for path in files::list(&self.repository.join(folder))? {
+                let name = path.file_name().and_then(|name| name.to_str());
+                if name.is_some_and(|name| is_ours(name) && !named.contains(name)) {
                     let _ = fs::remove_file(path);
                 }
-                _ => {}
             }
-        }
-        for path in files::list(&self.repository.join("targets"))? {
-            let is_named =
-                path.file_name().and_then(|name| name.to_str()).is_some_and(|name| named.contains(name));
-            if !is_named {
-                let _ = fs::remove_file(path);
-            }
-        }
+            Ok(())
+        };
+        forget("metadata", |name| name.ends_with(".targets.json") || name.ends_with(".snapshot.json"))?;
+        forget("targets", |_| true)?;
         Ok(())
     }
 }
@@ -294,6 +317,16 @@ fn describe(release: &Release) -> Target {
     }
 }
 
+/// Whether what is signed can count so long.
+pub(super) fn check_lifetimes(
+    lifetimes: &Lifetimes,
+    root: Duration,
+    now: Timestamp,
+) -> Result<(), WorkshopError> {
+    let Lifetimes { timestamp, snapshot, targets } = *lifetimes;
+    [root, timestamp, snapshot, targets].into_iter().try_for_each(|lifetime| date(now, lifetime).map(|_| ()))
+}
+
 fn date(now: Timestamp, lifetime: Duration) -> Result<Date, WorkshopError> {
     if !(HOUR..=TEN_YEARS).contains(&lifetime) {
         return Err(WorkshopError::Lifetime);
@@ -307,19 +340,25 @@ fn signing(error: impl std::fmt::Display) -> WorkshopError {
     WorkshopError::Sign(error.to_string())
 }
 
-/// Copies a file and says what its digest is; the copy is on the disk when this returns.
+/// Copies a file that others may read, and says what its digest is; the copy is on the disk when this returns.
 pub(super) fn copy(from: &Path, to: &Path) -> Result<Digest, WorkshopError> {
     let mut source = File::open(from).map_err(WorkshopError::io(from))?;
-    let mut out = File::create(to).map_err(WorkshopError::io(to))?;
-    let (mut buffer, mut digest) = (vec![0; CHUNK], Context::new(&SHA256));
+    // Whatever has the name is of a try that ended; a link would lead elsewhere.
+    match fs::remove_file(to) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(WorkshopError::io(to)(error)),
+        Ok(()) | Err(_) => {}
+    }
+    let mut out = File::create_new(to).map_err(WorkshopError::io(to))?;
+    out.set_permissions(Permissions::from_mode(0o644)).map_err(WorkshopError::io(to))?;
+    let (mut buffer, mut hasher) = (vec![0; CHUNK], Hasher::new());
     loop {
         let read = source.read(&mut buffer).map_err(WorkshopError::io(from))?;
         if read == 0 {
             break;
         }
-        digest.update(&buffer[..read]);
+        hasher.update(&buffer[..read]);
         out.write_all(&buffer[..read]).map_err(WorkshopError::io(to))?;
     }
     out.sync_all().map_err(WorkshopError::io(to))?;
-    Digest::try_from(digest.finish().as_ref()).map_err(signing)
+    Ok(hasher.finish())
 }

@@ -1,7 +1,8 @@
 //! What a repository holds and how long it counts.
 
 use serde::Serialize;
-use tough::schema::Signed;
+use serde::de::DeserializeOwned;
+use tough::schema::{Role, Root, Signed, Snapshot, Targets, Timestamp as Newest};
 use writ_common::files;
 use writ_protocol::id::Digest;
 use writ_protocol::time::Timestamp;
@@ -20,6 +21,8 @@ pub struct RepositoryState {
     pub components: Vec<Offered>,
     /// The plan was changed since it was published.
     pub is_unpublished: bool,
+    /// What keeps servers from updating, in words.
+    pub problems: Vec<String>,
 }
 
 /// One role's metadata.
@@ -49,48 +52,49 @@ impl Workshop {
     /// What it holds.
     ///
     /// # Errors
-    /// When published metadata cannot be read.
+    /// When what is kept with the keys cannot be read.
     pub fn state(&self) -> Result<RepositoryState, WorkshopError> {
-        use tough::schema::{Root, Snapshot, Targets, Timestamp as Newest};
-        let plan = self.plan()?;
-        let version = self.newest_root()?.get();
-        let root_bytes = files::read(&self.metadata(&format!("{version}.root.json")))?;
-        let root = self.root(version)?;
-        let named = |role: &str| -> Result<String, WorkshopError> {
-            let version = self.version_of(role)?.map_or(0, std::num::NonZeroU64::get);
-            Ok(if role == "timestamp" {
-                "timestamp.json".to_owned()
-            } else {
-                format!("{version}.{role}.json")
-            })
-        };
-        let mut roles = Vec::new();
+        let (plan, numbers) = (self.plan()?, self.numbers()?);
+        let root_bytes = files::read(&self.metadata(&format!("{}.root.json", numbers.root)))?;
+        let root = self.root(numbers.root)?;
+        let (targets, snapshot) = numbers.published.first().copied().unwrap_or_default();
+        let (mut roles, mut problems) = (Vec::new(), Vec::new());
         for role in super::Role::ALL {
-            let file = named(role.as_str())?;
-            let (version, expires) = match role {
-                super::Role::Root => self.dates::<Root>(&file)?,
-                super::Role::Targets => self.dates::<Targets>(&file)?,
-                super::Role::Snapshot => self.dates::<Snapshot>(&file)?,
-                super::Role::Timestamp => self.dates::<Newest>(&file)?,
+            let read = match role {
+                super::Role::Root => self.read::<Root>(&format!("{}.root.json", numbers.root), &root),
+                super::Role::Targets => self.read::<Targets>(&format!("{targets}.targets.json"), &root),
+                super::Role::Snapshot => self.read::<Snapshot>(&format!("{snapshot}.snapshot.json"), &root),
+                super::Role::Timestamp => self.read::<Newest>("timestamp.json", &root),
             };
             let keys = root.roles.get(&role.tuf()).map(|keys| keys.keyids.clone()).unwrap_or_default();
             let key_ids = keys.into_iter().map(|id| hex::encode(id.into_vec())).collect();
+            let (version, expires) = read.unwrap_or_else(|why| {
+                problems.push(why);
+                (0, Timestamp::ZERO)
+            });
             roles.push(RoleState { role: role.as_str(), version, expires_ms: expires.as_millis(), key_ids });
+        }
+        for (name, release) in &plan.components {
+            problems.extend(self.check_target(name, release).err().map(|error| error.to_string()));
         }
         let components =
             plan.components.into_iter().map(|(name, release)| Offered { name, release }).collect();
         let root_sha256 = Digest::of(&root_bytes).to_string();
-        Ok(RepositoryState { root_sha256, roles, components, is_unpublished: plan.is_changed })
+        Ok(RepositoryState { root_sha256, roles, components, is_unpublished: plan.is_changed, problems })
     }
 
-    fn dates<R>(&self, file: &str) -> Result<(u64, Timestamp), WorkshopError>
+    /// Version and end of a role's metadata, if it is there and its keys signed it.
+    fn read<R>(&self, file: &str, root: &Root) -> Result<(u64, Timestamp), String>
     where
-        R: tough::schema::Role + serde::de::DeserializeOwned,
+        R: Role + DeserializeOwned,
     {
         let path = self.metadata(file);
-        let bytes = files::read(&path)?;
-        let signed: Signed<R> = serde_json::from_slice(&bytes)
-            .map_err(|error| WorkshopError::Metadata { path, why: error.to_string() })?;
+        let shown = path.display();
+        let bytes = files::read(&path).map_err(|error| error.to_string())?;
+        let signed: Signed<R> =
+            serde_json::from_slice(&bytes).map_err(|error| format!("{shown}: {error}"))?;
+        root.verify_role(&signed)
+            .map_err(|error| format!("{shown}: the newest root does not let it count ({error})"))?;
         let second = u64::try_from(signed.signed.expires().as_second()).unwrap_or(0);
         Ok((signed.signed.version().get(), Timestamp::from_millis(second.saturating_mul(1000))))
     }
