@@ -23,11 +23,15 @@ use writ_proto::v1::{Piece, PieceRequest};
 use writ_protocol::command::ComponentUpdate;
 use writ_protocol::component::{OF_AGENTS, held_as};
 use writ_protocol::id::Digest;
+use writ_protocol::refusal::{Refusal, RefusalCode};
+use writ_protocol::time::Timestamp;
 
 /// How long an answer may take before it is asked again: the session may have ended with it.
 const ANSWER: Duration = Duration::from_secs(10);
 /// How long a server may have this agent wait.
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
+/// Bytes of the disk that are left for others, or a twentieth of a small one.
+const KEPT_FREE: u64 = 64 << 20;
 /// Bytes hashed at once.
 const CHUNK: usize = 256 << 10;
 
@@ -40,12 +44,19 @@ pub struct HeldComponent {
     pub sha256: String,
     /// How many there are.
     pub bytes: u64,
+    /// When the command was issued that brought it, in milliseconds since 1970. An older one takes nobody back.
+    pub issued_at_ms: u64,
 }
 
 impl HeldComponent {
-    fn of(update: &ComponentUpdate) -> Self {
+    fn of(update: &ComponentUpdate, issued_at: Timestamp) -> Self {
         let ComponentUpdate { version, sha256, bytes, .. } = update;
-        Self { version: version.clone(), sha256: sha256.to_string(), bytes: *bytes }
+        let issued_at_ms = issued_at.as_millis();
+        Self { version: version.clone(), sha256: sha256.to_string(), bytes: *bytes, issued_at_ms }
+    }
+
+    fn has_the_bytes_of(&self, other: &Self) -> bool {
+        (&self.sha256, self.bytes) == (&other.sha256, other.bytes)
     }
 }
 
@@ -123,6 +134,26 @@ impl ComponentStore {
         }
     }
 
+    /// Whether a component of a command may take the place of what is in force: check 11 for it.
+    ///
+    /// # Errors
+    /// `invalid_parameters` for another component by a command that was issued before the one that brought what
+    /// is in force: it was held back, or comes late.
+    pub fn check(&self, update: &ComponentUpdate, issued_at: Timestamp) -> Result<(), Refusal> {
+        let wanted = HeldComponent::of(update, issued_at);
+        match self.held.borrow().get(&update.component) {
+            Some(held) if held.issued_at_ms >= wanted.issued_at_ms && !held.has_the_bytes_of(&wanted) => {
+                let detail = format!(
+                    "version {} came by a command that was issued later, at {}",
+                    held.version,
+                    Timestamp::from_millis(held.issued_at_ms)
+                );
+                Err(Refusal::new(RefusalCode::InvalidParameters, detail))
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
     /// Fetches a component and brings it into force, unless it is over before; in words what came of it.
     ///
     /// # Errors
@@ -130,30 +161,51 @@ impl ComponentStore {
     pub(crate) async fn update(
         &self,
         update: &ComponentUpdate,
+        issued_at: Timestamp,
         is_over: impl Fn() -> bool,
     ) -> Result<String, String> {
         let _alone = self.fetching.lock().await;
+        // Another may have come into force while this one waited.
+        self.check(update, issued_at).map_err(|refusal| refusal.detail.to_string())?;
         let ComponentUpdate { component, version, .. } = update;
-        let wanted = HeldComponent::of(update);
-        let is_held = self.held.borrow().get(component) == Some(&wanted);
-        if is_held && read(&self.folder, component).is_ok_and(|held| held.as_ref() == Some(&wanted)) {
-            return Ok(format!("{component} {version} was in force already"));
+        let wanted = HeldComponent::of(update, issued_at);
+        let held = self.held.borrow().get(component).cloned();
+        let is_named = held.is_some_and(|held| held.has_the_bytes_of(&wanted));
+        files::private_folder(&self.folder).map_err(|error| error.to_string())?;
+        let place = self.folder.join(format!("{component}.{}", update.sha256));
+        // Also one that a crash left in its place before it was named.
+        let is_here = self.is(&place, update).await;
+        if !is_here {
+            let (sender, mut answers) = mpsc::channel(1);
+            *self.answers.lock().unwrap_or_else(PoisonError::into_inner) = Some(sender);
+            let fetched = self.fetch(update, &mut answers, is_over).await;
+            *self.answers.lock().unwrap_or_else(PoisonError::into_inner) = None;
+            self.wanted.send_replace(None);
+            let incoming = fetched?;
+            checkpoint!("component_fetched");
+            files::rename(&incoming, &place).map_err(|error| error.to_string())?;
+            checkpoint!("component_placed");
         }
-        let (sender, mut answers) = mpsc::channel(1);
-        *self.answers.lock().unwrap_or_else(PoisonError::into_inner) = Some(sender);
-        let fetched = self.fetch(update, &mut answers, is_over).await;
-        *self.answers.lock().unwrap_or_else(PoisonError::into_inner) = None;
-        self.wanted.send_replace(None);
-        let incoming = fetched?;
-        checkpoint!("component_fetched");
-        self.put(update, &incoming).map_err(|error| error.to_string())?;
+        self.put(component, &wanted, &place).map_err(|error| error.to_string())?;
         self.held.send_modify(|held| {
             held.insert(component.clone(), wanted);
         });
-        Ok(format!("{component} {version} is in force"))
+        let already = if is_here && is_named { " already" } else { "" };
+        Ok(format!("{component} {version} is in force{already}"))
     }
 
-    /// Fetches what has not come yet, and looks whether all of it is what the command names.
+    /// Whether a file has the bytes of a command. Its digest is made beside the runtime, which has one thread.
+    async fn is(&self, file: &Path, update: &ComponentUpdate) -> bool {
+        let (file, sha256, bytes) = (file.to_owned(), update.sha256, update.bytes);
+        let looked = tokio::task::spawn_blocking(move || {
+            fs::metadata(&file).is_ok_and(|found| found.len() == bytes)
+                && digest(&file).is_ok_and(|found| found == sha256)
+        });
+        looked.await.unwrap_or(false)
+    }
+
+    /// Fetches what has not come yet, and looks whether all of it is what the command names. Once more from the
+    /// start if not, when some of it came earlier: that may have been anybody's.
     async fn fetch(
         &self,
         update: &ComponentUpdate,
@@ -162,36 +214,59 @@ impl ComponentStore {
     ) -> Result<PathBuf, String> {
         let incoming = self.folder.join(format!("incoming.{}", update.sha256));
         let failed = |error: io::Error| format!("{}: {error}", incoming.display());
-        files::private_folder(&self.folder).map_err(|error| error.to_string())?;
         self.forget_others(&incoming);
-        let mut file =
-            OpenOptions::new().append(true).create(true).mode(0o600).open(&incoming).map_err(failed)?;
-        let mut offset = file.metadata().map_err(failed)?.len();
-        if offset > update.bytes {
-            file.set_len(0).map_err(failed)?;
-            offset = 0;
+        let mut came = fs::metadata(&incoming).map_or(0, |found| found.len());
+        loop {
+            if came > update.bytes {
+                let _ = fs::remove_file(&incoming);
+                came = 0;
+            }
+            check_room(&self.folder, update.bytes - came)?;
+            let mut file =
+                OpenOptions::new().append(true).create(true).mode(0o600).open(&incoming).map_err(failed)?;
+            let filled = self.fill(&mut file, came, update, answers, &is_over).await;
+            if let Err((why, is_kept)) = filled {
+                if !is_kept {
+                    let _ = fs::remove_file(&incoming);
+                }
+                return Err(why);
+            }
+            let synced = tokio::task::spawn_blocking(move || file.sync_all()).await;
+            synced.map_err(io::Error::other).flatten().map_err(failed)?;
+            if self.is(&incoming, update).await {
+                return Ok(incoming);
+            }
+            let _ = fs::remove_file(&incoming);
+            if came == 0 {
+                return Err("what came is not what the command names: its SHA-256 is another".to_owned());
+            }
+            came = 0;
         }
+    }
+
+    /// Writes the pieces that are missing; why not, and whether what has come is kept.
+    async fn fill(
+        &self,
+        file: &mut File,
+        mut offset: u64,
+        update: &ComponentUpdate,
+        answers: &mut mpsc::Receiver<Piece>,
+        is_over: &impl Fn() -> bool,
+    ) -> Result<(), (String, bool)> {
         while offset < update.bytes {
-            let data = self.piece(update.sha256, offset, answers, &is_over).await?;
+            let piece = self.piece(update.sha256, offset, answers, is_over).await;
+            let data = piece.map_err(|why| (why, true))?;
             let length = u64::try_from(data.len()).unwrap_or(u64::MAX);
             if length > update.bytes - offset {
-                let _ = fs::remove_file(&incoming);
-                return Err(format!("the server sent more than the {} bytes of the command", update.bytes));
+                let why = format!("the server sent more than the {} bytes of the command", update.bytes);
+                return Err((why, false));
             }
-            if let Err(error) = file.write_all(&data) {
-                // On a full disk it would be what fills it.
-                let _ = fs::remove_file(&incoming);
-                return Err(failed(error));
-            }
+            // On a full disk it would be what fills it.
+            file.write_all(&data).map_err(|error| (error.to_string(), false))?;
             offset += length;
             checkpoint!("component_piece");
         }
-        file.sync_all().map_err(failed)?;
-        if digest(&incoming).map_err(failed)? != update.sha256 {
-            let _ = fs::remove_file(&incoming);
-            return Err("what came is not what the command names: its SHA-256 is another".to_owned());
-        }
-        Ok(incoming)
+        Ok(())
     }
 
     /// One piece, asked for as often as it takes.
@@ -208,12 +283,17 @@ impl ComponentStore {
             }
             let wanted = PieceRequest { sha256: Bytes::copy_from_slice(sha256.as_bytes()), offset };
             self.wanted.send_replace(Some(wanted));
-            let Ok(Some(piece)) = tokio::time::timeout(ANSWER, answers.recv()).await else { continue };
-            let Piece { sha256: of, offset: from, data, gone, again_after_ms } = piece;
-            // The answer to an earlier question.
-            if of.as_ref() != sha256.as_bytes() || from != offset {
-                continue;
-            }
+            let answer = async {
+                loop {
+                    let piece = answers.recv().await?;
+                    // Anything else answers an earlier question.
+                    if piece.sha256.as_ref() == sha256.as_bytes() && piece.offset == offset {
+                        return Some(piece);
+                    }
+                }
+            };
+            let Ok(Some(piece)) = tokio::time::timeout(ANSWER, answer).await else { continue };
+            let Piece { sha256: _, offset: _, data, gone, again_after_ms } = piece;
             if gone {
                 return Err("the server does not have it any more".to_owned());
             }
@@ -226,23 +306,12 @@ impl ComponentStore {
         }
     }
 
-    /// Brings what was fetched into force: its bytes first, then the name that decides.
-    fn put(&self, update: &ComponentUpdate, incoming: &Path) -> Result<(), FileError> {
-        let ComponentUpdate { component, sha256, .. } = update;
-        let place = self.folder.join(format!("{component}.{sha256}"));
-        files::rename(incoming, &place)?;
-        checkpoint!("component_placed");
-        let text = serde_json::to_vec(&HeldComponent::of(update)).unwrap_or_default();
+    /// Brings what is in its place into force: the name decides.
+    fn put(&self, component: &str, held: &HeldComponent, place: &Path) -> Result<(), FileError> {
+        let text = serde_json::to_vec(held).unwrap_or_default();
         files::write_secret(&self.folder.join(format!("{component}.json")), &text)?;
         // The one of before, and what a crash left.
-        let prefix = format!("{component}.");
-        for path in files::list(&self.folder).unwrap_or_default() {
-            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-            let is_other = name.strip_prefix(&prefix).is_some_and(|rest| rest.len() == 64) && path != place;
-            if is_other {
-                let _ = fs::remove_file(path);
-            }
-        }
+        forget_but(&self.folder, component, Some(place));
         Ok(())
     }
 
@@ -255,6 +324,32 @@ impl ComponentStore {
             }
         }
     }
+}
+
+/// Removes the files of a component but for the one that is named.
+fn forget_but(folder: &Path, component: &str, named: Option<&Path>) {
+    let prefix = format!("{component}.");
+    for path in files::list(folder).unwrap_or_default() {
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let is_bytes = name.strip_prefix(&prefix).is_some_and(|rest| rest.len() == 64);
+        if is_bytes && named != Some(path.as_path()) {
+            let _ = fs::remove_file(path);
+        }
+    }
+}
+
+/// Whether so many bytes have room, and leave some for whatever else lives on the host.
+fn check_room(folder: &Path, bytes: u64) -> Result<(), String> {
+    let found = rustix::fs::statvfs(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+    let (free, all) = (found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize);
+    let kept = (all / 20).min(KEPT_FREE);
+    if bytes.saturating_add(kept) <= free {
+        return Ok(());
+    }
+    Err(format!(
+        "{}: {bytes} bytes are to come, {free} are free, and {kept} are left for others",
+        folder.display()
+    ))
 }
 
 /// A component as it is kept; `None`: none is.
@@ -272,6 +367,9 @@ pub(crate) fn read(folder: &Path, name: &str) -> Result<Option<HeldComponent>, S
     let found = fs::metadata(&place).map_err(|error| format!("{}: {error}", place.display()))?;
     if found.len() != held.bytes {
         return Err(format!("{}: {} bytes instead of {}", place.display(), found.len(), held.bytes));
+    }
+    if !digest(&place).is_ok_and(|found| found == sha256) {
+        return Err(format!("{}: its SHA-256 is not {sha256}", place.display()));
     }
     Ok(Some(held))
 }

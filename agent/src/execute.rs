@@ -48,6 +48,15 @@ pub struct Plan {
     is_idempotent: bool,
 }
 
+/// A kind of place in which so many are carried out at a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Queue {
+    /// Of what takes the host's attention.
+    Actions,
+    /// Of what waits for the server most of its time: it must keep no action waiting.
+    Components,
+}
+
 #[derive(Debug)]
 enum PlannedWork {
     Ping,
@@ -62,6 +71,18 @@ impl Plan {
     #[must_use]
     pub const fn is_idempotent(&self) -> bool {
         self.is_idempotent
+    }
+
+    /// Where it waits for its turn.
+    #[must_use]
+    pub(crate) const fn queue(&self) -> Queue {
+        match self.kind {
+            PlannedWork::Component(_) => Queue::Components,
+            PlannedWork::Ping
+            | PlannedWork::Inventory
+            | PlannedWork::Settings(_)
+            | PlannedWork::Process(_) => Queue::Actions,
+        }
     }
 
     /// Whether a process of its own carries it out.
@@ -241,6 +262,8 @@ pub struct AdmittedCommand {
     pub durable: Durable,
     /// Its digest.
     pub digest: Digest,
+    /// When it was issued.
+    pub issued_at: Timestamp,
     /// When it may not be started any more.
     pub expires_at: Timestamp,
     /// What to do.

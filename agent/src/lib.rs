@@ -33,7 +33,7 @@ mod config;
 pub use app::{command_line, main};
 // What simulated agents and the vectors are made of: the agent's own code without its daemon.
 pub use components::ComponentStore;
-pub use execute::{ActionTable, run_own};
+pub use execute::{ActionTable, Ended, run_own};
 pub use host::facts;
 pub use identity::{Files, Identity};
 pub use obey::{AgentCore, Deliveries, Reaction, Surroundings};

@@ -29,7 +29,7 @@ use writ_protocol::trust::Keyring;
 use writ_protocol::verify::VerifiedCommand;
 
 use crate::components::ComponentStore;
-use crate::execute::{self, ActionTable, AdmittedCommand, Ended, Started};
+use crate::execute::{self, ActionTable, AdmittedCommand, Ended, Queue, Started};
 use crate::identity::Identity;
 use crate::replay::{Admission, FreshCommand, Journal, JournalError, ReplayCheck, State, evaluate};
 use crate::reply::{ReceiptContext, SignedReceipt, announcement, frame, sign_receipt};
@@ -141,6 +141,8 @@ pub struct AgentCore {
     pub proxy: Option<Proxy>,
     probe: Probe,
     running: Arc<Semaphore>,
+    /// One component is fetched at a time, and takes no place of an action.
+    fetching: Arc<Semaphore>,
     answers: mpsc::Sender<CommandId>,
     is_behind: AtomicBool,
     /// The server's word about this agent's identity, as it was given last.
@@ -179,6 +181,7 @@ impl AgentCore {
             proxy,
             probe,
             running,
+            fetching: Arc::new(Semaphore::new(1)),
             answers,
             is_behind,
             following: Mutex::default(),
@@ -364,7 +367,7 @@ impl AgentCore {
         let (id, digest, expires_at) =
             (command.command().id, command.digest(), command.command().window.expires_at);
         let changes = self.table.class_of(&command.command().action) > ActionClass::Read;
-        let (admission, started) = match Arc::clone(&self.running).try_acquire_owned() {
+        let (admission, started) = match self.places(&plan).try_acquire_owned() {
             // It starts at once, so its start is journalled with it: one sync instead of two.
             Ok(place) => {
                 let about = (digest, expires_at);
@@ -376,7 +379,17 @@ impl AgentCore {
         let Admission { durable, admissions } = admission.map_err(NotAdmitted::Journal)?;
         writ_common::checkpoint!("accepted");
         let announcement = changes.then(|| announcement(id, admissions));
-        Ok((AdmittedCommand { durable, digest, expires_at, plan, started }, announcement))
+        let issued_at = command.command().window.issued_at;
+        let admitted = AdmittedCommand { durable, digest, issued_at, expires_at, plan, started };
+        Ok((admitted, announcement))
+    }
+
+    /// The places in which a plan is carried out.
+    fn places(&self, plan: &execute::Plan) -> Arc<Semaphore> {
+        match plan.queue() {
+            Queue::Actions => Arc::clone(&self.running),
+            Queue::Components => Arc::clone(&self.fetching),
+        }
     }
 
     fn plan(&self, command: &VerifiedCommand) -> Result<execute::Plan, Refusal> {
@@ -385,6 +398,9 @@ impl AgentCore {
         check_approvals(&chain.head().bundle, self.table.class_of(action), command)?;
         if let Action::ApplySettings(settings) = action {
             self.settings.check(settings, command.command().window.issued_at)?;
+        }
+        if let Action::UpdateComponent(update) = action {
+            self.components.check(update, command.command().window.issued_at)?;
         }
         self.table.plan(action)
     }
@@ -403,7 +419,7 @@ impl AgentCore {
 
     async fn run(&self, admitted: AdmittedCommand) -> Result<(), JournalError> {
         let id = admitted.id();
-        let AdmittedCommand { durable, digest, expires_at, plan, started } = admitted;
+        let AdmittedCommand { durable, digest, issued_at, expires_at, plan, started } = admitted;
         let (_place, started_at, attempt) = match started {
             Some(Started { place }) => {
                 // A thief who holds its announcement back does not choose when it starts.
@@ -417,7 +433,7 @@ impl AgentCore {
             }
             None => {
                 // Waiting for a place; when the agent ends meanwhile, the journal still says "accepted".
-                let place = Arc::clone(&self.running).acquire_owned();
+                let place = self.places(&plan).acquire_owned();
                 let Some(Ok(place)) = self.shutdown.unless_requested(place).await else { return Ok(()) };
                 let (now, attempt) = loop {
                     let now = self.now();
@@ -453,7 +469,7 @@ impl AgentCore {
             (Some(wanted), _) => self.apply(wanted).await,
             (None, Some(update)) => {
                 // When the agent ends meanwhile, the journal says "started", and the next start goes on.
-                let held = self.shutdown.unless_requested(self.hold(update, expires_at)).await;
+                let held = self.shutdown.unless_requested(self.hold(update, issued_at, expires_at)).await;
                 let Some(ended) = held else { return Ok(()) };
                 ended
             }
@@ -489,8 +505,8 @@ impl AgentCore {
     }
 
     /// Fetches a component; whatever fails, the version of before is in force.
-    async fn hold(&self, update: &ComponentUpdate, expires_at: Timestamp) -> Ended {
-        match self.components.update(update, || self.now() >= expires_at).await {
+    async fn hold(&self, update: &ComponentUpdate, issued_at: Timestamp, expires_at: Timestamp) -> Ended {
+        match self.components.update(update, issued_at, || self.now() >= expires_at).await {
             Ok(text) => {
                 info!(component = update.component, version = update.version, "component in force");
                 Ended::quiet(Ending::Done, text)

@@ -96,15 +96,18 @@ impl AgentCore {
     ) -> Result<(), JournalError> {
         let planned = match self.verify_stored(entry, now) {
             Ok(command) => match judge_again(&self.journal, command, now)? {
-                Ok(fresh) => self.plan(fresh.verified()),
+                Ok(fresh) => {
+                    let issued_at = fresh.verified().command().window.issued_at;
+                    self.plan(fresh.verified()).map(|plan| (plan, issued_at))
+                }
                 Err((_, refusal)) => Err(refusal),
             },
             Err(refusal) => Err(refusal),
         };
         match planned {
-            Ok(plan) => {
+            Ok((plan, issued_at)) => {
                 let expires_at = Timestamp::from_millis(entry.expires_at_ms);
-                self.start(AdmittedCommand { durable, digest, expires_at, plan, started: None });
+                self.start(AdmittedCommand { durable, digest, issued_at, expires_at, plan, started: None });
                 Ok(())
             }
             // Whatever was started once cannot be called refused any more.
