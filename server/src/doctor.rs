@@ -16,6 +16,7 @@ use writ_common::tls::{LeafFacts, ServerTls};
 use writ_protocol::place::Place;
 use writ_protocol::place::server_name;
 use writ_protocol::time::Timestamp;
+use writ_updates::{LastRun, Outcome};
 
 use crate::authority::certificates::{CertificateState, held_entries, signing_here};
 use crate::authority::channel::is_foreign;
@@ -26,6 +27,7 @@ use crate::expiry::days_left;
 use crate::sign::{CLOCK_TOLERANCE, signs_until};
 use crate::store::{BackupRow, StoreError};
 use crate::traces::Traces;
+use crate::updates::Updates;
 
 /// Files a server has open beside one socket an agent.
 const OWN_FILES: u64 = 256;
@@ -70,6 +72,23 @@ async fn names(publisher: &TrustPublisher) -> Finding {
         detail,
         "see that agents know one: mend the name, or writ-server authority endpoints",
     )
+}
+
+/// How the last update ended.
+pub(crate) fn updates(publisher: &TrustPublisher, config: &Config) -> Finding {
+    let cure = "writ-server updates status";
+    match Updates::of(config, &publisher.files).folder.last_run() {
+        Err(error) => Finding::notice("updates", error.to_string(), cure),
+        Ok(None) => Finding::good("updates", "no update was tried yet"),
+        Ok(Some(LastRun { ended_ms, outcome: Outcome::Failed { reason, .. }, .. })) => {
+            let at = Timestamp::from_millis(ended_ms);
+            Finding::notice("updates", format!("the last one failed at {at}: {reason}"), cure)
+        }
+        Ok(Some(run)) => {
+            let at = Timestamp::from_millis(run.began_ms);
+            Finding::good("updates", format!("the last one began at {at} and did not fail"))
+        }
+    }
 }
 
 /// Whether the ports are this server's, or free for it.

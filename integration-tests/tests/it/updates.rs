@@ -254,6 +254,8 @@ fn a_source_that_lost_its_root_is_an_alert_and_mending_it_begins_a_run() {
     fleet.server().wait_for("an update failed", |said| said["code"] == "update_no_source");
     let alerts = fleet.alerts("update_failed", "update_no_source");
     assert_eq!(alerts.len(), 1, "{alerts:?}");
+    let doctor = fleet.keys(&["doctor"]);
+    assert!(doctor.stdout.contains("the last one failed at"), "{doctor:?}");
     fs::copy(repository.root(), &root).unwrap();
     let _synced = fleet.call("UpdateService/Sync", "{}").ok();
     assert_eq!(fleet.component("tool").1, "one");

@@ -173,7 +173,7 @@ struct Endless {
 }
 
 impl Endless {
-    fn serve(head: &'static str, piece: &'static [u8]) -> Self {
+    fn serve(head: &'static str, body: Body) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let ends = Arc::new(AtomicBool::new(false));
@@ -183,14 +183,24 @@ impl Endless {
                 if asked.load(Ordering::Relaxed) {
                     return;
                 }
-                answer(stream, head, piece);
+                answer(stream, head, &body);
             }
         });
         Self { port, ends, serving: Some(serving) }
     }
 }
 
-fn answer(mut stream: TcpStream, head: &str, piece: &[u8]) {
+/// What follows the head of an answer.
+enum Body {
+    /// This, over and over.
+    Endless(&'static [u8]),
+    /// Silence, until the other end gives up.
+    Silence,
+    /// The end of the connection.
+    Cut,
+}
+
+fn answer(mut stream: TcpStream, head: &str, body: &Body) {
     let mut question = [0; 4096];
     let read = stream.read(&mut question).unwrap_or(0);
     let is_next_root = String::from_utf8_lossy(&question[..read]).contains("root.json");
@@ -199,12 +209,13 @@ fn answer(mut stream: TcpStream, head: &str, piece: &[u8]) {
         return;
     }
     let _ = stream.write_all(head.as_bytes());
-    if piece.is_empty() {
-        // Silence, until the other end gives up.
-        let _ = stream.read(&mut question);
-        return;
+    match body {
+        Body::Endless(piece) => while stream.write_all(piece).is_ok() {},
+        Body::Silence => {
+            let _ = stream.read(&mut question);
+        }
+        Body::Cut => {}
     }
-    while stream.write_all(piece).is_ok() {}
 }
 
 impl Drop for Endless {
@@ -221,18 +232,21 @@ fn endless_slow_broken_and_foreign_answers_end_the_run_in_bounded_time_and_room(
     let config = fleet.path("patience.toml");
     fs::write(&config, "[updates]\npatience = \"1s\"\n").unwrap();
     let config = config.display().to_string();
-    for (head, piece, code) in [
-        ("HTTP/1.1 200 OK\r\n\r\n", &[b' '; 65_536][..], "update_too_long"),
-        ("HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n{", b"", "update_slow"),
+    for (head, body, code) in [
+        ("HTTP/1.1 200 OK\r\n\r\n", Body::Endless(&[b' '; 65_536]), "update_too_long"),
+        ("HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n{", Body::Silence, "update_slow"),
+        ("HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n{", Body::Cut, "update_unreachable"),
+        ("", Body::Cut, "update_unreachable"),
         (
             "HTTP/1.1 301 Moved\r\nLocation: http://127.0.0.1/\r\nContent-Length: 0\r\n\r\n",
-            b"",
+            Body::Silence,
             "update_unreachable",
         ),
-        ("HTTP/1.1 500 Oops\r\nContent-Length: 0\r\n\r\n", b"", "update_unreachable"),
-        ("SSH-2.0-OpenSSH\r\n", b"", "update_unreachable"),
+        ("HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n", Body::Silence, "update_unreachable"),
+        ("HTTP/1.1 500 Oops\r\nContent-Length: 0\r\n\r\n", Body::Silence, "update_unreachable"),
+        ("SSH-2.0-OpenSSH\r\n", Body::Silence, "update_unreachable"),
     ] {
-        let web = Endless::serve(head, piece);
+        let web = Endless::serve(head, body);
         let _set = fleet.update_from(&format!("http://127.0.0.1:{}/", web.port), &repository.root()).ok();
         let refused = fleet.keys(&["updates", "sync", "--config", &config]).failed(1);
         assert!(refused.stderr.contains(&format!("({code})")), "{head}: {refused:?}");

@@ -3,6 +3,7 @@
 use std::fs;
 
 use integration_tests::fleet::{Build, Fleet};
+use integration_tests::manager::Manager;
 use integration_tests::repository::TufRepository;
 
 const SERVER: &str = "writ-server-testing";
@@ -97,6 +98,36 @@ fn a_publication_killed_at_any_step_is_whole_for_readers_and_finished_by_the_nex
     let _rotated = run(rotate);
     let _synced = fleet.keys(&["updates", "sync"]).ok();
     assert_eq!(fleet.component("tool").1, "4");
+}
+
+#[test]
+fn a_mirror_killed_before_its_copy_is_served_serves_the_one_of_before_and_then_the_new_one() {
+    let fleet = Fleet::unmade(Build::Testing);
+    let repository = TufRepository::make(fleet.path("tuf"));
+    let config = format!(
+        "[updates]\nupstream = \"{}\"\nroot = \"{}\"\nevery = \"10s\"\n",
+        source(&repository),
+        repository.root()
+    );
+    let mut manager = Manager::unmade(&fleet, "manager", &config);
+    let _made = manager.init(&fleet, &[]).ok();
+    manager.start(None);
+    manager.daemon().wait_for("the repository is mirrored", |_| true);
+    manager.kill();
+    let served = || fs::read_to_string(fleet.path("manager/updates/mirror.json")).unwrap();
+    let before = served();
+    repository.offer("2", "two");
+    let stop = fleet.checkpoint("mirror_copied");
+    manager.start(Some(&stop));
+    let held = stop.reached();
+    manager.kill();
+    drop(held);
+    assert_eq!(served(), before);
+    manager.start(None);
+    manager.daemon().wait_for("the repository is mirrored", |_| true);
+    assert_ne!(served(), before);
+    let folders = fs::read_dir(fleet.path("manager/updates/mirror")).unwrap().count();
+    assert_eq!(folders, 3, "two copies of the metadata, and the targets of both");
 }
 
 /// A small disk of its own for updates.
