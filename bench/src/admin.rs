@@ -13,6 +13,7 @@ use writ_proto::admin::v1::submit_request::Action;
 use writ_proto::admin::v1::trust_service_client::TrustServiceClient;
 use writ_proto::admin::v1::{
     Command, Convergence, GetCommandRequest, GetConvergenceRequest, PingAction, SubmitRequest,
+    UpdateComponentAction,
 };
 
 #[derive(Clone)]
@@ -51,6 +52,18 @@ impl Admin {
             all: agents.is_empty(),
             agents,
             action: Some(Action::Ping(PingAction {})),
+            ..SubmitRequest::default()
+        };
+        self.commands.clone().submit(request).await.unwrap().into_inner()
+    }
+
+    /// Has all agents fetch a component.
+    pub(crate) async fn component(&self, component: &str) -> Command {
+        let component = component.to_owned();
+        let action = UpdateComponentAction { component, ..UpdateComponentAction::default() };
+        let request = SubmitRequest {
+            all: true,
+            action: Some(Action::UpdateComponent(action)),
             ..SubmitRequest::default()
         };
         self.commands.clone().submit(request).await.unwrap().into_inner()

@@ -7,6 +7,7 @@
 )]
 
 mod admin;
+mod distribution;
 mod figures;
 mod lists;
 mod manager;

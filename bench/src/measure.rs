@@ -62,6 +62,9 @@ pub(crate) async fn all(agents: usize, reconnecting: usize, only: &str) -> Vec<F
     if wants("fanout") {
         fan_out(&mut figures, agents).await;
     }
+    if wants("distribution") {
+        crate::distribution::measure(&mut figures, agents).await;
+    }
     if wants("rotation") {
         rotation(&mut figures, agents).await;
     }

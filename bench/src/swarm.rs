@@ -10,18 +10,20 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use ring::digest::{Context, SHA256};
 use tokio::sync::{Semaphore, mpsc};
+use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 use tonic::transport::Channel;
-use writ_agent::{ActionTable, Identity, ReceiptContext, facts, frame, run_own, sign_receipt};
+use writ_agent::{ActionTable, Ended, Identity, ReceiptContext, facts, frame, run_own, sign_receipt};
 use writ_common::backoff::Backoff;
 use writ_common::time::{Clock as _, SystemClock};
 use writ_common::tls::{Anchors, connect};
 use writ_proto::v1::agent_gateway_client::AgentGatewayClient;
 use writ_proto::v1::{self as proto, agent_frame, server_frame::Frame};
 use writ_protocol::admission::{JournalView, Novelty};
-use writ_protocol::command::Delivery;
+use writ_protocol::command::{ComponentUpdate, Delivery};
 use writ_protocol::envelope::{
     AgentProofPurpose, AgentReportPurpose, Candidate, EnrolmentPurpose, IdentityRecordPurpose, Sealed,
     WelcomePurpose, sign, verify,
@@ -31,7 +33,7 @@ use writ_protocol::id::{CommandId, Digest, JournalId, SessionMark, random_bytes}
 use writ_protocol::identity::{Enrolment, EnrolmentToken};
 use writ_protocol::keys::{Algorithm, PrivateKey};
 use writ_protocol::limits::{MAX_FRAME_BYTES, PROTOCOL};
-use writ_protocol::receipt::Decision;
+use writ_protocol::receipt::{Decision, Ending};
 use writ_protocol::report::AgentReport;
 use writ_protocol::time::Timestamp;
 use writ_protocol::trust::{Chain, Keyring};
@@ -100,7 +102,26 @@ struct SwarmAgent {
     born: Timestamp,
     journal: JournalStanding,
     known: HashMap<CommandId, Remembered>,
+    fetching: Option<Fetching>,
     tally: Arc<Tally>,
+}
+
+/// A component that is being fetched, for a command that is not answered yet.
+struct Fetching {
+    command: CommandId,
+    digest: Digest,
+    update: ComponentUpdate,
+    came: u64,
+    hasher: Context,
+    /// When to ask again, if the server said so.
+    again: Option<Instant>,
+}
+
+impl Fetching {
+    fn request(&self) -> agent_frame::Frame {
+        let sha256 = Bytes::copy_from_slice(self.update.sha256.as_bytes());
+        agent_frame::Frame::PieceRequest(proto::PieceRequest { sha256, offset: self.came })
+    }
 }
 
 struct Remembered {
@@ -160,6 +181,7 @@ impl SwarmAgent {
                 next_mark: SessionMark::from_bytes(random_bytes()),
             },
             known: HashMap::new(),
+            fetching: None,
             tally,
         })
     }
@@ -250,6 +272,16 @@ impl SwarmAgent {
                         let now = time + clock.monotonic().saturating_sub(asked);
                         if let Some(answer) = self.receive(delivery, now)? {
                             outbound.send(answer).await?;
+                        } else if let Some(fetching) = &self.fetching {
+                            say(outbound, fetching.request()).await?;
+                        }
+                    }
+                    Some(Frame::Piece(piece)) => {
+                        let now = time + clock.monotonic().saturating_sub(asked);
+                        if let Some(answer) = self.piece(piece, now)? {
+                            outbound.send(answer).await?;
+                        } else if let Some(fetching) = self.fetching.as_ref().filter(|one| one.again.is_none()) {
+                            say(outbound, fetching.request()).await?;
                         }
                     }
                     Some(Frame::AnswerAck(ack)) => {
@@ -268,6 +300,12 @@ impl SwarmAgent {
                     Some(Frame::ComeBack(_)) | None => return Ok(()),
                     Some(_) => {}
                 },
+                () = until(self.fetching.as_ref().and_then(|fetching| fetching.again)) => {
+                    if let Some(fetching) = &mut self.fetching {
+                        fetching.again = None;
+                        say(outbound, fetching.request()).await?;
+                    }
+                }
                 _ = ticks.tick() => {
                     say(outbound, agent_frame::Frame::Heartbeat(proto::Heartbeat {})).await?;
                 }
@@ -317,6 +355,11 @@ impl SwarmAgent {
         let plan = self.table.plan(&command.command().action)?;
         self.journal.counter += 3;
         self.tally.started.fetch_add(1, Ordering::Relaxed);
+        if let Some(update) = plan.component() {
+            let (update, hasher) = (update.clone(), Context::new(&SHA256));
+            self.fetching = Some(Fetching { command: id, digest, update, came: 0, hasher, again: None });
+            return Ok(None);
+        }
         let ended = run_own(&plan).ok_or("the swarm runs no processes")?;
         let journal_counter = self.journal.counter;
         let about = ReceiptContext { command: id, digest, decided_at: now, journal_counter, attempt: 1 };
@@ -327,6 +370,47 @@ impl SwarmAgent {
             self.tally.started_twice.fetch_add(1, Ordering::Relaxed);
         }
         Ok(Some(frame(id, digest, Some(receipt), 1)))
+    }
+}
+
+impl SwarmAgent {
+    /// A piece of the component, which is hashed and not kept; the answer to the command when it was the last.
+    fn piece(&mut self, piece: proto::Piece, now: Timestamp) -> Result<Option<proto::AgentFrame>, Failure> {
+        let Some(fetching) = &mut self.fetching else { return Ok(None) };
+        if piece.offset != fetching.came || piece.gone {
+            return Err("not the piece that was asked for".into());
+        }
+        if piece.data.is_empty() {
+            let wait = Duration::from_millis(piece.again_after_ms.into());
+            fetching.again = Some(Instant::now() + wait);
+            return Ok(None);
+        }
+        fetching.hasher.update(&piece.data);
+        fetching.came += u64::try_from(piece.data.len())?;
+        if fetching.came < fetching.update.bytes {
+            return Ok(None);
+        }
+        let Some(Fetching { command, digest, update, hasher, .. }) = self.fetching.take() else {
+            return Ok(None);
+        };
+        if hasher.finish().as_ref() != update.sha256.as_bytes() {
+            return Err("other bytes came".into());
+        }
+        let ended = Ended::quiet(Ending::Done, "");
+        let journal_counter = self.journal.counter;
+        let about = ReceiptContext { command, digest, decided_at: now, journal_counter, attempt: 1 };
+        let decision = Decision::Obeyed(ended.outcome(now, now));
+        let receipt = sign_receipt(&self.identity, about, decision, &ended.detail).bytes().clone();
+        self.known.insert(command, Remembered { digest, receipt: Some(receipt.clone()) });
+        Ok(Some(frame(command, digest, Some(receipt), 1)))
+    }
+}
+
+/// Until a moment, or for ever.
+async fn until(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment).await,
+        None => std::future::pending().await,
     }
 }
 
