@@ -20,10 +20,11 @@ pub const MAX_TOLD: usize = 20;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Layout {
     /// One value a line. What follows `#` or `;`, at the start of a line or after a space, is a comment.
-    /// After a hash a file's name may stand, as `sha256sum` prints it; before a domain the address that a
-    /// hosts file sends it to.
+    /// After a hash a file's name may stand, as `sha256sum` prints it, or a comma and more, as in the `hashes.csv`
+    /// of MISP; before a domain the address that a hosts file sends it to.
     Lines,
-    /// CSV whose first record names the columns; the values are in the column of this name.
+    /// CSV whose first record names the columns, or a comment before it; the values are in the column of this
+    /// name.
     Column(String),
 }
 
@@ -178,12 +179,14 @@ const NOWHERE: [&str; 4] = ["0.0.0.0", "127.0.0.1", "::", "::1"];
 fn value(kind: Kind, line: &str) -> &str {
     let unquoted = line.strip_prefix('"').and_then(|line| line.strip_suffix('"'));
     let line = unquoted.unwrap_or(line);
-    let Some((first, rest)) = line.split_once([' ', '\t']) else { return line };
-    match kind {
-        // Before a name that is escaped, `sha256sum` writes a backslash.
-        Kind::Sha256 | Kind::Sha1 | Kind::Md5 => first.strip_prefix('\\').unwrap_or(first),
-        Kind::Domain if NOWHERE.contains(&first) => rest.trim_start(),
-        Kind::Domain | Kind::Url => line,
+    match (kind, line.split_once([' ', '\t'])) {
+        (Kind::Sha256 | Kind::Sha1 | Kind::Md5, _) => {
+            let first = line.split([' ', '\t', ',']).next().unwrap_or(line);
+            // Before a name that is escaped, `sha256sum` writes a backslash.
+            first.strip_prefix('\\').unwrap_or(first)
+        }
+        (Kind::Domain, Some((first, rest))) if NOWHERE.contains(&first) => rest.trim_start(),
+        (Kind::Domain | Kind::Url, _) => line,
     }
 }
 
@@ -213,9 +216,11 @@ enum Record<'a> {
 }
 
 impl<R: BufRead> Records<R> {
-    fn new(from: R) -> Self {
+    /// After so many lines of the file.
+    fn new(from: R, lines: u64) -> Self {
         // Comments are not of RFC 4180, but publishers begin with them.
-        let reader = ReaderBuilder::new().comment(Some(b'#')).build();
+        let mut reader = ReaderBuilder::new().comment(Some(b'#')).build();
+        reader.set_line(lines + 1);
         Self { from, reader, text: vec![0; MAX_LINE], ends: [0; MAX_COLUMNS], is_ended: false }
     }
 
@@ -269,30 +274,81 @@ impl<R: BufRead> Records<R> {
     }
 }
 
-fn column(from: impl BufRead, wanted: &str, note: Note<'_>) -> Result<(), SourceError> {
-    let mut records = Records::new(from);
-    let is_wanted = |name: &&[u8]| text(name).is_ok_and(|name| name.eq_ignore_ascii_case(wanted));
+fn column(mut from: impl BufRead, wanted: &str, note: Note<'_>) -> Result<(), SourceError> {
+    let (named, lines) = named_by_comment(&mut from, wanted)?;
+    let mut records = Records::new(from, lines);
     let no_column = |there: String| SourceError::NoColumn { wanted: wanted.to_owned(), there };
-    let place = match records.next()? {
-        Record::Columns { fields, .. } => fields.iter().position(is_wanted).ok_or_else(|| {
-            let names = fields.iter().map(|name| shown(&String::from_utf8_lossy(name)));
-            no_column(names.take(MAX_TOLD).collect::<Vec<_>>().join(", "))
-        })?,
-        Record::Doubtful { reason, .. } => {
-            return Err(no_column(format!("not known: the first record {reason}")));
-        }
-        Record::End => return Err(no_column("none: it is empty".to_owned())),
-    };
+    let mut place = None;
     loop {
-        match records.next()? {
-            Record::Columns { number, fields } => {
-                let field = fields.get(place).ok_or_else(|| format!("has only {} columns", fields.len()));
-                note(number, field.and_then(|field| text(field)))?;
+        match (records.next()?, place) {
+            (Record::Columns { number, fields }, Some(place)) => note(number, field(&fields, place))?,
+            (Record::Columns { number, fields }, None) => {
+                place = place_of(&fields, wanted);
+                if place.is_none() {
+                    let names = fields.iter().map(|name| shown(&String::from_utf8_lossy(name)));
+                    let there = || names.take(MAX_TOLD).collect::<Vec<_>>().join(", ");
+                    // Then it has values already.
+                    let named = named.ok_or_else(|| no_column(there()))?;
+                    note(number, field(&fields, named))?;
+                    place = Some(named);
+                }
             }
-            Record::Doubtful { number, reason } => note(number, Err(reason))?,
-            Record::End => return Ok(()),
+            (Record::Doubtful { reason, .. }, None) if named.is_none() => {
+                return Err(no_column(format!("not known: the first record {reason}")));
+            }
+            (Record::Doubtful { number, reason }, _) => note(number, Err(reason))?,
+            (Record::End, None) if named.is_none() => {
+                return Err(no_column("none: it is empty".to_owned()));
+            }
+            (Record::End, _) => return Ok(()),
         }
     }
+}
+
+fn place_of(names: &[&[u8]], wanted: &str) -> Option<usize> {
+    names.iter().position(|name| text(name).is_ok_and(|name| name.eq_ignore_ascii_case(wanted)))
+}
+
+/// Where a comment at the start says that the wanted column is, and how many lines are at the start: some
+/// publishers name their columns there alone.
+fn named_by_comment(from: &mut impl BufRead, wanted: &str) -> Result<(Option<usize>, u64), SourceError> {
+    let (mut place, mut lines, mut line) = (None, 0, Vec::new());
+    let most = u64::try_from(MAX_LINE).unwrap_or(u64::MAX);
+    while from.fill_buf()?.first().is_some_and(|first| b"#\r\n".contains(first)) {
+        line.clear();
+        // What is too long names no column; it is passed over, not kept.
+        let mut is_too_long = false;
+        while from.by_ref().take(most).read_until(b'\n', &mut line)? == MAX_LINE && !line.ends_with(b"\n") {
+            is_too_long = true;
+            line.clear();
+        }
+        lines += 1;
+        let Ok(names) = text(&line).map(|line| line.trim_start_matches('#').trim_start()) else { continue };
+        if is_too_long {
+            continue;
+        }
+        // A comment need not be CSV.
+        if let Ok(Record::Columns { fields, .. }) = Records::new(names.as_bytes(), 0).next() {
+            place = place_of(&fields, wanted).or(place);
+        }
+    }
+    Ok((place, lines))
+}
+
+/// A field of a record. Some publishers put a space before the quote of a field: then it is no quote for RFC
+/// 4180, and a comma in such a field ends it.
+fn field<'a>(fields: &[&'a [u8]], place: usize) -> Result<&'a str, String> {
+    let found = fields.get(place).ok_or_else(|| format!("has only {} columns", fields.len()))?;
+    let is_open = |field: &&[u8]| {
+        let quoted = field.trim_ascii();
+        field.starts_with(b" ") && quoted.starts_with(b"\"") && (quoted.len() < 2 || !quoted.ends_with(b"\""))
+    };
+    if fields[..=place].iter().any(is_open) {
+        return Err("has a comma in a field whose quote stands after a space".to_owned());
+    }
+    let text = text(found)?;
+    let unquoted = text.strip_prefix('"').and_then(|text| text.strip_suffix('"'));
+    Ok(unquoted.filter(|_| found.starts_with(b" ")).unwrap_or(text))
 }
 
 #[cfg(test)]
@@ -329,6 +385,30 @@ mod tests {
         assert_eq!(told(&read), [(8, "must be 32 hex digits, is `none`")]);
         let expected = [MIXED, MIXED, MIXED, &"b".repeat(32)].map(|text| Kind::Md5.key(text).unwrap());
         assert_eq!(keys, expected);
+    }
+
+    #[test]
+    fn columns_that_a_comment_names_are_found_and_spaces_before_quotes_mislead_nobody() {
+        let layout = Layout::Column("md5_hash".to_owned());
+        let text = format!(
+            "# malware (CSV)   #\r\n\r\n# \"seen\n# \"seen\",\"md5_hash\",\"name\"\n\"2026\", \"{MIXED}\", \"n/a\"\n# end\n2026,{MIXED},x\n\"2026\", \"one, {MIXED}\", \"x\"\n2026\n"
+        );
+        let (read, keys) = read_all(text.as_bytes(), &layout, Kind::Md5);
+        assert_eq!(keys.len(), 2);
+        let comma = "has a comma in a field whose quote stands after a space";
+        assert_eq!(told(&read), [(8, comma), (9, "has only 1 columns")]);
+        // The first record knows better than a comment.
+        let text = format!("# md5_hash\nseen,md5_hash\n2026,{MIXED}\n");
+        let (read, keys) = read_all(text.as_bytes(), &layout, Kind::Md5);
+        assert_eq!((read.bad, keys.len()), (0, 1));
+        let long = format!("#{}\n# a,md5_hash\n1,{MIXED}\n", "x".repeat(3 * MAX_LINE));
+        assert_eq!(read_all(long.as_bytes(), &layout, Kind::Md5).1.len(), 1);
+    }
+
+    #[test]
+    fn the_hashes_of_misp_are_read() {
+        let text = format!("{MIXED},5a1e2f6c-1111-4222-8333-444455556666\n");
+        assert_eq!(read_all(text.as_bytes(), &Layout::Lines, Kind::Md5).1.len(), 1);
     }
 
     #[test]
