@@ -168,9 +168,13 @@ impl ComponentStore {
         // Another may have come into force while this one waited.
         self.check(update, issued_at).map_err(|refusal| refusal.detail.to_string())?;
         let ComponentUpdate { component, version, .. } = update;
-        let wanted = HeldComponent::of(update, issued_at);
+        let mut wanted = HeldComponent::of(update, issued_at);
         let held = self.held.borrow().get(component).cloned();
-        let is_named = held.is_some_and(|held| held.has_the_bytes_of(&wanted));
+        let named = held.filter(|held| held.has_the_bytes_of(&wanted));
+        if let Some(held) = &named {
+            // The same bytes by an older command are held by the newer one still.
+            wanted.issued_at_ms = wanted.issued_at_ms.max(held.issued_at_ms);
+        }
         files::private_folder(&self.folder).map_err(|error| error.to_string())?;
         let place = self.folder.join(format!("{component}.{}", update.sha256));
         // Also one that a crash left in its place before it was named.
@@ -190,7 +194,7 @@ impl ComponentStore {
         self.held.send_modify(|held| {
             held.insert(component.clone(), wanted);
         });
-        let already = if is_here && is_named { " already" } else { "" };
+        let already = if is_here && named.is_some() { " already" } else { "" };
         Ok(format!("{component} {version} is in force{already}"))
     }
 
@@ -384,4 +388,31 @@ fn digest(path: &Path) -> io::Result<Digest> {
         context.update(&buffer[..read]);
     }
     Digest::try_from(context.finish().as_ref()).map_err(io::Error::other)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_that_is_older_than_what_is_held_brings_no_other_bytes() {
+        let folder = tempfile::TempDir::new().unwrap();
+        let store = ComponentStore::load(folder.path());
+        let update = |version: &str| ComponentUpdate {
+            component: OF_AGENTS[0].0.to_owned(),
+            version: version.to_owned(),
+            sha256: Digest::of(version.as_bytes()),
+            bytes: 1,
+        };
+        let at = Timestamp::from_millis;
+        store.check(&update("1"), at(1)).unwrap();
+        let held = HeldComponent::of(&update("2"), at(5));
+        store.held.send_modify(|all| drop(all.insert(OF_AGENTS[0].0.to_owned(), held)));
+        for late in [4, 5] {
+            let refusal = store.check(&update("1"), at(late)).unwrap_err();
+            assert_eq!(refusal.code, RefusalCode::InvalidParameters, "{refusal}");
+        }
+        store.check(&update("2"), at(4)).unwrap();
+        store.check(&update("3"), at(6)).unwrap();
+    }
 }
