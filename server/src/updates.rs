@@ -31,6 +31,8 @@ use pieces::Pieces;
 
 /// How often a run looks whether its source is still the one that is chosen.
 const LOOK_AT_SOURCE: Duration = Duration::from_secs(2);
+/// How often in a row it cannot be known before the run ends.
+const MOST_FAULTS: u32 = 5;
 
 /// The update server of the configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,7 +59,7 @@ pub(crate) struct Updates {
     /// Look whether agents lack something.
     pub new: Notify,
     /// What agents can fetch.
-    pub pieces: Pieces,
+    pub pieces: Arc<Pieces>,
     /// What agents are told to hold.
     pub for_agents: Vec<&'static str>,
     /// Runs of this process that are under way; all but one only find that it is.
@@ -80,7 +82,7 @@ impl Updates {
             pace,
             poke: Notify::new(),
             new: Notify::new(),
-            pieces: Pieces::new(),
+            pieces: Arc::new(Pieces::new()),
             for_agents: config.for_agents.clone(),
             running: AtomicUsize::new(0),
             asked: Arc::new(Semaphore::new(2)),
@@ -126,21 +128,30 @@ impl<'a> Surroundings<'a> {
         told: &mut (dyn FnMut(Progress) + Send),
     ) -> (LastRun, Result<Report, UpdateError>) {
         let _turn = self.updates.turn.lock().await;
+        let began_ms = self.clock.wall().as_millis();
+        // Before anything is noted: another program may be at it.
+        let alone = match self.updates.folder.lock() {
+            Ok(alone) => alone,
+            Err(error) => {
+                let (source, source_digest) = Default::default();
+                let ended_ms = self.clock.wall().as_millis();
+                let outcome = failed(&error);
+                return (LastRun { began_ms, ended_ms, source, source_digest, outcome }, Err(error));
+            }
+        };
         let resolved = source::resolve(self);
         let (source, source_digest) = match &resolved {
             Ok(resolved) => (resolved.name.clone(), resolved.digest()),
             Err(_) => Default::default(),
         };
-        let began_ms = self.clock.wall().as_millis();
         let outcome = Outcome::UnderWay;
         let mut run = LastRun { began_ms, ended_ms: 0, source, source_digest, outcome };
-        let before = self.updates.folder.last_run().ok().flatten();
         // Before it begins: one that takes the program with it must not begin again at once.
         if resolved.is_ok() {
             self.note(&run);
         }
         let changed = self.source_changes(run.source_digest.clone());
-        let work = async { Box::pin(source::fetch(self, resolved?, told)).await };
+        let work = async { Box::pin(source::fetch(self, &alone, resolved?, told)).await };
         let work = async {
             tokio::select! {
                 ended = work => ended,
@@ -157,18 +168,12 @@ impl<'a> Surroundings<'a> {
             Ok(report) if report.activated.is_empty() => Outcome::Current,
             Ok(report) => Outcome::Updated(report.activated.iter().map(|(name, _)| name.clone()).collect()),
             Err(error) if error.reason == Reason::Stopped => {
-                self.updates.folder.forget_incoming();
+                self.updates.folder.forget_incoming(&alone);
                 Outcome::Stopped
             }
-            Err(error) => {
-                Outcome::Failed { code: error.reason.as_str().to_owned(), reason: error.to_string() }
-            }
+            Err(error) => failed(error),
         };
-        match (&ended, before) {
-            // A run that did not begin, since another program has the folder, is none.
-            (Err(error), Some(before)) if error.reason == Reason::Busy => self.note(&before),
-            _ => self.note(&run),
-        }
+        self.note(&run);
         (run, ended)
     }
 
@@ -181,14 +186,30 @@ impl<'a> Surroundings<'a> {
     /// Returns when another source than this was chosen: by a call, by a command on this host, or because the
     /// registration with the manager ended.
     async fn source_changes(&self, digest: String) {
-        loop {
+        let mut faults = 0;
+        while faults < MOST_FAULTS {
             tokio::time::sleep(LOOK_AT_SOURCE).await;
-            let now = source::resolve(self).map_or_else(|_| String::new(), |resolved| resolved.digest());
-            if now != digest {
-                return;
+            match source::resolve(self) {
+                Ok(resolved) if resolved.digest() == digest => faults = 0,
+                Ok(_) => return,
+                // Perhaps a file is being replaced.
+                Err(_) => faults += 1,
             }
         }
     }
+
+    /// Notes that a run was killed, if the last one was: nobody is at it, and it did not end.
+    pub(crate) fn note_killed(&self) -> Option<UpdateError> {
+        let run = self.updates.folder.last_run().ok().flatten()?;
+        let _alone = self.updates.folder.lock().ok().filter(|_| run.outcome == Outcome::UnderWay)?;
+        let error = UpdateError::new(Reason::Killed, "the program ended while an update was under way");
+        self.note(&LastRun { ended_ms: self.clock.wall().as_millis(), outcome: failed(&error), ..run });
+        Some(error)
+    }
+}
+
+fn failed(error: &UpdateError) -> Outcome {
+    Outcome::Failed { code: error.reason.as_str().to_owned(), reason: error.to_string() }
 }
 
 fn stopped(text: &str) -> UpdateError {
@@ -210,21 +231,23 @@ pub(crate) async fn sync(
             uplink.server.updates.new.notify_one();
         }
         Err(error) if matches!(error.reason, Reason::Busy | Reason::Stopped) => {}
-        Err(error) => {
-            warn!(source = run.source, code = error.reason.as_str(), %error, "an update failed");
-            let alarm = Alarm {
-                kind: AlertKind::UpdateFailed,
-                code: error.reason.as_str(),
-                agent: SERVER,
-                count: 1,
-                detail: error.to_string(),
-            };
-            if let Err(error) = uplink.server.store.raise(alarm, None, uplink.server.clock.wall()).await {
-                warn!(%error, "the alert could not be raised");
-            }
-        }
+        Err(error) => has_failed(uplink, &run.source, error).await,
     }
     (run, ended)
+}
+
+async fn has_failed(uplink: &Uplink, source: &str, error: &UpdateError) {
+    warn!(source, code = error.reason.as_str(), %error, "an update failed");
+    let alarm = Alarm {
+        kind: AlertKind::UpdateFailed,
+        code: error.reason.as_str(),
+        agent: SERVER,
+        count: 1,
+        detail: error.to_string(),
+    };
+    if let Err(error) = uplink.server.store.raise(alarm, None, uplink.server.clock.wall()).await {
+        warn!(%error, "the alert could not be raised");
+    }
 }
 
 /// A PEM file of authorities, DER.

@@ -9,6 +9,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
@@ -25,6 +26,10 @@ use crate::{Name, Release};
 /// Which version of each component is in force.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Shelf(pub BTreeMap<Name, Held>);
+
+/// One state of what is in force: whenever it is replaced, there is another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ShelfState((u64, i64, i64));
 
 /// What is held of one component.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -76,6 +81,10 @@ pub enum Outcome {
     },
 }
 
+/// That nobody else runs, or changes what is in force, until this is dropped.
+#[derive(Debug)]
+pub struct Alone(#[expect(dead_code, reason = "the lock ends when its file is closed")] File);
+
 /// The folder.
 #[derive(Debug, Clone)]
 pub struct Folder(PathBuf);
@@ -97,9 +106,9 @@ impl Folder {
     ///
     /// # Errors
     /// When another process or task has it.
-    pub fn lock(&self) -> Result<File, UpdateError> {
+    pub fn lock(&self) -> Result<Alone, UpdateError> {
         files::private_folder(&self.0).map_err(UpdateError::file)?;
-        files::lock_folder(&self.0).map_err(|error| match error {
+        files::lock_folder(&self.0).map(Alone).map_err(|error| match error {
             FileError::InUse { .. } => UpdateError::new(
                 Reason::Busy,
                 "another update or change of it is under way: wait for its end",
@@ -110,7 +119,7 @@ impl Folder {
 
     /// Takes what is in force for one change of it. A run needs it at its end alone, so that somebody can go back
     /// while one is under way.
-    pub(crate) fn lock_shelf(&self) -> Result<File, UpdateError> {
+    pub(crate) fn lock_shelf(&self) -> Result<Alone, UpdateError> {
         Self(self.0.join("components")).lock()
     }
 
@@ -120,6 +129,13 @@ impl Folder {
     /// When it cannot be read.
     pub fn shelf(&self) -> Result<Shelf, UpdateError> {
         Ok(self.read_json("active.json")?.unwrap_or_default())
+    }
+
+    /// Which state of it this is, without reading it; `None`: there is none.
+    #[must_use]
+    pub fn shelf_state(&self) -> Option<ShelfState> {
+        let found = fs::metadata(self.0.join("active.json")).ok()?;
+        Some(ShelfState((found.ino(), found.mtime(), found.mtime_nsec())))
     }
 
     /// The file of a component that is in force.
@@ -228,7 +244,7 @@ impl Folder {
     }
 
     /// Removes what a run that was stopped has fetched.
-    pub fn forget_incoming(&self) {
+    pub fn forget_incoming(&self, _alone: &Alone) {
         let _ = fs::remove_dir_all(self.0.join("incoming"));
     }
 

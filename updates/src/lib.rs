@@ -17,7 +17,7 @@ mod trusted;
 mod workshop;
 
 pub use component::{InvalidName, Name, Release, Version};
-pub use folder::{Folder, Held, LastRun, Outcome, Shelf};
+pub use folder::{Alone, Folder, Held, LastRun, Outcome, Shelf, ShelfState};
 pub use link::{ByteStream, Disk, Link, LinkError, Pace, Web};
 pub use mirror::{Mirrored, mirror};
 pub use reason::{Reason, UpdateError};

@@ -13,7 +13,9 @@ use serde::{Deserialize, Serialize};
 use tough::{Prefix, Repository, TargetName};
 use writ_common::checkpoint;
 use writ_common::files;
+use writ_protocol::id::Digest;
 
+use crate::digest;
 use crate::folder::Folder;
 use crate::link::Link;
 use crate::reason::{Reason, UpdateError};
@@ -117,10 +119,20 @@ async fn bring(
 ) -> Result<BTreeSet<String>, UpdateError> {
     files::private_folder(folder).map_err(UpdateError::file)?;
     let file = |(_, name, release): &(TargetName, Name, Release)| format!("{}.{name}", release.sha256);
-    let is_here = |component: &(TargetName, Name, Release)| {
-        fs::metadata(folder.join(file(component))).is_ok_and(|found| found.len() == component.2.bytes)
-    };
-    let missing: Vec<_> = components.iter().filter(|component| !is_here(component)).collect();
+    let named: Vec<_> =
+        components.iter().map(|component| (folder.join(file(component)), component.2.sha256)).collect();
+    let is_here =
+        move |(file, sha256): (PathBuf, Digest)| digest::of_file(&file).is_ok_and(|found| found == sha256);
+    // Its digests are of many bytes: others work meanwhile.
+    let are_here =
+        tokio::task::spawn_blocking(move || named.into_iter().map(is_here).collect::<Vec<_>>()).await;
+    let are_here = are_here.map_err(|error| UpdateError::new(Reason::Disk, error.to_string()))?;
+    let missing: Vec<_> = components
+        .iter()
+        .zip(are_here)
+        .filter(|(_, is_here)| !is_here)
+        .map(|(component, _)| component)
+        .collect();
     check_room(folder, missing.iter().map(|(_, _, release)| release.bytes).sum())?;
     for component in missing {
         // The library compares the digest, and the file takes its name only then.

@@ -47,6 +47,8 @@ pub enum Reason {
     Busy,
     /// Somebody ended it.
     Stopped,
+    /// The program ended before it did.
+    Killed,
     /// No such component.
     Unknown,
     /// There is nothing to go back to.
@@ -59,7 +61,7 @@ pub enum Reason {
 
 impl Reason {
     /// All of them.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::NoSource,
         Self::NoRoot,
         Self::Unreachable,
@@ -77,6 +79,7 @@ impl Reason {
         Self::Damaged,
         Self::Busy,
         Self::Stopped,
+        Self::Killed,
         Self::Unknown,
         Self::NothingEarlier,
         Self::NotHeld,
@@ -104,6 +107,7 @@ impl Reason {
             Self::Damaged => "update_damaged",
             Self::Busy => "update_busy",
             Self::Stopped => "update_stopped",
+            Self::Killed => "update_killed",
             Self::Unknown => "update_unknown_component",
             Self::NothingEarlier => "update_nothing_earlier",
             Self::NotHeld => "update_not_held",
@@ -132,6 +136,9 @@ impl Reason {
                 "ask whoever runs the repository whether its keys were replaced without a new root; if not, somebody sends a forged one"
             }
             Self::Unusable => "tell whoever publishes it",
+            Self::Killed => {
+                "see in the log of that time what ended the program: this host was switched off, or had no memory left, perhaps for what was fetched"
+            }
             Self::DiskFull => "make room; what is in force stays, and the next run tries again",
             _ => "",
         }

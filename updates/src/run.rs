@@ -12,7 +12,7 @@ use std::path::Path;
 use writ_common::checkpoint;
 use writ_protocol::time::Timestamp;
 
-use crate::folder::Folder;
+use crate::folder::{Alone, Folder};
 use crate::link::{Link, Pace};
 use crate::mirror::too_long;
 use crate::reason::UpdateError;
@@ -69,17 +69,16 @@ pub struct Report {
     pub others: usize,
 }
 
-/// Brings what the source has into force, all of it or nothing. The folder is held until the end.
+/// Brings what the source has into force, all of it or nothing.
 ///
 /// # Errors
 /// Why not; what was in force before is in force still.
 pub async fn update<L: Link>(
-    folder: &Folder,
+    (folder, _alone): (&Folder, &Alone),
     source: Source<L>,
     now: Timestamp,
     told: &mut (dyn FnMut(Progress) + Send),
 ) -> Result<Report, UpdateError> {
-    let _lock = folder.lock()?;
     let incoming = folder.incoming()?;
     let ended = tokio::time::timeout(MAX_RUN, stages(folder, &incoming, source, now, told)).await;
     // On a full disk it would be what fills it.
@@ -165,9 +164,15 @@ mod tests {
         }
 
         async fn update_from(&self, repository: &Path) -> Result<Report, UpdateError> {
-            let root = fs::read(self.path("repository/metadata/1.root.json")).unwrap();
+            self.update_by_root("repository/metadata/1.root.json", repository).await
+        }
+
+        async fn update_by_root(&self, root: &str, repository: &Path) -> Result<Report, UpdateError> {
+            let root = fs::read(self.path(root)).unwrap();
             let source = Source { link: Disk::new(repository.to_owned()), root, pace: Pace::default() };
-            update(&self.client(), source, now(), &mut |_| {}).await
+            let client = self.client();
+            let alone = client.lock()?;
+            update((&client, &alone), source, now(), &mut |_| {}).await
         }
 
         fn active(&self) -> (String, Vec<u8>) {
@@ -237,6 +242,58 @@ mod tests {
         scene.update().await.unwrap();
         let error = scene.update_from(&before).await.unwrap_err();
         assert_eq!(error.reason, Reason::RolledBack, "{error}");
+    }
+
+    #[tokio::test]
+    async fn whoever_pins_another_root_of_the_same_repository_forgets_nothing() {
+        let scene = Scene::new().await;
+        for _ in 0..2 {
+            scene.workshop.rotate(&[], &passphrase(), DAY, LIFETIMES, now()).await.unwrap();
+        }
+        let before = scene.path("before");
+        copy(&scene.path("repository"), &before);
+        scene.offer("1", b"one").await;
+        fs::create_dir_all(scene.path("client/trust/lost+found")).unwrap();
+        scene.update_by_root("before/metadata/3.root.json", &scene.path("repository")).await.unwrap();
+        // That root 1 leads to root 3 is known only when they have come.
+        for _ in 0..2 {
+            let error = scene.update_from(&before).await.unwrap_err();
+            assert_eq!(error.reason, Reason::RolledBack, "{error}");
+        }
+        scene.update().await.unwrap();
+        assert_eq!(fs::read_dir(scene.path("client/trust")).unwrap().count(), 2);
+        assert_eq!(scene.active().0, "1");
+    }
+
+    #[tokio::test]
+    async fn damage_of_what_was_seen_of_one_repository_stops_no_other() {
+        let (scene, other) = (Scene::new().await, Scene::new().await);
+        scene.offer("1", b"one").await;
+        scene.update().await.unwrap();
+        let damaged = scene.path("client/trust").join("00".repeat(32)).join("roots");
+        fs::create_dir_all(&damaged).unwrap();
+        fs::write(damaged.join("1.root.json"), b"{").unwrap();
+        scene.update().await.unwrap();
+        // This may be the one that is damaged.
+        fs::copy(other.path("repository/metadata/1.root.json"), scene.path("other.json")).unwrap();
+        let refused = scene.update_by_root("other.json", &other.path("repository")).await.unwrap_err();
+        assert_eq!(refused.reason, Reason::Damaged, "{refused}");
+    }
+
+    #[tokio::test]
+    async fn roots_that_the_web_server_lost_are_published_again() {
+        let scene = Scene::new().await;
+        scene.update().await.unwrap();
+        scene.workshop.rotate(&Role::ALL, &passphrase(), DAY, LIFETIMES, now()).await.unwrap();
+        let roots = ["1.root.json", "2.root.json"].map(|name| scene.path("repository/metadata").join(name));
+        let pinned = scene.path("pinned.json");
+        fs::copy(&roots[0], &pinned).unwrap();
+        for root in roots {
+            fs::remove_file(root).unwrap();
+        }
+        scene.offer("1", b"one").await;
+        scene.update_by_root("pinned.json", &scene.path("repository")).await.unwrap();
+        assert_eq!(scene.active().0, "1");
     }
 
     #[tokio::test]

@@ -37,6 +37,11 @@ impl TrustedRoot {
         Ok(Self { signed, bytes })
     }
 
+    /// Whether another is the same, whoever signed it besides.
+    fn is(&self, other: &Self) -> bool {
+        self.signed.signed == other.signed.signed
+    }
+
     /// Whether another root may take its place.
     fn is_followed_by(&self, next: &Self) -> bool {
         next.version() == self.version() + 1 && self.signed.signed.verify_role(&next.signed).is_ok()
@@ -52,8 +57,8 @@ pub struct Trusted {
 }
 
 impl Trusted {
-    /// The trust that begins with a pinned root. If that root was seen of a repository before, or is the next
-    /// one of it, what was seen counts: whoever pins a newer root of the same repository forgets nothing.
+    /// The trust that begins with a pinned root. If that root was seen of a repository before, or is next to one
+    /// of it, what was seen counts: whoever pins another root of the same repository forgets nothing.
     ///
     /// # Errors
     /// When the root is none, or what was kept is damaged.
@@ -62,17 +67,31 @@ impl Trusted {
             UpdateError::new(Reason::NoRoot, format!("it is no root of a TUF repository: {why}"))
         };
         let root = TrustedRoot::parse(pinned.to_vec()).map_err(no_root)?;
-        for folder in files::list(all).map_err(UpdateError::file)? {
-            let mut roots = roots_in(&folder)?;
-            if roots.iter().any(|seen| seen.signed.signed == root.signed.signed) {
+        let own = all.join(Digest::of(pinned).to_string());
+        let mut damage = None;
+        for folder in repositories(all)? {
+            let mut roots = match roots_in(&folder) {
+                Ok(roots) => roots,
+                // Perhaps it is of another repository.
+                Err(error) => {
+                    damage = Some(error);
+                    continue;
+                }
+            };
+            if roots.iter().any(|seen| seen.is(&root)) {
                 return Self { folder, roots }.checked();
             }
             if roots.last().is_some_and(|newest| newest.is_followed_by(&root)) {
                 roots.push(root);
                 return Self { folder, roots }.checked();
             }
+            if roots.first().is_some_and(|first| root.is_followed_by(first)) {
+                roots.insert(0, root);
+                return Self { folder, roots }.checked();
+            }
         }
-        Ok(Self { folder: all.join(Digest::of(pinned).to_string()), roots: vec![root] })
+        // It may be what was seen of this one.
+        damage.map_or_else(|| Ok(Self { folder: own, roots: vec![root] }), Err)
     }
 
     /// Whether what is kept can be read. What cannot would let an older state of the repository pass.
@@ -131,6 +150,19 @@ impl Trusted {
                 None => break,
             }
         }
+        self.write_roots()?;
+        let root = self.newest()?.signed.signed.clone();
+        let are_replaced = |role: RoleType| before.keys(role).ne(root.keys(role));
+        // As the library does: it forgives a version that whoever had the keys of before made too high.
+        let is_forgiven = are_replaced(RoleType::Timestamp) || are_replaced(RoleType::Snapshot);
+        let [timestamp, snapshot, targets] = METADATA;
+        self.keep_one::<Timestamp>(work, timestamp, &root, is_forgiven)?;
+        self.keep_one::<Snapshot>(work, snapshot, &root, is_forgiven)?;
+        self.keep_one::<Targets>(work, targets, &root, false)?;
+        self.join()
+    }
+
+    fn write_roots(&self) -> Result<(), UpdateError> {
         let folder = self.folder.join("roots");
         files::private_folder(&folder).map_err(UpdateError::file)?;
         for (name, bytes) in self.roots() {
@@ -139,14 +171,73 @@ impl Trusted {
                 files::write_secret(&to, bytes).map_err(UpdateError::file)?;
             }
         }
-        let root = self.newest()?.signed.signed.clone();
-        let are_replaced = |role: RoleType| before.keys(role).ne(root.keys(role));
-        // As the library does: it forgives a version that whoever had the keys of before made too high.
-        let is_forgiven = are_replaced(RoleType::Timestamp) || are_replaced(RoleType::Snapshot);
-        let [timestamp, snapshot, targets] = METADATA;
-        self.keep_one::<Timestamp>(work, timestamp, &root, is_forgiven)?;
-        self.keep_one::<Snapshot>(work, snapshot, &root, is_forgiven)?;
-        self.keep_one::<Targets>(work, targets, &root, false)
+        Ok(())
+    }
+
+    /// Takes in what was seen of the same repository from another pinned root on: that both lead to the same
+    /// roots is known only now.
+    ///
+    /// # Errors
+    /// When something newer had been seen there.
+    fn join(&mut self) -> Result<(), UpdateError> {
+        let Some(all) = self.folder.parent().map(Path::to_owned) else { return Ok(()) };
+        let mut is_behind = false;
+        for other in repositories(&all)? {
+            let Some(roots) = roots_in(&other).ok().filter(|_| other != self.folder) else { continue };
+            let Some(joined) = self.joined(roots) else { continue };
+            is_behind |=
+                joined.last().map(TrustedRoot::version) > self.roots.last().map(TrustedRoot::version);
+            self.roots = joined;
+            self.write_roots()?;
+            let root = self.newest()?.signed.signed.clone();
+            let [timestamp, snapshot, targets] = METADATA;
+            is_behind |= self.take_newer::<Timestamp>(&other, timestamp, &root)?;
+            is_behind |= self.take_newer::<Snapshot>(&other, snapshot, &root)?;
+            is_behind |= self.take_newer::<Targets>(&other, targets, &root)?;
+            // All that it had is here.
+            fs::remove_dir_all(&other).map_err(|source| UpdateError::io(&other, source))?;
+        }
+        if !is_behind {
+            return Ok(());
+        }
+        let text = "this host has seen a newer state of the repository, when another root of it was pinned";
+        Err(UpdateError::new(Reason::RolledBack, text))
+    }
+
+    /// These roots and those of here, if some are in both and all are one chain.
+    fn joined(&self, roots: Vec<TrustedRoot>) -> Option<Vec<TrustedRoot>> {
+        roots.iter().any(|root| self.roots.iter().any(|own| own.is(root))).then_some(())?;
+        let mut joined = self.roots.clone();
+        for root in roots {
+            match joined.iter().find(|own| own.version() == root.version()) {
+                Some(own) if own.is(&root) => {}
+                Some(_) => return None,
+                None => joined.push(root),
+            }
+        }
+        joined.sort_by_key(TrustedRoot::version);
+        joined.windows(2).all(|pair| pair[0].is_followed_by(&pair[1])).then_some(joined)
+    }
+
+    /// Takes metadata of another folder if it is newer than that of here, and counts.
+    fn take_newer<R>(&self, other: &Path, name: &str, root: &Root) -> Result<bool, UpdateError>
+    where
+        R: Role + DeserializeOwned,
+    {
+        let read = |folder: &Path| -> Result<Option<(u64, Vec<u8>)>, UpdateError> {
+            let Some(bytes) = read_if_there(&folder.join(name))? else { return Ok(None) };
+            let signed = serde_json::from_slice::<Signed<R>>(&bytes).ok();
+            let signed = signed.filter(|signed| root.verify_role(signed).is_ok());
+            Ok(signed.map(|signed| (signed.signed.version().get(), bytes)))
+        };
+        let (theirs, own) = (read(other)?, read(&self.folder)?);
+        match theirs {
+            Some((version, bytes)) if own.is_none_or(|(own, _)| own < version) => {
+                files::write_secret(&self.folder.join(name), &bytes).map_err(UpdateError::file)?;
+                Ok(true)
+            }
+            _ => Ok(false),
+        }
     }
 
     fn keep_one<R>(&self, work: &Path, name: &str, root: &Root, is_forgiven: bool) -> Result<(), UpdateError>
@@ -179,6 +270,14 @@ impl Trusted {
         };
         TrustedRoot::parse(bytes.to_vec()).map(|root| root.version()).map_err(no_root)
     }
+}
+
+/// The folders of what was seen of repositories, one for each.
+fn repositories(all: &Path) -> Result<impl Iterator<Item = PathBuf>, UpdateError> {
+    let is_one = |path: &PathBuf| {
+        path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.parse::<Digest>().is_ok())
+    };
+    Ok(files::list(all).map_err(UpdateError::file)?.into_iter().filter(is_one))
 }
 
 /// The roots that were kept of a repository, each as the one before it asks.

@@ -143,9 +143,10 @@ impl Workshop {
         for role in Role::ALL {
             workshop.new_key(role, Some(passphrase))?;
         }
-        workshop.write_plan(&Plan::default())?;
         workshop.sign_root(None, passphrase, root_lifetime, now).await?;
         workshop.write_numbers(&publish::Numbers { root: 1, ..publish::Numbers::default() })?;
+        // At last: what can be opened has all that it needs.
+        workshop.write_plan(&Plan::default())?;
         let published = workshop.publish(lifetimes, now).await?;
         Ok((workshop, published))
     }

@@ -80,10 +80,13 @@ fn a_publication_killed_at_any_step_is_whole_for_readers_and_finished_by_the_nex
     let _published = run(repo("publish", &[]));
     let _synced = fleet.keys(&["updates", "sync"]).ok();
     assert_eq!(fleet.component("tool").1, "2");
-    // The root names keys that have signed nothing yet.
+    // The new root is signed, and readers do not see it yet.
     let all = ["--role", "root", "--role", "targets", "--role", "snapshot", "--role", "timestamp"];
     let rotate = repo("rotate-root", &[all.as_slice(), &["--passphrase-file", &passphrase]].concat());
-    kill("repository_root_replaced", rotate.clone());
+    kill("repository_root_signed", rotate.clone());
+    let _synced = fleet.keys(&["updates", "sync"]).ok();
+    // They see it, and its keys have signed nothing yet.
+    kill("repository_written", repo("publish", &[]));
     let refused = fleet.keys(&["updates", "sync"]).failed(1);
     assert!(refused.stderr.contains("(update_unsigned)"), "{refused:?}");
     assert_eq!(fleet.component("tool").1, "2");

@@ -102,7 +102,10 @@ impl UpdateService for Updates {
     async fn roll_back(&self, request: Request<proto::RollBackRequest>) -> RpcResult<proto::UpdateStatus> {
         let name = name(&request.into_inner().component)?;
         let now = self.0.server.clock.wall();
-        self.0.server.updates.folder.roll_back(&name, now).map_err(failure)?;
+        let folder = self.0.server.updates.folder.clone();
+        // The digest of the file is made anew.
+        let back = tokio::task::spawn_blocking(move || folder.roll_back(&name, now)).await;
+        back.map_err(|error| Failure::unavailable(error.to_string()))?.map_err(failure)?;
         Ok(Response::new(self.status()?))
     }
 

@@ -56,8 +56,8 @@ pub(super) enum Update {
         /// Which component.
         component: Name,
     },
-    /// Which versions are in force, since when, and how the last run ended. Exit code 1 when it failed, or when
-    /// the source lacks something.
+    /// Which versions are in force, since when, and how the last run ended. Exit code 1 when it failed or was
+    /// killed, or when the source lacks something.
     Status {
         #[command(flatten)]
         place: Place,
@@ -195,6 +195,8 @@ pub(super) async fn run(verb: Update, shutdown: Shutdown) -> Result<(), Fatal> {
             let is_missing = source::show(&opened.around(&shutdown)).map_err(refused)?.is_missing;
             match opened.updates.folder.last_run().map_err(refused)?.map(|run| run.outcome) {
                 Some(Outcome::Failed { .. }) => Err(Fatal::said()),
+                // Nobody is at it: it was killed.
+                Some(Outcome::UnderWay) if opened.updates.folder.lock().is_ok() => Err(Fatal::said()),
                 _ if is_missing => Err(Fatal::said()),
                 _ => Ok(()),
             }
@@ -368,6 +370,11 @@ async fn synchronise(place: &Place, opened: Opened, shutdown: &Shutdown) -> Resu
         shutdown: shutdown.clone(),
     };
     let (run, ended) = Box::pin(around.sync(&mut |progress| say::aside(words(&progress)))).await;
+    for (name, release) in ended.iter().flat_map(|report| &report.activated) {
+        let subject = format!("in force: {name} {}, SHA-256 {}", release.version, release.sha256);
+        let publisher = place.reader(shutdown).await?;
+        publisher.record_about("writ-server updates sync", subject).await.map_err(Fatal::failure)?;
+    }
     let report = match ended {
         Ok(report) => report,
         Err(error) => {

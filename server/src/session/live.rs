@@ -27,7 +27,7 @@ use crate::receipts::{VerifiedReceipt, record_refusals};
 use crate::store::unavailable;
 use crate::store::{Alarm, AlertKind, KnownAgent, ReceiptFate, Report, SignOfLife};
 use crate::traces::Moment;
-use crate::updates::pieces::{Turn, again};
+use crate::updates::pieces::{Share, not_now};
 
 /// Two processes with one identity would otherwise take the slot from each other without end.
 const REPLACED_BACKOFF: Duration = Duration::from_secs(30);
@@ -79,7 +79,7 @@ pub(super) struct Live<'a> {
     /// The key its identity record claims to be signed by.
     record_signed_by: Option<KeyId>,
     /// While it fetches a component.
-    turn: Option<Turn>,
+    share: Share,
 }
 
 impl<'a> Live<'a> {
@@ -123,7 +123,7 @@ impl<'a> Live<'a> {
             admissions_before: admissions,
             bundle_version,
             record_signed_by,
-            turn: None,
+            share: Share::default(),
         };
         live.hand_on_bundles().await?;
         live.renew_identity_record().await?;
@@ -318,8 +318,7 @@ impl<'a> Live<'a> {
     }
 
     async fn receive(&mut self, frame: agent_frame::Frame) -> Result<(), End> {
-        // One that stopped asking keeps nobody else from it.
-        self.turn = self.turn.take().filter(|turn| !turn.is_over());
+        self.share.look(&self.server.updates.pieces, self.outbound.is_idle())?;
         match frame {
             agent_frame::Frame::Answer(answer) => self.answer(answer).await,
             agent_frame::Frame::Refusals(envelope) => {
@@ -368,16 +367,14 @@ impl<'a> Live<'a> {
         let malformed = |_| Failure::protocol("a request for a piece names no component");
         let digest = Digest::try_from(sha256.as_ref()).map_err(malformed)?;
         let updates = &self.server.updates;
-        self.turn = self.turn.take().filter(|turn| !turn.is_over()).or_else(|| updates.pieces.turn());
         // An agent that has not read what it asked for before is not given more of it.
-        if self.turn.is_none() || !self.outbound.is_idle() {
-            return self.say(Frame::Piece(again(sha256, offset))).await;
+        if !self.share.may_fetch(&updates.pieces, self.outbound.is_idle()) {
+            return self.say(Frame::Piece(not_now(sha256, offset))).await;
         }
         let piece = updates.pieces.read(&updates.folder, digest, offset).await;
-        let piece = piece.map_err(|error| Failure::unavailable(error.to_string()))?;
         if piece.data.len() < MAX_PIECE_BYTES {
             // The last one, or none.
-            self.turn = None;
+            self.share.ends();
         }
         self.say(Frame::Piece(piece)).await
     }

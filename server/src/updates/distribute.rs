@@ -23,8 +23,11 @@ use crate::submit::{self, Selection, Submitted};
 const LOOK_EVERY: Duration = Duration::from_secs(60);
 /// However often there is a reason: each look costs as much as there are agents.
 const LOOKS_APART: Duration = Duration::from_secs(2);
-/// How long a command may wait for an agent, and how soon the same is sent to it again at the earliest.
-const LIFETIME: Duration = Duration::from_secs(24 * 3600);
+/// How long an agent has for it, and how soon the same is sent to it again at the earliest: it may have been
+/// stopped, or its disk was full.
+const LIFETIME: Duration = Duration::from_secs(3600);
+/// Who such a command is by. No operator can have this name, since brackets are in none.
+const ACTOR: &str = "(updates)";
 /// Agents of one command.
 const MOST: usize = 20_000;
 
@@ -55,12 +58,18 @@ pub(crate) fn in_force(server: &Server, component: &str) -> Result<ComponentUpda
     let name = component.parse::<Name>().map_err(|error| Failure::invalid("component", error.to_string()))?;
     let active = server.updates.folder.active(&name);
     let active = active.map_err(|error| Failure::unavailable(error.to_string()))?;
-    let (Release { version, sha256, bytes }, _) = active.ok_or_else(|| {
+    let (release, _) = active.ok_or_else(|| {
         let text = format!(
             "no {component} is in force here, so that agents could not fetch it: writ-server updates sync"
         );
         Failure::precondition("no_component", text)
     })?;
+    as_told(component, release)
+}
+
+/// A release as agents are told to hold it.
+fn as_told(component: &str, release: Release) -> Result<ComponentUpdate, Failure> {
+    let Release { version, sha256, bytes } = release;
     if !(1..=MAX_AGENT_COMPONENT_BYTES).contains(&bytes) {
         let text =
             format!("{component} has {bytes} bytes, and agents take {MAX_AGENT_COMPONENT_BYTES} at most");
@@ -93,9 +102,7 @@ pub(crate) async fn coverage(server: &Server) -> Result<Vec<Coverage>, Failure> 
 pub(crate) async fn run(server: Arc<Server>) {
     let mut asked = HashMap::new();
     loop {
-        if let Err(failure) = Box::pin(turn(&server, &mut asked)).await {
-            warn!(error = failure.message(), "agents could not be sent what they lack");
-        }
+        Box::pin(turn(&server, &mut asked)).await;
         let woken = async {
             tokio::time::sleep(LOOKS_APART).await;
             let _ = tokio::time::timeout(LOOK_EVERY, server.updates.new.notified()).await;
@@ -109,41 +116,57 @@ pub(crate) async fn run(server: Arc<Server>) {
 /// What each agent was sent last of each component, and when.
 type Asked = HashMap<(AgentId, &'static str), (Digest, Timestamp)>;
 
-async fn turn(server: &Arc<Server>, asked: &mut Asked) -> Result<(), Failure> {
+async fn turn(server: &Arc<Server>, asked: &mut Asked) {
     let now = server.clock.wall();
-    asked.retain(|_, (_, at)| *at + LIFETIME > now);
-    for Coverage { name, release, holding, .. } in coverage(server).await? {
-        let Some(name) = server.updates.for_agents.iter().find(|wanted| **wanted == name.as_ref()) else {
-            continue;
-        };
-        let is_asked = |agent: &AgentId| {
-            asked.get(&(*agent, *name)).is_some_and(|(digest, _)| *digest == release.sha256)
-        };
-        let mut lacking = server.store.agent_ids(None).await.map_err(unavailable)?;
-        lacking.retain(|agent| !holding.contains(agent) && !is_asked(agent));
-        lacking.truncate(MOST);
-        // Who has not said that it can, or whose host forbids it, would only refuse.
-        let tables = server.store.action_tables(&lacking).await.map_err(unavailable)?;
-        let allows = |table: &AllowList| table.actions.iter().any(|(name, _)| name == "update-component");
-        let can: HashSet<_> = tables.into_iter().filter(allows).map(|table| table.id).collect();
-        lacking.retain(|agent| can.contains(agent));
-        if lacking.is_empty() {
-            continue;
+    // What is in the future was noted before the clock went back.
+    asked.retain(|_, (_, at)| *at <= now && *at + LIFETIME > now);
+    let covered = match coverage(server).await {
+        Ok(covered) => covered,
+        Err(failure) => return warn!(error = failure.message(), "it cannot be known what agents lack"),
+    };
+    for covered in covered {
+        let wanted = server.updates.for_agents.iter().find(|wanted| **wanted == covered.name.as_ref());
+        let Some(name) = wanted.copied() else { continue };
+        // One component that cannot be sent keeps no other from agents.
+        if let Err(failure) = send(server, name, covered, (&mut *asked, now)).await {
+            warn!(component = name, error = failure.message(), "agents could not be sent what they lack");
         }
-        let update = in_force(server, name)?;
-        let request = submit::Request {
-            id: None,
-            selection: Selection::Ids(lacking.clone()),
-            lifetime: LIFETIME,
-            action: Action::UpdateComponent(update),
-            parent: None,
-        };
-        let actor =
-            Actor { name: "updates".to_owned(), role: Role::Operator, method: "updates", request: None };
-        if let Submitted::New(row, agents) = submit::submit(server, &actor, request).await? {
-            info!(component = name, version = %release.version, command.id = %row.id, agents, "agents are told to hold it");
-        }
-        asked.extend(lacking.into_iter().map(|agent| ((agent, *name), (release.sha256, now))));
     }
+}
+
+/// Tells those to hold a component who are in a session, lack it, and can: who cannot would only refuse, and who
+/// is not here will say what it holds when it comes.
+async fn send(
+    server: &Arc<Server>,
+    name: &'static str,
+    covered: Coverage,
+    (asked, now): (&mut Asked, Timestamp),
+) -> Result<(), Failure> {
+    let Coverage { release, holding, .. } = covered;
+    let (version, sha256) = (release.version.clone(), release.sha256);
+    let update = as_told(name, release)?;
+    let registry = server.dispatcher.registry();
+    let is_asked = |agent: &AgentId| asked.get(&(*agent, name)).is_some_and(|(digest, _)| *digest == sha256);
+    let mut lacking = server.store.agent_ids(None).await.map_err(unavailable)?;
+    lacking.retain(|agent| !holding.contains(agent) && !is_asked(agent) && registry.is_connected(*agent));
+    let tables = server.store.action_tables(&lacking).await.map_err(unavailable)?;
+    let allows = |table: &AllowList| table.actions.iter().any(|(name, _)| name == "update-component");
+    let mut lacking: Vec<_> = tables.into_iter().filter(allows).map(|table| table.id).collect();
+    lacking.truncate(MOST);
+    if lacking.is_empty() {
+        return Ok(());
+    }
+    let request = submit::Request {
+        id: None,
+        selection: Selection::Ids(lacking.clone()),
+        lifetime: LIFETIME,
+        action: Action::UpdateComponent(update),
+        parent: None,
+    };
+    let actor = Actor { name: ACTOR.to_owned(), role: Role::Operator, method: "updates", request: None };
+    if let Submitted::New(row, agents) = submit::submit(server, &actor, request).await? {
+        info!(component = name, %version, command.id = %row.id, agents, "agents are told to hold it");
+    }
+    asked.extend(lacking.into_iter().map(|agent| ((agent, name), (sha256, now))));
     Ok(())
 }

@@ -9,7 +9,7 @@ use writ_protocol::time::Timestamp;
 use writ_updates::{LastRun, Outcome, UpdateError};
 
 use super::settings::Settings;
-use super::{Surroundings, source, sync};
+use super::{Surroundings, has_failed, source, sync};
 use crate::cm_bridge::Uplink;
 
 /// How often it is looked whether a run is due: a command on this host may have changed the schedule.
@@ -41,6 +41,9 @@ pub(crate) async fn run(uplink: Arc<Uplink>) {
     let first = tokio::time::sleep(jitter(FIRST));
     if uplink.server.shutdown.unless_requested(first).await.is_none() {
         return;
+    }
+    if let Some(error) = Surroundings::of(&uplink).note_killed() {
+        has_failed(&uplink, "", &error).await;
     }
     loop {
         if let Err(error) = Box::pin(turn(&uplink)).await {

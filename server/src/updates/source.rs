@@ -4,7 +4,7 @@ use url::Url;
 use writ_common::net::{self, Login};
 use writ_protocol::id::Digest;
 use writ_protocol::place::Place;
-use writ_updates::{Disk, Link, Progress, Reason, Report, Source, UpdateError, Web, update};
+use writ_updates::{Alone, Disk, Link, Progress, Reason, Report, Source, UpdateError, Web, update};
 use zeroize::Zeroizing;
 
 use super::by_manager::ByManager;
@@ -159,29 +159,30 @@ pub(crate) fn resolve(around: &Surroundings<'_>) -> Result<Resolved, UpdateError
 /// Why it did not take place.
 pub(super) async fn fetch(
     around: &Surroundings<'_>,
+    alone: &Alone,
     resolved: Resolved,
     told: &mut (dyn FnMut(Progress) + Send),
 ) -> Result<Report, UpdateError> {
     let Resolved { chosen, url, root, authority, is_direct, .. } = resolved;
     let Some(url) = url.filter(|_| chosen != Chosen::Manager) else {
-        return run(around, ByManager::open(around).await?, root, told).await;
+        return run((around, alone), ByManager::open(around).await?, root, told).await;
     };
     if let ("file", Ok(folder)) = (url.scheme(), url.to_file_path()) {
-        return run(around, Disk::new(folder), root, told).await;
+        return run((around, alone), Disk::new(folder), root, told).await;
     }
     let proxy = if is_direct { None } else { proxy(around)? };
     let web = Web::new(&url, authority, proxy, around.shutdown.clone());
-    run(around, web.map_err(|why| UpdateError::new(Reason::NoSource, why))?, root, told).await
+    run((around, alone), web.map_err(|why| UpdateError::new(Reason::NoSource, why))?, root, told).await
 }
 
 async fn run<L: Link>(
-    around: &Surroundings<'_>,
+    (around, alone): (&Surroundings<'_>, &Alone),
     link: L,
     root: Vec<u8>,
     told: &mut (dyn FnMut(Progress) + Send),
 ) -> Result<Report, UpdateError> {
     let source = Source { link, root, pace: around.updates.pace };
-    update(&around.updates.folder, source, around.clock.wall(), told).await
+    update((&around.updates.folder, alone), source, around.clock.wall(), told).await
 }
 
 /// The proxy of this server: the one that is set for the line to the manager.

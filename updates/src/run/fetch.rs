@@ -53,8 +53,11 @@ pub(super) async fn fetch<L: Link>(
 ) -> Result<Fetched, UpdateError> {
     let Listed { repository, .. } = list(folder, &incoming.join("metadata"), source).await?;
     let (components, others) = components(&repository)?;
-    let compared = compare(components, folder)?;
-    let Compared { wanted, mut report, relabelled } = compared;
+    let of = folder.clone();
+    // Its digests are of many bytes: others work meanwhile.
+    let compared = tokio::task::spawn_blocking(move || compare(components, &of)).await;
+    let compared = compared.map_err(|error| UpdateError::new(Reason::Disk, error.to_string()))?;
+    let Compared { wanted, mut report, relabelled } = compared?;
     report.others = others;
     let bytes = wanted.iter().map(|(_, _, release)| release.bytes).sum();
     told(Progress::Listed { wanted: wanted.len(), bytes });

@@ -6,7 +6,7 @@ use std::fs::{self, File, Permissions};
 use std::io::{self, Read as _, Write as _};
 use std::num::NonZeroU64;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use aws_lc_rs::rand::SystemRandom;
@@ -90,7 +90,7 @@ impl Workshop {
         numbers.snapshot = next(numbers.snapshot)?;
         numbers.timestamp = next(numbers.timestamp)?;
         self.write_numbers(&numbers)?;
-        let root_file = self.metadata(&format!("{}.root.json", numbers.root));
+        let root_file = self.root_file(numbers.root);
         let root_bytes = files::read(&root_file)?;
         let version = |number| NonZeroU64::new(number).ok_or(WorkshopError::Numbers);
         let mut editor = RepositoryEditor::new(&root_file).await.map_err(signing)?;
@@ -109,6 +109,8 @@ impl Workshop {
             keys.push(Box::new(self.key(role, None)?));
         }
         let signed = editor.sign(&keys).await.map_err(signing)?;
+        // Before what it makes count, and as late as can be: readers in between are told that it is unsigned.
+        self.show_roots()?;
         self.show(&signed, &numbers).await?;
         let components = plan.components.clone().into_iter().collect();
         self.write_plan(&super::Plan { is_changed: false, ..plan })?;
@@ -174,12 +176,12 @@ impl Workshop {
         let bytes = serde_json::to_vec(&rotation).map_err(signing)?;
         files::write_secret(&self.keys.join("rotation.json"), &bytes)?;
         self.sign_root(Some((version, roles)), passphrase, root_lifetime, now).await?;
-        checkpoint!("repository_root_replaced");
+        checkpoint!("repository_root_signed");
         self.finish_rotation()?;
         self.publish(lifetimes, now).await
     }
 
-    /// Finishes what a crash left of a rotation: the new keys count if the root that names them is published.
+    /// Finishes what a crash left of a rotation: the new keys count if the root that names them is signed.
     pub(super) fn finish_rotation(&self) -> Result<(), WorkshopError> {
         let path = self.keys.join("rotation.json");
         let bytes = match files::read(&path) {
@@ -188,18 +190,18 @@ impl Workshop {
         };
         let rotation: Rotation = serde_json::from_slice(&bytes)
             .map_err(|error| WorkshopError::Metadata { path: path.clone(), why: error.to_string() })?;
-        let is_published = self.metadata(&format!("{}.root.json", rotation.version)).exists();
-        if is_published {
+        let is_signed = self.root_file(rotation.version).exists();
+        if is_signed {
             let numbers = self.numbers()?;
             self.write_numbers(&Numbers { root: rotation.version, ..numbers })?;
         }
         for role in rotation.roles {
-            if is_published { self.take_next(role)? } else { self.drop_next(role)? }
+            if is_signed { self.take_next(role)? } else { self.drop_next(role)? }
         }
         fs::remove_file(&path).map_err(WorkshopError::io(&path))
     }
 
-    /// Signs a root and publishes it: the first, or the next with new keys for these roles.
+    /// Signs a root: the first, or the next with new keys for these roles.
     pub(super) async fn sign_root(
         &self,
         next: Option<(NonZeroU64, &[Role])>,
@@ -240,12 +242,31 @@ impl Workshop {
             let by_old = sign_by(&root, KeyHolder::Root(before), Some(old)).await?;
             signed = signed.add_old_signatures(by_old.signed().signatures.clone()).map_err(signing)?;
         }
-        Ok(files::write_public(&self.metadata(&format!("{version}.root.json")), signed.buffer())?)
+        let file = self.root_file(version.get());
+        files::private_folder(&self.keys.join("roots"))?;
+        Ok(files::write_secret(&file, signed.buffer())?)
     }
 
-    /// A root that was published.
+    /// Where a signed root is kept, with the keys: without it nobody who pinned an older one gets to a newer.
+    fn root_file(&self, version: u64) -> PathBuf {
+        self.keys.join("roots").join(format!("{version}.root.json"))
+    }
+
+    /// Publishes the signed roots that are not there, or not as they were signed.
+    fn show_roots(&self) -> Result<(), WorkshopError> {
+        for path in files::list(&self.keys.join("roots"))? {
+            let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
+            let (bytes, to) = (files::read(&path)?, self.metadata(name));
+            if name.ends_with(".root.json") && fs::read(&to).ok().as_ref() != Some(&bytes) {
+                files::write_public(&to, &bytes)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A root that was signed.
     pub(super) fn root(&self, version: u64) -> Result<Root, WorkshopError> {
-        let path = self.metadata(&format!("{version}.root.json"));
+        let path = self.root_file(version);
         let bytes = files::read(&path)?;
         let root: Signed<Root> = serde_json::from_slice(&bytes)
             .map_err(|error| WorkshopError::Metadata { path, why: error.to_string() })?;
