@@ -151,9 +151,9 @@ fn lines(mut from: impl BufRead, kind: Kind, note: Note<'_>) -> Result<(), Sourc
         if is_too_long {
             note(number, Err(too_long()))?;
         } else {
-            match text(&line).map(|line| value(kind, without_comment(line))) {
+            match text(&line).map(without_comment) {
                 Ok("") => {}
-                value => note(number, value)?,
+                line => note(number, line.map(|line| value(kind, line)))?,
             }
         }
         if is_last {
@@ -283,15 +283,16 @@ fn column(mut from: impl BufRead, wanted: &str, note: Note<'_>) -> Result<(), So
         match (records.next()?, place) {
             (Record::Columns { number, fields }, Some(place)) => note(number, field(&fields, place))?,
             (Record::Columns { number, fields }, None) => {
-                place = place_of(&fields, wanted);
-                if place.is_none() {
-                    let names = fields.iter().map(|name| shown(&String::from_utf8_lossy(name)));
-                    let there = || names.take(MAX_TOLD).collect::<Vec<_>>().join(", ");
-                    // Then it has values already.
-                    let named = named.ok_or_else(|| no_column(there()))?;
-                    note(number, field(&fields, named))?;
-                    place = Some(named);
+                let found = place_of(&fields, wanted);
+                let names = || fields.iter().map(|name| shown(&String::from_utf8_lossy(name)));
+                let there = || names().take(MAX_TOLD).collect::<Vec<_>>().join(", ");
+                let known = named.or(found).ok_or_else(|| no_column(there()))?;
+                // After a comment that named them it has values, which may be anybody's: a column is not looked
+                // for among them.
+                if found != Some(known) {
+                    note(number, field(&fields, known))?;
                 }
+                place = Some(known);
             }
             (Record::Doubtful { reason, .. }, None) if named.is_none() => {
                 return Err(no_column(format!("not known: the first record {reason}")));
@@ -327,8 +328,10 @@ fn named_by_comment(from: &mut impl BufRead, wanted: &str) -> Result<(Option<usi
         if is_too_long {
             continue;
         }
-        // A comment need not be CSV.
-        if let Ok(Record::Columns { fields, .. }) = Records::new(names.as_bytes(), 0).next() {
+        // A comment need not be CSV, and a single word is rather prose.
+        if let Ok(Record::Columns { fields, .. }) = Records::new(names.as_bytes(), 0).next()
+            && fields.len() > 1
+        {
             place = place_of(&fields, wanted).or(place);
         }
     }
@@ -397,7 +400,12 @@ mod tests {
         assert_eq!(keys.len(), 2);
         let comma = "has a comma in a field whose quote stands after a space";
         assert_eq!(told(&read), [(8, comma), (9, "has only 1 columns")]);
-        // The first record knows better than a comment.
+        // What reporters write into a record moves no column.
+        let text = format!("# id,md5_hash,tags\n1,{MIXED},md5_hash\n2,{MIXED},x\n");
+        assert_eq!(read_all(text.as_bytes(), &layout, Kind::Md5).1.len(), 2);
+        // The comment may be repeated as the first record, and a word is no heading.
+        let text = format!("# seen,md5_hash\nseen,md5_hash\n2026,{MIXED}\n");
+        assert_eq!(read_all(text.as_bytes(), &layout, Kind::Md5).0.bad, 0);
         let text = format!("# md5_hash\nseen,md5_hash\n2026,{MIXED}\n");
         let (read, keys) = read_all(text.as_bytes(), &layout, Kind::Md5);
         assert_eq!((read.bad, keys.len()), (0, 1));
@@ -407,8 +415,10 @@ mod tests {
 
     #[test]
     fn the_hashes_of_misp_are_read() {
-        let text = format!("{MIXED},5a1e2f6c-1111-4222-8333-444455556666\n");
-        assert_eq!(read_all(text.as_bytes(), &Layout::Lines, Kind::Md5).1.len(), 1);
+        let event = "5a1e2f6c-1111-4222-8333-444455556666";
+        let text = format!("{MIXED},{event}\n,{event}\n");
+        let (read, _) = read_all(text.as_bytes(), &Layout::Lines, Kind::Md5);
+        assert_eq!((read.values, read.bad), (1, 1));
     }
 
     #[test]
