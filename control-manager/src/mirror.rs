@@ -275,7 +275,7 @@ mod tests {
         let (workshop, _) = made.await.unwrap();
         let file = folder.join("file");
         std::fs::write(&file, vec![7; 1 << 20]).unwrap();
-        workshop.add("tool".parse().unwrap(), "1".parse().unwrap(), &file).unwrap();
+        workshop.add("tool".parse().unwrap(), "1".parse().unwrap(), &file, &mut |_| {}).unwrap();
         workshop.publish(lifetimes, now).await.unwrap();
         let served = Mirror::new(folder);
         let root = std::fs::read(repository.join("metadata/1.root.json")).unwrap();

@@ -151,7 +151,7 @@ mod tests {
         async fn offer(&self, version: &str, content: &[u8]) {
             let file = self.path("file");
             fs::write(&file, content).unwrap();
-            self.workshop.add("tool".parse().unwrap(), version.parse().unwrap(), &file).unwrap();
+            self.workshop.add("tool".parse().unwrap(), version.parse().unwrap(), &file, &mut |_| {}).unwrap();
             self.workshop.publish(LIFETIMES, now()).await.unwrap();
         }
 
@@ -301,7 +301,8 @@ mod tests {
         let scene = Scene::new().await;
         let file = scene.path("file");
         fs::write(&file, b"no list").unwrap();
-        let added = scene.workshop.add("file-reputation".parse().unwrap(), "1".parse().unwrap(), &file);
+        let added =
+            scene.workshop.add("file-reputation".parse().unwrap(), "1".parse().unwrap(), &file, &mut |_| {});
         let error = added.unwrap_err().to_string();
         assert!(error.contains("list"), "{error}");
     }

@@ -165,11 +165,18 @@ impl Workshop {
         Ok(workshop)
     }
 
-    /// Plans a version of a component, in the place of the one before.
+    /// Plans a version of a component, in the place of the one before. `told` hears how many bytes of it are
+    /// copied.
     ///
     /// # Errors
     /// When the file cannot be used as that component, or cannot be copied.
-    pub fn add(&self, name: Name, version: Version, file: &Path) -> Result<Release, WorkshopError> {
+    pub fn add(
+        &self,
+        name: Name,
+        version: Version,
+        file: &Path,
+        told: &mut dyn FnMut(u64),
+    ) -> Result<Release, WorkshopError> {
         let refuse = |why: String| WorkshopError::Component(format!("{}: {why}", file.display()));
         let found = fs::metadata(file).map_err(WorkshopError::io(file))?;
         if !found.is_file() {
@@ -188,7 +195,7 @@ impl Workshop {
         }
         // Copied under a name of its own first: its digest, which is its name, is known when it was read.
         let beside = self.repository.join("targets").join(format!(".{name}.new"));
-        let digest = publish::copy(file, &beside)?;
+        let digest = publish::copy(file, &beside, told)?;
         let bytes = fs::metadata(&beside).map_err(WorkshopError::io(&beside))?.len();
         let release = Release { version, sha256: digest, bytes };
         files::rename(&beside, &self.target(&name, digest))?;

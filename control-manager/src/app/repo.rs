@@ -15,6 +15,9 @@ use writ_updates::{Lifetimes, Name, Offered, Published, Role, Version, Workshop,
 
 use super::Output;
 
+/// Bytes between two words of progress.
+const STEP: u64 = 64 << 20;
+
 #[derive(Debug, Subcommand)]
 pub(super) enum Repo {
     /// Make a repository without components, and its keys. Its root is what servers pin.
@@ -240,7 +243,14 @@ async fn init(options: Init) -> Result<(), Fatal> {
 
 fn add(options: Add) -> Result<(), Fatal> {
     let Add { place, component, version, file } = options;
-    let release = place.open()?.add(component.clone(), version, &file).map_err(refused)?;
+    let mut said = 0;
+    let mut told = |done: u64| {
+        if done / STEP > said {
+            said = done / STEP;
+            say::aside(format_args!("{}: {} MiB copied", file.display(), done >> 20));
+        }
+    };
+    let release = place.open()?.add(component.clone(), version, &file, &mut told).map_err(refused)?;
     let text = format!(
         "{component} {}: {} bytes, planned. Next: writ-control-manager repo publish",
         release.version, release.bytes

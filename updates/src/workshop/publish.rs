@@ -26,7 +26,7 @@ use writ_protocol::time::Timestamp;
 use super::keys::{Role, SecretKey};
 use super::{Lifetimes, Workshop, WorkshopError};
 use crate::digest::Hasher;
-use crate::{Name, Release};
+use crate::{MAX_COMPONENT_BYTES, Name, Release};
 
 /// The specification that metadata follows.
 const SPEC_VERSION: &str = "1.0.0";
@@ -248,7 +248,7 @@ impl Workshop {
     }
 
     /// Where a signed root is kept, with the keys: without it nobody who pinned an older one gets to a newer.
-    fn root_file(&self, version: u64) -> PathBuf {
+    pub(super) fn root_file(&self, version: u64) -> PathBuf {
         self.keys.join("roots").join(format!("{version}.root.json"))
     }
 
@@ -362,7 +362,8 @@ fn signing(error: impl std::fmt::Display) -> WorkshopError {
 }
 
 /// Copies a file that others may read, and says what its digest is; the copy is on the disk when this returns.
-pub(super) fn copy(from: &Path, to: &Path) -> Result<Digest, WorkshopError> {
+/// `told` hears how many bytes are copied.
+pub(super) fn copy(from: &Path, to: &Path, told: &mut dyn FnMut(u64)) -> Result<Digest, WorkshopError> {
     let mut source = File::open(from).map_err(WorkshopError::io(from))?;
     // Whatever has the name is of a try that ended; a link would lead elsewhere.
     match fs::remove_file(to) {
@@ -371,7 +372,7 @@ pub(super) fn copy(from: &Path, to: &Path) -> Result<Digest, WorkshopError> {
     }
     let mut out = File::create_new(to).map_err(WorkshopError::io(to))?;
     out.set_permissions(Permissions::from_mode(0o644)).map_err(WorkshopError::io(to))?;
-    let (mut buffer, mut hasher) = (vec![0; CHUNK], Hasher::new());
+    let (mut buffer, mut hasher, mut done) = (vec![0; CHUNK], Hasher::new(), 0_u64);
     loop {
         let read = source.read(&mut buffer).map_err(WorkshopError::io(from))?;
         if read == 0 {
@@ -379,6 +380,12 @@ pub(super) fn copy(from: &Path, to: &Path) -> Result<Digest, WorkshopError> {
         }
         hasher.update(&buffer[..read]);
         out.write_all(&buffer[..read]).map_err(WorkshopError::io(to))?;
+        done += u64::try_from(read).unwrap_or(u64::MAX);
+        if done > MAX_COMPONENT_BYTES {
+            let text = format!("{}: it grew while it was read, beyond what is taken", from.display());
+            return Err(WorkshopError::Component(text));
+        }
+        told(done);
     }
     out.sync_all().map_err(WorkshopError::io(to))?;
     Ok(hasher.finish())

@@ -55,7 +55,7 @@ impl Workshop {
     /// When what is kept with the keys cannot be read.
     pub fn state(&self) -> Result<RepositoryState, WorkshopError> {
         let (plan, numbers) = (self.plan()?, self.numbers()?);
-        let root_bytes = files::read(&self.metadata(&format!("{}.root.json", numbers.root)))?;
+        let root_bytes = files::read(&self.root_file(numbers.root))?;
         let root = self.root(numbers.root)?;
         let (targets, snapshot) = numbers.published.first().copied().unwrap_or_default();
         let (mut roles, mut problems) = (Vec::new(), Vec::new());
