@@ -45,14 +45,19 @@ pub struct HeldComponent {
     /// How many there are.
     pub bytes: u64,
     /// When the command was issued that brought it, in milliseconds since 1970. An older one takes nobody back.
+    #[serde(default)]
     pub issued_at_ms: u64,
+    /// Its bytes are not these any more: it is not held, and an older command takes nobody back still.
+    #[serde(skip)]
+    is_damaged: bool,
 }
 
 impl HeldComponent {
     fn of(update: &ComponentUpdate, issued_at: Timestamp) -> Self {
         let ComponentUpdate { version, sha256, bytes, .. } = update;
         let issued_at_ms = issued_at.as_millis();
-        Self { version: version.clone(), sha256: sha256.to_string(), bytes: *bytes, issued_at_ms }
+        let (version, sha256) = (version.clone(), sha256.to_string());
+        Self { version, sha256, bytes: *bytes, issued_at_ms, is_damaged: false }
     }
 
     fn has_the_bytes_of(&self, other: &Self) -> bool {
@@ -83,7 +88,12 @@ impl ComponentStore {
                     held.insert(name.to_owned(), component);
                 }
                 Ok(None) => {}
-                Err(why) => warn!(component = name, why, "not held; it will be sent again"),
+                Err(why) => {
+                    warn!(component = name, why, "not held; it will be sent again");
+                    if let Ok(Some(record)) = record(folder, name) {
+                        held.insert(name.to_owned(), HeldComponent { is_damaged: true, ..record });
+                    }
+                }
             }
         }
         Self {
@@ -98,7 +108,9 @@ impl ComponentStore {
     /// What is in force, by name.
     #[must_use]
     pub fn held(&self) -> BTreeMap<String, HeldComponent> {
-        self.held.borrow().clone()
+        let mut held = self.held.borrow().clone();
+        held.retain(|_, component| !component.is_damaged);
+        held
     }
 
     /// What is in force, as facts for the server.
@@ -106,7 +118,8 @@ impl ComponentStore {
     pub fn facts(&self) -> Vec<(String, String)> {
         let held = self.held.borrow();
         let fact = |(name, fact): (&str, &str)| {
-            let HeldComponent { version, sha256, .. } = held.get(name)?;
+            let held = held.get(name).filter(|held| !held.is_damaged)?;
+            let HeldComponent { version, sha256, .. } = held;
             Some((fact.to_owned(), held_as(version, sha256.parse().ok()?)))
         };
         OF_AGENTS.into_iter().filter_map(fact).collect()
@@ -361,11 +374,7 @@ fn check_room(folder: &Path, bytes: u64) -> Result<(), String> {
 /// # Errors
 /// In words what is wrong with its files.
 pub(crate) fn read(folder: &Path, name: &str) -> Result<Option<HeldComponent>, String> {
-    let text = match files::read(&folder.join(format!("{name}.json"))) {
-        Err(error) if error.is_missing() => return Ok(None),
-        read => read.map_err(|error| error.to_string())?,
-    };
-    let held: HeldComponent = serde_json::from_slice(&text).map_err(|error| error.to_string())?;
+    let Some(held) = record(folder, name)? else { return Ok(None) };
     let sha256: Digest = held.sha256.parse().map_err(|_| "its digest is none".to_owned())?;
     let place = folder.join(format!("{name}.{sha256}"));
     let found = fs::metadata(&place).map_err(|error| format!("{}: {error}", place.display()))?;
@@ -376,6 +385,15 @@ pub(crate) fn read(folder: &Path, name: &str) -> Result<Option<HeldComponent>, S
         return Err(format!("{}: its SHA-256 is not {sha256}", place.display()));
     }
     Ok(Some(held))
+}
+
+/// What is noted of a component, whatever became of its bytes.
+fn record(folder: &Path, name: &str) -> Result<Option<HeldComponent>, String> {
+    match files::read(&folder.join(format!("{name}.json"))) {
+        Err(error) if error.is_missing() => Ok(None),
+        Err(error) => Err(error.to_string()),
+        Ok(text) => serde_json::from_slice(&text).map(Some).map_err(|error| error.to_string()),
+    }
 }
 
 fn digest(path: &Path) -> io::Result<Digest> {
@@ -414,5 +432,28 @@ mod tests {
         }
         store.check(&update("2"), at(4)).unwrap();
         store.check(&update("3"), at(6)).unwrap();
+    }
+
+    #[test]
+    fn what_is_damaged_is_not_held_and_takes_nobody_back() {
+        let folder = tempfile::TempDir::new().unwrap();
+        let update = |version: &str| ComponentUpdate {
+            component: OF_AGENTS[0].0.to_owned(),
+            version: version.to_owned(),
+            sha256: Digest::of(version.as_bytes()),
+            bytes: 1,
+        };
+        let at = Timestamp::from_millis;
+        let place = folder.path().join(format!("{}.{}", OF_AGENTS[0].0, Digest::of(b"2")));
+        fs::write(&place, b"2").unwrap();
+        let held = HeldComponent::of(&update("2"), at(5));
+        let store = ComponentStore::load(folder.path());
+        store.put(OF_AGENTS[0].0, &held, &place).unwrap();
+        assert_eq!(ComponentStore::load(folder.path()).facts().len(), 1);
+        fs::write(&place, b"3").unwrap();
+        let store = ComponentStore::load(folder.path());
+        assert!(store.facts().is_empty() && store.held().is_empty());
+        store.check(&update("1"), at(4)).unwrap_err();
+        store.check(&update("2"), at(4)).unwrap();
     }
 }

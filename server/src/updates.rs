@@ -200,8 +200,11 @@ impl<'a> Surroundings<'a> {
 
     /// Notes that a run was killed, if the last one was: nobody is at it, and it did not end.
     pub(crate) fn note_killed(&self) -> Option<UpdateError> {
+        let _alone = self.updates.folder.lock().ok()?;
         let run = self.updates.folder.last_run().ok().flatten()?;
-        let _alone = self.updates.folder.lock().ok().filter(|_| run.outcome == Outcome::UnderWay)?;
+        if run.outcome != Outcome::UnderWay {
+            return None;
+        }
         let error = UpdateError::new(Reason::Killed, "the program ended while an update was under way");
         self.note(&LastRun { ended_ms: self.clock.wall().as_millis(), outcome: failed(&error), ..run });
         Some(error)

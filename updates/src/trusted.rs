@@ -19,6 +19,9 @@ use crate::reason::{Reason, UpdateError};
 /// older one beside a newer one, as between two runs.
 const METADATA: [&str; 3] = ["timestamp.json", "snapshot.json", "targets.json"];
 
+/// How the name of a folder ends that was taken in by another.
+const GONE: &str = "gone";
+
 /// A root and the bytes that it came as.
 #[derive(Debug, Clone)]
 pub(crate) struct TrustedRoot {
@@ -174,17 +177,23 @@ impl Trusted {
         Ok(())
     }
 
-    /// Takes in what was seen of the same repository from another pinned root on: that both lead to the same
-    /// roots is known only now.
+    /// Takes in what was seen of the same repository from another pinned root on: that one leads to the other is
+    /// known only now.
     ///
     /// # Errors
-    /// When something newer had been seen there.
+    /// When something newer had been seen there, or what was seen there is damaged.
     fn join(&mut self) -> Result<(), UpdateError> {
         let Some(all) = self.folder.parent().map(Path::to_owned) else { return Ok(()) };
         let mut is_behind = false;
+        // What a crash left of one that was taken in.
+        let is_gone = |path: &PathBuf| path.extension().is_some_and(|end| end == GONE);
+        for gone in files::list(&all).map_err(UpdateError::file)?.into_iter().filter(is_gone) {
+            let _ = fs::remove_dir_all(gone);
+        }
         for other in repositories(&all)? {
             let Some(roots) = roots_in(&other).ok().filter(|_| other != self.folder) else { continue };
-            let Some(joined) = self.joined(roots) else { continue };
+            let Some(joined) = self.joined(&roots) else { continue };
+            let _sound = Self { folder: other.clone(), roots }.checked()?;
             is_behind |=
                 joined.last().map(TrustedRoot::version) > self.roots.last().map(TrustedRoot::version);
             self.roots = joined;
@@ -194,8 +203,10 @@ impl Trusted {
             is_behind |= self.take_newer::<Timestamp>(&other, timestamp, &root)?;
             is_behind |= self.take_newer::<Snapshot>(&other, snapshot, &root)?;
             is_behind |= self.take_newer::<Targets>(&other, targets, &root)?;
-            // All that it had is here.
-            fs::remove_dir_all(&other).map_err(|source| UpdateError::io(&other, source))?;
+            // All that it had is here. Half of it must not look as if it were damaged.
+            let gone = other.with_extension(GONE);
+            files::rename(&other, &gone).map_err(UpdateError::file)?;
+            let _ = fs::remove_dir_all(gone);
         }
         if !is_behind {
             return Ok(());
@@ -204,15 +215,14 @@ impl Trusted {
         Err(UpdateError::new(Reason::RolledBack, text))
     }
 
-    /// These roots and those of here, if some are in both and all are one chain.
-    fn joined(&self, roots: Vec<TrustedRoot>) -> Option<Vec<TrustedRoot>> {
-        roots.iter().any(|root| self.roots.iter().any(|own| own.is(root))).then_some(())?;
+    /// These roots and those of here, if all are one chain.
+    fn joined(&self, roots: &[TrustedRoot]) -> Option<Vec<TrustedRoot>> {
         let mut joined = self.roots.clone();
         for root in roots {
             match joined.iter().find(|own| own.version() == root.version()) {
-                Some(own) if own.is(&root) => {}
+                Some(own) if own.is(root) => {}
                 Some(_) => return None,
-                None => joined.push(root),
+                None => joined.push(root.clone()),
             }
         }
         joined.sort_by_key(TrustedRoot::version);

@@ -193,10 +193,15 @@ pub(super) async fn run(verb: Update, shutdown: Shutdown) -> Result<(), Fatal> {
             let opened = open(&place, &shutdown).await?;
             say_status(&place, &opened, &shutdown)?;
             let is_missing = source::show(&opened.around(&shutdown)).map_err(refused)?.is_missing;
-            match opened.updates.folder.last_run().map_err(refused)?.map(|run| run.outcome) {
+            let folder = &opened.updates.folder;
+            let outcome = || folder.last_run().map(|run| run.map(|run| run.outcome)).map_err(refused);
+            match outcome()? {
                 Some(Outcome::Failed { .. }) => Err(Fatal::said()),
-                // Nobody is at it: it was killed.
-                Some(Outcome::UnderWay) if opened.updates.folder.lock().is_ok() => Err(Fatal::said()),
+                Some(Outcome::UnderWay) => match folder.lock() {
+                    // Nobody is at it, and it did not end before the lock was had: it was killed.
+                    Ok(_alone) if outcome()? == Some(Outcome::UnderWay) => Err(Fatal::said()),
+                    _ => Ok(()),
+                },
                 _ if is_missing => Err(Fatal::said()),
                 _ => Ok(()),
             }
@@ -370,11 +375,7 @@ async fn synchronise(place: &Place, opened: Opened, shutdown: &Shutdown) -> Resu
         shutdown: shutdown.clone(),
     };
     let (run, ended) = Box::pin(around.sync(&mut |progress| say::aside(words(&progress)))).await;
-    for (name, release) in ended.iter().flat_map(|report| &report.activated) {
-        let subject = format!("in force: {name} {}, SHA-256 {}", release.version, release.sha256);
-        let publisher = place.reader(shutdown).await?;
-        publisher.record_about("writ-server updates sync", subject).await.map_err(Fatal::failure)?;
-    }
+    let recorded = record_activated(place, shutdown, ended.iter().flat_map(|report| &report.activated)).await;
     let report = match ended {
         Ok(report) => report,
         Err(error) => {
@@ -405,7 +406,26 @@ async fn synchronise(place: &Place, opened: Opened, shutdown: &Shutdown) -> Resu
     if told.other_targets > 0 {
         text += &format!("\n{} targets of the repository are no components", told.other_targets);
     }
-    place.say(&told, &text)
+    place.say(&told, &text)?;
+    recorded
+}
+
+/// What came into force, in the audit log.
+async fn record_activated(
+    place: &Place,
+    shutdown: &Shutdown,
+    activated: impl Iterator<Item = &(Name, Release)>,
+) -> Result<(), Fatal> {
+    let mut activated = activated.peekable();
+    if activated.peek().is_none() {
+        return Ok(());
+    }
+    let publisher = place.reader(shutdown).await?;
+    for (name, release) in activated {
+        let subject = format!("in force: {name} {}, SHA-256 {}", release.version, release.sha256);
+        publisher.record_about("writ-server updates sync", subject).await.map_err(Fatal::failure)?;
+    }
+    Ok(())
 }
 
 fn words(progress: &Progress) -> String {
