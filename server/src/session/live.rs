@@ -367,9 +367,8 @@ impl<'a> Live<'a> {
         let malformed = |_| Failure::protocol("a request for a piece names no component");
         let digest = Digest::try_from(sha256.as_ref()).map_err(malformed)?;
         let updates = &self.server.updates;
-        // An agent that has not read what it asked for before is not given more of it.
-        if !self.share.may_fetch(&updates.pieces, self.outbound.is_idle()) {
-            return self.say(Frame::Piece(not_now(sha256, offset))).await;
+        if let Some(wait) = self.share.wait(&updates.pieces, self.outbound.is_idle()) {
+            return self.say(Frame::Piece(not_now(sha256, offset, wait))).await;
         }
         let piece = updates.pieces.read(&updates.folder, digest, offset).await;
         if piece.data.len() < MAX_PIECE_BYTES {

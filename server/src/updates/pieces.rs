@@ -1,7 +1,8 @@
 //! The bytes of components, for agents that were told to hold them.
 //!
 //! An agent asks for one piece after the other, so that a slow one takes its own time and nobody else's. So
-//! many fetch at a time; the others are told to ask again, and each yields after a while when others wait.
+//! many fetch at a time; the others are told to ask again, and each yields after a while when others wait. All
+//! together they get pieces at a steady pace, so that commands find the server at leisure.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -28,12 +29,14 @@ const FETCHING: usize = 256;
 const TURN: Duration = Duration::from_secs(30);
 /// How long the others wait before they ask again: half of it to all of it.
 const AGAIN: Duration = Duration::from_secs(2);
+/// From one piece to the next, of whichever agents: 100 MiB a second.
+const PACE: Duration = Duration::from_micros(625);
+/// A piece that is due so soon is sent at once.
+const SOON: Duration = Duration::from_millis(5);
 /// How long an agent yields: whoever waits has asked again by then.
 const YIELDS: Duration = Duration::from_secs(4);
-/// How long after its turn an agent may leave unread what it asked for: until then it takes the turn of others.
+/// How long an agent may leave unread what it asked for, once its turn is over: it takes the turn of others.
 const UNREAD: Duration = Duration::from_secs(300);
-/// How long agents wait when the disk fails: half of it to all of it.
-const AFTER_FAULT: Duration = Duration::from_secs(30);
 /// Faults of the disk are logged once in so much time, however many agents ask.
 const WARN_EVERY: Duration = Duration::from_secs(60);
 /// Files kept open: a component of each kind, and those of before.
@@ -43,6 +46,8 @@ const OPEN: usize = 4;
 #[derive(Debug)]
 pub(crate) struct Pieces {
     turns: Arc<Semaphore>,
+    /// When the next piece is due that nobody was promised.
+    due: Mutex<Option<Instant>>,
     open: Mutex<Open>,
     warned: Mutex<Option<Instant>>,
 }
@@ -66,7 +71,11 @@ struct Turn {
 #[derive(Debug, Default)]
 pub(crate) struct Share {
     turn: Option<Turn>,
+    /// Since when something has waited to be read, whenever it was looked.
+    unread_since: Option<Instant>,
     yields_until: Option<Instant>,
+    /// When it was promised its next piece.
+    due: Option<Instant>,
 }
 
 impl Share {
@@ -77,13 +86,16 @@ impl Share {
     pub(crate) fn look(&mut self, pieces: &Pieces, is_idle: bool) -> Result<(), Failure> {
         let Some(Turn { until, .. }) = self.turn else { return Ok(()) };
         let now = Instant::now();
-        if now < until {
-            return Ok(());
+        if is_idle {
+            self.unread_since = None;
         }
         // What waits to be read takes room here, so that the turn lasts until then.
+        let unread = if is_idle { Duration::ZERO } else { now - *self.unread_since.get_or_insert(now) };
+        if now < until || (!is_idle && unread < UNREAD) {
+            return Ok(());
+        }
         if !is_idle {
-            let text = "the agent does not read the component that it asked for";
-            return if now < until + UNREAD { Ok(()) } else { Err(Failure::exhausted(text)) };
+            return Err(Failure::exhausted("the agent does not read the component that it asked for"));
         }
         if pieces.turns.available_permits() == 0 {
             self.yields_until = Some(now + YIELDS);
@@ -92,13 +104,24 @@ impl Share {
         Ok(())
     }
 
-    /// Whether it may have a piece now.
-    pub(crate) fn may_fetch(&mut self, pieces: &Pieces, is_idle: bool) -> bool {
-        let yields = self.yields_until.is_some_and(|until| Instant::now() < until);
+    /// How long it has to wait for its next piece; `None`: it may have it now.
+    pub(crate) fn wait(&mut self, pieces: &Pieces, is_idle: bool) -> Option<Duration> {
+        let now = Instant::now();
+        let yields = self.yields_until.is_some_and(|until| now < until);
         if self.turn.is_none() && !yields {
             self.turn = pieces.turn();
         }
-        self.turn.is_some() && is_idle
+        // An agent that has not read what it asked for before is not given more of it.
+        if self.turn.is_none() || !is_idle {
+            return Some(AGAIN - jitter(AGAIN / 2));
+        }
+        let due = *self.due.get_or_insert_with(|| pieces.promise(now));
+        let wait = due.saturating_duration_since(now);
+        if wait > SOON {
+            return Some(wait);
+        }
+        self.due = None;
+        None
     }
 
     /// It has all that it asked for: the turn is over when it has read it.
@@ -115,7 +138,8 @@ impl Pieces {
     }
 
     fn with(turns: usize) -> Self {
-        Self { turns: Arc::new(Semaphore::new(turns)), open: Mutex::default(), warned: Mutex::default() }
+        let turns = Arc::new(Semaphore::new(turns));
+        Self { turns, due: Mutex::default(), open: Mutex::default(), warned: Mutex::default() }
     }
 
     fn turn(&self) -> Option<Turn> {
@@ -123,21 +147,24 @@ impl Pieces {
         Some(Turn { _permit: permit, until: Instant::now() + TURN })
     }
 
-    /// The bytes of a component from a place on; an answer without bytes says that there are none, or, when the
-    /// disk fails, to ask later.
+    /// When somebody who asks now has a piece.
+    fn promise(&self, now: Instant) -> Instant {
+        let mut due = self.due.lock().unwrap_or_else(PoisonError::into_inner);
+        let promised = due.map_or(now, |due| due.max(now));
+        *due = Some(promised + PACE);
+        promised
+    }
+
+    /// The bytes of a component from a place on; an answer without bytes says that there are none. So it does when
+    /// the disk fails: whoever waited for it would keep an agent from other components.
     pub(crate) async fn read(self: &Arc<Self>, folder: &Folder, sha256: Digest, offset: u64) -> Piece {
         let (pieces, folder) = (Arc::clone(self), folder.clone());
         // Large files are not in the page cache as a rule, and a session must not wait for a disk.
         let read = tokio::task::spawn_blocking(move || pieces.read_now(&folder, sha256, offset)).await;
         let data = read.map_err(io::Error::other).flatten();
+        let data = data.inspect_err(|error| self.warn(error)).unwrap_or_default();
         let sha256 = Bytes::copy_from_slice(sha256.as_bytes());
-        match data {
-            Ok(data) => Piece { sha256, offset, gone: data.is_empty(), data: data.into(), again_after_ms: 0 },
-            Err(error) => {
-                self.warn(&error);
-                again(sha256, offset, AFTER_FAULT)
-            }
-        }
+        Piece { sha256, offset, gone: data.is_empty(), data: data.into(), again_after_ms: 0 }
     }
 
     fn read_now(&self, folder: &Folder, sha256: Digest, offset: u64) -> io::Result<Vec<u8>> {
@@ -172,19 +199,15 @@ impl Pieces {
         let mut warned = self.warned.lock().unwrap_or_else(PoisonError::into_inner);
         if warned.is_none_or(|warned| warned.elapsed() >= WARN_EVERY) {
             *warned = Some(Instant::now());
-            warn!(%error, "a component that agents ask for cannot be read; they are told to ask again");
+            warn!(%error, "a component that agents ask for cannot be read; they are told that it is not here");
         }
     }
 }
 
-/// What an agent hears for whom there is no turn.
-pub(crate) fn not_now(sha256: Bytes, offset: u64) -> Piece {
-    again(sha256, offset, AGAIN)
-}
-
-fn again(sha256: Bytes, offset: u64, after: Duration) -> Piece {
-    let wait = after - jitter(after / 2);
-    let again_after_ms = u32::try_from(wait.as_millis()).unwrap_or(u32::MAX);
+/// What an agent hears that has to wait.
+pub(crate) fn not_now(sha256: Bytes, offset: u64, wait: Duration) -> Piece {
+    // Not a moment before it is due.
+    let again_after_ms = u32::try_from(wait.as_micros().div_ceil(1000)).unwrap_or(u32::MAX);
     Piece { sha256, offset, data: Bytes::new(), gone: false, again_after_ms }
 }
 
@@ -195,22 +218,37 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_turn_passes_on_only_when_others_wait_and_lasts_until_all_is_read() {
         let (pieces, mut one, mut other) = (Pieces::with(1), Share::default(), Share::default());
-        assert!(one.may_fetch(&pieces, true));
-        assert!(!one.may_fetch(&pieces, false));
-        assert!(!other.may_fetch(&pieces, true));
+        assert!(one.wait(&pieces, true).is_none());
+        assert!(one.wait(&pieces, false).is_some());
+        assert!(other.wait(&pieces, true).is_some());
         tokio::time::advance(TURN).await;
         // It has not read everything: nobody else begins.
         one.look(&pieces, false).unwrap();
-        assert!(!other.may_fetch(&pieces, true));
+        assert!(other.wait(&pieces, true).is_some());
         one.look(&pieces, true).unwrap();
-        assert!(!one.may_fetch(&pieces, true));
-        assert!(other.may_fetch(&pieces, true));
+        assert!(one.wait(&pieces, true).is_some());
+        assert!(other.wait(&pieces, true).is_none());
         other.ends();
         other.look(&pieces, true).unwrap();
         tokio::time::advance(YIELDS).await;
-        assert!(one.may_fetch(&pieces, true));
+        assert!(one.wait(&pieces, true).is_none());
         one.ends();
+        one.look(&pieces, false).unwrap();
         tokio::time::advance(UNREAD).await;
         one.look(&pieces, false).unwrap_err();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn all_agents_together_get_pieces_at_a_steady_pace_and_each_what_it_was_promised() {
+        let pieces = Pieces::with(100);
+        let mut shares: Vec<_> = (0..100).map(|_| Share::default()).collect();
+        let waits: Vec<_> = shares.iter_mut().map(|share| share.wait(&pieces, true)).collect();
+        assert_eq!(waits[0], None);
+        assert_eq!(waits[99], Some(PACE * 99));
+        // Others do not come before it, however often they ask.
+        assert!(shares[98].wait(&pieces, true).is_some());
+        assert!(shares[0].wait(&pieces, true) >= Some(PACE * 100));
+        tokio::time::advance(PACE * 99).await;
+        assert_eq!(shares[99].wait(&pieces, true), None);
     }
 }
