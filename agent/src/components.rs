@@ -44,7 +44,8 @@ pub struct HeldComponent {
     pub sha256: String,
     /// How many there are.
     pub bytes: u64,
-    /// When the command was issued that brought it, in milliseconds since 1970. An older one takes nobody back.
+    /// When the command was issued that brought it, in milliseconds since 1970. An older one takes nobody
+    /// back.
     #[serde(default)]
     pub issued_at_ms: u64,
     /// Its bytes are not these any more: it is not held, and an older command takes nobody back still.
@@ -150,8 +151,8 @@ impl ComponentStore {
     /// Whether a component of a command may take the place of what is in force: check 11 for it.
     ///
     /// # Errors
-    /// `invalid_parameters` for another component by a command that was issued before the one that brought what
-    /// is in force: it was held back, or comes late.
+    /// `invalid_parameters` for another component by a command that was issued before the one that brought
+    /// what is in force: it was held back, or comes late.
     pub fn check(&self, update: &ComponentUpdate, issued_at: Timestamp) -> Result<(), Refusal> {
         let wanted = HeldComponent::of(update, issued_at);
         match self.held.borrow().get(&update.component) {
@@ -211,7 +212,8 @@ impl ComponentStore {
         Ok(format!("{component} {version} is in force{already}"))
     }
 
-    /// Whether a file has the bytes of a command. Its digest is made beside the runtime, which has one thread.
+    /// Whether a file has the bytes of a command. Its digest is made beside the runtime, which has one
+    /// thread.
     async fn is(&self, file: &Path, update: &ComponentUpdate) -> bool {
         let (file, sha256, bytes) = (file.to_owned(), update.sha256, update.bytes);
         let looked = tokio::task::spawn_blocking(move || {
@@ -221,8 +223,8 @@ impl ComponentStore {
         looked.await.unwrap_or(false)
     }
 
-    /// Fetches what has not come yet, and looks whether all of it is what the command names. Once more from the
-    /// start if not, when some of it came earlier: that may have been anybody's.
+    /// Fetches what has not come yet, and looks whether all of it is what the command names. Once more from
+    /// the start if not, when some of it came earlier: that may have been anybody's.
     async fn fetch(
         &self,
         update: &ComponentUpdate,
@@ -412,16 +414,20 @@ fn digest(path: &Path) -> io::Result<Digest> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_command_that_is_older_than_what_is_held_brings_no_other_bytes() {
-        let folder = tempfile::TempDir::new().unwrap();
-        let store = ComponentStore::load(folder.path());
-        let update = |version: &str| ComponentUpdate {
+    /// One byte, of its own for each version of one digit.
+    fn update(version: &str) -> ComponentUpdate {
+        ComponentUpdate {
             component: OF_AGENTS[0].0.to_owned(),
             version: version.to_owned(),
             sha256: Digest::of(version.as_bytes()),
             bytes: 1,
-        };
+        }
+    }
+
+    #[test]
+    fn a_command_that_is_older_than_what_is_held_brings_no_other_bytes() {
+        let folder = tempfile::TempDir::new().unwrap();
+        let store = ComponentStore::load(folder.path());
         let at = Timestamp::from_millis;
         store.check(&update("1"), at(1)).unwrap();
         let held = HeldComponent::of(&update("2"), at(5));
@@ -437,12 +443,6 @@ mod tests {
     #[test]
     fn what_is_damaged_is_not_held_and_takes_nobody_back() {
         let folder = tempfile::TempDir::new().unwrap();
-        let update = |version: &str| ComponentUpdate {
-            component: OF_AGENTS[0].0.to_owned(),
-            version: version.to_owned(),
-            sha256: Digest::of(version.as_bytes()),
-            bytes: 1,
-        };
         let at = Timestamp::from_millis;
         let place = folder.path().join(format!("{}.{}", OF_AGENTS[0].0, Digest::of(b"2")));
         fs::write(&place, b"2").unwrap();

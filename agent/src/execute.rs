@@ -345,8 +345,8 @@ pub(crate) async fn run(plan: Plan, on_group: impl FnOnce(u32) + Send) -> Ended 
     }
 }
 
-/// Carries out what needs no process; `None` for what does, for settings, which [`crate::settings`] tries, and
-/// for components, which [`crate::components`] fetches.
+/// Carries out what needs no process; `None` for what does, for settings, which [`crate::settings`] tries,
+/// and for components, which [`crate::components`] fetches.
 #[must_use]
 pub fn run_own(plan: &Plan) -> Option<Ended> {
     match plan.kind {

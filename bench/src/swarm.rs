@@ -374,7 +374,8 @@ impl SwarmAgent {
 }
 
 impl SwarmAgent {
-    /// A piece of the component, which is hashed and not kept; the answer to the command when it was the last.
+    /// A piece of the component, which is hashed and not kept; the answer to the command when it was the
+    /// last.
     fn piece(&mut self, piece: proto::Piece, now: Timestamp) -> Result<Option<proto::AgentFrame>, Failure> {
         let Some(fetching) = &mut self.fetching else { return Ok(None) };
         if piece.offset != fetching.came || piece.gone {

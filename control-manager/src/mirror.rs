@@ -34,8 +34,8 @@ use crate::context::Manager;
 
 /// Files sent at a time.
 const MAX_FILES: usize = 128;
-/// Of these to one address. A web server in front on this host stands for all of its entities, and has no such
-/// bound.
+/// Of these to one address. A web server in front on this host stands for all of its entities, and has no
+/// such bound.
 const MAX_FILES_OF_ONE: usize = 16;
 /// Bytes of one message.
 const PIECE: usize = 64 << 10;

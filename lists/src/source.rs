@@ -20,8 +20,8 @@ pub const MAX_TOLD: usize = 20;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Layout {
     /// One value a line. What follows `#` or `;`, at the start of a line or after a space, is a comment.
-    /// After a hash a file's name may stand, as `sha256sum` prints it, or a comma and more, as in the `hashes.csv`
-    /// of MISP; before a domain the address that a hosts file sends it to.
+    /// After a hash a file's name may stand, as `sha256sum` prints it, or a comma and more, as in the
+    /// `hashes.csv` of MISP; before a domain the address that a hosts file sends it to.
     Lines,
     /// CSV whose first record names the columns, or a comment before it; the values are in the column of this
     /// name.
@@ -287,8 +287,8 @@ fn column(mut from: impl BufRead, wanted: &str, note: Note<'_>) -> Result<(), So
                 let names = || fields.iter().map(|name| shown(&String::from_utf8_lossy(name)));
                 let there = || names().take(MAX_TOLD).collect::<Vec<_>>().join(", ");
                 let known = named.or(found).ok_or_else(|| no_column(there()))?;
-                // After a comment that named them it has values, which may be anybody's: a column is not looked
-                // for among them.
+                // After a comment that named them it has values, which may be anybody's: a column is not
+                // looked for among them.
                 if found != Some(known) {
                     note(number, field(&fields, known))?;
                 }

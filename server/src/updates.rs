@@ -1,7 +1,7 @@
 //! What this server fetches: lists and other components, from the source that was chosen.
 //!
-//! [`settings`] is what an operator chose, [`source`] where that leads at a moment, [`by_manager`] the way by the
-//! Control Manager, [`schedule`] when it happens by itself. The run is [`writ_updates::update`].
+//! [`settings`] is what an operator chose, [`source`] where that leads at a moment, [`by_manager`] the way
+//! by the Control Manager, [`schedule`] when it happens by itself. The run is [`writ_updates::update`].
 
 mod by_manager;
 pub(crate) mod distribute;

@@ -117,8 +117,8 @@ impl Folder {
         })
     }
 
-    /// Takes what is in force for one change of it. A run needs it at its end alone, so that somebody can go back
-    /// while one is under way.
+    /// Takes what is in force for one change of it. A run needs it at its end alone, so that somebody can
+    /// go back while one is under way.
     pub(crate) fn lock_shelf(&self) -> Result<Alone, UpdateError> {
         Self(self.0.join("components")).lock()
     }

@@ -36,8 +36,8 @@ pub const MAX_REQUESTS: usize = 512;
 /// Bytes of one file of metadata, whatever other metadata says of it. The library takes it apart before it
 /// looks for a signature, into more than a hundred times as many bytes of memory.
 pub const MAX_METADATA_BYTES: u64 = 256 << 10;
-/// Files of metadata in one run beside roots, and their bytes. The library follows delegations as deep as they
-/// go, on its stack, and keeps all of them.
+/// Files of metadata in one run beside roots, and their bytes. The library follows delegations as deep as
+/// they go, on its stack, and keeps all of them.
 pub const MAX_METADATA_FILES: usize = 64;
 /// See [`MAX_METADATA_FILES`].
 pub const MAX_METADATA_IN_ALL: u64 = 2 << 20;

@@ -60,8 +60,8 @@ pub struct Trusted {
 }
 
 impl Trusted {
-    /// The trust that begins with a pinned root. If that root was seen of a repository before, or is next to one
-    /// of it, what was seen counts: whoever pins another root of the same repository forgets nothing.
+    /// The trust that begins with a pinned root. If that root was seen of a repository before, or is next
+    /// to one of it, what was seen counts: whoever pins another root of the same repository forgets nothing.
     ///
     /// # Errors
     /// When the root is none, or what was kept is damaged.
@@ -137,8 +137,8 @@ impl Trusted {
         Ok(())
     }
 
-    /// Keeps what was verified, also of a run that failed: what was seen once is not forgotten. `came` are the
-    /// roots that came, by version.
+    /// Keeps what was verified, also of a run that failed: what was seen once is not forgotten. `came` are
+    /// the roots that came, by version.
     pub(crate) fn keep(
         &mut self,
         work: &Path,
@@ -177,8 +177,8 @@ impl Trusted {
         Ok(())
     }
 
-    /// Takes in what was seen of the same repository from another pinned root on: that one leads to the other is
-    /// known only now.
+    /// Takes in what was seen of the same repository from another pinned root on: that one leads to the
+    /// other is known only now.
     ///
     /// # Errors
     /// When something newer had been seen there, or what was seen there is damaged.

@@ -1,7 +1,8 @@
 //! Making a repository: its keys and the plan in one folder, what is published in another.
 //!
 //! The published folder is static files for any web server. Keys never are in it. The key of the root is
-//! sealed by a passphrase and can be kept elsewhere between its uses; the others sign without anybody at hand.
+//! sealed by a passphrase and can be kept elsewhere between its uses; the others sign without anybody at
+//! hand.
 
 mod keys;
 mod publish;

@@ -134,8 +134,8 @@ async fn turn(server: &Arc<Server>, asked: &mut Asked) {
     }
 }
 
-/// Tells those to hold a component who are in a session, lack it, and can: who cannot would only refuse, and who
-/// is not here will say what it holds when it comes.
+/// Tells those to hold a component who are in a session, lack it, and can: who cannot would only refuse,
+/// and who is not here will say what it holds when it comes.
 async fn send(
     server: &Arc<Server>,
     name: &'static str,

@@ -1,8 +1,8 @@
 //! The bytes of components, for agents that were told to hold them.
 //!
 //! An agent asks for one piece after the other, so that a slow one takes its own time and nobody else's. So
-//! many fetch at a time; the others are told to ask again, and each yields after a while when others wait. All
-//! together they get pieces at a steady pace, so that commands find the server at leisure.
+//! many fetch at a time; the others are told to ask again, and each yields after a while when others wait.
+//! All together they get pieces at a steady pace, so that commands find the server at leisure.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -155,8 +155,8 @@ impl Pieces {
         promised
     }
 
-    /// The bytes of a component from a place on; an answer without bytes says that there are none. So it does when
-    /// the disk fails: whoever waited for it would keep an agent from other components.
+    /// The bytes of a component from a place on; an answer without bytes says that there are none. So it
+    /// does when the disk fails: whoever waited for it would keep an agent from other components.
     pub(crate) async fn read(self: &Arc<Self>, folder: &Folder, sha256: Digest, offset: u64) -> Piece {
         let (pieces, folder) = (Arc::clone(self), folder.clone());
         // Large files are not in the page cache as a rule, and a session must not wait for a disk.

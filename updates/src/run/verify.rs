@@ -1,5 +1,5 @@
-//! Verifying: once more that the bytes are the signed ones, and that they are of use. A component that is signed
-//! may still be none.
+//! Verifying: once more that the bytes are the signed ones, and that they are of use. A component that is
+//! signed may still be none.
 
 use super::Report;
 use super::fetch::{Arrival, Fetched};

@@ -1,5 +1,5 @@
-//! Signing and publishing. What names other files is written after them, so that whoever reads meanwhile finds
-//! everything that what they read names.
+//! Signing and publishing. What names other files is written after them, so that whoever reads meanwhile
+//! finds everything that what they read names.
 
 use std::collections::{HashMap, HashSet};
 use std::fs::{self, File, Permissions};
@@ -154,12 +154,12 @@ impl Workshop {
         }
     }
 
-    /// Replaces keys, by a new root that the old and the new key of the root sign. With no roles the keys stay
-    /// and the root only lives longer. What the replaced keys signed is signed anew.
+    /// Replaces keys, by a new root that the old and the new key of the root sign. With no roles the keys
+    /// stay and the root only lives longer. What the replaced keys signed is signed anew.
     ///
     /// # Errors
-    /// When a key is missing or a file cannot be written. Either the old root is in force then, or the new one
-    /// is and publishing finishes the rest.
+    /// When a key is missing or a file cannot be written. Either the old root is in force then, or the new
+    /// one is and publishing finishes the rest.
     pub async fn rotate(
         &self,
         roles: &[Role],
@@ -361,8 +361,8 @@ fn signing(error: impl std::fmt::Display) -> WorkshopError {
     WorkshopError::Sign(error.to_string())
 }
 
-/// Copies a file that others may read, and says what its digest is; the copy is on the disk when this returns.
-/// `told` hears how many bytes are copied.
+/// Copies a file that others may read, and says what its digest is; the copy is on the disk when this
+/// returns. `told` hears how many bytes are copied.
 pub(super) fn copy(from: &Path, to: &Path, told: &mut dyn FnMut(u64)) -> Result<Digest, WorkshopError> {
     let mut source = File::open(from).map_err(WorkshopError::io(from))?;
     // Whatever has the name is of a try that ended; a link would lead elsewhere.
