@@ -10,6 +10,7 @@ use writ_common::config::{Problems, Reader};
 use writ_common::telemetry::LogFormat;
 use writ_protocol::component::OF_AGENTS;
 use writ_protocol::id::Digest;
+use writ_protocol::limits::MAX_PIECE_BYTES;
 
 use crate::updates::Configured;
 use crate::updates::settings::check_url;
@@ -47,6 +48,8 @@ pub(crate) struct Config {
     pub updates: Option<Configured>,
     /// Components that agents are told to hold, by themselves.
     pub for_agents: Vec<&'static str>,
+    /// From one piece of a component to the next, of whichever agents.
+    pub piece_pace: Duration,
     /// In so much time at least 16 KiB of an update must come.
     pub update_patience: Duration,
     /// What is logged.
@@ -115,6 +118,7 @@ impl Config {
             traces: traces(&mut reader),
             updates: updates(&mut reader),
             for_agents: for_agents(&mut reader),
+            piece_pace: piece_pace(&mut reader),
             update_patience: reader.duration("updates.patience", second * 30, second..=second * 600),
             audit: AuditSettings::read(&mut reader),
             log_filter: reader.string(
@@ -167,6 +171,12 @@ fn updates(reader: &mut Reader) -> Option<Configured> {
 }
 
 /// All that agents have a use for, unless told otherwise.
+fn piece_pace(reader: &mut Reader) -> Duration {
+    let mebibytes = reader.number("updates.agents_mib_per_second", 100, 1..=10_000);
+    let pieces = (1 << 20) / u64::try_from(MAX_PIECE_BYTES).unwrap_or(1 << 20);
+    Duration::from_micros(1_000_000 / (pieces * mebibytes))
+}
+
 fn for_agents(reader: &mut Reader) -> Vec<&'static str> {
     let all = OF_AGENTS.map(|(name, _)| name);
     let wanted = reader.choice("updates.for_agents", true, &[("true", true), ("false", false)]);

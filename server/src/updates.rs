@@ -82,7 +82,7 @@ impl Updates {
             pace,
             poke: Notify::new(),
             new: Notify::new(),
-            pieces: Arc::new(Pieces::new()),
+            pieces: Arc::new(Pieces::new(config.piece_pace)),
             for_agents: config.for_agents.clone(),
             running: AtomicUsize::new(0),
             asked: Arc::new(Semaphore::new(2)),

@@ -29,8 +29,6 @@ const FETCHING: usize = 256;
 const TURN: Duration = Duration::from_secs(30);
 /// How long the others wait before they ask again: half of it to all of it.
 const AGAIN: Duration = Duration::from_secs(2);
-/// From one piece to the next, of whichever agents: 100 MiB a second.
-const PACE: Duration = Duration::from_micros(625);
 /// A piece that is due so soon is sent at once.
 const SOON: Duration = Duration::from_millis(5);
 /// How long an agent yields: whoever waits has asked again by then.
@@ -46,6 +44,8 @@ const OPEN: usize = 4;
 #[derive(Debug)]
 pub(crate) struct Pieces {
     turns: Arc<Semaphore>,
+    /// From one piece to the next, of whichever agents.
+    pace: Duration,
     /// When the next piece is due that nobody was promised.
     due: Mutex<Option<Instant>>,
     open: Mutex<Open>,
@@ -133,13 +133,13 @@ impl Share {
 }
 
 impl Pieces {
-    pub(crate) fn new() -> Self {
-        Self::with(FETCHING)
+    pub(crate) fn new(pace: Duration) -> Self {
+        Self::with(FETCHING, pace)
     }
 
-    fn with(turns: usize) -> Self {
+    fn with(turns: usize, pace: Duration) -> Self {
         let turns = Arc::new(Semaphore::new(turns));
-        Self { turns, due: Mutex::default(), open: Mutex::default(), warned: Mutex::default() }
+        Self { turns, pace, due: Mutex::default(), open: Mutex::default(), warned: Mutex::default() }
     }
 
     fn turn(&self) -> Option<Turn> {
@@ -151,7 +151,7 @@ impl Pieces {
     fn promise(&self, now: Instant) -> Instant {
         let mut due = self.due.lock().unwrap_or_else(PoisonError::into_inner);
         let promised = due.map_or(now, |due| due.max(now));
-        *due = Some(promised + PACE);
+        *due = Some(promised + self.pace);
         promised
     }
 
@@ -215,9 +215,11 @@ pub(crate) fn not_now(sha256: Bytes, offset: u64, wait: Duration) -> Piece {
 mod tests {
     use super::*;
 
+    const PACE: Duration = Duration::from_micros(625);
+
     #[tokio::test(start_paused = true)]
     async fn a_turn_passes_on_only_when_others_wait_and_lasts_until_all_is_read() {
-        let (pieces, mut one, mut other) = (Pieces::with(1), Share::default(), Share::default());
+        let (pieces, mut one, mut other) = (Pieces::with(1, PACE), Share::default(), Share::default());
         assert!(one.wait(&pieces, true).is_none());
         assert!(one.wait(&pieces, false).is_some());
         assert!(other.wait(&pieces, true).is_some());
@@ -240,7 +242,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn all_agents_together_get_pieces_at_a_steady_pace_and_each_what_it_was_promised() {
-        let pieces = Pieces::with(100);
+        let pieces = Pieces::with(100, PACE);
         let mut shares: Vec<_> = (0..100).map(|_| Share::default()).collect();
         let waits: Vec<_> = shares.iter_mut().map(|share| share.wait(&pieces, true)).collect();
         assert_eq!(waits[0], None);
