@@ -220,6 +220,9 @@ impl<R: BufRead> Records<R> {
     fn new(from: R, lines: u64) -> Self {
         // Comments are not of RFC 4180, but publishers begin with them.
         let mut reader = ReaderBuilder::new().comment(Some(b'#')).build();
+        // The reader takes a byte order mark from its first bytes, if they come together; `without_mark` has done so
+        // wherever they are cut. It looks no more once it has read a blank line.
+        let _ = reader.read_record(b"\n", &mut [], &mut []);
         reader.set_line(lines + 1);
         Self { from, reader, text: vec![0; MAX_LINE], ends: [0; MAX_COLUMNS], is_ended: false }
     }
@@ -409,6 +412,11 @@ mod tests {
         let text = format!("# md5_hash\nseen,md5_hash\n2026,{MIXED}\n");
         let (read, keys) = read_all(text.as_bytes(), &layout, Kind::Md5);
         assert_eq!((read.bad, keys.len()), (0, 1));
+        // A second mark is no mark, wherever the file is cut.
+        let twice = format!("\u{feff}\u{feff}md5_hash\n{MIXED}\n");
+        let whole = super::read(twice.as_bytes(), &layout, Kind::Md5, |_| Ok(())).unwrap_err().to_string();
+        let cut = io::BufReader::with_capacity(1, twice.as_bytes());
+        assert_eq!(super::read(cut, &layout, Kind::Md5, |_| Ok(())).unwrap_err().to_string(), whole);
         let long = format!("#{}\n# a,md5_hash\n1,{MIXED}\n", "x".repeat(3 * MAX_LINE));
         assert_eq!(read_all(long.as_bytes(), &layout, Kind::Md5).1.len(), 1);
     }
