@@ -56,7 +56,7 @@ test-install: testing-build target/install/.podman package image target/install/
 story: testing-build ## the stories whose name contains STORY=…
 	$(CARGO) test -p integration-tests --test it -- $(STORY)
 
-bench: programs ## benchmarks of what is installed: 10,000 agents against one server, one table; about 10 minutes after the build
+bench: programs target/bench/.clamav ## benchmarks of what is installed: 10,000 agents against one server, one table; about 10 minutes after the build
 	$(STATIC) $(CARGO) build --release --target $(HOST) -p writ-bench
 	install -m 755 target/$(HOST)/release/writ-bench target/dist/
 	target/dist/writ-bench run
@@ -155,6 +155,11 @@ target/node/.installed: Makefile
 target/network/.installed: Makefile integration-tests/unpack
 	$(call need,ip:iproute2 iptables:iptables sysctl:procps)
 	integration-tests/unpack target/network "$(NETWORK_PACKAGES)" "nginx squid microsocks dnsmasq htpasswd promtool"
+	touch $@
+
+# What scans are compared with.
+target/bench/.clamav: Makefile integration-tests/unpack
+	integration-tests/unpack target/bench/clamav clamav clamscan
 	touch $@
 
 target/python/.installed: Makefile

@@ -19,6 +19,7 @@ use tokio::sync::{mpsc, watch};
 use tracing::warn;
 use writ_common::checkpoint;
 use writ_common::files::{self, FileError};
+use writ_lists::Filter;
 use writ_proto::v1::{Piece, PieceRequest};
 use writ_protocol::command::ComponentUpdate;
 use writ_protocol::component::{OF_AGENTS, held_as};
@@ -212,6 +213,26 @@ impl ComponentStore {
         Ok(format!("{component} {version} is in force{already}"))
     }
 
+    /// The filter that is in force under a name, looked at anew; `None`: none is held.
+    ///
+    /// # Errors
+    /// In words what is wrong with it.
+    pub(crate) async fn filter(&self, component: &str) -> Result<Option<Filter>, String> {
+        let held = self.held.borrow().get(component).filter(|held| !held.is_damaged).cloned();
+        let Some(held) = held else { return Ok(None) };
+        let place = self.folder.join(format!("{component}.{}", held.sha256));
+        let told =
+            format!("{}: damaged; have it sent again: writ send component {component}", place.display());
+        let read = tokio::task::spawn_blocking(move || {
+            let bytes = fs::read(&place).map_err(|error| format!("{}: {error}", place.display()))?;
+            if Digest::of(&bytes).to_string() != held.sha256 {
+                return Err(told);
+            }
+            Filter::from_bytes(bytes).map_err(|error| format!("{}: {error}", place.display()))
+        });
+        read.await.map_err(|error| error.to_string())?.map(Some)
+    }
+
     /// Whether a file has the bytes of a command. Its digest is made beside the runtime, which has one
     /// thread.
     async fn is(&self, file: &Path, update: &ComponentUpdate) -> bool {
@@ -358,7 +379,7 @@ fn forget_but(folder: &Path, component: &str, named: Option<&Path>) {
 }
 
 /// Whether so many bytes have room, and leave some for whatever else lives on the host.
-fn check_room(folder: &Path, bytes: u64) -> Result<(), String> {
+pub(crate) fn check_room(folder: &Path, bytes: u64) -> Result<(), String> {
     let found = rustix::fs::statvfs(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
     let (free, all) = (found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize);
     let kept = (all / 20).min(KEPT_FREE);

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use tokio::sync::OwnedSemaphorePermit;
 use writ_common::config::Problems;
 use writ_common::text::plain;
-use writ_protocol::command::{Action, ActionClass, ComponentUpdate, OWN_ACTIONS, Settings};
+use writ_protocol::command::{Action, ActionClass, ComponentUpdate, OWN_ACTIONS, Scan, Settings};
 use writ_protocol::component::fact_of;
 use writ_protocol::id::{CommandId, Digest};
 use writ_protocol::limits::{MAX_OUTPUT_BYTES, MAX_REPORT_ROWS};
@@ -55,6 +55,8 @@ pub(crate) enum Queue {
     Actions,
     /// Of what waits for the server most of its time: it must keep no action waiting.
     Components,
+    /// Of what takes hours.
+    Scans,
 }
 
 #[derive(Debug)]
@@ -63,7 +65,28 @@ enum PlannedWork {
     Inventory,
     Settings(Settings),
     Component(ComponentUpdate),
+    Scan(Scan),
+    StopScan,
+    Restore(Digest),
+    Delete(Digest),
     Process(Invocation),
+}
+
+/// What the agent itself does, with what it keeps.
+#[derive(Debug)]
+pub enum OwnWork<'p> {
+    /// Applies settings.
+    Settings(&'p Settings),
+    /// Fetches a component.
+    Component(&'p ComponentUpdate),
+    /// Looks for listed files.
+    Scan(&'p Scan),
+    /// Ends scans that were sent before.
+    StopScan,
+    /// Puts files back from quarantine.
+    Restore(Digest),
+    /// Removes files from quarantine.
+    Delete(Digest),
 }
 
 impl Plan {
@@ -78,9 +101,13 @@ impl Plan {
     pub(crate) const fn queue(&self) -> Queue {
         match self.kind {
             PlannedWork::Component(_) => Queue::Components,
+            PlannedWork::Scan(_) => Queue::Scans,
             PlannedWork::Ping
             | PlannedWork::Inventory
             | PlannedWork::Settings(_)
+            | PlannedWork::StopScan
+            | PlannedWork::Restore(_)
+            | PlannedWork::Delete(_)
             | PlannedWork::Process(_) => Queue::Actions,
         }
     }
@@ -91,27 +118,17 @@ impl Plan {
         matches!(self.kind, PlannedWork::Process(_))
     }
 
-    /// The settings to apply, if that is the plan.
+    /// What the agent does with what it keeps, if that is the plan.
     #[must_use]
-    pub const fn settings(&self) -> Option<&Settings> {
+    pub const fn own_work(&self) -> Option<OwnWork<'_>> {
         match &self.kind {
-            PlannedWork::Settings(settings) => Some(settings),
-            PlannedWork::Ping
-            | PlannedWork::Inventory
-            | PlannedWork::Component(_)
-            | PlannedWork::Process(_) => None,
-        }
-    }
-
-    /// The component to fetch, if that is the plan.
-    #[must_use]
-    pub const fn component(&self) -> Option<&ComponentUpdate> {
-        match &self.kind {
-            PlannedWork::Component(update) => Some(update),
-            PlannedWork::Ping
-            | PlannedWork::Inventory
-            | PlannedWork::Settings(_)
-            | PlannedWork::Process(_) => None,
+            PlannedWork::Settings(settings) => Some(OwnWork::Settings(settings)),
+            PlannedWork::Component(update) => Some(OwnWork::Component(update)),
+            PlannedWork::Scan(scan) => Some(OwnWork::Scan(scan)),
+            PlannedWork::StopScan => Some(OwnWork::StopScan),
+            PlannedWork::Restore(sha256) => Some(OwnWork::Restore(*sha256)),
+            PlannedWork::Delete(sha256) => Some(OwnWork::Delete(*sha256)),
+            PlannedWork::Ping | PlannedWork::Inventory | PlannedWork::Process(_) => None,
         }
     }
 }
@@ -209,6 +226,10 @@ impl ActionTable {
             | Action::Inventory
             | Action::ApplySettings(_)
             | Action::UpdateComponent(_)
+            | Action::Scan(_)
+            | Action::StopScan
+            | Action::RestoreQuarantined(_)
+            | Action::DeleteQuarantined(_)
             | Action::Run(_) => action.own_class().unwrap_or_else(listed),
         }
     }
@@ -235,6 +256,14 @@ impl ActionTable {
             }
             Action::UpdateComponent(update) => {
                 Ok(Plan { kind: PlannedWork::Component(update.clone()), is_idempotent: true })
+            }
+            Action::Scan(scan) => Ok(Plan { kind: PlannedWork::Scan(scan.clone()), is_idempotent: true }),
+            Action::StopScan => Ok(Plan { kind: PlannedWork::StopScan, is_idempotent: true }),
+            Action::RestoreQuarantined(sha256) => {
+                Ok(Plan { kind: PlannedWork::Restore(*sha256), is_idempotent: true })
+            }
+            Action::DeleteQuarantined(sha256) => {
+                Ok(Plan { kind: PlannedWork::Delete(*sha256), is_idempotent: true })
             }
             Action::Run(named) => {
                 let definition = self.definitions.get(&named.name).ok_or_else(|| {
@@ -300,6 +329,8 @@ pub struct Ended {
     pub output_digest: Digest,
     /// For people.
     pub detail: String,
+    /// Listed files that a scan found.
+    pub listed: u64,
 }
 
 impl Ended {
@@ -307,7 +338,14 @@ impl Ended {
     #[must_use]
     pub fn quiet(ending: Ending, detail: impl Into<String>) -> Self {
         let output_digest = Digest::of(b"");
-        Self { ending, output: Bytes::new(), output_bytes: 0, output_digest, detail: detail.into() }
+        Self {
+            ending,
+            output: Bytes::new(),
+            output_bytes: 0,
+            output_digest,
+            detail: detail.into(),
+            listed: 0,
+        }
     }
 
     /// An action of the agent itself that was done and says this.
@@ -316,7 +354,8 @@ impl Ended {
         let output_bytes = u64::try_from(text.len()).unwrap_or(u64::MAX);
         let output_digest = Digest::of(&text);
         text.truncate(MAX_OUTPUT_BYTES);
-        Self { ending: Ending::Done, output: text.into(), output_bytes, output_digest, detail: String::new() }
+        let (output, detail) = (text.into(), String::new());
+        Self { ending: Ending::Done, output, output_bytes, output_digest, detail, listed: 0 }
     }
 
     /// With its times.
@@ -330,23 +369,22 @@ impl Ended {
             output: self.output.clone(),
             output_bytes: self.output_bytes,
             output_digest: self.output_digest,
+            listed: self.listed,
         }
     }
 }
 
-/// Carries a plan out. `on_group` hears the process group as soon as there is one.
+/// Carries out what needs nothing that the agent keeps. `on_group` hears the process group as soon as there
+/// is one.
 pub(crate) async fn run(plan: Plan, on_group: impl FnOnce(u32) + Send) -> Ended {
     match plan.kind {
         PlannedWork::Process(invocation) => process::run(invocation, on_group).await,
-        PlannedWork::Ping | PlannedWork::Inventory | PlannedWork::Settings(_) | PlannedWork::Component(_) => {
-            run_own(&plan)
-                .unwrap_or_else(|| Ended::quiet(Ending::NotStarted, "it is not this function's to do"))
-        }
+        _ => run_own(&plan)
+            .unwrap_or_else(|| Ended::quiet(Ending::NotStarted, "it is not this function's to do")),
     }
 }
 
-/// Carries out what needs no process; `None` for what does, for settings, which [`crate::settings`] tries,
-/// and for components, which [`crate::components`] fetches.
+/// Carries out what needs neither a process nor anything that the agent keeps; `None` for all else.
 #[must_use]
 pub fn run_own(plan: &Plan) -> Option<Ended> {
     match plan.kind {
@@ -355,7 +393,13 @@ pub fn run_own(plan: &Plan) -> Option<Ended> {
             Ok(text) => Ended::with_output(text),
             Err(error) => Ended::quiet(Ending::Failed, error.to_string()),
         }),
-        PlannedWork::Settings(_) | PlannedWork::Component(_) | PlannedWork::Process(_) => None,
+        PlannedWork::Settings(_)
+        | PlannedWork::Component(_)
+        | PlannedWork::Scan(_)
+        | PlannedWork::StopScan
+        | PlannedWork::Restore(_)
+        | PlannedWork::Delete(_)
+        | PlannedWork::Process(_) => None,
     }
 }
 
@@ -368,8 +412,12 @@ mod tests {
 
     #[test]
     fn a_host_may_deny_what_agents_can_do_of_themselves() {
-        let (nowhere, denied) =
-            (Path::new("/nowhere/at/all"), ["inventory", "settings", "update-component"].map(str::to_owned));
+        let nowhere = Path::new("/nowhere/at/all");
+        let denied: Vec<_> = OWN_ACTIONS
+            .iter()
+            .filter(|(name, _)| *name != "ping")
+            .map(|(name, _)| (*name).to_owned())
+            .collect();
         let table = ActionTable::load(nowhere, &denied, users::own_uid()).unwrap();
         assert_eq!(table.rows().map(|(name, _)| name).collect::<Vec<_>>(), ["ping"]);
         let settings = Settings { revision: 1, heartbeat: None, endpoints: Vec::new(), log_filter: None };
@@ -395,7 +443,7 @@ mod tests {
             std::fs::write(folder.path().join(format!("a{number}.toml")), "program = '/bin/true'").unwrap();
         }
         let problems = ActionTable::load(folder.path(), &[], users::own_uid()).unwrap_err();
-        assert!(problems[0].to_string().contains("holds 1021 actions; at most 1020"), "{problems:?}");
+        assert!(problems[0].to_string().contains("holds 1017 actions; at most 1016"), "{problems:?}");
         std::fs::remove_file(folder.path().join("a0.toml")).unwrap();
         assert_eq!(
             ActionTable::load(folder.path(), &[], users::own_uid()).unwrap().rows().count(),

@@ -24,6 +24,8 @@ mod host;
 mod identity;
 mod link_state;
 mod refusals;
+mod reputation;
+mod scan;
 mod session_time;
 mod settings;
 mod trust;
@@ -34,7 +36,7 @@ mod config;
 pub use app::{command_line, main};
 // What simulated agents and the vectors are made of: the agent's own code without its daemon.
 pub use components::ComponentStore;
-pub use execute::{ActionTable, Ended, run_own};
+pub use execute::{ActionTable, Ended, OwnWork, run_own};
 pub use host::facts;
 pub use identity::{Files, Identity};
 pub use obey::{AgentCore, Deliveries, Reaction, Surroundings};

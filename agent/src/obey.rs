@@ -4,6 +4,7 @@ mod recover;
 mod unkept;
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -29,10 +30,12 @@ use writ_protocol::trust::Keyring;
 use writ_protocol::verify::VerifiedCommand;
 
 use crate::components::ComponentStore;
-use crate::execute::{self, ActionTable, AdmittedCommand, Ended, Queue, Started};
+use crate::execute::{self, ActionTable, AdmittedCommand, Ended, OwnWork, Queue, Started};
 use crate::identity::Identity;
 use crate::replay::{Admission, FreshCommand, Journal, JournalError, ReplayCheck, State, evaluate};
 use crate::reply::{ReceiptContext, SignedReceipt, announcement, frame, sign_receipt};
+use crate::reputation::Reputations;
+use crate::scan::Scans;
 use crate::session_time::SessionTime;
 use crate::settings::SettingsStore;
 use crate::trust::{Trust, Walked};
@@ -116,6 +119,8 @@ pub struct Surroundings {
     pub proxy: Option<Proxy>,
     /// Tries endpoints of settings before they are kept.
     pub probe: Probe,
+    /// Folders of the agent beside the one of its state, which no scan changes anything in.
+    pub own_folders: Vec<PathBuf>,
     /// What running actions are waited for by.
     pub shutdown: Shutdown,
 }
@@ -135,6 +140,10 @@ pub struct AgentCore {
     pub settings: SettingsStore,
     /// Components it was told to hold.
     pub components: ComponentStore,
+    /// What lists say about values.
+    pub reputations: Reputations,
+    /// Looking for listed files.
+    pub(crate) scans: Scans,
     /// What time it is.
     pub time: SessionTime,
     /// On the way to every server.
@@ -143,6 +152,8 @@ pub struct AgentCore {
     running: Arc<Semaphore>,
     /// One component is fetched at a time, and takes no place of an action.
     fetching: Arc<Semaphore>,
+    /// One scan runs at a time.
+    scanning: Arc<Semaphore>,
     answers: mpsc::Sender<CommandId>,
     is_behind: AtomicBool,
     /// The server's word about this agent's identity, as it was given last.
@@ -164,7 +175,8 @@ impl AgentCore {
         (table, settings, components): (ActionTable, SettingsStore, ComponentStore),
         surroundings: Surroundings,
     ) -> (Arc<Self>, mpsc::Receiver<CommandId>) {
-        let Surroundings { time, max_running, proxy, probe, shutdown } = surroundings;
+        let Surroundings { time, max_running, proxy, probe, own_folders, shutdown } = surroundings;
+        let scans = Scans::new(trust.files().folder(), &own_folders);
         let (answers, receiver) = mpsc::channel(MAX_WAITING_ANSWERS);
         let running = Arc::new(Semaphore::new(max_running));
         let is_behind = AtomicBool::new(false);
@@ -177,11 +189,14 @@ impl AgentCore {
             table,
             settings,
             components,
+            reputations: Reputations::default(),
             time,
             proxy,
             probe,
             running,
             fetching: Arc::new(Semaphore::new(1)),
+            scanning: Arc::new(Semaphore::new(1)),
+            scans,
             answers,
             is_behind,
             following: Mutex::default(),
@@ -389,6 +404,7 @@ impl AgentCore {
         match plan.queue() {
             Queue::Actions => Arc::clone(&self.running),
             Queue::Components => Arc::clone(&self.fetching),
+            Queue::Scans => Arc::clone(&self.scanning),
         }
     }
 
@@ -465,15 +481,16 @@ impl AgentCore {
             }
             writ_common::checkpoint!("group_noted");
         };
-        let ended = match (plan.settings(), plan.component()) {
-            (Some(wanted), _) => self.apply(wanted).await,
-            (None, Some(update)) => {
+        let ended = match plan.own_work() {
+            Some(work) => {
+                let (can_wait, work) = self.do_own(work, issued_at, expires_at);
                 // When the agent ends meanwhile, the journal says "started", and the next start goes on.
-                let held = self.shutdown.unless_requested(self.hold(update, issued_at, expires_at)).await;
-                let Some(ended) = held else { return Ok(()) };
+                let done =
+                    if can_wait { self.shutdown.unless_requested(work).await } else { Some(work.await) };
+                let Some(ended) = done else { return Ok(()) };
                 ended
             }
-            (None, None) => execute::run(plan, note_group).await,
+            None => execute::run(plan, note_group).await,
         };
         info!(command.id = %id, ending = ended.ending.as_str(), "command ended");
         let finished_at = self.now();
@@ -481,6 +498,29 @@ impl AgentCore {
         let about = self.about(id, digest, finished_at, attempt);
         let receipt = sign_receipt(&self.identity, about, decision, &ended.detail);
         self.keep(id, &receipt).await
+    }
+
+    /// What the agent does itself, and whether it may be broken off when the agent ends.
+    fn do_own<'a>(
+        &'a self,
+        work: OwnWork<'a>,
+        issued_at: Timestamp,
+        expires_at: Timestamp,
+    ) -> (bool, Pin<Box<dyn Future<Output = Ended> + Send + 'a>>) {
+        match work {
+            OwnWork::Settings(wanted) => (false, Box::pin(self.apply(wanted))),
+            OwnWork::Component(update) => (true, Box::pin(self.hold(update, issued_at, expires_at))),
+            OwnWork::Scan(scan) => {
+                let known = (&self.components, &self.reputations);
+                (true, Box::pin(self.scans.run(scan, known, issued_at, || self.now())))
+            }
+            OwnWork::StopScan => {
+                let said = if self.scans.stop(issued_at) { "a scan was stopped" } else { "no scan ran" };
+                (false, Box::pin(std::future::ready(Ended::quiet(Ending::Done, said))))
+            }
+            OwnWork::Restore(sha256) => (false, Box::pin(self.scans.dispose("restored", sha256))),
+            OwnWork::Delete(sha256) => (false, Box::pin(self.scans.dispose("deleted", sha256))),
+        }
     }
 
     /// Tries settings and keeps them; whatever fails, those of before are in force.

@@ -13,6 +13,7 @@ mod lists;
 mod manager;
 mod measure;
 mod process;
+mod scan;
 mod swarm;
 mod table;
 

@@ -52,6 +52,15 @@ pub(crate) async fn all(agents: usize, reconnecting: usize, only: &str) -> Vec<F
     if wants("lists") {
         crate::lists::measure(&mut figures);
     }
+    if wants("scan") {
+        // It waits for programs, which a thread of its own may.
+        let measured = tokio::task::spawn_blocking(|| {
+            let mut figures = Vec::new();
+            crate::scan::measure(&mut figures);
+            figures
+        });
+        figures.extend(measured.await.unwrap());
+    }
     if wants("footprint") {
         footprint(&mut figures).await;
     }

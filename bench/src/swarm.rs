@@ -16,7 +16,9 @@ use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 use tonic::transport::Channel;
-use writ_agent::{ActionTable, Ended, Identity, ReceiptContext, facts, frame, run_own, sign_receipt};
+use writ_agent::{
+    ActionTable, Ended, Identity, OwnWork, ReceiptContext, facts, frame, run_own, sign_receipt,
+};
 use writ_common::backoff::Backoff;
 use writ_common::time::{Clock as _, SystemClock};
 use writ_common::tls::{Anchors, connect};
@@ -355,7 +357,7 @@ impl SwarmAgent {
         let plan = self.table.plan(&command.command().action)?;
         self.journal.counter += 3;
         self.tally.started.fetch_add(1, Ordering::Relaxed);
-        if let Some(update) = plan.component() {
+        if let Some(OwnWork::Component(update)) = plan.own_work() {
             let (update, hasher) = (update.clone(), Context::new(&SHA256));
             self.fetching = Some(Fetching { command: id, digest, update, came: 0, hasher, again: None });
             return Ok(None);

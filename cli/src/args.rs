@@ -350,6 +350,17 @@ pub(crate) struct Delivery {
     pub(crate) id: Option<CommandId>,
 }
 
+/// What is done with a listed file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Remedy {
+    /// It is reported.
+    Log,
+    /// And cannot be executed, and where the file system can, not changed.
+    Block,
+    /// And is moved away, sealed; it can be restored.
+    Quarantine,
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum Send {
     /// Ask for an answer, nothing more.
@@ -377,6 +388,58 @@ pub(crate) enum Send {
     Component {
         /// Which: file-reputation-filter or web-reputation-filter.
         component: String,
+        #[command(flatten)]
+        delivery: Delivery,
+    },
+    /// Have agents look for files that their list names. Files are only reported, unless --remedy says more.
+    Scan {
+        /// Files, or folders with all that is below; absolute.
+        #[arg(required = true, value_name = "PATH")]
+        roots: Vec<String>,
+        /// Do not look at this, nor at what is below it; repeat for several.
+        #[arg(long = "exclude", value_name = "PATH")]
+        exclude: Vec<String>,
+        /// What to do with a listed file, at most.
+        #[arg(long, value_enum, default_value_t = Remedy::Log)]
+        remedy: Remedy,
+        /// Block also files that may be listed, and of which the server does not say. About one file in 256
+        /// may be.
+        #[arg(long)]
+        strict: bool,
+        /// Also files that the host's package manager vouches for; they are only reported otherwise.
+        #[arg(long)]
+        packaged: bool,
+        /// After so many blocked and quarantined files on a host, only report; 16 unless given.
+        #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+        max_remedied: Option<u32>,
+        /// Do not read longer files; 1 GiB unless given.
+        #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(1..))]
+        max_file_bytes: Option<u64>,
+        /// End after so long, whatever is left.
+        #[arg(long, default_value = "1h", value_parser = duration, value_name = "TIME")]
+        max_time: Duration,
+        /// Read so much in a second at most.
+        #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(1..))]
+        bytes_per_second: Option<u64>,
+        #[command(flatten)]
+        delivery: Delivery,
+    },
+    /// End the scans that were sent before.
+    StopScan {
+        #[command(flatten)]
+        delivery: Delivery,
+    },
+    /// Put files back from quarantine, to where they were.
+    RestoreQuarantined {
+        /// The SHA-256 of their content.
+        sha256: Digest,
+        #[command(flatten)]
+        delivery: Delivery,
+    },
+    /// Remove files from quarantine, for ever.
+    DeleteQuarantined {
+        /// The SHA-256 of their content.
+        sha256: Digest,
         #[command(flatten)]
         delivery: Delivery,
     },

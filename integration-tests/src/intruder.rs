@@ -53,6 +53,40 @@ struct Lines {
     asked: Mutex<Vec<proto::TrustChainRequest>>,
     agents: Mutex<HashMap<AgentId, Line>>,
     changed: Condvar,
+    /// What becomes of what the server says of lists, and the first that it said.
+    lie: Mutex<(Option<Lie>, Option<bytes::Bytes>)>,
+}
+
+/// How what a server says of a list is falsified on its way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lie {
+    /// What it said to the first question of all is the answer to this one.
+    Repeats,
+    /// Nothing is listed, under the server's signature.
+    Alters,
+    /// Nothing is listed, under a signature of somebody else.
+    Forges,
+}
+
+impl Lines {
+    fn falsify(&self, answer: &mut proto::ReputationAnswer) {
+        let mut lie = self.lie.lock().unwrap();
+        let first = lie.1.get_or_insert_with(|| answer.reputation.clone()).clone();
+        let mut envelope = proto::Envelope::decode(answer.reputation.clone()).unwrap_or_default();
+        let said = proto::Reputation::decode(envelope.payload.clone()).unwrap_or_default();
+        let unlisted = proto::Reputation { listed: Vec::new(), ..said };
+        match lie.0 {
+            None => {}
+            Some(Lie::Repeats) => answer.reputation = first,
+            Some(Lie::Alters) => {
+                envelope.payload = unlisted.encode_to_vec().into();
+                answer.reputation = envelope.encode_to_vec().into();
+            }
+            Some(Lie::Forges) => {
+                answer.reputation = sealed("reputation", &unlisted, &Forger::new([0x66; 32]));
+            }
+        }
+    }
 }
 
 /// What passed between one agent and the server.
@@ -283,6 +317,14 @@ impl Intruder {
         panic!("the agent did not say that it lives while 200000 frames came");
     }
 
+    /// From now on falsifies what the server says of lists.
+    ///
+    /// # Panics
+    /// Never in practice.
+    pub fn lie(&self, lie: Lie) {
+        self.lines.lie.lock().unwrap().0 = Some(lie);
+    }
+
     /// Delivers a command in the server's name.
     pub fn deliver(&self, agent: AgentId, delivery: proto::Delivery) {
         self.inject(agent, server_frame::Frame::Delivery(delivery));
@@ -405,6 +447,13 @@ impl AgentGateway for Gateway {
                     while let Some(frame) = from_server.next().await {
                         if let Some(greetings) = &greetings {
                             let _let_go = greetings.acquire().await;
+                        }
+                        let mut frame = frame;
+                        if let Ok(proto::ServerFrame {
+                            frame: Some(server_frame::Frame::ReputationAnswer(answer)),
+                        }) = &mut frame
+                        {
+                            lines.falsify(answer);
                         }
                         let heard = frame.as_ref().ok().and_then(|frame| frame.frame.clone());
                         if to_agent.send(frame).await.is_err() {

@@ -10,6 +10,7 @@ pub mod forge;
 pub mod forged_manager;
 pub mod hostile_agent;
 pub mod intruder;
+pub mod listed;
 pub mod machine;
 pub mod manager;
 pub mod network;

@@ -72,7 +72,8 @@ impl Kind {
     }
 
     /// Bytes of an entry in a list's file. Domains and URLs stand there as the SHA-256 of their text.
-    pub(crate) const fn width(self) -> u8 {
+    #[must_use]
+    pub const fn width(self) -> u8 {
         match self {
             Self::Sha256 | Self::Domain | Self::Url => 32,
             Self::Sha1 => 20,

@@ -149,8 +149,27 @@ def trust_bundle(data: bytes, predecessor=None):
     return bundle, digest
 
 
+# What agents do of themselves, and how harmful it is. A scan that only reports is harmless.
+OWN = {"scan": "change", "stop_scan": "change", "restore_quarantined": "change", "delete_quarantined": "destructive"}
 # What agents have a use for.
 COMPONENTS = {"file-reputation-filter", "web-reputation-filter"}
+
+
+def check_scan(scan) -> None:
+    def is_path(text: str) -> bool:
+        parts = text[1:].split("/") if text != "/" else []
+        is_plain = not any(ord(c) < 32 or 127 <= ord(c) < 160 for c in text) and len(text.encode()) <= 4096
+        return text.startswith("/") and is_plain and not any(part in ("", ".", "..") for part in parts)
+
+    paths = list(scan.roots) + list(scan.exclude)
+    if not 1 <= len(scan.roots) <= 64 or len(scan.exclude) > 64 or not all(map(is_path, paths)):
+        raise Refused("malformed_payload")
+    if scan.remedy not in (1, 2, 3) or scan.max_file_bytes == 0 or not 1 <= scan.max_seconds <= 86_400:
+        raise Refused("malformed_payload")
+    if scan.remedy == 1 and (scan.strict or scan.packaged or scan.max_remedied):
+        raise Refused("malformed_payload")
+    if scan.remedy != 1 and not 1 <= scan.max_remedied <= 10_000:
+        raise Refused("malformed_payload")
 
 
 def check_command(command) -> None:
@@ -170,6 +189,11 @@ def check_command(command) -> None:
         name, version = re.fullmatch("[a-z0-9][a-z0-9-]{0,63}", update.component), update.version
         version = re.fullmatch("[A-Za-z0-9][A-Za-z0-9._+-]{0,63}", version)
         if not name or not version or len(update.sha256) != 32 or not 1 <= update.size_bytes <= 256 << 20:
+            raise Refused("malformed_payload")
+    if command.WhichOneof("action") == "scan":
+        check_scan(command.scan)
+    if command.WhichOneof("action") in ("restore_quarantined", "delete_quarantined"):
+        if len(getattr(command, command.WhichOneof("action")).sha256) != 32:
             raise Refused("malformed_payload")
     names = [p.name for p in command.run.parameters]
     if any(a >= b for a, b in zip(names, names[1:])):
@@ -208,7 +232,7 @@ def check_approvals(bundle, action_class: str, command, digest: bytes, approvals
 def check_action(command) -> None:
     """The one action the vectors allow: echo, with a word of small letters."""
     kind = command.WhichOneof("action")
-    if kind == "ping":
+    if kind == "ping" or kind in OWN:
         return
     if kind == "update_component" and command.update_component.component in COMPONENTS:
         return
@@ -246,7 +270,8 @@ def delivery(case: dict) -> str:
     kind = command.WhichOneof("action")
     listed = kind == "run" and command.run.name == "echo"
     changes = listed or kind == "update_component"
-    action_class = "read" if kind == "ping" else "change" if changes else "destructive"
+    reports = kind == "ping" or kind == "scan" and command.scan.remedy == 1
+    action_class = "read" if reports else OWN.get(kind, "change" if changes else "destructive")
     check_approvals(bundle, action_class, command, digest, delivered.approvals)
     check_action(command)
     if len(journal["known"]) >= journal["max_entries"]:
@@ -287,10 +312,35 @@ def hello(case: dict) -> str:
     return "accept"
 
 
+def reputation(case: dict) -> str:
+    bundle, _ = trust_bundle(base64.b64decode(case["bundle"]))
+    keys = signing_keys(bundle, case["realm"], case["now_ms"])
+    said, _, _ = verify(base64.b64decode(case["reputation"]), 32768, "reputation", "Reputation", keys)
+    listed = list(said.listed)
+    if len(said.fleet_id) != 16 or len(said.agent_id) != 16 or len(said.question) != 32 or len(said.list) != 32:
+        raise Refused("malformed_payload")
+    if not re.fullmatch("[A-Za-z0-9][A-Za-z0-9._+-]{0,63}", said.version) or said.answered_at_ms == 0:
+        raise Refused("malformed_payload")
+    if len(listed) > 512 or listed != sorted(set(listed)) or len({len(value) for value in listed} | {0}) > 2:
+        raise Refused("malformed_payload")
+    if any(len(value) not in (16, 20, 32) for value in listed) or not 1 <= said.counts_for_s <= 86_400:
+        raise Refused("malformed_payload")
+    if said.fleet_id != bundle.fleet_id:
+        raise Refused("wrong_fleet")
+    if said.agent_id != uuid.UUID(case["agent_id"]).bytes:
+        raise Refused("wrong_agent")
+    if said.question != hashlib.sha256(base64.b64decode(case["question"])).digest():
+        raise Refused("wrong_question")
+    return "accept"
+
+
+KINDS = {"delivery": delivery, "chain": chain, "hello": hello, "reputation": reputation}
+
+
 def judge(vector: dict) -> str:
-    kind = next(k for k in ("delivery", "chain", "hello") if k in vector)
+    kind = next(kind for kind in KINDS if kind in vector)
     try:
-        return {"delivery": delivery, "chain": chain, "hello": hello}[kind](vector[kind])
+        return KINDS[kind](vector[kind])
     except Refused as refused:
         return str(refused)
 

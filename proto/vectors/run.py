@@ -3,7 +3,7 @@
 usage: run.py [--output json] [--under FOLDER] COMMAND [ARG …]
 
 COMMAND is started once for each vector, in an empty folder: name files by absolute paths. It reads the vector on standard input, a JSON object with one of `delivery`,
-`chain` and `hello` (README.md), without what is expected of it, and writes one word: `accept`, `redelivery`, or the code of
+`chain`, `hello` and `reputation` (README.md), without what is expected of it, and writes one word: `accept`, `redelivery`, or the code of
 docs/refusals.md. Whatever it writes to standard error is shown when its word is wrong. It has 20 seconds.
 
 exit code: 0 all as they say, 1 some judged otherwise, 64 wrong usage

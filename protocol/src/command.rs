@@ -48,6 +48,14 @@ pub enum Action {
     ApplySettings(Settings),
     /// Fetch this version of a component, and use it from now on.
     UpdateComponent(ComponentUpdate),
+    /// Look for listed files.
+    Scan(Scan),
+    /// End scans whose commands were issued before this one.
+    StopScan,
+    /// Put all files of this SHA-256 back from quarantine.
+    RestoreQuarantined(Digest),
+    /// Remove all files of this SHA-256 from quarantine.
+    DeleteQuarantined(Digest),
     /// An action of the protocol that this build does not carry out.
     Unsupported(Unsupported),
 }
@@ -88,6 +96,52 @@ pub struct ComponentUpdate {
     pub bytes: u64,
 }
 
+/// What to look for, where, and what to do with what is found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Scan {
+    /// Absolute paths: files, or folders with all that is below.
+    pub roots: Vec<String>,
+    /// Absolute paths that are not looked at, nor what is below them.
+    pub exclude: Vec<String>,
+    /// What is done with a listed file, at most.
+    pub remedy: Remedy,
+    /// Whether a file that may be listed, and of which the server does not say, is blocked as if it were.
+    pub is_strict: bool,
+    /// Whether that is done also to files that the host's package manager vouches for.
+    pub takes_packaged: bool,
+    /// After so many blocked and quarantined files the rest is only reported.
+    pub max_remedied: u32,
+    /// Longer files are not read.
+    pub max_file_bytes: u64,
+    /// It ends after so long, whatever is left.
+    pub max_time: Duration,
+    /// How much is read in a second; `None`: as fast as it goes.
+    pub bytes_per_second: Option<u64>,
+}
+
+/// What is done with a listed file, mildest first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Remedy {
+    /// It is reported.
+    Log,
+    /// And cannot be executed, and where the file system can, not changed.
+    Block,
+    /// And is moved away, sealed.
+    Quarantine,
+}
+
+impl Remedy {
+    /// Its name.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Log => "log",
+            Self::Block => "block",
+            Self::Quarantine => "quarantine",
+        }
+    }
+}
+
 /// Actions that are part of the schema but not of this build.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Unsupported {
@@ -110,7 +164,11 @@ impl Action {
                 let ComponentUpdate { component, version, .. } = update;
                 vec![("component".to_owned(), component.clone()), ("version".to_owned(), version.clone())]
             }
-            Self::Ping | Self::Inventory | Self::Unsupported(_) => Vec::new(),
+            Self::Scan(scan) => scan.describe(),
+            Self::RestoreQuarantined(sha256) | Self::DeleteQuarantined(sha256) => {
+                vec![("sha256".to_owned(), sha256.to_string())]
+            }
+            Self::Ping | Self::Inventory | Self::StopScan | Self::Unsupported(_) => Vec::new(),
         };
         let mut text = self.name().to_owned();
         for (name, value) in &parameters {
@@ -130,6 +188,10 @@ impl Action {
             Self::Inventory => "inventory",
             Self::ApplySettings(_) => "settings",
             Self::UpdateComponent(_) => "update-component",
+            Self::Scan(_) => "scan",
+            Self::StopScan => "stop-scan",
+            Self::RestoreQuarantined(_) => "restore-quarantined",
+            Self::DeleteQuarantined(_) => "delete-quarantined",
             Self::Run(action) => &action.name,
             Self::Unsupported(action) => action.name,
         }
@@ -140,9 +202,15 @@ impl Action {
     pub const fn own_class(&self) -> Option<ActionClass> {
         match self {
             Self::Ping | Self::Inventory => Some(ActionClass::Read),
+            Self::Scan(scan) if matches!(scan.remedy, Remedy::Log) => Some(ActionClass::Read),
+            Self::DeleteQuarantined(_) => Some(ActionClass::Destructive),
             // Where the agent looks for its server is whom it can hear.
             Self::ApplySettings(settings) if !settings.endpoints.is_empty() => Some(ActionClass::Trust),
-            Self::ApplySettings(_) | Self::UpdateComponent(_) => Some(ActionClass::Change),
+            Self::ApplySettings(_)
+            | Self::UpdateComponent(_)
+            | Self::Scan(_)
+            | Self::StopScan
+            | Self::RestoreQuarantined(_) => Some(ActionClass::Change),
             Self::Run(_) | Self::Unsupported(_) => None,
         }
     }
@@ -157,13 +225,29 @@ impl Settings {
     }
 }
 
+impl Scan {
+    fn describe(&self) -> Vec<(String, String)> {
+        let roots = self.roots.iter().map(|root| ("in".to_owned(), root.clone()));
+        let excluded = self.exclude.iter().map(|path| ("without".to_owned(), path.clone()));
+        let remedy = ("remedy".to_owned(), self.remedy.as_str().to_owned());
+        let flags = [("strict", self.is_strict), ("packaged", self.takes_packaged)];
+        let flags = flags.into_iter().filter(|(_, is_set)| *is_set);
+        let flags = flags.map(|(name, _)| (name.to_owned(), "yes".to_owned()));
+        roots.chain(excluded).chain([remedy]).chain(flags).collect()
+    }
+}
+
 /// What every agent does without being allowed to by a file, and at least how harmful it is: settings with
-/// endpoints are of class trust.
-pub const OWN_ACTIONS: [(&str, ActionClass); 4] = [
+/// endpoints are of class trust, a scan that may block or quarantine of class change.
+pub const OWN_ACTIONS: [(&str, ActionClass); 8] = [
     ("ping", ActionClass::Read),
     ("inventory", ActionClass::Read),
     ("settings", ActionClass::Change),
     ("update-component", ActionClass::Change),
+    ("scan", ActionClass::Read),
+    ("stop-scan", ActionClass::Change),
+    ("restore-quarantined", ActionClass::Change),
+    ("delete-quarantined", ActionClass::Destructive),
 ];
 
 /// Whether a text names an action that every agent has.
@@ -263,8 +347,22 @@ mod tests {
                 sha256: Digest::of(b""),
                 bytes: 1,
             }),
+            Action::Scan(Scan {
+                roots: vec!["/srv".to_owned()],
+                exclude: Vec::new(),
+                remedy: Remedy::Log,
+                is_strict: false,
+                takes_packaged: false,
+                max_remedied: 0,
+                max_file_bytes: 1,
+                max_time: Duration::from_secs(1),
+                bytes_per_second: None,
+            }),
+            Action::StopScan,
+            Action::RestoreQuarantined(Digest::of(b"")),
+            Action::DeleteQuarantined(Digest::of(b"")),
             Action::Run(run),
-            Action::Unsupported(Unsupported { name: "scan", wire }),
+            Action::Unsupported(Unsupported { name: "move_realm", wire }),
         ] {
             // Another action does not compile until it has an arm here; add it to the list above, too.
             match &action {
@@ -272,6 +370,10 @@ mod tests {
                 | Action::Inventory
                 | Action::ApplySettings(_)
                 | Action::UpdateComponent(_)
+                | Action::Scan(_)
+                | Action::StopScan
+                | Action::RestoreQuarantined(_)
+                | Action::DeleteQuarantined(_)
                 | Action::Run(_)
                 | Action::Unsupported(_) => {}
             }

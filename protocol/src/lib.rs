@@ -3,7 +3,8 @@
 //! Read in the order of a command's journey: a [`command`] is addressed to an [`audience`], sealed in an
 //! [`envelope`] by one of the [`keys`] a [`trust`] bundle lists, judged by [`verify`] and [`admission`], and
 //! answered by a [`receipt`] or counted as a [`refusal`]. What both ends say before that is in [`hello`];
-//! what a third party checks afterwards, in [`evidence`]. [`manager`] is what a server and the Control
+//! what a list says about files and addresses, in [`reputation`]; what a third party checks afterwards, in
+//! [`evidence`]. [`manager`] is what a server and the Control
 //! Manager above it say to one another.
 //!
 //! # What a stranger may rely on
@@ -46,6 +47,7 @@ pub mod facts;
 pub mod receipt;
 pub mod refusal;
 pub mod report;
+pub mod reputation;
 
 pub mod manager;
 pub mod place;

@@ -48,6 +48,15 @@ pub const MAX_AGENT_COMPONENT_BYTES: u64 = 256 << 20;
 /// Bytes of a component in one frame. Small: between two of them commands go out, and so much waits for each
 /// agent that does not read.
 pub const MAX_PIECE_BYTES: usize = 64 << 10;
+/// Paths of one scan to look at, and as many to leave out.
+pub const MAX_SCAN_PATHS: usize = 64;
+/// Files that one scan blocks and quarantines. A list that names what every host needs must not take a host
+/// apart; who wants more sends the scan again.
+pub const MAX_REMEDIED: u32 = 10_000;
+/// Values of one question about reputation: what fits an envelope of [`MAX_SMALL_BYTES`] when all are listed.
+pub const MAX_QUESTION_VALUES: usize = 512;
+/// How long an agent may go by what a list said. A list that has changed is asked again by then.
+pub const MAX_REPUTATION_LIFETIME: Duration = Duration::from_secs(24 * 3600);
 /// Rendezvous endpoints of one bundle.
 pub const MAX_ENDPOINTS: usize = 8;
 /// Bytes of an endpoint: a host name of 253 (RFC 1035, section 2.3.4), a colon and a port. More is nobody's

@@ -55,6 +55,8 @@ pub struct Outcome {
     pub output_bytes: u64,
     /// SHA-256 of all of them.
     pub output_digest: Digest,
+    /// Listed files that a scan found.
+    pub listed: u64,
 }
 
 /// How a process or an action of the agent itself ended.

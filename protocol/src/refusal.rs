@@ -101,6 +101,8 @@ refusal_codes! {
     WrongAgent = "wrong_agent", Silent, "Somebody passes commands on to agents that were not chosen. Find out who is between the server and the agent.";
     #[doc = "The audience proof does not have the shape RFC 9162 requires."]
     BrokenProof = "broken_proof", Silent, "An honest server never sends this. Find out who is between the server and the agent.";
+    #[doc = "The signed answer about values of a list is to another question than the agent asked."]
+    WrongQuestion = "wrong_question", Silent, "Somebody answers with what the server said before. Find out who is between the server and the agent.";
 
     #[doc = "The command's id is known with another digest."]
     IdReused = "id_reused", Answered, "Submit the command again; the server gives it a new id.";

@@ -8,5 +8,6 @@ mod field;
 mod gateway;
 mod manager;
 mod receipt;
+mod reputation;
 pub mod token;
 mod trust;

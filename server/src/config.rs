@@ -10,7 +10,7 @@ use writ_common::config::{Problems, Reader};
 use writ_common::telemetry::LogFormat;
 use writ_protocol::component::OF_AGENTS;
 use writ_protocol::id::Digest;
-use writ_protocol::limits::MAX_PIECE_BYTES;
+use writ_protocol::limits::{MAX_PIECE_BYTES, MAX_REPUTATION_LIFETIME};
 
 use crate::updates::Configured;
 use crate::updates::settings::check_url;
@@ -50,6 +50,8 @@ pub(crate) struct Config {
     pub for_agents: Vec<&'static str>,
     /// From one piece of a component to the next, of whichever agents.
     pub piece_pace: Duration,
+    /// How long agents go by what a list said about a value.
+    pub reputation_counts_for: Duration,
     /// In so much time at least 16 KiB of an update must come.
     pub update_patience: Duration,
     /// What is logged.
@@ -119,6 +121,11 @@ impl Config {
             updates: updates(&mut reader),
             for_agents: for_agents(&mut reader),
             piece_pace: piece_pace(&mut reader),
+            reputation_counts_for: reader.duration(
+                "reputation.counts_for",
+                second * 3600,
+                second..=MAX_REPUTATION_LIFETIME,
+            ),
             update_patience: reader.duration("updates.patience", second * 30, second..=second * 600),
             audit: AuditSettings::read(&mut reader),
             log_filter: reader.string(

@@ -22,6 +22,7 @@ mod enroll;
 mod expiry;
 mod metrics;
 mod receipts;
+mod reputation;
 mod resign;
 mod throttle;
 mod traces;

@@ -61,6 +61,10 @@ impl VerifiedReceipt {
             Decision::Refused(code) => Some(*code),
             Decision::Obeyed(_) => None,
         };
+        let listed = match &receipt.decision {
+            Decision::Obeyed(outcome) if outcome.listed > 0 => Some(receipt.detail.clone()),
+            Decision::Obeyed(_) | Decision::Refused(_) => None,
+        };
         let (command, agent) = (receipt.command, receipt.agent);
         let new = NewReceipt {
             command,
@@ -70,6 +74,7 @@ impl VerifiedReceipt {
             digest: self.verified.digest(),
             envelope: self.envelope,
             state,
+            listed,
             is_replay,
             now,
         };

@@ -11,7 +11,7 @@ use writ_protocol::audience::AudienceTree;
 use writ_protocol::command::{Action, Command, Window};
 use writ_protocol::envelope::{
     CommandPurpose, HelloPurpose, IdentityRecordPurpose, InvalidDocument, Purpose, RefusalsAckPurpose,
-    Sealed, WelcomePurpose, sign,
+    ReputationPurpose, Sealed, WelcomePurpose, sign,
 };
 use writ_protocol::hello::{ServerHello, Welcome};
 use writ_protocol::id::{AgentId, CommandId, FleetId, KeyId};
@@ -19,6 +19,7 @@ use writ_protocol::identity::IdentityRecord;
 use writ_protocol::keys::{PrivateKey, Server, SigningKey};
 use writ_protocol::limits::MAX_COMMAND_BYTES;
 use writ_protocol::receipt::RefusalAcknowledgement;
+use writ_protocol::reputation::Reputation;
 use writ_protocol::time::Timestamp;
 use writ_protocol::trust::{SigningEntry, TrustBundle};
 
@@ -341,6 +342,18 @@ impl Signer {
         ack: &RefusalAcknowledgement,
     ) -> Result<Sealed<RefusalsAckPurpose>, SignError> {
         Ok(seal(&self.key()?.1, ack))
+    }
+
+    /// Signs what a list says.
+    ///
+    /// # Errors
+    /// When the moment does not allow it.
+    pub(crate) fn reputation(
+        &self,
+        said: impl FnOnce(Timestamp) -> Reputation,
+    ) -> Result<Sealed<ReputationPurpose>, SignError> {
+        let (now, key) = self.key()?;
+        Ok(seal(&key, &said(now)))
     }
 
     /// Signs that a key is an agent's.

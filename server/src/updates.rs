@@ -26,6 +26,7 @@ use writ_updates::{Folder, LastRun, Outcome, Pace, Progress, Reason, Report, Upd
 use crate::authority::Files;
 use crate::cm_bridge::{Bridge, Uplink};
 use crate::config::Config;
+use crate::reputation::Lists;
 use crate::store::{Alarm, AlertKind, SERVER};
 use pieces::Pieces;
 
@@ -60,6 +61,8 @@ pub(crate) struct Updates {
     pub new: Notify,
     /// What agents can fetch.
     pub pieces: Arc<Pieces>,
+    /// What agents can ask about.
+    pub lists: Arc<Lists>,
     /// What agents are told to hold.
     pub for_agents: Vec<&'static str>,
     /// Runs of this process that are under way; all but one only find that it is.
@@ -83,6 +86,7 @@ impl Updates {
             poke: Notify::new(),
             new: Notify::new(),
             pieces: Arc::new(Pieces::new(config.piece_pace)),
+            lists: Arc::new(Lists::new(config.reputation_counts_for)),
             for_agents: config.for_agents.clone(),
             running: AtomicUsize::new(0),
             asked: Arc::new(Semaphore::new(2)),

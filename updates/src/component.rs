@@ -7,7 +7,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 use writ_lists::{Filter, Kind, List};
-use writ_protocol::component::{is_component_name, is_component_version};
+use writ_protocol::component::{fact_of, is_component_name, is_component_version};
 use writ_protocol::id::Digest;
 use writ_protocol::limits::MAX_AGENT_COMPONENT_BYTES;
 
@@ -92,18 +92,29 @@ text!(Name);
 text!(Version);
 
 impl Name {
+    /// Of which kinds a list under this name may be; none: it is no list.
+    #[must_use]
+    pub fn kinds(&self) -> &'static [Kind] {
+        match self.0.as_str() {
+            "file-reputation" => &[Kind::Sha256, Kind::Sha1, Kind::Md5],
+            "web-reputation" => &[Kind::Domain, Kind::Url],
+            _ => &[],
+        }
+    }
+
     /// Whether a file can be used as this component. A component that this version does not know is taken as
     /// it is: whoever uses it judges it.
     ///
     /// # Errors
     /// Why it cannot, in words.
     pub fn check(&self, file: &Path) -> Result<(), String> {
-        let kinds: &[Kind] = match self.0.as_str() {
-            "file-reputation" => &[Kind::Sha256, Kind::Sha1, Kind::Md5],
-            "web-reputation" => &[Kind::Domain, Kind::Url],
-            "file-reputation-filter" | "web-reputation-filter" => return check_filter(file),
-            _ => return Ok(()),
-        };
+        if fact_of(&self.0).is_some() {
+            return check_filter(file);
+        }
+        let kinds = self.kinds();
+        if kinds.is_empty() {
+            return Ok(());
+        }
         let list = List::open(file).map_err(|error| error.to_string())?;
         if kinds.contains(&list.kind()) {
             return Ok(());

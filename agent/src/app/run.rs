@@ -54,15 +54,7 @@ pub(super) async fn run(options: Run, shutdown: Shutdown) -> Result<(), Fatal> {
     }
     let identity = Identity::load(&files).map_err(|error| failed(&error))?;
     let trust = Trust::load(&files).map_err(|error| failed(&error))?;
-    let table = ActionTable::load(&config.actions_dir, &config.denied_actions, users::own_uid()).map_err(
-        |problems| {
-            let all: Vec<_> = problems.iter().map(ToString::to_string).collect();
-            Fatal::usage(all.join("\n"))
-        },
-    )?;
-    if !config.actions_dir.is_dir() {
-        warn!(folder = %config.actions_dir.display(), "there is no such folder, so nothing but the agent's own actions is allowed");
-    }
+    let table = load_table(&config)?;
     execute::prepare();
     let journal = Journal::open(&files.journal(), config.max_entries).map_err(|error| failed(&error))?;
     journal.bind(identity.record.agent).map_err(|error| failed(&error))?;
@@ -86,10 +78,12 @@ pub(super) async fn run(options: Run, shutdown: Shutdown) -> Result<(), Fatal> {
         max_running: config.max_running,
         proxy: config.proxy,
         probe: link::probe,
+        own_folders: vec![config.actions_dir],
         shutdown: actions_shutdown.clone(),
     };
     let (core, answers) =
         AgentCore::new(identity, trust, journal, (table, settings, components), surroundings);
+    core.scans.recover();
     let link = Link {
         core,
         answers,
@@ -148,6 +142,18 @@ async fn enroll_once(
         enroll::with_token(files, token_file, name, Algorithm::default(), proxy).await?;
     info!(agent.id = %record.agent, name = record.name, "enrolled");
     Ok(Waited::Enrolled)
+}
+
+/// What this agent may do.
+fn load_table(config: &Config) -> Result<ActionTable, Fatal> {
+    let table = ActionTable::load(&config.actions_dir, &config.denied_actions, users::own_uid());
+    if !config.actions_dir.is_dir() {
+        warn!(folder = %config.actions_dir.display(), "there is no such folder, so nothing but the agent's own actions is allowed");
+    }
+    table.map_err(|problems| {
+        let all: Vec<_> = problems.iter().map(ToString::to_string).collect();
+        Fatal::usage(all.join("\n"))
+    })
 }
 
 /// The settings that were kept, unless the host forbids settings.

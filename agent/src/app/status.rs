@@ -18,6 +18,7 @@ use crate::execute::ActionTable;
 use crate::identity::{Files, Identity};
 use crate::link_state::{LinkState, action_rows};
 use crate::replay::{Journal, JournalError};
+use crate::scan;
 use crate::trust::Trust;
 
 #[derive(Serialize)]
@@ -45,6 +46,14 @@ struct Shown {
     actions: Vec<String>,
     /// What it was told to hold, by name; what is wrong with it, instead of a version.
     components: BTreeMap<&'static str, ComponentShown>,
+    /// The scan that runs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    scan: Option<scan::Progress>,
+    /// Files that scans moved away.
+    quarantine: Vec<scan::Kept>,
+    /// What is wrong with files of the quarantine.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    quarantine_damaged: Vec<String>,
 }
 
 #[derive(Serialize)]
@@ -109,6 +118,7 @@ pub(super) fn status(options: StatusOptions) -> Result<(), Fatal> {
             |table| action_rows(&table),
         )
     };
+    let (quarantine, quarantine_damaged) = scan::quarantined(&config.data_dir);
     let shown = Shown {
         version: VERSION,
         agent_id: identity.record.agent.to_string(),
@@ -141,6 +151,9 @@ pub(super) fn status(options: StatusOptions) -> Result<(), Fatal> {
         time_floor: facts.map(|facts| facts.floor.to_string()),
         actions,
         components: components(&files),
+        scan: scan::progress(&config.data_dir).filter(|_| running),
+        quarantine,
+        quarantine_damaged,
     };
     let text = match output {
         Output::Json => serde_json::to_string_pretty(&shown).map_err(Fatal::failure)?,
@@ -187,6 +200,15 @@ fn describe(shown: &Shown) -> String {
             ComponentShown::Damaged { error } => format!("damaged, it will be sent again: {error}"),
         };
         let _ = writeln!(text, "  holds      {name} {what}");
+    }
+    if let Some(scan::Progress { files, bytes, at }) = &shown.scan {
+        let _ = writeln!(text, "  scan       {files} files, {bytes} bytes; in {at}");
+    }
+    for scan::Kept { path, sha256, bytes, .. } in &shown.quarantine {
+        let _ = writeln!(text, "  quarantine {path}, {bytes} bytes, {sha256}");
+    }
+    for why in &shown.quarantine_damaged {
+        let _ = writeln!(text, "  quarantine damaged: {why}");
     }
     text
 }

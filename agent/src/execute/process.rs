@@ -211,6 +211,7 @@ pub(super) async fn run(invocation: Invocation, on_group: impl FnOnce(u32) + Sen
         output_bytes: collected.bytes,
         output_digest: Digest::from_bytes(output_digest),
         detail: details.join("; "),
+        listed: 0,
     }
 }
 

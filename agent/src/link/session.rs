@@ -19,6 +19,7 @@ use writ_protocol::id::{CommandId, Digest};
 use writ_protocol::limits::MAX_COUNTED_DELIVERIES;
 use writ_protocol::refusal::{Refusal, RefusalCode};
 use writ_protocol::report::AgentReport;
+use writ_protocol::reputation::Expected;
 use writ_protocol::time::Timestamp;
 use writ_protocol::trust::Keyring;
 
@@ -28,6 +29,7 @@ use crate::execute::AdmittedCommand;
 use crate::host;
 use crate::obey::{AdoptError, Deliveries, Reaction};
 use crate::replay::JournalError;
+use crate::reputation::Answer;
 use crate::settings::SettingsStore;
 
 /// What a server may ask for at the most.
@@ -53,6 +55,7 @@ pub(super) async fn hold(
     link.core.settings.session_began(deadline);
     let mut settings = link.core.settings.watch();
     let (mut held, mut wanted) = (link.core.components.watch(), link.core.components.wanted());
+    let mut asked = link.core.reputations.asked();
     let learnt = Arc::clone(&link.learnt);
     let pace = |store: &SettingsStore| {
         let mut ticks = interval(store.heartbeat().unwrap_or(heartbeat));
@@ -114,6 +117,12 @@ pub(super) async fn hold(
                 changed.map_err(|_| LinkError::Ended)?;
                 if let Some(request) = wanted.borrow_and_update().clone() {
                     session.say(agent_frame::Frame::PieceRequest(request));
+                }
+            }
+            changed = asked.changed() => {
+                changed.map_err(|_| LinkError::Ended)?;
+                if let Some(question) = asked.borrow_and_update().clone() {
+                    session.say(agent_frame::Frame::Question(question));
                 }
             }
             () = sleep_until(last_heard + deadline) => return Err(LinkError::Silent(deadline)),
@@ -275,6 +284,7 @@ impl Session<'_> {
             Frame::RefusalsAck(envelope) => self.refusals_acknowledged(&envelope)?,
             Frame::Heartbeat(_) => {}
             Frame::Piece(piece) => self.link.core.components.answered(piece),
+            Frame::ReputationAnswer(answer) => self.reputation(answer)?,
             Frame::Hello(_) | Frame::Welcome(_) => {
                 return Err(LinkError::Protocol("it greets in the middle of a session"));
             }
@@ -290,6 +300,33 @@ impl Session<'_> {
             Frame::ComeBack(_) | Frame::Freeze(_) => {}
         }
         Ok(None)
+    }
+
+    /// What a list says about the values of a question, if it is believed.
+    fn reputation(&mut self, said: proto::ReputationAnswer) -> Result<(), LinkError> {
+        let proto::ReputationAnswer { question, reputation, no_list, again_after_ms } = said;
+        let core = Arc::clone(&self.link.core);
+        let waited_for = core.reputations.waits_for().filter(|digest| digest.as_bytes() == question.as_ref());
+        let Some(question) = waited_for else { return Ok(()) };
+        if reputation.is_empty() {
+            let wait = Duration::from_millis(again_after_ms.into());
+            let answer = if no_list { Answer::NoList } else { Answer::Later(wait) };
+            core.reputations.answered(question, answer);
+            return Ok(());
+        }
+        let (now, chain, record) = (self.now()?, core.trust.chain(), &core.identity.record);
+        let keyring = Keyring::new(&chain.head().bundle, &record.realm);
+        let expected = Expected { keyring, fleet: record.fleet, agent: record.agent, question, now };
+        match expected.judge(&reputation) {
+            Ok(said) => {
+                core.reputations.answered(question, Answer::Said(said));
+                Ok(())
+            }
+            Err(refusal) => {
+                core.reputations.answered(question, Answer::NotBelieved);
+                self.refused(&refusal, &reputation, now)
+            }
+        }
     }
 
     async fn deliver(&mut self, delivery: proto::Delivery) -> Result<Option<Done>, LinkError> {

@@ -6,13 +6,13 @@ use std::time::Duration;
 use writ_common::say;
 use writ_proto::admin::v1::submit_request::Action;
 use writ_proto::admin::v1::{
-    Command, GetCommandRequest, InventoryAction, NamedAction, NamedValue, PingAction, SettingsAction,
-    SubmitRequest, UpdateComponentAction,
+    Command, GetCommandRequest, InventoryAction, NamedAction, NamedValue, PingAction, QuarantinedAction,
+    ScanAction, SettingsAction, StopScanAction, SubmitRequest, UpdateComponentAction,
 };
 
 use super::preview;
 use super::track::{self, Counts};
-use crate::args::{Delivery, Format, Send};
+use crate::args::{Delivery, Format, Remedy, Send};
 use crate::client::Client;
 use crate::failure::Failure;
 use crate::output;
@@ -21,8 +21,9 @@ use crate::progress::Progress;
 const EXIT_AGENT: u8 = 1;
 const EXIT_UNANSWERED: u8 = 6;
 
-pub(super) async fn run(format: Format, client: &Client, verb: Send) -> Result<ExitCode, Failure> {
-    let (delivery, action) = match verb {
+/// What is asked for, and of whom.
+fn asked(verb: Send) -> Result<(Delivery, Action), Failure> {
+    Ok(match verb {
         Send::Ping { delivery } => (delivery, Action::Ping(PingAction {})),
         Send::Action { name, parameters, delivery } => {
             let parameters = parameters.into_iter().map(|(name, value)| NamedValue { name, value }).collect();
@@ -32,6 +33,43 @@ pub(super) async fn run(format: Format, client: &Client, verb: Send) -> Result<E
         Send::Component { component, delivery } => {
             (delivery, Action::UpdateComponent(UpdateComponentAction { component, ..Default::default() }))
         }
+        Send::Scan {
+            roots,
+            exclude,
+            remedy,
+            strict,
+            packaged,
+            max_remedied,
+            max_file_bytes,
+            max_time,
+            bytes_per_second,
+            delivery,
+        } => {
+            let remedy = match remedy {
+                Remedy::Log => "log",
+                Remedy::Block => "block",
+                Remedy::Quarantine => "quarantine",
+            };
+            let scan = ScanAction {
+                roots,
+                exclude,
+                remedy: remedy.to_owned(),
+                strict,
+                packaged,
+                max_remedied: max_remedied.unwrap_or(0),
+                max_file_bytes: max_file_bytes.unwrap_or(0),
+                max_seconds: u32::try_from(max_time.as_secs().max(1)).unwrap_or(u32::MAX),
+                bytes_per_second: bytes_per_second.unwrap_or(0),
+            };
+            (delivery, Action::Scan(scan))
+        }
+        Send::StopScan { delivery } => (delivery, Action::StopScan(StopScanAction {})),
+        Send::RestoreQuarantined { sha256, delivery } => {
+            (delivery, Action::RestoreQuarantined(QuarantinedAction { sha256: sha256.to_string() }))
+        }
+        Send::DeleteQuarantined { sha256, delivery } => {
+            (delivery, Action::DeleteQuarantined(QuarantinedAction { sha256: sha256.to_string() }))
+        }
         Send::Settings { heartbeat, endpoints, log_filter, as_installed, delivery } => {
             if heartbeat.is_none() && endpoints.is_empty() && log_filter.is_empty() && !as_installed {
                 let text = "name a setting; to have all of them as installed again: --as-installed";
@@ -40,7 +78,11 @@ pub(super) async fn run(format: Format, client: &Client, verb: Send) -> Result<E
             let millis = heartbeat.map_or(0, |every| u32::try_from(every.as_millis()).unwrap_or(u32::MAX));
             (delivery, Action::Settings(SettingsAction { heartbeat_ms: millis, endpoints, log_filter }))
         }
-    };
+    })
+}
+
+pub(super) async fn run(format: Format, client: &Client, verb: Send) -> Result<ExitCode, Failure> {
+    let (delivery, action) = asked(verb)?;
     let Delivery { agents, all, selector, dry_run, expires, wait, timeout, id } = delivery;
     let request = SubmitRequest {
         agents,

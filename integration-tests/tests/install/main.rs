@@ -5,3 +5,4 @@ mod document;
 mod images;
 mod manifests;
 mod package;
+mod scans;

@@ -45,7 +45,7 @@ fn installed(lan: &Lan, fleet: &Fleet, name: &str) -> Machine {
     machine
 }
 
-fn enroll(lan: &Lan, fleet: &Fleet, machine: &Machine) {
+pub(crate) fn enroll(lan: &Lan, fleet: &Fleet, machine: &Machine) {
     let token = lan.on_hub(|| fs::read_to_string(fleet.token(1)).unwrap());
     let enrolled = machine.sh_with_input("runuser -u writ-agent -- writ-agent enroll --token-file -", &token);
     assert!(enrolled.ok().stdout.contains(&machine.name));
@@ -68,7 +68,7 @@ fn shown(lan: &Lan, fleet: &Fleet, name: &str) -> Value {
     lan.on_hub(|| fleet.json(&["agents", "show", name]))
 }
 
-fn connected(lan: &Lan, fleet: &Fleet, name: &str) {
+pub(crate) fn connected(lan: &Lan, fleet: &Fleet, name: &str) {
     until("the agent does not connect", || shown(lan, fleet, name)["connected"] == true);
 }
 

@@ -36,7 +36,20 @@ fn an_operator_commands_two_agents_and_reads_their_answers() {
     assert_eq!(all.as_array().unwrap().len(), 2);
     let actions = &fleet.json(&["agents", "show", "rome"])["actions"];
     let names: Vec<_> = actions.as_array().unwrap().iter().map(|row| row["name"].as_str().unwrap()).collect();
-    assert_eq!(names, ["ping", "inventory", "settings", "update-component", "note"]);
+    assert_eq!(
+        names,
+        [
+            "ping",
+            "inventory",
+            "settings",
+            "update-component",
+            "scan",
+            "stop-scan",
+            "restore-quarantined",
+            "delete-quarantined",
+            "note",
+        ]
+    );
     assert!(fleet.json(&["alerts"]).as_array().unwrap().is_empty());
 }
 

@@ -32,6 +32,7 @@ mod manager_upkeep;
 
 mod lists;
 mod repositories;
+mod scans;
 mod updates;
 mod updates_attacked;
 mod updates_by_manager;

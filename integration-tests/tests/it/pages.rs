@@ -1,12 +1,14 @@
-//! docs/keys.md, docs/control-manager.md and docs/updates.md, typed block by block: what the pages say works.
+//! docs/keys.md, docs/control-manager.md, docs/updates.md and docs/objects.md, typed block by block: what the pages say works.
 
 use std::fs;
 use std::path::Path;
 
 use integration_tests::daemon::binary;
 use integration_tests::fleet::{Build, Fleet};
+use integration_tests::listed::Listed;
 use integration_tests::manager::Manager;
 use integration_tests::python::root;
+use writ_protocol::id::Digest;
 
 use crate::manager_custom::{AUTHORITY, EC, SIGNS, TLS, chain, issue};
 
@@ -232,6 +234,30 @@ fn every_block_of_the_updates_page_works_as_it_stands() {
     let rome = fleet.agent("rome");
     rome.wait_for("component in force", |said| said["version"] == "2026-11-28");
     sh(&fleet, &folder, &all[5].script, &[]);
+}
+
+#[test]
+fn every_block_of_the_page_on_listed_files_works_as_it_stands() {
+    let mut scene = Listed::over(Fleet::unmade(Build::Testing));
+    let (content, folder) = ("what nobody wants\n", scene.fleet.path("srv"));
+    let sha256 = Digest::of(content.as_bytes()).to_string();
+    scene.publish_text("1", &format!("{sha256}\n"));
+    scene.start();
+    let rome = scene.fleet.agent("rome");
+    rome.wait_for("component in force", |_| true);
+    for made in [&folder, &folder.join("backup")] {
+        fs::create_dir(made).unwrap();
+        fs::write(made.join("evil"), content).unwrap();
+    }
+    let all = blocks("docs/objects.md");
+    assert_eq!(all.len(), 2);
+    let srv = folder.display().to_string();
+    let home = scene.fleet.path("home").display().to_string();
+    let names = [("/srv", srv.as_str()), ("/home", &home), ("AGENT", "rome"), ("SHA256", &sha256)];
+    sh(&scene.fleet, &scene.fleet.path(""), &all[0].script, &names);
+    assert_eq!(scene.fleet.alerts("listed", "").len(), 1);
+    sh(&scene.fleet, &scene.fleet.path(""), &all[1].script, &names);
+    assert!(!folder.join("evil").exists() && !folder.join("backup/evil").exists());
 }
 
 #[test]

@@ -4,6 +4,7 @@
 //! `UPDATE=1` writes them anew; otherwise they must be what stands in the tree.
 
 mod draft;
+mod lists;
 mod make;
 
 use std::collections::BTreeMap;
@@ -29,8 +30,9 @@ use writ_protocol::id::{AgentId, CommandId, Digest};
 use writ_protocol::identity::IdentityRecord;
 use writ_protocol::keys::{Algorithm, PrivateKey};
 use writ_protocol::refusal::{Audible, RefusalCode};
+use writ_protocol::reputation::{self, Question};
 use writ_protocol::time::Timestamp;
-use writ_protocol::trust::Chain;
+use writ_protocol::trust::{Chain, Keyring};
 
 /// One vector, as it stands in its file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,6 +58,8 @@ pub(crate) enum Case {
     Chain(ChainCase),
     /// A server greets an agent.
     Hello(HelloCase),
+    /// A server says what a list says about values that an agent asked about.
+    Reputation(ReputationCase),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -97,6 +101,17 @@ pub(crate) struct HelloCase {
     floor_ms: u64,
     round_trip_ms: u64,
     hello: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ReputationCase {
+    agent_id: String,
+    realm: String,
+    now_ms: u64,
+    bundle: String,
+    /// Base64 of the question as it was sent.
+    question: String,
+    reputation: String,
 }
 
 fn folder() -> PathBuf {
@@ -156,6 +171,7 @@ async fn the_agent_judges_every_vector_as_it_says() {
             Case::Delivery(case) => judge_delivery(case).await,
             Case::Chain(case) => judge_chain(case),
             Case::Hello(case) => judge_hello(case),
+            Case::Reputation(case) => judge_reputation(case),
         };
         assert_eq!(judged, vector.expect, "{name}");
     }
@@ -258,6 +274,7 @@ async fn judge_delivery(case: &DeliveryCase) -> String {
             max_running: 1,
             proxy: None,
             probe: |_, _| Box::pin(std::future::ready(Err("a vector has no network".to_owned()))),
+            own_folders: Vec::new(),
             shutdown: shutdown.clone(),
         },
     );
@@ -346,6 +363,26 @@ fn judge_hello(case: &HelloCase) -> String {
         round_trip: Duration::from_millis(case.round_trip_ms),
     };
     match expected.verify(&unbase64(&case.hello)) {
+        Ok(_) => "accept".to_owned(),
+        Err(refusal) => refusal.code.to_string(),
+    }
+}
+
+fn judge_reputation(case: &ReputationCase) -> String {
+    let held = unbase64(&case.bundle);
+    let digest = Chain::digest_of(&held).unwrap();
+    let chain = Chain::pinned(held, digest).unwrap();
+    let bundle = &chain.head().bundle;
+    let question = unbase64(&case.question);
+    let _well_formed = Question::decode(&question).unwrap();
+    let expected = reputation::Expected {
+        keyring: Keyring::new(bundle, &case.realm),
+        fleet: bundle.fleet,
+        agent: case.agent_id.parse().unwrap(),
+        question: Digest::of(&question),
+        now: Timestamp::from_millis(case.now_ms),
+    };
+    match expected.judge(&unbase64(&case.reputation)) {
         Ok(_) => "accept".to_owned(),
         Err(refusal) => refusal.code.to_string(),
     }

@@ -12,6 +12,7 @@ use crate::limits;
 use crate::manager::{EntityCall, Instruction, Reply};
 use crate::receipt::{Receipt, RefusalAcknowledgement, RefusalReport};
 use crate::report::AgentReport;
+use crate::reputation::Reputation;
 use crate::trust::TrustBundle;
 
 /// A decoded document that breaks a rule of its own.
@@ -78,6 +79,8 @@ purposes! {
     EnrolmentPurpose("enrolment") by Agent, proto::Enrolment => Enrolment, limits::MAX_SMALL_BYTES;
     /// The server's word that a key is an agent's.
     IdentityRecordPurpose("identity-record") by Server, proto::IdentityRecord => IdentityRecord, limits::MAX_SMALL_BYTES;
+    /// What a list says about the values of a question.
+    ReputationPurpose("reputation") by Server, proto::Reputation => Reputation, limits::MAX_SMALL_BYTES;
     /// An operator's consent to one command.
     ApprovalPurpose("approval") by Operator, proto::Approval => Approval, limits::MAX_SMALL_BYTES;
     /// What a server asks of its Control Manager.

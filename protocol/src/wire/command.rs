@@ -7,14 +7,14 @@ use writ_proto::v1 as proto;
 use super::field::{self, invalid, missing};
 use crate::audience::{Audience, AudienceProof};
 use crate::command::{
-    Action, ActionClass, Approval, Command, ComponentUpdate, Delivery, NamedAction, Settings, Unsupported,
-    Window,
+    Action, ActionClass, Approval, Command, ComponentUpdate, Delivery, NamedAction, Remedy, Scan, Settings,
+    Unsupported, Window,
 };
 use crate::component::{is_component_name, is_component_version};
 use crate::envelope::InvalidDocument;
 use crate::limits::{
     MAX_AGENT_COMPONENT_BYTES, MAX_APPROVALS, MAX_COMMAND_LIFETIME, MAX_ENDPOINTS, MAX_LOG_FILTER_BYTES,
-    MAX_PARAMETER_BYTES, MAX_PARAMETERS, MAX_PROOF_PATH,
+    MAX_PARAMETER_BYTES, MAX_PARAMETERS, MAX_PROOF_PATH, MAX_REMEDIED, MAX_SCAN_PATHS,
 };
 use crate::place::server_name;
 use crate::time::Timestamp;
@@ -104,8 +104,14 @@ impl TryFrom<proto::command::Action> for Action {
             Wire::Inventory(proto::Inventory {}) => Ok(Self::Inventory),
             Wire::ApplySettings(settings) => settings.try_into().map(Self::ApplySettings),
             Wire::UpdateComponent(update) => update.try_into().map(Self::UpdateComponent),
-            wire @ Wire::Scan(_) => unsupported("scan", wire),
-            wire @ Wire::RestoreQuarantined(_) => unsupported("restore_quarantined", wire),
+            Wire::Scan(scan) => scan.try_into().map(Self::Scan),
+            Wire::StopScan(proto::StopScan {}) => Ok(Self::StopScan),
+            Wire::RestoreQuarantined(proto::RestoreQuarantined { sha256 }) => {
+                Ok(Self::RestoreQuarantined(field::digest("restore_quarantined.sha256", &sha256)?))
+            }
+            Wire::DeleteQuarantined(proto::DeleteQuarantined { sha256 }) => {
+                Ok(Self::DeleteQuarantined(field::digest("delete_quarantined.sha256", &sha256)?))
+            }
             wire @ Wire::ApplySuspiciousObjects(_) => unsupported("apply_suspicious_objects", wire),
             wire @ Wire::MoveRealm(_) => unsupported("move_realm", wire),
             wire @ Wire::RotateIdentity(_) => unsupported("rotate_identity", wire),
@@ -127,6 +133,14 @@ impl From<&Action> for proto::command::Action {
             Action::Inventory => Self::Inventory(proto::Inventory {}),
             Action::ApplySettings(settings) => Self::ApplySettings(settings.into()),
             Action::UpdateComponent(update) => Self::UpdateComponent(update.into()),
+            Action::Scan(scan) => Self::Scan(scan.into()),
+            Action::StopScan => Self::StopScan(proto::StopScan {}),
+            Action::RestoreQuarantined(sha256) => Self::RestoreQuarantined(proto::RestoreQuarantined {
+                sha256: sha256.as_bytes().to_vec().into(),
+            }),
+            Action::DeleteQuarantined(sha256) => Self::DeleteQuarantined(proto::DeleteQuarantined {
+                sha256: sha256.as_bytes().to_vec().into(),
+            }),
             Action::Unsupported(action) => action.wire.clone(),
         }
     }
@@ -203,6 +217,122 @@ impl From<&ComponentUpdate> for proto::UpdateComponent {
             version: version.clone(),
             sha256: sha256.as_bytes().to_vec().into(),
             size_bytes: *bytes,
+        }
+    }
+}
+
+/// Bytes of a path: PATH_MAX of Linux.
+const MAX_PATH_BYTES: usize = 4096;
+
+/// Whether a text is the path of one place only, whoever reads it.
+fn is_plain_path(text: &str) -> bool {
+    let is_plain = |part: &str| !matches!(part, "" | "." | "..");
+    let below = text.strip_prefix('/');
+    text.len() <= MAX_PATH_BYTES
+        && !text.contains(char::is_control)
+        && below.is_some_and(|below| below.is_empty() || below.split('/').all(is_plain))
+}
+
+impl TryFrom<proto::Scan> for Scan {
+    type Error = InvalidDocument;
+
+    fn try_from(message: proto::Scan) -> Result<Self, InvalidDocument> {
+        let proto::Scan {
+            roots,
+            exclude,
+            remedy,
+            strict,
+            packaged,
+            max_remedied,
+            max_file_bytes,
+            max_seconds,
+            bytes_per_second,
+        } = message;
+        if !(1..=MAX_SCAN_PATHS).contains(&roots.len()) {
+            return Err(invalid("scan.roots", "must be 1 to 64 paths"));
+        }
+        if exclude.len() > MAX_SCAN_PATHS {
+            return Err(invalid("scan.exclude", "must be at most 64 paths"));
+        }
+        if let Some(bad) = roots.iter().chain(&exclude).find(|path| !is_plain_path(path)) {
+            let rule = "must be absolute paths of at most 4096 bytes, without `.`, `..`, an empty part and control characters";
+            let shown: String = bad.escape_debug().take(100).collect();
+            return Err(invalid("scan.roots and scan.exclude", format!("{rule}; one is `{shown}`")));
+        }
+        let remedy = match proto::Remedy::try_from(remedy) {
+            Ok(proto::Remedy::Log) => Remedy::Log,
+            Ok(proto::Remedy::Block) => Remedy::Block,
+            Ok(proto::Remedy::Quarantine) => Remedy::Quarantine,
+            Ok(proto::Remedy::Unspecified) | Err(_) => {
+                return Err(invalid("scan.remedy", "must be log, block or quarantine"));
+            }
+        };
+        let changes = strict || packaged || max_remedied > 0;
+        match remedy {
+            Remedy::Log if changes => {
+                let rule = "must be block or quarantine with strict, packaged or max_remedied";
+                return Err(invalid("scan.remedy", rule));
+            }
+            Remedy::Block | Remedy::Quarantine if !(1..=MAX_REMEDIED).contains(&max_remedied) => {
+                return Err(invalid("scan.max_remedied", "must be 1 to 10000"));
+            }
+            Remedy::Log | Remedy::Block | Remedy::Quarantine => {}
+        }
+        if max_file_bytes == 0 {
+            return Err(missing("scan.max_file_bytes"));
+        }
+        if !(1..=86_400).contains(&max_seconds) {
+            return Err(invalid("scan.max_seconds", "must be 1 to 86400"));
+        }
+        Ok(Self {
+            roots,
+            exclude,
+            remedy,
+            is_strict: strict,
+            takes_packaged: packaged,
+            max_remedied,
+            max_file_bytes,
+            max_time: Duration::from_secs(max_seconds.into()),
+            bytes_per_second: Some(bytes_per_second).filter(|pace| *pace > 0),
+        })
+    }
+}
+
+impl From<&Scan> for proto::Scan {
+    fn from(scan: &Scan) -> Self {
+        let Scan {
+            roots,
+            exclude,
+            remedy,
+            is_strict,
+            takes_packaged,
+            max_remedied,
+            max_file_bytes,
+            max_time,
+            bytes_per_second,
+        } = scan;
+        Self {
+            roots: roots.clone(),
+            exclude: exclude.clone(),
+            remedy: remedy.to_proto().into(),
+            strict: *is_strict,
+            packaged: *takes_packaged,
+            max_remedied: *max_remedied,
+            max_file_bytes: *max_file_bytes,
+            max_seconds: u32::try_from(max_time.as_secs()).unwrap_or(u32::MAX),
+            bytes_per_second: bytes_per_second.unwrap_or(0),
+        }
+    }
+}
+
+impl Remedy {
+    /// As in signed documents.
+    #[must_use]
+    pub const fn to_proto(self) -> proto::Remedy {
+        match self {
+            Self::Log => proto::Remedy::Log,
+            Self::Block => proto::Remedy::Block,
+            Self::Quarantine => proto::Remedy::Quarantine,
         }
     }
 }

@@ -117,6 +117,7 @@ impl TryFrom<proto::Outcome> for Outcome {
             output,
             output_bytes,
             output_digest,
+            listed,
         } = message;
         let ending = match (proto::Ending::try_from(ending), exit_status, signal) {
             (Ok(proto::Ending::Done), 0, 0) => Ending::Done,
@@ -152,13 +153,15 @@ impl TryFrom<proto::Outcome> for Outcome {
             output,
             output_bytes,
             output_digest: field::digest("outcome.output_digest", &output_digest)?,
+            listed,
         })
     }
 }
 
 impl From<&Outcome> for proto::Outcome {
     fn from(outcome: &Outcome) -> Self {
-        let Outcome { ending, started_at, finished_at, output, output_bytes, output_digest } = outcome;
+        let Outcome { ending, started_at, finished_at, output, output_bytes, output_digest, listed } =
+            outcome;
         let (kind, exit_status, signal) = match *ending {
             Ending::Done => (proto::Ending::Done, 0, 0),
             Ending::Exited(status) => (proto::Ending::Exited, status, 0),
@@ -177,6 +180,7 @@ impl From<&Outcome> for proto::Outcome {
             output: output.clone(),
             output_bytes: *output_bytes,
             output_digest: output_digest.as_bytes().to_vec().into(),
+            listed: *listed,
         }
     }
 }

@@ -1,5 +1,7 @@
 //! `CommandService`.
 
+mod asked;
+
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,16 +15,12 @@ use writ_common::status::Failure;
 use writ_proto::admin::v1::command_service_server::CommandService;
 use writ_proto::admin::v1::{
     Command, EvidencePart, GetCommandRequest, ListCommandsRequest, ListCommandsResponse, ListTargetsRequest,
-    ListTargetsResponse, NamedValue, PreviewRequest, PreviewResponse, Progress, SettingsAction,
-    SubmitRequest, Target, TargetState as Shown, UpdateComponentAction, submit_request,
+    ListTargetsResponse, PreviewRequest, PreviewResponse, Progress, SubmitRequest, Target,
+    TargetState as Shown,
 };
-use writ_proto::v1::{ApplySettings, UpdateComponent};
-use writ_protocol::command::{Action, ComponentUpdate, NamedAction, Settings, is_own_action};
 use writ_protocol::envelope::{Candidate, ReceiptPurpose, verify};
 use writ_protocol::id::CommandId;
 use writ_protocol::keys::PublicKey;
-use writ_protocol::limits::MAX_COMMAND_LIFETIME;
-use writ_protocol::place::Place;
 use writ_protocol::receipt::{Decision, Ending};
 use writ_protocol::time::Timestamp;
 
@@ -30,12 +28,12 @@ use super::{evidence, preview};
 use crate::context::Server;
 use crate::store::unavailable;
 use crate::store::{CommandRow, Progress as Counted, TargetRow, TargetState};
-use crate::submit::{self, Selection, Submitted};
+use crate::submit::{self, Submitted};
 use crate::traces::TraceParent;
-use crate::updates::distribute::in_force;
 use writ_common::admin::{Effect, page};
 
-const DEFAULT_LIFETIME: Duration = Duration::from_secs(3600);
+use asked::{fill, parse};
+
 /// Agents named one by one in one request; larger sets are selected.
 const MAX_NAMED: usize = 1000;
 /// Targets of a page at most: each may bring a receipt of 320 KiB that is verified before it is shown.
@@ -232,95 +230,6 @@ fn is_final(command: &Command) -> bool {
     command.progress.is_some_and(|progress| progress.queued == 0 && progress.sent == 0)
 }
 
-fn parse(request: SubmitRequest) -> Result<submit::Request, Failure> {
-    let SubmitRequest { agents, all, expires_in_seconds, action, command_id: id, selector } = request;
-    let selection = match (all, agents.len(), selector.as_str()) {
-        (true, 0, "") => Selection::All,
-        (false, 1..=MAX_NAMED, "") => Selection::Named(agents),
-        (false, 0, "") => {
-            return Err(Failure::invalid("agents", "name agents, give a selector, or set all"));
-        }
-        (false, 0, selector) => Selection::Matching(submit::selector(selector)?),
-        (false, count, "") => {
-            return Err(Failure::invalid(
-                "agents",
-                format!("names {count} agents; name at most {MAX_NAMED}, give a selector, or set all"),
-            ));
-        }
-        _ => return Err(Failure::invalid("all", "choose one: agents, selector or all")),
-    };
-    let lifetime =
-        if expires_in_seconds == 0 { DEFAULT_LIFETIME } else { Duration::from_secs(expires_in_seconds) };
-    if lifetime > MAX_COMMAND_LIFETIME {
-        let text = format!("is {expires_in_seconds}; it must be at most 2592000 (30 days)");
-        return Err(Failure::invalid("expires_in_seconds", text));
-    }
-    let action = match action {
-        Some(submit_request::Action::Ping(_)) => Action::Ping,
-        Some(submit_request::Action::Run(run)) => {
-            let mut parameters: Vec<_> =
-                run.parameters.into_iter().map(|NamedValue { name, value }| (name, value)).collect();
-            parameters.sort();
-            if let Some(pair) = parameters.windows(2).find(|pair| pair[0].0 == pair[1].0) {
-                return Err(Failure::invalid("run.parameters", format!("`{}` is given twice", pair[0].0)));
-            }
-            let is_possible =
-                |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '_' | '.');
-            if !run.name.chars().all(is_possible) {
-                let text =
-                    format!("no action can be called `{}`; names have a-z, 0-9, `-`, `_` and `.`", run.name);
-                return Err(Failure::invalid("run.name", text));
-            }
-            if is_own_action(&run.name) {
-                let text = format!("`{0}` is an action that every agent has: writ send {0}", run.name);
-                return Err(Failure::invalid("run.name", text));
-            }
-            let action = NamedAction::new(run.name, parameters);
-            Action::Run(action.map_err(|error| Failure::invalid("run", error.to_string()))?)
-        }
-        Some(submit_request::Action::Inventory(_)) => Action::Inventory,
-        Some(submit_request::Action::Settings(settings)) => Action::ApplySettings(parse_settings(settings)?),
-        Some(submit_request::Action::UpdateComponent(update)) => {
-            let UpdateComponentAction { component, version, sha256, size_bytes } = update;
-            let wire = UpdateComponent { component, version, sha256: sha256.into(), size_bytes };
-            let update = ComponentUpdate::try_from(wire);
-            Action::UpdateComponent(
-                update.map_err(|error| Failure::invalid("update_component", error.to_string()))?,
-            )
-        }
-        None => {
-            let text = "say what to do: ping, run, inventory, settings or update_component";
-            return Err(Failure::invalid("action", text));
-        }
-    };
-    let id = if id.is_empty() { None } else { Some(command_id(&id)?) };
-    Ok(submit::Request { id, selection, lifetime, action, parent: None })
-}
-
-/// A component that is only named is the version that is in force here.
-fn fill(server: &Server, request: &mut SubmitRequest) -> Result<(), Failure> {
-    if let Some(submit_request::Action::UpdateComponent(asked)) = &mut request.action
-        && asked.version.is_empty()
-        && asked.sha256.is_empty()
-        && asked.size_bytes == 0
-    {
-        let ComponentUpdate { component, version, sha256, bytes } = in_force(server, &asked.component)?;
-        let sha256 = sha256.as_bytes().to_vec();
-        *asked = UpdateComponentAction { component, version, sha256, size_bytes: bytes };
-    }
-    Ok(())
-}
-
-fn parse_settings(settings: SettingsAction) -> Result<Settings, Failure> {
-    let SettingsAction { heartbeat_ms, endpoints, log_filter } = settings;
-    let read = endpoints.iter().map(|endpoint| Place::for_others(endpoint).map(|place| place.to_string()));
-    let endpoints = read.collect::<Result<Vec<_>, _>>();
-    let endpoints = endpoints.map_err(|error| Failure::invalid("settings.endpoints", error.to_string()))?;
-    // The revision is given when the command is signed.
-    let wire = ApplySettings { revision: 1, heartbeat_ms, endpoints, log_filter };
-    Settings::try_from(wire).map_err(|error| Failure::invalid("settings", error.to_string()))
-}
-
 fn command_id(text: &str) -> Result<CommandId, Failure> {
     text.parse().map_err(|_| Failure::invalid("command_id", format!("`{text}` is not a command id (a UUID)")))
 }
@@ -398,67 +307,4 @@ fn show_target(row: TargetRow, is_over: bool, most: usize) -> Target {
         }
     }
     target
-}
-
-#[cfg(test)]
-mod tests {
-    use writ_proto::admin::v1::{InventoryAction, NamedAction as Named, PingAction};
-    use writ_protocol::id::Digest;
-
-    use super::*;
-
-    /// As an operator asks for it. An action of the protocol without an arm here does not compile; add it to
-    /// the list of the test, too.
-    fn asked(action: &Action) -> Option<submit_request::Action> {
-        match action {
-            Action::Ping => Some(submit_request::Action::Ping(PingAction {})),
-            Action::Run(NamedAction { name, parameters }) => {
-                let value = |(name, value): &(String, String)| NamedValue {
-                    name: name.clone(),
-                    value: value.clone(),
-                };
-                let parameters = parameters.iter().map(value).collect();
-                Some(submit_request::Action::Run(Named { name: name.clone(), parameters }))
-            }
-            Action::Inventory => Some(submit_request::Action::Inventory(InventoryAction {})),
-            Action::ApplySettings(settings) => {
-                let ApplySettings { revision: _, heartbeat_ms, endpoints, log_filter } = settings.into();
-                let asked = SettingsAction { heartbeat_ms, endpoints, log_filter };
-                Some(submit_request::Action::Settings(asked))
-            }
-            Action::UpdateComponent(update) => {
-                let UpdateComponent { component, version, sha256, size_bytes } = update.into();
-                let sha256 = sha256.to_vec();
-                let asked = UpdateComponentAction { component, version, sha256, size_bytes };
-                Some(submit_request::Action::UpdateComponent(asked))
-            }
-            Action::Unsupported(_) => None,
-        }
-    }
-
-    #[test]
-    fn every_action_can_be_submitted() {
-        let parameters = vec![("unit".to_owned(), "nginx.service".to_owned())];
-        let settings = Settings {
-            revision: 1,
-            heartbeat: Some(Duration::from_secs(30)),
-            endpoints: vec!["server.example:7443".to_owned()],
-            log_filter: Some("info".to_owned()),
-        };
-        for action in [
-            Action::Ping,
-            Action::Run(NamedAction::new("restart".to_owned(), parameters).unwrap()),
-            Action::Inventory,
-            Action::ApplySettings(settings),
-            Action::UpdateComponent(ComponentUpdate {
-                component: "file-reputation-filter".to_owned(),
-                version: "2026-11-29".to_owned(),
-                sha256: Digest::of(b"a filter"),
-                bytes: 8,
-            }),
-        ] {
-            let request = SubmitRequest { all: true, action: asked(&action), ..SubmitRequest::default() };
-            assert_eq!(parse(request).unwrap().action, action);
-        }
-    }
 }

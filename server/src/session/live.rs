@@ -10,12 +10,14 @@ use tracing::{debug, warn};
 use writ_common::backoff::jitter;
 use writ_common::status::Failure;
 use writ_proto::v1::{self as proto, agent_frame, server_frame::Frame};
+use writ_protocol::envelope::InvalidDocument;
 use writ_protocol::hello::Nonce;
 use writ_protocol::id::{CommandId, Digest, KeyId, SessionMark};
 use writ_protocol::limits::{
     MAX_BUNDLE_BATCH_BYTES, MAX_BUNDLES_PER_CALL, MAX_COUNTED_DELIVERIES, MAX_PIECE_BYTES,
 };
 use writ_protocol::refusal::Refusal;
+use writ_protocol::reputation::{Question, Reputation};
 
 use super::budget::Budget;
 use super::greeting::Proven;
@@ -24,6 +26,7 @@ use super::{End, Outbound, identity_record, unreadable};
 use crate::context::Server;
 use crate::dispatch::{Next, Outgoing, SessionEnding, SessionSlot};
 use crate::receipts::{VerifiedReceipt, record_refusals};
+use crate::reputation::{Answer, Lists, Said};
 use crate::store::unavailable;
 use crate::store::{Alarm, AlertKind, KnownAgent, ReceiptFate, Report, SignOfLife};
 use crate::traces::Moment;
@@ -42,6 +45,10 @@ const REPORTS: u32 = 8;
 const REFUSAL_REPORTS: u32 = 64;
 /// What no honest agent says, before the session ends. Each of it is an alert, and perhaps evidence.
 const NOISE: u32 = 64;
+/// Questions about lists that are answered at once, then one each time: 10,240 values a second. A question
+/// costs a signature and half a thousand reads, so an agent that asks without end takes a fiftieth of a core.
+const QUESTIONS: u32 = 64;
+const QUESTION_EVERY: Duration = Duration::from_millis(50);
 /// Commands read from the store at a time while catching up.
 const CATCH_UP_PAGE: u32 = 64;
 
@@ -57,6 +64,7 @@ pub(super) struct Live<'a> {
     report_budget: Budget,
     refusals_budget: Budget,
     noise_budget: Budget,
+    question_budget: Budget,
     /// It used that up: nothing more of it is heard.
     is_noisy: bool,
     outbound: Outbound,
@@ -112,6 +120,7 @@ impl<'a> Live<'a> {
             report_budget: Budget::new(REPORTS, heartbeat, begun),
             refusals_budget: Budget::new(REFUSAL_REPORTS, heartbeat, begun),
             noise_budget: Budget::new(NOISE, heartbeat, begun),
+            question_budget: Budget::new(QUESTIONS, QUESTION_EVERY, begun),
             is_noisy: false,
             outbound,
             slot,
@@ -353,6 +362,7 @@ impl<'a> Live<'a> {
             agent_frame::Frame::Report(report) => self.report(&report).await,
             agent_frame::Frame::Admitted(admitted) => self.admitted(&admitted).await,
             agent_frame::Frame::PieceRequest(request) => self.piece(request).await,
+            agent_frame::Frame::Question(question) => self.question(&question).await,
             agent_frame::Frame::Hello(_) | agent_frame::Frame::Proof(_) => {
                 Err(Failure::protocol("the session has begun already").into())
             }
@@ -376,6 +386,39 @@ impl<'a> Live<'a> {
             self.share.ends();
         }
         self.say(Frame::Piece(piece)).await
+    }
+
+    /// It asks what a list says about some values (protocol.md §6.18).
+    async fn question(&mut self, question: &Bytes) -> Result<(), End> {
+        let malformed = |error: InvalidDocument| Failure::protocol(format!("no question: {error}"));
+        let asked = Question::decode(question).map_err(malformed)?;
+        let (server, digest) = (self.server, Digest::of(question));
+        let answer = match self.question_budget.take(server.clock.monotonic()) {
+            true => server.updates.lists.look(&server.updates.folder, asked).await,
+            false => Lists::later(),
+        };
+        let mut frame =
+            proto::ReputationAnswer { question: digest.as_bytes().to_vec().into(), ..Default::default() };
+        match answer {
+            Answer::Said(said) => {
+                let Said { version, list, listed, counts_for } = said;
+                let (fleet, agent) = (server.fleet, self.agent.id);
+                let said = |answered_at| Reputation {
+                    fleet,
+                    agent,
+                    question: digest,
+                    version,
+                    list,
+                    listed,
+                    counts_for,
+                    answered_at,
+                };
+                frame.reputation = server.signer.reputation(said).map_err(Failure::from)?.bytes().clone();
+            }
+            Answer::NoList => frame.no_list = true,
+            Answer::Later(wait) => frame.again_after_ms = millis(wait),
+        }
+        self.say(Frame::ReputationAnswer(frame)).await
     }
 
     /// It is about to start what was delivered (protocol.md §6.15). Recorded with the next batch; nobody
@@ -531,11 +574,14 @@ impl<'a> Live<'a> {
     }
 
     async fn come_back(&self, after: Duration, reason: &str) -> Result<(), End> {
-        let after_ms = u32::try_from(after.as_millis()).unwrap_or(u32::MAX);
-        let frame = proto::ComeBack { after_ms, reason: reason.to_owned() };
+        let frame = proto::ComeBack { after_ms: millis(after), reason: reason.to_owned() };
         self.outbound.offer(Frame::ComeBack(frame));
         Err(End::Drained)
     }
+}
+
+fn millis(time: Duration) -> u32 {
+    u32::try_from(time.as_millis()).unwrap_or(u32::MAX)
 }
 
 /// The bundles after a version, as many as fit one frame, the version of the last of them, and whether there

@@ -171,6 +171,7 @@ fn receipt(command: u8, agent: u8, own: u8, state: TargetState) -> NewReceipt {
         digest: digest(own),
         envelope: Bytes::copy_from_slice(&[own]),
         state,
+        listed: None,
         is_replay: false,
         now: NOW,
     }

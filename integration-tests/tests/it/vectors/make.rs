@@ -12,7 +12,7 @@ use writ_protocol::limits;
 use writ_protocol::time::Timestamp;
 
 use super::draft::*;
-use super::{Case, ChainCase, HelloCase, Vector, agent};
+use super::{Case, ChainCase, HelloCase, Vector, agent, lists};
 
 /// All vectors by their path.
 pub(super) fn all() -> BTreeMap<String, Vector> {
@@ -30,6 +30,9 @@ pub(super) fn all() -> BTreeMap<String, Vector> {
     allow_lists(&mut made);
     signed_chains(&mut made);
     valid_chains(&mut made);
+    lists::components(&mut made);
+    lists::scans(&mut made);
+    lists::reputations(&mut made);
     hellos(&mut made);
     hellos_too_late(&mut made);
     made.0
@@ -336,7 +339,6 @@ fn bounds_of_payloads(made: &mut Made) {
             draft.command.requested_by = "ann\nroot".to_owned();
         },
     );
-    bounds_of_components(made);
     let unsorted = Draft::new().run("echo", &[("b", "1"), ("a", "1")]);
     made.add(
         "malformed_payload",
@@ -347,37 +349,6 @@ fn bounds_of_payloads(made: &mut Made) {
     );
     made.delivery("wrong_fleet", "other-fleet", "4.6", "the same key, another fleet", |draft| {
         draft.command.fleet_id = vec![0xf2; 16].into();
-    });
-}
-
-/// Each bound of a component that an agent is told to hold, and one past it.
-fn bounds_of_components(made: &mut Made) {
-    let of = |component: &str, version: &str, size_bytes: u64| {
-        let sha256 = Digest::of(b"a filter").as_bytes().to_vec().into();
-        let (component, version) = (component.to_owned(), version.to_owned());
-        Action::UpdateComponent(proto::UpdateComponent { component, version, sha256, size_bytes })
-    };
-    let (filter, most) = ("file-reputation-filter", 256 << 20);
-    let long = "9".repeat(64);
-    for (name, what, action) in [
-        ("component", "a component that agents have a use for", of(filter, "2026-11-29", 1)),
-        ("component-at-its-bounds", "the longest version, the most bytes", of(filter, &long, most)),
-    ] {
-        made.delivery("accept", name, "4.11", what, |draft| draft.command.action = Some(action));
-    }
-    for (name, what, action) in [
-        ("component-empty", "a component of no bytes", of(filter, "1", 0)),
-        ("component-too-long", "one byte more than agents take", of(filter, "1", most + 1)),
-        ("component-path", "a name that leads elsewhere", of("../filter", "1", 1)),
-        ("component-long-version", "a version of 65 characters", of(filter, &format!("{long}9"), 1)),
-        ("component-version-path", "a version that leads elsewhere", of(filter, "../1", 1)),
-    ] {
-        made.delivery("malformed_payload", name, "4.5", what, |draft| draft.command.action = Some(action));
-    }
-    let unknown = of("tool", "1", 1);
-    let what = "a component that agents have no use for";
-    made.delivery("action_not_allowed", "component-without-use", "4.11", what, |draft| {
-        draft.command.action = Some(unknown);
     });
 }
 

@@ -36,6 +36,8 @@ pub(crate) struct NewReceipt {
     pub envelope: Bytes,
     /// What it says.
     pub state: TargetState,
+    /// What a scan found, if it found listed files.
+    pub listed: Option<String>,
     /// Whether it answers a delivery this server did not make.
     pub is_replay: bool,
     /// When it came.

@@ -25,11 +25,15 @@ pub(in crate::store) fn decide(known: Option<KnownTarget>, new: &NewReceipt) -> 
     ReceiptFate::Contradicts
 }
 
-/// The alert that a fate raises; its receipt is kept as evidence.
+/// The alert that a receipt raises. One that does not count is kept as evidence.
 pub(in crate::store) fn alarm(fate: ReceiptFate, receipt: &NewReceipt) -> Option<Alarm> {
     let NewReceipt { command, command_digest, agent, .. } = *receipt;
     let (kind, detail) = match fate {
-        ReceiptFate::Stored | ReceiptFate::Known => return None,
+        ReceiptFate::Stored => {
+            let found = receipt.listed.as_ref()?;
+            (AlertKind::Listed, format!("{found}: writ commands show {command}"))
+        }
+        ReceiptFate::Known => return None,
         ReceiptFate::Contradicts => {
             let detail =
                 format!("It answered command {command} twice, differently; the first answer counts.");
@@ -62,6 +66,7 @@ mod tests {
             digest: Digest::from_bytes([digest; 32]),
             envelope: Bytes::new(),
             state,
+            listed: None,
             is_replay,
             now: Timestamp::ZERO,
         }
@@ -103,9 +108,14 @@ mod tests {
     }
 
     #[test]
-    fn only_what_no_honest_agent_says_raises_an_alert() {
+    fn only_listed_files_and_what_no_honest_agent_says_raise_an_alert() {
         let receipt = receipt(1, TargetState::Done, false);
         let kind = |fate| alarm(fate, &receipt).map(|alarm| alarm.kind);
+        let found = NewReceipt { listed: Some("1 listed".to_owned()), ..receipt.clone() };
+        let raised = alarm(ReceiptFate::Stored, &found).unwrap();
+        assert_eq!(raised.kind, AlertKind::Listed);
+        assert!(raised.detail.starts_with("1 listed: writ commands show "), "{raised:?}");
+        assert_eq!(alarm(ReceiptFate::Known, &found).map(|alarm| alarm.kind), None);
         assert_eq!(kind(ReceiptFate::Stored), None);
         assert_eq!(kind(ReceiptFate::Known), None);
         assert_eq!(kind(ReceiptFate::Contradicts), Some(AlertKind::Contradicted));

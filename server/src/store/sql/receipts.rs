@@ -47,8 +47,10 @@ pub(in crate::store) fn record_all(
             firsts.push((receipt, command, place));
         }
         if let Some(alarm) = receipt::alarm(fate, receipt) {
-            let whose = (receipt.agent, alarm.kind);
-            keep_evidence(connection, receipt.digest, whose, &receipt.envelope, receipt.now)?;
+            if fate != ReceiptFate::Stored {
+                let whose = (receipt.agent, alarm.kind);
+                keep_evidence(connection, receipt.digest, whose, &receipt.envelope, receipt.now)?;
+            }
             raise(connection, &alarm, receipt.now)?;
         }
         fates.push(fate);

@@ -1,0 +1,119 @@
+//! What a scan says.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use writ_protocol::receipt::Ending;
+
+use super::Seen;
+use super::remedy::Remedied;
+use super::walk::Skip;
+use crate::execute::Ended;
+
+/// Files that are told one by one; more are counted.
+const MAX_TOLD: usize = 1000;
+
+/// A listed file.
+#[derive(Debug)]
+pub(super) struct Finding {
+    pub(super) path: String,
+    pub(super) digest: String,
+    pub(super) verdict: String,
+    /// `None`: nothing was asked for.
+    pub(super) remedied: Option<Remedied>,
+}
+
+/// What a scan came to.
+#[derive(Debug, Default)]
+pub(super) struct Findings {
+    told: Vec<Finding>,
+    /// Listed files that are not told one by one.
+    untold: usize,
+    blocked: usize,
+    quarantined: usize,
+    /// Files that may be listed, and of which the server did not say whether they are.
+    pub(super) unanswered: u64,
+    pub(super) unanswered_examples: Vec<String>,
+    pub(super) files: u64,
+    bytes: u64,
+    skipped: BTreeMap<Skip, (u64, Vec<String>)>,
+    cut_short: Option<&'static str>,
+    pub(super) took: Duration,
+}
+
+impl Findings {
+    pub(super) fn add(&mut self, finding: Finding) {
+        match finding.remedied {
+            Some(Remedied::Blocked(_)) => self.blocked += 1,
+            Some(Remedied::Quarantined(..)) => self.quarantined += 1,
+            Some(Remedied::Left(_)) | None => {}
+        }
+        if self.told.len() < MAX_TOLD {
+            self.told.push(finding);
+        } else {
+            self.untold += 1;
+        }
+    }
+
+    pub(super) fn seen(&mut self, seen: Seen) {
+        let Seen { files, bytes, skipped, cut_short } = seen;
+        (self.files, self.bytes, self.skipped, self.cut_short) = (files, bytes, skipped, cut_short);
+    }
+
+    pub(super) fn listed(&self) -> usize {
+        self.told.len() + self.untold
+    }
+
+    /// As the agent answers: what was found first, what was not looked at last.
+    pub(super) fn ended(&self) -> Ended {
+        let detail = self.summary();
+        let mut text = String::new();
+        for Finding { path, digest, verdict, remedied } in &self.told {
+            let _ = writeln!(text, "{path}\n  {digest} {verdict}");
+            let _ = match remedied {
+                None => writeln!(text, "  only reported"),
+                Some(Remedied::Left(why)) => writeln!(text, "  left alone: {why}"),
+                Some(Remedied::Blocked(said)) => writeln!(text, "  blocked: {said}"),
+                Some(Remedied::Quarantined(sha256, more)) if more.is_empty() => {
+                    writeln!(text, "  quarantined: {sha256}")
+                }
+                Some(Remedied::Quarantined(sha256, more)) => {
+                    writeln!(text, "  quarantined: {sha256}; {more}")
+                }
+            };
+        }
+        if self.untold > 0 {
+            let _ = writeln!(text, "and {} more listed files", self.untold);
+        }
+        if self.unanswered > 0 {
+            let _ = writeln!(
+                text,
+                "{} files may be listed, and the server did not say; they are left alone. Scan again: {}",
+                self.unanswered,
+                self.unanswered_examples.join(", ")
+            );
+        }
+        for (why, (count, examples)) in &self.skipped {
+            let _ = writeln!(text, "not looked at, {}: {count}: {}", why.says(), examples.join(", "));
+        }
+        let ending = if self.cut_short.is_some() { Ending::Failed } else { Ending::Done };
+        let listed = u64::try_from(self.listed()).unwrap_or(u64::MAX);
+        Ended { ending, detail, listed, ..Ended::with_output(text.into_bytes()) }
+    }
+
+    fn summary(&self) -> String {
+        let skipped: u64 = self.skipped.values().map(|(count, _)| count).sum();
+        let cut = self.cut_short.map_or_else(String::new, |why| format!("not to the end: {why}; "));
+        format!(
+            "{cut}{} files, {} bytes in {:.2} s: {} listed, {} blocked, {} quarantined, {} undecided, {skipped} not looked at",
+            self.files,
+            self.bytes,
+            self.took.as_secs_f64(),
+            self.listed(),
+            self.blocked,
+            self.quarantined,
+            self.unanswered,
+        )
+    }
+}

@@ -1,0 +1,272 @@
+//! What an operator asks agents to do, as the protocol has it.
+
+use std::time::Duration;
+
+use writ_common::status::Failure;
+use writ_proto::admin::v1::{
+    NamedValue, QuarantinedAction, ScanAction, SettingsAction, StopScanAction, SubmitRequest,
+    UpdateComponentAction, submit_request,
+};
+use writ_proto::v1::{self as proto, ApplySettings, UpdateComponent};
+use writ_protocol::command::{Action, ComponentUpdate, NamedAction, Remedy, Scan, Settings, is_own_action};
+use writ_protocol::id::Digest;
+use writ_protocol::limits::MAX_COMMAND_LIFETIME;
+use writ_protocol::place::Place;
+
+use super::{MAX_NAMED, command_id};
+use crate::context::Server;
+use crate::submit::{self, Selection};
+use crate::updates::distribute::in_force;
+
+const DEFAULT_LIFETIME: Duration = Duration::from_secs(3600);
+
+pub(super) fn parse(request: SubmitRequest) -> Result<submit::Request, Failure> {
+    let SubmitRequest { agents, all, expires_in_seconds, action, command_id: id, selector } = request;
+    let selection = match (all, agents.len(), selector.as_str()) {
+        (true, 0, "") => Selection::All,
+        (false, 1..=MAX_NAMED, "") => Selection::Named(agents),
+        (false, 0, "") => {
+            return Err(Failure::invalid("agents", "name agents, give a selector, or set all"));
+        }
+        (false, 0, selector) => Selection::Matching(submit::selector(selector)?),
+        (false, count, "") => {
+            return Err(Failure::invalid(
+                "agents",
+                format!("names {count} agents; name at most {MAX_NAMED}, give a selector, or set all"),
+            ));
+        }
+        _ => return Err(Failure::invalid("all", "choose one: agents, selector or all")),
+    };
+    let lifetime =
+        if expires_in_seconds == 0 { DEFAULT_LIFETIME } else { Duration::from_secs(expires_in_seconds) };
+    if lifetime > MAX_COMMAND_LIFETIME {
+        let text = format!("is {expires_in_seconds}; it must be at most 2592000 (30 days)");
+        return Err(Failure::invalid("expires_in_seconds", text));
+    }
+    let action = match action {
+        Some(submit_request::Action::Ping(_)) => Action::Ping,
+        Some(submit_request::Action::Run(run)) => {
+            let mut parameters: Vec<_> =
+                run.parameters.into_iter().map(|NamedValue { name, value }| (name, value)).collect();
+            parameters.sort();
+            if let Some(pair) = parameters.windows(2).find(|pair| pair[0].0 == pair[1].0) {
+                return Err(Failure::invalid("run.parameters", format!("`{}` is given twice", pair[0].0)));
+            }
+            let is_possible =
+                |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '_' | '.');
+            if !run.name.chars().all(is_possible) {
+                let text =
+                    format!("no action can be called `{}`; names have a-z, 0-9, `-`, `_` and `.`", run.name);
+                return Err(Failure::invalid("run.name", text));
+            }
+            if is_own_action(&run.name) {
+                let text = format!("`{0}` is an action that every agent has: writ send {0}", run.name);
+                return Err(Failure::invalid("run.name", text));
+            }
+            let action = NamedAction::new(run.name, parameters);
+            Action::Run(action.map_err(|error| Failure::invalid("run", error.to_string()))?)
+        }
+        Some(submit_request::Action::Inventory(_)) => Action::Inventory,
+        Some(submit_request::Action::Settings(settings)) => Action::ApplySettings(parse_settings(settings)?),
+        Some(submit_request::Action::UpdateComponent(update)) => {
+            let UpdateComponentAction { component, version, sha256, size_bytes } = update;
+            let wire = UpdateComponent { component, version, sha256: sha256.into(), size_bytes };
+            let update = ComponentUpdate::try_from(wire);
+            Action::UpdateComponent(
+                update.map_err(|error| Failure::invalid("update_component", error.to_string()))?,
+            )
+        }
+        Some(submit_request::Action::Scan(scan)) => Action::Scan(parse_scan(scan)?),
+        Some(submit_request::Action::StopScan(StopScanAction {})) => Action::StopScan,
+        Some(submit_request::Action::RestoreQuarantined(which)) => {
+            Action::RestoreQuarantined(content("restore_quarantined", &which)?)
+        }
+        Some(submit_request::Action::DeleteQuarantined(which)) => {
+            Action::DeleteQuarantined(content("delete_quarantined", &which)?)
+        }
+        None => {
+            let text = "say what to do: ping, run, inventory, settings, update_component, scan, stop_scan, restore_quarantined or delete_quarantined";
+            return Err(Failure::invalid("action", text));
+        }
+    };
+    let id = if id.is_empty() { None } else { Some(command_id(&id)?) };
+    Ok(submit::Request { id, selection, lifetime, action, parent: None })
+}
+
+/// A component that is only named is the version that is in force here.
+pub(super) fn fill(server: &Server, request: &mut SubmitRequest) -> Result<(), Failure> {
+    if let Some(submit_request::Action::UpdateComponent(asked)) = &mut request.action
+        && asked.version.is_empty()
+        && asked.sha256.is_empty()
+        && asked.size_bytes == 0
+    {
+        let ComponentUpdate { component, version, sha256, bytes } = in_force(server, &asked.component)?;
+        let sha256 = sha256.as_bytes().to_vec();
+        *asked = UpdateComponentAction { component, version, sha256, size_bytes: bytes };
+    }
+    Ok(())
+}
+
+fn parse_settings(settings: SettingsAction) -> Result<Settings, Failure> {
+    let SettingsAction { heartbeat_ms, endpoints, log_filter } = settings;
+    let read = endpoints.iter().map(|endpoint| Place::for_others(endpoint).map(|place| place.to_string()));
+    let endpoints = read.collect::<Result<Vec<_>, _>>();
+    let endpoints = endpoints.map_err(|error| Failure::invalid("settings.endpoints", error.to_string()))?;
+    // The revision is given when the command is signed.
+    let wire = ApplySettings { revision: 1, heartbeat_ms, endpoints, log_filter };
+    Settings::try_from(wire).map_err(|error| Failure::invalid("settings", error.to_string()))
+}
+
+/// What an operator leaves out is a scan that a host bears: of an hour, of files up to 1 GiB.
+fn parse_scan(scan: ScanAction) -> Result<Scan, Failure> {
+    let ScanAction {
+        roots,
+        exclude,
+        remedy,
+        strict,
+        packaged,
+        max_remedied,
+        max_file_bytes,
+        max_seconds,
+        bytes_per_second,
+    } = scan;
+    let remedy = match remedy.as_str() {
+        "" | "log" => Remedy::Log,
+        "block" => Remedy::Block,
+        "quarantine" => Remedy::Quarantine,
+        other => {
+            let text = format!("is `{}`; it must be log, block or quarantine", other.escape_debug());
+            return Err(Failure::invalid("scan.remedy", text));
+        }
+    };
+    let usual = |given: u64, usual: u64| if given == 0 { usual } else { given };
+    let usually_remedied = if remedy == Remedy::Log { 0 } else { 16 };
+    let wire = proto::Scan {
+        roots,
+        exclude,
+        remedy: remedy.to_proto().into(),
+        strict,
+        packaged,
+        max_remedied: if max_remedied == 0 { usually_remedied } else { max_remedied },
+        max_file_bytes: usual(max_file_bytes, 1 << 30),
+        max_seconds: if max_seconds == 0 { 3600 } else { max_seconds },
+        bytes_per_second,
+    };
+    Scan::try_from(wire).map_err(|error| Failure::invalid("scan", error.to_string()))
+}
+
+/// Of which content files are.
+fn content(field: &'static str, which: &QuarantinedAction) -> Result<Digest, Failure> {
+    let text = "must be the SHA-256 of the files' content, 64 hex digits in lower case";
+    which.sha256.parse().map_err(|_| Failure::invalid(field, text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use writ_proto::admin::v1::{InventoryAction, NamedAction as Named, PingAction};
+
+    /// As an operator asks for it. An action of the protocol without an arm here does not compile; add it to
+    /// the list of the test, too.
+    fn asked(action: &Action) -> Option<submit_request::Action> {
+        match action {
+            Action::Ping => Some(submit_request::Action::Ping(PingAction {})),
+            Action::Run(NamedAction { name, parameters }) => {
+                let value = |(name, value): &(String, String)| NamedValue {
+                    name: name.clone(),
+                    value: value.clone(),
+                };
+                let parameters = parameters.iter().map(value).collect();
+                Some(submit_request::Action::Run(Named { name: name.clone(), parameters }))
+            }
+            Action::Inventory => Some(submit_request::Action::Inventory(InventoryAction {})),
+            Action::ApplySettings(settings) => {
+                let ApplySettings { revision: _, heartbeat_ms, endpoints, log_filter } = settings.into();
+                let asked = SettingsAction { heartbeat_ms, endpoints, log_filter };
+                Some(submit_request::Action::Settings(asked))
+            }
+            Action::UpdateComponent(update) => {
+                let UpdateComponent { component, version, sha256, size_bytes } = update.into();
+                let sha256 = sha256.to_vec();
+                let asked = UpdateComponentAction { component, version, sha256, size_bytes };
+                Some(submit_request::Action::UpdateComponent(asked))
+            }
+            Action::Scan(scan) => {
+                let proto::Scan {
+                    roots,
+                    exclude,
+                    remedy: _,
+                    strict,
+                    packaged,
+                    max_remedied,
+                    max_file_bytes,
+                    max_seconds,
+                    bytes_per_second,
+                } = scan.into();
+                let remedy = scan.remedy.as_str().to_owned();
+                let asked = ScanAction {
+                    roots,
+                    exclude,
+                    remedy,
+                    strict,
+                    packaged,
+                    max_remedied,
+                    max_file_bytes,
+                    max_seconds,
+                    bytes_per_second,
+                };
+                Some(submit_request::Action::Scan(asked))
+            }
+            Action::StopScan => Some(submit_request::Action::StopScan(StopScanAction {})),
+            Action::RestoreQuarantined(sha256) => {
+                let which = QuarantinedAction { sha256: sha256.to_string() };
+                Some(submit_request::Action::RestoreQuarantined(which))
+            }
+            Action::DeleteQuarantined(sha256) => {
+                let which = QuarantinedAction { sha256: sha256.to_string() };
+                Some(submit_request::Action::DeleteQuarantined(which))
+            }
+            Action::Unsupported(_) => None,
+        }
+    }
+
+    #[test]
+    fn every_action_can_be_submitted() {
+        let parameters = vec![("unit".to_owned(), "nginx.service".to_owned())];
+        let settings = Settings {
+            revision: 1,
+            heartbeat: Some(Duration::from_secs(30)),
+            endpoints: vec!["server.example:7443".to_owned()],
+            log_filter: Some("info".to_owned()),
+        };
+        for action in [
+            Action::Ping,
+            Action::Run(NamedAction::new("restart".to_owned(), parameters).unwrap()),
+            Action::Inventory,
+            Action::ApplySettings(settings),
+            Action::UpdateComponent(ComponentUpdate {
+                component: "file-reputation-filter".to_owned(),
+                version: "2026-11-29".to_owned(),
+                sha256: Digest::of(b"a filter"),
+                bytes: 8,
+            }),
+            Action::Scan(Scan {
+                roots: vec!["/srv".to_owned()],
+                exclude: vec!["/srv/cache".to_owned()],
+                remedy: Remedy::Quarantine,
+                is_strict: true,
+                takes_packaged: true,
+                max_remedied: 3,
+                max_file_bytes: 4,
+                max_time: Duration::from_secs(5),
+                bytes_per_second: Some(6),
+            }),
+            Action::StopScan,
+            Action::RestoreQuarantined(Digest::of(b"a file")),
+            Action::DeleteQuarantined(Digest::of(b"a file")),
+        ] {
+            let request = SubmitRequest { all: true, action: asked(&action), ..SubmitRequest::default() };
+            assert_eq!(parse(request).unwrap().action, action);
+        }
+    }
+}
