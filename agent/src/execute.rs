@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio::sync::OwnedSemaphorePermit;
+use tracing::warn;
 use writ_common::config::Problems;
 use writ_common::text::plain;
 use writ_protocol::command::{Action, ActionClass, ComponentUpdate, OWN_ACTIONS, Scan, Settings};
@@ -25,7 +26,6 @@ use crate::host;
 use crate::replay::Durable;
 use action::{Definition, Invocation};
 
-pub(crate) use cgroup::prepare;
 pub(crate) use process::is_group_gone;
 
 /// What this agent can do, and how harmful it thinks each thing is.
@@ -38,6 +38,15 @@ pub struct ActionTable {
     digest: Option<Digest>,
     /// Files whose names do not end as those that are read.
     ignored: Vec<String>,
+}
+
+/// Before anything is started: each action gets a control group, if there are any, and none of the rights
+/// that the agent has for its own work. They would pass to every program otherwise (capabilities(7), "ambient").
+pub(crate) fn prepare() {
+    cgroup::prepare();
+    if let Err(error) = rustix::thread::clear_ambient_capability_set() {
+        warn!(%error, "actions have the capabilities of the agent");
+    }
 }
 
 /// A command that passed check 11: the exact thing that will be done.

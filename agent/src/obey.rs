@@ -35,7 +35,7 @@ use crate::identity::Identity;
 use crate::replay::{Admission, FreshCommand, Journal, JournalError, ReplayCheck, State, evaluate};
 use crate::reply::{ReceiptContext, SignedReceipt, announcement, frame, sign_receipt};
 use crate::reputation::Reputations;
-use crate::scan::Scans;
+use crate::scan::{self, Scans};
 use crate::session_time::SessionTime;
 use crate::settings::SettingsStore;
 use crate::trust::{Trust, Walked};
@@ -483,7 +483,7 @@ impl AgentCore {
         };
         let ended = match plan.own_work() {
             Some(work) => {
-                let (can_wait, work) = self.do_own(work, issued_at, expires_at);
+                let (can_wait, work) = self.do_own(work, id, (issued_at, expires_at));
                 // When the agent ends meanwhile, the journal says "started", and the next start goes on.
                 let done =
                     if can_wait { self.shutdown.unless_requested(work).await } else { Some(work.await) };
@@ -504,20 +504,20 @@ impl AgentCore {
     fn do_own<'a>(
         &'a self,
         work: OwnWork<'a>,
-        issued_at: Timestamp,
-        expires_at: Timestamp,
+        command: CommandId,
+        (issued_at, expires_at): (Timestamp, Timestamp),
     ) -> (bool, Pin<Box<dyn Future<Output = Ended> + Send + 'a>>) {
         match work {
             OwnWork::Settings(wanted) => (false, Box::pin(self.apply(wanted))),
             OwnWork::Component(update) => (true, Box::pin(self.hold(update, issued_at, expires_at))),
             OwnWork::Scan(scan) => {
-                let known = (&self.components, &self.reputations);
-                (true, Box::pin(self.scans.run(scan, known, issued_at, || self.now())))
+                let (components, reputations) = (&self.components, &self.reputations);
+                let bundle = self.trust.chain().head().bundle.version;
+                let known = scan::Known { components, reputations, bundle };
+                let about = scan::About { command, issued_at };
+                (true, Box::pin(self.scans.run(scan, known, about, || self.now())))
             }
-            OwnWork::StopScan => {
-                let said = if self.scans.stop(issued_at) { "a scan was stopped" } else { "no scan ran" };
-                (false, Box::pin(std::future::ready(Ended::quiet(Ending::Done, said))))
-            }
+            OwnWork::StopScan => (false, Box::pin(std::future::ready(self.scans.stop(issued_at)))),
             OwnWork::Restore(sha256) => (false, Box::pin(self.scans.dispose("restored", sha256))),
             OwnWork::Delete(sha256) => (false, Box::pin(self.scans.dispose("deleted", sha256))),
         }

@@ -59,6 +59,8 @@ pub struct Reputations {
 /// What was said of values: by the list whose filter could not decide, and the value.
 #[derive(Debug, Default)]
 struct Remembered {
+    /// The trust bundle by which it was believed.
+    bundle: u64,
     said: HashMap<About, (Verdict, Instant)>,
     order: VecDeque<About>,
 }
@@ -119,11 +121,15 @@ impl Reputations {
     /// answered in so much time is not answered for all that is left.
     pub(crate) async fn judge(
         &self,
-        (component, filter): (&str, &Filter),
+        (component, filter, bundle): (&str, &Filter, u64),
         values: &BTreeSet<Key>,
         patience: Duration,
     ) -> BTreeMap<Key, Verdict> {
         let mut remembered = self.remembered.lock().await;
+        // The key that said it may count no more.
+        if remembered.bundle != bundle {
+            *remembered = Remembered { bundle, ..Remembered::default() };
+        }
         let (mut verdicts, mut open) = (BTreeMap::new(), Vec::new());
         for value in values {
             match remembered.get(&(filter.list(), *value)) {
@@ -233,7 +239,7 @@ mod tests {
     async fn what_was_said_counts_for_as_long_as_it_says_and_is_not_asked_again_before() {
         let (reputations, filter) = (Arc::new(Reputations::default()), filter());
         let served = Shutdown::new().spawn(serve(Arc::clone(&reputations), HOUR));
-        let list = ("file-reputation", &filter);
+        let list = ("file-reputation", &filter, 1);
         let values = BTreeSet::from([key(1), key(2)]);
         let expected =
             BTreeMap::from([(key(1), Verdict::Listed("7".to_owned())), (key(2), Verdict::Unlisted)]);
@@ -247,6 +253,9 @@ mod tests {
         let verdicts = reputations.judge(list, &values, HOUR / 4).await;
         assert_eq!(verdicts[&key(1)], Verdict::Listed("7".to_owned()));
         assert_eq!(verdicts[&key(3)], Verdict::Unanswered);
+        // Under another bundle it has to be said anew.
+        let verdicts = reputations.judge(("file-reputation", &filter, 2), &values, HOUR / 4).await;
+        assert_eq!(verdicts[&key(1)], Verdict::Unanswered);
     }
 
     #[tokio::test(start_paused = true)]
@@ -255,7 +264,7 @@ mod tests {
         let asks = Arc::clone(&reputations);
         let judged = Shutdown::new().spawn(async move {
             let values = BTreeSet::from([key(1)]);
-            asks.judge(("file-reputation", &filter), &values, HOUR).await
+            asks.judge(("file-reputation", &filter, 1), &values, HOUR).await
         });
         let mut asked = reputations.asked();
         let mut questions = BTreeSet::new();

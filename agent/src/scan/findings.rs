@@ -6,20 +6,29 @@ use std::time::Duration;
 
 use writ_protocol::receipt::Ending;
 
-use super::Seen;
 use super::remedy::Remedied;
 use super::walk::Skip;
+use super::{LIST, Seen};
 use crate::execute::Ended;
 
 /// Files that are told one by one; more are counted.
 const MAX_TOLD: usize = 1000;
 
-/// A listed file.
+/// What is known of a file.
+#[derive(Debug)]
+pub(super) enum Judged {
+    /// It is listed, in this version of the list; empty: that was said before a restart.
+    Listed(String),
+    /// It may be listed, and the server does not say.
+    Suspected,
+}
+
+/// A file that a scan found.
 #[derive(Debug)]
 pub(super) struct Finding {
     pub(super) path: String,
     pub(super) digest: String,
-    pub(super) verdict: String,
+    pub(super) verdict: Judged,
     /// `None`: nothing was asked for.
     pub(super) remedied: Option<Remedied>,
 }
@@ -28,8 +37,9 @@ pub(super) struct Finding {
 #[derive(Debug, Default)]
 pub(super) struct Findings {
     told: Vec<Finding>,
-    /// Listed files that are not told one by one.
+    /// Files that are not told one by one.
     untold: usize,
+    listed: u64,
     blocked: usize,
     quarantined: usize,
     /// Files that may be listed, and of which the server did not say whether they are.
@@ -38,16 +48,17 @@ pub(super) struct Findings {
     pub(super) files: u64,
     bytes: u64,
     skipped: BTreeMap<Skip, (u64, Vec<String>)>,
-    cut_short: Option<&'static str>,
+    pub(super) cut_short: Option<&'static str>,
     pub(super) took: Duration,
 }
 
 impl Findings {
     pub(super) fn add(&mut self, finding: Finding) {
+        self.listed += u64::from(matches!(finding.verdict, Judged::Listed(_)));
         match finding.remedied {
             Some(Remedied::Blocked(_)) => self.blocked += 1,
             Some(Remedied::Quarantined(..)) => self.quarantined += 1,
-            Some(Remedied::Left(_)) | None => {}
+            Some(Remedied::Left(_) | Remedied::Already) | None => {}
         }
         if self.told.len() < MAX_TOLD {
             self.told.push(finding);
@@ -58,34 +69,18 @@ impl Findings {
 
     pub(super) fn seen(&mut self, seen: Seen) {
         let Seen { files, bytes, skipped, cut_short } = seen;
-        (self.files, self.bytes, self.skipped, self.cut_short) = (files, bytes, skipped, cut_short);
+        (self.files, self.bytes, self.skipped) = (files, bytes, skipped);
+        self.cut_short = self.cut_short.or(cut_short);
     }
 
-    pub(super) fn listed(&self) -> usize {
-        self.told.len() + self.untold
+    pub(super) const fn listed(&self) -> u64 {
+        self.listed
     }
 
-    /// As the agent answers: what was found first, what was not looked at last.
+    /// As the agent answers. What was not looked at and what is not decided comes first: of a long answer the
+    /// end may be cut.
     pub(super) fn ended(&self) -> Ended {
-        let detail = self.summary();
         let mut text = String::new();
-        for Finding { path, digest, verdict, remedied } in &self.told {
-            let _ = writeln!(text, "{path}\n  {digest} {verdict}");
-            let _ = match remedied {
-                None => writeln!(text, "  only reported"),
-                Some(Remedied::Left(why)) => writeln!(text, "  left alone: {why}"),
-                Some(Remedied::Blocked(said)) => writeln!(text, "  blocked: {said}"),
-                Some(Remedied::Quarantined(sha256, more)) if more.is_empty() => {
-                    writeln!(text, "  quarantined: {sha256}")
-                }
-                Some(Remedied::Quarantined(sha256, more)) => {
-                    writeln!(text, "  quarantined: {sha256}; {more}")
-                }
-            };
-        }
-        if self.untold > 0 {
-            let _ = writeln!(text, "and {} more listed files", self.untold);
-        }
         if self.unanswered > 0 {
             let _ = writeln!(
                 text,
@@ -97,8 +92,31 @@ impl Findings {
         for (why, (count, examples)) in &self.skipped {
             let _ = writeln!(text, "not looked at, {}: {count}: {}", why.says(), examples.join(", "));
         }
+        for Finding { path, digest, verdict, remedied } in &self.told {
+            let verdict = match verdict {
+                Judged::Listed(version) if version.is_empty() => "listed".to_owned(),
+                Judged::Listed(version) => format!("listed in {LIST} {version}"),
+                Judged::Suspected => "may be listed, and the server does not say".to_owned(),
+            };
+            let _ = writeln!(text, "{path}\n  {digest} {verdict}");
+            let _ = match remedied {
+                None => writeln!(text, "  only reported"),
+                Some(Remedied::Left(why)) => writeln!(text, "  left alone: {why}"),
+                Some(Remedied::Already) => writeln!(text, "  blocked already"),
+                Some(Remedied::Blocked(said)) => writeln!(text, "  blocked: {said}"),
+                Some(Remedied::Quarantined(sha256, more)) if more.is_empty() => {
+                    writeln!(text, "  quarantined: {sha256}")
+                }
+                Some(Remedied::Quarantined(sha256, more)) => {
+                    writeln!(text, "  quarantined: {sha256}; {more}")
+                }
+            };
+        }
+        if self.untold > 0 {
+            let _ = writeln!(text, "and {} more; the agent's log has them", self.untold);
+        }
         let ending = if self.cut_short.is_some() { Ending::Failed } else { Ending::Done };
-        let listed = u64::try_from(self.listed()).unwrap_or(u64::MAX);
+        let (detail, listed) = (self.summary(), self.listed);
         Ended { ending, detail, listed, ..Ended::with_output(text.into_bytes()) }
     }
 
@@ -110,7 +128,7 @@ impl Findings {
             self.files,
             self.bytes,
             self.took.as_secs_f64(),
-            self.listed(),
+            self.listed,
             self.blocked,
             self.quarantined,
             self.unanswered,

@@ -11,11 +11,11 @@ use md5::Md5;
 use md5::digest::Digest as _;
 use rustix::fs::Stat;
 
-use super::hash::CHUNK;
+use super::hash::{CHUNK, Limit, read};
 
 /// Where dpkg says which files it installed, with the MD5 of each. That proves nothing against somebody who
 /// can write there: such a one is root on this host.
-const DPKG: &str = "/var/lib/dpkg/info";
+const DPKG: &str = "/var/lib/dpkg";
 /// Where systems have their programs. Without dpkg nobody vouches for a single file there, so all of them
 /// are left alone.
 const OF_THE_SYSTEM: [&str; 7] = ["/usr", "/bin", "/sbin", "/lib", "/lib64", "/boot", "/etc"];
@@ -43,7 +43,7 @@ impl Guard {
         &self,
         path: &Path,
         stat: &Stat,
-        content: &mut File,
+        (content, limit): (&mut File, Limit<'_>),
         takes_packaged: bool,
     ) -> io::Result<Option<&'static str>> {
         if self.program.is_some_and(|program| program == (stat.st_dev, stat.st_ino)) {
@@ -59,55 +59,67 @@ impl Guard {
             let is_of_the_system = OF_THE_SYSTEM.iter().any(|folder| path.starts_with(folder));
             return Ok(is_of_the_system.then_some("it is in a folder of the system"));
         }
-        let expected = self.expected(path)?;
-        if expected.is_empty() {
-            return Ok(None);
-        }
-        let found = md5(content)?;
-        Ok(expected.contains(&found).then_some("the package manager vouches for it"))
+        let mut context = Md5::new();
+        read(content, limit, |chunk| {
+            context.update(chunk);
+            Ok(())
+        })?;
+        let digest = hex::encode(context.finalize());
+        let is_vouched_for = self.installed(&digest)?.iter().any(|name| is_at(name, stat));
+        Ok(is_vouched_for.then_some("the package manager vouches for it"))
     }
 
-    /// The digests that packages say a file has, in hexadecimal digits.
-    fn expected(&self, path: &Path) -> io::Result<Vec<String>> {
-        let path = path.as_os_str().as_bytes();
-        let below = path.strip_prefix(b"/").unwrap_or(path);
-        // A package may say /bin/sh of what lies in /usr/bin: one is a link to the other.
-        let names = [Some(below), below.strip_prefix(b"usr/")];
-        let names: Vec<_> = names.into_iter().flatten().collect();
-        let mut expected = Vec::new();
-        for entry in fs::read_dir(&self.dpkg)? {
+    /// The files that packages brought with this content, as they name them.
+    fn installed(&self, digest: &str) -> io::Result<Vec<Vec<u8>>> {
+        let mut names = Vec::new();
+        for entry in fs::read_dir(self.dpkg.join("info"))? {
             let file = entry?.path();
-            if file.extension() != Some(OsStr::new("md5sums")) {
-                continue;
-            }
-            let mut lines = BufReader::with_capacity(CHUNK, File::open(&file)?);
-            let mut line = Vec::new();
-            loop {
-                line.clear();
-                if lines.read_until(b'\n', &mut line)? == 0 {
-                    break;
-                }
-                let line = line.strip_suffix(b"\n").unwrap_or(&line);
+            if file.extension() == Some(OsStr::new("md5sums")) {
                 // 32 digits, two spaces, and the path without its first slash.
-                let Some((digest, name)) = line.split_at_checked(34) else { continue };
-                if names.contains(&name) {
-                    expected.push(String::from_utf8_lossy(&digest[..32]).into_owned());
-                }
+                each_line(&file, |line| {
+                    if let Some((found, name)) = line.split_at_checked(34)
+                        && &found[..32] == digest.as_bytes()
+                    {
+                        names.push(name.to_owned());
+                    }
+                })?;
             }
         }
-        Ok(expected)
+        // Of files of configuration the digest as it was installed stands elsewhere: a space, the path, the
+        // digest, and perhaps that it is obsolete.
+        let status = self.dpkg.join("status");
+        if status.exists() {
+            each_line(&status, |line| {
+                let mut words = line.split(|byte| *byte == b' ');
+                if let (Some(b""), Some(name), Some(found)) = (words.next(), words.next(), words.next())
+                    && found == digest.as_bytes()
+                {
+                    names.push(name.strip_prefix(b"/").unwrap_or(name).to_owned());
+                }
+            })?;
+        }
+        Ok(names)
     }
 }
 
-fn md5(content: &mut File) -> io::Result<String> {
-    io::Seek::rewind(content)?;
-    let (mut context, mut buffer) = (Md5::new(), vec![0; CHUNK]);
+/// Whether a file is one that a package names, by whatever name it was found: another hard link, or the same
+/// folder mounted elsewhere. A package may say `bin/sh` of what lies in `usr/bin`.
+fn is_at(name: &[u8], stat: &Stat) -> bool {
+    let below = Path::new(OsStr::from_bytes(name));
+    ["/", "/usr"].into_iter().any(|root| {
+        let found = rustix::fs::stat(Path::new(root).join(below));
+        found.is_ok_and(|found| (found.st_dev, found.st_ino) == (stat.st_dev, stat.st_ino))
+    })
+}
+
+fn each_line(file: &Path, mut told: impl FnMut(&[u8])) -> io::Result<()> {
+    let (mut lines, mut line) = (BufReader::with_capacity(CHUNK, File::open(file)?), Vec::new());
     loop {
-        let read = io::Read::read(content, &mut buffer)?;
-        if read == 0 {
-            return Ok(hex::encode(context.finalize()));
+        line.clear();
+        if lines.read_until(b'\n', &mut line)? == 0 {
+            return Ok(());
         }
-        context.update(&buffer[..read]);
+        told(line.strip_suffix(b"\n").unwrap_or(&line));
     }
 }
 
@@ -126,13 +138,15 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (own, dpkg, host) =
             ["own", "dpkg", "host"].map(|name| folder.path().canonicalize().unwrap().join(name)).into();
-        for made in [&own, &dpkg, &host] {
+        let info = dpkg.join("info");
+        for made in [&own, &dpkg, &info, &host] {
             fs::create_dir(made).unwrap();
         }
         let guard = Guard { dpkg: dpkg.clone(), ..Guard::new(vec![own.clone()]) };
         let holds = |path: &Path, takes_packaged: bool| {
             let (mut file, stat) = look(path);
-            guard.holds(path, &stat, &mut file, takes_packaged).unwrap()
+            let limit = Limit { bytes: u64::MAX, goes_on: &|| true };
+            guard.holds(path, &stat, (&mut file, limit), takes_packaged).unwrap()
         };
         assert_eq!(holds(&std::env::current_exe().unwrap(), true), Some("it is the running agent"));
         let key = own.join("key");
@@ -142,11 +156,20 @@ mod tests {
         fs::write(&program, "abc").unwrap();
         assert_eq!(holds(&program, false), None);
         let named = program.to_str().unwrap().trim_start_matches('/');
-        fs::write(dpkg.join("a.list"), "").unwrap();
-        fs::write(dpkg.join("a.md5sums"), format!("short\n900150983cd24fb0d6963f7d28e17f72  {named}\n"))
+        fs::write(info.join("a.list"), "").unwrap();
+        fs::write(info.join("a.md5sums"), format!("short\n900150983cd24fb0d6963f7d28e17f72  {named}\n"))
             .unwrap();
         assert_eq!(holds(&program, false), Some("the package manager vouches for it"));
         assert_eq!(holds(&program, true), None);
+        // By another of its names, too; and as a file of configuration.
+        let link = host.join("link");
+        fs::hard_link(&program, &link).unwrap();
+        assert_eq!(holds(&link, false), Some("the package manager vouches for it"));
+        fs::remove_file(info.join("a.md5sums")).unwrap();
+        assert_eq!(holds(&program, false), None);
+        fs::write(dpkg.join("status"), format!("Conffiles:\n /{named} 900150983cd24fb0d6963f7d28e17f72\n"))
+            .unwrap();
+        assert_eq!(holds(&program, false), Some("the package manager vouches for it"));
         // What was put in its place is no package's.
         fs::write(&program, "abd").unwrap();
         assert_eq!(holds(&program, false), None);
@@ -161,7 +184,9 @@ mod tests {
             ("/srv/true", None),
             ("/usrlocal", None),
         ] {
-            assert_eq!(guard.holds(Path::new(path), &stat, &mut file, false).unwrap(), expected, "{path}");
+            let limit = Limit { bytes: u64::MAX, goes_on: &|| true };
+            let held = guard.holds(Path::new(path), &stat, (&mut file, limit), false).unwrap();
+            assert_eq!(held, expected, "{path}");
         }
     }
 }

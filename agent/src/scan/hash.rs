@@ -1,7 +1,7 @@
 //! The digest of a file, as the list has it.
 
 use std::fs::File;
-use std::io::{self, Read as _};
+use std::io::{self, Read as _, Seek as _};
 
 use md5::Md5;
 use md5::digest::Digest as _;
@@ -48,23 +48,40 @@ impl Hasher {
     }
 }
 
-/// Reads a file to its end, as long as `more` says so after each chunk.
-pub(super) fn hash(
+/// How much is read of a file, and for how long.
+#[derive(Clone, Copy)]
+pub(super) struct Limit<'a> {
+    /// Bytes; a file that has more is not read to its end.
+    pub(super) bytes: u64,
+    /// Whether reading goes on.
+    pub(super) goes_on: &'a dyn Fn() -> bool,
+}
+
+/// Reads an open file from its start to its end, within a limit. Whoever writes to a file while it is read
+/// could give it no end.
+pub(super) fn read(
     file: &mut File,
-    mut hasher: Hasher,
-    buffer: &mut [u8],
-    mut more: impl FnMut(&[u8]) -> io::Result<()>,
-) -> io::Result<Key> {
+    limit: Limit<'_>,
+    mut chunk: impl FnMut(&[u8]) -> io::Result<()>,
+) -> io::Result<u64> {
+    file.rewind()?;
+    let (mut buffer, mut all) = (vec![0; CHUNK], 0);
     loop {
-        let read = match file.read(buffer) {
+        let read = match file.read(&mut buffer) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             read => read?,
         };
         if read == 0 {
-            return Ok(hasher.finish());
+            return Ok(all);
         }
-        hasher.update(&buffer[..read]);
-        more(&buffer[..read])?;
+        all += u64::try_from(read).unwrap_or(u64::MAX);
+        if all > limit.bytes {
+            return Err(io::Error::other("it grew while it was read"));
+        }
+        if !(limit.goes_on)() {
+            return Err(io::Error::other("the scan was over before all of it was read"));
+        }
+        chunk(&buffer[..read])?;
     }
 }
 
@@ -84,11 +101,24 @@ mod tests {
         ] {
             let mut file = tempfile::tempfile().unwrap();
             file.write_all(b"abc").unwrap();
-            let mut file =
-                File::open(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&file))).unwrap();
-            let key = hash(&mut file, Hasher::of(kind).unwrap(), &mut [0; 2], |_| Ok(())).unwrap();
+            let mut file = tempfile::tempfile().unwrap();
+            file.write_all(b"abc").unwrap();
+            let mut hasher = Hasher::of(kind).unwrap();
+            let limit = Limit { bytes: 3, goes_on: &|| true };
+            let update = |chunk: &[u8]| {
+                hasher.update(chunk);
+                Ok(())
+            };
+            assert_eq!(read(&mut file, limit, update).unwrap(), 3);
+            let key = hasher.finish();
             assert_eq!(key, kind.key(expected).unwrap(), "{kind}");
         }
         assert!(Hasher::of(Kind::Url).is_none());
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(b"abcd").unwrap();
+        let grew = read(&mut file, Limit { bytes: 3, goes_on: &|| true }, |_| Ok(())).unwrap_err();
+        assert!(grew.to_string().contains("it grew"), "{grew}");
+        let over = read(&mut file, Limit { bytes: 9, goes_on: &|| false }, |_| Ok(())).unwrap_err();
+        assert!(over.to_string().contains("the scan was over"), "{over}");
     }
 }

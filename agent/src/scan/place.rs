@@ -87,9 +87,20 @@ pub(super) fn open_folder(folder: impl AsFd, name: &OsStr) -> io::Result<OwnedFd
     Ok(rustix::fs::openat(folder, name, FOLDER, Mode::empty())?)
 }
 
-/// Whether a file has changed between two looks at it.
+/// Whether a file has changed between two looks at it, in whatever way.
 pub(super) fn has_changed(before: &Stat, after: &Stat) -> bool {
-    let of =
-        |stat: &Stat| (stat.st_size, stat.st_mtime, stat.st_mtime_nsec, stat.st_ctime, stat.st_ctime_nsec);
+    is_rewritten(before, after)
+        || (before.st_ctime, before.st_ctime_nsec) != (after.st_ctime, after.st_ctime_nsec)
+}
+
+/// Whether a file's content may have changed between two looks at it. Its mode, its owner and its names may
+/// have: somebody who changes them without end must not keep a file from being acted on.
+pub(super) fn is_rewritten(before: &Stat, after: &Stat) -> bool {
+    let of = |stat: &Stat| (stat.st_size, stat.st_mtime, stat.st_mtime_nsec);
     of(before) != of(after)
+}
+
+/// The bytes of a file, as its folder has them.
+pub(super) fn length(stat: &Stat) -> u64 {
+    u64::try_from(stat.st_size).unwrap_or(u64::MAX)
 }

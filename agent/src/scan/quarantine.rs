@@ -4,30 +4,30 @@
 //! before its name is taken from its folder; then the name is first changed, and only if it is still the file
 //! that was sealed is it removed. So whenever the agent is killed, the file is where it was or here.
 
+mod sealed;
+
 use std::ffi::OsString;
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read as _, Seek as _, Write as _};
-use std::os::fd::AsFd as _;
+use std::fs::{self, File};
+use std::io;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::PoisonError;
 
-use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
+use ring::aead::{CHACHA20_POLY1305, LessSafeKey, UnboundKey};
 use ring::rand::{SecureRandom as _, SystemRandom};
-use rustix::fs::{AtFlags, Gid, Mode, OFlags, RenameFlags, Stat, Timespec, Timestamps, Uid};
+use rustix::fs::{AtFlags, RenameFlags, Stat};
 use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
 use writ_common::checkpoint;
 use writ_common::files::{self, FileError};
-use writ_protocol::id::Digest;
+use writ_protocol::id::{CommandId, Digest};
 
-use super::place::Place;
+use super::hash::Limit;
+use super::place::{Place, is_rewritten, length};
 use crate::components::check_room;
+use sealed::{access_list, digest, put_back, seal};
 
-/// Bytes sealed at once; each gets a tag of 16.
-const BLOCK: usize = 64 << 10;
 /// Bytes of content that all files in quarantine have together.
 const MAX_BYTES: u64 = 4 << 30;
 /// Files in quarantine.
@@ -65,6 +65,12 @@ struct Note {
     modified: (i64, i64),
     bytes: u64,
     sha256: String,
+    /// Its access list, as the kernel keeps it, in hexadecimal digits; empty: it had none.
+    access: String,
+    /// Whose folder it was in.
+    folder_uid: u32,
+    /// The command that had it moved away.
+    command: String,
     /// What it is sealed with. It keeps nothing secret: it keeps the content from being run, or found by
     /// those who look for it.
     key: String,
@@ -88,7 +94,17 @@ impl Note {
     fn is_of(&self, stat: &Stat) -> bool {
         (self.device, self.inode) == (stat.st_dev, stat.st_ino)
     }
+
+    /// Whether it has the length and the time of the file that was sealed. An inode alone may be used again,
+    /// and what was written after the sealing is nowhere else.
+    fn is_unchanged(&self, stat: &Stat) -> bool {
+        let modified = (stat.st_mtime, nanos(stat.st_mtime_nsec));
+        (self.bytes, self.modified) == (length(stat), modified)
+    }
 }
+
+/// The id of a note and what it says, or what is wrong with it.
+type Noted = (String, Result<Note, String>);
 
 /// A file in quarantine, for `status`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -139,7 +155,11 @@ impl Quarantine {
     /// What is in it, and what is wrong with the rest.
     pub(crate) fn kept(&self) -> (Vec<Kept>, Vec<String>) {
         let (mut kept, mut damaged) = (Vec::new(), Vec::new());
-        for (_, note) in self.notes() {
+        let notes = self.notes().unwrap_or_else(|error| {
+            damaged.push(error.to_string());
+            Vec::new()
+        });
+        for (_, note) in notes {
             match note {
                 Ok(note) => kept.push(Kept {
                     path: note.shown,
@@ -154,105 +174,149 @@ impl Quarantine {
         (kept, damaged)
     }
 
+    /// Files that a command had moved away already: where they were, and their SHA-256.
+    pub(super) fn taken_by(&self, command: CommandId) -> Vec<(String, Digest)> {
+        let notes = self.notes().unwrap_or_default().into_iter().filter_map(|(_, note)| note.ok());
+        let of_it = notes.filter(|note| note.command == command.to_string());
+        of_it.filter_map(|note| Some((note.shown, note.sha256.parse().ok()?))).collect()
+    }
+
     /// Ends what was begun when the agent was killed.
     pub(crate) fn recover(&self) {
-        let notes = self.notes();
+        let _alone = self.alone.lock().unwrap_or_else(PoisonError::into_inner);
+        // A folder that cannot be listed is none that is empty.
+        let (notes, files) = match self.notes().and_then(|notes| Ok((notes, files::list(&self.folder)?))) {
+            Ok(found) => found,
+            Err(error) if error.is_missing() => return,
+            Err(error) => return warn!(%error, "the quarantine cannot be read"),
+        };
         for (id, note) in &notes {
-            let Ok(note) = note else { continue };
-            let settled = match note.state {
-                State::Kept => continue,
-                State::Removing => self.settle(id, note),
-                State::Restoring => self.settle_restored(id, note),
-            };
-            match settled {
-                Ok(said) => info!(path = note.shown, said, "a quarantine that was cut short"),
-                Err(why) => {
-                    warn!(path = note.shown, why, "a quarantine that was cut short could not be ended")
-                }
+            if let Ok(note) = note {
+                self.settle(id, note);
             }
         }
         // Sealed without a note: the file never left its place.
-        for path in files::list(&self.folder).unwrap_or_default() {
+        for path in files {
             let id = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
-            if path.extension().is_some_and(|end| end == "sealed")
-                && !notes.iter().any(|(noted, _)| noted == id)
-            {
+            let is_sealed = path.extension().is_some_and(|end| end == "sealed");
+            if is_sealed && !notes.iter().any(|(noted, _)| noted == id) {
                 let _ = fs::remove_file(path);
             }
         }
     }
 
-    fn settle(&self, id: &str, note: &Note) -> Result<&'static str, String> {
-        let place = Place::of(&note.path()?).map_err(|error| error.to_string())?;
+    /// Ends what was begun with one file; as it is noted then, if it is here still.
+    fn settle(&self, id: &str, note: &Note) -> Option<Note> {
+        let settled = match note.state {
+            State::Kept => return Some(note.clone()),
+            State::Removing => self.settle_removed(id, note),
+            State::Restoring => self.settle_restored(id, note),
+        };
+        match settled {
+            Ok(said) => info!(path = note.shown, said, "a quarantine that was cut short"),
+            Err(why) => warn!(path = note.shown, why, "a quarantine that was cut short could not be ended"),
+        }
+        let left = files::read(&self.folder.join(format!("{id}.json"))).ok()?;
+        serde_json::from_slice(&left).ok()
+    }
+
+    fn settle_removed(&self, id: &str, note: &Note) -> Result<&'static str, String> {
+        let place = match Place::of(&note.path()?) {
+            Ok(place) => place,
+            // With its folder all names of it are gone.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return self.settle_kept(id, note),
+            Err(error) => return Err(error.to_string()),
+        };
         let hidden = Place { folder: place.folder, name: note.hidden.clone().into() };
         match hidden.stat() {
-            Ok(stat) if note.is_of(&stat) => {
+            Ok(stat) if note.is_of(&stat) && note.is_unchanged(&stat) => {
                 rustix::fs::unlinkat(&hidden.folder, &hidden.name, AtFlags::empty())
                     .map_err(|error| error.to_string())?;
+                self.settle_kept(id, note)
             }
-            // Another file was taken for it: it gets its name back.
+            // Another file was taken for it, or it was written to: it gets its name back.
             Ok(_) => {
                 let name = note.path()?.file_name().unwrap_or_default().to_owned();
                 let (folder, flags) = (&hidden.folder, RenameFlags::NOREPLACE);
                 rustix::fs::renameat_with(folder, &hidden.name, folder, &name, flags)
                     .map_err(|error| error.to_string())?;
-                return self.forget(id).map(|()| "another file had taken its place; it is left alone");
+                self.forget(id).map(|()| "it had changed meanwhile; it is left alone")
             }
-            Err(_) => {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let still = Place::of(&note.path()?).and_then(|place| place.stat());
-                if still.is_ok_and(|stat| note.is_of(&stat)) {
-                    return self.forget(id).map(|()| "the file is where it was");
+                match still {
+                    Ok(stat) if note.is_of(&stat) && note.is_unchanged(&stat) => {
+                        self.forget(id).map(|()| "the file is where it was")
+                    }
+                    _ => self.settle_kept(id, note),
                 }
             }
+            Err(error) => Err(error.to_string()),
         }
+    }
+
+    fn settle_kept(&self, id: &str, note: &Note) -> Result<&'static str, String> {
         self.note(id, &Note { state: State::Kept, ..note.clone() }).map_err(|error| error.to_string())?;
         Ok("the file is in quarantine")
     }
 
-    /// What was being written back is here still; what was written of it has no use.
+    /// What was being written back has its name, or is here still.
     fn settle_restored(&self, id: &str, note: &Note) -> Result<&'static str, String> {
-        let place = Place::of(&note.path()?).map_err(|error| error.to_string())?;
+        let place = match Place::of(&note.path()?) {
+            Ok(place) => place,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return self.settle_kept(id, note),
+            Err(error) => return Err(error.to_string()),
+        };
         match rustix::fs::unlinkat(&place.folder, &note.hidden, AtFlags::empty()) {
-            Ok(()) | Err(rustix::io::Errno::NOENT) => {}
+            // It had not its name yet.
+            Ok(()) => return self.settle_kept(id, note),
+            Err(rustix::io::Errno::NOENT) => {}
             Err(error) => return Err(error.to_string()),
         }
-        self.note(id, &Note { state: State::Kept, ..note.clone() }).map_err(|error| error.to_string())?;
-        Ok("the file is in quarantine still")
+        if place.open().is_ok_and(|(mut file, stat)| {
+            let limit = Limit { bytes: note.bytes, goes_on: &|| true };
+            note.is_unchanged(&stat)
+                && digest(&mut file, limit).is_ok_and(|found| found.to_string() == note.sha256)
+        }) {
+            return self.forget(id).map(|()| "the file is back");
+        }
+        self.settle_kept(id, note)
     }
 
-    /// Moves a file away whose content has this digest; `file` is open, and of it alone is read.
+    /// Moves a file away, if its content stays what it is; `file` is open, and of it alone is read. Says
+    /// whether a name of it is left that nobody knows of.
     pub(super) fn take(
         &self,
         (path, place): (&Path, &Place),
-        (file, stat): (&mut File, &Stat),
-        is_expected: impl Fn(&[u8; 32], &mut File) -> io::Result<bool>,
-        at_ms: u64,
+        (file, stat, limit): (&mut File, &Stat, Limit<'_>),
+        is_expected: impl Fn(&mut File) -> io::Result<bool>,
+        (command, at_ms): (CommandId, u64),
     ) -> Result<Digest, NotMoved> {
         let _alone = self.alone.lock().unwrap_or_else(PoisonError::into_inner);
         let failed = |error: io::Error| NotMoved::Failed(error.to_string());
         files::private_folder(&self.folder)?;
-        let bytes = u64::try_from(stat.st_size).unwrap_or(u64::MAX);
+        let bytes = length(stat);
         self.check_bounds(bytes).map_err(NotMoved::Failed)?;
-        let id = random::<16>()?;
-        let id = hex::encode(id);
-        let key = random::<32>()?;
+        let (id, key) = (hex::encode(random::<16>()?), random::<32>()?);
         let sealed = self.folder.join(format!("{id}.sealed"));
-        let written = seal(file, &sealed, &key);
-        let done = written.map_err(failed).and_then(|(sha256, sealed_bytes)| {
-            if sealed_bytes != bytes || !is_expected(sha256.as_bytes(), file).map_err(failed)? {
+        let done = seal(file, limit, &sealed, &key).map_err(failed).and_then(|(sha256, found)| {
+            let now = rustix::fs::fstat(&*file).map_err(|error| failed(error.into()))?;
+            if found != bytes || is_rewritten(stat, &now) || !is_expected(file).map_err(failed)? {
                 return Err(NotMoved::Changed);
             }
             Ok(sha256)
         });
-        let sha256 = match done {
-            Ok(sha256) => sha256,
+        let access = done.and_then(|sha256| Ok((sha256, access_list(file).map_err(failed)?)));
+        let (sha256, access) = match access {
+            Ok(done) => done,
             Err(error) => {
                 let _ = fs::remove_file(&sealed);
                 return Err(error);
             }
         };
         checkpoint!("quarantine_sealed");
-        let note = Note {
+        let folder = rustix::fs::fstat(&place.folder).map_err(|error| failed(error.into()));
+        let note = folder.map(|folder| Note {
             state: State::Removing,
             path: hex::encode(path.as_os_str().as_bytes()),
             shown: super::shown(path),
@@ -266,22 +330,29 @@ impl Quarantine {
             modified: (stat.st_mtime, nanos(stat.st_mtime_nsec)),
             bytes,
             sha256: sha256.to_string(),
+            access: hex::encode(access),
+            folder_uid: folder.st_uid,
+            command: command.to_string(),
             key: hex::encode(key),
             at_ms,
+        });
+        let noted = note.and_then(|note| self.note(&id, &note).map(|()| note).map_err(NotMoved::from));
+        let note = match noted {
+            Ok(note) => note,
+            Err(error) => {
+                let _ = self.forget(&id);
+                return Err(error);
+            }
         };
-        if let Err(error) = self.note(&id, &note) {
-            let _ = fs::remove_file(&sealed);
-            return Err(error.into());
-        }
         checkpoint!("quarantine_noted");
         if let Err(error) = remove(place, &note) {
             self.forget(&id).map_err(NotMoved::Failed)?;
             return Err(error);
         }
         checkpoint!("quarantine_removed");
-        // If this fails the next start does it.
+        // If this fails the next start does it, or whoever asks for the file.
         if let Err(error) = self.note(&id, &Note { state: State::Kept, ..note }) {
-            warn!(%error, "that a file is in quarantine could not be noted; the next start tries again");
+            warn!(%error, "that a file is in quarantine could not be noted");
         }
         Ok(sha256)
     }
@@ -326,12 +397,21 @@ impl Quarantine {
     ) -> (Vec<String>, Vec<String>) {
         let _alone = self.alone.lock().unwrap_or_else(PoisonError::into_inner);
         let (mut done, mut failed) = (Vec::new(), Vec::new());
-        for (id, note) in self.notes() {
-            let Ok(note) = note else { continue };
-            if note.sha256 != sha256.to_string() || note.state != State::Kept {
-                continue;
-            }
-            match act(&id, &note) {
+        let notes = match self.notes() {
+            Ok(notes) => notes,
+            Err(error) if error.is_missing() => Vec::new(),
+            Err(error) => return (done, vec![error.to_string()]),
+        };
+        let of_it = notes.into_iter().filter_map(|(id, note)| Some((id, note.ok()?)));
+        for (id, note) in of_it.filter(|(_, note)| note.sha256 == sha256.to_string()) {
+            let Some(note) = self.settle(&id, &note) else { continue };
+            let acted = match note.state {
+                State::Kept => act(&id, &note),
+                State::Removing | State::Restoring => {
+                    Err("it was cut short, and cannot be ended now; see the agent's log".to_owned())
+                }
+            };
+            match acted {
                 Ok(()) => done.push(note.shown),
                 Err(why) => failed.push(format!("{}: {why}", note.shown)),
             }
@@ -339,9 +419,9 @@ impl Quarantine {
         (done, failed)
     }
 
-    fn notes(&self) -> Vec<(String, Result<Note, String>)> {
+    fn notes(&self) -> Result<Vec<Noted>, FileError> {
         let mut notes = Vec::new();
-        for path in files::list(&self.folder).unwrap_or_default() {
+        for path in files::list(&self.folder)? {
             if path.extension().is_none_or(|end| end != "json") {
                 continue;
             }
@@ -352,7 +432,7 @@ impl Quarantine {
             });
             notes.push((id, note));
         }
-        notes
+        Ok(notes)
     }
 
     fn note(&self, id: &str, note: &Note) -> Result<(), FileError> {
@@ -396,7 +476,7 @@ fn remove(place: &Place, note: &Note) -> Result<(), NotMoved> {
     rustix::fs::renameat_with(folder, &place.name, folder, hidden, flags).map_err(failed)?;
     checkpoint!("quarantine_hidden");
     let found = rustix::fs::statat(folder, hidden, AtFlags::SYMLINK_NOFOLLOW);
-    if !found.is_ok_and(|found| note.is_of(&found)) {
+    if !found.is_ok_and(|found| note.is_of(&found) && note.is_unchanged(&found)) {
         // Nothing is put on top of what may have come there meanwhile.
         let back = rustix::fs::renameat_with(folder, hidden, folder, &place.name, flags);
         return Err(match back {
@@ -415,101 +495,5 @@ fn remove(place: &Place, note: &Note) -> Result<(), NotMoved> {
     Ok(())
 }
 
-fn nonce(number: u64) -> Nonce {
-    let mut nonce = [0; 12];
-    nonce[4..].copy_from_slice(&number.to_be_bytes());
-    Nonce::assume_unique_for_key(nonce)
-}
-
-/// Reads as much as there is, up to a block.
-fn read_block(from: &mut impl io::Read, block: &mut Vec<u8>, most: usize) -> io::Result<()> {
-    block.clear();
-    from.take(u64::try_from(most).unwrap_or(u64::MAX)).read_to_end(block).map(drop)
-}
-
-/// Seals a file's content in blocks, each with its number; its SHA-256 and its length.
-fn seal(from: &mut File, to: &Path, key: &[u8; 32]) -> io::Result<(Digest, u64)> {
-    let broken = |_| io::Error::other("sealing failed");
-    let key = UnboundKey::new(&CHACHA20_POLY1305, key).map_err(broken)?;
-    let key = LessSafeKey::new(key);
-    let mut sealed = OpenOptions::new().write(true).create_new(true).mode(0o600).open(to)?;
-    from.rewind()?;
-    let (mut block, mut number, mut bytes) = (Vec::new(), 0, 0);
-    let mut context = ring::digest::Context::new(&ring::digest::SHA256);
-    loop {
-        read_block(from, &mut block, BLOCK)?;
-        if block.is_empty() {
-            break;
-        }
-        context.update(&block);
-        bytes += u64::try_from(block.len()).unwrap_or(u64::MAX);
-        key.seal_in_place_append_tag(nonce(number), Aad::empty(), &mut block).map_err(broken)?;
-        sealed.write_all(&block)?;
-        number += 1;
-    }
-    sealed.sync_all()?;
-    let digest = Digest::try_from(context.finish().as_ref()).map_err(io::Error::other)?;
-    Ok((digest, bytes))
-}
-
-/// Puts a file back where it was, as it was, unless something is there.
-fn put_back(sealed: &Path, note: &Note) -> Result<(), String> {
-    let path = note.path()?;
-    let place = Place::of(&path).map_err(|error| format!("its folder cannot be reached: {error}"))?;
-    if place.stat().is_ok() {
-        return Err("something has its name now; move that away first".to_owned());
-    }
-    let name = &note.hidden;
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let made = rustix::fs::openat(&place.folder, name, flags, Mode::RUSR | Mode::WUSR);
-    let mut made = File::from(made.map_err(|error| format!("it cannot be written there: {error}"))?);
-    let written = open_into(sealed, &mut made, note).and_then(|()| {
-        let fd = made.as_fd();
-        let what = |what: &str| {
-            let what = what.to_owned();
-            move |error: rustix::io::Errno| format!("{what}: {}", io::Error::from(error))
-        };
-        // The owner first: it takes the bits of mode 6000 away.
-        let found = rustix::fs::fstat(fd).map_err(what("it cannot be looked at"))?;
-        if (found.st_uid, found.st_gid) != (note.uid, note.gid) {
-            let (uid, gid) = (Uid::from_raw(note.uid), Gid::from_raw(note.gid));
-            rustix::fs::fchown(fd, Some(uid), Some(gid)).map_err(what("it cannot be given to its owner"))?;
-        }
-        rustix::fs::fchmod(fd, Mode::from_raw_mode(note.mode)).map_err(what("it cannot have its mode"))?;
-        let time = |(seconds, nanos): (i64, i64)| Timespec { tv_sec: seconds, tv_nsec: nanos };
-        let times = Timestamps { last_access: time(note.accessed), last_modification: time(note.modified) };
-        rustix::fs::futimens(fd, &times).map_err(what("it cannot have its times"))?;
-        made.sync_all().map_err(|error| error.to_string())?;
-        checkpoint!("restore_written");
-        let (folder, flags) = (&place.folder, RenameFlags::NOREPLACE);
-        rustix::fs::renameat_with(folder, name, folder, &place.name, flags)
-            .map_err(what("it cannot have its name"))
-    });
-    if let Err(why) = written {
-        let _ = rustix::fs::unlinkat(&place.folder, name, AtFlags::empty());
-        return Err(why);
-    }
-    place.sync().map_err(|error| error.to_string())
-}
-
-/// Writes the content of a sealed file, if it is whole.
-fn open_into(sealed: &Path, to: &mut File, note: &Note) -> Result<(), String> {
-    let key = note.key()?;
-    let damaged = || format!("{}: damaged", sealed.display());
-    let mut from = File::open(sealed).map_err(|error| format!("{}: {error}", sealed.display()))?;
-    let (mut block, mut number) = (Vec::new(), 0);
-    let mut context = ring::digest::Context::new(&ring::digest::SHA256);
-    loop {
-        read_block(&mut from, &mut block, BLOCK + CHACHA20_POLY1305.tag_len())
-            .map_err(|error| format!("{}: {error}", sealed.display()))?;
-        if block.is_empty() {
-            break;
-        }
-        let content = key.open_in_place(nonce(number), Aad::empty(), &mut block).map_err(|_| damaged())?;
-        context.update(content);
-        to.write_all(content).map_err(|error| error.to_string())?;
-        number += 1;
-    }
-    let found = Digest::try_from(context.finish().as_ref()).map_err(|_| damaged())?;
-    if found.to_string() == note.sha256 { Ok(()) } else { Err(damaged()) }
-}
+#[cfg(test)]
+mod tests;

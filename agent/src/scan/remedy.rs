@@ -8,11 +8,11 @@ use std::path::Path;
 use rustix::fs::{IFlags, Mode, Stat};
 use writ_lists::{Key, Kind};
 use writ_protocol::command::Remedy;
-use writ_protocol::id::Digest;
+use writ_protocol::id::{CommandId, Digest};
 
 use super::guard::Guard;
-use super::hash::{CHUNK, Hasher, hash};
-use super::place::{Place, has_changed};
+use super::hash::{Hasher, Limit, read};
+use super::place::{Place, length};
 use super::quarantine::{NotMoved, Quarantine};
 
 /// What became of a listed file.
@@ -20,6 +20,8 @@ use super::quarantine::{NotMoved, Quarantine};
 pub(super) enum Remedied {
     /// Nothing; why.
     Left(String),
+    /// Nobody could execute or change it before.
+    Already,
     /// It cannot be executed; how far that goes.
     Blocked(String),
     /// It was moved away; the SHA-256 of its content, and what else there is to know.
@@ -27,13 +29,17 @@ pub(super) enum Remedied {
 }
 
 /// What is done, and to what at most.
-#[derive(Debug)]
+#[derive(Clone, Copy)]
 pub(super) struct Remedies<'a> {
     pub(super) guard: &'a Guard,
     pub(super) quarantine: &'a Quarantine,
     pub(super) remedy: Remedy,
     pub(super) takes_packaged: bool,
     pub(super) kind: Kind,
+    /// How much is read of a file at most, and whether the scan goes on.
+    pub(super) limit: Limit<'a>,
+    /// The scan's command.
+    pub(super) command: CommandId,
     /// The present, in milliseconds since 1970.
     pub(super) now_ms: u64,
 }
@@ -48,73 +54,109 @@ impl Remedies<'_> {
         let left = |why: &str| Ok(Remedied::Left(why.to_owned()));
         let place = Place::of(path)?;
         let (mut file, stat) = place.open()?;
-        if !self.has_digest(&mut file, key)? {
+        // Somebody may write to it all the time: no more of it is read than it has now.
+        let limit = Limit { bytes: length(&stat).min(self.limit.bytes), ..self.limit };
+        if !self.has_digest((&mut file, limit), key)? {
             return left("it was exchanged or changed meanwhile");
         }
-        if let Some(why) = self.guard.holds(path, &stat, &mut file, self.takes_packaged)? {
+        if let Some(why) = self.guard.holds(path, &stat, (&mut file, limit), self.takes_packaged)? {
             return left(why);
         }
         if self.remedy != Remedy::Quarantine {
-            return block(&file, &stat);
+            return Ok(block(&file, &stat));
         }
+        // What is immutable, as a scan made it before, cannot be moved away.
+        let was_immutable = is_immutable(&file) && set_immutable(&file, false).is_ok();
         let taken = self.quarantine.take(
             (path, &place),
-            (&mut file, &stat),
-            |_, file| Ok(self.has_digest(file, key)? && !has_changed(&stat, &rustix::fs::fstat(&*file)?)),
-            self.now_ms,
+            (&mut file, &stat, limit),
+            |file| self.has_digest((file, limit), key),
+            (self.command, self.now_ms),
         );
         match taken {
-            Ok(sha256) => {
-                // Its other names lead to the same content, which is as dangerous there. Nothing immutable: the
-                // scan may come by them, and move them away too.
-                let more = match stat.st_nlink {
-                    0 | 1 => String::new(),
-                    _ => match take_execution(&file, &stat) {
-                        Ok(()) => "it has other hard links, which stay, not executable".to_owned(),
-                        Err(why) => format!("it has other hard links, which stay as they are: {why}"),
-                    },
-                };
-                Ok(Remedied::Quarantined(sha256, more))
-            }
-            Err(NotMoved::Changed | NotMoved::Exchanged) => left("it was exchanged or changed meanwhile"),
-            Err(NotMoved::Failed(why)) => {
-                let instead = block(&file, &stat)?;
-                Ok(match instead {
-                    Remedied::Blocked(said) => Remedied::Blocked(format!("not quarantined: {why}; {said}")),
-                    other => other,
-                })
+            Ok(sha256) => Ok(Remedied::Quarantined(sha256, other_names(&file, &stat))),
+            Err(error) => {
+                if was_immutable {
+                    let _ = set_immutable(&file, true);
+                }
+                match error {
+                    NotMoved::Changed | NotMoved::Exchanged => left("it was exchanged or changed meanwhile"),
+                    NotMoved::Failed(why) => Ok(match block(&file, &stat) {
+                        Remedied::Blocked(said) => {
+                            Remedied::Blocked(format!("not quarantined: {why}; {said}"))
+                        }
+                        Remedied::Left(said) => Remedied::Left(format!("not quarantined: {why}; {said}")),
+                        other @ (Remedied::Already | Remedied::Quarantined(..)) => other,
+                    }),
+                }
             }
         }
     }
 
-    fn has_digest(&self, file: &mut File, key: &Key) -> io::Result<bool> {
-        io::Seek::rewind(file)?;
-        let hasher = Hasher::of(self.kind).ok_or_else(|| io::Error::other("it is no list of files"))?;
-        Ok(hash(file, hasher, &mut vec![0; CHUNK], |_| Ok(()))? == *key)
+    fn has_digest(&self, (file, limit): (&mut File, Limit<'_>), key: &Key) -> io::Result<bool> {
+        let no_files = || io::Error::other("it is no list of files");
+        let mut hasher = Hasher::of(self.kind).ok_or_else(no_files)?;
+        read(file, limit, |chunk| {
+            hasher.update(chunk);
+            Ok(())
+        })?;
+        Ok(hasher.finish() == *key)
+    }
+}
+
+/// What is left of a file that was moved away: its other names lead to the same content, which is as
+/// dangerous there. They are not made immutable: the scan may come by them, and move them away too.
+fn other_names(file: &File, before: &Stat) -> String {
+    let left = rustix::fs::fstat(file).map_or(0, |now| now.st_nlink);
+    if left == 0 {
+        return String::new();
+    }
+    // As many as before: somebody gave it another name in the last moment.
+    let what =
+        if left < before.st_nlink { "it has other hard links, which stay" } else { "it has a new name" };
+    match take_execution(file, before) {
+        Ok(()) => format!("{what}, not executable"),
+        Err(why) => format!("{what} as it is: {why}"),
     }
 }
 
 /// Takes from everybody that a file can be executed, and that it can be changed where the file system has a
 /// flag for that.
-fn block(file: &File, stat: &Stat) -> io::Result<Remedied> {
-    if let Err(why) = take_execution(file, stat) {
-        return Ok(Remedied::Left(why));
+fn block(file: &File, stat: &Stat) -> Remedied {
+    if !is_executable(stat) && is_immutable(file) {
+        return Remedied::Already;
     }
-    let flags = rustix::fs::ioctl_getflags(file)
-        .and_then(|flags| rustix::fs::ioctl_setflags(file, flags.union(IFlags::IMMUTABLE)));
-    Ok(Remedied::Blocked(match flags {
+    if let Err(why) = take_execution(file, stat) {
+        return Remedied::Left(why);
+    }
+    Remedied::Blocked(match set_immutable(file, true) {
         Ok(()) => "not executable, immutable".to_owned(),
         Err(error) => format!("not executable; not immutable: {}", io::Error::from(error)),
-    }))
+    })
+}
+
+const EXECUTABLE: Mode = Mode::XUSR.union(Mode::XGRP).union(Mode::XOTH);
+
+fn is_executable(stat: &Stat) -> bool {
+    Mode::from_raw_mode(stat.st_mode & 0o7777).intersects(EXECUTABLE)
 }
 
 /// Takes from everybody that a file can be executed; in words why not.
 fn take_execution(file: &File, stat: &Stat) -> Result<(), String> {
-    let executable = Mode::XUSR | Mode::XGRP | Mode::XOTH;
-    let mode = Mode::from_raw_mode(stat.st_mode & 0o7777);
-    if !mode.intersects(executable) {
+    if !is_executable(stat) {
         return Ok(());
     }
-    let changed = rustix::fs::fchmod(file, mode.difference(executable));
+    let mode = Mode::from_raw_mode(stat.st_mode & 0o7777).difference(EXECUTABLE);
+    let changed = rustix::fs::fchmod(file, mode);
     changed.map_err(|error| format!("its mode cannot be changed: {}", io::Error::from(error)))
+}
+
+fn is_immutable(file: &File) -> bool {
+    rustix::fs::ioctl_getflags(file).is_ok_and(|flags| flags.contains(IFlags::IMMUTABLE))
+}
+
+fn set_immutable(file: &File, is_to_be: bool) -> rustix::io::Result<()> {
+    let flags = rustix::fs::ioctl_getflags(file)?;
+    let flags = if is_to_be { flags.union(IFlags::IMMUTABLE) } else { flags.difference(IFlags::IMMUTABLE) };
+    rustix::fs::ioctl_setflags(file, flags)
 }

@@ -7,47 +7,41 @@ use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use rustix::fs::{AtFlags, Dir, FileType};
+use rustix::fs::{AtFlags, Dir, FileType, StatxFlags};
 
 use super::place::{Place, open_folder, open_root};
 
 /// Folders within folders; each that is open takes two file descriptors.
 const MAX_DEPTH: usize = 256;
 
-/// File systems that hold no files of anybody: what is read there is made by the kernel at that moment. The
-/// numbers are those of `linux/magic.h`.
-const OF_THE_KERNEL: [u32; 18] = [
-    0x0000_9fa0, // proc
-    0x6265_6572, // sysfs
-    0x0000_1cd1, // devpts
-    0x6367_7270, // cgroup2
-    0x0027_e0eb, // cgroup
-    0x6462_6720, // debugfs
-    0x7472_6163, // tracefs
-    0x7363_6673, // securityfs
-    0xcafe_4a11, // bpf
-    0x6165_676c, // pstore
-    0xde5e_81e4, // efivarfs
-    0x6265_6570, // configfs
-    0xf97c_ff8c, // selinux
-    0x1980_0202, // mqueue
-    0x4249_4e4d, // binfmt_misc
-    0x6759_6969, // rpc_pipefs
-    0x6e73_6673, // nsfs
-    0x0000_0187, // autofs
+/// File systems that hold no files of anybody: what is read there is made by the kernel at that moment.
+const OF_THE_KERNEL: [&str; 20] = [
+    "autofs",
+    "binfmt_misc",
+    "bpf",
+    "cgroup",
+    "cgroup2",
+    "configfs",
+    "debugfs",
+    "devpts",
+    "devtmpfs",
+    "efivarfs",
+    "fusectl",
+    "mqueue",
+    "nsfs",
+    "proc",
+    "pstore",
+    "rpc_pipefs",
+    "securityfs",
+    "selinuxfs",
+    "sysfs",
+    "tracefs",
 ];
 /// File systems whose files are another host's, or a program's.
-const OF_OTHERS: [u32; 9] = [
-    0x0000_6969, // nfs
-    0xff53_4d42, // cifs
-    0xfe53_4d42, // smb2
-    0x0000_517b, // smb
-    0x6573_5546, // fuse
-    0x0102_1997, // 9p
-    0x00c3_6400, // ceph
-    0x5346_414f, // afs
-    0x7375_7245, // coda
-];
+const OF_OTHERS: [&str; 12] =
+    ["9p", "afs", "ceph", "cifs", "coda", "fuse", "fuseblk", "nfs", "nfs4", "smb3", "smbfs", "virtiofs"];
+/// Bytes of a path; what is deeper is not looked at.
+const MAX_PATH: usize = 4096;
 
 /// Why something is not looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -80,7 +74,7 @@ impl Skip {
             Self::TooLong => "longer than the scan reads",
             Self::Changed => "changed while it was read",
             Self::Special => "a socket, a device or a pipe",
-            Self::TooDeep => "more than 256 folders deep",
+            Self::TooDeep => "more than 256 folders deep, or a path of more than 4096 bytes",
             Self::Kernel => "a file system of the kernel",
             Self::Remote => "another host's file system, or a program's; name it to have it scanned",
             Self::Missing => "not there",
@@ -114,18 +108,20 @@ struct Level {
     parent: usize,
 }
 
-/// Walks along a path and all that is below, but for what is excluded. The path is one without links.
-pub(super) fn walk(root: &Path, excluded: &[PathBuf], visitor: &mut dyn Visitor) {
+/// Walks along a path and all that is below, but for what is excluded. The path is one without links. Whether
+/// it came to its end.
+pub(super) fn walk(root: &Path, excluded: &[PathBuf], visitor: &mut dyn Visitor) -> bool {
     let is_excluded = |path: &Path| excluded.iter().any(|excluded| path == excluded);
     if excluded.iter().any(|excluded| root.starts_with(excluded)) {
-        return;
+        return true;
     }
     let begun = if root == Path::new("/") {
         open_root()
     } else {
         match Place::of(root).and_then(|place| Ok((place.stat()?, place))) {
             Ok((stat, place)) if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile => {
-                return visitor.file(&place.folder, &place.name, root);
+                visitor.file(&place.folder, &place.name, root);
+                return visitor.goes_on();
             }
             Ok((_, place)) => open_folder(&place.folder, &place.name),
             Err(error) => Err(error),
@@ -134,13 +130,16 @@ pub(super) fn walk(root: &Path, excluded: &[PathBuf], visitor: &mut dyn Visitor)
     let mut levels = Vec::new();
     match begun.and_then(|folder| level(folder, 0)) {
         Ok(level) => levels.push(level),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return visitor.skipped(root, Skip::Missing),
-        Err(error) => return visitor.skipped(root, Skip::of(&error)),
+        Err(error) => {
+            let is_missing = error.kind() == io::ErrorKind::NotFound;
+            visitor.skipped(root, if is_missing { Skip::Missing } else { Skip::of(&error) });
+            return true;
+        }
     }
     let mut path = root.to_owned();
     while let Some(top) = levels.last_mut() {
         if !visitor.goes_on() {
-            return;
+            return false;
         }
         let entry = match top.listing.read() {
             Some(Ok(entry)) => entry,
@@ -161,6 +160,11 @@ pub(super) fn walk(root: &Path, excluded: &[PathBuf], visitor: &mut dyn Visitor)
         let (folder, device) = (Rc::clone(&top.folder), top.device);
         let before = path.as_os_str().len();
         path.push(name);
+        if path.as_os_str().len() > MAX_PATH {
+            visitor.skipped(&path, Skip::TooDeep);
+            cut(&mut path, before);
+            continue;
+        }
         if is_excluded(&path) {
             cut(&mut path, before);
             continue;
@@ -187,6 +191,7 @@ pub(super) fn walk(root: &Path, excluded: &[PathBuf], visitor: &mut dyn Visitor)
         }
         cut(&mut path, before);
     }
+    true
 }
 
 fn level(folder: OwnedFd, parent: usize) -> io::Result<Level> {
@@ -194,21 +199,36 @@ fn level(folder: OwnedFd, parent: usize) -> io::Result<Level> {
     Ok(Level { listing: Dir::read_from(&folder)?, folder: Rc::new(folder), device, parent })
 }
 
-/// Opens a folder, unless it is where a file system begins that is not scanned unasked.
-fn enter(folder: &OwnedFd, name: &OsStr, device: u64) -> io::Result<Result<Level, Skip>> {
-    let opened = open_folder(folder, name)?;
-    if rustix::fs::fstat(&opened)?.st_dev != device {
-        let found = rustix::fs::fstatfs(&opened)?.f_type;
-        // Numbers of 32 bits, which some architectures keep in a signed field.
-        let magic = u32::try_from(found & 0xffff_ffff).unwrap_or(0);
-        if OF_THE_KERNEL.contains(&magic) {
-            return Ok(Err(Skip::Kernel));
-        }
-        if OF_OTHERS.contains(&magic) {
-            return Ok(Err(Skip::Remote));
-        }
+/// Opens a folder, unless it is where a file system begins that is not scanned unasked. That is asked before
+/// it is opened, and in a way that asks no other host: one that does not answer would hold the scan for ever.
+fn enter(folder: &OwnedFd, name: &OsStr, parent: u64) -> io::Result<Result<Level, Skip>> {
+    let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT | AtFlags::STATX_DONT_SYNC;
+    let found = rustix::fs::statx(folder, name, flags, StatxFlags::TYPE)?;
+    let device = rustix::fs::makedev(found.stx_dev_major, found.stx_dev_minor);
+    if device != parent
+        && let Some(why) = not_scanned(found.stx_dev_major, found.stx_dev_minor)
+    {
+        return Ok(Err(why));
     }
-    level(opened, 0).map(Ok)
+    level(open_folder(folder, name)?, 0).map(Ok)
+}
+
+/// Why the file system of a device is not scanned, if it is not: proc(5), `mountinfo`.
+fn not_scanned(major: u32, minor: u32) -> Option<Skip> {
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let device = format!("{major}:{minor}");
+    let of_it = mounts.lines().filter(|line| line.split(' ').nth(2) == Some(&device));
+    let kinds = of_it.filter_map(|line| line.split_once(" - ")?.1.split(' ').next());
+    let mut kinds = kinds.map(|kind| kind.split_once('.').map_or(kind, |(kind, _)| kind));
+    kinds.find_map(|kind| {
+        if OF_THE_KERNEL.contains(&kind) {
+            Some(Skip::Kernel)
+        } else if OF_OTHERS.contains(&kind) {
+            Some(Skip::Remote)
+        } else {
+            None
+        }
+    })
 }
 
 fn kind_of(folder: &OwnedFd, name: &OsStr, listed: FileType) -> io::Result<FileType> {

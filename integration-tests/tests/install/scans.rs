@@ -48,7 +48,7 @@ fn a_scan_has_the_rights_of_the_agents_user_unless_the_host_says_otherwise() {
     web1.put("/root/own/evil", EVIL.as_bytes(), 0o700);
     web1.put("/home/ann/evil", EVIL.as_bytes(), 0o4755);
     web1.put("/srv/a/evil", EVIL.as_bytes(), 0o755);
-    web1.put("/srv/memory/evil", EVIL.as_bytes(), 0o755);
+    web1.sh("cp -p /srv/a/evil /srv/memory/evil").ok();
     web1.sh("chown -R backup:backup /home/ann").ok();
     web1.sh("systemctl start writ-agent").ok();
     connected(&lan, fleet, "web1");
@@ -84,6 +84,18 @@ fn a_scan_has_the_rights_of_the_agents_user_unless_the_host_says_otherwise() {
     // It changes what it finds, and puts it back as it was.
     drop_in(&web1, "quarantine.conf");
     connected(&lan, fleet, "web1");
+    // The rights are the agent's own: no action has them.
+    let rights = "#!/bin/sh\ngrep -E '^Cap(Prm|Eff|Amb)' /proc/self/status | sort -u -k 2\n";
+    web1.put("/usr/local/bin/rights", rights.as_bytes(), 0o755);
+    web1.put(
+        "/etc/writ/actions.d/rights.toml",
+        b"program = \"/usr/local/bin/rights\"\nclass = \"read\"\n",
+        0o644,
+    );
+    web1.sh("systemctl restart writ-agent").ok();
+    connected(&lan, fleet, "web1");
+    let answer = send(&lan, fleet, &["action", "rights"]);
+    assert_eq!(answer["output"], "CapAmb:\t0000000000000000\n", "{answer}");
     let answer = send(&lan, fleet, &[&scan[..], &["--remedy", "quarantine"]].concat());
     // The bound folder shows the same file a second time; it is gone by then.
     assert!(detail(&answer).contains("0 blocked, 4 quarantined"), "{answer}");
