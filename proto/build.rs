@@ -15,6 +15,7 @@ const FILES: &[&str] = &[
     "writ/admin/v1/commands.proto",
     "writ/admin/v1/enrollment.proto",
     "writ/admin/v1/manager.proto",
+    "writ/admin/v1/objects.proto",
     "writ/admin/v1/operators.proto",
     "writ/admin/v1/system.proto",
     "writ/admin/v1/trust.proto",

@@ -20,9 +20,10 @@ use tracing::warn;
 use writ_common::checkpoint;
 use writ_common::files::{self, FileError};
 use writ_lists::Filter;
+use writ_objects::List;
 use writ_proto::v1::{Piece, PieceRequest};
 use writ_protocol::command::ComponentUpdate;
-use writ_protocol::component::{OF_AGENTS, held_as};
+use writ_protocol::component::{OF_AGENTS, SUSPICIOUS_OBJECTS, held_as};
 use writ_protocol::id::Digest;
 use writ_protocol::refusal::{Refusal, RefusalCode};
 use writ_protocol::time::Timestamp;
@@ -218,19 +219,35 @@ impl ComponentStore {
     /// # Errors
     /// In words what is wrong with it.
     pub(crate) async fn filter(&self, component: &str) -> Result<Option<Filter>, String> {
+        self.content(component, Filter::from_bytes).await
+    }
+
+    /// The suspicious objects that act; `None`: none are held.
+    ///
+    /// # Errors
+    /// In words what is wrong with them.
+    pub(crate) async fn objects(&self) -> Result<Option<List>, String> {
+        self.content(SUSPICIOUS_OBJECTS, |bytes| List::decode(&bytes)).await
+    }
+
+    async fn content<T: Send + 'static, E: std::fmt::Display>(
+        &self,
+        component: &str,
+        read: impl FnOnce(Vec<u8>) -> Result<T, E> + Send + 'static,
+    ) -> Result<Option<T>, String> {
         let held = self.held.borrow().get(component).filter(|held| !held.is_damaged).cloned();
         let Some(held) = held else { return Ok(None) };
         let place = self.folder.join(format!("{component}.{}", held.sha256));
-        let told =
-            format!("{}: damaged; have it sent again: writ send component {component}", place.display());
-        let read = tokio::task::spawn_blocking(move || {
-            let bytes = fs::read(&place).map_err(|error| format!("{}: {error}", place.display()))?;
+        let cure = format!("have it sent again: writ send component {component}");
+        let content = tokio::task::spawn_blocking(move || {
+            let failed = |why: String| format!("{}: {why}; {cure}", place.display());
+            let bytes = fs::read(&place).map_err(|error| failed(error.to_string()))?;
             if Digest::of(&bytes).to_string() != held.sha256 {
-                return Err(told);
+                return Err(failed("damaged".to_owned()));
             }
-            Filter::from_bytes(bytes).map_err(|error| format!("{}: {error}", place.display()))
+            read(bytes).map_err(|error| failed(error.to_string()))
         });
-        read.await.map_err(|error| error.to_string())?.map(Some)
+        content.await.map_err(|error| error.to_string())?.map(Some)
     }
 
     /// Whether a file has the bytes of a command. Its digest is made beside the runtime, which has one

@@ -1,7 +1,7 @@
 //! Looking for listed files, and what is done with them.
 //!
-//! [`walk`] finds files without following links, [`look`] makes their digests, and the filter decides about
-//! most of them. The server decides about the rest ([`crate::reputation`]), which is asked by [`judge`]. What
+//! [`walk`] finds files without following links, [`look`] makes their digests, and what is [`wanted`] decides
+//! about most of them. The server decides about the rest ([`crate::reputation`]), which is asked by [`judge`]. What
 //! is listed is opened and hashed anew, and [`remedy`] acts on what it opened, unless [`guard`] holds it.
 //! [`quarantine`] keeps what was moved away. [`findings`] is what the scan says.
 
@@ -14,6 +14,7 @@ mod place;
 mod quarantine;
 mod remedy;
 mod walk;
+mod wanted;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -27,8 +28,8 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 use writ_common::files;
 use writ_common::text::plain;
-use writ_lists::Key;
-use writ_protocol::command::Scan;
+use writ_lists::{Key, Kind};
+use writ_protocol::command::{Remedy, Scan};
 use writ_protocol::id::{CommandId, Digest};
 use writ_protocol::receipt::Ending;
 use writ_protocol::time::Timestamp;
@@ -44,6 +45,7 @@ use look::Walker;
 pub(crate) use quarantine::Kept;
 use quarantine::Quarantine;
 use walk::Skip;
+use wanted::Wanted;
 
 /// The list that files are compared with.
 const LIST: &str = "file-reputation";
@@ -183,19 +185,10 @@ impl Scans {
         about: About,
         now: impl Fn() -> Timestamp,
     ) -> Ended {
-        let filter = match known.components.filter(FILTER).await {
-            Ok(Some(filter)) => Arc::new(filter),
-            Ok(None) => {
-                let why = format!("this agent holds no {FILTER}, so there is nothing to compare files with");
-                return Ended::quiet(Ending::Failed, why);
-            }
+        let wanted = match look_for(known.components, now()).await {
+            Ok(wanted) => Arc::new(wanted),
             Err(why) => return Ended::quiet(Ending::Failed, why),
         };
-        if Hasher::of(filter.kind()).is_none() {
-            let why =
-                format!("the {FILTER} of this agent is of kind {}, which is none of files", filter.kind());
-            return Ended::quiet(Ending::Failed, why);
-        }
         let begun = Instant::now();
         let running = Arc::new(Running {
             issued_at: about.issued_at,
@@ -213,7 +206,7 @@ impl Scans {
         info!(roots = ?scan.roots, remedy = scan.remedy.as_str(), "scan began");
         let (sender, receiver) = mpsc::channel(MAX_WAITING);
         let walker =
-            Walker { scan: scan.clone(), filter: Arc::clone(&filter), running: Arc::clone(&running), sender };
+            Walker { scan: scan.clone(), wanted: Arc::clone(&wanted), running: Arc::clone(&running), sender };
         let (seen, walked) = oneshot::channel();
         let walk = move || drop(seen.send(walker.walk()));
         if let Err(error) = std::thread::Builder::new().name("scan".to_owned()).spawn(walk) {
@@ -223,7 +216,7 @@ impl Scans {
             scans: self,
             scan,
             command: about.command,
-            filter: &filter,
+            wanted: &wanted,
             known,
             now,
             running: &running,
@@ -254,6 +247,24 @@ impl Scans {
         info!(files = findings.files, listed = findings.listed(), "scan ended");
         findings.ended()
     }
+}
+
+/// What there is to look for now.
+async fn look_for(components: &ComponentStore, now: Timestamp) -> Result<Wanted, String> {
+    let filter = components.filter(FILTER).await?;
+    if let Some(filter) = filter.as_ref().filter(|filter| Hasher::of(filter.kind()).is_none()) {
+        return Err(format!(
+            "the {FILTER} of this agent is of kind {}, which is none of files",
+            filter.kind()
+        ));
+    }
+    let objects = components.objects().await?;
+    let wanted = Wanted::of(filter, objects.as_ref(), now);
+    if wanted.is_empty() {
+        let why = "this agent holds neither a file-reputation-filter nor suspicious files, so there is nothing to look for";
+        return Err(why.to_owned());
+    }
+    Ok(wanted)
 }
 
 /// What an agent compares files with.
@@ -311,10 +322,13 @@ pub(crate) fn quarantined(data: &Path) -> (Vec<Kept>, Vec<String>) {
     Quarantine::new(&data.join("quarantine")).kept()
 }
 
-/// A file of which the filter says that it may be listed.
-struct Maybe {
+/// A file that is a suspicious object, or may be listed.
+struct Suspect {
     path: PathBuf,
+    kind: Kind,
     key: Key,
+    /// Of an object; `None`: the server has to be asked.
+    remedy: Option<Remedy>,
 }
 
 /// What the walk saw.

@@ -1,6 +1,7 @@
 //! The command line.
 
 pub(crate) mod manager;
+pub(crate) mod objects;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -88,6 +89,9 @@ pub(crate) enum Command {
     /// Lists and other components on agents.
     #[command(subcommand)]
     Updates(Updates),
+    /// Suspicious objects: files, addresses, networks, domains and URLs that agents look for.
+    #[command(subcommand)]
+    Objects(objects::Objects),
     /// What somebody should look at.
     Alerts,
     /// The server about itself.
@@ -359,6 +363,17 @@ pub(crate) enum Remedy {
     Block,
     /// And is moved away, sealed; it can be restored.
     Quarantine,
+}
+
+impl Remedy {
+    /// As requests have it.
+    pub(crate) const fn word(self) -> &'static str {
+        match self {
+            Self::Log => "log",
+            Self::Block => "block",
+            Self::Quarantine => "quarantine",
+        }
+    }
 }
 
 #[derive(Debug, Subcommand)]

@@ -14,6 +14,7 @@ use writ_proto::admin::v1::audit_service_client::AuditServiceClient;
 use writ_proto::admin::v1::command_service_client::CommandServiceClient;
 use writ_proto::admin::v1::control_manager_service_client::ControlManagerServiceClient;
 use writ_proto::admin::v1::enrollment_service_client::EnrollmentServiceClient;
+use writ_proto::admin::v1::object_service_client::ObjectServiceClient;
 use writ_proto::admin::v1::operator_service_client::OperatorServiceClient;
 use writ_proto::admin::v1::system_service_client::SystemServiceClient;
 use writ_proto::admin::v1::trust_service_client::TrustServiceClient;
@@ -63,6 +64,7 @@ services! {
     agents -> AgentServiceClient;
     alerts -> AlertServiceClient;
     audit -> AuditServiceClient;
+    objects -> ObjectServiceClient;
     operators -> OperatorServiceClient;
     commands -> CommandServiceClient;
     enrollment -> EnrollmentServiceClient;

@@ -9,6 +9,7 @@ mod enroll;
 mod entities;
 mod evidence;
 mod manager;
+mod objects;
 mod operators;
 mod preview;
 mod send;
@@ -84,6 +85,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
         Command::Audit(command) => return audit::run(output, &connect().await?, command).await,
         Command::Operator(command) => operators::run(output, &connect().await?, command).await?,
         Command::Trust(command) => return trust::run(output, &connect().await?, command).await,
+        Command::Objects(command) => objects::run(output, &connect().await?, command).await?,
         Command::Updates(command) => updates::run(output, &connect().await?, &command).await?,
         Command::Manager(command) => return manager::run(output, &connect().await?, command).await,
         Command::Entities(command) => entities::run(output, &connect().await?, command).await?,

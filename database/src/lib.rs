@@ -19,12 +19,14 @@ mod readers;
 mod writer;
 
 mod audit;
+mod objects;
 mod operators;
 
 pub use connection::Connection;
 pub use database::{Database, Pending, Schema};
 pub use error::DatabaseError;
 pub use migrate::Migration;
+pub use objects::OBJECT_TABLES;
 pub use operators::insert_operator;
 pub use record::Record;
 pub use value::{FromValue, ToValue, Value};

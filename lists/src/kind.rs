@@ -98,6 +98,20 @@ impl Kind {
         }
     }
 
+    /// A value as it is written in one way only.
+    ///
+    /// # Errors
+    /// When the text is no value of this kind.
+    pub fn canonical(self, text: &str) -> Result<String, NotOfKind> {
+        match self {
+            Self::Sha256 | Self::Sha1 | Self::Md5 => {
+                self.key(text).map(|key| hex::encode(&key[..usize::from(self.width())]))
+            }
+            Self::Domain => domain(text),
+            Self::Url => url(text),
+        }
+    }
+
     /// The keys under which a value may be listed: its own, and for a domain those of each domain it is
     /// below.
     ///

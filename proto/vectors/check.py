@@ -152,7 +152,7 @@ def trust_bundle(data: bytes, predecessor=None):
 # What agents do of themselves, and how harmful it is. A scan that only reports is harmless.
 OWN = {"scan": "change", "stop_scan": "change", "restore_quarantined": "change", "delete_quarantined": "destructive"}
 # What agents have a use for.
-COMPONENTS = {"file-reputation-filter", "web-reputation-filter"}
+COMPONENTS = {"file-reputation-filter", "suspicious-objects", "web-reputation-filter"}
 
 
 def check_scan(scan) -> None:

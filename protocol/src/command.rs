@@ -131,6 +131,12 @@ pub enum Remedy {
 }
 
 impl Remedy {
+    /// By its name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        [Self::Log, Self::Block, Self::Quarantine].into_iter().find(|remedy| remedy.as_str() == name)
+    }
+
     /// Its name.
     #[must_use]
     pub const fn as_str(self) -> &'static str {

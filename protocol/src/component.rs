@@ -6,9 +6,13 @@ use crate::id::Digest;
 /// Bytes in a name, and in a version.
 const MAX_BYTES: usize = 64;
 
+/// The suspicious objects that act. A server makes it itself: no repository has it.
+pub const SUSPICIOUS_OBJECTS: &str = "suspicious-objects";
+
 /// What agents of this version hold, and the fact by which each says which version it holds.
-pub const OF_AGENTS: [(&str, &str); 2] = [
+pub const OF_AGENTS: [(&str, &str); 3] = [
     ("file-reputation-filter", "file_reputation_filter"),
+    (SUSPICIOUS_OBJECTS, "suspicious_objects"),
     ("web-reputation-filter", "web_reputation_filter"),
 ];
 

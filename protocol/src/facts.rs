@@ -4,7 +4,7 @@
 use crate::limits::MAX_NAME_BYTES;
 
 /// Every fact, in alphabetical order.
-pub const FACTS: [&str; 9] = [
+pub const FACTS: [&str; 10] = [
     "agent_version",
     "arch",
     "distribution",
@@ -13,6 +13,7 @@ pub const FACTS: [&str; 9] = [
     "hostname",
     "kernel",
     "os",
+    "suspicious_objects",
     "web_reputation_filter",
 ];
 

@@ -19,6 +19,7 @@ pub use policy::POLICY;
 use std::sync::Arc;
 
 use tonic::service::Routes;
+use writ_common::admin::MAX_REQUEST_BYTES;
 use writ_common::admin::audit::AuditPages;
 use writ_common::admin::operators::OperatorPages;
 use writ_common::health::{self, Health};
@@ -27,10 +28,12 @@ use writ_proto::admin::v1::{
     agent_service_server::AgentServiceServer, alert_service_server::AlertServiceServer,
     audit_service_server::AuditServiceServer, command_service_server::CommandServiceServer,
     control_manager_service_server::ControlManagerServiceServer,
-    enrollment_service_server::EnrollmentServiceServer, operator_service_server::OperatorServiceServer,
-    system_service_server::SystemServiceServer, trust_service_server::TrustServiceServer,
-    update_service_server::UpdateServiceServer,
+    enrollment_service_server::EnrollmentServiceServer, object_service_server::ObjectServiceServer,
+    operator_service_server::OperatorServiceServer, system_service_server::SystemServiceServer,
+    trust_service_server::TrustServiceServer, update_service_server::UpdateServiceServer,
 };
+
+use writ_objects::service::ObjectPages;
 
 use crate::cm_bridge::Uplink;
 
@@ -67,6 +70,9 @@ pub(crate) fn routes(uplink: &Arc<Uplink>) -> Result<Routes, tonic_reflection::s
         .add_service(AuditServiceServer::new(AuditPages(share())))
         .add_service(OperatorServiceServer::new(OperatorPages(share())))
         .add_service(ControlManagerServiceServer::new(manager::ControlManager(Arc::clone(uplink))))
+        .add_service(
+            ObjectServiceServer::new(ObjectPages(share())).max_decoding_message_size(MAX_REQUEST_BYTES),
+        )
         .add_service(SystemServiceServer::new(system::SystemInfo(share())))
         .add_service(TrustServiceServer::new(trust::Trust(share())))
         .add_service(UpdateServiceServer::new(updates::Updates(Arc::clone(uplink))))

@@ -21,6 +21,7 @@ mod doctor;
 mod enroll;
 mod expiry;
 mod metrics;
+mod objects;
 mod receipts;
 mod reputation;
 mod resign;

@@ -24,7 +24,7 @@ use std::path::Path;
 use tokio::sync::broadcast;
 use writ_common::shutdown::Shutdown;
 use writ_database::file::{self, Found};
-use writ_database::{Batch, Database, Migration, Schema};
+use writ_database::{Batch, Database, Migration, OBJECT_TABLES, Schema};
 use writ_protocol::id::{CommandId, FleetId};
 
 /// Changes a watcher may fall behind by before it has to look at everything again.
@@ -56,6 +56,7 @@ const SCHEMA: Schema = Schema {
             name: "targets by agent",
             sql: include_str!("store/migrations/0008_targets_by_agent.sql"),
         },
+        Migration { version: 9, name: "objects", sql: OBJECT_TABLES },
     ],
     cure: "stop the server, move writ.db and writ.db-wal away, and put a copy back or restore a backup: writ-server cert restore FILE",
 };

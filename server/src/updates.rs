@@ -59,6 +59,8 @@ pub(crate) struct Updates {
     pub poke: Notify,
     /// Look whether agents lack something.
     pub new: Notify,
+    /// Look which suspicious objects act.
+    pub objects: Notify,
     /// What agents can fetch.
     pub pieces: Arc<Pieces>,
     /// What agents can ask about.
@@ -85,6 +87,7 @@ impl Updates {
             pace,
             poke: Notify::new(),
             new: Notify::new(),
+            objects: Notify::new(),
             pieces: Arc::new(Pieces::new(config.piece_pace)),
             lists: Arc::new(Lists::new(config.reputation_counts_for)),
             for_agents: config.for_agents.clone(),

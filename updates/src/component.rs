@@ -7,7 +7,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 use writ_lists::{Filter, Kind, List};
-use writ_protocol::component::{fact_of, is_component_name, is_component_version};
+use writ_protocol::component::{SUSPICIOUS_OBJECTS, fact_of, is_component_name, is_component_version};
 use writ_protocol::id::Digest;
 use writ_protocol::limits::MAX_AGENT_COMPONENT_BYTES;
 
@@ -92,6 +92,12 @@ text!(Name);
 text!(Version);
 
 impl Name {
+    /// Whether a server makes this component itself, and takes it from no repository.
+    #[must_use]
+    pub fn is_made_here(&self) -> bool {
+        self.0 == SUSPICIOUS_OBJECTS
+    }
+
     /// Of which kinds a list under this name may be; none: it is no list.
     #[must_use]
     pub fn kinds(&self) -> &'static [Kind] {
@@ -108,6 +114,9 @@ impl Name {
     /// # Errors
     /// Why it cannot, in words.
     pub fn check(&self, file: &Path) -> Result<(), String> {
+        if self.is_made_here() {
+            return Err(format!("a server makes {self} itself, and takes it from no repository"));
+        }
         if fact_of(&self.0).is_some() {
             return check_filter(file);
         }

@@ -21,7 +21,7 @@ use writ_protocol::time::Timestamp;
 use crate::digest;
 use crate::reason::{Reason, UpdateError};
 use crate::trusted::Trusted;
-use crate::{Name, Release};
+use crate::{Name, Release, Version};
 
 /// Which version of each component is in force.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -187,11 +187,47 @@ impl Folder {
         self.write_json("last-run.json", run)
     }
 
+    /// Brings a component into force that this server made; whether it is another than before.
+    ///
+    /// # Errors
+    /// When it cannot be written; what was in force before is in force still.
+    pub fn place(
+        &self,
+        name: &Name,
+        version: Version,
+        content: &[u8],
+        now: Timestamp,
+    ) -> Result<bool, UpdateError> {
+        let _lock = self.lock_shelf()?;
+        let mut shelf = self.shelf()?;
+        let bytes = u64::try_from(content.len()).unwrap_or(u64::MAX);
+        let release = Release { version, sha256: Digest::of(content), bytes };
+        let before = shelf.0.get(name).map(|held| held.active.clone());
+        let file = self.file(name, &release);
+        let is_whole = || digest::of_file(&file).is_ok_and(|found| found == release.sha256);
+        if before.as_ref().is_some_and(|before| before.sha256 == release.sha256) && is_whole() {
+            return Ok(false);
+        }
+        let folder = self.0.join("components").join(name.as_ref());
+        for folder in [&self.0.join("components"), &folder] {
+            files::private_folder(folder).map_err(UpdateError::file)?;
+        }
+        files::write_secret(&file, content).map_err(UpdateError::file)?;
+        let held = Held { active: release, since_ms: now.as_millis(), earlier: before, is_held: false };
+        shelf.0.insert(name.clone(), held);
+        self.put(&shelf)?;
+        Ok(true)
+    }
+
     /// Goes back to the version before, and stays there.
     ///
     /// # Errors
     /// When there is none, or it cannot be written.
     pub fn roll_back(&self, name: &Name, now: Timestamp) -> Result<Held, UpdateError> {
+        if name.is_made_here() {
+            let text = format!("this server makes {name} itself: change what it is made of, by writ objects");
+            return Err(UpdateError::new(Reason::NothingEarlier, text));
+        }
         let _lock = self.lock_shelf()?;
         let mut shelf = self.shelf()?;
         let held = shelf.0.get_mut(name).ok_or_else(|| unknown(name))?;

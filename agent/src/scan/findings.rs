@@ -19,6 +19,8 @@ const MAX_TOLD: usize = 1000;
 pub(super) enum Judged {
     /// It is listed, in this version of the list; empty: that was said before a restart.
     Listed(String),
+    /// It is a suspicious object.
+    Object,
     /// It may be listed, and the server does not say.
     Suspected,
 }
@@ -54,7 +56,7 @@ pub(super) struct Findings {
 
 impl Findings {
     pub(super) fn add(&mut self, finding: Finding) {
-        self.listed += u64::from(matches!(finding.verdict, Judged::Listed(_)));
+        self.listed += u64::from(matches!(finding.verdict, Judged::Listed(_) | Judged::Object));
         match finding.remedied {
             Some(Remedied::Blocked(_)) => self.blocked += 1,
             Some(Remedied::Quarantined(..)) => self.quarantined += 1,
@@ -96,6 +98,7 @@ impl Findings {
             let verdict = match verdict {
                 Judged::Listed(version) if version.is_empty() => "listed".to_owned(),
                 Judged::Listed(version) => format!("listed in {LIST} {version}"),
+                Judged::Object => "a suspicious object".to_owned(),
                 Judged::Suspected => "may be listed, and the server does not say".to_owned(),
             };
             let _ = writeln!(text, "{path}\n  {digest} {verdict}");

@@ -1,14 +1,12 @@
 //! The judgement of a scan: what the server says of files that may be listed, and what is done with those
 //! that are.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tracing::warn;
-use writ_lists::{Filter, Key};
 use writ_protocol::command::{Remedy, Scan};
 use writ_protocol::id::CommandId;
 use writ_protocol::limits::MAX_QUESTION_VALUES;
@@ -17,7 +15,8 @@ use writ_protocol::time::Timestamp;
 use super::findings::{Finding, Findings, Judged};
 use super::hash::Limit;
 use super::remedy::{Remedied, Remedies};
-use super::{EXAMPLES, Known, LAST_PATIENCE, LIST, Maybe, Running, Scans, shown};
+use super::wanted::Wanted;
+use super::{EXAMPLES, Known, LAST_PATIENCE, LIST, Running, Scans, Suspect, shown};
 use crate::reputation::Verdict;
 
 /// Bytes of the paths of files that nobody said anything about, and that are asked about once more at the
@@ -36,12 +35,12 @@ pub(super) struct Judging<'a, N> {
     pub(super) scans: &'a Scans,
     pub(super) scan: &'a Scan,
     pub(super) command: CommandId,
-    pub(super) filter: &'a Filter,
+    pub(super) wanted: &'a Wanted,
     pub(super) known: Known<'a>,
     pub(super) now: N,
     pub(super) running: &'a Arc<Running>,
     pub(super) findings: Findings,
-    pub(super) unanswered: Vec<Maybe>,
+    pub(super) unanswered: Vec<Suspect>,
     pub(super) unanswered_bytes: usize,
     /// Whether the server answered the last time: nobody waits again and again for one that is away.
     pub(super) is_answered: bool,
@@ -61,7 +60,7 @@ impl<N: Fn() -> Timestamp> Judging<'_, N> {
     }
 
     /// What comes at a time is asked about together.
-    pub(super) async fn judge_all(&mut self, mut receiver: mpsc::Receiver<Maybe>) {
+    pub(super) async fn judge_all(&mut self, mut receiver: mpsc::Receiver<Suspect>) {
         let mut batch = Vec::with_capacity(MAX_QUESTION_VALUES);
         while receiver.recv_many(&mut batch, MAX_QUESTION_VALUES).await > 0 {
             // A question of few values costs the server as much as one of many. But what is listed should not
@@ -75,10 +74,10 @@ impl<N: Fn() -> Timestamp> Judging<'_, N> {
             let patience = if self.is_answered { PATIENCE } else { Duration::ZERO };
             let unanswered = self.judge(std::mem::take(&mut batch), patience).await;
             self.is_answered = unanswered.is_empty();
-            for maybe in unanswered {
-                self.unanswered_bytes += maybe.path.as_os_str().len();
+            for suspect in unanswered {
+                self.unanswered_bytes += suspect.path.as_os_str().len();
                 if self.unanswered_bytes <= MAX_UNANSWERED {
-                    self.unanswered.push(maybe);
+                    self.unanswered.push(suspect);
                 } else {
                     self.findings.unanswered += 1;
                 }
@@ -91,45 +90,57 @@ impl<N: Fn() -> Timestamp> Judging<'_, N> {
         if unanswered.is_empty() {
             return;
         }
-        for maybe in self.judge(unanswered, LAST_PATIENCE).await {
+        for suspect in self.judge(unanswered, LAST_PATIENCE).await {
             if self.scan.is_strict {
-                let remedied = self.try_remedy(Remedy::Block, maybe.path.clone(), maybe.key).await;
-                self.found(maybe, Judged::Suspected, Some(remedied));
+                self.act(suspect, Judged::Suspected, Remedy::Block).await;
             } else {
                 self.findings.unanswered += 1;
                 if self.findings.unanswered_examples.len() < EXAMPLES {
-                    self.findings.unanswered_examples.push(shown(&maybe.path));
+                    self.findings.unanswered_examples.push(shown(&suspect.path));
                 }
             }
         }
     }
 
-    /// Asks about files, and acts on those that are listed; those about which nobody said anything.
-    async fn judge(&mut self, batch: Vec<Maybe>, patience: Duration) -> Vec<Maybe> {
-        let values = batch.iter().map(|maybe| maybe.key).collect();
+    /// Acts on objects; asks about other files, and acts on those that are listed. Those about which nobody
+    /// said anything.
+    async fn judge(&mut self, batch: Vec<Suspect>, patience: Duration) -> Vec<Suspect> {
+        let (objects, maybe): (Vec<_>, Vec<_>) =
+            batch.into_iter().partition(|suspect| suspect.remedy.is_some());
+        for suspect in objects {
+            // What the object says, and no more than the scan asks for.
+            let remedy = suspect.remedy.unwrap_or(Remedy::Log).min(self.scan.remedy);
+            self.act(suspect, Judged::Object, remedy).await;
+        }
+        let Some(filter) = self.wanted.filter().filter(|_| !maybe.is_empty()) else { return maybe };
+        let values = maybe.iter().map(|suspect| suspect.key).collect();
         let left = self.running.until.saturating_duration_since(Instant::now());
         let patience = if self.running.is_over().is_some() { Duration::ZERO } else { patience.min(left) };
-        let asked = (LIST, self.filter, self.known.bundle);
-        let verdicts = self.known.reputations.judge(asked, &values, patience).await;
+        let verdicts =
+            self.known.reputations.judge((LIST, filter, self.known.bundle), &values, patience).await;
         let mut unanswered = Vec::new();
-        for maybe in batch {
-            match verdicts.get(&maybe.key) {
+        for suspect in maybe {
+            match verdicts.get(&suspect.key) {
                 Some(Verdict::Unlisted) => {}
                 Some(Verdict::Listed(version)) => {
-                    let remedied = match self.scan.remedy {
-                        Remedy::Log => None,
-                        remedy => Some(self.try_remedy(remedy, maybe.path.clone(), maybe.key).await),
-                    };
-                    self.found(maybe, Judged::Listed(version.clone()), remedied);
+                    self.act(suspect, Judged::Listed(version.clone()), self.scan.remedy).await;
                 }
-                Some(Verdict::Unanswered) | None => unanswered.push(maybe),
+                Some(Verdict::Unanswered) | None => unanswered.push(suspect),
             }
         }
         unanswered
     }
 
+    async fn act(&mut self, suspect: Suspect, verdict: Judged, remedy: Remedy) {
+        let remedied = match remedy {
+            Remedy::Log => None,
+            remedy => Some(self.try_remedy(remedy, &suspect).await),
+        };
+        self.found(suspect, verdict, remedied);
+    }
+
     /// Acts beside the runtime, which has one thread, unless the scan is over or has done enough.
-    async fn try_remedy(&mut self, remedy: Remedy, path: PathBuf, key: Key) -> Remedied {
+    async fn try_remedy(&mut self, remedy: Remedy, suspect: &Suspect) -> Remedied {
         let most = self.scan.max_remedied;
         if let Some(why) = self.running.is_over() {
             return Remedied::Left(format!("{why} before it was acted on"));
@@ -142,7 +153,8 @@ impl<N: Fn() -> Timestamp> Judging<'_, N> {
         }
         self.tried += 1;
         let (guard, quarantine) = (self.scans.guard.clone(), Arc::clone(&self.scans.quarantine));
-        let (takes_packaged, kind) = (self.scan.takes_packaged, self.filter.kind());
+        let (takes_packaged, kind, key) = (self.scan.takes_packaged, suspect.kind, suspect.key);
+        let path = suspect.path.clone();
         let (command, now_ms) = (self.command, (self.now)().as_millis());
         let (running, bytes) = (Arc::clone(self.running), self.scan.max_file_bytes);
         let acted = tokio::task::spawn_blocking(move || {
@@ -159,9 +171,8 @@ impl<N: Fn() -> Timestamp> Judging<'_, N> {
         acted
     }
 
-    fn found(&mut self, maybe: Maybe, verdict: Judged, remedied: Option<Remedied>) {
-        let Maybe { path, key } = maybe;
-        let kind = self.filter.kind();
+    fn found(&mut self, suspect: Suspect, verdict: Judged, remedied: Option<Remedied>) {
+        let Suspect { path, kind, key, .. } = suspect;
         let digest = hex::encode(&key[..usize::from(kind.width())]);
         let path = shown(&path);
         warn!(path, %kind, digest, ?verdict, ?remedied, "a listed file");

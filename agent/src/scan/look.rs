@@ -11,13 +11,13 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tracing::warn;
-use writ_lists::Filter;
 use writ_protocol::command::Scan;
 
-use super::hash::{Hasher, Limit, read};
+use super::hash::{Limit, read};
 use super::place::{has_changed, length, open_file};
 use super::walk::{Skip, Visitor, walk};
-use super::{Maybe, Running, Seen};
+use super::wanted::{Match, Wanted};
+use super::{Running, Seen, Suspect};
 
 /// The lowest priority: whoever else wants the processor or the disk has it first.
 const NICENESS: i32 = 19;
@@ -29,9 +29,9 @@ const TOLD_FILES: u64 = 64;
 /// Walks in a thread of its own, which has the lowest priority.
 pub(super) struct Walker {
     pub(super) scan: Scan,
-    pub(super) filter: Arc<Filter>,
+    pub(super) wanted: Arc<Wanted>,
     pub(super) running: Arc<Running>,
-    pub(super) sender: mpsc::Sender<Maybe>,
+    pub(super) sender: mpsc::Sender<Suspect>,
 }
 
 impl Walker {
@@ -93,12 +93,12 @@ impl Visit<'_> {
         if length(&before) > walker.scan.max_file_bytes {
             return Err(Skip::TooLong);
         }
-        let mut hasher = Hasher::of(walker.filter.kind()).ok_or(Skip::Failed)?;
+        let mut hashers = walker.wanted.hashers();
         let (begun, bytes, mut came) = (self.begun, self.seen.bytes, 0);
         let goes_on = || walker.running.is_over().is_none();
         let limit = Limit { bytes: walker.scan.max_file_bytes, goes_on: &goes_on };
         let read = read(&mut file, limit, |chunk| {
-            hasher.update(chunk);
+            hashers.iter_mut().for_each(|(_, hasher)| hasher.update(chunk));
             came += u64::try_from(chunk.len()).unwrap_or(u64::MAX);
             walker.slow_down(begun, bytes + came);
             Ok(())
@@ -110,7 +110,7 @@ impl Visit<'_> {
             Err(_) if !goes_on() => return Ok(()),
             Err(error) => return Err(Skip::of(&error)),
         }
-        let key = hasher.finish();
+        let digests: Vec<_> = hashers.into_iter().map(|(kind, hasher)| (kind, hasher.finish())).collect();
         self.seen.files += 1;
         walker.running.files.store(self.seen.files, Ordering::Relaxed);
         walker.running.bytes.store(self.seen.bytes, Ordering::Relaxed);
@@ -118,10 +118,14 @@ impl Visit<'_> {
         if has_changed(&before, &after) {
             self.seen.skip(path, Skip::Changed);
         }
-        if walker.filter.may_contain(&key) {
-            // Nobody listens when the scan is over.
-            let _ = walker.sender.blocking_send(Maybe { path: path.to_owned(), key });
-        }
+        let suspect = |kind, key, remedy| Suspect { path: path.to_owned(), kind, key, remedy };
+        let suspect = match walker.wanted.look(&digests) {
+            Some(Match::Object(kind, key, remedy)) => suspect(kind, key, Some(remedy)),
+            Some(Match::Maybe(kind, key)) => suspect(kind, key, None),
+            None => return Ok(()),
+        };
+        // Nobody listens when the scan is over.
+        let _ = walker.sender.blocking_send(suspect);
         Ok(())
     }
 }

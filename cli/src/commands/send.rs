@@ -12,7 +12,7 @@ use writ_proto::admin::v1::{
 
 use super::preview;
 use super::track::{self, Counts};
-use crate::args::{Delivery, Format, Remedy, Send};
+use crate::args::{Delivery, Format, Send};
 use crate::client::Client;
 use crate::failure::Failure;
 use crate::output;
@@ -45,15 +45,10 @@ fn asked(verb: Send) -> Result<(Delivery, Action), Failure> {
             bytes_per_second,
             delivery,
         } => {
-            let remedy = match remedy {
-                Remedy::Log => "log",
-                Remedy::Block => "block",
-                Remedy::Quarantine => "quarantine",
-            };
             let scan = ScanAction {
                 roots,
                 exclude,
-                remedy: remedy.to_owned(),
+                remedy: remedy.word().to_owned(),
                 strict,
                 packaged,
                 max_remedied: max_remedied.unwrap_or(0),

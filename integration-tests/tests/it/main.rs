@@ -31,6 +31,7 @@ mod manager_orders;
 mod manager_upkeep;
 
 mod lists;
+mod objects;
 mod repositories;
 mod scans;
 mod updates;

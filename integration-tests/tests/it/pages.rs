@@ -250,13 +250,16 @@ fn every_block_of_the_page_on_listed_files_works_as_it_stands() {
         fs::write(made.join("evil"), content).unwrap();
     }
     let all = blocks("docs/objects.md");
-    assert_eq!(all.len(), 2);
+    assert_eq!(all.len(), 3);
     let srv = folder.display().to_string();
     let home = scene.fleet.path("home").display().to_string();
     let names = [("/srv", srv.as_str()), ("/home", &home), ("AGENT", "rome"), ("SHA256", &sha256)];
-    sh(&scene.fleet, &scene.fleet.path(""), &all[0].script, &names);
+    let place = scene.fleet.path("");
+    fs::write(place.join("indicators.json"), "{\"type\": \"bundle\", \"objects\": []}").unwrap();
+    sh(&scene.fleet, &place, &all[0].script, &names);
+    sh(&scene.fleet, &place, &all[1].script, &names);
     assert_eq!(scene.fleet.alerts("listed", "").len(), 1);
-    sh(&scene.fleet, &scene.fleet.path(""), &all[1].script, &names);
+    sh(&scene.fleet, &place, &all[2].script, &names);
     assert!(!folder.join("evil").exists() && !folder.join("backup/evil").exists());
 }
 

@@ -80,6 +80,7 @@ fn the_binaries_depend_on_the_shared_crates_and_never_on_one_another() {
         ("control-manager", "writ-control-manager"),
         ("cli", "writ"),
         ("lists", "writ-lists"),
+        ("objects", "writ-objects"),
         ("updates", "writ-updates"),
         ("database", "writ-database"),
         ("common", "writ-common"),

@@ -112,7 +112,6 @@ impl TryFrom<proto::command::Action> for Action {
             Wire::DeleteQuarantined(proto::DeleteQuarantined { sha256 }) => {
                 Ok(Self::DeleteQuarantined(field::digest("delete_quarantined.sha256", &sha256)?))
             }
-            wire @ Wire::ApplySuspiciousObjects(_) => unsupported("apply_suspicious_objects", wire),
             wire @ Wire::MoveRealm(_) => unsupported("move_realm", wire),
             wire @ Wire::RotateIdentity(_) => unsupported("rotate_identity", wire),
         }
@@ -259,14 +258,8 @@ impl TryFrom<proto::Scan> for Scan {
             let shown: String = bad.escape_debug().take(100).collect();
             return Err(invalid("scan.roots and scan.exclude", format!("{rule}; one is `{shown}`")));
         }
-        let remedy = match proto::Remedy::try_from(remedy) {
-            Ok(proto::Remedy::Log) => Remedy::Log,
-            Ok(proto::Remedy::Block) => Remedy::Block,
-            Ok(proto::Remedy::Quarantine) => Remedy::Quarantine,
-            Ok(proto::Remedy::Unspecified) | Err(_) => {
-                return Err(invalid("scan.remedy", "must be log, block or quarantine"));
-            }
-        };
+        let remedy = Remedy::from_proto(remedy)
+            .ok_or_else(|| invalid("scan.remedy", "must be log, block or quarantine"))?;
         let changes = strict || packaged || max_remedied > 0;
         match remedy {
             Remedy::Log if changes => {
@@ -326,6 +319,17 @@ impl From<&Scan> for proto::Scan {
 }
 
 impl Remedy {
+    /// From a document; `None` for "unspecified" and for remedies of a newer protocol.
+    #[must_use]
+    pub fn from_proto(remedy: i32) -> Option<Self> {
+        match proto::Remedy::try_from(remedy).ok()? {
+            proto::Remedy::Unspecified => None,
+            proto::Remedy::Log => Some(Self::Log),
+            proto::Remedy::Block => Some(Self::Block),
+            proto::Remedy::Quarantine => Some(Self::Quarantine),
+        }
+    }
+
     /// As in signed documents.
     #[must_use]
     pub const fn to_proto(self) -> proto::Remedy {

@@ -30,6 +30,7 @@ use crate::context::Server;
 use crate::dispatch::{Dispatcher, in_flight};
 use crate::expiry;
 use crate::metrics;
+use crate::objects;
 use crate::sign::Signer;
 use crate::store::Store;
 use crate::throttle::Throttle;
@@ -157,6 +158,7 @@ fn start_loops(uplink: &Arc<Uplink>, files: &Files) {
     shutdown.spawn(notify::run(Arc::clone(uplink)));
     shutdown.spawn(schedule::run(Arc::clone(uplink)));
     shutdown.spawn(distribute::run(Arc::clone(server)));
+    shutdown.spawn(objects::run(Arc::clone(server)));
     let in_flight = Arc::clone(server.dispatcher.in_flight());
     shutdown.spawn(in_flight::run(in_flight, store.clone(), shutdown.clone()));
     shutdown.spawn(channel::run(Arc::clone(server), files.clone()));

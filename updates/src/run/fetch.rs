@@ -159,7 +159,8 @@ fn compare(components: Components, folder: &Folder) -> Result<Compared, UpdateEr
     };
     let mut report = Report::default();
     let is_listed = |name: &&Name| components.iter().any(|(_, listed, _)| listed == *name);
-    report.unlisted = shelf.0.keys().filter(|name| !is_listed(name)).cloned().collect();
+    let is_lost = |name: &&Name| !is_listed(name) && !name.is_made_here();
+    report.unlisted = shelf.0.keys().filter(is_lost).cloned().collect();
     let (mut wanted, mut relabelled) = (Components::new(), Vec::new());
     for (target, name, release) in components {
         match shelf.0.get(&name) {

@@ -19,6 +19,7 @@ pub(super) fn components(made: &mut Made) {
     let long = "9".repeat(64);
     for (name, what, action) in [
         ("component", "a component that agents have a use for", of(filter, "2026-11-29", 1)),
+        ("component-of-objects", "the suspicious objects that act", of("suspicious-objects", "7", 1)),
         ("component-at-its-bounds", "the longest version, the most bytes", of(filter, &long, most)),
     ] {
         made.delivery("accept", name, "4.11", what, |draft| draft.command.action = Some(action));

@@ -131,13 +131,11 @@ fn parse_scan(scan: ScanAction) -> Result<Scan, Failure> {
         bytes_per_second,
     } = scan;
     let remedy = match remedy.as_str() {
-        "" | "log" => Remedy::Log,
-        "block" => Remedy::Block,
-        "quarantine" => Remedy::Quarantine,
-        other => {
-            let text = format!("is `{}`; it must be log, block or quarantine", other.escape_debug());
-            return Err(Failure::invalid("scan.remedy", text));
-        }
+        "" => Remedy::Log,
+        word => Remedy::from_name(word).ok_or_else(|| {
+            let text = format!("is `{}`; it must be log, block or quarantine", word.escape_debug());
+            Failure::invalid("scan.remedy", text)
+        })?,
     };
     let usual = |given: u64, usual: u64| if given == 0 { usual } else { given };
     let usually_remedied = if remedy == Remedy::Log { 0 } else { 16 };

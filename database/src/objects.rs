@@ -1,0 +1,121 @@
+//! Suspicious objects and exceptions, in the tables of `objects.sql`.
+
+use writ_objects::service::{Change, Changed, ExceptionRow, MAX_EXCEPTIONS, ObjectRow, ObjectStore};
+use writ_objects::{MAX_OBJECTS, Object};
+use writ_protocol::command::Remedy;
+use writ_protocol::time::Timestamp;
+
+use crate::{Connection, Database, DatabaseError, KeepOrUndo, Record, ToValue as _, values};
+
+/// The tables, for a migration.
+pub const OBJECT_TABLES: &str = include_str!("objects.sql");
+
+impl<J: Send + 'static> ObjectStore for Database<J> {
+    type Error = DatabaseError;
+
+    async fn all_objects(&self) -> Result<(Vec<ObjectRow>, Vec<ExceptionRow>), DatabaseError> {
+        self.read(|connection| {
+            let objects =
+                connection.fetch("SELECT * FROM objects ORDER BY kind, value, source", &[], read_object)?;
+            let sql = "SELECT * FROM object_exceptions ORDER BY kind, value";
+            Ok((objects, connection.fetch(sql, &[], read_exception)?))
+        })
+        .await
+    }
+
+    async fn change_objects(
+        &self,
+        change: Change,
+        by: String,
+        now: Timestamp,
+    ) -> Result<Changed, DatabaseError> {
+        self.decide(move |connection| {
+            let changed = apply(connection, &change, &by, now)?;
+            // Looked at afterwards: of what is added some is there already.
+            for (sql, most) in [
+                ("SELECT count(*) AS there FROM objects", MAX_OBJECTS),
+                ("SELECT count(*) AS there FROM object_exceptions", MAX_EXCEPTIONS),
+            ] {
+                let there: u64 = connection.only(sql, &[], |record| record.get("there"))?;
+                if usize::try_from(there).is_ok_and(|there| there > most) {
+                    return Ok(KeepOrUndo::Undo(Changed::TooMany(most)));
+                }
+            }
+            Ok(KeepOrUndo::Keep(Changed::Done(changed)))
+        })
+        .await
+    }
+}
+
+fn apply(
+    connection: &mut Connection,
+    change: &Change,
+    by: &str,
+    now: Timestamp,
+) -> Result<u64, DatabaseError> {
+    match change {
+        Change::Add(objects) => {
+            // The same object again changes nothing: neither who added it nor when.
+            let sql =
+                "INSERT INTO objects (kind, value, source, remedy, expires_at, note, added_by, added_at)
+                       VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
+                       ON CONFLICT (kind, value, source) DO UPDATE
+                       SET remedy = ?4, expires_at = ?5, note = ?6, added_by = ?7, added_at = ?8
+                       WHERE remedy <> ?4 OR expires_at <> ?5 OR note <> ?6";
+            let mut changed = 0;
+            for object in objects {
+                let end = object.expires_at.unwrap_or_default();
+                let (kind, source, remedy) =
+                    (object.kind().as_str(), object.source.as_str(), object.remedy().as_str());
+                let row = values![kind, object.value(), source, remedy, end, object.note(), by, now];
+                changed += connection.execute(sql, &row)?;
+            }
+            Ok(changed)
+        }
+        Change::Remove(kind, value) => {
+            let sql = "DELETE FROM objects WHERE kind = ?1 AND value = ?2";
+            connection.execute(sql, &values![kind.as_str(), value])
+        }
+        Change::Expire(kind, value, end) => {
+            let sql =
+                "UPDATE objects SET expires_at = ?3 WHERE kind = ?1 AND value = ?2 AND expires_at <> ?3";
+            connection.execute(sql, &values![kind.as_str(), value, end.unwrap_or_default()])
+        }
+        Change::Except(kind, value, note) => {
+            let sql = "INSERT INTO object_exceptions (kind, value, note, added_by, added_at)
+                       VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT (kind, value) DO UPDATE SET note = ?3
+                       WHERE note <> ?3";
+            connection.execute(sql, &values![kind.as_str(), value, note, by, now])
+        }
+        Change::RemoveException(kind, value) => {
+            let sql = "DELETE FROM object_exceptions WHERE kind = ?1 AND value = ?2";
+            connection.execute(sql, &values![kind.as_str(), value])
+        }
+    }
+}
+
+fn read_object(record: &Record<'_>) -> Result<ObjectRow, DatabaseError> {
+    let damaged = DatabaseError::Damaged("object");
+    let text = |name| record.get::<String>(name);
+    let (kind, source, remedy) = (text("kind")?.parse().ok(), text("source")?.parse().ok(), text("remedy")?);
+    let (Some(kind), Some(source), Some(remedy)) = (kind, source, Remedy::from_name(&remedy)) else {
+        return Err(damaged);
+    };
+    let (value, note) = (text("value")?, text("note")?);
+    let object = Object::new(kind, &value, remedy, source).and_then(|object| object.with_note(&note));
+    let Ok(mut object) = object else { return Err(damaged) };
+    let end: Timestamp = record.get("expires_at")?;
+    object.expires_at = (end != Timestamp::ZERO).then_some(end);
+    Ok(ObjectRow { object, added_by: text("added_by")?, added_at: record.get("added_at")? })
+}
+
+fn read_exception(record: &Record<'_>) -> Result<ExceptionRow, DatabaseError> {
+    let kind = record.get::<String>("kind")?.parse();
+    Ok(ExceptionRow {
+        kind: kind.map_err(|_| DatabaseError::Damaged("exception of an object"))?,
+        value: record.get("value")?,
+        note: record.get("note")?,
+        added_by: record.get("added_by")?,
+        added_at: record.get("added_at")?,
+    })
+}

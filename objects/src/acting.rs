@@ -1,0 +1,93 @@
+//! Which of all objects act.
+
+use std::collections::BTreeSet;
+
+use writ_protocol::time::Timestamp;
+
+use crate::{Object, ObjectType, Source};
+
+/// How an object stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// It acts.
+    Acts,
+    /// Its time is over.
+    Expired,
+    /// An operator says that this value is none.
+    Excepted,
+    /// An operator has an object of the same value, which counts instead.
+    Overruled,
+}
+
+impl Standing {
+    /// Its name.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Acts => "acts",
+            Self::Expired => "expired",
+            Self::Excepted => "excepted",
+            Self::Overruled => "overruled",
+        }
+    }
+}
+
+/// An object and how it stands.
+pub type Act<'a> = (&'a Object, Standing);
+
+/// How each object stands at a moment, in their order. An exception is above all, then an operator's object
+/// whose time is not over.
+pub fn acting<'a>(
+    objects: &'a [Object],
+    is_excepted: impl Fn(ObjectType, &str) -> bool,
+    now: Timestamp,
+) -> Vec<Act<'a>> {
+    let is_over = |object: &Object| object.expires_at.is_some_and(|end| end <= now);
+    let by_operators = objects.iter().filter(|object| object.source == Source::Operator && !is_over(object));
+    let ruled: BTreeSet<_> = by_operators.map(|object| (object.kind(), object.value())).collect();
+    let standing = |object: &'a Object| {
+        if is_excepted(object.kind(), object.value()) {
+            Standing::Excepted
+        } else if is_over(object) {
+            Standing::Expired
+        } else if object.source == Source::Analysed && ruled.contains(&(object.kind(), object.value())) {
+            Standing::Overruled
+        } else {
+            Standing::Acts
+        }
+    };
+    objects.iter().map(|object| (object, standing(object))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use writ_protocol::command::Remedy;
+
+    use super::*;
+
+    #[test]
+    fn an_exception_wins_then_the_operator_then_time() {
+        let now = Timestamp::from_millis(10);
+        let object = |value: &str, source, end: Option<u64>| {
+            let mut object = Object::new(ObjectType::Domain, value, Remedy::Block, source).unwrap();
+            object.expires_at = end.map(Timestamp::from_millis);
+            object
+        };
+        let objects = [
+            object("a.example", Source::Analysed, None),
+            object("b.example", Source::Analysed, None),
+            object("b.example", Source::Operator, None),
+            object("c.example", Source::Analysed, Some(10)),
+            object("d.example", Source::Analysed, Some(11)),
+            object("e.example", Source::Analysed, None),
+            object("e.example", Source::Operator, Some(9)),
+            object("f.example", Source::Operator, None),
+        ];
+        let standings: Vec<_> = acting(&objects, |_, value| matches!(value, "a.example" | "f.example"), now)
+            .into_iter()
+            .map(|(_, standing)| standing)
+            .collect();
+        use Standing::{Acts, Excepted, Expired, Overruled};
+        assert_eq!(standings, [Excepted, Overruled, Acts, Expired, Acts, Acts, Expired, Excepted]);
+    }
+}

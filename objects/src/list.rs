@@ -1,0 +1,138 @@
+//! What acts, as agents hold it: an encoded `SuspiciousObjects`, believed for its digest.
+
+use prost::Message as _;
+use writ_proto::v1 as proto;
+use writ_protocol::command::Remedy;
+use writ_protocol::time::Timestamp;
+
+use crate::{Object, ObjectType, Source};
+
+/// Objects that act at a time. An agent holds all of them.
+pub const MAX_OBJECTS: usize = 100_000;
+
+/// How the list is encoded.
+const FORMAT: u32 = 1;
+
+/// Bytes that are no list.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("it is no list of objects: {0}")]
+pub struct InvalidList(String);
+
+/// Objects that act, by type and value.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct List {
+    objects: Vec<Object>,
+}
+
+impl List {
+    /// Of objects, of which no two have one type and value.
+    ///
+    /// # Errors
+    /// When there are more than [`MAX_OBJECTS`].
+    pub fn of(mut objects: Vec<Object>) -> Result<Self, InvalidList> {
+        if objects.len() > MAX_OBJECTS {
+            return Err(InvalidList(format!("{} objects act, and {MAX_OBJECTS} may", objects.len())));
+        }
+        objects.sort_by(|one, next| (one.kind(), one.value()).cmp(&(next.kind(), next.value())));
+        objects.dedup_by(|next, one| (one.kind(), one.value()) == (next.kind(), next.value()));
+        Ok(Self { objects })
+    }
+
+    /// The objects, in order.
+    #[must_use]
+    pub fn objects(&self) -> &[Object] {
+        &self.objects
+    }
+
+    /// As agents get it: the same objects are the same bytes. Who said so and why stays at home.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let objects = self.objects.iter().map(|object| proto::SuspiciousObject {
+            r#type: kind_to_proto(object.kind()).into(),
+            value: object.value().to_owned(),
+            remedy: object.remedy().to_proto().into(),
+            expires_at_ms: object.expires_at.map_or(0, Timestamp::as_millis),
+        });
+        proto::SuspiciousObjects { format: FORMAT, objects: objects.collect() }.encode_to_vec()
+    }
+
+    /// As it came.
+    ///
+    /// # Errors
+    /// When the bytes are none.
+    pub fn decode(bytes: &[u8]) -> Result<Self, InvalidList> {
+        let message =
+            proto::SuspiciousObjects::decode(bytes).map_err(|error| InvalidList(error.to_string()))?;
+        if message.format != FORMAT {
+            let text = format!("its format is {}, and this version knows {FORMAT}", message.format);
+            return Err(InvalidList(text));
+        }
+        if message.objects.len() > MAX_OBJECTS {
+            return Err(InvalidList(format!("it has {} objects", message.objects.len())));
+        }
+        let read = |object: proto::SuspiciousObject| {
+            let proto::SuspiciousObject { r#type, value, remedy, expires_at_ms } = object;
+            let kind =
+                kind_of_proto(r#type).ok_or_else(|| InvalidList(format!("type {} is unknown", r#type)))?;
+            let remedy = Remedy::from_proto(remedy)
+                .ok_or_else(|| InvalidList(format!("remedy {remedy} is unknown")))?;
+            let object = Object::new(kind, &value, remedy, Source::Analysed);
+            let mut object = object.map_err(|error| InvalidList(error.to_string()))?;
+            object.expires_at = (expires_at_ms > 0).then(|| Timestamp::from_millis(expires_at_ms));
+            Ok(object)
+        };
+        Ok(Self { objects: message.objects.into_iter().map(read).collect::<Result<_, _>>()? })
+    }
+}
+
+const fn kind_to_proto(kind: ObjectType) -> proto::ObjectType {
+    match kind {
+        ObjectType::Sha256 => proto::ObjectType::Sha256,
+        ObjectType::Sha1 => proto::ObjectType::Sha1,
+        ObjectType::Domain => proto::ObjectType::Domain,
+        ObjectType::Url => proto::ObjectType::Url,
+        ObjectType::Ip => proto::ObjectType::Ip,
+        ObjectType::Cidr => proto::ObjectType::Cidr,
+    }
+}
+
+fn kind_of_proto(kind: i32) -> Option<ObjectType> {
+    match proto::ObjectType::try_from(kind).ok()? {
+        proto::ObjectType::Unspecified => None,
+        proto::ObjectType::Sha256 => Some(ObjectType::Sha256),
+        proto::ObjectType::Sha1 => Some(ObjectType::Sha1),
+        proto::ObjectType::Domain => Some(ObjectType::Domain),
+        proto::ObjectType::Url => Some(ObjectType::Url),
+        proto::ObjectType::Ip => Some(ObjectType::Ip),
+        proto::ObjectType::Cidr => Some(ObjectType::Cidr),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_comes_back_as_it_was_and_nothing_else_is_one() {
+        let object =
+            |value: &str| Object::new(ObjectType::Ip, value, Remedy::Block, Source::Analysed).unwrap();
+        let mut first = object("192.0.2.1");
+        first.expires_at = Some(Timestamp::from_millis(7));
+        let list = List::of(vec![object("192.0.2.9"), first, object("192.0.2.9")]).unwrap();
+        assert_eq!(list.objects().len(), 2);
+        assert_eq!(List::decode(&list.encode()), Ok(list.clone()));
+        let spoil = |change: fn(&mut proto::SuspiciousObject)| {
+            let mut message = proto::SuspiciousObjects::decode(list.encode().as_slice()).unwrap();
+            change(&mut message.objects[0]);
+            List::decode(&message.encode_to_vec()).unwrap_err().to_string()
+        };
+        assert!(spoil(|object| object.r#type = 9).contains("type 9 is unknown"));
+        assert!(spoil(|object| object.remedy = 0).contains("remedy 0 is unknown"));
+        assert!(spoil(|object| object.remedy = 3).contains("only files can be quarantined"));
+        assert!(spoil(|object| object.value.push('x')).contains("is no IP address"));
+        List::decode(b"\xff").unwrap_err();
+        assert!(List::decode(b"").unwrap_err().to_string().contains("its format is 0"));
+        let many = vec![object("192.0.2.1"); MAX_OBJECTS + 1];
+        assert!(List::of(many).unwrap_err().to_string().contains("100001 objects act"));
+    }
+}

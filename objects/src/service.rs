@@ -1,0 +1,279 @@
+//! `ObjectService`: what operators say of objects. The same for every program that has an admin port.
+
+use std::sync::Arc;
+
+use tonic::{Request, Response, Status};
+use tracing::info;
+use writ_common::admin::{AdminBackend, Effect, actor, page, unavailable};
+use writ_common::status::Failure;
+use writ_proto::admin::v1 as proto;
+use writ_proto::admin::v1::object_service_server::ObjectService;
+use writ_protocol::command::Remedy;
+use writ_protocol::time::Timestamp;
+
+use crate::{MAX_OBJECTS, Object, ObjectType, Source, Standing};
+
+/// Objects of one call.
+const MAX_ADDED: usize = 1000;
+/// Exceptions at a time.
+pub const MAX_EXCEPTIONS: usize = 10_000;
+
+/// An object as it is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ObjectRow {
+    /// The object.
+    pub object: Object,
+    /// Who added it.
+    pub added_by: String,
+    /// When.
+    pub added_at: Timestamp,
+}
+
+/// A value that is never an object that acts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExceptionRow {
+    /// Its type.
+    pub kind: ObjectType,
+    /// Its value.
+    pub value: String,
+    /// For people.
+    pub note: String,
+    /// Who says so.
+    pub added_by: String,
+    /// Since when.
+    pub added_at: Timestamp,
+}
+
+/// What is to be changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// These are added, or take the place of those of their type, value and source.
+    Add(Vec<Object>),
+    /// All of this type and value are removed.
+    Remove(ObjectType, String),
+    /// All of this type and value end then.
+    Expire(ObjectType, String, Option<Timestamp>),
+    /// This type and value is excepted, with a note.
+    Except(ObjectType, String, String),
+    /// It is not excepted any more.
+    RemoveException(ObjectType, String),
+}
+
+/// What became of a change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Changed {
+    /// So many are another now.
+    Done(u64),
+    /// There would be more than so many.
+    TooMany(usize),
+}
+
+/// Where objects are kept.
+pub trait ObjectStore: Send + Sync {
+    /// What may fail.
+    type Error: std::error::Error + Send + Sync + 'static;
+
+    /// All objects, by type, value and source, and all exceptions.
+    fn all_objects(
+        &self,
+    ) -> impl Future<Output = Result<(Vec<ObjectRow>, Vec<ExceptionRow>), Self::Error>> + Send;
+
+    /// Changes them, by whom and when.
+    fn change_objects(
+        &self,
+        change: Change,
+        by: String,
+        now: Timestamp,
+    ) -> impl Future<Output = Result<Changed, Self::Error>> + Send;
+}
+
+/// Who keeps objects, and does something with them.
+pub trait ObjectHolder: AdminBackend<Store: ObjectStore> {
+    /// They were changed.
+    fn objects_changed(&self);
+}
+
+/// `ObjectService`.
+#[derive(Debug)]
+pub struct ObjectPages<H>(pub Arc<H>);
+
+#[tonic::async_trait]
+impl<H: ObjectHolder> ObjectService for ObjectPages<H> {
+    async fn list(
+        &self,
+        request: Request<proto::ListObjectsRequest>,
+    ) -> Result<Response<proto::ListObjectsResponse>, Status> {
+        let proto::ListObjectsRequest { page_size, page_token } = request.into_inner();
+        let (size, after) = (page::size(page_size, 100, page::MAX_PAGE)?, page::token::<usize>(&page_token)?);
+        let (rows, exceptions) = self.0.store().all_objects().await.map_err(unavailable)?;
+        let (objects, rest): (Vec<_>, Vec<_>) =
+            rows.into_iter().map(|row| (row.object, (row.added_by, row.added_at))).unzip();
+        let is_excepted = excepted(&exceptions);
+        let shown = crate::acting(&objects, is_excepted, self.0.now()).into_iter().zip(rest);
+        let shown = shown.map(|((object, standing), (by, at))| show(object, standing, by, at));
+        let (objects, next_page_token) = paged(shown, after, size);
+        Ok(Response::new(proto::ListObjectsResponse { objects, next_page_token }))
+    }
+
+    async fn add(
+        &self,
+        request: Request<proto::AddObjectsRequest>,
+    ) -> Result<Response<proto::ObjectsChanged>, Status> {
+        let by = actor(&request)?.name;
+        let asked = request.into_inner().objects;
+        if asked.is_empty() || asked.len() > MAX_ADDED {
+            let text = format!("are {}; they must be 1 to {MAX_ADDED} at a time", asked.len());
+            return Err(Failure::invalid("objects", text).into());
+        }
+        let read = asked.into_iter().enumerate().map(|(place, object)| {
+            read(object).map_err(|why| Failure::invalid("objects", format!("number {}: {why}", place + 1)))
+        });
+        let objects = read.collect::<Result<Vec<_>, _>>()?;
+        self.change(Change::Add(objects), by).await
+    }
+
+    async fn remove(
+        &self,
+        request: Request<proto::ObjectRequest>,
+    ) -> Result<Response<proto::ObjectsChanged>, Status> {
+        let by = actor(&request)?.name;
+        let (kind, value, _) = named(request.into_inner())?;
+        self.change(Change::Remove(kind, value), by).await
+    }
+
+    async fn expire(
+        &self,
+        request: Request<proto::ExpireObjectRequest>,
+    ) -> Result<Response<proto::ObjectsChanged>, Status> {
+        let by = actor(&request)?.name;
+        let proto::ExpireObjectRequest { value, r#type, expires_at_ms } = request.into_inner();
+        let (kind, value, _) = named(proto::ObjectRequest { value, r#type, note: String::new() })?;
+        self.change(Change::Expire(kind, value, end(expires_at_ms)), by).await
+    }
+
+    async fn except(
+        &self,
+        request: Request<proto::ObjectRequest>,
+    ) -> Result<Response<proto::ObjectsChanged>, Status> {
+        let by = actor(&request)?.name;
+        let (kind, value, note) = named(request.into_inner())?;
+        self.change(Change::Except(kind, value, note), by).await
+    }
+
+    async fn remove_exception(
+        &self,
+        request: Request<proto::ObjectRequest>,
+    ) -> Result<Response<proto::ObjectsChanged>, Status> {
+        let by = actor(&request)?.name;
+        let (kind, value, _) = named(request.into_inner())?;
+        self.change(Change::RemoveException(kind, value), by).await
+    }
+
+    async fn list_exceptions(
+        &self,
+        request: Request<proto::ListObjectsRequest>,
+    ) -> Result<Response<proto::ListExceptionsResponse>, Status> {
+        let proto::ListObjectsRequest { page_size, page_token } = request.into_inner();
+        let (size, after) = (page::size(page_size, 100, page::MAX_PAGE)?, page::token::<usize>(&page_token)?);
+        let (_, rows) = self.0.store().all_objects().await.map_err(unavailable)?;
+        let shown = rows.into_iter().map(|row| proto::ObjectException {
+            r#type: row.kind.to_string(),
+            value: row.value,
+            note: row.note,
+            added_by: row.added_by,
+            added_at_ms: row.added_at.as_millis(),
+        });
+        let (exceptions, next_page_token) = paged(shown, after, size);
+        Ok(Response::new(proto::ListExceptionsResponse { exceptions, next_page_token }))
+    }
+}
+
+impl<H: ObjectHolder> ObjectPages<H> {
+    async fn change(&self, change: Change, by: String) -> Result<Response<proto::ObjectsChanged>, Status> {
+        let told = format!("{change:?}");
+        let told: String = told.chars().take(300).collect();
+        let changed = self.0.store().change_objects(change, by.clone(), self.0.now()).await;
+        match changed.map_err(unavailable)? {
+            Changed::Done(changed) => {
+                if changed > 0 {
+                    info!(target: "audit", actor = by, change = told, "suspicious objects changed");
+                    self.0.objects_changed();
+                }
+                Ok(Effect::unless(changed > 0, proto::ObjectsChanged { changed }))
+            }
+            Changed::TooMany(most) => {
+                let text = format!(
+                    "there would be more than {most}: remove some first, such as those that have expired"
+                );
+                Err(Failure::precondition("too_many_objects", text).into())
+            }
+        }
+    }
+}
+
+/// Whether a value is excepted.
+pub fn excepted(exceptions: &[ExceptionRow]) -> impl Fn(ObjectType, &str) -> bool {
+    let all: std::collections::HashSet<(ObjectType, String)> =
+        exceptions.iter().map(|row| (row.kind, row.value.clone())).collect();
+    move |kind, value| all.contains(&(kind, value.to_owned()))
+}
+
+/// The rows after so many, and where the next page begins.
+fn paged<T>(rows: impl Iterator<Item = T>, after: Option<usize>, size: u32) -> (Vec<T>, String) {
+    let (after, size) = (after.unwrap_or(0), usize::try_from(size).unwrap_or(MAX_OBJECTS));
+    let mut rows: Vec<_> = rows.skip(after).take(size + 1).collect();
+    if rows.len() <= size {
+        return (rows, String::new());
+    }
+    rows.truncate(size);
+    (rows, (after + size).to_string())
+}
+
+fn end(millis: u64) -> Option<Timestamp> {
+    (millis > 0).then(|| Timestamp::from_millis(millis))
+}
+
+fn read(object: proto::SuspiciousObject) -> Result<Object, String> {
+    let proto::SuspiciousObject { r#type, value, remedy, source, expires_at_ms, note, .. } = object;
+    let kind: ObjectType = r#type.parse().map_err(|error: crate::NoSuchType| error.to_string())?;
+    let remedy = match remedy.as_str() {
+        "" => Remedy::Log,
+        word => Remedy::from_name(word).ok_or_else(|| {
+            format!("`{}` is no remedy; it must be log, block or quarantine", word.escape_debug())
+        })?,
+    };
+    let source = match source.as_str() {
+        "" => Source::Operator,
+        word => word.parse().map_err(|error: crate::InvalidObject| error.to_string())?,
+    };
+    let object = Object::new(kind, &value, remedy, source).and_then(|object| object.with_note(&note));
+    let mut object = object.map_err(|error| error.to_string())?;
+    object.expires_at = end(expires_at_ms);
+    Ok(object)
+}
+
+fn named(asked: proto::ObjectRequest) -> Result<(ObjectType, String, String), Failure> {
+    let proto::ObjectRequest { value, r#type, note } = asked;
+    let kind: ObjectType =
+        r#type.parse().map_err(|error: crate::NoSuchType| Failure::invalid("type", error.to_string()))?;
+    let value = kind.canonical(&value).map_err(|error| Failure::invalid("value", error.to_string()))?;
+    if note.len() > crate::object::MAX_NOTE || note.contains(char::is_control) {
+        let text = "must have at most 512 bytes and no control characters";
+        return Err(Failure::invalid("note", text));
+    }
+    Ok((kind, value, note))
+}
+
+fn show(object: &Object, standing: Standing, by: String, at: Timestamp) -> proto::SuspiciousObject {
+    proto::SuspiciousObject {
+        r#type: object.kind().to_string(),
+        value: object.value().to_owned(),
+        remedy: object.remedy().as_str().to_owned(),
+        source: object.source.as_str().to_owned(),
+        expires_at_ms: object.expires_at.map_or(0, Timestamp::as_millis),
+        note: object.note().to_owned(),
+        added_by: by,
+        added_at_ms: at.as_millis(),
+        standing: standing.as_str().to_owned(),
+    }
+}
