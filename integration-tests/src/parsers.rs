@@ -8,20 +8,24 @@ use writ_common::keys::vouched::PinnedAuthority;
 use writ_common::tls::{LeafFacts, spki_digest};
 use writ_lists::source::{self, Layout};
 use writ_lists::{Filter, Key, Kind};
+use writ_objects::List;
+use writ_objects::stix::{self, Wanted};
 use writ_proto::v1 as proto;
 use writ_protocol::audience::{Audience, AudienceProof};
-use writ_protocol::command::Delivery;
+use writ_protocol::command::{Delivery, Remedy};
 use writ_protocol::envelope::{
     AgentProofPurpose, AgentReportPurpose, ApprovalPurpose, BundlePurpose, Candidate, CommandPurpose,
     EnrolmentPurpose, EntityCallPurpose, HelloPurpose, IdentityRecordPurpose, InstructionPurpose,
-    ManagerReplyPurpose, Purpose, ReceiptPurpose, RefusalsAckPurpose, RefusalsPurpose, WelcomePurpose,
-    claimed_keyid, verify,
+    ManagerReplyPurpose, Purpose, ReceiptPurpose, RefusalsAckPurpose, RefusalsPurpose, ReputationPurpose,
+    WelcomePurpose, claimed_keyid, verify,
 };
 use writ_protocol::evidence::Evidence;
 use writ_protocol::id::{AgentId, Digest};
 use writ_protocol::identity::EnrolmentToken;
 use writ_protocol::keys::{Agent, PrivateKey, PublicKey, SigningCertificate};
 use writ_protocol::place::server_name;
+use writ_protocol::reputation::Question;
+use writ_protocol::time::Timestamp;
 use writ_protocol::trust::Chain;
 
 use crate::forge::Forger;
@@ -44,6 +48,8 @@ pub const PARSERS: &[Parser] = &[
     ("endpoint", endpoint),
     ("list_source", list_source),
     ("list_filter", list_filter),
+    ("stix", stix),
+    ("objects", objects),
 ];
 
 /// The keys of the published vectors, so that mutations of vectors get past the signature now and then.
@@ -78,6 +84,7 @@ pub fn envelope(data: &[u8]) {
     read::<EnrolmentPurpose>(data, &candidates);
     read::<IdentityRecordPurpose>(data, &candidates);
     read::<ApprovalPurpose>(data, &candidates);
+    read::<ReputationPurpose>(data, &candidates);
     let _ = claimed_keyid(data);
 }
 
@@ -98,10 +105,13 @@ pub fn bundle(data: &[u8]) {
     }
 }
 
-/// A frame in either direction.
+/// A frame in either direction, and a question that one may hold.
 pub fn frame(data: &[u8]) {
     let _ = proto::AgentFrame::decode(data);
     let _ = proto::ServerFrame::decode(data);
+    if let Ok(question) = Question::decode(data) {
+        assert_eq!(Question::decode(&question.encode()).unwrap(), question);
+    }
 }
 
 /// An audience and a proof, in a form of their own: id, root, count, index, hashes.
@@ -191,5 +201,29 @@ pub fn list_filter(data: &[u8]) {
             let _ = filter.may_contain(&[first; 32]);
         }
         assert_eq!(filter.as_bytes(), data);
+    }
+}
+
+/// A bundle of STIX, and each pattern in it. What is taken is written in one way only.
+pub fn stix(data: &[u8]) {
+    let now = Timestamp::from_millis(1_790_000_000_000);
+    let remedy = Remedy::Quarantine;
+    let wanted = Wanted { of_files: remedy, of_others: remedy, confidence: 50, now };
+    let pattern = serde_json::json!({"objects": [{
+        "type": "indicator", "id": "indicator--1", "pattern": String::from_utf8_lossy(data)
+    }]});
+    for text in [data, pattern.to_string().as_bytes()] {
+        for read in stix::read(text, wanted).into_iter().flatten() {
+            for object in &read.objects {
+                assert_eq!(object.kind().canonical(object.value()).as_deref(), Ok(object.value()));
+            }
+        }
+    }
+}
+
+/// The objects that act, from a server.
+pub fn objects(data: &[u8]) {
+    if let Ok(list) = List::decode(data) {
+        assert_eq!(List::decode(&list.encode()).unwrap(), list);
     }
 }

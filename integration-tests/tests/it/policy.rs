@@ -61,7 +61,7 @@ fn every_admin_method_has_a_row_every_row_a_method_and_what_is_audited_of_a_requ
     assert_eq!(
         named,
         BTreeSet::from(
-            ["agent", "command_id", "component", "name", "replaces", "token_id"].map(str::to_owned)
+            ["agent", "command_id", "component", "name", "replaces", "token_id", "value"].map(str::to_owned)
         )
     );
     let managers = methods(&files, |package, service| match package {
