@@ -28,8 +28,7 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 use writ_common::files;
 use writ_common::text::plain;
-use writ_lists::{Key, Kind};
-use writ_protocol::command::{Remedy, Scan};
+use writ_protocol::command::Scan;
 use writ_protocol::id::{CommandId, Digest};
 use writ_protocol::receipt::Ending;
 use writ_protocol::time::Timestamp;
@@ -45,7 +44,7 @@ use look::Walker;
 pub(crate) use quarantine::Kept;
 use quarantine::Quarantine;
 use walk::Skip;
-use wanted::Wanted;
+use wanted::{Match, Wanted};
 
 /// The list that files are compared with.
 const LIST: &str = "file-reputation";
@@ -185,8 +184,8 @@ impl Scans {
         about: About,
         now: impl Fn() -> Timestamp,
     ) -> Ended {
-        let wanted = match look_for(known.components, now()).await {
-            Ok(wanted) => Arc::new(wanted),
+        let (wanted, without) = match look_for(known.components, now()).await {
+            Ok((wanted, without)) => (Arc::new(wanted), without),
             Err(why) => return Ended::quiet(Ending::Failed, why),
         };
         let begun = Instant::now();
@@ -228,16 +227,20 @@ impl Scans {
             tried: 0,
         };
         judging.recall();
+        judging.findings.without = without;
         let judged = async {
             judging.judge_all(receiver).await;
             judging.ask_once_more().await;
         };
-        tokio::select! {
-            () = judged => {}
-            () = self.tell(&running) => {}
-            () = tokio::time::sleep_until(running.until + LAST_PATIENCE + GRACE) => {}
-        }
+        let is_judged = tokio::select! {
+            () = judged => true,
+            () = self.tell(&running) => false,
+            () = tokio::time::sleep_until(running.until + LAST_PATIENCE + GRACE) => false,
+        };
         let mut findings = judging.findings;
+        if !is_judged {
+            findings.cut_short = Some("what was found could not be acted on in time");
+        }
         match tokio::time::timeout(GRACE, walked).await {
             Ok(Ok(seen)) => findings.seen(seen),
             Ok(Err(_)) => findings.cut_short = Some("it broke off; see the agent's log"),
@@ -250,7 +253,9 @@ impl Scans {
 }
 
 /// What there is to look for now.
-async fn look_for(components: &ComponentStore, now: Timestamp) -> Result<Wanted, String> {
+///
+/// Also why it has to do without suspicious objects, if it has: the list is looked for all the same.
+async fn look_for(components: &ComponentStore, now: Timestamp) -> Result<(Wanted, Option<String>), String> {
     let filter = components.filter(FILTER).await?;
     if let Some(filter) = filter.as_ref().filter(|filter| Hasher::of(filter.kind()).is_none()) {
         return Err(format!(
@@ -258,13 +263,17 @@ async fn look_for(components: &ComponentStore, now: Timestamp) -> Result<Wanted,
             filter.kind()
         ));
     }
-    let objects = components.objects().await?;
+    let (objects, without) = match components.objects().await {
+        Ok(objects) => (objects, None),
+        Err(why) if filter.is_some() => (None, Some(why)),
+        Err(why) => return Err(why),
+    };
     let wanted = Wanted::of(filter, objects.as_ref(), now);
     if wanted.is_empty() {
         let why = "this agent holds neither a file-reputation-filter nor suspicious files, so there is nothing to look for";
         return Err(why.to_owned());
     }
-    Ok(wanted)
+    Ok((wanted, without))
 }
 
 /// What an agent compares files with.
@@ -325,10 +334,7 @@ pub(crate) fn quarantined(data: &Path) -> (Vec<Kept>, Vec<String>) {
 /// A file that is a suspicious object, or may be listed.
 struct Suspect {
     path: PathBuf,
-    kind: Kind,
-    key: Key,
-    /// Of an object; `None`: the server has to be asked.
-    remedy: Option<Remedy>,
+    known: Match,
 }
 
 /// What the walk saw.

@@ -26,6 +26,9 @@ const TURNS: usize = 5;
 /// Files of the tree that the other scanner is given: it takes long for each byte.
 const FEW: (usize, usize) = (8, 32 << 20);
 
+/// Digests that the other scanner is given: with 4,194,304 it has no memory, however much there is.
+const THEIR_VALUES: u32 = 4_000_000;
+
 /// What the other scanner is unpacked from; see the Makefile.
 const CLAMSCAN: &str = "target/bench/clamav/bin/clamscan";
 
@@ -137,7 +140,7 @@ fn clamscan(site: &Site, tell: &mut impl FnMut(&'static str, f64, &'static str, 
     let database = site.trees.path().join("listed.hsb");
     progress("the other scanner's database, and what it takes");
     let mut out = BufWriter::with_capacity(1 << 20, File::create(&database).unwrap());
-    for number in 0..VALUES {
+    for number in 0..THEIR_VALUES {
         let value = digest(&SHA256, &number.to_le_bytes());
         writeln!(out, "{}:{}:n{number}", hex::encode(value), FEW.1).unwrap();
     }
@@ -156,7 +159,7 @@ fn clamscan(site: &Site, tell: &mut impl FnMut(&'static str, f64, &'static str, 
     let ours = median((0..TURNS).map(|_| site.scan(&tree)).collect());
     let what = format!("{} files of {} bytes", FEW.0, FEW.1);
     let how = format!(
-        "{what}: clamscan takes {theirs:.2} s beyond the {loading:.1} s in which it loads as many digests, the scan {ours:.2} s"
+        "{what}: clamscan takes {theirs:.2} s beyond the {loading:.1} s in which it loads {THEIR_VALUES} digests, more than which it does not take; the scan takes {ours:.2} s with {VALUES}"
     );
     tell("scan_by_clamscan", theirs / ours, "x", Some(Goal::AtLeast(5.0)), how);
 }

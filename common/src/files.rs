@@ -306,6 +306,19 @@ pub fn lock_folder(folder: &Path) -> Result<File, FileError> {
     }
 }
 
+/// The same, and waits for who has it: only for what is held for a moment.
+///
+/// # Errors
+/// When it cannot be locked.
+pub fn wait_for_folder(folder: &Path) -> Result<File, FileError> {
+    check_owner(folder)?;
+    let path = folder.join("lock");
+    let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
+    let file = file.map_err(FileError::io(&path))?;
+    file.lock().map_err(FileError::io(&path))?;
+    Ok(file)
+}
+
 /// The files of a folder in the order of their names; a missing folder has none.
 ///
 /// # Errors

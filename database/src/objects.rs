@@ -1,7 +1,9 @@
 //! Suspicious objects and exceptions, in the tables of `objects.sql`.
 
-use writ_objects::service::{Change, Changed, ExceptionRow, MAX_EXCEPTIONS, ObjectRow, ObjectStore};
-use writ_objects::{MAX_OBJECTS, Object};
+use writ_objects::service::{
+    After, Change, Changed, ExceptionRow, ListedObject, MAX_EXCEPTIONS, ObjectRow, ObjectStore,
+};
+use writ_objects::{MAX_OBJECT_BYTES, MAX_OBJECTS, Object};
 use writ_protocol::command::Remedy;
 use writ_protocol::time::Timestamp;
 
@@ -23,6 +25,41 @@ impl<J: Send + 'static> ObjectStore for Database<J> {
         .await
     }
 
+    async fn listed_objects(
+        &self,
+        (kind, value, source): After,
+        limit: u32,
+        now: Timestamp,
+    ) -> Result<Vec<ListedObject>, DatabaseError> {
+        // One page, by the primary key, and for each row two look-ups by one.
+        let sql = "SELECT *,
+                     EXISTS (SELECT 1 FROM object_exceptions AS e
+                             WHERE e.kind = o.kind AND e.value = o.value) AS is_excepted,
+                     EXISTS (SELECT 1 FROM objects AS r
+                             WHERE r.kind = o.kind AND r.value = o.value AND r.source = 'operator'
+                               AND (r.expires_at = 0 OR r.expires_at > ?5)) AS is_ruled
+                   FROM objects AS o WHERE (kind, value, source) > (?1, ?2, ?3)
+                   ORDER BY kind, value, source LIMIT ?4";
+        self.read(move |connection| {
+            connection.fetch(sql, &values![kind, value, source, limit, now], |record| {
+                let row = read_object(record)?;
+                let (is_excepted, is_ruled) = (record.get("is_excepted")?, record.get("is_ruled")?);
+                Ok(ListedObject { row, is_excepted, is_ruled })
+            })
+        })
+        .await
+    }
+
+    async fn listed_exceptions(
+        &self,
+        (kind, value): (String, String),
+        limit: u32,
+    ) -> Result<Vec<ExceptionRow>, DatabaseError> {
+        let sql =
+            "SELECT * FROM object_exceptions WHERE (kind, value) > (?1, ?2) ORDER BY kind, value LIMIT ?3";
+        self.read(move |connection| connection.fetch(sql, &values![kind, value, limit], read_exception)).await
+    }
+
     async fn change_objects(
         &self,
         change: Change,
@@ -34,6 +71,7 @@ impl<J: Send + 'static> ObjectStore for Database<J> {
             // Looked at afterwards: of what is added some is there already.
             for (sql, most) in [
                 ("SELECT count(*) AS there FROM objects", MAX_OBJECTS),
+                ("SELECT coalesce(sum(length(value)), 0) AS there FROM objects", MAX_OBJECT_BYTES),
                 ("SELECT count(*) AS there FROM object_exceptions", MAX_EXCEPTIONS),
             ] {
                 let there: u64 = connection.only(sql, &[], |record| record.get("there"))?;
@@ -72,9 +110,10 @@ fn apply(
             }
             Ok(changed)
         }
-        Change::Remove(kind, value) => {
-            let sql = "DELETE FROM objects WHERE kind = ?1 AND value = ?2";
-            connection.execute(sql, &values![kind.as_str(), value])
+        Change::Remove(kind, value, source) => {
+            let sql = "DELETE FROM objects WHERE kind = ?1 AND value = ?2 AND (?3 = '' OR source = ?3)";
+            let source = source.map_or("", writ_objects::Source::as_str);
+            connection.execute(sql, &values![kind.as_str(), value, source])
         }
         Change::Expire(kind, value, end) => {
             let sql =

@@ -196,7 +196,8 @@ fn url(text: &str) -> Result<String, NotOfKind> {
     if !SCHEMES.contains(&url.scheme()) {
         return Err(no_url("begins with none of http, https and ftp"));
     }
-    let host = url.host_str().and_then(|host| host.strip_suffix('.')).map(str::to_owned);
+    let host = url.host_str().filter(|host| host.ends_with('.'));
+    let host = host.map(|host| host.trim_end_matches('.').to_owned());
     // These schemes have a host, so nothing of this fails.
     let is_changed = host.is_none_or(|host| url.set_host(Some(&host)).is_ok())
         && url.set_username("").is_ok()

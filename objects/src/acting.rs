@@ -20,6 +20,19 @@ pub enum Standing {
 }
 
 impl Standing {
+    /// How an object stands: whether its value is excepted, and whether an operator has an object of this value
+    /// whose time is not over.
+    #[must_use]
+    pub fn of(object: &Object, is_excepted: bool, is_ruled: bool, now: Timestamp) -> Self {
+        let is_over = object.expires_at.is_some_and(|end| end <= now);
+        match () {
+            () if is_excepted => Self::Excepted,
+            () if is_over => Self::Expired,
+            () if is_ruled && object.source == Source::Analysed => Self::Overruled,
+            () => Self::Acts,
+        }
+    }
+
     /// Its name.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -45,16 +58,9 @@ pub fn acting<'a>(
     let is_over = |object: &Object| object.expires_at.is_some_and(|end| end <= now);
     let by_operators = objects.iter().filter(|object| object.source == Source::Operator && !is_over(object));
     let ruled: BTreeSet<_> = by_operators.map(|object| (object.kind(), object.value())).collect();
-    let standing = |object: &'a Object| {
-        if is_excepted(object.kind(), object.value()) {
-            Standing::Excepted
-        } else if is_over(object) {
-            Standing::Expired
-        } else if object.source == Source::Analysed && ruled.contains(&(object.kind(), object.value())) {
-            Standing::Overruled
-        } else {
-            Standing::Acts
-        }
+    let standing = |object: &Object| {
+        let is_ruled = ruled.contains(&(object.kind(), object.value()));
+        Standing::of(object, is_excepted(object.kind(), object.value()), is_ruled, now)
     };
     objects.iter().map(|object| (object, standing(object))).collect()
 }

@@ -11,5 +11,5 @@ pub mod service;
 pub mod stix;
 
 pub use acting::{Act, Standing, acting};
-pub use list::{InvalidList, List, MAX_OBJECTS};
+pub use list::{InvalidList, List, MAX_OBJECT_BYTES, MAX_OBJECTS};
 pub use object::{InvalidObject, NoSuchType, Object, ObjectType, Source};

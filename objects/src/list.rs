@@ -10,6 +10,9 @@ use crate::{Object, ObjectType, Source};
 /// Objects that act at a time. An agent holds all of them.
 pub const MAX_OBJECTS: usize = 100_000;
 
+/// Characters of all their values: a hundred thousand usual ones, most of them digests, are a fifth of that.
+/// Each agent holds them, and gets them anew after each change.
+pub const MAX_OBJECT_BYTES: usize = 32 << 20;
 /// How the list is encoded.
 const FORMAT: u32 = 1;
 

@@ -8,6 +8,8 @@ use writ_lists::Kind;
 use writ_protocol::command::Remedy;
 use writ_protocol::time::Timestamp;
 
+/// Bytes of a value: what browsers take of a URL. All objects are sent to all agents.
+const MAX_VALUE: usize = 2048;
 /// Bytes of a note: a sentence or two.
 pub(crate) const MAX_NOTE: usize = 512;
 
@@ -61,6 +63,21 @@ impl ObjectType {
     /// # Errors
     /// When it is no value of this type.
     pub fn canonical(self, value: &str) -> Result<String, InvalidObject> {
+        if value.len() > MAX_VALUE {
+            let text = format!("the {self} has {} bytes, and {MAX_VALUE} are taken", value.len());
+            return Err(InvalidObject(text));
+        }
+        let value = self.written(value)?;
+        // Escaping may have made it longer.
+        if value.len() > MAX_VALUE {
+            return Err(InvalidObject(format!(
+                "the {self} is longer than {MAX_VALUE} bytes when it is escaped"
+            )));
+        }
+        Ok(value)
+    }
+
+    fn written(self, value: &str) -> Result<String, InvalidObject> {
         let kind = match self {
             Self::Sha256 => Kind::Sha256,
             Self::Sha1 => Kind::Sha1,
@@ -192,24 +209,38 @@ impl Object {
 fn address(text: &str) -> Result<IpAddr, InvalidObject> {
     let address: IpAddr =
         text.parse().map_err(|_| InvalidObject(format!("{} is no IP address", shown(text))))?;
-    Ok(address.to_canonical())
+    let address = address.to_canonical();
+    if address.is_loopback() || address.is_unspecified() {
+        return Err(InvalidObject(format!("{} is an address of every host itself", shown(text))));
+    }
+    Ok(address)
 }
 
 /// `ADDRESS/LENGTH`, whose address has nothing beyond its length.
 fn network(text: &str) -> Result<String, InvalidObject> {
     let no_network = |why: &str| InvalidObject(format!("{} {why}", shown(text)));
-    let (base, length) =
-        text.split_once('/').ok_or_else(|| no_network("is no network: write it as 192.0.2.0/24"))?;
-    let base: IpAddr = base.parse().map_err(|_| no_network("is no network: write it as 192.0.2.0/24"))?;
-    let bits: u32 = if base.is_ipv4() { 32 } else { 128 };
+    let is_none = || no_network("is no network: write it as 192.0.2.0/24");
+    let (base, length) = text.split_once('/').ok_or_else(is_none)?;
+    let written: IpAddr = base.parse().map_err(|_| is_none())?;
     let is_plain = !length.is_empty() && length.bytes().all(|byte| byte.is_ascii_digit());
-    let length = length.parse::<u32>().ok().filter(|length| is_plain && *length <= bits);
+    let length = length.parse::<u32>().ok().filter(|_| is_plain);
+    let base = written.to_canonical();
+    // A network of IPv4 that is written as IPv6 is one of IPv4.
+    let mapped = if base.is_ipv4() && written.is_ipv6() { 96 } else { 0 };
+    let bits: u32 = if base.is_ipv4() { 32 } else { 128 };
+    let length = length.and_then(|length| length.checked_sub(mapped)).filter(|length| *length <= bits);
     let length = length.ok_or_else(|| no_network("has a length that no such network has"))?;
     // All addresses there are would be nobody's list.
     if length < 8 {
         return Err(no_network(
             "is shorter than /8: that is a part of the internet, and no network of somebody",
         ));
+    }
+    if length == bits {
+        return Err(no_network("is one address: write it as an ip"));
+    }
+    if base.is_loopback() || base.is_unspecified() {
+        return Err(no_network("is a network of every host itself"));
     }
     let rest = match base {
         IpAddr::V4(base) => u128::from(u32::from(base).checked_shl(length).unwrap_or(0)),
@@ -246,7 +277,8 @@ mod tests {
             (Cidr, "192.0.2.0/24".to_owned(), "192.0.2.0/24".to_owned()),
             (Cidr, "2001:DB8::/32".to_owned(), "2001:db8::/32".to_owned()),
             (Cidr, "10.0.0.0/8".to_owned(), "10.0.0.0/8".to_owned()),
-            (Cidr, "192.0.2.7/32".to_owned(), "192.0.2.7/32".to_owned()),
+            (Cidr, "::ffff:192.0.2.0/120".to_owned(), "192.0.2.0/24".to_owned()),
+            (Url, "http://evil.example../a".to_owned(), "http://evil.example/a".to_owned()),
         ] {
             assert_eq!(kind.canonical(&written), Ok(canonical.clone()), "{kind} {written}");
             assert_eq!(kind.canonical(&canonical), Ok(canonical));
@@ -266,6 +298,14 @@ mod tests {
             (Cidr, "192.0.2.0/33", "has a length that no such network has"),
             (Cidr, "192.0.2.0/+24", "has a length that no such network has"),
             (Cidr, "0.0.0.0/0", "is shorter than /8"),
+            (Cidr, "::ffff:0:0/96", "is shorter than /8"),
+            (Cidr, "::ffff:0:0/90", "has a length that no such network has"),
+            (Cidr, "192.0.2.7/32", "write it as an ip"),
+            (Cidr, "127.0.0.0/8", "of every host itself"),
+            (Ip, "127.0.0.1", "of every host itself"),
+            (Ip, "::", "of every host itself"),
+            (Url, &format!("http://evil.example/{}", "a".repeat(2048)), "and 2048 are taken"),
+            (Url, &format!("http://evil.example/{}", "\u{e4}".repeat(900)), "when it is escaped"),
             (Domain, "com", "one word without a dot"),
             (Domain, "\u{1b}[2J", "no domain"),
         ] {

@@ -11,7 +11,7 @@ use writ_proto::admin::v1::object_service_server::ObjectService;
 use writ_protocol::command::Remedy;
 use writ_protocol::time::Timestamp;
 
-use crate::{MAX_OBJECTS, Object, ObjectType, Source, Standing};
+use crate::{Object, ObjectType, Source, Standing};
 
 /// Objects of one call.
 const MAX_ADDED: usize = 1000;
@@ -49,8 +49,8 @@ pub struct ExceptionRow {
 pub enum Change {
     /// These are added, or take the place of those of their type, value and source.
     Add(Vec<Object>),
-    /// All of this type and value are removed.
-    Remove(ObjectType, String),
+    /// All of this type and value are removed, or those of one source.
+    Remove(ObjectType, String, Option<Source>),
     /// All of this type and value end then.
     Expire(ObjectType, String, Option<Timestamp>),
     /// This type and value is excepted, with a note.
@@ -68,6 +68,20 @@ pub enum Changed {
     TooMany(usize),
 }
 
+/// After which object, in the order of types, values and sources.
+pub type After = (String, String, String);
+
+/// An object as it is kept, and what bears on how it stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListedObject {
+    /// The object.
+    pub row: ObjectRow,
+    /// Its value is excepted.
+    pub is_excepted: bool,
+    /// An operator has an object of this value whose time is not over.
+    pub is_ruled: bool,
+}
+
 /// Where objects are kept.
 pub trait ObjectStore: Send + Sync {
     /// What may fail.
@@ -77,6 +91,21 @@ pub trait ObjectStore: Send + Sync {
     fn all_objects(
         &self,
     ) -> impl Future<Output = Result<(Vec<ObjectRow>, Vec<ExceptionRow>), Self::Error>> + Send;
+
+    /// So many objects after one of them, as they stand at a moment.
+    fn listed_objects(
+        &self,
+        after: After,
+        limit: u32,
+        now: Timestamp,
+    ) -> impl Future<Output = Result<Vec<ListedObject>, Self::Error>> + Send;
+
+    /// So many exceptions after a type and a value.
+    fn listed_exceptions(
+        &self,
+        after: (String, String),
+        limit: u32,
+    ) -> impl Future<Output = Result<Vec<ExceptionRow>, Self::Error>> + Send;
 
     /// Changes them, by whom and when.
     fn change_objects(
@@ -104,14 +133,14 @@ impl<H: ObjectHolder> ObjectService for ObjectPages<H> {
         request: Request<proto::ListObjectsRequest>,
     ) -> Result<Response<proto::ListObjectsResponse>, Status> {
         let proto::ListObjectsRequest { page_size, page_token } = request.into_inner();
-        let (size, after) = (page::size(page_size, 100, page::MAX_PAGE)?, page::token::<usize>(&page_token)?);
-        let (rows, exceptions) = self.0.store().all_objects().await.map_err(unavailable)?;
-        let (objects, rest): (Vec<_>, Vec<_>) =
-            rows.into_iter().map(|row| (row.object, (row.added_by, row.added_at))).unzip();
-        let is_excepted = excepted(&exceptions);
-        let shown = crate::acting(&objects, is_excepted, self.0.now()).into_iter().zip(rest);
-        let shown = shown.map(|((object, standing), (by, at))| show(object, standing, by, at));
-        let (objects, next_page_token) = paged(shown, after, size);
+        let (size, after) = (page::size(page_size, 100, page::MAX_PAGE)?, page::token::<Token>(&page_token)?);
+        let (after, now) = (after.unwrap_or_default().three(), self.0.now());
+        let rows = self.0.store().listed_objects(after, size, now).await.map_err(unavailable)?;
+        let next_page_token = page::next(&rows, size, |listed| {
+            let object = &listed.row.object;
+            Token::of(&[object.kind().as_str(), object.value(), object.source.as_str()])
+        });
+        let objects = rows.into_iter().map(|listed| show(listed, now)).collect();
         Ok(Response::new(proto::ListObjectsResponse { objects, next_page_token }))
     }
 
@@ -137,8 +166,16 @@ impl<H: ObjectHolder> ObjectService for ObjectPages<H> {
         request: Request<proto::ObjectRequest>,
     ) -> Result<Response<proto::ObjectsChanged>, Status> {
         let by = actor(&request)?.name;
-        let (kind, value, _) = named(request.into_inner())?;
-        self.change(Change::Remove(kind, value), by).await
+        let asked = request.into_inner();
+        let source = match asked.source.as_str() {
+            "" => None,
+            word => Some(
+                word.parse()
+                    .map_err(|error: crate::InvalidObject| Failure::invalid("source", error.to_string()))?,
+            ),
+        };
+        let (kind, value, _) = named(asked)?;
+        self.change(Change::Remove(kind, value, source), by).await
     }
 
     async fn expire(
@@ -147,7 +184,7 @@ impl<H: ObjectHolder> ObjectService for ObjectPages<H> {
     ) -> Result<Response<proto::ObjectsChanged>, Status> {
         let by = actor(&request)?.name;
         let proto::ExpireObjectRequest { value, r#type, expires_at_ms } = request.into_inner();
-        let (kind, value, _) = named(proto::ObjectRequest { value, r#type, note: String::new() })?;
+        let (kind, value, _) = named(proto::ObjectRequest { value, r#type, ..Default::default() })?;
         self.change(Change::Expire(kind, value, end(expires_at_ms)), by).await
     }
 
@@ -174,8 +211,10 @@ impl<H: ObjectHolder> ObjectService for ObjectPages<H> {
         request: Request<proto::ListObjectsRequest>,
     ) -> Result<Response<proto::ListExceptionsResponse>, Status> {
         let proto::ListObjectsRequest { page_size, page_token } = request.into_inner();
-        let (size, after) = (page::size(page_size, 100, page::MAX_PAGE)?, page::token::<usize>(&page_token)?);
-        let (_, rows) = self.0.store().all_objects().await.map_err(unavailable)?;
+        let (size, after) = (page::size(page_size, 100, page::MAX_PAGE)?, page::token::<Token>(&page_token)?);
+        let (kind, value, _) = after.unwrap_or_default().three();
+        let rows = self.0.store().listed_exceptions((kind, value), size).await.map_err(unavailable)?;
+        let next_page_token = page::next(&rows, size, |row| Token::of(&[row.kind.as_str(), &row.value]));
         let shown = rows.into_iter().map(|row| proto::ObjectException {
             r#type: row.kind.to_string(),
             value: row.value,
@@ -183,30 +222,74 @@ impl<H: ObjectHolder> ObjectService for ObjectPages<H> {
             added_by: row.added_by,
             added_at_ms: row.added_at.as_millis(),
         });
-        let (exceptions, next_page_token) = paged(shown, after, size);
-        Ok(Response::new(proto::ListExceptionsResponse { exceptions, next_page_token }))
+        Ok(Response::new(proto::ListExceptionsResponse { exceptions: shown.collect(), next_page_token }))
+    }
+}
+
+/// Where a page begins: words, each on a line. None of them has a line break.
+#[derive(Debug, Default)]
+struct Token(Vec<String>);
+
+impl Token {
+    fn of(words: &[&str]) -> String {
+        words.join("\n")
+    }
+
+    fn three(self) -> After {
+        let mut words = self.0.into_iter();
+        let mut next = || words.next().unwrap_or_default();
+        (next(), next(), next())
+    }
+}
+
+impl std::str::FromStr for Token {
+    type Err = std::convert::Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Ok(Self(text.split('\n').map(str::to_owned).collect()))
     }
 }
 
 impl<H: ObjectHolder> ObjectPages<H> {
     async fn change(&self, change: Change, by: String) -> Result<Response<proto::ObjectsChanged>, Status> {
-        let told = format!("{change:?}");
-        let told: String = told.chars().take(300).collect();
+        let told = change.clone();
         let changed = self.0.store().change_objects(change, by.clone(), self.0.now()).await;
         match changed.map_err(unavailable)? {
             Changed::Done(changed) => {
                 if changed > 0 {
-                    info!(target: "audit", actor = by, change = told, "suspicious objects changed");
+                    told.log(&by);
                     self.0.objects_changed();
                 }
                 Ok(Effect::unless(changed > 0, proto::ObjectsChanged { changed }))
             }
             Changed::TooMany(most) => {
                 let text = format!(
-                    "there would be more than {most}: remove some first, such as those that have expired"
+                    "there would be more than {most} objects, exceptions, or characters of values: remove some first, such as those that have expired"
                 );
                 Err(Failure::precondition("too_many_objects", text).into())
             }
+        }
+    }
+}
+
+impl Change {
+    /// What acted may be asked long after it was removed, so each value is named.
+    fn log(&self, actor: &str) {
+        let one = |what: &str, kind: ObjectType, value: &str, more: &str| {
+            info!(target: "audit", actor, what, %kind, value, more, "suspicious objects changed");
+        };
+        match self {
+            Self::Add(objects) => objects
+                .iter()
+                .for_each(|object| one("added", object.kind(), object.value(), object.remedy().as_str())),
+            Self::Remove(kind, value, source) => {
+                one("removed", *kind, value, source.map_or("", Source::as_str));
+            }
+            Self::Expire(kind, value, end) => {
+                one("ends", *kind, value, &end.map_or_else(|| "never".to_owned(), |end| end.to_string()));
+            }
+            Self::Except(kind, value, note) => one("excepted", *kind, value, note),
+            Self::RemoveException(kind, value) => one("excepted no more", *kind, value, ""),
         }
     }
 }
@@ -216,17 +299,6 @@ pub fn excepted(exceptions: &[ExceptionRow]) -> impl Fn(ObjectType, &str) -> boo
     let all: std::collections::HashSet<(ObjectType, String)> =
         exceptions.iter().map(|row| (row.kind, row.value.clone())).collect();
     move |kind, value| all.contains(&(kind, value.to_owned()))
-}
-
-/// The rows after so many, and where the next page begins.
-fn paged<T>(rows: impl Iterator<Item = T>, after: Option<usize>, size: u32) -> (Vec<T>, String) {
-    let (after, size) = (after.unwrap_or(0), usize::try_from(size).unwrap_or(MAX_OBJECTS));
-    let mut rows: Vec<_> = rows.skip(after).take(size + 1).collect();
-    if rows.len() <= size {
-        return (rows, String::new());
-    }
-    rows.truncate(size);
-    (rows, (after + size).to_string())
 }
 
 fn end(millis: u64) -> Option<Timestamp> {
@@ -253,7 +325,7 @@ fn read(object: proto::SuspiciousObject) -> Result<Object, String> {
 }
 
 fn named(asked: proto::ObjectRequest) -> Result<(ObjectType, String, String), Failure> {
-    let proto::ObjectRequest { value, r#type, note } = asked;
+    let proto::ObjectRequest { value, r#type, note, source: _ } = asked;
     let kind: ObjectType =
         r#type.parse().map_err(|error: crate::NoSuchType| Failure::invalid("type", error.to_string()))?;
     let value = kind.canonical(&value).map_err(|error| Failure::invalid("value", error.to_string()))?;
@@ -264,7 +336,9 @@ fn named(asked: proto::ObjectRequest) -> Result<(ObjectType, String, String), Fa
     Ok((kind, value, note))
 }
 
-fn show(object: &Object, standing: Standing, by: String, at: Timestamp) -> proto::SuspiciousObject {
+fn show(listed: ListedObject, now: Timestamp) -> proto::SuspiciousObject {
+    let ListedObject { row: ObjectRow { object, added_by, added_at }, is_excepted, is_ruled } = listed;
+    let standing = Standing::of(&object, is_excepted, is_ruled, now);
     proto::SuspiciousObject {
         r#type: object.kind().to_string(),
         value: object.value().to_owned(),
@@ -272,8 +346,8 @@ fn show(object: &Object, standing: Standing, by: String, at: Timestamp) -> proto
         source: object.source.as_str().to_owned(),
         expires_at_ms: object.expires_at.map_or(0, Timestamp::as_millis),
         note: object.note().to_owned(),
-        added_by: by,
-        added_at_ms: at.as_millis(),
+        added_by,
+        added_at_ms: added_at.as_millis(),
         standing: standing.as_str().to_owned(),
     }
 }

@@ -7,8 +7,10 @@
 mod pattern;
 
 use std::collections::BTreeMap;
+use std::fmt;
 
-use serde::Deserialize;
+use serde::de::{Error as _, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 use writ_protocol::command::Remedy;
 use writ_protocol::time::Timestamp;
@@ -25,9 +27,9 @@ pub enum NotStix {
     /// It is no JSON, or none of STIX.
     #[error("it is no STIX: {0}")]
     Json(#[from] serde_json::Error),
-    /// There are too many.
-    #[error("it has {0} objects, and {MAX_STIX_OBJECTS} are read at most; divide it")]
-    TooMany(usize),
+    /// It is something else.
+    #[error("it is no STIX: neither a bundle, nor one of its objects, nor an envelope of TAXII")]
+    None,
 }
 
 /// What is wanted of indicators.
@@ -59,6 +61,45 @@ pub struct Read {
 }
 
 #[derive(Deserialize)]
+struct Bundle {
+    #[serde(default)]
+    objects: Option<Things>,
+    #[serde(default, rename = "type")]
+    kind: String,
+    #[serde(default)]
+    more: Option<bool>,
+}
+
+/// Objects, of which no more are kept than are read.
+struct Things(Vec<Value>);
+
+impl<'de> Deserialize<'de> for Things {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct Reads;
+        impl<'de> Visitor<'de> for Reads {
+            type Value = Things;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an array of objects")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut all: A) -> Result<Things, A::Error> {
+                let mut things = Vec::new();
+                while let Some(thing) = all.next_element()? {
+                    if things.len() == MAX_STIX_OBJECTS {
+                        let text = format!("it has more than {MAX_STIX_OBJECTS} objects; divide it");
+                        return Err(A::Error::custom(text));
+                    }
+                    things.push(thing);
+                }
+                Ok(Things(things))
+            }
+        }
+        from.deserialize_seq(Reads)
+    }
+}
+
+#[derive(Deserialize)]
 struct Indicator {
     id: String,
     #[serde(default)]
@@ -79,6 +120,9 @@ struct Indicator {
     modified: Option<String>,
     #[serde(default)]
     indicator_types: Vec<String>,
+    /// Where STIX 2.0 has that.
+    #[serde(default)]
+    labels: Vec<String>,
 }
 
 fn stix() -> String {
@@ -92,13 +136,18 @@ fn stix() -> String {
 /// # Errors
 /// When the text is none of these, or too long.
 pub fn read(text: &[u8], wanted: Wanted) -> Result<Vec<Read>, NotStix> {
-    let mut all: serde_json::Map<String, Value> = serde_json::from_slice(text)?;
-    // An envelope without objects is one that has nothing new.
-    let objects = all.remove("objects").unwrap_or_else(|| Value::Array(Vec::new()));
-    let objects: Vec<Value> = serde_json::from_value(objects)?;
-    if objects.len() > MAX_STIX_OBJECTS {
-        return Err(NotStix::TooMany(objects.len()));
+    // An array would be read as a bundle's fields in their order.
+    if !text.trim_ascii_start().starts_with(b"{") {
+        return Err(NotStix::None);
     }
+    let Bundle { objects, kind, more } = serde_json::from_slice(text)?;
+    let objects = match objects {
+        Some(Things(objects)) => objects,
+        // They may have nothing in them.
+        None if kind == "bundle" || more.is_some() => Vec::new(),
+        None if kind.is_empty() => return Err(NotStix::None),
+        None => vec![serde_json::from_slice(text)?],
+    };
     let mut latest: BTreeMap<String, (Timestamp, usize)> = BTreeMap::new();
     let mut indicators = Vec::new();
     let mut told = Vec::new();
@@ -138,6 +187,31 @@ pub fn read(text: &[u8], wanted: Wanted) -> Result<Vec<Read>, NotStix> {
         }
     }
     Ok(told)
+}
+
+/// All that was taken, each value once: with the latest end and the strongest remedy that anybody gave it. And
+/// all that was revoked, but for what something else in there still names.
+#[must_use]
+pub fn merged(all: &[Read]) -> (Vec<Object>, Vec<(ObjectType, String)>) {
+    let mut objects: BTreeMap<(ObjectType, String), Object> = BTreeMap::new();
+    for object in all.iter().flat_map(|read| &read.objects) {
+        let about = (object.kind(), object.value().to_owned());
+        match objects.get_mut(&about) {
+            None => drop(objects.insert(about, object.clone())),
+            Some(known) => {
+                let end = known.expires_at.zip(object.expires_at).map(|(one, other)| one.max(other));
+                if object.remedy() > known.remedy() {
+                    *known = object.clone();
+                }
+                known.expires_at = end;
+            }
+        }
+    }
+    let mut revoked: Vec<_> = all.iter().flat_map(|read| read.revoked.clone()).collect();
+    revoked.retain(|about| !objects.contains_key(about));
+    revoked.sort();
+    revoked.dedup();
+    (objects.into_values().collect(), revoked)
 }
 
 /// What is taken of an indicator.
@@ -193,7 +267,7 @@ fn reason_to_leave(indicator: &Indicator, wanted: Wanted) -> Option<String> {
     if indicator.revoked {
         return None;
     }
-    if indicator.indicator_types.iter().any(|kind| kind == "benign") {
+    if indicator.indicator_types.iter().chain(&indicator.labels).any(|kind| kind == "benign") {
         return Some("it says that what it names is benign".to_owned());
     }
     if let Some(confidence) = indicator.confidence
@@ -293,6 +367,7 @@ mod tests {
             (r#","valid_until":"2026-02-01T00:00:00Z""#, "it is not valid any more"),
             (r#","valid_until":"soon""#, "its valid_until is no time"),
             (r#","indicator_types":["benign"]"#, "benign"),
+            (r#","labels":["benign"]"#, "benign"),
         ] {
             let read = one(pattern, more);
             assert!(read.objects.is_empty() && read.left[0].contains(why), "{more}: {read:?}");
@@ -334,13 +409,37 @@ mod tests {
     }
 
     #[test]
+    fn a_value_of_several_indicators_is_one_object_and_is_not_revoked_by_one_of_them() {
+        let pattern = "[ipv4-addr:value = '192.0.2.7']";
+        let ends = r#","valid_until":"2036-01-01T00:00:00Z""#;
+        let mut all = bundle(&[indicator("1", pattern, ""), indicator("2", pattern, ends)]);
+        all.extend(bundle(&[indicator("3", pattern, r#","revoked":true"#)]));
+        let other = "[ipv4-addr:value = '192.0.2.8']";
+        all.extend(bundle(&[indicator("4", other, r#","revoked":true"#)]));
+        let (objects, revoked) = merged(&all);
+        assert_eq!((objects.len(), objects[0].expires_at), (1, None));
+        assert_eq!(revoked, [(ObjectType::Ip, "192.0.2.8".to_owned())]);
+    }
+
+    #[test]
     fn an_envelope_of_taxii_is_read_and_what_is_none_is_refused() {
         let text = format!(
             r#"{{"more":false,"objects":[{}]}}"#,
             indicator("1", "[url:value = 'http://a.example/']", "")
         );
         assert_eq!(read(text.as_bytes(), wanted()).unwrap()[0].objects.len(), 1);
-        assert!(read(b"{}", wanted()).unwrap().is_empty());
+        assert!(read(b"{\"more\": false}", wanted()).unwrap().is_empty());
+        let alone = indicator("1", "[url:value = 'http://a.example/']", "");
+        assert_eq!(read(alone.as_bytes(), wanted()).unwrap()[0].objects.len(), 1);
+        for text in ["{}", "{\"x\": 7}"] {
+            assert!(
+                read(text.as_bytes(), wanted()).unwrap_err().to_string().contains("neither a bundle"),
+                "{text}"
+            );
+        }
+        let many = format!("{{\"objects\":[{}0]}}", "0,".repeat(MAX_STIX_OBJECTS));
+        let said = read(many.as_bytes(), wanted()).unwrap_err().to_string();
+        assert!(said.contains("more than 200000 objects"), "{said}");
         for text in ["", "[]", "{\"objects\":7}", "<stix/>"] {
             assert!(
                 read(text.as_bytes(), wanted()).unwrap_err().to_string().contains("it is no STIX"),

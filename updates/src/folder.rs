@@ -117,10 +117,14 @@ impl Folder {
         })
     }
 
-    /// Takes what is in force for one change of it. A run needs it at its end alone, so that somebody can
-    /// go back while one is under way.
+    /// Takes what is in force for one change of it, however many want to: each holds it for a moment. A run
+    /// needs it at its end alone, so that somebody can go back while one is under way.
     pub(crate) fn lock_shelf(&self) -> Result<Alone, UpdateError> {
-        Self(self.0.join("components")).lock()
+        let folder = self.0.join("components");
+        for folder in [&self.0, &folder] {
+            files::private_folder(folder).map_err(UpdateError::file)?;
+        }
+        files::wait_for_folder(&folder).map(Alone).map_err(UpdateError::file)
     }
 
     /// What is in force.
@@ -198,22 +202,24 @@ impl Folder {
         content: &[u8],
         now: Timestamp,
     ) -> Result<bool, UpdateError> {
-        let _lock = self.lock_shelf()?;
-        let mut shelf = self.shelf()?;
         let bytes = u64::try_from(content.len()).unwrap_or(u64::MAX);
         let release = Release { version, sha256: Digest::of(content), bytes };
-        let before = shelf.0.get(name).map(|held| held.active.clone());
         let file = self.file(name, &release);
-        let is_whole = || digest::of_file(&file).is_ok_and(|found| found == release.sha256);
-        if before.as_ref().is_some_and(|before| before.sha256 == release.sha256) && is_whole() {
+        let is_here = |shelf: &Shelf| {
+            let active = shelf.0.get(name).map(|held| &held.active);
+            active.is_some_and(|active| active.sha256 == release.sha256)
+                && digest::of_file(&file).is_ok_and(|found| found == release.sha256)
+        };
+        if is_here(&self.shelf()?) {
             return Ok(false);
         }
-        let folder = self.0.join("components").join(name.as_ref());
-        for folder in [&self.0.join("components"), &folder] {
-            files::private_folder(folder).map_err(UpdateError::file)?;
-        }
+        let _lock = self.lock_shelf()?;
+        files::private_folder(&self.0.join("components").join(name.as_ref())).map_err(UpdateError::file)?;
         files::write_secret(&file, content).map_err(UpdateError::file)?;
-        let held = Held { active: release, since_ms: now.as_millis(), earlier: before, is_held: false };
+        let mut shelf = self.shelf()?;
+        let before = shelf.0.get(name).map(|held| held.active.clone());
+        let earlier = before.filter(|before| before.sha256 != release.sha256);
+        let held = Held { active: release, since_ms: now.as_millis(), earlier, is_held: false };
         shelf.0.insert(name.clone(), held);
         self.put(&shelf)?;
         Ok(true)

@@ -50,6 +50,8 @@ pub(super) struct Findings {
     pub(super) files: u64,
     bytes: u64,
     skipped: BTreeMap<Skip, (u64, Vec<String>)>,
+    /// Why suspicious objects were not looked for, if they were not.
+    pub(super) without: Option<String>,
     pub(super) cut_short: Option<&'static str>,
     pub(super) took: Duration,
 }
@@ -83,6 +85,9 @@ impl Findings {
     /// end may be cut.
     pub(super) fn ended(&self) -> Ended {
         let mut text = String::new();
+        if let Some(why) = &self.without {
+            let _ = writeln!(text, "suspicious objects were not looked for: {why}");
+        }
         if self.unanswered > 0 {
             let _ = writeln!(
                 text,
@@ -118,7 +123,8 @@ impl Findings {
         if self.untold > 0 {
             let _ = writeln!(text, "and {} more; the agent's log has them", self.untold);
         }
-        let ending = if self.cut_short.is_some() { Ending::Failed } else { Ending::Done };
+        let is_whole = self.cut_short.is_none() && self.without.is_none();
+        let ending = if !is_whole { Ending::Failed } else { Ending::Done };
         let (detail, listed) = (self.summary(), self.listed);
         Ended { ending, detail, listed, ..Ended::with_output(text.into_bytes()) }
     }

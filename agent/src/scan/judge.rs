@@ -1,12 +1,14 @@
 //! The judgement of a scan: what the server says of files that may be listed, and what is done with those
 //! that are.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tracing::warn;
+use writ_lists::{Key, Kind};
 use writ_protocol::command::{Remedy, Scan};
 use writ_protocol::id::CommandId;
 use writ_protocol::limits::MAX_QUESTION_VALUES;
@@ -73,7 +75,6 @@ impl<N: Fn() -> Timestamp> Judging<'_, N> {
             let _ = tokio::time::timeout(GATHER, more).await;
             let patience = if self.is_answered { PATIENCE } else { Duration::ZERO };
             let unanswered = self.judge(std::mem::take(&mut batch), patience).await;
-            self.is_answered = unanswered.is_empty();
             for suspect in unanswered {
                 self.unanswered_bytes += suspect.path.as_os_str().len();
                 if self.unanswered_bytes <= MAX_UNANSWERED {
@@ -92,7 +93,8 @@ impl<N: Fn() -> Timestamp> Judging<'_, N> {
         }
         for suspect in self.judge(unanswered, LAST_PATIENCE).await {
             if self.scan.is_strict {
-                self.act(suspect, Judged::Suspected, Remedy::Block).await;
+                let Some(of) = suspect.known.maybe else { continue };
+                self.act(&suspect.path, of, Judged::Suspected, Remedy::Block).await;
             } else {
                 self.findings.unanswered += 1;
                 if self.findings.unanswered_examples.len() < EXAMPLES {
@@ -105,44 +107,59 @@ impl<N: Fn() -> Timestamp> Judging<'_, N> {
     /// Acts on objects; asks about other files, and acts on those that are listed. Those about which nobody
     /// said anything.
     async fn judge(&mut self, batch: Vec<Suspect>, patience: Duration) -> Vec<Suspect> {
-        let (objects, maybe): (Vec<_>, Vec<_>) =
-            batch.into_iter().partition(|suspect| suspect.remedy.is_some());
+        let most = self.scan.remedy;
+        // What an object says, and no more than the scan asks for. Where that is less than the list would have
+        // done, the list is asked, too.
+        let is_enough = |suspect: &Suspect| {
+            let object = suspect.known.object.map(|(_, _, remedy)| remedy);
+            suspect.known.maybe.is_none() || object.is_some_and(|remedy| remedy >= most)
+        };
+        let (objects, maybe): (Vec<_>, Vec<_>) = batch.into_iter().partition(is_enough);
         for suspect in objects {
-            // What the object says, and no more than the scan asks for.
-            let remedy = suspect.remedy.unwrap_or(Remedy::Log).min(self.scan.remedy);
-            self.act(suspect, Judged::Object, remedy).await;
+            self.act_on_object(suspect).await;
         }
-        let Some(filter) = self.wanted.filter().filter(|_| !maybe.is_empty()) else { return maybe };
-        let values = maybe.iter().map(|suspect| suspect.key).collect();
+        let Some(filter) = self.wanted.filter().filter(|_| !maybe.is_empty()) else { return Vec::new() };
+        let values = maybe.iter().filter_map(|suspect| Some(suspect.known.maybe?.1)).collect();
         let left = self.running.until.saturating_duration_since(Instant::now());
         let patience = if self.running.is_over().is_some() { Duration::ZERO } else { patience.min(left) };
         let verdicts =
             self.known.reputations.judge((LIST, filter, self.known.bundle), &values, patience).await;
         let mut unanswered = Vec::new();
         for suspect in maybe {
-            match verdicts.get(&suspect.key) {
-                Some(Verdict::Unlisted) => {}
+            let Some((kind, key)) = suspect.known.maybe else { continue };
+            match verdicts.get(&key) {
                 Some(Verdict::Listed(version)) => {
-                    self.act(suspect, Judged::Listed(version.clone()), self.scan.remedy).await;
+                    self.act(&suspect.path, (kind, key), Judged::Listed(version.clone()), most).await;
                 }
+                // It is an object still, whatever the list says.
+                _ if suspect.known.object.is_some() => self.act_on_object(suspect).await,
+                Some(Verdict::Unlisted) => {}
                 Some(Verdict::Unanswered) | None => unanswered.push(suspect),
             }
         }
+        self.is_answered = unanswered.is_empty();
         unanswered
     }
 
-    async fn act(&mut self, suspect: Suspect, verdict: Judged, remedy: Remedy) {
+    async fn act_on_object(&mut self, suspect: Suspect) {
+        let Some((kind, key, remedy)) = suspect.known.object else { return };
+        let remedy = remedy.min(self.scan.remedy);
+        self.act(&suspect.path, (kind, key), Judged::Object, remedy).await;
+    }
+
+    async fn act(&mut self, path: &Path, of: (Kind, Key), verdict: Judged, remedy: Remedy) {
         let remedied = match remedy {
             Remedy::Log => None,
-            remedy => Some(self.try_remedy(remedy, &suspect).await),
+            remedy => Some(self.try_remedy(remedy, path, of).await),
         };
-        self.found(suspect, verdict, remedied);
+        self.found(path, of, verdict, remedied);
     }
 
     /// Acts beside the runtime, which has one thread, unless the scan is over or has done enough.
-    async fn try_remedy(&mut self, remedy: Remedy, suspect: &Suspect) -> Remedied {
+    async fn try_remedy(&mut self, remedy: Remedy, path: &Path, (kind, key): (Kind, Key)) -> Remedied {
         let most = self.scan.max_remedied;
         if let Some(why) = self.running.is_over() {
+            self.findings.cut_short = self.findings.cut_short.or(Some(why));
             return Remedied::Left(format!("{why} before it was acted on"));
         }
         if self.remedied >= most {
@@ -153,8 +170,7 @@ impl<N: Fn() -> Timestamp> Judging<'_, N> {
         }
         self.tried += 1;
         let (guard, quarantine) = (self.scans.guard.clone(), Arc::clone(&self.scans.quarantine));
-        let (takes_packaged, kind, key) = (self.scan.takes_packaged, suspect.kind, suspect.key);
-        let path = suspect.path.clone();
+        let (takes_packaged, path) = (self.scan.takes_packaged, path.to_owned());
         let (command, now_ms) = (self.command, (self.now)().as_millis());
         let (running, bytes) = (Arc::clone(self.running), self.scan.max_file_bytes);
         let acted = tokio::task::spawn_blocking(move || {
@@ -171,10 +187,9 @@ impl<N: Fn() -> Timestamp> Judging<'_, N> {
         acted
     }
 
-    fn found(&mut self, suspect: Suspect, verdict: Judged, remedied: Option<Remedied>) {
-        let Suspect { path, kind, key, .. } = suspect;
+    fn found(&mut self, path: &Path, (kind, key): (Kind, Key), verdict: Judged, remedied: Option<Remedied>) {
         let digest = hex::encode(&key[..usize::from(kind.width())]);
-        let path = shown(&path);
+        let path = shown(path);
         warn!(path, %kind, digest, ?verdict, ?remedied, "a listed file");
         self.findings.add(Finding { path, digest: format!("{kind}:{digest}"), verdict, remedied });
     }

@@ -15,8 +15,8 @@ use writ_protocol::command::Scan;
 
 use super::hash::{Limit, read};
 use super::place::{has_changed, length, open_file};
-use super::walk::{Skip, Visitor, walk};
-use super::wanted::{Match, Wanted};
+use super::walk::{Skip, Visitor, is_left_out, walk};
+use super::wanted::Wanted;
 use super::{Running, Seen, Suspect};
 
 /// The lowest priority: whoever else wants the processor or the disk has it first.
@@ -58,19 +58,18 @@ impl Walker {
         let excluded: Vec<_> =
             named.chain(self.scan.exclude.iter().filter_map(|path| real(path).ok())).collect();
         let mut visit = Visit { walker: &self, seen, begun: Instant::now() };
-        let mut last: Option<(PathBuf, u64)> = None;
+        let mut walked: Vec<PathBuf> = Vec::new();
         for root in roots {
-            // Sorted, so that what is above comes first. A file system of its own is entered because it is
-            // named.
-            let device = rustix::fs::stat(&root).map_or(0, |found| found.st_dev);
-            if last.as_ref().is_some_and(|(last, of)| root.starts_with(last) && *of == device) {
+            // Sorted, so that what is above comes first. A file system that is left out there is entered because
+            // it is named.
+            if walked.iter().any(|walked| root.starts_with(walked)) && !is_left_out(&root) {
                 continue;
             }
             if !walk(&root, &excluded, &mut visit) {
                 visit.seen.cut_short = visit.seen.cut_short.or_else(|| self.running.is_over());
                 break;
             }
-            last = Some((root, device));
+            walked.push(root);
         }
         visit.seen
     }
@@ -118,12 +117,8 @@ impl Visit<'_> {
         if has_changed(&before, &after) {
             self.seen.skip(path, Skip::Changed);
         }
-        let suspect = |kind, key, remedy| Suspect { path: path.to_owned(), kind, key, remedy };
-        let suspect = match walker.wanted.look(&digests) {
-            Some(Match::Object(kind, key, remedy)) => suspect(kind, key, Some(remedy)),
-            Some(Match::Maybe(kind, key)) => suspect(kind, key, None),
-            None => return Ok(()),
-        };
+        let Some(known) = walker.wanted.look(&digests) else { return Ok(()) };
+        let suspect = Suspect { path: path.to_owned(), known };
         // Nobody listens when the scan is over.
         let _ = walker.sender.blocking_send(suspect);
         Ok(())

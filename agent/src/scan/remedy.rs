@@ -63,7 +63,7 @@ impl Remedies<'_> {
             return left(why);
         }
         if self.remedy != Remedy::Quarantine {
-            return Ok(block(&file, &stat));
+            return Ok(block(&file));
         }
         // What is immutable, as a scan made it before, cannot be moved away.
         let was_immutable = is_immutable(&file) && set_immutable(&file, false).is_ok();
@@ -81,7 +81,7 @@ impl Remedies<'_> {
                 }
                 match error {
                     NotMoved::Changed | NotMoved::Exchanged => left("it was exchanged or changed meanwhile"),
-                    NotMoved::Failed(why) => Ok(match block(&file, &stat) {
+                    NotMoved::Failed(why) => Ok(match block(&file) {
                         Remedied::Blocked(said) => {
                             Remedied::Blocked(format!("not quarantined: {why}; {said}"))
                         }
@@ -114,22 +114,33 @@ fn other_names(file: &File, before: &Stat) -> String {
     // As many as before: somebody gave it another name in the last moment.
     let what =
         if left < before.st_nlink { "it has other hard links, which stay" } else { "it has a new name" };
-    match take_execution(file, before) {
+    match take_execution(file) {
         Ok(()) => format!("{what}, not executable"),
-        Err(why) => format!("{what} as it is: {why}"),
+        Err(error) => format!("{what} as it is: its mode cannot be changed: {error}"),
     }
 }
 
 /// Takes from everybody that a file can be executed, and that it can be changed where the file system has a
 /// flag for that.
-fn block(file: &File, stat: &Stat) -> Remedied {
-    if !is_executable(stat) && is_immutable(file) {
+fn block(file: &File) -> Remedied {
+    if is_immutable(file) && is_executable(file).is_ok_and(|is_executable| !is_executable) {
         return Remedied::Already;
     }
-    if let Err(why) = take_execution(file, stat) {
-        return Remedied::Left(why);
+    if let Err(error) = take_execution(file) {
+        return Remedied::Left(format!("its mode cannot be changed: {error}"));
     }
-    Remedied::Blocked(match set_immutable(file, true) {
+    let flagged = set_immutable(file, true);
+    // Its owner may have changed the mode back in the last moment. Now he cannot.
+    if flagged.is_ok() && is_executable(file).unwrap_or(true) {
+        let again = set_immutable(file, false)
+            .map_err(io::Error::from)
+            .and_then(|()| take_execution(file))
+            .and_then(|()| Ok(set_immutable(file, true)?));
+        if again.is_err() || is_executable(file).unwrap_or(true) {
+            return Remedied::Left("somebody makes it executable again and again".to_owned());
+        }
+    }
+    Remedied::Blocked(match flagged {
         Ok(()) => "not executable, immutable".to_owned(),
         Err(error) => format!("not executable; not immutable: {}", io::Error::from(error)),
     })
@@ -137,18 +148,19 @@ fn block(file: &File, stat: &Stat) -> Remedied {
 
 const EXECUTABLE: Mode = Mode::XUSR.union(Mode::XGRP).union(Mode::XOTH);
 
-fn is_executable(stat: &Stat) -> bool {
-    Mode::from_raw_mode(stat.st_mode & 0o7777).intersects(EXECUTABLE)
+/// The mode of a file, as it is now.
+fn mode(file: &File) -> io::Result<Mode> {
+    Ok(Mode::from_raw_mode(rustix::fs::fstat(file)?.st_mode & 0o7777))
 }
 
-/// Takes from everybody that a file can be executed; in words why not.
-fn take_execution(file: &File, stat: &Stat) -> Result<(), String> {
-    if !is_executable(stat) {
-        return Ok(());
-    }
-    let mode = Mode::from_raw_mode(stat.st_mode & 0o7777).difference(EXECUTABLE);
-    let changed = rustix::fs::fchmod(file, mode);
-    changed.map_err(|error| format!("its mode cannot be changed: {}", io::Error::from(error)))
+fn is_executable(file: &File) -> io::Result<bool> {
+    Ok(mode(file)?.intersects(EXECUTABLE))
+}
+
+/// Takes from everybody that a file can be executed. Also from one that cannot be now: its owner may change
+/// that at any moment, so the mode is always set.
+fn take_execution(file: &File) -> io::Result<()> {
+    Ok(rustix::fs::fchmod(file, mode(file)?.difference(EXECUTABLE))?)
 }
 
 fn is_immutable(file: &File) -> bool {

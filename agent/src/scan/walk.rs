@@ -213,6 +213,13 @@ fn enter(folder: &OwnedFd, name: &OsStr, parent: u64) -> io::Result<Result<Level
     level(open_folder(folder, name)?, 0).map(Ok)
 }
 
+/// Whether a path is on a file system that is not scanned unless it is named.
+pub(super) fn is_left_out(path: &Path) -> bool {
+    let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT | AtFlags::STATX_DONT_SYNC;
+    rustix::fs::statx(rustix::fs::CWD, path, flags, StatxFlags::TYPE)
+        .is_ok_and(|found| not_scanned(found.stx_dev_major, found.stx_dev_minor).is_some())
+}
+
 /// Why the file system of a device is not scanned, if it is not: proc(5), `mountinfo`.
 fn not_scanned(major: u32, minor: u32) -> Option<Skip> {
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();

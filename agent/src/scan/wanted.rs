@@ -19,11 +19,11 @@ pub(super) struct Wanted {
 
 /// What is known of a file by its digests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Match {
-    /// It is a suspicious object, of this kind and digest, with this remedy.
-    Object(Kind, Key, Remedy),
+pub(super) struct Match {
+    /// It is a suspicious object, of this kind and digest: the one with the strongest remedy.
+    pub(super) object: Option<(Kind, Key, Remedy)>,
     /// It may be on the list, by its digest of this kind.
-    Maybe(Kind, Key),
+    pub(super) maybe: Option<(Kind, Key)>,
 }
 
 impl Wanted {
@@ -68,21 +68,23 @@ impl Wanted {
         wanted.filter_map(|kind| Some((kind, Hasher::of(kind)?))).collect()
     }
 
-    /// What is known of a file with these digests: an object is known for sure, and comes first.
+    /// What is known of a file with these digests; `None`: nothing.
     pub(super) fn look(&self, digests: &[(Kind, Key)]) -> Option<Match> {
-        let object = digests.iter().find_map(|(kind, key)| {
+        let objects = digests.iter().filter_map(|(kind, key)| {
             let known = match kind {
                 Kind::Sha256 => self.sha256.get(key),
                 Kind::Sha1 => self.sha1.get(key),
                 Kind::Md5 | Kind::Domain | Kind::Url => None,
             };
-            known.map(|remedy| Match::Object(*kind, *key, *remedy))
+            known.map(|remedy| (*kind, *key, *remedy))
         });
-        object.or_else(|| {
-            let filter = self.filter.as_ref()?;
+        let object = objects.max_by_key(|(_, _, remedy)| *remedy);
+        let filter = self.filter.as_ref();
+        let maybe = filter.and_then(|filter| {
             let (kind, key) = digests.iter().find(|(kind, _)| *kind == filter.kind())?;
-            filter.may_contain(key).then_some(Match::Maybe(*kind, *key))
-        })
+            filter.may_contain(key).then_some((*kind, *key))
+        });
+        (object.is_some() || maybe.is_some()).then_some(Match { object, maybe })
     }
 }
 
@@ -119,17 +121,19 @@ mod tests {
         assert_eq!(kinds, [Kind::Sha256, Kind::Sha1]);
         let mut sha1 = [0; 32];
         sha1[..20].fill(4);
-        for (digests, expected) in [
-            (vec![(Kind::Sha256, listed)], Some(Match::Maybe(Kind::Sha256, listed))),
-            (vec![(Kind::Sha256, both)], Some(Match::Object(Kind::Sha256, both, Remedy::Block))),
+        let object = |kind, key| Some((kind, key, Remedy::Block));
+        for (digests, object, maybe) in [
+            (vec![(Kind::Sha256, listed)], None, Some((Kind::Sha256, listed))),
+            (vec![(Kind::Sha256, both)], object(Kind::Sha256, both), Some((Kind::Sha256, both))),
             (
                 vec![(Kind::Sha256, listed), (Kind::Sha1, sha1)],
-                Some(Match::Object(Kind::Sha1, sha1, Remedy::Block)),
+                object(Kind::Sha1, sha1),
+                Some((Kind::Sha256, listed)),
             ),
-            (vec![(Kind::Sha256, over), (Kind::Sha1, over)], None),
         ] {
-            assert_eq!(wanted.look(&digests), expected, "{digests:?}");
+            assert_eq!(wanted.look(&digests), Some(Match { object, maybe }), "{digests:?}");
         }
+        assert_eq!(wanted.look(&[(Kind::Sha256, over), (Kind::Sha1, over)]), None);
         assert!(Wanted::of(None, None, now).is_empty());
         assert!(!Wanted::of(None, Some(&list), now).is_empty());
     }

@@ -3,11 +3,12 @@
 use std::io::Read as _;
 use std::path::Path;
 
+use prost::Message as _;
 use serde::Serialize;
 use writ_common::say;
 use writ_common::time::{Clock as _, SystemClock};
 use writ_objects::stix::{self, Wanted};
-use writ_objects::{Object, ObjectType};
+use writ_objects::{Object, ObjectType, Source};
 use writ_proto::admin::v1::{
     AddObjectsRequest, ExpireObjectRequest, ListObjectsRequest, ObjectException, ObjectRequest,
     SuspiciousObject,
@@ -23,10 +24,13 @@ use crate::failure::Failure;
 use crate::output::{self, Rows, plain, time};
 use crate::progress::Progress;
 
-/// Objects of one call: URLs may be long.
-const AT_ONCE: usize = 100;
-/// Bytes of a file of STIX.
-const MAX_FILE: u64 = 256 << 20;
+/// Objects of one call, and bytes of them: a server takes no longer requests.
+const AT_ONCE: usize = 500;
+const BYTES_AT_ONCE: usize = 128 << 10;
+/// Bytes of a file of STIX. Reading one takes several times as much memory.
+const MAX_FILE: u64 = 64 << 20;
+/// Reasons that are shown of a file; the output in JSON has all.
+const MAX_SHOWN: usize = 200;
 
 #[derive(Serialize)]
 struct Row {
@@ -112,7 +116,7 @@ pub(super) async fn run(format: Format, client: &Client, verb: Objects) -> Resul
             told(format, changed)
         }
         Objects::Remove { kind, value } => {
-            let request = ObjectRequest { value, r#type: kind, note: String::new() };
+            let request = ObjectRequest { value, r#type: kind, ..ObjectRequest::default() };
             told(format, client.objects().remove(request).await?.into_inner().changed)
         }
         Objects::Expire { kind, value, at } => {
@@ -121,7 +125,7 @@ pub(super) async fn run(format: Format, client: &Client, verb: Objects) -> Resul
             told(format, client.objects().expire(request).await?.into_inner().changed)
         }
         Objects::Except { kind, value, note, undo } => {
-            let request = ObjectRequest { value, r#type: kind, note };
+            let request = ObjectRequest { value, r#type: kind, note, ..ObjectRequest::default() };
             let changed = match undo {
                 true => client.objects().remove_exception(request).await?,
                 false => client.objects().except(request).await?,
@@ -195,7 +199,7 @@ async fn add(client: &Client, objects: Vec<SuspiciousObject>) -> Result<u64, Fai
     let all = u64::try_from(objects.len()).unwrap_or(u64::MAX);
     let (mut changed, mut done) = (0, 0);
     let mut progress = Progress::of(all, "objects");
-    for some in objects.chunks(AT_ONCE) {
+    for some in chunks(&objects) {
         let request = AddObjectsRequest { objects: some.to_vec() };
         let added = client.objects().add(request).await;
         let added = match added {
@@ -214,6 +218,24 @@ async fn add(client: &Client, objects: Vec<SuspiciousObject>) -> Result<u64, Fai
     Ok(changed)
 }
 
+/// As many as go into one call.
+fn chunks(objects: &[SuspiciousObject]) -> impl Iterator<Item = &[SuspiciousObject]> {
+    let mut rest = objects;
+    std::iter::from_fn(move || {
+        let (mut bytes, mut count) = (0, 0);
+        for object in rest {
+            bytes += object.encoded_len() + 8;
+            if count == AT_ONCE || (count > 0 && bytes > BYTES_AT_ONCE) {
+                break;
+            }
+            count += 1;
+        }
+        let (some, later) = rest.split_at(count);
+        rest = later;
+        (!some.is_empty()).then_some(some)
+    })
+}
+
 async fn import(
     format: Format,
     client: &Client,
@@ -226,16 +248,19 @@ async fn import(
     let wanted = Wanted { of_files: remedy, of_others: remedy, confidence, now };
     let things =
         stix::read(&text, wanted).map_err(|error| Failure::local(format!("{}: {error}", file.display())))?;
-    let objects: Vec<_> = things.iter().flat_map(|thing| thing.objects.iter().map(asked)).collect();
-    let revoked: Vec<_> = things.iter().flat_map(|thing| thing.revoked.clone()).collect();
+    let (objects, revoked) = stix::merged(&things);
+    let objects: Vec<_> = objects.iter().map(asked).collect();
     let mut changed = 0;
     if !is_dry {
-        changed += add(client, objects.clone()).await?;
+        // What was revoked first: it must not be missed because something else is refused. Of what analyses
+        // said alone: an operator's object is the operator's.
         for (kind, value) in &revoked {
-            let request =
-                ObjectRequest { value: value.clone(), r#type: kind.to_string(), note: String::new() };
+            let source = Source::Analysed.as_str().to_owned();
+            let (value, kind) = (value.clone(), kind.to_string());
+            let request = ObjectRequest { value, r#type: kind, source, ..ObjectRequest::default() };
             changed += client.objects().remove(request).await?.into_inner().changed;
         }
+        changed += add(client, objects.clone()).await?;
     }
     let name = |(kind, value): &(ObjectType, String)| format!("{kind} {value}");
     let shown: Vec<_> = things
@@ -253,10 +278,13 @@ async fn import(
         })
         .collect();
     let left = shown.iter().filter(|thing| !thing.left.is_empty()).count();
-    for thing in &shown {
-        for why in &thing.left {
-            say::aside(format_args!("{}: not taken: {}", thing.id, plain(why)));
-        }
+    let all = shown.iter().flat_map(|thing| thing.left.iter().map(|why| (&thing.id, why)));
+    for (id, why) in all.clone().take(MAX_SHOWN) {
+        say::aside(format_args!("{}: not taken: {}", plain(id), plain(why)));
+    }
+    let more = all.count().saturating_sub(MAX_SHOWN);
+    if more > 0 {
+        say::aside(format_args!("and {more} more that are not taken: --output json has all"));
     }
     let import = Import { changed, objects: objects.len(), revoked: revoked.len(), left, things: shown };
     let next = if is_dry { "nothing was changed: leave --dry-run out" } else { "writ objects list" };

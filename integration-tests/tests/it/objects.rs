@@ -4,6 +4,7 @@ use std::fs;
 
 use integration_tests::daemon::until;
 use integration_tests::fleet::{Build, Fleet};
+use integration_tests::listed::Listed;
 use serde_json::{Value, json};
 use writ_protocol::id::Digest;
 
@@ -92,6 +93,8 @@ fn an_object_reaches_agents_acts_as_it_says_and_ends() {
     assert_eq!(ended["changed"], 1);
     rome.wait_for_count("component in force", 5);
     assert_eq!(standing(&fleet, &digest), json!([["operator", "expired", "quarantine"]]));
+    let answer = scan(&fleet, &remedy);
+    assert!(detail(&answer).contains("there is nothing to look for"), "{answer}");
     assert_eq!(fleet.json(&["objects", "remove", "sha256", &digest])["changed"], 1);
     assert_eq!(fleet.json(&["objects", "list"]), json!([]));
 }
@@ -112,9 +115,10 @@ fn what_is_no_object_is_refused_with_the_reason_and_nothing_of_it_is_kept() {
         assert!(said.code != 0 && said.stderr.contains(why), "{arguments:?}: {said:?}");
     }
     assert_eq!(fleet.json(&["objects", "list"]), json!([]));
-    // A viewer looks and changes nothing.
-    let repository = fleet.path("tuf");
-    assert!(!repository.exists());
+    // What is no bundle is no empty one.
+    fs::write(fleet.path("thing.json"), "{\"a\": 7}").unwrap();
+    let said = fleet.writ(&["objects", "import", &fleet.path("thing.json").display().to_string()]);
+    assert!(said.code != 0 && said.stderr.contains("it is no STIX: neither a bundle"), "{said:?}");
 }
 
 #[test]
@@ -166,15 +170,38 @@ fn of_stix_is_taken_what_is_bad_by_itself_and_an_operator_overrules_it() {
     let _added = fleet.json(&["objects", "add", "domain", "A.example", "--remedy", "log"]);
     let both = json!([["analysed", "overruled", "block"], ["operator", "acts", "log"]]);
     assert_eq!(standing(&fleet, "a.example"), both);
+    let _ours = fleet.json(&["objects", "add", "ip", "192.0.2.7"]);
     let revoked = indicator("either", "[ipv4-addr:value = '192.0.2.7']", json!({"revoked": true}));
     fs::write(&import, bundle(json!([revoked]))).unwrap();
     let imported = fleet.json(&taken);
     assert_eq!((&imported["revoked"], &imported["changed"]), (&1.into(), &1.into()), "{imported}");
-    assert_eq!(standing(&fleet, "192.0.2.7"), json!([]));
+    assert_eq!(
+        standing(&fleet, "192.0.2.7"),
+        json!([["operator", "acts", "log"]]),
+        "the operator's own stays"
+    );
     // It is there after a restart.
     let mut fleet = fleet;
     fleet.kill_server();
     fleet.start_server(None);
     assert_eq!(standing(&fleet, "a.example"), both);
     hold(&fleet);
+}
+
+#[test]
+fn an_object_that_only_reports_takes_nothing_from_what_the_list_says() {
+    let mut listed = Listed::over(Fleet::unmade(Build::Testing));
+    let digest = sha256(EVIL);
+    listed.publish_text("7", &format!("{digest}\n"));
+    listed.start();
+    let fleet = &listed.fleet;
+    let rome = fleet.agent("rome");
+    rome.wait_for("component in force", |said| said["component"] == "file-reputation-filter");
+    let _added = fleet.json(&["objects", "add", "sha256", &digest]);
+    rome.wait_for("component in force", |said| said["component"] == "suspicious-objects");
+    fs::create_dir(fleet.path("files")).unwrap();
+    fs::write(fleet.path("files/evil"), EVIL).unwrap();
+    let answer = scan(fleet, &["--remedy", "quarantine"]);
+    assert!(detail(&answer).contains("1 listed, 0 blocked, 1 quarantined"), "{answer}");
+    assert!(answer["output"].as_str().unwrap().contains("listed in file-reputation 7"), "{answer}");
 }

@@ -30,6 +30,8 @@ enum Expression {
     Value(ObjectType, String),
     /// Something that is no value of an object; what.
     Other(String),
+    /// Such a thing that is about the content of a file.
+    Content(String),
     /// All of them, of one observation.
     All(Vec<Expression>),
     /// One of them.
@@ -41,6 +43,7 @@ enum Expression {
 pub(super) struct Alone {
     pub(super) values: Vec<(ObjectType, String)>,
     pub(super) left: Vec<String>,
+    more: usize,
 }
 
 impl Pattern {
@@ -62,27 +65,47 @@ impl Pattern {
     pub(super) fn alone(self) -> Alone {
         let mut alone = Alone::default();
         collect(self.0, &mut alone);
+        if alone.more > 0 {
+            alone.left.push(format!("and {} more", alone.more));
+        }
         if alone.values.len() > MAX_VALUES {
             let text = format!("it names {} values, and {MAX_VALUES} are taken", alone.values.len());
-            return Alone { values: Vec::new(), left: vec![text] };
+            return Alone { left: vec![text], ..Alone::default() };
         }
         alone
     }
 }
 
+/// Reasons that are told of one pattern; more are only counted.
+const MAX_TOLD: usize = 10;
+
 fn collect(expression: Expression, alone: &mut Alone) {
     match expression {
         Expression::Value(kind, value) => alone.values.push((kind, value)),
-        Expression::Other(what) => alone.left.push(what),
+        Expression::Other(what) | Expression::Content(what) => {
+            if alone.left.len() < MAX_TOLD {
+                alone.left.push(what);
+            } else {
+                alone.more += 1;
+            }
+        }
         Expression::Any(all) => all.into_iter().for_each(|one| collect(one, alone)),
         Expression::All(all) => {
-            // A SHA-256 says all of a file's content: what else is said of it changes nothing.
-            let is_content = |one: &Expression| matches!(one, Expression::Value(ObjectType::Sha256, _));
-            match all.into_iter().find(is_content) {
+            // A SHA-256 says all of a file's content: what else is said of the content changes nothing. What is
+            // said of its name or place does: a good program may be bad there.
+            let is_content = |one: &Expression| {
+                matches!(
+                    one,
+                    Expression::Value(ObjectType::Sha256 | ObjectType::Sha1, _) | Expression::Content(_)
+                )
+            };
+            let is_about_content = all.iter().all(is_content);
+            let is_whole = |one: &Expression| matches!(one, Expression::Value(ObjectType::Sha256, _));
+            match all.into_iter().find(is_whole).filter(|_| is_about_content) {
                 Some(content) => collect(content, alone),
-                None => alone
-                    .left
-                    .push("its values are bad only together (AND), and without a SHA-256".to_owned()),
+                None => {
+                    collect(Expression::Other("its values are bad only together (AND)".to_owned()), alone)
+                }
             }
         }
     }
@@ -275,6 +298,7 @@ impl Parser<'_> {
         }
         if self.takes_word("EXISTS") {
             let path = self.path()?;
+            let path = short(&path);
             return Ok(Expression::Other(format!("that `{path}` is there says nothing about its value")));
         }
         let path = self.path()?;
@@ -283,7 +307,11 @@ impl Parser<'_> {
         let constants = self.constants()?;
         if is_not || !matches!(operator.as_str(), "=" | "IN" | "ISSUBSET") {
             let not = if is_not { "NOT " } else { "" };
-            return Ok(Expression::Other(format!("`{path} {not}{operator}` names no value")));
+            return Ok(Expression::Other(format!(
+                "`{} {not}{}` names no value",
+                short(&path),
+                short(&operator)
+            )));
         }
         let read = |value: String| value_of(&path, &operator, value);
         Ok(one_or(constants.into_iter().map(read).collect(), Expression::Any))
@@ -357,6 +385,11 @@ impl Parser<'_> {
     }
 }
 
+/// What somebody else wrote, no more of it than helps.
+fn short(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(80).collect()
+}
+
 fn one_or(mut all: Vec<Expression>, of: impl FnOnce(Vec<Expression>) -> Expression) -> Expression {
     if all.len() == 1 { all.remove(0) } else { of(all) }
 }
@@ -389,7 +422,14 @@ fn value_of(path: &str, operator: &str, value: String) -> Expression {
             }
         }
         Some(kind) if operator != "ISSUBSET" => Expression::Value(kind, value),
-        Some(_) | None => Expression::Other(format!("`{path}` is of no type that is looked for")),
+        Some(_) | None => {
+            let text = format!("`{}` is of no type that is looked for", short(path));
+            let is_content = path == "file:size" || path.starts_with("file:hashes.");
+            match is_content && operator == "=" {
+                true => Expression::Content(text),
+                false => Expression::Other(text),
+            }
+        }
     }
 }
 
@@ -432,6 +472,9 @@ mod tests {
     fn what_is_not_is_told() {
         for (text, why) in [
             ("[domain-name:value = 'a.example' AND ipv4-addr:value = '192.0.2.1']", "only together (AND)"),
+            ("[file:hashes.'SHA-256' = 'aa' AND file:name = 'a.exe']", "only together (AND)"),
+            ("[file:hashes.'SHA-256' = 'aa' AND file:name != 'good.exe']", "only together (AND)"),
+            ("[file:hashes.'SHA-256' = 'aa' AND file:size > 7]", "only together (AND)"),
             ("[file:hashes.'SHA-256' = 'aa'] AND [url:value = 'http://a/']", "AND of observations"),
             ("[file:hashes.'SHA-256' = 'aa'] FOLLOWEDBY [url:value = 'http://a/']", "FOLLOWEDBY"),
             ("[url:value = 'http://a/'] REPEATS 5 TIMES WITHIN 1800 SECONDS", "seen several times"),
@@ -452,6 +495,10 @@ mod tests {
             assert!(found.values.is_empty(), "{text}: {found:?}");
             assert!(found.left.iter().any(|left| left.contains(why)), "{text}: {found:?}");
         }
+        let many = format!("[{} IN ({})]", "p".repeat(4000), vec!["1"; 2000].join(","));
+        let found = alone(&many);
+        assert_eq!((found.left.len(), found.left[10].as_str()), (11, "and 1990 more"));
+        assert!(found.left.iter().all(|left| left.len() < 200));
         // What stands beside it is taken all the same.
         let found = alone("[file:hashes.MD5 = 'cc' OR file:hashes.SHA1 = 'bb']");
         assert_eq!((found.values.len(), found.left.len()), (1, 1));

@@ -142,6 +142,12 @@ impl Pieces {
         Self { turns, pace, due: Mutex::default(), open: Mutex::default(), warned: Mutex::default() }
     }
 
+    /// How long it takes until so many agents have so many bytes.
+    pub(crate) fn time_for(&self, bytes: usize, agents: usize) -> Duration {
+        let pieces = bytes.div_ceil(MAX_PIECE_BYTES).saturating_mul(agents);
+        self.pace.saturating_mul(u32::try_from(pieces).unwrap_or(u32::MAX))
+    }
+
     fn turn(&self) -> Option<Turn> {
         let permit = Arc::clone(&self.turns).try_acquire_owned().ok()?;
         Some(Turn { _permit: permit, until: Instant::now() + TURN })

@@ -124,7 +124,8 @@ pub(crate) fn components(repository: &Repository) -> Result<(Components, usize),
     let names: BTreeSet<&TargetName> = repository.all_targets().map(|(name, _)| name).collect();
     let (mut components, mut others) = (Components::new(), 0);
     for target in names {
-        let named = target.raw().parse::<Name>().ok();
+        // What a server makes itself is nobody else's to give.
+        let named = target.raw().parse::<Name>().ok().filter(|name| !name.is_made_here());
         let described = repository.targets().signed.find_target(target, false).ok();
         match named.zip(described) {
             Some((name, described)) => {
