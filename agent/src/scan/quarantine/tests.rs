@@ -137,3 +137,18 @@ fn what_is_sealed_is_opened_whole_or_not_at_all() {
         assert_eq!(fs::read(scene.file()).unwrap(), content);
     }
 }
+
+#[test]
+fn a_full_quarantine_takes_no_more_and_says_so_and_the_file_stays() {
+    let scene = Scene::new();
+    fs::write(scene.file(), CONTENT).unwrap();
+    let _kept = scene.take(|| {}).unwrap();
+    let (id, note) = scene.notes().remove(0);
+    scene.quarantine.note(&id, &Note { bytes: MAX_BYTES, ..note }).unwrap();
+    fs::write(scene.file(), CONTENT).unwrap();
+    let taken = scene.take(|| {});
+    let Err(NotMoved::Failed(why)) = taken else { panic!("{taken:?}") };
+    assert!(why.contains("the quarantine is full: it holds 1 files"), "{why}");
+    assert_eq!(fs::read(scene.file()).unwrap(), CONTENT);
+    assert_eq!(scene.notes().len(), 1);
+}
