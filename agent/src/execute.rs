@@ -41,7 +41,8 @@ pub struct ActionTable {
 }
 
 /// Before anything is started: each action gets a control group, if there are any, and none of the rights
-/// that the agent has for its own work. They would pass to every program otherwise (capabilities(7), "ambient").
+/// that the agent has for its own work. They would pass to every program otherwise (capabilities(7),
+/// "ambient").
 pub(crate) fn prepare() {
     cgroup::prepare();
     if let Err(error) = rustix::thread::clear_ambient_capability_set() {

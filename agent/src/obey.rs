@@ -1,5 +1,6 @@
 //! The journey of one delivery through the agent: verified, judged, planned, journalled, run, answered.
 
+mod own;
 mod recover;
 mod unkept;
 
@@ -19,23 +20,23 @@ use writ_common::net::Proxy;
 use writ_common::shutdown::Shutdown;
 use writ_proto::v1 as proto;
 use writ_protocol::admission::check_approvals;
-use writ_protocol::command::{Action, ActionClass, ComponentUpdate, Settings};
+use writ_protocol::command::{Action, ActionClass};
 use writ_protocol::envelope::IdentityRecordPurpose;
 use writ_protocol::id::{CommandId, Digest};
 use writ_protocol::limits::MAX_COUNTED_DELIVERIES;
-use writ_protocol::receipt::{Decision, Ending};
+use writ_protocol::receipt::Decision;
 use writ_protocol::refusal::{Refusal, RefusalCode};
 use writ_protocol::time::Timestamp;
 use writ_protocol::trust::Keyring;
 use writ_protocol::verify::VerifiedCommand;
 
 use crate::components::ComponentStore;
-use crate::execute::{self, ActionTable, AdmittedCommand, Ended, OwnWork, Queue, Started};
+use crate::execute::{self, ActionTable, AdmittedCommand, Queue, Started};
 use crate::identity::Identity;
 use crate::replay::{Admission, FreshCommand, Journal, JournalError, ReplayCheck, State, evaluate};
 use crate::reply::{ReceiptContext, SignedReceipt, announcement, frame, sign_receipt};
 use crate::reputation::Reputations;
-use crate::scan::{self, Scans};
+use crate::scan::Scans;
 use crate::session_time::SessionTime;
 use crate::settings::SettingsStore;
 use crate::trust::{Trust, Walked};
@@ -498,64 +499,6 @@ impl AgentCore {
         let about = self.about(id, digest, finished_at, attempt);
         let receipt = sign_receipt(&self.identity, about, decision, &ended.detail);
         self.keep(id, &receipt).await
-    }
-
-    /// What the agent does itself, and whether it may be broken off when the agent ends.
-    fn do_own<'a>(
-        &'a self,
-        work: OwnWork<'a>,
-        command: CommandId,
-        (issued_at, expires_at): (Timestamp, Timestamp),
-    ) -> (bool, Pin<Box<dyn Future<Output = Ended> + Send + 'a>>) {
-        match work {
-            OwnWork::Settings(wanted) => (false, Box::pin(self.apply(wanted))),
-            OwnWork::Component(update) => (true, Box::pin(self.hold(update, issued_at, expires_at))),
-            OwnWork::Scan(scan) => {
-                let (components, reputations) = (&self.components, &self.reputations);
-                let bundle = self.trust.chain().head().bundle.version;
-                let known = scan::Known { components, reputations, bundle };
-                let about = scan::About { command, issued_at };
-                (true, Box::pin(self.scans.run(scan, known, about, || self.now())))
-            }
-            OwnWork::StopScan => (false, Box::pin(std::future::ready(self.scans.stop(issued_at)))),
-            OwnWork::Restore(sha256) => (false, Box::pin(self.scans.dispose("restored", sha256))),
-            OwnWork::Delete(sha256) => (false, Box::pin(self.scans.dispose("deleted", sha256))),
-        }
-    }
-
-    /// Tries settings and keeps them; whatever fails, those of before are in force.
-    async fn apply(&self, settings: &Settings) -> Ended {
-        let tried = async {
-            let trial = self.settings.begin(settings).await?;
-            for endpoint in &settings.endpoints {
-                (self.probe)(self, endpoint).await.map_err(|why| format!("{endpoint}: {why}"))?;
-            }
-            trial.keep()
-        };
-        match tried.await {
-            Ok(()) => {
-                info!(revision = settings.revision, "settings kept");
-                Ended::quiet(Ending::Done, format!("settings revision {} is in force", settings.revision))
-            }
-            Err(why) => {
-                warn!(revision = settings.revision, why, "settings rolled back");
-                Ended::quiet(Ending::Failed, format!("{why}; the settings of before are in force"))
-            }
-        }
-    }
-
-    /// Fetches a component; whatever fails, the version of before is in force.
-    async fn hold(&self, update: &ComponentUpdate, issued_at: Timestamp, expires_at: Timestamp) -> Ended {
-        match self.components.update(update, issued_at, || self.now() >= expires_at).await {
-            Ok(text) => {
-                info!(component = update.component, version = update.version, "component in force");
-                Ended::quiet(Ending::Done, text)
-            }
-            Err(why) => {
-                warn!(component = update.component, version = update.version, why, "component not updated");
-                Ended::quiet(Ending::Failed, format!("{why}; what was in force before still is"))
-            }
-        }
     }
 
     /// Keeps a receipt, as soon as there is room for it.

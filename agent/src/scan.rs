@@ -1,9 +1,9 @@
 //! Looking for listed files, and what is done with them.
 //!
-//! [`walk`] finds files without following links, [`look`] makes their digests, and what is [`wanted`] decides
-//! about most of them. The server decides about the rest ([`crate::reputation`]), which is asked by [`judge`]. What
-//! is listed is opened and hashed anew, and [`remedy`] acts on what it opened, unless [`guard`] holds it.
-//! [`quarantine`] keeps what was moved away. [`findings`] is what the scan says.
+//! [`walk`] finds files without following links, [`look`] makes their digests, and what is [`wanted`]
+//! decides about most of them. The server decides about the rest ([`crate::reputation`]), which is asked by
+//! [`judge`]. What is listed is opened and hashed anew, and [`remedy`] acts on what it opened, unless
+//! [`guard`] holds it. [`quarantine`] keeps what was moved away. [`findings`] is what the scan says.
 
 mod findings;
 mod guard;

@@ -20,8 +20,8 @@ pub enum Standing {
 }
 
 impl Standing {
-    /// How an object stands: whether its value is excepted, and whether an operator has an object of this value
-    /// whose time is not over.
+    /// How an object stands: whether its value is excepted, and whether an operator has an object of this
+    /// value whose time is not over.
     #[must_use]
     pub fn of(object: &Object, is_excepted: bool, is_ruled: bool, now: Timestamp) -> Self {
         let is_over = object.expires_at.is_some_and(|end| end <= now);

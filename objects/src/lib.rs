@@ -1,8 +1,8 @@
 //! Suspicious objects: files, addresses, networks, domains and URLs that somebody found bad.
 //!
 //! An [`Object`] is one of them, and says what is done where it is met. Operators add their own, analyses
-//! bring others, and [`acting()`] says which of all these act. What acts goes to agents as a [`List`]. [`stix`]
-//! reads what the world publishes; [`service`] is where operators say what they want.
+//! bring others, and [`acting()`] says which of all these act. What acts goes to agents as a [`List`].
+//! [`stix`] reads what the world publishes; [`service`] is where operators say what they want.
 
 mod acting;
 mod list;

@@ -189,8 +189,8 @@ pub fn read(text: &[u8], wanted: Wanted) -> Result<Vec<Read>, NotStix> {
     Ok(told)
 }
 
-/// All that was taken, each value once: with the latest end and the strongest remedy that anybody gave it. And
-/// all that was revoked, but for what something else in there still names.
+/// All that was taken, each value once: with the latest end and the strongest remedy that anybody gave it.
+/// And all that was revoked, but for what something else in there still names.
 #[must_use]
 pub fn merged(all: &[Read]) -> (Vec<Object>, Vec<(ObjectType, String)>) {
     let mut objects: BTreeMap<(ObjectType, String), Object> = BTreeMap::new();

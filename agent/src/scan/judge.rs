@@ -108,8 +108,8 @@ impl<N: Fn() -> Timestamp> Judging<'_, N> {
     /// said anything.
     async fn judge(&mut self, batch: Vec<Suspect>, patience: Duration) -> Vec<Suspect> {
         let most = self.scan.remedy;
-        // What an object says, and no more than the scan asks for. Where that is less than the list would have
-        // done, the list is asked, too.
+        // What an object says, and no more than the scan asks for. Where that is less than the list would
+        // have done, the list is asked, too.
         let is_enough = |suspect: &Suspect| {
             let object = suspect.known.object.map(|(_, _, remedy)| remedy);
             suspect.known.maybe.is_none() || object.is_some_and(|remedy| remedy >= most)

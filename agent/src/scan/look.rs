@@ -60,8 +60,8 @@ impl Walker {
         let mut visit = Visit { walker: &self, seen, begun: Instant::now() };
         let mut walked: Vec<PathBuf> = Vec::new();
         for root in roots {
-            // Sorted, so that what is above comes first. A file system that is left out there is entered because
-            // it is named.
+            // Sorted, so that what is above comes first. A file system that is left out there is entered
+            // because it is named.
             if walked.iter().any(|walked| root.starts_with(walked)) && !is_left_out(&root) {
                 continue;
             }

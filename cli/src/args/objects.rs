@@ -64,8 +64,8 @@ pub(crate) enum Objects {
         #[arg(long)]
         undo: bool,
     },
-    /// Add what a file of STIX 2.1 names, and remove what it revokes. Says of each thing in it what is taken, and
-    /// why others are not.
+    /// Add what a file of STIX 2.1 names, and remove what it revokes. Says of each thing in it what is
+    /// taken, and why others are not.
     Import {
         /// The file; `-` is standard input.
         #[arg(value_name = "FILE")]

@@ -1,4 +1,5 @@
-//! Scans by the agent of the package: what it can do with its own rights, and with the drop-ins that the package brings.
+//! Scans by the agent of the package: what it can do with its own rights, and with the drop-ins that the
+//! package brings.
 
 use integration_tests::daemon::until;
 use integration_tests::fleet::{Build, Fleet};
@@ -42,7 +43,8 @@ fn a_scan_has_the_rights_of_the_agents_user_unless_the_host_says_otherwise() {
     web1.put("/root/writ-agent.deb", &package("writ-agent"), 0o644);
     web1.sh("dpkg -i /root/writ-agent.deb").ok();
     enroll(&lan, fleet, &web1);
-    // A file of root's, one of a user's, one in a folder that is bound to another place, and one on a file system of its own.
+    // A file of root's, one of a user's, one in a folder that is bound to another place, and one on a file
+    // system of its own.
     web1.sh("mkdir -p /root/own /home/ann /srv/a /srv/bound /srv/memory && mount --bind /srv/a /srv/bound && mount -t tmpfs none /srv/memory")
         .ok();
     web1.put("/root/own/evil", EVIL.as_bytes(), 0o700);

@@ -1,4 +1,5 @@
-//! docs/keys.md, docs/control-manager.md, docs/updates.md and docs/objects.md, typed block by block: what the pages say works.
+//! docs/keys.md, docs/control-manager.md, docs/updates.md and docs/objects.md, typed block by block: what
+//! the pages say works.
 
 use std::fs;
 use std::path::Path;

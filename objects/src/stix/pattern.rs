@@ -91,8 +91,8 @@ fn collect(expression: Expression, alone: &mut Alone) {
         }
         Expression::Any(all) => all.into_iter().for_each(|one| collect(one, alone)),
         Expression::All(all) => {
-            // A SHA-256 says all of a file's content: what else is said of the content changes nothing. What is
-            // said of its name or place does: a good program may be bad there.
+            // A SHA-256 says all of a file's content: what else is said of the content changes nothing.
+            // What is said of its name or place does: a good program may be bad there.
             let is_content = |one: &Expression| {
                 matches!(
                     one,
