@@ -81,6 +81,7 @@ impl<N: Fn() -> Timestamp> Judging<'_, N> {
                     self.unanswered.push(suspect);
                 } else {
                     self.findings.unanswered += 1;
+                    self.act_on_object(suspect).await;
                 }
             }
         }
@@ -100,6 +101,7 @@ impl<N: Fn() -> Timestamp> Judging<'_, N> {
                 if self.findings.unanswered_examples.len() < EXAMPLES {
                     self.findings.unanswered_examples.push(shown(&suspect.path));
                 }
+                self.act_on_object(suspect).await;
             }
         }
     }
@@ -131,9 +133,8 @@ impl<N: Fn() -> Timestamp> Judging<'_, N> {
                 Some(Verdict::Listed(version)) => {
                     self.act(&suspect.path, (kind, key), Judged::Listed(version.clone()), most).await;
                 }
-                // It is an object still, whatever the list says.
-                _ if suspect.known.object.is_some() => self.act_on_object(suspect).await,
-                Some(Verdict::Unlisted) => {}
+                // It may be an object still.
+                Some(Verdict::Unlisted) => self.act_on_object(suspect).await,
                 Some(Verdict::Unanswered) | None => unanswered.push(suspect),
             }
         }
@@ -141,6 +142,7 @@ impl<N: Fn() -> Timestamp> Judging<'_, N> {
         unanswered
     }
 
+    /// What is known of a file without the list, if anything is.
     async fn act_on_object(&mut self, suspect: Suspect) {
         let Some((kind, key, remedy)) = suspect.known.object else { return };
         let remedy = remedy.min(self.scan.remedy);

@@ -204,4 +204,18 @@ fn an_object_that_only_reports_takes_nothing_from_what_the_list_says() {
     let answer = scan(fleet, &["--remedy", "quarantine"]);
     assert!(detail(&answer).contains("1 listed, 0 blocked, 1 quarantined"), "{answer}");
     assert!(answer["output"].as_str().unwrap().contains("listed in file-reputation 7"), "{answer}");
+
+    // When the server does not say, it is an object still, and undecided beyond that.
+    let mut fleet = listed.fleet;
+    fs::write(fleet.path("files/evil"), EVIL).unwrap();
+    fleet.kill_server();
+    fs::remove_dir_all(fleet.path("server/updates/components/file-reputation")).unwrap();
+    fleet.start_server(None);
+    rome.wait_for_count("session began", 2);
+    // What was said before the restart of the agent is forgotten with it.
+    rome.kill();
+    let _rome = fleet.start_agent("rome", None);
+    let answer = scan(&fleet, &["--remedy", "quarantine"]);
+    assert!(detail(&answer).contains("1 listed, 0 blocked, 0 quarantined, 1 undecided"), "{answer}");
+    assert!(answer["output"].as_str().unwrap().contains("a suspicious object"), "{answer}");
 }
