@@ -18,6 +18,8 @@ pub mod net;
 pub mod passphrase;
 pub mod status;
 pub mod tls;
+#[cfg(feature = "web")]
+pub mod web;
 
 pub mod admin;
 pub mod health;

@@ -1,0 +1,165 @@
+//! Asking a web server: one connection for each question, HTTP/1.1, by a proxy if there is one.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{ACCEPT_ENCODING, HOST, USER_AGENT};
+use http::{HeaderName, HeaderValue, Request, Response};
+use http_body_util::Empty;
+use hyper::body::Incoming;
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
+use url::Url;
+use writ_protocol::place::Place;
+
+use crate::net::{Proxy, reach};
+use crate::shutdown::Shutdown;
+use crate::tls::{Anchors, ConnectError, check_authorities, connect_web};
+
+/// How long a web server may take until it begins to answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A folder of a web server.
+#[derive(Debug, Clone)]
+pub struct WebFolder {
+    base: Url,
+    place: Place,
+    /// `None`: in clear text.
+    anchors: Option<Anchors>,
+    proxy: Option<Proxy>,
+    shutdown: Shutdown,
+}
+
+/// Why a web server did not begin to answer.
+#[derive(Debug, thiserror::Error)]
+pub enum WebError {
+    /// Name, proxy, TCP or TLS.
+    #[error("{0}")]
+    Connect(#[source] Box<ConnectError>),
+    /// It was no HTTP, it hung up, or it took too long.
+    #[error("{0}")]
+    Broken(String),
+}
+
+impl WebFolder {
+    /// What is below an address that begins with `http://` or `https://`. For the latter `authorities` (DER)
+    /// vouch, or those that this host trusts if none are given.
+    ///
+    /// # Errors
+    /// What is wrong with the address, or that nobody vouches.
+    pub fn new(
+        base: &Url,
+        authorities: Option<Vec<Vec<u8>>>,
+        proxy: Option<Proxy>,
+        shutdown: Shutdown,
+    ) -> Result<Self, String> {
+        let (usual, is_tls) = match base.scheme() {
+            "http" => (80, false),
+            "https" => (443, true),
+            other => return Err(format!("`{other}` is no way to a web server: http or https")),
+        };
+        if !base.username().is_empty() || base.password().is_some() {
+            return Err("the address holds a user or a password; they must not stand in it".to_owned());
+        }
+        if base.query().is_some() || base.fragment().is_some() {
+            return Err("the address has a `?` or `#`: it is that of a folder".to_owned());
+        }
+        let host = base.host_str().unwrap_or_default();
+        let place = Place::of(host, base.port().unwrap_or(usual)).map_err(|error| error.to_string())?;
+        let anchors = match (is_tls, authorities) {
+            (false, _) => None,
+            (true, Some(given)) => Some(Anchors::Authorities(given)),
+            (true, None) => Some(Anchors::Authorities(of_this_host()?)),
+        };
+        let mut base = base.clone();
+        if !base.path().ends_with('/') {
+            base.set_path(&format!("{}/", base.path()));
+        }
+        Ok(Self { base, place, anchors, proxy, shutdown })
+    }
+
+    /// Its address, with a `/` at the end.
+    #[must_use]
+    pub const fn address(&self) -> &Url {
+        &self.base
+    }
+
+    /// Asks for what is below it: a path, and perhaps a query. The answer is as the server sends it, and
+    /// never packed.
+    ///
+    /// # Errors
+    /// When no answer begins.
+    pub async fn get(
+        &self,
+        below: &str,
+        headers: &[(HeaderName, HeaderValue)],
+    ) -> Result<Response<Incoming>, WebError> {
+        let asked = async {
+            let connect = |error| WebError::Connect(Box::new(error));
+            match &self.anchors {
+                Some(anchors) => {
+                    let stream = connect_web(self.proxy.as_ref(), &self.place, anchors);
+                    self.ask(Box::pin(stream).await.map_err(connect)?, below, headers).await
+                }
+                None => {
+                    let stream = Box::pin(reach(&self.place, self.proxy.as_ref())).await;
+                    self.ask(stream.map_err(|error| connect(error.into()))?, below, headers).await
+                }
+            }
+        };
+        let silent = |_| WebError::Broken(format!("{} did not answer within {ANSWER_TIMEOUT:?}", self.place));
+        tokio::time::timeout(ANSWER_TIMEOUT, asked).await.map_err(silent)?
+    }
+
+    async fn ask<S>(
+        &self,
+        stream: S,
+        below: &str,
+        headers: &[(HeaderName, HeaderValue)],
+    ) -> Result<Response<Incoming>, WebError>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let broken = |error: &hyper::Error| WebError::Broken(with_cause(error));
+        let (mut sender, connection) =
+            http1::handshake(TokioIo::new(stream)).await.map_err(|error| broken(&error))?;
+        // It ends with the body of the answer, whose other end it is.
+        self.shutdown.spawn(async move {
+            let _ = connection.await;
+        });
+        let host = self.base.host_str().unwrap_or_default();
+        let authority = match self.base.port() {
+            Some(port) => format!("{host}:{port}"),
+            None => host.to_owned(),
+        };
+        let mut request = Request::get(format!("{}{below}", self.base.path()))
+            .header(HOST, authority)
+            .header(USER_AGENT, concat!("writ/", env!("CARGO_PKG_VERSION")))
+            .header(ACCEPT_ENCODING, "identity");
+        for (name, value) in headers {
+            request = request.header(name, value);
+        }
+        let request =
+            request.body(Empty::<Bytes>::new()).map_err(|error| WebError::Broken(error.to_string()))?;
+        sender.send_request(request).await.map_err(|error| broken(&error))
+    }
+}
+
+/// The authorities that this host trusts, without those that the library cannot read.
+fn of_this_host() -> Result<Vec<Vec<u8>>, String> {
+    let found = rustls_native_certs::load_native_certs().certs.into_iter().map(|der| der.to_vec());
+    let usable: Vec<_> = found.filter(|der| check_authorities(std::slice::from_ref(der)).is_ok()).collect();
+    if usable.is_empty() {
+        let text = "this host trusts no certificate authority (package ca-certificates): name the one that vouches for the web server";
+        return Err(text.to_owned());
+    }
+    Ok(usable)
+}
+
+/// An error with its cause, which the library leaves out.
+#[must_use]
+pub fn with_cause(error: &hyper::Error) -> String {
+    let cause = std::error::Error::source(error);
+    cause.map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"))
+}
