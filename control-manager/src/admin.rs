@@ -14,7 +14,9 @@ use writ_common::admin::audit::AuditPages;
 use writ_common::admin::operators::OperatorPages;
 use writ_common::health::{self, Health};
 use writ_common::listener::MAX_QUESTION_BYTES;
+use writ_objects::service::ObjectPages;
 use writ_proto::admin::v1::audit_service_server::AuditServiceServer;
+use writ_proto::admin::v1::object_service_server::ObjectServiceServer;
 use writ_proto::admin::v1::operator_service_server::OperatorServiceServer;
 use writ_proto::manager::v1::entity_service_server::EntityServiceServer;
 use writ_proto::manager::v1::instruction_service_server::InstructionServiceServer;
@@ -50,6 +52,9 @@ pub(crate) fn routes(manager: &Arc<Manager>) -> Result<Routes, tonic_reflection:
         .add_service(InstructionServiceServer::new(instructions::Instructions(share())))
         .add_service(ManagerServiceServer::new(entities::ManagerInfo(share())))
         .add_service(AuditServiceServer::new(AuditPages(share())))
+        .add_service(
+            ObjectServiceServer::new(ObjectPages(share())).max_decoding_message_size(MAX_REQUEST_BYTES),
+        )
         .add_service(OperatorServiceServer::new(OperatorPages(share())))
         .add_service(health_service.max_decoding_message_size(MAX_QUESTION_BYTES))
         .add_service(reflection().build_v1()?)

@@ -7,10 +7,12 @@ use std::time::Duration;
 use writ_common::admin::audit::AuditSettings;
 use writ_common::config::{Problems, Reader};
 use writ_common::telemetry::LogFormat;
+use writ_protocol::command::Remedy;
 use writ_protocol::manager::ManagerVersion;
 use writ_updates::Pace;
 
 use crate::mirror::Upstream;
+use crate::sandbox::SandboxSettings;
 
 /// What is read unless told otherwise.
 const USUAL_FILE: &str = "/etc/writ/control-manager.toml";
@@ -36,6 +38,8 @@ pub(crate) struct Config {
     pub version: ManagerVersion,
     /// Whether a sandbox feeds this manager threats.
     pub is_sandbox_connected: bool,
+    /// The sandbox that is asked, if one is.
+    pub sandbox: Option<SandboxSettings>,
     /// The repository that is mirrored, if one is.
     pub upstream: Option<Upstream>,
     /// How much the audit logs keep.
@@ -65,6 +69,9 @@ impl Config {
             "an address and a port, such as `127.0.0.1:7546`, or nothing",
             |text| text.is_empty() || text.parse::<SocketAddr>().is_ok(),
         );
+        let is_announced =
+            reader.choice("announce.sandbox_connected", false, &[("true", true), ("false", false)]);
+        let sandbox = sandbox(&mut reader);
         let config = Self {
             data_dir: reader.path("data_dir", Path::new(DEFAULT_DATA_DIR)),
             listen_link: reader.socket("listen.link", SocketAddr::from(([0; 16], 7543))),
@@ -72,11 +79,8 @@ impl Config {
             listen_admin: reader.socket("listen.admin", SocketAddr::from(([0; 16], 7544))),
             listen_metrics: reader.socket("listen.metrics", SocketAddr::from(([127, 0, 0, 1], 9465))),
             version: version(&announced).unwrap_or(ManagerVersion { major: 7, minor: 0, service_pack: 0 }),
-            is_sandbox_connected: reader.choice(
-                "announce.sandbox_connected",
-                false,
-                &[("true", true), ("false", false)],
-            ),
+            is_sandbox_connected: is_announced || sandbox.is_some(),
+            sandbox,
             upstream: upstream(&mut reader),
             audit: AuditSettings::read(&mut reader),
             log_filter: reader.string(
@@ -93,6 +97,36 @@ impl Config {
         };
         reader.finish(config)
     }
+}
+
+fn sandbox(reader: &mut Reader) -> Option<SandboxSettings> {
+    let rule = "the address of a TAXII 2.1 collection: `https://HOST/API-ROOT/collections/ID/`";
+    let is_address = |text: &str| ["https://", "http://"].iter().any(|scheme| text.starts_with(scheme));
+    let collection =
+        reader.string("sandbox.collection", "", rule, |text| text.is_empty() || is_address(text));
+    let user = reader.string("sandbox.user", "", "a name without a colon", |text| !text.contains(':'));
+    let password = reader.string("sandbox.password_file", "", "the path of a file", |_| true);
+    let ca = reader.string("sandbox.ca", "", "the path of a certificate (PEM)", |_| true);
+    let second = Duration::from_secs(1);
+    let every = reader.duration("sandbox.every", second * 300, second * 10..=second * 86_400);
+    let remedies = [("log", Remedy::Log), ("block", Remedy::Block), ("quarantine", Remedy::Quarantine)];
+    let files = reader.choice("sandbox.files", Remedy::Log, &remedies);
+    let others = reader.choice("sandbox.others", Remedy::Log, &remedies[..2]);
+    let confidence = reader.integer("sandbox.confidence", 0, 0..=100);
+    if user.is_empty() != password.is_empty() {
+        let text = "must be given beside sandbox.password_file, or neither of them".to_owned();
+        reader.problem("sandbox.user", text);
+    }
+    if collection.is_empty() {
+        if !(user.is_empty() && ca.is_empty()) {
+            let text = format!("is missing beside sandbox.user or sandbox.ca; it must be {rule}");
+            reader.problem("sandbox.collection", text);
+        }
+        return None;
+    }
+    let ca = (!ca.is_empty()).then(|| PathBuf::from(ca));
+    let (password, confidence) = (PathBuf::from(password), u8::try_from(confidence).unwrap_or(100));
+    Some(SandboxSettings { collection, user, password, ca, every, files, others, confidence })
 }
 
 fn upstream(reader: &mut Reader) -> Option<Upstream> {

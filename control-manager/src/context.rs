@@ -14,7 +14,9 @@ use writ_protocol::manager::{Instruction, ManagerVersion, Reply, ReplyBody};
 use writ_protocol::time::Timestamp;
 
 use crate::authority::Authority;
+use crate::feed::Feed;
 use crate::mirror::Mirror;
+use crate::sandbox::Sandbox;
 use crate::store::{EntityRow, Store, unavailable};
 
 /// A running manager.
@@ -34,6 +36,10 @@ pub(crate) struct Manager {
     pub store: Store,
     /// The repository it mirrors.
     pub mirror: Mirror,
+    /// What entities fetch of suspicious objects.
+    pub feed: Feed,
+    /// The sandbox that feeds it threats, if it asks one.
+    pub sandbox: Option<Sandbox>,
     /// Entities dialled at a time.
     pub dials: Semaphore,
     /// Callbacks tried at a time, for any stranger: they keep no entity waiting.

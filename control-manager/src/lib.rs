@@ -3,16 +3,19 @@
 //!
 //! Modules in the order of a call: [`service`] takes it in and signs the answer, [`registry`] decides whether
 //! it counts, [`instructions`] is what waits for the caller and what became of it, [`notify`] has an entity
-//! call at once, [`presence`] is how it stands between calls. [`admin`] is the operators' door.
+//! call at once, [`presence`] is how it stands between calls. [`sandbox`] brings suspicious objects, and [`feed`] is
+//! what entities fetch of them. [`admin`] is the operators' door.
 
 mod service;
 
+mod feed;
 mod instructions;
 mod metrics;
 mod mirror;
 mod notify;
 mod presence;
 mod registry;
+mod sandbox;
 mod store;
 
 mod admin;

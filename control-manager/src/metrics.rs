@@ -11,6 +11,7 @@ use writ_protocol::manager::{RejectionCode, ReplyBody};
 use crate::VERSION;
 use crate::context::Manager;
 use crate::presence::Presence;
+use crate::registry::Decided;
 use crate::store::StoreError;
 
 const ENTITIES: &str = "writ_manager_entities";
@@ -23,10 +24,10 @@ const BUILD: &str = "writ_manager_build_info";
 const CALLERS: [&str; 2] = ["stranger", "entity"];
 
 /// A call was answered, to one that had been let in or to a stranger.
-pub(crate) fn count_call(body: &ReplyBody, was_in: bool) {
-    let outcome = match body {
-        ReplyBody::Rejected(rejection) => rejection.code.as_str(),
-        ReplyBody::Probe(_) | ReplyBody::Registered(_) | ReplyBody::Left | ReplyBody::Work(_) => "taken",
+pub(crate) fn count_call(decided: &Decided, was_in: bool) {
+    let outcome = match decided {
+        Decided::Reply(ReplyBody::Rejected(rejection)) => rejection.code.as_str(),
+        Decided::Reply(_) | Decided::Objects(_) => "taken",
     };
     counter!(CALLS, "from" => CALLERS[usize::from(was_in)], "outcome" => outcome).increment(1);
 }

@@ -7,10 +7,11 @@ use std::time::Duration;
 use tracing::{debug, info, warn};
 use writ_common::status::Failure;
 use writ_protocol::id::EntityId;
+use writ_protocol::keys::PublicKey;
 use writ_protocol::limits::SKEW;
 use writ_protocol::manager::{
-    CallBody, EntityCall, Listing as Listed, NO_INSTRUCTIONS, Registration, Rejection, RejectionCode,
-    ReplyBody, check_communication,
+    CallBody, EntityCall, Listing as Listed, NO_INSTRUCTIONS, ObjectsCall, Registration, Rejection,
+    RejectionCode, ReplyBody, check_communication,
 };
 use writ_protocol::time::Timestamp;
 
@@ -34,12 +35,11 @@ pub(crate) async fn answer(
     manager: &Arc<Manager>,
     from: IpAddr,
     call: EntityCall,
-) -> Result<Decided, Failure> {
+) -> Result<Answered, Failure> {
     let key = call.key.id();
-    let (was_in, decided) = decide(manager, call).await?;
-    let Decided { body, .. } = &decided;
-    metrics::count_call(body, was_in);
-    if let ReplyBody::Rejected(Rejection { code, detail }) = body {
+    let (was_in, answered) = decide(manager, call).await?;
+    metrics::count_call(&answered.decided, was_in);
+    if let Decided::Reply(ReplyBody::Rejected(Rejection { code, detail })) = &answered.decided {
         if *code == RejectionCode::NotApproved {
             // Each of its polls, and anybody may wait.
             debug!(key.id = %key, "entity waits to be let in");
@@ -49,29 +49,48 @@ pub(crate) async fn answer(
             }
         }
     }
-    Ok(decided)
+    Ok(answered)
 }
 
-/// An answer, and whether it is to an entity that was let in.
+/// What a call comes to.
 #[derive(Debug)]
-pub(crate) struct Decided {
-    /// The answer.
-    pub body: ReplyBody,
+pub(crate) enum Decided {
+    /// An answer.
+    Reply(ReplyBody),
+    /// The objects that act, to an entity that holds this version of them.
+    Objects(u64),
+}
+
+/// What a call comes to, and whether it is of an entity that was let in.
+#[derive(Debug)]
+pub(crate) struct Answered {
+    /// What it comes to.
+    pub decided: Decided,
     /// Whether its caller was let in, and by that is no stranger any more.
     pub is_in: bool,
 }
 
-impl From<ReplyBody> for Decided {
+impl From<ReplyBody> for Answered {
     fn from(body: ReplyBody) -> Self {
-        Self { body, is_in: false }
+        Self { decided: Decided::Reply(body), is_in: false }
     }
 }
 
 /// Whether its caller had been let in before, and the answer.
-async fn decide(manager: &Arc<Manager>, call: EntityCall) -> Result<(bool, Decided), Failure> {
+async fn decide(manager: &Arc<Manager>, call: EntityCall) -> Result<(bool, Answered), Failure> {
     let (asked, now) = (Arc::clone(manager), manager.now());
     let decided = manager.store.change(move |change| {
-        let known = change.entity_of(&call.key)?;
+        // Objects are fetched by a key of their own, for an entity.
+        let known = match &call.body {
+            CallBody::Objects(ObjectsCall::Fetch(_)) => change.entity_of_subscription(&call.key)?,
+            CallBody::Register(_)
+            | CallBody::Update(_)
+            | CallBody::Unregister
+            | CallBody::Poll(_)
+            | CallBody::Objects(ObjectsCall::Subscribe(_) | ObjectsCall::Unsubscribe) => {
+                change.entity_of(&call.key)?
+            }
+        };
         let was_in = is_let_in(known.as_ref());
         let verdict = match check_call(&asked, &call, known.as_ref(), now) {
             Ok(()) => apply(&asked, change, call, known, now)?,
@@ -99,7 +118,7 @@ fn apply(
     call: EntityCall,
     known: Option<EntityRow>,
     now: Timestamp,
-) -> Result<KeepOrUndo<Decided>, StoreError> {
+) -> Result<KeepOrUndo<Answered>, StoreError> {
     let undo = |body: ReplyBody| Ok(KeepOrUndo::Undo(body.into()));
     let was_in = is_let_in(known.as_ref());
     let EntityCall { key, epoch, counter, body, .. } = call;
@@ -131,6 +150,7 @@ fn apply(
             (entity.counter, entity.last_contact) = (counter, now);
             change.put(&entity)?;
             change.give_up(entity.id, "the entity unregistered", now)?;
+            change.end_subscription(entity.id)?;
             info!(entity.id = %entity.id, name = entity.registration.display_name, "entity unregistered");
             ReplyBody::Left
         }
@@ -150,14 +170,74 @@ fn apply(
             change.put(&entity)?;
             instructions::work(manager, change, &entity, poll, now)?
         }
+        (CallBody::Objects(asked), Some(entity)) => {
+            return subscription(change, asked, entity, counter, now);
+        }
         // Said twice is said once.
         (CallBody::Unregister, None) => ReplyBody::Left,
-        (CallBody::Update(_) | CallBody::Poll(_), None) => {
+        (CallBody::Objects(ObjectsCall::Fetch(_)), None) => {
+            reject(RejectionCode::NotSubscribed, "no entity fetches objects by this key")
+        }
+        (CallBody::Update(_) | CallBody::Poll(_) | CallBody::Objects(_), None) => {
             reject(RejectionCode::UnknownEntity, "no entity of this key is registered here")
         }
     };
     let is_in = was_in || matches!(&reply, ReplyBody::Registered(standing) if standing.is_approved);
-    Ok(KeepOrUndo::Keep(Decided { body: reply, is_in }))
+    Ok(KeepOrUndo::Keep(Answered { decided: Decided::Reply(reply), is_in }))
+}
+
+/// What a call about suspicious objects changes.
+fn subscription(
+    change: &mut Change<'_>,
+    asked: ObjectsCall,
+    mut entity: EntityRow,
+    counter: u64,
+    now: Timestamp,
+) -> Result<KeepOrUndo<Answered>, StoreError> {
+    if entity.admission != EntityAdmission::Approved {
+        let no = reject(RejectionCode::NotApproved, "an operator of the manager has to let it in");
+        return Ok(KeepOrUndo::Undo(no.into()));
+    }
+    (entity.counter, entity.last_contact) = (counter, now);
+    change.put(&entity)?;
+    let decided = match asked {
+        ObjectsCall::Subscribe(key) => {
+            if let Err(no) = check_subscription(change, &entity, &key)? {
+                return Ok(KeepOrUndo::Undo(no.into()));
+            }
+            change.subscribe(entity.id, &key, now)?;
+            info!(entity.id = %entity.id, key.id = %key.id(), "entity subscribed to suspicious objects");
+            Decided::Reply(ReplyBody::Subscribed)
+        }
+        ObjectsCall::Unsubscribe => {
+            change.end_subscription(entity.id)?;
+            info!(entity.id = %entity.id, "entity unsubscribed from suspicious objects");
+            Decided::Reply(ReplyBody::Unsubscribed)
+        }
+        ObjectsCall::Fetch(held) => {
+            change.note_fetch(entity.id, held, now)?;
+            Decided::Objects(held)
+        }
+    };
+    Ok(KeepOrUndo::Keep(Answered { decided, is_in: true }))
+}
+
+/// Whether an entity may fetch objects by a key.
+fn check_subscription(
+    change: &mut Change<'_>,
+    entity: &EntityRow,
+    wanted: &PublicKey,
+) -> Result<Result<(), ReplyBody>, StoreError> {
+    if entity.subscription.as_ref().is_some_and(|subscription| subscription.key.is_none()) {
+        let text = "an operator of the manager revoked its subscription";
+        return Ok(Err(reject(RejectionCode::SubscriptionRevoked, text)));
+    }
+    // Who holds the key of an entity must not speak for it by another name.
+    if change.entity_of(wanted)?.is_some() || change.is_key_of_another(entity.id, wanted)? {
+        let text = "the key of a subscription must be a new one";
+        return Ok(Err(reject(RejectionCode::InvalidRegistration, text)));
+    }
+    Ok(Ok(()))
 }
 
 fn reject(code: RejectionCode, detail: impl Into<String>) -> ReplyBody {
@@ -217,7 +297,7 @@ fn check(registration: &Registration) -> Result<(), Rejection> {
 
 struct Wish {
     registration: Registration,
-    key: writ_protocol::keys::PublicKey,
+    key: PublicKey,
     epoch: u64,
     counter: u64,
 }
@@ -265,6 +345,7 @@ fn register(
             let goes_on = listed_before && epoch == known.epoch;
             if !goes_on {
                 known.epoch = next_epoch(known.epoch, now);
+                change.end_subscription(known.id)?;
                 known.sequence = change.begin_epoch(known.id, known.epoch, now)?;
             }
             let token = token.or(known.token);
@@ -284,6 +365,7 @@ fn register(
                 registered_at: now,
                 last_contact: now,
                 open: 0,
+                subscription: None,
             }
         }
     };

@@ -16,12 +16,13 @@ use writ_protocol::envelope::{Candidate, EntityCallPurpose, Verified, verify};
 use writ_protocol::id::Digest;
 use writ_protocol::keys::PublicKey;
 use writ_protocol::limits::{MAX_ENDPOINT_BYTES, MAX_ENTITY_CALL_BYTES, MAX_FRAME_BYTES};
-use writ_protocol::manager::{self, CallBody, ProbeAnswer, ReplyBody};
+use writ_protocol::manager::{self, CallBody, ObjectsCall, ProbeAnswer, ReplyBody};
 use writ_protocol::place::server_name;
 
 use crate::context::Manager;
+use crate::feed::{self, ObjectsPieces};
 use crate::mirror::Pieces;
-use crate::registry::Decided;
+use crate::registry::{Answered, Decided};
 use crate::{notify, registry};
 
 /// Both services of the link port.
@@ -118,6 +119,34 @@ impl EntityLink for EntityPort {
         self.answer(request, |body| matches!(body, CallBody::Poll(_))).await
     }
 
+    async fn subscribe(
+        &self,
+        request: Request<proto::SignedCall>,
+    ) -> Result<Response<proto::ManagerReply>, Status> {
+        self.answer(request, |body| {
+            matches!(body, CallBody::Objects(ObjectsCall::Subscribe(_) | ObjectsCall::Unsubscribe))
+        })
+        .await
+    }
+
+    type FetchObjectsStream = ObjectsPieces;
+
+    async fn fetch_objects(
+        &self,
+        request: Request<proto::SignedCall>,
+    ) -> Result<Response<Self::FetchObjectsStream>, Status> {
+        let (digest, decided) =
+            self.decide(request, |body| matches!(body, CallBody::Objects(ObjectsCall::Fetch(_)))).await?;
+        let (body, content) = match decided {
+            Decided::Objects(held) => {
+                let (offer, content) = feed::offer(&self.0, held).await?;
+                (ReplyBody::Objects(offer), content)
+            }
+            Decided::Reply(body) => (body, Bytes::new()),
+        };
+        Ok(Response::new(feed::send(&self.0, self.0.reply(digest, body), content)?))
+    }
+
     type FetchUpdateStream = Pieces;
 
     async fn fetch_update(
@@ -137,23 +166,39 @@ impl EntityPort {
         request: Request<proto::SignedCall>,
         fits: fn(&CallBody) -> bool,
     ) -> Result<Response<proto::ManagerReply>, Status> {
+        match self.decide(request, fits).await? {
+            (digest, Decided::Reply(body)) => Ok(Response::new(self.0.reply(digest, body))),
+            (_, Decided::Objects(_)) => Err(other_call().into()),
+        }
+    }
+
+    /// The digest of a call, and what is decided about it.
+    async fn decide(
+        &self,
+        request: Request<proto::SignedCall>,
+        fits: fn(&CallBody) -> bool,
+    ) -> Result<(Digest, Decided), Failure> {
         let peer = request.extensions().get::<Peer>().cloned();
         let verified = verified(&request.into_inner().envelope)?;
         let digest = verified.digest();
         let call = verified.into_document();
         if !fits(&call.body) {
-            return Err(Failure::invalid("envelope", "holds another call than this method's").into());
+            return Err(other_call());
         }
         let from = Peer::host(peer.as_ref());
         let key = Digest::of(&call.key.spki());
-        let Decided { body, is_in } = registry::answer(&self.0, from, call).await?;
+        let Answered { decided, is_in } = registry::answer(&self.0, from, call).await?;
         if let Some(peer) = peer
             && is_in
         {
             peer.proven(key);
         }
-        Ok(Response::new(self.0.reply(digest, body)))
+        Ok((digest, decided))
     }
+}
+
+fn other_call() -> Failure {
+    Failure::invalid("envelope", "holds another call than this method's")
 }
 
 /// The key is in the signed payload; it proves itself. Read first, believed after.

@@ -4,8 +4,8 @@ mod rows;
 mod sql;
 
 pub(crate) use rows::{
-    DeliveryRow, EntityAdmission, EntityRow, InstructionRow, Issued, NewInstruction, TokenRow,
-    WaitingInstruction,
+    DeliveryRow, EntityAdmission, EntityRow, FeedState, InstructionRow, Issued, NewInstruction,
+    SandboxNoteRow, SandboxState, TokenRow, WaitingInstruction,
 };
 pub(crate) use writ_common::admin::unavailable;
 pub(crate) use writ_database::{DatabaseError as StoreError, KeepOrUndo};
@@ -16,7 +16,9 @@ use std::path::Path;
 use writ_common::admin::Role;
 use writ_common::shutdown::Shutdown;
 use writ_database::file::{self, Found};
-use writ_database::{Connection, Database, Migration, Schema, ToValue as _, insert_operator, values};
+use writ_database::{
+    Connection, Database, Migration, OBJECT_TABLES, Schema, ToValue as _, insert_operator, values,
+};
 use writ_protocol::id::{Digest, ManagerId};
 use writ_protocol::time::Timestamp;
 
@@ -24,6 +26,8 @@ const SCHEMA: Schema = Schema {
     migrations: &[
         Migration { version: 1, name: "initial", sql: include_str!("store/migrations/0001_initial.sql") },
         Migration { version: 2, name: "audit", sql: include_str!("store/migrations/0002_audit.sql") },
+        Migration { version: 3, name: "objects", sql: OBJECT_TABLES },
+        Migration { version: 4, name: "feed", sql: include_str!("store/migrations/0004_feed.sql") },
     ],
     cure: "stop the manager and put a copy of control-manager.db back, or move it away and go on with a new one: writ-control-manager init --keep-keys",
 };

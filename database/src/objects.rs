@@ -1,9 +1,11 @@
 //! Suspicious objects and exceptions, in the tables of `objects.sql`.
 
+use std::collections::HashSet;
+
 use writ_objects::service::{
-    After, Change, Changed, ExceptionRow, ListedObject, MAX_EXCEPTIONS, ObjectRow, ObjectStore,
+    After, Change, Changed, ExceptionRow, ListedObject, MAX_EXCEPTIONS, ObjectRow, ObjectStore, Received,
 };
-use writ_objects::{MAX_OBJECT_BYTES, MAX_OBJECTS, Object};
+use writ_objects::{MAX_OBJECT_BYTES, MAX_OBJECTS, Object, Source};
 use writ_protocol::command::Remedy;
 use writ_protocol::time::Timestamp;
 
@@ -36,7 +38,7 @@ impl<J: Send + 'static> ObjectStore for Database<J> {
                      EXISTS (SELECT 1 FROM object_exceptions AS e
                              WHERE e.kind = o.kind AND e.value = o.value) AS is_excepted,
                      EXISTS (SELECT 1 FROM objects AS r
-                             WHERE r.kind = o.kind AND r.value = o.value AND r.source = 'operator'
+                             WHERE r.kind = o.kind AND r.value = o.value AND r.source > o.source
                                AND (r.expires_at = 0 OR r.expires_at > ?5)) AS is_ruled
                    FROM objects AS o WHERE (kind, value, source) > (?1, ?2, ?3)
                    ORDER BY kind, value, source LIMIT ?4";
@@ -69,17 +71,34 @@ impl<J: Send + 'static> ObjectStore for Database<J> {
         self.decide(move |connection| {
             let changed = apply(connection, &change, &by, now)?;
             // Looked at afterwards: of what is added some is there already.
-            for (sql, most) in [
-                ("SELECT count(*) AS there FROM objects", MAX_OBJECTS),
-                ("SELECT coalesce(sum(length(value)), 0) AS there FROM objects", MAX_OBJECT_BYTES),
-                ("SELECT count(*) AS there FROM object_exceptions", MAX_EXCEPTIONS),
-            ] {
-                let there: u64 = connection.only(sql, &[], |record| record.get("there"))?;
-                if usize::try_from(there).is_ok_and(|there| there > most) {
-                    return Ok(KeepOrUndo::Undo(Changed::TooMany(most)));
-                }
+            if let Some(most) = too_many_objects(connection)? {
+                return Ok(KeepOrUndo::Undo(Changed::TooMany(most)));
             }
             Ok(KeepOrUndo::Keep(Changed::Done(changed)))
+        })
+        .await
+    }
+}
+
+impl<J: Send + 'static> Database<J> {
+    /// The objects of one source, by type and value.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn objects_of(&self, source: Source) -> Result<Vec<Object>, DatabaseError> {
+        let sql = "SELECT * FROM objects WHERE source = ?1 ORDER BY kind, value";
+        let rows = self.read(move |connection| connection.fetch(sql, &values![source.as_str()], read_object));
+        Ok(rows.await?.into_iter().map(|row| row.object).collect())
+    }
+
+    /// How many objects a source has.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn count_objects_of(&self, source: Source) -> Result<u64, DatabaseError> {
+        let sql = "SELECT count(*) AS there FROM objects WHERE source = ?1";
+        self.read(move |connection| {
+            connection.only(sql, &values![source.as_str()], |record| record.get("there"))
         })
         .await
     }
@@ -92,32 +111,16 @@ fn apply(
     now: Timestamp,
 ) -> Result<u64, DatabaseError> {
     match change {
-        Change::Add(objects) => {
-            // The same object again changes nothing: neither who added it nor when.
-            let sql =
-                "INSERT INTO objects (kind, value, source, remedy, expires_at, note, added_by, added_at)
-                       VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
-                       ON CONFLICT (kind, value, source) DO UPDATE
-                       SET remedy = ?4, expires_at = ?5, note = ?6, added_by = ?7, added_at = ?8
-                       WHERE remedy <> ?4 OR expires_at <> ?5 OR note <> ?6";
-            let mut changed = 0;
-            for object in objects {
-                let end = object.expires_at.unwrap_or_default();
-                let (kind, source, remedy) =
-                    (object.kind().as_str(), object.source.as_str(), object.remedy().as_str());
-                let row = values![kind, object.value(), source, remedy, end, object.note(), by, now];
-                changed += connection.execute(sql, &row)?;
-            }
-            Ok(changed)
-        }
+        Change::Add(objects) => put_objects(connection, objects, by, now),
         Change::Remove(kind, value, source) => {
-            let sql = "DELETE FROM objects WHERE kind = ?1 AND value = ?2 AND (?3 = '' OR source = ?3)";
-            let source = source.map_or("", writ_objects::Source::as_str);
+            let sql = "DELETE FROM objects WHERE kind = ?1 AND value = ?2 AND source <> 'manager'
+                         AND (?3 = '' OR source = ?3)";
+            let source = source.map_or("", Source::as_str);
             connection.execute(sql, &values![kind.as_str(), value, source])
         }
         Change::Expire(kind, value, end) => {
-            let sql =
-                "UPDATE objects SET expires_at = ?3 WHERE kind = ?1 AND value = ?2 AND expires_at <> ?3";
+            let sql = "UPDATE objects SET expires_at = ?3 WHERE kind = ?1 AND value = ?2 AND expires_at <> ?3
+                   AND source <> 'manager'";
             connection.execute(sql, &values![kind.as_str(), value, end.unwrap_or_default()])
         }
         Change::Except(kind, value, note) => {
@@ -130,7 +133,76 @@ fn apply(
             let sql = "DELETE FROM object_exceptions WHERE kind = ?1 AND value = ?2";
             connection.execute(sql, &values![kind.as_str(), value])
         }
+        Change::Received(received) => receive(connection, received, by, now),
     }
+}
+
+/// Adds objects, or puts them in the place of those of their type, value and source; how many are another
+/// now. The same object again changes nothing: neither who added it nor when.
+///
+/// # Errors
+/// When the database fails.
+pub fn put_objects(
+    connection: &mut Connection,
+    objects: &[Object],
+    by: &str,
+    now: Timestamp,
+) -> Result<u64, DatabaseError> {
+    let sql = "INSERT INTO objects (kind, value, source, remedy, expires_at, note, added_by, added_at)
+               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
+               ON CONFLICT (kind, value, source) DO UPDATE
+               SET remedy = ?4, expires_at = ?5, note = ?6, added_by = ?7, added_at = ?8
+               WHERE remedy <> ?4 OR expires_at <> ?5 OR note <> ?6";
+    let mut changed = 0;
+    for object in objects {
+        let end = object.expires_at.unwrap_or_default();
+        let (kind, source, remedy) =
+            (object.kind().as_str(), object.source.as_str(), object.remedy().as_str());
+        let row = values![kind, object.value(), source, remedy, end, object.note(), by, now];
+        changed += connection.execute(sql, &row)?;
+    }
+    Ok(changed)
+}
+
+/// Whether there are more objects or exceptions than may be; then how many may.
+///
+/// # Errors
+/// When the database fails.
+pub fn too_many_objects(connection: &mut Connection) -> Result<Option<usize>, DatabaseError> {
+    for (sql, most) in [
+        ("SELECT count(*) AS there FROM objects", MAX_OBJECTS),
+        ("SELECT coalesce(sum(length(value)), 0) AS there FROM objects", MAX_OBJECT_BYTES),
+        ("SELECT count(*) AS there FROM object_exceptions", MAX_EXCEPTIONS),
+    ] {
+        let there: u64 = connection.only(sql, &[], |record| record.get("there"))?;
+        if usize::try_from(there).is_ok_and(|there| there > most) {
+            return Ok(Some(most));
+        }
+    }
+    Ok(None)
+}
+
+fn receive(
+    connection: &mut Connection,
+    received: &Received,
+    by: &str,
+    now: Timestamp,
+) -> Result<u64, DatabaseError> {
+    let Received { is_whole, put, gone } = received;
+    let mut gone = gone.clone();
+    if *is_whole {
+        let sql = "SELECT * FROM objects WHERE source = 'manager'";
+        let held = connection.fetch(sql, &[], read_object)?;
+        let stays: HashSet<_> = put.iter().map(|object| (object.kind(), object.value())).collect();
+        let held = held.into_iter().map(|row| (row.object.kind(), row.object.value().to_owned()));
+        gone.extend(held.filter(|(kind, value)| !stays.contains(&(*kind, value.as_str()))));
+    }
+    let mut changed = 0;
+    for (kind, value) in &gone {
+        let sql = "DELETE FROM objects WHERE kind = ?1 AND value = ?2 AND source = 'manager'";
+        changed += connection.execute(sql, &values![kind.as_str(), value])?;
+    }
+    Ok(changed + put_objects(connection, put, by, now)?)
 }
 
 fn read_object(record: &Record<'_>) -> Result<ObjectRow, DatabaseError> {

@@ -15,6 +15,7 @@ use writ_common::time::{Clock as _, SystemClock};
 use writ_common::tls::{Room, ServerTls, TlsAuthority, incoming};
 use writ_proto::manager::v1 as proto;
 use writ_proto::manager::v1::entity_link_server::{EntityLink, EntityLinkServer};
+use writ_proto::manager::v1::objects_piece::Piece;
 use writ_proto::manager::v1::registry_server::{Registry, RegistryServer};
 use writ_protocol::envelope::{
     Candidate, EntityCallPurpose, InstructionPurpose, ManagerReplyPurpose, sign, verify,
@@ -22,8 +23,8 @@ use writ_protocol::envelope::{
 use writ_protocol::id::{Digest, EntityId, ManagerId};
 use writ_protocol::keys::{Algorithm, Manager as Holder, PrivateKey, PublicKey};
 use writ_protocol::manager::{
-    CallBody, EntityCall, Instruction, Listing, ManagerVersion, PROTOCOL, ProbeAnswer, Reply, ReplyBody,
-    Task, Work,
+    CallBody, EntityCall, Instruction, Listing, ManagerVersion, ObjectsOffer, PROTOCOL, ProbeAnswer, Reply,
+    ReplyBody, Task, Work,
 };
 use writ_protocol::time::Timestamp;
 
@@ -57,6 +58,8 @@ struct Script {
     calls: Vec<EntityCall>,
     /// Batches of instructions for the next polls.
     batches: VecDeque<Vec<Bytes>>,
+    /// What is offered to those who fetch objects next, and what follows.
+    objects: VecDeque<(ObjectsOffer, Vec<u8>)>,
     /// Announced instead of the real one.
     protocol: Option<u32>,
     version: Option<ManagerVersion>,
@@ -117,6 +120,14 @@ impl ForgedManager {
     /// When a story panicked while it looked.
     pub fn hand_over(&self, instructions: Vec<Bytes>) {
         self.inner.script.lock().unwrap().batches.push_back(instructions);
+    }
+
+    /// What is offered to who fetches objects next, and what follows.
+    ///
+    /// # Panics
+    /// When a story panicked while it looked.
+    pub fn offer(&self, offer: ObjectsOffer, content: &[u8]) {
+        self.inner.script.lock().unwrap().objects.push_back((offer, content.to_vec()));
     }
 
     /// Announces another protocol and version.
@@ -292,6 +303,32 @@ impl EntityLink for Forged {
             script.batches.pop_front().unwrap_or_default()
         };
         self.reply(digest, ReplyBody::Work(Work { instructions, has_more: false, sandbox_connected: false }))
+    }
+
+    async fn subscribe(&self, request: Request<proto::SignedCall>) -> Answer {
+        let (digest, call) = read(request.get_ref());
+        self.0.script.lock().unwrap().calls.push(call);
+        self.reply(digest, ReplyBody::Subscribed)
+    }
+
+    type FetchObjectsStream = tokio_stream::Iter<std::vec::IntoIter<Result<proto::ObjectsPiece, Status>>>;
+
+    async fn fetch_objects(
+        &self,
+        request: Request<proto::SignedCall>,
+    ) -> Result<Response<Self::FetchObjectsStream>, Status> {
+        let (digest, call) = read(request.get_ref());
+        let (offer, data) = {
+            let mut script = self.0.script.lock().unwrap();
+            script.calls.push(call);
+            let nothing = || Status::unavailable("the story has no objects");
+            script.objects.pop_front().ok_or_else(nothing)?
+        };
+        let reply = self.reply(digest, ReplyBody::Objects(offer))?.into_inner();
+        let piece = |piece| Ok(proto::ObjectsPiece { piece: Some(piece) });
+        let mut pieces = vec![piece(Piece::Reply(reply))];
+        pieces.extend(data.chunks(1000).map(|data| piece(Piece::Data(Bytes::copy_from_slice(data)))));
+        Ok(Response::new(tokio_stream::iter(pieces)))
     }
 
     type FetchUpdateStream = Empty<Result<proto::UpdatePiece, Status>>;

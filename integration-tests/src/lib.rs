@@ -20,4 +20,5 @@ pub mod proxies;
 pub mod python;
 pub mod repository;
 pub mod road;
+pub mod sandbox;
 pub mod stolen;

@@ -105,17 +105,7 @@ impl Manager {
     /// # Panics
     /// When it does not start.
     pub fn start(&mut self, checkpoint: Option<&Checkpoint>) {
-        let listen = |port| format!("\"0.0.0.0:{port}\"");
-        let config = format!(
-            "data_dir = \"{}\"\n[listen]\nlink = {}\nlink_in_clear = {}\nadmin = {}\nmetrics = \"127.0.0.1:0\"\n[log]\nformat = \"json\"\nfilter = \"info\"\n{}",
-            self.folder.display(),
-            listen(self.link_port),
-            listen(self.clear_port),
-            listen(self.admin_port),
-            self.config
-        );
-        let path = self.folder.with_extension("toml");
-        fs::write(&path, config).unwrap();
+        let path = self.write_config();
         let mut command = command(&binary(&format!("writ-control-manager{}", self.suffix)));
         command
             .arg("run")
@@ -128,6 +118,25 @@ impl Manager {
         let daemon = Daemon::spawn("manager", command);
         daemon.wait_for("serving", |_| true);
         self.daemon = Some(daemon);
+    }
+
+    /// Writes its configuration.
+    ///
+    /// # Panics
+    /// When it cannot be written.
+    pub fn write_config(&self) -> PathBuf {
+        let listen = |port| format!("\"0.0.0.0:{port}\"");
+        let config = format!(
+            "data_dir = \"{}\"\n[listen]\nlink = {}\nlink_in_clear = {}\nadmin = {}\nmetrics = \"127.0.0.1:0\"\n[log]\nformat = \"json\"\nfilter = \"info\"\n{}",
+            self.folder.display(),
+            listen(self.link_port),
+            listen(self.clear_port),
+            listen(self.admin_port),
+            self.config
+        );
+        let path = self.folder.with_extension("toml");
+        fs::write(&path, config).unwrap();
+        path
     }
 
     /// kill -9.

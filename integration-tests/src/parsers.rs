@@ -8,8 +8,8 @@ use writ_common::keys::vouched::PinnedAuthority;
 use writ_common::tls::{LeafFacts, spki_digest};
 use writ_lists::source::{self, Layout};
 use writ_lists::{Filter, Key, Kind};
-use writ_objects::List;
 use writ_objects::stix::{self, Wanted};
+use writ_objects::{List, ObjectsChange};
 use writ_proto::v1 as proto;
 use writ_protocol::audience::{Audience, AudienceProof};
 use writ_protocol::command::{Delivery, Remedy};
@@ -221,8 +221,15 @@ pub fn stix(data: &[u8]) {
     }
 }
 
-/// The objects that act, from a server.
+/// The objects that act, from a server or from a manager.
 pub fn objects(data: &[u8]) {
+    if let Ok(change) = ObjectsChange::decode(data) {
+        let again = ObjectsChange::decode(&change.encode()).unwrap();
+        assert_eq!(again.digest(), change.digest());
+        let list = change.after(Vec::new());
+        assert_eq!(list.after(Vec::new()).digest(), list.digest());
+    }
+
     if let Ok(list) = List::decode(data) {
         assert_eq!(List::decode(&list.encode()).unwrap(), list);
     }

@@ -5,7 +5,7 @@ use std::fs;
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use tempfile::TempDir;
 
@@ -31,14 +31,25 @@ impl Proxy {
     /// Starts a program in a folder of its own that its unprivileged user may read, and waits until it
     /// listens.
     fn start(folder: TempDir, port: u16, program: &str, arguments: &[String]) -> Self {
+        Self::spawn(folder, port, command(Path::new(program)), arguments)
+    }
+
+    fn spawn(folder: TempDir, port: u16, mut spawned: Command, arguments: &[String]) -> Self {
         let log = fs::File::create(folder.path().join("said")).unwrap();
-        let mut spawned = command(Path::new(program));
+        let program = spawned.get_program().display().to_string();
         spawned.args(arguments).stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
         let child =
             spawned.spawn().unwrap_or_else(|error| panic!("{program}: {error}; make test installs it"));
         let proxy = Self { child, folder, port };
         until(&format!("{program} does not listen"), || TcpStream::connect(("127.0.0.1", port)).is_ok());
         proxy
+    }
+
+    /// A script of ours that listens, with the packages that `make` installed.
+    pub(crate) fn of_python(port: u16, arguments: &[String]) -> Self {
+        let (folder, mut spawned) = (Self::folder(), command(Path::new("python3")));
+        python::with_packages(&mut spawned);
+        Self::spawn(folder, port, spawned, arguments)
     }
 
     /// Everything it said.

@@ -1,6 +1,6 @@
 //! Which of all objects act.
 
-use std::collections::BTreeSet;
+use std::collections::HashMap;
 
 use writ_protocol::time::Timestamp;
 
@@ -15,12 +15,12 @@ pub enum Standing {
     Expired,
     /// An operator says that this value is none.
     Excepted,
-    /// An operator has an object of the same value, which counts instead.
+    /// A greater source has an object of the same value, which counts instead.
     Overruled,
 }
 
 impl Standing {
-    /// How an object stands: whether its value is excepted, and whether an operator has an object of this
+    /// How an object stands: whether its value is excepted, and whether a greater source has an object of this
     /// value whose time is not over.
     #[must_use]
     pub fn of(object: &Object, is_excepted: bool, is_ruled: bool, now: Timestamp) -> Self {
@@ -28,7 +28,7 @@ impl Standing {
         match () {
             () if is_excepted => Self::Excepted,
             () if is_over => Self::Expired,
-            () if is_ruled && object.source == Source::Analysed => Self::Overruled,
+            () if is_ruled => Self::Overruled,
             () => Self::Acts,
         }
     }
@@ -48,18 +48,22 @@ impl Standing {
 /// An object and how it stands.
 pub type Act<'a> = (&'a Object, Standing);
 
-/// How each object stands at a moment, in their order. An exception is above all, then an operator's object
-/// whose time is not over.
+/// How each object stands at a moment, in their order. An exception is above all, then the object of the
+/// greatest source whose time is not over.
 pub fn acting<'a>(
     objects: &'a [Object],
     is_excepted: impl Fn(ObjectType, &str) -> bool,
     now: Timestamp,
 ) -> Vec<Act<'a>> {
     let is_over = |object: &Object| object.expires_at.is_some_and(|end| end <= now);
-    let by_operators = objects.iter().filter(|object| object.source == Source::Operator && !is_over(object));
-    let ruled: BTreeSet<_> = by_operators.map(|object| (object.kind(), object.value())).collect();
+    let mut greatest: HashMap<(ObjectType, &str), Source> = HashMap::new();
+    for object in objects.iter().filter(|object| !is_over(object)) {
+        let source = greatest.entry((object.kind(), object.value())).or_insert(object.source);
+        *source = object.source.max(*source);
+    }
     let standing = |object: &Object| {
-        let is_ruled = ruled.contains(&(object.kind(), object.value()));
+        let is_ruled =
+            greatest.get(&(object.kind(), object.value())).is_some_and(|source| *source > object.source);
         Standing::of(object, is_excepted(object.kind(), object.value()), is_ruled, now)
     };
     objects.iter().map(|object| (object, standing(object))).collect()
@@ -88,12 +92,23 @@ mod tests {
             object("e.example", Source::Analysed, None),
             object("e.example", Source::Operator, Some(9)),
             object("f.example", Source::Operator, None),
+            object("g.example", Source::Analysed, None),
+            object("g.example", Source::Manager, None),
+            object("h.example", Source::Manager, None),
+            object("h.example", Source::Operator, None),
         ];
         let standings: Vec<_> = acting(&objects, |_, value| matches!(value, "a.example" | "f.example"), now)
             .into_iter()
             .map(|(_, standing)| standing)
             .collect();
         use Standing::{Acts, Excepted, Expired, Overruled};
-        assert_eq!(standings, [Excepted, Overruled, Acts, Expired, Acts, Acts, Expired, Excepted]);
+        let of_operators = [Excepted, Overruled, Acts, Expired, Acts, Acts, Expired, Excepted];
+        assert_eq!(standings[..8], of_operators);
+        assert_eq!(standings[8..], [Overruled, Acts, Overruled, Acts]);
+    }
+
+    #[test]
+    fn names_of_sources_have_the_order_of_sources() {
+        assert!(Source::ALL.is_sorted() && Source::ALL.map(Source::as_str).is_sorted());
     }
 }

@@ -104,21 +104,28 @@ impl FromStr for ObjectType {
     }
 }
 
-/// Who says that an object is suspicious.
+/// Who says that an object is suspicious. Of several the greatest wins; their names have the same order, which
+/// databases go by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Source {
     /// An analysis.
     Analysed,
-    /// An operator, who wins.
+    /// The Control Manager above this server.
+    Manager,
+    /// An operator.
     Operator,
 }
 
 impl Source {
+    /// All there are.
+    pub const ALL: [Self; 3] = [Self::Analysed, Self::Manager, Self::Operator];
+
     /// Its name.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Analysed => "analysed",
+            Self::Manager => "manager",
             Self::Operator => "operator",
         }
     }
@@ -128,10 +135,10 @@ impl FromStr for Source {
     type Err = InvalidObject;
 
     fn from_str(word: &str) -> Result<Self, InvalidObject> {
-        [Self::Analysed, Self::Operator]
-            .into_iter()
-            .find(|source| source.as_str() == word)
-            .ok_or_else(|| InvalidObject(format!("`{word}` is no source; it must be operator or analysed")))
+        let is_it = |source: &Self| source.as_str() == word;
+        Self::ALL.into_iter().find(is_it).ok_or_else(|| {
+            InvalidObject(format!("`{word}` is no source; it must be operator, manager or analysed"))
+        })
     }
 }
 

@@ -49,14 +49,28 @@ pub struct ExceptionRow {
 pub enum Change {
     /// These are added, or take the place of those of their type, value and source.
     Add(Vec<Object>),
-    /// All of this type and value are removed, or those of one source.
+    /// All of this type and value are removed, or those of one source. What a manager said is the manager's to
+    /// remove.
     Remove(ObjectType, String, Option<Source>),
-    /// All of this type and value end then.
+    /// All of this type and value end then, but for what a manager said.
     Expire(ObjectType, String, Option<Timestamp>),
     /// This type and value is excepted, with a note.
     Except(ObjectType, String, String),
     /// It is not excepted any more.
     RemoveException(ObjectType, String),
+    /// What a manager says from now on.
+    Received(Received),
+}
+
+/// What came from a manager.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Received {
+    /// Whether it is all that the manager says: whatever else it said before is gone.
+    pub is_whole: bool,
+    /// New, or in the place of what the manager said of this type and value.
+    pub put: Vec<Object>,
+    /// Not said any more.
+    pub gone: Vec<(ObjectType, String)>,
 }
 
 /// What became of a change.
@@ -78,7 +92,7 @@ pub struct ListedObject {
     pub row: ObjectRow,
     /// Its value is excepted.
     pub is_excepted: bool,
-    /// An operator has an object of this value whose time is not over.
+    /// A greater source has an object of this value whose time is not over.
     pub is_ruled: bool,
 }
 
@@ -169,10 +183,7 @@ impl<H: ObjectHolder> ObjectService for ObjectPages<H> {
         let asked = request.into_inner();
         let source = match asked.source.as_str() {
             "" => None,
-            word => Some(
-                word.parse()
-                    .map_err(|error: crate::InvalidObject| Failure::invalid("source", error.to_string()))?,
-            ),
+            word => Some(source(word).map_err(|why| Failure::invalid("source", why))?),
         };
         let (kind, value, _) = named(asked)?;
         self.change(Change::Remove(kind, value, source), by).await
@@ -274,7 +285,7 @@ impl<H: ObjectHolder> ObjectPages<H> {
 
 impl Change {
     /// What acted may be asked long after it was removed, so each value is named.
-    fn log(&self, actor: &str) {
+    pub fn log(&self, actor: &str) {
         let one = |what: &str, kind: ObjectType, value: &str, more: &str| {
             info!(target: "audit", actor, what, %kind, value, more, "suspicious objects changed");
         };
@@ -290,6 +301,12 @@ impl Change {
             }
             Self::Except(kind, value, note) => one("excepted", *kind, value, note),
             Self::RemoveException(kind, value) => one("excepted no more", *kind, value, ""),
+            Self::Received(Received { put, gone, .. }) => {
+                put.iter().for_each(|object| {
+                    one("received", object.kind(), object.value(), object.remedy().as_str());
+                });
+                gone.iter().for_each(|(kind, value)| one("gone", *kind, value, ""));
+            }
         }
     }
 }
@@ -316,12 +333,23 @@ fn read(object: proto::SuspiciousObject) -> Result<Object, String> {
     };
     let source = match source.as_str() {
         "" => Source::Operator,
-        word => word.parse().map_err(|error: crate::InvalidObject| error.to_string())?,
+        word => self::source(word)?,
     };
     let object = Object::new(kind, &value, remedy, source).and_then(|object| object.with_note(&note));
     let mut object = object.map_err(|error| error.to_string())?;
     object.expires_at = end(expires_at_ms);
     Ok(object)
+}
+
+/// A source that operators may speak for.
+fn source(word: &str) -> Result<Source, String> {
+    match word.parse() {
+        Ok(Source::Manager) => {
+            Err("manager: what the manager says is changed there; here a value can be excepted".to_owned())
+        }
+        Ok(source) => Ok(source),
+        Err(error) => Err(error.to_string()),
+    }
 }
 
 fn named(asked: proto::ObjectRequest) -> Result<(ObjectType, String, String), Failure> {

@@ -193,25 +193,28 @@ pub fn read(text: &[u8], wanted: Wanted) -> Result<Vec<Read>, NotStix> {
 /// And all that was revoked, but for what something else in there still names.
 #[must_use]
 pub fn merged(all: &[Read]) -> (Vec<Object>, Vec<(ObjectType, String)>) {
-    let mut objects: BTreeMap<(ObjectType, String), Object> = BTreeMap::new();
+    let mut named: BTreeMap<(ObjectType, String), Vec<Object>> = BTreeMap::new();
     for object in all.iter().flat_map(|read| &read.objects) {
-        let about = (object.kind(), object.value().to_owned());
-        match objects.get_mut(&about) {
-            None => drop(objects.insert(about, object.clone())),
-            Some(known) => {
-                let end = known.expires_at.zip(object.expires_at).map(|(one, other)| one.max(other));
-                if object.remedy() > known.remedy() {
-                    *known = object.clone();
-                }
-                known.expires_at = end;
-            }
-        }
+        named.entry((object.kind(), object.value().to_owned())).or_default().push(object.clone());
     }
+    let objects: BTreeMap<_, _> =
+        named.into_iter().filter_map(|(about, same)| Some((about, merge(same)?))).collect();
     let mut revoked: Vec<_> = all.iter().flat_map(|read| read.revoked.clone()).collect();
     revoked.retain(|about| !objects.contains_key(about));
     revoked.sort();
     revoked.dedup();
     (objects.into_values().collect(), revoked)
+}
+
+/// One object of several of one value: with the latest end and the strongest remedy that any of them has, of
+/// equal ones the first.
+pub fn merge(same: impl IntoIterator<Item = Object>) -> Option<Object> {
+    same.into_iter().reduce(|known, object| {
+        let expires_at = known.expires_at.zip(object.expires_at).map(|(one, other)| one.max(other));
+        let mut stronger = if object.remedy() > known.remedy() { object } else { known };
+        stronger.expires_at = expires_at;
+        stronger
+    })
 }
 
 /// What is taken of an indicator.

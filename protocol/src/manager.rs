@@ -93,6 +93,19 @@ pub enum CallBody {
     Unregister,
     /// What there is to do.
     Poll(Poll),
+    /// Of suspicious objects.
+    Objects(ObjectsCall),
+}
+
+/// What is asked of suspicious objects.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ObjectsCall {
+    /// That this key fetches them from now on, and none of before.
+    Subscribe(PublicKey),
+    /// That no key does.
+    Unsubscribe,
+    /// Those that act, later than this version; 0: all. Signed by the subscription's key.
+    Fetch(u64),
 }
 
 /// How an entity wants to be listed and met.
@@ -197,6 +210,34 @@ pub enum ReplyBody {
     Work(Work),
     /// No.
     Rejected(Rejection),
+    /// The key fetches objects from now on.
+    Subscribed,
+    /// None does.
+    Unsubscribed,
+    /// The change of objects that follows.
+    Objects(ObjectsOffer),
+}
+
+/// A change of the objects that act at a manager, which follows the answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ObjectsOffer {
+    /// The version that comes of it. A later one is greater.
+    pub version: u64,
+    /// The digest of the whole list then.
+    pub list: Digest,
+    /// What follows; `None`: the list that is held is this one.
+    pub change: Option<OfferedChange>,
+}
+
+/// What follows an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OfferedChange {
+    /// The version that it is made to; 0: it is the whole list.
+    pub base: u64,
+    /// Its length.
+    pub bytes: u64,
+    /// Its digest.
+    pub digest: Digest,
 }
 
 /// Who a manager is.
@@ -270,11 +311,15 @@ pub enum RejectionCode {
     InvalidRegistration,
     /// The manager lists as many as it takes.
     ManagerFull,
+    /// The key that asks for objects is none of a subscription.
+    NotSubscribed,
+    /// An operator revoked the subscription.
+    SubscriptionRevoked,
 }
 
 impl RejectionCode {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::UnknownEntity,
         Self::RejectedEntity,
         Self::NotApproved,
@@ -283,6 +328,8 @@ impl RejectionCode {
         Self::TokenRefused,
         Self::InvalidRegistration,
         Self::ManagerFull,
+        Self::NotSubscribed,
+        Self::SubscriptionRevoked,
     ];
 
     /// Its name.
@@ -297,6 +344,8 @@ impl RejectionCode {
             Self::TokenRefused => "token_refused",
             Self::InvalidRegistration => "invalid_registration",
             Self::ManagerFull => "manager_full",
+            Self::NotSubscribed => "not_subscribed",
+            Self::SubscriptionRevoked => "subscription_revoked",
         }
     }
 
@@ -316,6 +365,10 @@ impl RejectionCode {
             Self::TokenRefused => "have the manager's operator make a new registration token",
             Self::InvalidRegistration => "correct the settings: writ manager settings set",
             Self::ManagerFull => "have the manager's operator remove entities, or let those in that wait",
+            Self::NotSubscribed => "nothing: this server subscribes again by itself",
+            Self::SubscriptionRevoked => {
+                "have the manager's operator allow it: writ entities allow-subscription; here nothing needs to be done"
+            }
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The line up to the Control Manager (docs/control-manager.md): [`settings`] say how it is met, [`connect`]
 //! goes the way, [`client`] talks, [`probe`] tries all of it, [`register`] makes this server one of its
 //! entities, [`poll`] keeps it one, [`obey`] does what it says through the operators' door, [`notify`] lets
-//! it call, [`update_source`] is the choice it offers.
+//! it call, [`update_source`] is the choice it offers, [`subscription`] brings its suspicious objects.
 
 pub(crate) mod client;
 pub(crate) mod connect;
@@ -12,6 +12,7 @@ pub(crate) mod poll;
 pub(crate) mod probe;
 pub(crate) mod register;
 pub(crate) mod settings;
+pub(crate) mod subscription;
 pub(crate) mod update_source;
 
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -23,11 +24,13 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, OwnedMutexGuard, oneshot, watch};
+use tonic::Streaming;
 use writ_common::files;
 use writ_common::keys::pem;
 use writ_common::keys::vault::{Vault, VaultError};
 use writ_common::keys::vouched::Named;
 use writ_common::text::quoted;
+use writ_proto::manager::v1::ObjectsPiece;
 use writ_protocol::id::{CommandId, Digest, EntityId, KeyId, ManagerId};
 use writ_protocol::keys::{Algorithm, Entity, PrivateKey};
 use writ_protocol::manager::CallBody;
@@ -39,6 +42,7 @@ use crate::store::{Store, StoreError};
 use client::{ManagerAnswer, ManagerClient};
 use legs::{Fault, Leg};
 use settings::Settings;
+use subscription::Subscribing;
 
 /// What the manager lists this program as.
 pub(crate) const PRODUCT: &str = "writ-server";
@@ -47,6 +51,7 @@ const SAVED: &str = "settings";
 const IN_FORCE: &str = "settings-in-force";
 const REGISTRATION: &str = "registration";
 const DEPARTURES: &str = "departures";
+const SUBSCRIPTION: &str = "subscription";
 
 /// How this server stands with its manager.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -244,6 +249,8 @@ pub(crate) struct Bridge {
     awaited: Mutex<HashMap<[u8; 32], oneshot::Sender<()>>>,
     /// Where to listen in two-way mode.
     listen: SocketAddr,
+    /// To the manager's suspicious objects.
+    subscribing: Subscribing,
 }
 
 /// Why the line cannot be opened at the start.
@@ -291,6 +298,7 @@ impl Bridge {
             listens: watch::Sender::new(None),
             awaited: Mutex::default(),
             listen,
+            subscribing: Subscribing::new(document(store, SUBSCRIPTION).await?.unwrap_or_default()),
         })
     }
 
@@ -414,7 +422,6 @@ impl Uplink {
                 "nothing needs to be done",
             ));
         }
-        let stored = |error: StoreError| Fault::new(Leg::Input, error.to_string(), "see this server's log");
         let counter =
             server.store.next_manager_counter(is_registration, server.clock.wall()).await.map_err(stored)?;
         let to = ManagerId::from_bytes(manager.unwrap_or_default());
@@ -423,6 +430,22 @@ impl Uplink {
             registration if registration.manager == manager => registration.check_speaker(answer),
             _ => Ok(answer),
         }
+    }
+
+    /// Asks for a change of objects by the key of a subscription: the answer, and what follows it.
+    async fn fetch_objects(
+        &self,
+        line: &ManagerClient,
+        key: &PrivateKey<Entity>,
+        registration: &Registration,
+        held: u64,
+    ) -> Result<(ManagerAnswer, Box<Streaming<ObjectsPiece>>), Fault> {
+        let Self { server, bridge } = self;
+        let _one_at_a_time = bridge.calls.lock().await;
+        let counter = server.store.next_manager_counter(false, server.clock.wall()).await.map_err(stored)?;
+        let to = ManagerId::from_bytes(registration.manager.unwrap_or_default());
+        let (answer, pieces) = line.fetch_objects(key, (to, registration.epoch, counter), held).await?;
+        Ok((registration.check_speaker(answer)?, pieces))
     }
 
     /// Makes a change durable, then true.
@@ -444,6 +467,7 @@ impl Uplink {
         turn.held.clone_from(&next);
         *self.bridge.held.write().unwrap_or_else(PoisonError::into_inner) = next;
         self.bridge.listening.notify_one();
+        self.bridge.subscribing.look();
         Ok(())
     }
 
@@ -511,6 +535,12 @@ impl ManagerRecord {
             State::Registered => "",
         }
     }
+}
+
+/// The store failed in the middle of talking to the manager.
+#[expect(clippy::needless_pass_by_value, reason = "as map_err gives it")]
+fn stored(error: StoreError) -> Fault {
+    Fault::new(Leg::Input, error.to_string(), "see this server's log")
 }
 
 /// Our own types always have a form in JSON.

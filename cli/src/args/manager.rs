@@ -176,6 +176,22 @@ pub(crate) enum Entities {
         #[arg(long, value_name = "FILE")]
         token_file: Option<PathBuf>,
     },
+    /// The key by which an entity fetches suspicious objects counts no more, and it is given no other.
+    RevokeSubscription {
+        /// Its id or unique name.
+        entity: String,
+    },
+    /// An entity whose subscription was revoked may have one again, which it asks for by itself.
+    AllowSubscription {
+        /// Its id or unique name.
+        entity: String,
+    },
+    /// The sandbox that the manager reads suspicious objects from, and what of it was not taken.
+    Sandbox {
+        /// Ask it now.
+        #[arg(long)]
+        sync: bool,
+    },
     /// The manager about itself.
     Manager,
 }

@@ -31,7 +31,7 @@ pub(crate) enum Objects {
         #[arg(long, value_name = "TEXT", default_value = "")]
         note: String,
     },
-    /// Remove an object, whoever said that it is one.
+    /// Remove an object, whoever said that it is one. What a Control Manager said is removed there.
     Remove {
         /// What it is.
         #[arg(value_name = "TYPE")]
@@ -80,4 +80,31 @@ pub(crate) enum Objects {
         #[arg(long)]
         dry_run: bool,
     },
+    /// This server's subscription to the objects of its Control Manager.
+    #[command(subcommand)]
+    Subscription(Subscription),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Subscription {
+    /// How it stands.
+    Show,
+    /// Subscribe. Where a sandbox is connected to the manager, that happens by itself.
+    Start,
+    /// End it until it is started again.
+    Stop {
+        /// Delete the objects that came from the manager, too; otherwise they stay.
+        #[arg(long)]
+        delete: bool,
+    },
+    /// Ask the manager now.
+    Sync,
+    /// Set how often the manager is asked.
+    Interval {
+        /// From 1 to 60.
+        #[arg(value_name = "MINUTES", value_parser = clap::value_parser!(u32).range(1..=60))]
+        minutes: u32,
+    },
+    /// Have another key fetch the objects; the one before counts no more.
+    Rotate,
 }

@@ -30,6 +30,11 @@ struct Row {
     abnormal_after_ms: u64,
     key_id: String,
     instructions_open: u64,
+    subscription: String,
+    subscription_key_id: String,
+    subscribed_at: String,
+    objects_version: u64,
+    objects_fetched_at: String,
 }
 
 impl Rows for Row {
@@ -77,10 +82,22 @@ fn row(entity: proto::Entity) -> Row {
         abnormal_after_ms: entity.abnormal_after_ms,
         key_id: entity.key_id,
         instructions_open: entity.instructions_open,
+        subscription: entity.subscription,
+        subscription_key_id: entity.subscription_key_id,
+        subscribed_at: output::time(entity.subscribed_at_ms),
+        objects_version: entity.objects_version,
+        objects_fetched_at: output::time(entity.objects_fetched_at_ms),
     }
 }
 
 fn show(format: Format, row: &Row) -> Result<(), Failure> {
+    let objects = match row.subscription.as_str() {
+        "active" => format!(
+            "version {}, asked {}, key {}",
+            row.objects_version, row.objects_fetched_at, row.subscription_key_id
+        ),
+        other => output::plain(other),
+    };
     let addresses: Vec<_> = row.addresses.iter().map(|address| output::plain(address)).collect();
     let fields = [
         ("entity", output::plain(&row.display_name)),
@@ -94,6 +111,7 @@ fn show(format: Format, row: &Row) -> Result<(), Failure> {
         ("last contact", row.last_contact.clone()),
         ("key", row.key_id.clone()),
         ("instructions", format!("{} open", row.instructions_open)),
+        ("objects", objects),
     ];
     output::one(format, row, &fields)
 }
@@ -175,6 +193,13 @@ pub(super) async fn run(format: Format, client: &Client, verb: Entities) -> Resu
             ];
             return output::one(format, &shown, &fields);
         }
+        Entities::RevokeSubscription { entity } => {
+            entities.revoke_subscription(proto::RevokeSubscriptionRequest { entity }).await?
+        }
+        Entities::AllowSubscription { entity } => {
+            entities.allow_subscription(proto::AllowSubscriptionRequest { entity }).await?
+        }
+        Entities::Sandbox { sync } => return sandbox(format, client, sync).await,
         Entities::Manager => return about(format, client).await,
     };
     show(format, &row(changed.into_inner()))
@@ -212,6 +237,82 @@ async fn about(format: Format, client: &Client) -> Result<(), Failure> {
         ("entities", counted),
     ];
     output::one(format, &shown, &fields)
+}
+
+#[derive(Serialize)]
+struct Sandbox {
+    collection: String,
+    asked_at: String,
+    read_at: String,
+    added_after: String,
+    error: String,
+    indicators: u64,
+    notes: Vec<Note>,
+}
+
+#[derive(Serialize)]
+struct Note {
+    id: String,
+    name: String,
+    why: String,
+    at: String,
+}
+
+impl Rows for Note {
+    const HEAD: &'static [&'static str] = &["NOT TAKEN OF", "NAME", "WHY", "AT"];
+
+    fn cells(&self) -> Vec<String> {
+        let Self { id, name, why, at } = self;
+        [id, name, why, at].map(|text| output::plain(text)).to_vec()
+    }
+}
+
+async fn sandbox(format: Format, client: &Client, is_asked: bool) -> Result<(), Failure> {
+    let shown = match is_asked {
+        true => client.manager().sync_sandbox(proto::SyncSandboxRequest {}).await?,
+        false => client.manager().get_sandbox(proto::GetSandboxRequest {}).await?,
+    };
+    let proto::Sandbox { collection, asked_at_ms, read_at_ms, added_after, error, indicators, notes } =
+        shown.into_inner();
+    let note = |note: proto::SandboxNote| Note {
+        id: note.id,
+        name: note.name,
+        why: note.why,
+        at: output::time(note.at_ms),
+    };
+    let sandbox = Sandbox {
+        collection,
+        asked_at: output::time(asked_at_ms),
+        read_at: output::time(read_at_ms),
+        added_after,
+        error,
+        indicators,
+        notes: notes.into_iter().map(note).collect(),
+    };
+    if format == Format::Json {
+        return output::one(format, &sandbox, &[]);
+    }
+    if sandbox.collection.is_empty() {
+        return output::text(
+            "No sandbox is configured: set sandbox.collection in the manager's configuration.",
+        );
+    }
+    let mut fields = vec![
+        ("sandbox", output::plain(&sandbox.collection)),
+        ("asked", sandbox.asked_at.clone()),
+        ("read", sandbox.read_at.clone()),
+        ("added until", output::plain(&sandbox.added_after)),
+        ("indicators", format!("{} that name objects", sandbox.indicators)),
+    ];
+    if !sandbox.error.is_empty() {
+        fields.push(("error", output::plain(&sandbox.error)));
+    }
+    output::one(format, &sandbox, &fields)?;
+    if sandbox.notes.is_empty() {
+        return Ok(());
+    }
+    output::text("")?;
+    output::list(format, &sandbox.notes, "")
 }
 
 #[derive(Serialize)]

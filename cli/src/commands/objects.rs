@@ -10,15 +10,16 @@ use writ_common::time::{Clock as _, SystemClock};
 use writ_objects::stix::{self, Wanted};
 use writ_objects::{Object, ObjectType, Source};
 use writ_proto::admin::v1::{
-    AddObjectsRequest, ExpireObjectRequest, ListObjectsRequest, ObjectException, ObjectRequest,
-    SuspiciousObject,
+    AddObjectsRequest, ExpireObjectRequest, GetSubscriptionRequest, ListObjectsRequest, ObjectException,
+    ObjectRequest, RotateSubscriptionRequest, SetSubscriptionIntervalRequest, StartSubscriptionRequest,
+    StopSubscriptionRequest, SuspiciousObject, SyncSubscriptionRequest,
 };
 use writ_protocol::command::Remedy;
 use writ_protocol::time::Timestamp;
 
 use super::PAGE;
 use crate::args::Format;
-use crate::args::objects::Objects;
+use crate::args::objects::{Objects, Subscription};
 use crate::client::Client;
 use crate::failure::Failure;
 use crate::output::{self, Rows, plain, time};
@@ -99,6 +100,21 @@ struct Import {
     things: Vec<Imported>,
 }
 
+#[derive(Serialize)]
+struct Standing {
+    state: String,
+    manager_id: String,
+    key_id: String,
+    subscribed_at: String,
+    version: u64,
+    objects: u64,
+    synced_at: String,
+    last_error: String,
+    interval_minutes: u32,
+    changed: u64,
+    next: String,
+}
+
 pub(super) async fn run(format: Format, client: &Client, verb: Objects) -> Result<(), Failure> {
     match verb {
         Objects::List => list(format, client).await,
@@ -132,6 +148,7 @@ pub(super) async fn run(format: Format, client: &Client, verb: Objects) -> Resul
             };
             told(format, changed.into_inner().changed)
         }
+        Objects::Subscription(verb) => subscription(format, client, verb).await,
         Objects::Import { file, remedy, confidence, dry_run } => {
             let remedy = Remedy::from_name(remedy.word()).unwrap_or(Remedy::Log);
             import(format, client, &file, (remedy, confidence), dry_run).await
@@ -139,10 +156,56 @@ pub(super) async fn run(format: Format, client: &Client, verb: Objects) -> Resul
     }
 }
 
+async fn subscription(format: Format, client: &Client, verb: Subscription) -> Result<(), Failure> {
+    let mut line = client.subscription();
+    let shown = match verb {
+        Subscription::Show => line.get(GetSubscriptionRequest {}).await?,
+        Subscription::Start => line.start(StartSubscriptionRequest {}).await?,
+        Subscription::Stop { delete } => {
+            line.stop(StopSubscriptionRequest { delete_objects: delete }).await?
+        }
+        Subscription::Sync => line.sync(SyncSubscriptionRequest {}).await?,
+        Subscription::Interval { minutes } => {
+            line.set_interval(SetSubscriptionIntervalRequest { minutes }).await?
+        }
+        Subscription::Rotate => line.rotate(RotateSubscriptionRequest {}).await?,
+    };
+    let shown = shown.into_inner();
+    let standing = Standing {
+        state: shown.state,
+        manager_id: shown.manager_id,
+        key_id: shown.key_id,
+        subscribed_at: time(shown.subscribed_at_ms),
+        version: shown.version,
+        objects: shown.objects,
+        synced_at: time(shown.synced_at_ms),
+        last_error: shown.last_error,
+        interval_minutes: shown.interval_minutes,
+        changed: shown.changed,
+        next: shown.next,
+    };
+    let mut fields = vec![
+        ("subscription", standing.state.clone()),
+        ("manager", standing.manager_id.clone()),
+        ("key", standing.key_id.clone()),
+        ("since", standing.subscribed_at.clone()),
+        ("objects", format!("{}, {} of them changed last", standing.objects, standing.changed)),
+        ("version", standing.version.to_string()),
+        ("asked", format!("{}, each {} min", standing.synced_at, standing.interval_minutes)),
+    ];
+    if !standing.last_error.is_empty() {
+        fields.push(("last error", plain(&standing.last_error)));
+    }
+    if !standing.next.is_empty() {
+        fields.push(("next", plain(&standing.next)));
+    }
+    output::one(format, &standing, &fields)
+}
+
 fn told(format: Format, changed: u64) -> Result<(), Failure> {
     let next = match changed {
         0 => "nothing was to be changed: writ objects list",
-        _ => "agents hold it soon: writ updates coverage",
+        _ => "agents hold it soon: writ updates coverage, in the context of their server",
     };
     let fields = [("changed", changed.to_string()), ("next", next.to_owned())];
     output::one(format, &Changed { changed }, &fields)

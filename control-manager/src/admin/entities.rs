@@ -18,7 +18,10 @@ use writ_protocol::time::Timestamp;
 use crate::VERSION;
 use crate::context::Manager;
 use crate::presence::Presence;
-use crate::store::{EntityAdmission, EntityRow, KeepOrUndo, TokenRow, unavailable};
+use crate::sandbox;
+use crate::store::{
+    EntityAdmission, EntityRow, KeepOrUndo, SandboxNoteRow, SandboxState, TokenRow, unavailable,
+};
 
 const MAX_USES: u32 = 1000;
 const DAY: u64 = 86_400;
@@ -94,6 +97,33 @@ impl EntityService for Entities {
         removed.await.map_err(unavailable)?;
         info!(target: "audit", { actor = actor.name, entity.id = %entity.id }, "entity removed");
         Ok(Response::new(show(entity, now)))
+    }
+
+    async fn revoke_subscription(
+        &self,
+        request: Request<proto::RevokeSubscriptionRequest>,
+    ) -> Result<Response<proto::Entity>, Status> {
+        let actor = admin::actor(&request)?;
+        let entity = self.0.find_entity(&request.get_ref().entity).await?;
+        let (now, id) = (self.0.now(), entity.id);
+        let revoked =
+            self.0.store.change(move |change| change.revoke_subscription(id, now).map(KeepOrUndo::Keep));
+        revoked.await.map_err(unavailable)?;
+        info!(target: "audit", { actor = actor.name, entity.id = %id }, "subscription revoked");
+        Ok(Response::new(show(self.0.find_entity(&id.to_string()).await?, now)))
+    }
+
+    async fn allow_subscription(
+        &self,
+        request: Request<proto::AllowSubscriptionRequest>,
+    ) -> Result<Response<proto::Entity>, Status> {
+        let actor = admin::actor(&request)?;
+        let entity = self.0.find_entity(&request.get_ref().entity).await?;
+        let id = entity.id;
+        let allowed = self.0.store.change(move |change| change.allow_subscription(id).map(KeepOrUndo::Keep));
+        allowed.await.map_err(unavailable)?;
+        info!(target: "audit", { actor = actor.name, entity.id = %id }, "subscription allowed again");
+        Ok(Response::new(show(self.0.find_entity(&id.to_string()).await?, self.0.now())))
     }
 
     async fn create_token(
@@ -218,8 +248,58 @@ impl ManagerService for ManagerInfo {
             entities_active: u64::try_from(active).unwrap_or(u64::MAX),
             entities_waiting: counts.waiting,
             time_ms: now.as_millis(),
+            objects_version: manager
+                .store
+                .feed_state()
+                .await
+                .map_err(unavailable)?
+                .map_or(0, |it| it.version),
         }))
     }
+
+    async fn get_sandbox(
+        &self,
+        _: Request<proto::GetSandboxRequest>,
+    ) -> Result<Response<proto::Sandbox>, Status> {
+        let state = self.0.store.sandbox().await.map_err(unavailable)?;
+        Ok(Response::new(show_sandbox(&self.0, state).await?))
+    }
+
+    async fn sync_sandbox(
+        &self,
+        request: Request<proto::SyncSandboxRequest>,
+    ) -> Result<Response<proto::Sandbox>, Status> {
+        let actor = admin::actor(&request)?;
+        if self.0.sandbox.is_none() {
+            let text = "no sandbox is configured: set sandbox.collection in the manager's configuration";
+            return Err(Failure::precondition("no_sandbox", text).into());
+        }
+        info!(target: "audit", { actor = actor.name }, "the sandbox is asked");
+        let manager = Arc::clone(&self.0);
+        // To its end although the caller hangs up.
+        let synced = self.0.shutdown.spawn(async move { sandbox::sync(&manager).await }).await;
+        let state = synced.map_err(|error| Failure::unavailable(error.to_string()))?.map_err(unavailable)?;
+        Ok(Response::new(show_sandbox(&self.0, state).await?))
+    }
+}
+
+async fn show_sandbox(manager: &Manager, state: SandboxState) -> Result<proto::Sandbox, Failure> {
+    let notes = manager.store.sandbox_notes().await.map_err(unavailable)?;
+    let note = |row: SandboxNoteRow| proto::SandboxNote {
+        id: row.id,
+        name: row.name,
+        why: row.why,
+        at_ms: row.at.as_millis(),
+    };
+    Ok(proto::Sandbox {
+        collection: manager.sandbox.as_ref().map(|it| it.settings.collection.clone()).unwrap_or_default(),
+        asked_at_ms: state.asked_at.as_millis(),
+        read_at_ms: state.read_at.as_millis(),
+        added_after: state.added_after,
+        error: state.error,
+        indicators: manager.store.count_indicators().await.map_err(unavailable)?,
+        notes: notes.into_iter().map(note).collect(),
+    })
 }
 
 fn presence(row: &EntityRow, now: Timestamp) -> Presence {
@@ -233,6 +313,12 @@ fn show(row: EntityRow, now: Timestamp) -> proto::Entity {
         Presence::Inactive => proto::EntityState::Inactive,
         Presence::Abnormal => proto::EntityState::Abnormal,
         Presence::Rejected => proto::EntityState::Rejected,
+    };
+    let fetches = row.subscription.as_ref();
+    let subscription = match fetches {
+        None => "none",
+        Some(subscription) if subscription.key.is_none() => "revoked",
+        Some(_) => "active",
     };
     let registration = row.registration;
     let (mode, forwarding_address) = match registration.mode {
@@ -257,6 +343,13 @@ fn show(row: EntityRow, now: Timestamp) -> proto::Entity {
         key_id: row.key.id().to_string(),
         epoch: row.epoch,
         instructions_open: row.open,
+        subscription: subscription.to_owned(),
+        subscription_key_id: fetches
+            .and_then(|it| it.key.as_ref())
+            .map_or_else(String::new, |key| key.id().to_string()),
+        subscribed_at_ms: fetches.map_or(0, |it| it.issued_at.as_millis()),
+        objects_version: fetches.map_or(0, |it| it.held),
+        objects_fetched_at_ms: fetches.map_or(0, |it| it.fetched_at.as_millis()),
     }
 }
 

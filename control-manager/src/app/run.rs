@@ -24,10 +24,12 @@ use crate::VERSION;
 use crate::admin;
 use crate::authority::{Authority, Files};
 use crate::context::Manager;
+use crate::feed::{self, Feed};
 use crate::folder::{self, Presence};
 use crate::metrics;
 use crate::mirror::{self, Mirror};
 use crate::notify::{MAX_DIALS, MAX_TRIALS};
+use crate::sandbox::{self, Sandbox};
 use crate::service::services as entity_services;
 use crate::store::Store;
 
@@ -39,6 +41,7 @@ pub(super) async fn run(options: Run, shutdown: Shutdown) -> Result<(), Fatal> {
     telemetry::init(&config.log_filter, config.log_format)
         .map_err(|error| Fatal::usage(format!("`log.filter` is not a filter: {error}")))?;
     config.upstream.as_ref().map(mirror::check).transpose()?;
+    config.sandbox.as_ref().map(sandbox::check).transpose()?;
     let files = Files::new(&config.data_dir);
     let failed = |error: &dyn std::error::Error| Fatal::caused("cannot start", error);
     let _lock = take_folder(&files).await?;
@@ -57,6 +60,8 @@ pub(super) async fn run(options: Run, shutdown: Shutdown) -> Result<(), Fatal> {
         authority,
         store: store.clone(),
         mirror: Mirror::new(&config.data_dir),
+        feed: Feed::default(),
+        sandbox: config.sandbox.map(Sandbox::new),
         dials: Semaphore::new(MAX_DIALS),
         trials: Semaphore::new(MAX_TRIALS),
         audit: config.audit,
@@ -163,6 +168,8 @@ fn serve_in_clear(manager: &Arc<Manager>, listener: TcpListener) {
 fn start_loops(manager: &Arc<Manager>, files: &Files) {
     let (shutdown, store) = (&manager.shutdown, manager.store.clone());
     shutdown.spawn(keep_leaf(Arc::clone(manager), files.clone()));
+    shutdown.spawn(feed::run(Arc::clone(manager)));
+    shutdown.spawn(sandbox::run(Arc::clone(manager)));
     let of_the_manager = (Arc::clone(&manager.clock), shutdown.clone());
     shutdown.spawn(archive::run(store.database().clone(), manager.audit, files.audit(), of_the_manager));
     shutdown.spawn(systemd::keep_alive(shutdown.clone(), move || {

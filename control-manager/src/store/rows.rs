@@ -71,6 +71,62 @@ pub(crate) struct EntityRow {
     pub last_contact: Timestamp,
     /// Instructions it has not ended.
     pub open: u64,
+    /// Its subscription to suspicious objects, if it has or had one.
+    pub subscription: Option<SubscriptionRow>,
+}
+
+/// Who fetches suspicious objects for an entity.
+#[derive(Debug, Clone)]
+pub(crate) struct SubscriptionRow {
+    /// Whose calls count; `None`: it was revoked.
+    pub key: Option<PublicKey>,
+    /// Since when.
+    pub issued_at: Timestamp,
+    /// The version that the entity said it holds.
+    pub held: u64,
+    /// The last time it asked; zero: never.
+    pub fetched_at: Timestamp,
+}
+
+/// What entities fetch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct FeedState {
+    /// The version. A later one is greater.
+    pub version: u64,
+    /// The oldest version of which it is known what has changed since.
+    pub since: u64,
+    /// What the whole list is known by.
+    pub list: Digest,
+}
+
+/// What is known of the sandbox.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct SandboxState {
+    /// The collection that was read.
+    pub collection: String,
+    /// Until when what was added there was read, in its own words.
+    pub added_after: String,
+    /// The last time it was asked; zero: never.
+    pub asked_at: Timestamp,
+    /// The last time all of it was read; zero: never.
+    pub read_at: Timestamp,
+    /// The last time it was read from its beginning; zero: never.
+    pub whole_at: Timestamp,
+    /// Of the last time; empty: none.
+    pub error: String,
+}
+
+/// What was not taken of something that the sandbox said.
+#[derive(Debug, Clone)]
+pub(crate) struct SandboxNoteRow {
+    /// Of what.
+    pub id: String,
+    /// How it is called.
+    pub name: String,
+    /// Why.
+    pub why: String,
+    /// When.
+    pub at: Timestamp,
 }
 
 /// How many entities there are.

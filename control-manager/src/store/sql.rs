@@ -1,5 +1,7 @@
 //! The statements, written once for every database.
 
 mod entities;
+mod feed;
 mod instructions;
+mod sandbox;
 mod tokens;

@@ -6,6 +6,7 @@ use integration_tests::fleet::{Build, Fleet};
 use integration_tests::manager::Manager;
 use integration_tests::python;
 use integration_tests::repository::TufRepository;
+use integration_tests::sandbox::Sandbox;
 use prost::Message as _;
 use tonic::client::Grpc;
 use tonic_reflection::pb::v1::ServerReflectionRequest;
@@ -36,7 +37,8 @@ fn every_line_of_the_page_works_and_no_operation_is_without_one() {
     let mut fleet = Fleet::new(Build::Shipped);
     let _notes = fleet.allow("note", "echo \"$1\" >> \"$NOTES\"", "");
     let _agents = [fleet.agent("rome"), fleet.agent("paris"), fleet.agent("oslo"), fleet.agent("lima")];
-    let manager = Manager::new(&fleet);
+    let sandbox = Sandbox::start(&fleet);
+    let manager = Manager::with(&fleet, "manager", &sandbox.config(""));
     for (from, to) in
         [("control-manager-ca.pem", "control-manager-ca.pem"), ("admin-token", "manager-admin-token")]
     {

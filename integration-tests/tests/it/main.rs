@@ -32,6 +32,7 @@ mod manager_upkeep;
 
 mod lists;
 mod objects;
+mod objects_from_manager;
 mod repositories;
 mod scans;
 mod updates;

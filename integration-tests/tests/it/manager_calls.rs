@@ -15,12 +15,13 @@ use writ_common::time::{Clock as _, SystemClock};
 use writ_common::tls::{Anchors, connect};
 use writ_proto::manager::v1 as proto;
 use writ_proto::manager::v1::entity_link_client::EntityLinkClient;
+use writ_proto::manager::v1::objects_piece::Piece;
 use writ_proto::manager::v1::registry_client::RegistryClient;
 use writ_protocol::envelope::{Candidate, EntityCallPurpose, ManagerReplyPurpose, sign, verify};
 use writ_protocol::id::ManagerId;
 use writ_protocol::keys::{Algorithm, Entity, PrivateKey, SigningCertificate};
 use writ_protocol::manager::{
-    CallBody, EntityCall, Mode, Poll, Registration, RegistrationToken, ReplyBody, TokenProof,
+    CallBody, EntityCall, Mode, ObjectsCall, Poll, Registration, RegistrationToken, ReplyBody, TokenProof,
 };
 use writ_protocol::time::Timestamp;
 
@@ -88,6 +89,16 @@ impl Caller {
                 CallBody::Update(_) => registry.update(request).await,
                 CallBody::Unregister => registry.unregister(request).await,
                 CallBody::Poll(_) => link.poll(request).await,
+                CallBody::Objects(ObjectsCall::Subscribe(_) | ObjectsCall::Unsubscribe) => {
+                    link.subscribe(request).await
+                }
+                CallBody::Objects(ObjectsCall::Fetch(_)) => {
+                    let mut pieces = link.fetch_objects(request).await?.into_inner();
+                    match pieces.message().await?.and_then(|first| first.piece) {
+                        Some(Piece::Reply(reply)) => Ok(tonic::Response::new(reply)),
+                        other => panic!("no reply first: {other:?}"),
+                    }
+                }
             }
         });
         let reply = reply?.into_inner();
@@ -191,6 +202,74 @@ fn calls_that_are_forged_stale_replayed_or_of_another_kind_are_refused_and_list_
     assert!(matches!(caller.says(&caller.call(let_in.epoch, 24, CallBody::Unregister)), ReplyBody::Left));
     assert_eq!(caller.is_rejected(&with_token), "replayed");
     assert_eq!(fleet.cm(&["entities", "list"]), serde_json::json!([]));
+}
+
+#[test]
+fn objects_are_for_the_key_of_a_subscription_and_for_nobody_else() {
+    let fleet = Fleet::new(Build::Shipped);
+    let manager = Manager::new(&fleet);
+    let caller = Caller::new(&fleet, &manager);
+    let fetches = |key: &PrivateKey<Entity>| Caller { key: key.clone(), ..Caller::new(&fleet, &manager) };
+    let fetch = CallBody::Objects(ObjectsCall::Fetch(0));
+    let subscribe =
+        |key: &PrivateKey<Entity>| CallBody::Objects(ObjectsCall::Subscribe(key.public().clone()));
+    let [first, second] = [(), ()].map(|()| PrivateKey::<Entity>::generate(Algorithm::Ed25519));
+    // Who is no entity, or waits to be one, gets none.
+    assert_eq!(caller.is_rejected(&caller.call(0, 1, fetch.clone())), "not_subscribed");
+    assert_eq!(caller.is_rejected(&caller.call(0, 1, subscribe(&first))), "unknown_entity");
+    let asked = caller.call(0, 2, CallBody::Register(registration(None)));
+    let ReplyBody::Registered(standing) = caller.says(&asked) else { panic!("not registered") };
+    let of = |caller: &Caller, counter, body: &CallBody| caller.call(standing.epoch, counter, body.clone());
+    assert_eq!(caller.is_rejected(&of(&caller, 3, &subscribe(&first))), "not_approved");
+    let _approved = fleet.cm(&["entities", "approve", "caller"]);
+    // The entity's own key is none of a subscription.
+    assert_eq!(caller.is_rejected(&of(&caller, 4, &fetch)), "not_subscribed");
+    assert_eq!(caller.is_rejected(&of(&caller, 4, &subscribe(&caller.key))), "invalid_registration");
+    assert!(matches!(caller.says(&of(&caller, 5, &subscribe(&first))), ReplyBody::Subscribed));
+    let by_first = fetches(&first);
+    let good = of(&by_first, 6, &fetch);
+    let ReplyBody::Objects(offer) = by_first.says(&good) else { panic!("no objects") };
+    assert!(offer.change.is_some_and(|change| change.base == 0), "{offer:?}");
+    // Said again, from another time, for another registration or another manager.
+    assert_eq!(by_first.is_rejected(&good), "replayed");
+    let stale = EntityCall { sent_at: now() - Duration::from_secs(61), ..of(&by_first, 7, &fetch) };
+    assert_eq!(by_first.is_rejected(&stale), "clock_skew");
+    assert_eq!(by_first.is_rejected(&by_first.call(standing.epoch + 1, 7, fetch.clone())), "unknown_entity");
+    let misled = EntityCall { manager: ManagerId::generate(now()), ..of(&by_first, 7, &fetch) };
+    assert_eq!(by_first.is_rejected(&misled), "unknown_entity");
+    // The key fetches, and does nothing else.
+    assert_eq!(by_first.is_rejected(&of(&by_first, 8, &poll(0))), "unknown_entity");
+    assert_eq!(by_first.is_rejected(&of(&by_first, 8, &subscribe(&second))), "unknown_entity");
+    // What holds the newest list is offered nothing, and what holds a later one the whole.
+    let of_held = |held, counter| {
+        let body = CallBody::Objects(ObjectsCall::Fetch(held));
+        let ReplyBody::Objects(offer) = by_first.says(&of(&by_first, counter, &body)) else {
+            panic!("no objects")
+        };
+        offer.change.map(|change| change.base)
+    };
+    assert_eq!(of_held(offer.version, 9), None);
+    assert_eq!(of_held(offer.version + 1, 10), Some(0));
+    // Another key takes its place, and an operator revokes that one.
+    assert!(matches!(caller.says(&of(&caller, 11, &subscribe(&second))), ReplyBody::Subscribed));
+    assert_eq!(by_first.is_rejected(&of(&by_first, 12, &fetch)), "not_subscribed");
+    let by_second = fetches(&second);
+    assert!(matches!(by_second.says(&of(&by_second, 13, &fetch)), ReplyBody::Objects(_)));
+    assert_eq!(fleet.cm(&["entities", "revoke-subscription", "caller"])["subscription"], "revoked");
+    assert_eq!(by_second.is_rejected(&of(&by_second, 14, &fetch)), "not_subscribed");
+    assert_eq!(caller.is_rejected(&of(&caller, 15, &subscribe(&first))), "subscription_revoked");
+    // Leaving does not wash it clean.
+    assert!(matches!(caller.says(&of(&caller, 16, &CallBody::Unregister)), ReplyBody::Left));
+    let back = caller.call(0, 17, CallBody::Register(registration(None)));
+    let ReplyBody::Registered(back) = caller.says(&back) else { panic!("not registered") };
+    let _approved = fleet.cm(&["entities", "approve", "caller"]);
+    assert_eq!(caller.is_rejected(&caller.call(back.epoch, 18, subscribe(&first))), "subscription_revoked");
+    assert_eq!(fleet.cm(&["entities", "allow-subscription", "caller"])["subscription"], "none");
+    let again = caller.call(back.epoch, 19, subscribe(&first));
+    assert!(matches!(caller.says(&again), ReplyBody::Subscribed));
+    let _rejected = fleet.cm(&["entities", "reject", "caller"]);
+    let fetched = by_first.call(back.epoch, 20, fetch);
+    assert_eq!(by_first.is_rejected(&fetched), "rejected_entity");
 }
 
 #[test]

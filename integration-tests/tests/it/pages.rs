@@ -4,11 +4,12 @@
 use std::fs;
 use std::path::Path;
 
-use integration_tests::daemon::binary;
+use integration_tests::daemon::{binary, until};
 use integration_tests::fleet::{Build, Fleet};
 use integration_tests::listed::Listed;
 use integration_tests::manager::Manager;
 use integration_tests::python::root;
+use integration_tests::sandbox::Sandbox;
 use writ_protocol::id::Digest;
 
 use crate::manager_custom::{AUTHORITY, EC, SIGNS, TLS, chain, issue};
@@ -251,17 +252,39 @@ fn every_block_of_the_page_on_listed_files_works_as_it_stands() {
         fs::write(made.join("evil"), content).unwrap();
     }
     let all = blocks("docs/objects.md");
-    assert_eq!(all.len(), 3);
+    assert_eq!(all.len(), 5);
     let srv = folder.display().to_string();
     let home = scene.fleet.path("home").display().to_string();
     let names = [("/srv", srv.as_str()), ("/home", &home), ("AGENT", "rome"), ("SHA256", &sha256)];
     let place = scene.fleet.path("");
     fs::write(place.join("indicators.json"), "{\"type\": \"bundle\", \"objects\": []}").unwrap();
     sh(&scene.fleet, &place, &all[0].script, &names);
-    sh(&scene.fleet, &place, &all[1].script, &names);
+    sh(&scene.fleet, &place, &all[3].script, &names);
     assert_eq!(scene.fleet.alerts("listed", "").len(), 1);
-    sh(&scene.fleet, &place, &all[2].script, &names);
+    sh(&scene.fleet, &place, &all[4].script, &names);
     assert!(!folder.join("evil").exists() && !folder.join("backup/evil").exists());
+}
+
+#[test]
+fn every_block_of_that_page_on_objects_of_the_manager_works_as_it_stands() {
+    let fleet = Fleet::new(Build::Testing);
+    let sandbox = Sandbox::start(&fleet);
+    let manager = Manager::with(&fleet, "manager", &sandbox.config(""));
+    let _registered = fleet.registered(&manager);
+    let (all, place) = (blocks("docs/objects.md"), fleet.path(""));
+    sh(&fleet, &place, &all[1].script, &[]);
+    sh(&fleet, &place, &all[2].script, &[]);
+    until("the manager's object did not come", || {
+        fleet.json(&["objects", "subscription", "sync"])["objects"] == 1
+    });
+    // The keys of the page are those of the program.
+    let page = fs::read_to_string(root().join("docs/objects.md")).unwrap();
+    let example = page.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
+    let mut manager = manager;
+    manager.stop();
+    let password = fleet.path("sandbox/password").display().to_string();
+    manager.config = example.replace("/etc/writ/sandbox-password", &password);
+    manager.start(None);
 }
 
 #[test]

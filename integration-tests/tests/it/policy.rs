@@ -66,9 +66,9 @@ fn every_admin_method_has_a_row_every_row_a_method_and_what_is_audited_of_a_requ
     );
     let managers = methods(&files, |package, service| match package {
         "writ.manager.v1" => !OF_ENTITIES.contains(&service),
-        "writ.admin.v1" => matches!(service, "AuditService" | "OperatorService"),
+        "writ.admin.v1" => matches!(service, "AuditService" | "ObjectService" | "OperatorService"),
         _ => false,
     });
     let named = checked(writ_control_manager::POLICY, &files, &managers);
-    assert_eq!(named, BTreeSet::from(["entity", "name", "token_id"].map(str::to_owned)));
+    assert_eq!(named, BTreeSet::from(["entity", "name", "token_id", "value"].map(str::to_owned)));
 }

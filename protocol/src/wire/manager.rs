@@ -12,7 +12,9 @@ use writ_proto::manager::v1::entity_call::Body as Call;
 use super::field::{self, invalid, missing};
 use crate::envelope::InvalidDocument;
 use crate::limits::{MAX_ADDRESSES, MAX_OUTCOMES};
-use crate::manager::{CallBody, EntityCall, Mode, Outcome, Poll, Registration, TaskState, TokenProof};
+use crate::manager::{
+    CallBody, EntityCall, Mode, ObjectsCall, Outcome, Poll, Registration, TaskState, TokenProof,
+};
 
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
@@ -41,6 +43,11 @@ impl TryFrom<proto::EntityCall> for EntityCall {
                 Call::Update(registration) => CallBody::Update(registration.try_into()?),
                 Call::Unregister(proto::Departure {}) => CallBody::Unregister,
                 Call::Poll(poll) => CallBody::Poll(poll.try_into()?),
+                Call::Subscribe(proto::Subscription { key }) => {
+                    CallBody::Objects(ObjectsCall::Subscribe(field::public_key("key", &key)?))
+                }
+                Call::Unsubscribe(proto::Unsubscription {}) => CallBody::Objects(ObjectsCall::Unsubscribe),
+                Call::Objects(proto::ObjectsWanted { held }) => CallBody::Objects(ObjectsCall::Fetch(held)),
             },
         })
     }
@@ -60,6 +67,13 @@ impl From<&EntityCall> for proto::EntityCall {
                 CallBody::Update(registration) => Call::Update(registration.into()),
                 CallBody::Unregister => Call::Unregister(proto::Departure {}),
                 CallBody::Poll(poll) => Call::Poll(poll.into()),
+                CallBody::Objects(ObjectsCall::Subscribe(key)) => {
+                    Call::Subscribe(proto::Subscription { key: key.spki().to_vec().into() })
+                }
+                CallBody::Objects(ObjectsCall::Unsubscribe) => Call::Unsubscribe(proto::Unsubscription {}),
+                CallBody::Objects(ObjectsCall::Fetch(held)) => {
+                    Call::Objects(proto::ObjectsWanted { held: *held })
+                }
             }),
         }
     }
@@ -240,7 +254,8 @@ mod tests {
     use crate::id::{CommandId, Digest, EntityId, ManagerId};
     use crate::keys::{Algorithm, PrivateKey};
     use crate::manager::{
-        Instruction, Listing, Order, ProbeAnswer, Rejection, RejectionCode, Reply, ReplyBody, Task, Work,
+        Instruction, Listing, ObjectsOffer, OfferedChange, Order, ProbeAnswer, Rejection, RejectionCode,
+        Reply, ReplyBody, Task, Work,
     };
     use crate::time::Timestamp;
 
@@ -296,6 +311,11 @@ mod tests {
             CallBody::Update(registration(two_way)),
             CallBody::Unregister,
             CallBody::Poll(Poll { after: 6, outcomes: vec![outcome] }),
+            CallBody::Objects(ObjectsCall::Subscribe(
+                PrivateKey::<crate::keys::Entity>::generate(Algorithm::P256).public().clone(),
+            )),
+            CallBody::Objects(ObjectsCall::Unsubscribe),
+            CallBody::Objects(ObjectsCall::Fetch(7)),
         ] {
             let key = PrivateKey::<crate::keys::Entity>::generate(Algorithm::Ed25519).public().clone();
             let manager = ManagerId::from_bytes([4; 16]);
@@ -320,6 +340,8 @@ mod tests {
         let standing =
             Listing { entity, epoch: 1, is_approved: false, manager, version, sandbox_connected: false };
         let work = Work { instructions: vec![vec![1].into()], has_more: true, sandbox_connected: false };
+        let list = Digest::from_bytes([8; 32]);
+        let offer = |change| ReplyBody::Objects(ObjectsOffer { version: 9, list, change });
         let mut bodies = vec![
             probe(None),
             probe(Some(Ok(()))),
@@ -327,6 +349,11 @@ mod tests {
             ReplyBody::Registered(standing),
             ReplyBody::Left,
             ReplyBody::Work(work),
+            ReplyBody::Subscribed,
+            ReplyBody::Unsubscribed,
+            offer(None),
+            offer(Some(OfferedChange { base: 0, bytes: 1, digest: Digest::from_bytes([7; 32]) })),
+            offer(Some(OfferedChange { base: 8, bytes: 128 << 20, digest: Digest::from_bytes([7; 32]) })),
         ];
         let rejected = |code| ReplyBody::Rejected(Rejection { code, detail: "no".to_owned() });
         bodies.extend(RejectionCode::ALL.map(rejected));
@@ -355,6 +382,25 @@ mod tests {
                 task,
             });
         }
+    }
+
+    #[test]
+    fn an_offer_that_cannot_be_names_its_field() {
+        let refused = |change: fn(&mut proto::ObjectsOffer)| {
+            let digest = Digest::from_bytes([7; 32]);
+            let change_of = Some(OfferedChange { base: 8, bytes: 1, digest });
+            let offer = ObjectsOffer { version: 9, list: digest, change: change_of };
+            let mut message = proto::ObjectsOffer::from(&offer);
+            change(&mut message);
+            ObjectsOffer::try_from(message).unwrap_err().field
+        };
+        assert_eq!(refused(|it| it.version = 0), "version");
+        assert_eq!(refused(|it| it.base = 9), "version");
+        assert_eq!(refused(|it| it.bytes = 0), "bytes");
+        assert_eq!(refused(|it| (it.bytes, it.base) = (0, 0)), "bytes");
+        assert_eq!(refused(|it| it.bytes = (128 << 20) + 1), "bytes");
+        assert_eq!(refused(|it| it.sha256.clear()), "sha256");
+        assert_eq!(refused(|it| it.list_sha256.clear()), "list_sha256");
     }
 
     #[test]

@@ -24,7 +24,7 @@ use crate::VERSION;
 use crate::admin;
 use crate::authority::presence::{self, Presence};
 use crate::authority::{Files, channel, follow, head_marker, read_signing_keys};
-use crate::cm_bridge::{Bridge, Uplink, notify, poll, register};
+use crate::cm_bridge::{Bridge, Uplink, notify, poll, register, subscription};
 use crate::config::Config;
 use crate::context::Server;
 use crate::dispatch::{Dispatcher, in_flight};
@@ -156,6 +156,7 @@ fn start_loops(uplink: &Arc<Uplink>, files: &Files) {
     shutdown.spawn(poll::run(Arc::clone(uplink)));
     shutdown.spawn(register::keep_departures(Arc::clone(uplink)));
     shutdown.spawn(notify::run(Arc::clone(uplink)));
+    shutdown.spawn(subscription::run(Arc::clone(uplink)));
     shutdown.spawn(schedule::run(Arc::clone(uplink)));
     shutdown.spawn(distribute::run(Arc::clone(server)));
     shutdown.spawn(objects::run(Arc::clone(server)));

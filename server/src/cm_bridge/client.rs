@@ -19,14 +19,15 @@ use writ_common::keys::vouched::NotVouched;
 use writ_common::text::quoted;
 use writ_common::time::SharedClock;
 use writ_proto::manager::v1 as proto;
-use writ_proto::manager::v1::UpdatePiece;
 use writ_proto::manager::v1::entity_link_client::EntityLinkClient;
+use writ_proto::manager::v1::objects_piece::Piece;
 use writ_proto::manager::v1::registry_client::RegistryClient;
+use writ_proto::manager::v1::{ObjectsPiece, UpdatePiece};
 use writ_protocol::envelope::{Candidate, EntityCallPurpose, ManagerReplyPurpose, sign, verify};
 use writ_protocol::id::{Digest, ManagerId, random_bytes};
 use writ_protocol::keys::{Entity, PrivateKey, PublicKey, SigningCertificate};
 use writ_protocol::limits::MAX_FRAME_BYTES;
-use writ_protocol::manager::{CallBody, EntityCall, PROTOCOL, ProbeAnswer, Reply, ReplyBody};
+use writ_protocol::manager::{CallBody, EntityCall, ObjectsCall, PROTOCOL, ProbeAnswer, Reply, ReplyBody};
 use writ_protocol::time::Timestamp;
 
 use super::Speaker;
@@ -66,6 +67,7 @@ enum Question {
     Update(proto::SignedCall),
     Unregister(proto::SignedCall),
     Poll(proto::SignedCall),
+    Subscribe(proto::SignedCall),
 }
 
 /// An answer that was checked.
@@ -171,9 +173,47 @@ impl ManagerClient {
             CallBody::Update(_) => Question::Update(signed),
             CallBody::Unregister => Question::Unregister(signed),
             CallBody::Poll(_) => Question::Poll(signed),
+            CallBody::Objects(ObjectsCall::Subscribe(_) | ObjectsCall::Unsubscribe) => {
+                Question::Subscribe(signed)
+            }
+            // It is answered by a stream: [`Self::fetch_objects`].
+            CallBody::Objects(ObjectsCall::Fetch(_)) => return Err(unexpected()),
         };
         let reply = self.ask(&question).await?;
         self.check(sealed.digest(), &reply)
+    }
+
+    /// Begins to bring a change of objects, by the key of a subscription: the answer, and what follows it.
+    ///
+    /// # Errors
+    /// The leg that failed. A rejection is an answer.
+    pub(crate) async fn fetch_objects(
+        &self,
+        key: &PrivateKey<Entity>,
+        (manager, epoch, counter): (ManagerId, u64, u64),
+        held: u64,
+    ) -> Result<(ManagerAnswer, Box<Streaming<ObjectsPiece>>), Fault> {
+        let (sent_at, body) = (self.clock.wall(), CallBody::Objects(ObjectsCall::Fetch(held)));
+        let call = EntityCall { key: key.public().clone(), epoch, counter, sent_at, manager, body };
+        let sealed = sign::<EntityCallPurpose>(&[&key.for_purpose()], &call);
+        let signed = proto::SignedCall { envelope: sealed.bytes().clone() };
+        let mut link = EntityLinkClient::new(self.web.clone()).max_decoding_message_size(MAX_FRAME_BYTES);
+        self.web.status.store(0, Ordering::Relaxed);
+        let silent = |_| tonic::Status::deadline_exceeded(format!("no answer within {ANSWER_TIMEOUT:?}"));
+        let asked = async {
+            let mut asked = link.fetch_objects(signed.clone()).await;
+            if self.is_asked_for_password() {
+                asked = link.fetch_objects(signed).await;
+            }
+            let mut pieces = asked?.into_inner();
+            Ok((pieces.message().await?, pieces))
+        };
+        let asked = tokio::time::timeout(ANSWER_TIMEOUT, asked).await.map_err(silent).flatten();
+        let (first, pieces) = asked.map_err(|status| self.fault(&status))?;
+        match first.and_then(|first| first.piece) {
+            Some(Piece::Reply(reply)) => Ok((self.check(sealed.digest(), &reply)?, Box::new(pieces))),
+            Some(Piece::Data(_)) | None => Err(unexpected()),
+        }
     }
 
     /// Begins to bring a file of the repository that the manager mirrors.
@@ -226,6 +266,7 @@ impl ManagerClient {
                 Question::Update(signed) => registry.update(signed).await,
                 Question::Unregister(signed) => registry.unregister(signed).await,
                 Question::Poll(signed) => link.poll(signed).await,
+                Question::Subscribe(signed) => link.subscribe(signed).await,
             }
         };
         let answered = tokio::time::timeout(ANSWER_TIMEOUT, answered).await.map_err(silent)?;

@@ -13,7 +13,7 @@ use writ_protocol::manager::{CallBody, Outcome, Poll, RejectionCode, ReplyBody, 
 use super::client::{ManagerAnswer, ManagerClient, unexpected};
 use super::legs::{Fault, Leg, Legs};
 use super::settings::Settings;
-use super::{BridgeGuard, ManagerRecord, State, Uplink, obey, register};
+use super::{BridgeGuard, ManagerRecord, State, Uplink, obey, register, stored};
 use crate::store::{Alarm, AlertKind, SERVER, StoreError};
 
 /// However often it is asked to.
@@ -111,7 +111,6 @@ async fn turn(uplink: &Arc<Uplink>, open: &mut Option<(Settings, ManagerClient)>
 
 /// One poll; whether there is more to be had soon.
 async fn poll(uplink: &Arc<Uplink>, line: &ManagerClient, held: ManagerRecord) -> Result<bool, Fault> {
-    let stored = |error: StoreError| Fault::new(Leg::Input, error.to_string(), "see this server's log");
     let epoch = held.registration.epoch;
     let outcomes = obey::outcomes(uplink, epoch).await.map_err(stored)?;
     let has_ended = |outcome: &&Outcome| outcome.state != TaskState::InProgress;
@@ -155,7 +154,9 @@ async fn poll(uplink: &Arc<Uplink>, line: &ManagerClient, held: ManagerRecord) -
                 RejectionCode::ClockSkew
                 | RejectionCode::TokenRefused
                 | RejectionCode::InvalidRegistration
-                | RejectionCode::ManagerFull => {
+                | RejectionCode::ManagerFull
+                | RejectionCode::NotSubscribed
+                | RejectionCode::SubscriptionRevoked => {
                     return Err(Fault::new(Leg::Authorization, rejection.detail, rejection.code.cure()));
                 }
             };
@@ -174,7 +175,12 @@ async fn poll(uplink: &Arc<Uplink>, line: &ManagerClient, held: ManagerRecord) -
             }
             Ok(false)
         }
-        ReplyBody::Probe(_) | ReplyBody::Registered(_) | ReplyBody::Left => Err(unexpected()),
+        ReplyBody::Probe(_)
+        | ReplyBody::Registered(_)
+        | ReplyBody::Left
+        | ReplyBody::Subscribed
+        | ReplyBody::Unsubscribed
+        | ReplyBody::Objects(_) => Err(unexpected()),
     }
 }
 
@@ -210,7 +216,7 @@ async fn stand(
     Ok(is_news)
 }
 
-async fn alarm(uplink: &Uplink, code: RejectionCode, detail: &str) -> Result<(), StoreError> {
+pub(super) async fn alarm(uplink: &Uplink, code: RejectionCode, detail: &str) -> Result<(), StoreError> {
     let alarm = Alarm {
         kind: AlertKind::ManagerRejects,
         code: code.as_str(),

@@ -18,10 +18,10 @@ use super::legs::{Fault, Leg, Legs};
 use super::settings::{Settings, host_name};
 use super::{
     BridgeGuard, DEPART_FOR, DEPART_WITHIN, Departure, ManagerRecord, PRODUCT, Registration, Speaker, State,
-    UpdateSource, Uplink, update_source,
+    UpdateSource, Uplink, stored, update_source,
 };
 use crate::VERSION;
-use crate::store::{StoreError, unavailable};
+use crate::store::unavailable;
 
 /// Managers that were not reached to be told that a registration ended.
 const MAX_DEPARTURES: usize = 8;
@@ -193,7 +193,12 @@ pub(super) async fn finish(
             uplink.keep_line(turn, next).await.map_err(unavailable)?;
             return Err(no(&rejection));
         }
-        ReplyBody::Probe(_) | ReplyBody::Left | ReplyBody::Work(_) => return Err(unexpected().into()),
+        ReplyBody::Probe(_)
+        | ReplyBody::Left
+        | ReplyBody::Work(_)
+        | ReplyBody::Subscribed
+        | ReplyBody::Unsubscribed
+        | ReplyBody::Objects(_) => return Err(unexpected().into()),
     }
     uplink.keep_line(turn, next).await.map_err(unavailable)?;
     uplink.bridge.note_contact(uplink.server.clock.wall());
@@ -276,7 +281,12 @@ pub(super) async fn send_update(
             Ok(())
         }
         ReplyBody::Rejected(rejection) => Err(no(&rejection)),
-        ReplyBody::Probe(_) | ReplyBody::Left | ReplyBody::Work(_) => Err(unexpected().into()),
+        ReplyBody::Probe(_)
+        | ReplyBody::Left
+        | ReplyBody::Work(_)
+        | ReplyBody::Subscribed
+        | ReplyBody::Unsubscribed
+        | ReplyBody::Objects(_) => Err(unexpected().into()),
     }
 }
 
@@ -401,7 +411,12 @@ async fn depart(uplink: &Uplink, departure: &Departure) -> Result<(), Fault> {
         ReplyBody::Rejected(Rejection { code, detail }) => {
             return Err(Fault::new(Leg::Authorization, detail, code.cure()));
         }
-        ReplyBody::Probe(_) | ReplyBody::Registered(_) | ReplyBody::Work(_) => return Err(unexpected()),
+        ReplyBody::Probe(_)
+        | ReplyBody::Registered(_)
+        | ReplyBody::Work(_)
+        | ReplyBody::Subscribed
+        | ReplyBody::Unsubscribed
+        | ReplyBody::Objects(_) => return Err(unexpected()),
     }
     strike(uplink, departure).await?;
     info!("the Control Manager was told that the registration ended");
@@ -410,7 +425,6 @@ async fn depart(uplink: &Uplink, departure: &Departure) -> Result<(), Fault> {
 
 /// Nobody has to hear of it any more.
 async fn strike(uplink: &Uplink, departure: &Departure) -> Result<(), Fault> {
-    let stored = |error: StoreError| Fault::new(Leg::Input, error.to_string(), "see this server's log");
     let mut turn = uplink.bridge.turn().await;
     let mut next = ManagerRecord::clone(&turn);
     next.departures.retain(|one| one != departure);

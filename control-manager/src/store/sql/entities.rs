@@ -8,7 +8,7 @@ use writ_protocol::keys::PublicKey;
 use writ_protocol::manager::Registration;
 use writ_protocol::time::Timestamp;
 
-use super::super::rows::{Counts, EntityAdmission, EntityRow, FIRST_ENDED};
+use super::super::rows::{Counts, EntityAdmission, EntityRow, FIRST_ENDED, SubscriptionRow};
 use super::super::{Change, Store, StoreError};
 
 /// Listed entities: those that left are not.
@@ -23,8 +23,10 @@ fn fetch(
 ) -> Result<Vec<EntityRow>, StoreError> {
     let sql = format!(
         "SELECT entities.*, (SELECT count(*) FROM deliveries
-             WHERE deliveries.entity_id = entities.entity_id AND deliveries.state < {FIRST_ENDED}) AS open
-         FROM entities WHERE {which}"
+             WHERE deliveries.entity_id = entities.entity_id AND deliveries.state < {FIRST_ENDED}) AS open,
+             subscriptions.public_key AS subscription_key, subscriptions.issued_at, subscriptions.held,
+             subscriptions.fetched_at
+         FROM entities LEFT JOIN subscriptions ON subscriptions.entity_id = entities.entity_id WHERE {which}"
     );
     connection.fetch(&sql, values, read)
 }
@@ -44,7 +46,18 @@ fn read(record: &Record<'_>) -> Result<EntityRow, StoreError> {
         registered_at: record.get("registered_at")?,
         last_contact: record.get("last_contact")?,
         open: record.get("open")?,
+        subscription: subscription(record)?,
     })
+}
+
+fn subscription(record: &Record<'_>) -> Result<Option<SubscriptionRow>, StoreError> {
+    let Some(issued_at) = record.get("issued_at")? else { return Ok(None) };
+    Ok(Some(SubscriptionRow {
+        key: record.get("subscription_key")?,
+        issued_at,
+        held: record.get("held")?,
+        fetched_at: record.get("fetched_at")?,
+    }))
 }
 
 fn counts(connection: &mut Connection) -> Result<Counts, StoreError> {
@@ -66,7 +79,16 @@ impl Change<'_> {
     /// The entity of a key.
     pub(crate) fn entity_of(&mut self, key: &PublicKey) -> Result<Option<EntityRow>, StoreError> {
         let spki = key.spki();
-        Ok(fetch(self.0, "public_key = ?1", &values![spki])?.pop())
+        Ok(fetch(self.0, "entities.public_key = ?1", &values![spki])?.pop())
+    }
+
+    /// The entity that a key fetches objects for.
+    pub(crate) fn entity_of_subscription(
+        &mut self,
+        key: &PublicKey,
+    ) -> Result<Option<EntityRow>, StoreError> {
+        let spki = key.spki();
+        Ok(fetch(self.0, "subscriptions.public_key = ?1", &values![spki])?.pop())
     }
 
     /// Whether an id is a key's.
@@ -117,6 +139,7 @@ impl Change<'_> {
 
     /// Forgets one.
     pub(crate) fn forget(&mut self, entity: EntityId) -> Result<(), StoreError> {
+        self.0.execute("DELETE FROM subscriptions WHERE entity_id = ?1", &values![entity])?;
         self.0.execute("DELETE FROM entities WHERE entity_id = ?1", &values![entity]).map(drop)
     }
 
@@ -139,7 +162,8 @@ impl Store {
         limit: u32,
     ) -> Result<Vec<EntityRow>, StoreError> {
         let which = format!(
-            "standing <> {LEFT} AND (display_name, entity_id) > (?1, ?2) ORDER BY display_name, entity_id LIMIT ?3"
+            "standing <> {LEFT} AND (display_name, entities.entity_id) > (?1, ?2)
+             ORDER BY display_name, entities.entity_id LIMIT ?3"
         );
         let read = move |connection: &mut _| {
             let (name, entity) = match &after {
@@ -158,7 +182,7 @@ impl Store {
 
     /// An entity by id.
     pub(crate) async fn entity(&self, entity: EntityId) -> Result<Option<EntityRow>, StoreError> {
-        let which = format!("standing <> {LEFT} AND entity_id = ?1");
+        let which = format!("standing <> {LEFT} AND entities.entity_id = ?1");
         Ok(self.database.read(move |connection| fetch(connection, &which, &values![entity])).await?.pop())
     }
 

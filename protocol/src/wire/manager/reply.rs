@@ -5,8 +5,10 @@ use writ_proto::manager::v1::reply::Body as Answer;
 
 use super::super::field::{self, invalid, missing};
 use crate::envelope::InvalidDocument;
-use crate::limits::MAX_INSTRUCTIONS;
-use crate::manager::{Listing, ProbeAnswer, Rejection, RejectionCode, Reply, ReplyBody, Work};
+use crate::limits::{MAX_INSTRUCTIONS, MAX_OBJECTS_CHANGE_BYTES};
+use crate::manager::{
+    Listing, ObjectsOffer, OfferedChange, ProbeAnswer, Rejection, RejectionCode, Reply, ReplyBody, Work,
+};
 
 impl TryFrom<proto::Reply> for Reply {
     type Error = InvalidDocument;
@@ -22,6 +24,9 @@ impl TryFrom<proto::Reply> for Reply {
                 Answer::Left(proto::Left {}) => ReplyBody::Left,
                 Answer::Work(work) => ReplyBody::Work(work.try_into()?),
                 Answer::Rejected(rejection) => ReplyBody::Rejected(rejection.try_into()?),
+                Answer::Subscribed(proto::Subscribed {}) => ReplyBody::Subscribed,
+                Answer::Unsubscribed(proto::Unsubscribed {}) => ReplyBody::Unsubscribed,
+                Answer::Objects(offer) => ReplyBody::Objects(offer.try_into()?),
             },
         })
     }
@@ -39,6 +44,9 @@ impl From<&Reply> for proto::Reply {
                 ReplyBody::Left => Answer::Left(proto::Left {}),
                 ReplyBody::Work(work) => Answer::Work(work.into()),
                 ReplyBody::Rejected(rejection) => Answer::Rejected(rejection.into()),
+                ReplyBody::Subscribed => Answer::Subscribed(proto::Subscribed {}),
+                ReplyBody::Unsubscribed => Answer::Unsubscribed(proto::Unsubscribed {}),
+                ReplyBody::Objects(offer) => Answer::Objects(offer.into()),
             }),
         }
     }
@@ -141,7 +149,40 @@ impl From<&Work> for proto::Work {
     }
 }
 
-const CODES: [(RejectionCode, proto::RejectionCode); 8] = [
+impl TryFrom<proto::ObjectsOffer> for ObjectsOffer {
+    type Error = InvalidDocument;
+
+    fn try_from(message: proto::ObjectsOffer) -> Result<Self, InvalidDocument> {
+        let proto::ObjectsOffer { version, base, bytes, sha256, list_sha256 } = message;
+        if version == 0 || base >= version {
+            return Err(invalid("version", "must be from 1, and later than its base"));
+        }
+        let change = match bytes {
+            0 if base == 0 && sha256.is_empty() => None,
+            0 => return Err(invalid("bytes", "must be given beside base and sha256")),
+            1..=MAX_OBJECTS_CHANGE_BYTES => {
+                Some(OfferedChange { base, bytes, digest: field::digest("sha256", &sha256)? })
+            }
+            _ => return Err(invalid("bytes", "must be at most 134217728")),
+        };
+        Ok(Self { version, list: field::digest("list_sha256", &list_sha256)?, change })
+    }
+}
+
+impl From<&ObjectsOffer> for proto::ObjectsOffer {
+    fn from(offer: &ObjectsOffer) -> Self {
+        let ObjectsOffer { version, list, change } = offer;
+        Self {
+            version: *version,
+            base: change.map_or(0, |change| change.base),
+            bytes: change.map_or(0, |change| change.bytes),
+            sha256: change.map_or_else(Default::default, |change| change.digest.as_bytes().to_vec().into()),
+            list_sha256: list.as_bytes().to_vec().into(),
+        }
+    }
+}
+
+const CODES: [(RejectionCode, proto::RejectionCode); 10] = [
     (RejectionCode::UnknownEntity, proto::RejectionCode::UnknownEntity),
     (RejectionCode::RejectedEntity, proto::RejectionCode::RejectedEntity),
     (RejectionCode::NotApproved, proto::RejectionCode::NotApproved),
@@ -150,6 +191,8 @@ const CODES: [(RejectionCode, proto::RejectionCode); 8] = [
     (RejectionCode::TokenRefused, proto::RejectionCode::TokenRefused),
     (RejectionCode::InvalidRegistration, proto::RejectionCode::InvalidRegistration),
     (RejectionCode::ManagerFull, proto::RejectionCode::ManagerFull),
+    (RejectionCode::NotSubscribed, proto::RejectionCode::NotSubscribed),
+    (RejectionCode::SubscriptionRevoked, proto::RejectionCode::SubscriptionRevoked),
 ];
 
 impl TryFrom<proto::Rejection> for Rejection {

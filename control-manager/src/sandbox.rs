@@ -1,0 +1,224 @@
+//! The sandbox that feeds this manager threats: a collection of TAXII 2.1 (OASIS, 2021), of which each
+//! indicator becomes suspicious objects.
+//!
+//! What it says counts for what analyses said: an operator's object of the same value wins, and an exception
+//! wins over both.
+
+mod taxii;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Mutex;
+use tracing::{info, warn};
+use url::Url;
+use writ_common::backoff::jitter;
+use writ_common::daemon::Fatal;
+use writ_common::files;
+use writ_common::keys::pem;
+use writ_common::shutdown::Shutdown;
+use writ_common::web::WebFolder;
+use writ_objects::service::{Changed, ObjectHolder as _};
+use writ_objects::stix::{self, Wanted};
+use writ_protocol::command::Remedy;
+use writ_protocol::time::Timestamp;
+
+use crate::context::Manager;
+use crate::store::{SandboxState, StoreError};
+use taxii::{Collection, Page};
+
+/// How often it is read from its beginning: what was not valid yet may be now.
+const WHOLE_EVERY: Duration = Duration::from_secs(24 * 3600);
+/// Pages of one reading.
+const MAX_PAGES: usize = 10_000;
+
+/// The sandbox as it is configured.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct SandboxSettings {
+    /// The collection: `https://HOST/API-ROOT/collections/ID/`.
+    pub collection: String,
+    /// Who asks; empty: nobody in particular.
+    pub user: String,
+    /// The file with the password.
+    pub password: PathBuf,
+    /// Who vouches for the web server, PEM; `None`: whom this host trusts.
+    pub ca: Option<PathBuf>,
+    /// How often it is asked.
+    pub every: Duration,
+    /// What agents do with files that it names.
+    pub files: Remedy,
+    /// What agents do with anything else.
+    pub others: Remedy,
+    /// Indicators that are less sure of themselves are left.
+    pub confidence: u8,
+}
+
+/// What a running manager keeps of it.
+#[derive(Debug)]
+pub(crate) struct Sandbox {
+    pub settings: SandboxSettings,
+    /// One reading at a time; whether there was a whole one since the start.
+    turn: Mutex<bool>,
+}
+
+impl Sandbox {
+    pub(crate) fn new(settings: SandboxSettings) -> Self {
+        Self { settings, turn: Mutex::default() }
+    }
+}
+
+/// Whether a configured sandbox can be asked.
+///
+/// # Errors
+/// What is wrong with it.
+pub(crate) fn check(settings: &SandboxSettings) -> Result<(), Fatal> {
+    collection(settings, &Shutdown::new()).map(drop).map_err(|why| Fatal::usage(format!("`sandbox`: {why}")))
+}
+
+fn collection(settings: &SandboxSettings, shutdown: &Shutdown) -> Result<Collection, String> {
+    let url = Url::parse(&settings.collection).map_err(|error| error.to_string())?;
+    let authorities = match &settings.ca {
+        Some(path) => {
+            let content = files::read(path).map_err(|error| error.to_string())?;
+            let read = pem::certificates(&content).map_err(|error| error.to_string())?;
+            writ_common::tls::check_authorities(&read)?;
+            Some(read)
+        }
+        None => None,
+    };
+    let login = match settings.user.as_str() {
+        "" => None,
+        user => {
+            if url.scheme() != "https" {
+                return Err("a password is sent by https:// only".to_owned());
+            }
+            let password = files::read_secret(&settings.password).map_err(|error| error.to_string())?;
+            Some((user.to_owned(), password))
+        }
+    };
+    Collection::new(WebFolder::new(&url, authorities, None, shutdown.clone())?, login)
+}
+
+/// Reads the sandbox until the manager ends.
+pub(crate) async fn run(manager: Arc<Manager>) {
+    let Some(every) = manager.sandbox.as_ref().map(|sandbox| sandbox.settings.every) else { return };
+    loop {
+        match manager.shutdown.unless_requested(Box::pin(sync(&manager))).await {
+            None => return,
+            Some(Err(error)) => warn!(%error, "what the sandbox says could not be noted"),
+            Some(Ok(_)) => {}
+        }
+        let wait = every - jitter(every / 10);
+        if manager.shutdown.unless_requested(tokio::time::sleep(wait)).await.is_none() {
+            return;
+        }
+    }
+}
+
+/// Reads what is new, or all of it if that is due. What went wrong is in the state that comes of it.
+///
+/// # Errors
+/// When the store fails.
+pub(crate) async fn sync(manager: &Manager) -> Result<SandboxState, StoreError> {
+    let Some(sandbox) = &manager.sandbox else { return Ok(SandboxState::default()) };
+    let settings = &sandbox.settings;
+    let mut was_whole = sandbox.turn.lock().await;
+    let now = manager.now();
+    let mut state = manager.store.sandbox().await?;
+    // Another remedy may be configured since the last start.
+    let is_whole =
+        !*was_whole || state.collection != settings.collection || state.whole_at + WHOLE_EVERY <= now;
+    if state.collection != settings.collection {
+        state = SandboxState { collection: settings.collection.clone(), ..SandboxState::default() };
+    }
+    state.asked_at = now;
+    let from = if is_whole { String::new() } else { state.added_after.clone() };
+    match Box::pin(read(manager, settings, from, now)).await {
+        Ok(added_after) => {
+            state.error.clear();
+            state.read_at = now;
+            if is_whole {
+                (state.whole_at, *was_whole) = (now, true);
+            }
+            if !added_after.is_empty() {
+                state.added_after = added_after;
+            }
+        }
+        Err(Stopped::Store(error)) => return Err(error),
+        Err(Stopped::Sandbox(why)) => {
+            warn!(why, "the sandbox could not be read");
+            state.error = why;
+        }
+    }
+    manager.store.note_sandbox(state.clone()).await?;
+    Ok(state)
+}
+
+/// Why a reading did not come to its end.
+enum Stopped {
+    Store(StoreError),
+    Sandbox(String),
+}
+
+impl From<StoreError> for Stopped {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+/// Takes page after page; until when all that was added has been read. Each page counts at once, and a reading
+/// that stops is begun again where this one began: taking something twice changes nothing.
+async fn read(
+    manager: &Manager,
+    settings: &SandboxSettings,
+    from: String,
+    now: Timestamp,
+) -> Result<String, Stopped> {
+    let collection = collection(settings, &manager.shutdown).map_err(Stopped::Sandbox)?;
+    let wanted =
+        Wanted { of_files: settings.files, of_others: settings.others, confidence: settings.confidence, now };
+    let (mut latest, mut after, mut next, mut changed) = (from.clone(), from, String::new(), 0);
+    for _ in 0..MAX_PAGES {
+        let page = collection.page(&after, &next).await.map_err(Stopped::Sandbox)?;
+        let Page { text, added_last, more, next: following } = page;
+        let read = tokio::task::spawn_blocking(move || {
+            text.map(|text| stix::read(&text, wanted)).transpose().map(Option::unwrap_or_default)
+        });
+        let read = read.await;
+        let things = read.map_err(|error| Stopped::Sandbox(error.to_string()))?;
+        let things = things.map_err(|error| Stopped::Sandbox(error.to_string()))?;
+        changed += match manager.store.take_indicators(things, now).await? {
+            Changed::Done(changed) => changed,
+            Changed::TooMany(most) => {
+                let why = format!(
+                    "there would be more than {most} objects, or characters of their values: raise sandbox.confidence, or remove some"
+                );
+                return Err(Stopped::Sandbox(why));
+            }
+        };
+        writ_common::checkpoint!("sandbox_page_taken");
+        if changed > 0 {
+            manager.objects_changed();
+        }
+        if !added_last.is_empty() {
+            latest = added_last;
+        }
+        if !more {
+            if changed > 0 {
+                info!(changed, latest, "the sandbox was read");
+            }
+            return Ok(latest);
+        }
+        // A server that gives a word for the rest wants the same question again beside it.
+        if following.is_empty() {
+            if latest == after {
+                let why = "the sandbox says that there is more, and not how it is asked for".to_owned();
+                return Err(Stopped::Sandbox(why));
+            }
+            after.clone_from(&latest);
+        }
+        next = following;
+    }
+    Err(Stopped::Sandbox(format!("the sandbox has more than {MAX_PAGES} pages")))
+}
