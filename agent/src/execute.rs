@@ -22,7 +22,6 @@ use writ_protocol::receipt::{Ending, Outcome};
 use writ_protocol::refusal::{Refusal, RefusalCode};
 use writ_protocol::time::Timestamp;
 
-use crate::host;
 use crate::replay::Durable;
 use action::{Definition, Invocation};
 
@@ -85,6 +84,8 @@ enum PlannedWork {
 /// What the agent itself does, with what it keeps.
 #[derive(Debug)]
 pub enum OwnWork<'p> {
+    /// Looks at the host.
+    Inventory,
     /// Applies settings.
     Settings(&'p Settings),
     /// Fetches a component.
@@ -138,7 +139,8 @@ impl Plan {
             PlannedWork::StopScan => Some(OwnWork::StopScan),
             PlannedWork::Restore(sha256) => Some(OwnWork::Restore(*sha256)),
             PlannedWork::Delete(sha256) => Some(OwnWork::Delete(*sha256)),
-            PlannedWork::Ping | PlannedWork::Inventory | PlannedWork::Process(_) => None,
+            PlannedWork::Inventory => Some(OwnWork::Inventory),
+            PlannedWork::Ping | PlannedWork::Process(_) => None,
         }
     }
 }
@@ -339,7 +341,7 @@ pub struct Ended {
     pub output_digest: Digest,
     /// For people.
     pub detail: String,
-    /// Listed files that a scan found.
+    /// Listed files and suspicious objects that a scan or an inventory met.
     pub listed: u64,
 }
 
@@ -399,11 +401,8 @@ pub(crate) async fn run(plan: Plan, on_group: impl FnOnce(u32) + Send) -> Ended 
 pub fn run_own(plan: &Plan) -> Option<Ended> {
     match plan.kind {
         PlannedWork::Ping => Some(Ended::quiet(Ending::Done, "")),
-        PlannedWork::Inventory => Some(match serde_json::to_vec(&host::inventory()) {
-            Ok(text) => Ended::with_output(text),
-            Err(error) => Ended::quiet(Ending::Failed, error.to_string()),
-        }),
-        PlannedWork::Settings(_)
+        PlannedWork::Inventory
+        | PlannedWork::Settings(_)
         | PlannedWork::Component(_)
         | PlannedWork::Scan(_)
         | PlannedWork::StopScan

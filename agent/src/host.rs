@@ -9,6 +9,7 @@ use procfs::{CpuInfo, Current as _, Meminfo, Uptime};
 use serde::Serialize;
 
 use crate::VERSION;
+use crate::connections::Looked;
 
 /// Addresses and ports listed at most; an inventory fits its receipt with room to spare.
 const MAX_ROWS: usize = 512;
@@ -52,6 +53,7 @@ pub(crate) struct Inventory {
     packages: Option<Packages>,
     addresses: Rows<Address>,
     listening: Rows<Listening>,
+    suspicious: Looked,
 }
 
 /// A list that says whether it is whole.
@@ -111,9 +113,9 @@ impl OsRelease {
     }
 }
 
-/// Looks at the host.
+/// Looks at the host; who on it talks to suspicious addresses was looked at before.
 #[must_use]
-pub(crate) fn inventory() -> Inventory {
+pub(crate) fn inventory(suspicious: Looked) -> Inventory {
     let uname = rustix::system::uname();
     let cpus = CpuInfo::current().ok();
     Inventory {
@@ -133,6 +135,7 @@ pub(crate) fn inventory() -> Inventory {
         packages: packages(),
         addresses: Rows::new(addresses()),
         listening: Rows::new(listening()),
+        suspicious,
     }
 }
 

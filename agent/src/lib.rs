@@ -19,6 +19,7 @@ mod reply;
 mod obey;
 
 mod components;
+mod connections;
 mod doctor;
 mod host;
 mod identity;

@@ -14,6 +14,8 @@ use writ_protocol::id::Digest;
 use writ_protocol::limits::MAX_QUESTION_VALUES;
 use writ_protocol::reputation::{Question, Reputation};
 
+use crate::components::ComponentStore;
+
 /// How long an answer may take before the question is asked anew: the session may have ended with it.
 const ANSWER: Duration = Duration::from_secs(10);
 /// How long a server may have this agent wait.
@@ -43,6 +45,17 @@ pub(crate) enum Answer {
     Later(Duration),
     /// What it said is not believed.
     NotBelieved,
+}
+
+/// What an agent compares with.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Known<'a> {
+    /// What it holds.
+    pub components: &'a ComponentStore,
+    /// What it is told.
+    pub reputations: &'a Reputations,
+    /// The version of the trust bundle by which it believes that.
+    pub bundle: u64,
 }
 
 /// The agent's way to ask, and what it was told.

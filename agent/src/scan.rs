@@ -1,5 +1,6 @@
-//! Looking for listed files, and what is done with them.
+//! Looking for listed files and suspicious objects, and what is done with files.
 //!
+//! First come those who talk to suspicious addresses ([`crate::connections`]), then files.
 //! [`walk`] finds files without following links, [`look`] makes their digests, and what is [`wanted`]
 //! decides about most of them. The server decides about the rest ([`crate::reputation`]), which is asked by
 //! [`judge`]. What is listed is opened and hashed anew, and [`remedy`] acts on what it opened, unless
@@ -34,8 +35,9 @@ use writ_protocol::receipt::Ending;
 use writ_protocol::time::Timestamp;
 
 use crate::components::ComponentStore;
+use crate::connections::Search;
 use crate::execute::Ended;
-use crate::reputation::Reputations;
+use crate::reputation::Known;
 use findings::Findings;
 use guard::Guard;
 use hash::Hasher;
@@ -188,6 +190,11 @@ impl Scans {
             Ok((wanted, without)) => (Arc::new(wanted), without),
             Err(why) => return Ended::quiet(Ending::Failed, why),
         };
+        let search = Search::of(known.components, now()).await;
+        if wanted.is_empty() && search.is_empty() {
+            let why = "this agent holds neither a filter of a list nor suspicious objects, so there is nothing to look for";
+            return Ended::quiet(Ending::Failed, why);
+        }
         let begun = Instant::now();
         let running = Arc::new(Running {
             issued_at: about.issued_at,
@@ -203,9 +210,17 @@ impl Scans {
         *self.running.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&running));
         let _runs = Runs(self, Arc::clone(&running));
         info!(roots = ?scan.roots, remedy = scan.remedy.as_str(), "scan began");
+        // Who talks to whom is over sooner than the files are read.
+        let looked = search.look(known, scan.resolves_names).await;
         let (sender, receiver) = mpsc::channel(MAX_WAITING);
-        let walker =
-            Walker { scan: scan.clone(), wanted: Arc::clone(&wanted), running: Arc::clone(&running), sender };
+        // Without anything to compare files with, none is read.
+        let roots = if wanted.is_empty() { Vec::new() } else { scan.roots.clone() };
+        let walker = Walker {
+            scan: Scan { roots, ..scan.clone() },
+            wanted: Arc::clone(&wanted),
+            running: Arc::clone(&running),
+            sender,
+        };
         let (seen, walked) = oneshot::channel();
         let walk = move || drop(seen.send(walker.walk()));
         if let Err(error) = std::thread::Builder::new().name("scan".to_owned()).spawn(walk) {
@@ -228,6 +243,8 @@ impl Scans {
         };
         judging.recall();
         judging.findings.without = without;
+        judging.findings.reads_no_file = wanted.is_empty();
+        judging.findings.looked = looked;
         let judged = async {
             judging.judge_all(receiver).await;
             judging.ask_once_more().await;
@@ -247,7 +264,7 @@ impl Scans {
             Err(_) => findings.cut_short = Some("a file system does not answer"),
         }
         findings.took = begun.elapsed();
-        info!(files = findings.files, listed = findings.listed(), "scan ended");
+        info!(files = findings.files, listed = findings.listed(), met = findings.looked.count, "scan ended");
         findings.ended()
     }
 }
@@ -268,23 +285,7 @@ async fn look_for(components: &ComponentStore, now: Timestamp) -> Result<(Wanted
         Err(why) if filter.is_some() => (None, Some(why)),
         Err(why) => return Err(why),
     };
-    let wanted = Wanted::of(filter, objects.as_ref(), now);
-    if wanted.is_empty() {
-        let why = "this agent holds neither a file-reputation-filter nor suspicious files, so there is nothing to look for";
-        return Err(why.to_owned());
-    }
-    Ok((wanted, without))
-}
-
-/// What an agent compares files with.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Known<'a> {
-    /// What it holds.
-    pub components: &'a ComponentStore,
-    /// What it is told.
-    pub reputations: &'a Reputations,
-    /// The version of the trust bundle by which it believes that.
-    pub bundle: u64,
+    Ok((Wanted::of(filter, objects.as_ref(), now), without))
 }
 
 /// A scan's command.

@@ -406,7 +406,8 @@ pub(crate) enum Send {
         #[command(flatten)]
         delivery: Delivery,
     },
-    /// Have agents look for files that their list names. Files are only reported, unless --remedy says more.
+    /// Have agents look for files that their list names, and for suspicious objects. Files are only reported,
+    /// unless --remedy says more; who talks to suspicious addresses always is.
     Scan {
         /// Files, or folders with all that is below; absolute.
         #[arg(required = true, value_name = "PATH")]
@@ -436,6 +437,10 @@ pub(crate) enum Send {
         /// Read so much in a second at most.
         #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(1..))]
         bytes_per_second: Option<u64>,
+        /// Ask name servers for the domains that are suspicious objects, to know who talks to their addresses.
+        /// Whoever watches name servers sees agents ask for them.
+        #[arg(long)]
+        resolve: bool,
         #[command(flatten)]
         delivery: Delivery,
     },

@@ -70,12 +70,24 @@ impl Listed {
     /// # Panics
     /// When that fails.
     pub fn publish_text(&self, version: &str, digests: &str) {
+        self.publish_list(version, "sha256", ["file-reputation", FILTER], digests);
+    }
+
+    /// Publishes a list of these URLs with its filter.
+    ///
+    /// # Panics
+    /// When that fails.
+    pub fn publish_web(&self, version: &str, urls: &str) {
+        self.publish_list(version, "url", ["web-reputation", "web-reputation-filter"], urls);
+    }
+
+    fn publish_list(&self, version: &str, kind: &str, components: [&str; 2], values: &str) {
         let [text, list, filter] =
             ["digests", "list", "filter"].map(|name| self.fleet.path(name).display().to_string());
-        fs::write(&text, digests).unwrap();
-        let build = ["lists", "build", "--kind", "sha256", "--out", &list, "--filter", &filter, &text];
+        fs::write(&text, values).unwrap();
+        let build = ["lists", "build", "--kind", kind, "--out", &list, "--filter", &filter, &text];
         let _built = self.manager(&build);
-        for (component, file) in [("file-reputation", &list), (FILTER, &filter)] {
+        for (component, file) in [(components[0], &list), (components[1], &filter)] {
             let _added = self.repo("add", &["--component", component, "--component-version", version, file]);
         }
         let _published = self.repo("publish", &[]);

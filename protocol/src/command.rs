@@ -117,6 +117,8 @@ pub struct Scan {
     pub max_time: Duration,
     /// How much is read in a second; `None`: as fast as it goes.
     pub bytes_per_second: Option<u64>,
+    /// Whether name servers are asked for the domains that are suspicious objects.
+    pub resolves_names: bool,
 }
 
 /// What is done with a listed file, mildest first.
@@ -363,6 +365,7 @@ mod tests {
                 max_file_bytes: 1,
                 max_time: Duration::from_secs(1),
                 bytes_per_second: None,
+                resolves_names: false,
             }),
             Action::StopScan,
             Action::RestoreQuarantined(Digest::of(b"")),

@@ -9,8 +9,10 @@ use writ_protocol::receipt::Ending;
 use writ_protocol::time::Timestamp;
 
 use super::AgentCore;
+use crate::connections::Search;
 use crate::execute::{Ended, OwnWork};
-use crate::scan;
+use crate::reputation::Known;
+use crate::{host, scan};
 
 impl AgentCore {
     /// What the agent does itself, and whether it may be broken off when the agent ends.
@@ -23,16 +25,36 @@ impl AgentCore {
         match work {
             OwnWork::Settings(wanted) => (false, Box::pin(self.apply(wanted))),
             OwnWork::Component(update) => (true, Box::pin(self.hold(update, issued_at, expires_at))),
+            OwnWork::Inventory => (true, Box::pin(self.take_inventory())),
             OwnWork::Scan(scan) => {
-                let (components, reputations) = (&self.components, &self.reputations);
-                let bundle = self.trust.chain().head().bundle.version;
-                let known = scan::Known { components, reputations, bundle };
+                let known = self.known();
                 let about = scan::About { command, issued_at };
                 (true, Box::pin(self.scans.run(scan, known, about, || self.now())))
             }
             OwnWork::StopScan => (false, Box::pin(std::future::ready(self.scans.stop(issued_at)))),
             OwnWork::Restore(sha256) => (false, Box::pin(self.scans.dispose("restored", sha256))),
             OwnWork::Delete(sha256) => (false, Box::pin(self.scans.dispose("deleted", sha256))),
+        }
+    }
+
+    /// What this agent compares with.
+    fn known(&self) -> Known<'_> {
+        let (components, reputations) = (&self.components, &self.reputations);
+        Known { components, reputations, bundle: self.trust.chain().head().bundle.version }
+    }
+
+    /// What the host is, and who on it talks to suspicious addresses.
+    async fn take_inventory(&self) -> Ended {
+        let looked = Search::of(&self.components, self.now()).await.look(self.known(), false).await;
+        let (detail, listed) = (looked.summary(), u64::try_from(looked.count).unwrap_or(u64::MAX));
+        let detail = detail.trim_start_matches("; ").to_owned();
+        let taken = tokio::task::spawn_blocking(|| serde_json::to_vec(&host::inventory(looked))).await;
+        match taken
+            .map_err(|error| error.to_string())
+            .and_then(|taken| taken.map_err(|error| error.to_string()))
+        {
+            Ok(text) => Ended { detail, listed, ..Ended::with_output(text) },
+            Err(error) => Ended::quiet(Ending::Failed, error),
         }
     }
 

@@ -9,6 +9,7 @@ use writ_protocol::receipt::Ending;
 use super::remedy::Remedied;
 use super::walk::Skip;
 use super::{LIST, Seen};
+use crate::connections::Looked;
 use crate::execute::Ended;
 
 /// Files that are told one by one; more are counted.
@@ -52,6 +53,10 @@ pub(super) struct Findings {
     skipped: BTreeMap<Skip, (u64, Vec<String>)>,
     /// Why suspicious objects were not looked for, if they were not.
     pub(super) without: Option<String>,
+    /// There was nothing to compare files with.
+    pub(super) reads_no_file: bool,
+    /// Who talks to suspicious addresses, and what was not looked at.
+    pub(super) looked: Looked,
     pub(super) cut_short: Option<&'static str>,
     pub(super) took: Duration,
 }
@@ -88,6 +93,11 @@ impl Findings {
         if let Some(why) = &self.without {
             let _ = writeln!(text, "suspicious objects were not looked for: {why}");
         }
+        if self.reads_no_file {
+            let text_of = "no file was looked at: this agent holds neither a filter of a list of files nor suspicious files";
+            let _ = writeln!(text, "{text_of}");
+        }
+        self.looked.tell(&mut text);
         if self.unanswered > 0 {
             let _ = writeln!(
                 text,
@@ -123,9 +133,10 @@ impl Findings {
         if self.untold > 0 {
             let _ = writeln!(text, "and {} more; the agent's log has them", self.untold);
         }
-        let is_whole = self.cut_short.is_none() && self.without.is_none();
+        let is_whole = self.cut_short.is_none() && self.without.is_none() && self.looked.without.is_none();
         let ending = if !is_whole { Ending::Failed } else { Ending::Done };
-        let (detail, listed) = (self.summary(), self.listed);
+        let met = u64::try_from(self.looked.count).unwrap_or(u64::MAX);
+        let (detail, listed) = (self.summary() + &self.looked.summary(), self.listed + met);
         Ended { ending, detail, listed, ..Ended::with_output(text.into_bytes()) }
     }
 

@@ -43,6 +43,7 @@ fn asked(verb: Send) -> Result<(Delivery, Action), Failure> {
             max_file_bytes,
             max_time,
             bytes_per_second,
+            resolve,
             delivery,
         } => {
             let scan = ScanAction {
@@ -55,6 +56,7 @@ fn asked(verb: Send) -> Result<(Delivery, Action), Failure> {
                 max_file_bytes: max_file_bytes.unwrap_or(0),
                 max_seconds: u32::try_from(max_time.as_secs().max(1)).unwrap_or(u32::MAX),
                 bytes_per_second: bytes_per_second.unwrap_or(0),
+                resolve,
             };
             (delivery, Action::Scan(scan))
         }

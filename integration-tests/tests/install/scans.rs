@@ -25,6 +25,31 @@ fn drop_in(machine: &Machine, name: &str) {
     machine.sh(&format!("rm -rf {folder}; install -D -m 644 {example} {folder}/{name} && {restart}")).ok();
 }
 
+/// Who talks to a suspicious address is found, and of which process it is only with the drop-in.
+fn who_talks_is_named_with_the_drop_in(lan: &Lan, fleet: &Fleet, web1: &Machine) {
+    let _added = lan.on_hub(|| fleet.json(&["objects", "add", "ip", Lan::HUB]));
+    let holds = || web1.sh("ls /var/lib/writ/agent/components/suspicious-objects.json").code == 0;
+    until("the objects do not come", holds);
+    web1.sh(&format!(
+        "systemd-run --unit talker bash -c 'exec 3<>/dev/tcp/{}/{}; exec sleep 1d'",
+        Lan::HUB,
+        fleet.admin_port()
+    ))
+    .ok();
+    let talks = format!("talks to {}:{}", Lan::HUB, fleet.admin_port());
+    let met = || {
+        let answer = send(lan, fleet, &["scan", "/srv/a"]);
+        let output = answer["output"].as_str().unwrap().to_owned();
+        output.lines().find(|line| line.contains(&talks)).map(str::to_owned)
+    };
+    until("nobody talks", || met().is_some());
+    assert!(met().unwrap().contains("a process that this agent may not see"), "{:?}", met());
+    drop_in(web1, "connections.conf");
+    connected(lan, fleet, "web1");
+    assert!(met().unwrap().contains("sleep (process "), "{:?}", met());
+    web1.sh("systemctl stop talker").ok();
+}
+
 #[test]
 fn a_scan_has_the_rights_of_the_agents_user_unless_the_host_says_otherwise() {
     let lan = Lan::new();
@@ -78,6 +103,7 @@ fn a_scan_has_the_rights_of_the_agents_user_unless_the_host_says_otherwise() {
     let said = web1.sh("journalctl -u writ-agent --no-pager").stdout;
     assert!(!said.contains("the scan has the priority of the agent"), "{said}");
 
+    who_talks_is_named_with_the_drop_in(&lan, fleet, &web1);
     // It reads everything, and changes nothing.
     drop_in(&web1, "scan.conf");
     connected(&lan, fleet, "web1");

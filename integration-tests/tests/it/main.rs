@@ -33,6 +33,7 @@ mod manager_upkeep;
 mod lists;
 mod objects;
 mod objects_from_manager;
+mod objects_met;
 mod repositories;
 mod scans;
 mod updates;

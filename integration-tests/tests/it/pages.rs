@@ -252,7 +252,7 @@ fn every_block_of_the_page_on_listed_files_works_as_it_stands() {
         fs::write(made.join("evil"), content).unwrap();
     }
     let all = blocks("docs/objects.md");
-    assert_eq!(all.len(), 5);
+    assert_eq!(all.len(), 6);
     let srv = folder.display().to_string();
     let home = scene.fleet.path("home").display().to_string();
     let names = [("/srv", srv.as_str()), ("/home", &home), ("AGENT", "rome"), ("SHA256", &sha256)];
@@ -263,6 +263,7 @@ fn every_block_of_the_page_on_listed_files_works_as_it_stands() {
     assert_eq!(scene.fleet.alerts("listed", "").len(), 1);
     sh(&scene.fleet, &place, &all[4].script, &names);
     assert!(!folder.join("evil").exists() && !folder.join("backup/evil").exists());
+    sh(&scene.fleet, &place, &all[5].script, &names);
 }
 
 #[test]

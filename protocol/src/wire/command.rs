@@ -246,6 +246,7 @@ impl TryFrom<proto::Scan> for Scan {
             max_file_bytes,
             max_seconds,
             bytes_per_second,
+            resolve,
         } = message;
         if !(1..=MAX_SCAN_PATHS).contains(&roots.len()) {
             return Err(invalid("scan.roots", "must be 1 to 64 paths"));
@@ -287,6 +288,7 @@ impl TryFrom<proto::Scan> for Scan {
             max_file_bytes,
             max_time: Duration::from_secs(max_seconds.into()),
             bytes_per_second: Some(bytes_per_second).filter(|pace| *pace > 0),
+            resolves_names: resolve,
         })
     }
 }
@@ -303,6 +305,7 @@ impl From<&Scan> for proto::Scan {
             max_file_bytes,
             max_time,
             bytes_per_second,
+            resolves_names,
         } = scan;
         Self {
             roots: roots.clone(),
@@ -314,6 +317,7 @@ impl From<&Scan> for proto::Scan {
             max_file_bytes: *max_file_bytes,
             max_seconds: u32::try_from(max_time.as_secs()).unwrap_or(u32::MAX),
             bytes_per_second: bytes_per_second.unwrap_or(0),
+            resolve: *resolves_names,
         }
     }
 }

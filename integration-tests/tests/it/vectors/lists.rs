@@ -62,6 +62,7 @@ pub(super) fn scans(made: &mut Made) {
         max_file_bytes: u64::MAX,
         max_seconds: 86_400,
         bytes_per_second: u64::MAX,
+        resolve: true,
     };
     for (name, what, action) in [
         ("scan", "a scan that only reports", Action::Scan(scan())),

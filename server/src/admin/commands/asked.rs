@@ -129,6 +129,7 @@ fn parse_scan(scan: ScanAction) -> Result<Scan, Failure> {
         max_file_bytes,
         max_seconds,
         bytes_per_second,
+        resolve,
     } = scan;
     let remedy = match remedy.as_str() {
         "" => Remedy::Log,
@@ -149,6 +150,7 @@ fn parse_scan(scan: ScanAction) -> Result<Scan, Failure> {
         max_file_bytes: usual(max_file_bytes, 1 << 30),
         max_seconds: if max_seconds == 0 { 3600 } else { max_seconds },
         bytes_per_second,
+        resolve,
     };
     Scan::try_from(wire).map_err(|error| Failure::invalid("scan", error.to_string()))
 }
@@ -200,6 +202,7 @@ mod tests {
                     max_file_bytes,
                     max_seconds,
                     bytes_per_second,
+                    resolve,
                 } = scan.into();
                 let remedy = scan.remedy.as_str().to_owned();
                 let asked = ScanAction {
@@ -212,6 +215,7 @@ mod tests {
                     max_file_bytes,
                     max_seconds,
                     bytes_per_second,
+                    resolve,
                 };
                 Some(submit_request::Action::Scan(asked))
             }
@@ -258,6 +262,7 @@ mod tests {
                 max_file_bytes: 4,
                 max_time: Duration::from_secs(5),
                 bytes_per_second: Some(6),
+                resolves_names: true,
             }),
             Action::StopScan,
             Action::RestoreQuarantined(Digest::of(b"a file")),
