@@ -23,7 +23,7 @@ INSTALL_PACKAGES := podman systemd-container
 need = missing=; for pair in $(1); do command -v $${pair%%:*} >/dev/null || missing="$$missing $${pair\#*:}"; done; \
 	[ -z "$$missing" ] || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing; }
 
-.PHONY: help build testing-build demo demo-keys demo-manager test test-install fresh bench programs dist package image fuzz story check deny update clean
+.PHONY: help build testing-build demo demo-keys demo-manager demo-updates test test-install fresh bench programs dist package image fuzz story check deny update clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -39,6 +39,9 @@ demo-keys: build ## a fleet of three through backup, rotations, a leaked key and
 
 demo-manager: build target/network/.installed ## a server under its Control Manager, through a web server and a proxy; under a minute after the build
 	target/debug/demo-manager
+
+demo-updates: build target/network/.installed target/python/.installed ## lists and suspicious objects, from an update server and a sandbox to scans; a minute after the build
+	target/debug/demo-updates
 
 # Unit tests first, then everything, whatever fails: the first failure must not hide the second.
 test: check deny testing-build ## everything that must hold; as root, because it makes networks of its own
