@@ -10,6 +10,7 @@ mod table;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::{self, Write as _};
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -18,7 +19,7 @@ use tokio::time::Instant;
 use tracing::warn;
 use writ_common::net::{self, NameError};
 use writ_common::text::plain;
-use writ_lists::{Filter, Key};
+use writ_lists::{Filter, Key, Kind};
 use writ_protocol::place::Place;
 use writ_protocol::time::Timestamp;
 
@@ -27,7 +28,7 @@ use crate::reputation::{Known, Verdict};
 use sought::Sought;
 use table::{Process, Table};
 
-/// The list that names in command lines are compared with.
+/// The list that addresses, and names in command lines, are compared with.
 const LIST: &str = "web-reputation";
 /// What this agent holds of it.
 const FILTER: &str = "web-reputation-filter";
@@ -38,23 +39,30 @@ const AT_A_TIME: usize = 16;
 const RESOLVE_FOR: Duration = Duration::from_secs(60);
 /// How long the server may take to say what a list has.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// What is met and told one by one; more is counted.
-const MAX_TOLD: usize = 500;
+/// What is met of one object, in all, and told one by one; more is counted.
+const MAX_OF_ONE: usize = 20;
+const MAX_KEPT: usize = 10_000;
+const MAX_TOLD: usize = 200;
+/// How long the kernel may take to tell what it knows.
+const READ_FOR: Duration = Duration::from_secs(20);
 /// What is met and told in the line that sums an answer up.
 const MAX_SUMMED: usize = 2;
 /// Characters of a program's name and of a value, in a line for people.
 const MAX_SHOWN: usize = 120;
 
-/// Somebody on this host and what is suspicious about what they talk to.
+/// What is met: its type, and its value.
+type About = (String, String);
+
+/// Somebody on this host and what is suspicious about what they talk to. In the order in which they are told.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub(crate) struct Met {
+    /// How the object was met.
+    pub how: How,
     /// What the object is, such as `ip`; of a list its name and version.
     #[serde(rename = "type")]
     pub kind: String,
     /// Its value.
     pub value: String,
-    /// How it was met.
-    pub how: How,
     /// tcp or udp; empty for a name in a command line.
     pub protocol: &'static str,
     /// This end of the socket.
@@ -83,7 +91,7 @@ pub(crate) enum How {
 
 impl fmt::Display for Met {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { kind, value, how, protocol, local, peer, process, is_over } = self;
+        let Self { how, kind, value, protocol, local, peer, process, is_over } = self;
         write!(f, "{kind} {}: ", short(value))?;
         match process {
             Some(Process { pid, user, program, .. }) => {
@@ -106,6 +114,43 @@ impl fmt::Display for Met {
     }
 }
 
+impl Met {
+    /// A name in a command line.
+    fn in_command_line((kind, value): About, process: &Process) -> Self {
+        let (how, protocol, is_over) = (How::CommandLine, "", false);
+        let (local, peer, process) = (String::new(), String::new(), Some(process.clone()));
+        Self { how, kind, value, protocol, local, peer, process, is_over }
+    }
+}
+
+/// What was met so far. Of one object no more is kept than tells what it is about: who opens a thousand
+/// connections to one must not hide another.
+#[derive(Debug, Default)]
+struct Meetings {
+    told: Vec<Met>,
+    count: usize,
+    of_each: HashMap<About, usize>,
+}
+
+impl Meetings {
+    fn add(&mut self, about: About, met: impl FnOnce(About) -> Met) {
+        self.count += 1;
+        let of_one = self.of_each.entry(about.clone()).or_default();
+        if *of_one < MAX_OF_ONE && self.told.len() < MAX_KEPT {
+            *of_one += 1;
+            self.told.push(met(about));
+        }
+    }
+
+    /// What is told, the surest first.
+    fn told(mut self) -> (Vec<Met>, usize) {
+        self.told.sort();
+        self.told.dedup();
+        self.told.truncate(MAX_TOLD);
+        (self.told, self.count)
+    }
+}
+
 fn short(text: &str) -> String {
     plain(text).chars().take(MAX_SHOWN).collect()
 }
@@ -119,18 +164,30 @@ pub(crate) struct Looked {
     pub count: usize,
     /// Names of which only command lines were asked.
     pub unresolved: usize,
-    /// Names that may be on a list, and of which the server did not say whether they are.
+    /// Addresses and names that may be on a list, and of which the server did not say whether they are.
     pub undecided: usize,
     /// Processes that this agent may not look into.
     pub unseen: usize,
+    /// The kernel shows this agent no processes of others.
+    pub hides_others: bool,
+    /// Command lines and tables of which not all was looked at.
+    pub cut: usize,
     /// Why suspicious objects or the list were not looked for, if they were not.
     pub without: Option<String>,
 }
 
 impl Looked {
+    /// No more than has room in so many bytes of JSON.
+    pub(crate) fn fit(&mut self, bytes: usize) {
+        let length = |met: &[Met]| serde_json::to_vec(met).map_or(usize::MAX, |text| text.len());
+        while !self.met.is_empty() && length(&self.met) > bytes {
+            self.met.truncate(self.met.len() / 2);
+        }
+    }
+
     /// In an answer, line by line.
     pub(crate) fn tell(&self, text: &mut String) {
-        let Self { met, count, unresolved, undecided, unseen, without } = self;
+        let Self { met, count, unresolved, undecided, unseen, hides_others, cut, without } = self;
         if let Some(why) = without {
             let _ = writeln!(text, "who talks to suspicious addresses was not looked at whole: {why}");
         }
@@ -141,16 +198,23 @@ impl Looked {
             let _ = writeln!(text, "and {} more suspicious objects are met", count - met.len());
         }
         if *undecided > 0 {
-            let _ = writeln!(
-                text,
-                "{undecided} names of command lines may be listed, and the server did not say"
-            );
+            let _ =
+                writeln!(text, "{undecided} addresses or names may be listed, and the server did not say");
         }
         if *unresolved > 0 {
             let _ = writeln!(
                 text,
                 "of {unresolved} suspicious names only command lines were asked: --resolve asks name servers"
             );
+        }
+        if *hides_others {
+            let _ = writeln!(
+                text,
+                "processes of other users are hidden from this agent: their command lines and networks of their own were not looked at (connections.conf)"
+            );
+        }
+        if *cut > 0 {
+            let _ = writeln!(text, "of {cut} command lines or tables of sockets not all was looked at");
         }
         if *unseen > 0 {
             let _ = writeln!(text, "of {unseen} processes this agent may not see what they talk to");
@@ -197,29 +261,38 @@ impl Search {
         if sought.is_empty() && filter.is_none() {
             return Looked { without, ..Looked::default() };
         }
-        let read = tokio::task::spawn_blocking(Table::read).await;
-        let table = match read {
-            Ok(table) => table,
-            Err(error) => return Looked { without: Some(error.to_string()), ..Looked::default() },
+        let table = match read().await {
+            Ok(table) => Arc::new(table),
+            Err(why) => return Looked { without: Some(why), ..Looked::default() },
         };
-        let mut looked = Looked { unseen: table.unseen, without, ..Looked::default() };
+        let Table { unseen, hides_others, cut, .. } = *table;
         let (addresses, unresolved) =
             if resolves { resolve(&sought, &table).await } else { (HashMap::new(), sought.names().len()) };
-        looked.unresolved = unresolved;
-        let mut met = sought.meet(&table, &addresses);
-        if let Some(filter) = &filter {
-            let (more, undecided) = ask(known, filter, &table).await;
-            met.extend(more);
-            looked.undecided = undecided;
+        let mut looked = Looked { unresolved, unseen, hides_others, cut, without, ..Looked::default() };
+        // It is work for as long as there are sockets, and this agent has one thread.
+        let of = Arc::clone(&table);
+        let met = tokio::task::spawn_blocking(move || {
+            let mut met = Meetings::default();
+            sought.meet(&of, &addresses, &mut met);
+            met
+        });
+        let mut met = met.await.unwrap_or_default();
+        if let Some(filter) = filter {
+            looked.undecided = ask(known, filter, table, &mut met).await;
         }
-        met.sort();
-        met.dedup();
-        looked.count = met.len();
-        met.truncate(MAX_TOLD);
-        for one in &met {
+        (looked.met, looked.count) = met.told();
+        for one in &looked.met {
             warn!(object = one.value, met = %one, "a suspicious object is met");
         }
-        Looked { met, ..looked }
+        looked
+    }
+}
+
+async fn read() -> Result<Table, String> {
+    let read = tokio::time::timeout(READ_FOR, tokio::task::spawn_blocking(Table::read)).await;
+    match read {
+        Ok(read) => read.map_err(|error| error.to_string()),
+        Err(_) => Err(format!("the kernel did not tell within {READ_FOR:?} who talks to whom")),
     }
 }
 
@@ -261,40 +334,69 @@ async fn resolve(sought: &Sought, table: &Table) -> (HashMap<IpAddr, Vec<String>
     }
 }
 
-/// What of the names in command lines is on the list, and how many names are not decided.
-async fn ask(known: Known<'_>, filter: &Filter, table: &Table) -> (Vec<Met>, usize) {
-    let mut maybe: BTreeMap<Key, Vec<(String, &Process)>> = BTreeMap::new();
-    for process in table.processes.values() {
-        for name in process.names() {
+/// Adds what of the names in command lines, or of the addresses at either end of a socket, is on the list;
+/// how many values are not decided.
+async fn ask(known: Known<'_>, filter: Filter, table: Arc<Table>, met: &mut Meetings) -> usize {
+    let of = Arc::clone(&table);
+    let maybe = tokio::task::spawn_blocking(move || {
+        let mut maybe: BTreeMap<Key, Vec<String>> = BTreeMap::new();
+        for value in candidates(filter.kind(), &of) {
             // A name that is none of this kind is on no such list.
-            for key in filter.kind().keys(&name).unwrap_or_default() {
+            for key in filter.kind().keys(&value).unwrap_or_default() {
                 if filter.may_contain(&key) {
-                    maybe.entry(key).or_default().push((name.clone(), process));
+                    maybe.entry(key).or_default().push(value.clone());
                 }
             }
         }
-    }
+        (maybe, filter)
+    });
+    let Ok((maybe, filter)) = maybe.await else { return 0 };
     if maybe.is_empty() {
-        return (Vec::new(), 0);
+        return 0;
     }
     let keys: BTreeSet<Key> = maybe.keys().copied().collect();
-    let verdicts = known.reputations.judge((LIST, filter, known.bundle), &keys, PATIENCE).await;
-    let (mut met, mut undecided) = (Vec::new(), 0);
-    for (key, who) in maybe {
+    let verdicts = known.reputations.judge((LIST, &filter, known.bundle), &keys, PATIENCE).await;
+    let (mut listed, mut undecided) = (HashMap::new(), 0);
+    for (key, values) in maybe {
         match verdicts.get(&key) {
-            Some(Verdict::Listed(version)) => met.extend(who.into_iter().map(|(value, process)| Met {
-                kind: format!("{LIST} {version}"),
-                value,
-                how: How::CommandLine,
-                protocol: "",
-                local: String::new(),
-                peer: String::new(),
-                process: Some(process.clone()),
-                is_over: false,
-            })),
+            Some(Verdict::Listed(version)) => {
+                listed.extend(values.into_iter().map(|value| (value, format!("{LIST} {version}"))));
+            }
             Some(Verdict::Unlisted) => {}
             Some(Verdict::Unanswered) | None => undecided += 1,
         }
     }
-    (met, undecided)
+    if filter.kind() == Kind::Ip {
+        for link in &table.links {
+            let value = link.end().to_string();
+            if let Some(kind) = listed.get(&value) {
+                met.add((kind.clone(), value), |about| sought::of_link(about, link, &table));
+            }
+        }
+        return undecided;
+    }
+    for (url, pids) in &table.urls {
+        for (value, kind) in names_of(url).filter_map(|name| Some((name.clone(), listed.get(&name)?))) {
+            for process in pids.iter().filter_map(|pid| table.processes.get(pid)) {
+                met.add((kind.clone(), value.clone()), |about| Met::in_command_line(about, process));
+            }
+        }
+    }
+    undecided
+}
+
+/// Values that may be on a list of a kind.
+fn candidates(kind: Kind, table: &Table) -> BTreeSet<String> {
+    match kind {
+        Kind::Ip => {
+            let ends: BTreeSet<IpAddr> = table.links.iter().map(table::Link::end).collect();
+            ends.iter().map(ToString::to_string).collect()
+        }
+        _ => table.urls.keys().flat_map(|url| names_of(url)).collect(),
+    }
+}
+
+/// A URL, and its host.
+fn names_of(url: &str) -> impl Iterator<Item = String> {
+    [Some(url.to_owned()), table::host_of(url)].into_iter().flatten()
 }

@@ -35,7 +35,7 @@ use writ_protocol::receipt::Ending;
 use writ_protocol::time::Timestamp;
 
 use crate::components::ComponentStore;
-use crate::connections::Search;
+use crate::connections::{Looked, Search};
 use crate::execute::Ended;
 use crate::reputation::Known;
 use findings::Findings;
@@ -96,6 +96,8 @@ pub(crate) struct Progress {
     pub at: String,
 }
 
+/// How often it is looked whether a scan is over.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// How often it is written how a scan stands.
 const TOLD_EVERY: Duration = Duration::from_secs(2);
 
@@ -106,6 +108,24 @@ impl Running {
             return Some("it was stopped");
         }
         (Instant::now() >= self.until).then_some("its time was over")
+    }
+}
+
+/// Who talks to whom, unless the scan is over before.
+async fn look_around(search: Search, known: Known<'_>, resolves: bool, running: &Running) -> Looked {
+    tokio::select! {
+        looked = search.look(known, resolves) => looked,
+        why = over(running) => Looked { without: Some(why.to_owned()), ..Looked::default() },
+    }
+}
+
+/// Waits until a scan is over; why it is.
+async fn over(running: &Running) -> &'static str {
+    loop {
+        if let Some(why) = running.is_over() {
+            return why;
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
     }
 }
 
@@ -211,7 +231,7 @@ impl Scans {
         let _runs = Runs(self, Arc::clone(&running));
         info!(roots = ?scan.roots, remedy = scan.remedy.as_str(), "scan began");
         // Who talks to whom is over sooner than the files are read.
-        let looked = search.look(known, scan.resolves_names).await;
+        let looked = look_around(search, known, scan.resolves_names, &running).await;
         let (sender, receiver) = mpsc::channel(MAX_WAITING);
         // Without anything to compare files with, none is read.
         let roots = if wanted.is_empty() { Vec::new() } else { scan.roots.clone() };

@@ -27,7 +27,7 @@ const CALLERS: [&str; 2] = ["stranger", "entity"];
 pub(crate) fn count_call(decided: &Decided, was_in: bool) {
     let outcome = match decided {
         Decided::Reply(ReplyBody::Rejected(rejection)) => rejection.code.as_str(),
-        Decided::Reply(_) | Decided::Objects(_) => "taken",
+        Decided::Reply(_) | Decided::Objects(..) => "taken",
     };
     counter!(CALLS, "from" => CALLERS[usize::from(was_in)], "outcome" => outcome).increment(1);
 }

@@ -58,7 +58,7 @@ pub(crate) enum Decided {
     /// An answer.
     Reply(ReplyBody),
     /// The objects that act, to an entity that holds this version of them.
-    Objects(u64),
+    Objects(EntityId, u64),
 }
 
 /// What a call comes to, and whether it is of an entity that was let in.
@@ -82,7 +82,14 @@ async fn decide(manager: &Arc<Manager>, call: EntityCall) -> Result<(bool, Answe
     let decided = manager.store.change(move |change| {
         // Objects are fetched by a key of their own, for an entity.
         let known = match &call.body {
-            CallBody::Objects(ObjectsCall::Fetch(_)) => change.entity_of_subscription(&call.key)?,
+            CallBody::Objects(ObjectsCall::Fetch(_)) => {
+                // Its calls are counted for themselves, so that whoever has it keeps the entity from nothing.
+                let entity = change.entity_of_subscription(&call.key)?;
+                entity.map(|entity| EntityRow {
+                    counter: entity.subscription.as_ref().map_or(0, |subscription| subscription.counter),
+                    ..entity
+                })
+            }
             CallBody::Register(_)
             | CallBody::Update(_)
             | CallBody::Unregister
@@ -198,25 +205,27 @@ fn subscription(
         let no = reject(RejectionCode::NotApproved, "an operator of the manager has to let it in");
         return Ok(KeepOrUndo::Undo(no.into()));
     }
-    (entity.counter, entity.last_contact) = (counter, now);
-    change.put(&entity)?;
     let decided = match asked {
+        ObjectsCall::Fetch(held) => {
+            change.note_fetch(entity.id, (held, counter), now)?;
+            Decided::Objects(entity.id, held)
+        }
         ObjectsCall::Subscribe(key) => {
             if let Err(no) = check_subscription(change, &entity, &key)? {
                 return Ok(KeepOrUndo::Undo(no.into()));
             }
-            change.subscribe(entity.id, &key, now)?;
+            (entity.counter, entity.last_contact) = (counter, now);
+            change.put(&entity)?;
+            change.subscribe(&entity, &key, now)?;
             info!(entity.id = %entity.id, key.id = %key.id(), "entity subscribed to suspicious objects");
             Decided::Reply(ReplyBody::Subscribed)
         }
         ObjectsCall::Unsubscribe => {
+            (entity.counter, entity.last_contact) = (counter, now);
+            change.put(&entity)?;
             change.end_subscription(entity.id)?;
             info!(entity.id = %entity.id, "entity unsubscribed from suspicious objects");
             Decided::Reply(ReplyBody::Unsubscribed)
-        }
-        ObjectsCall::Fetch(held) => {
-            change.note_fetch(entity.id, held, now)?;
-            Decided::Objects(held)
         }
     };
     Ok(KeepOrUndo::Keep(Answered { decided, is_in: true }))
@@ -228,7 +237,7 @@ fn check_subscription(
     entity: &EntityRow,
     wanted: &PublicKey,
 ) -> Result<Result<(), ReplyBody>, StoreError> {
-    if entity.subscription.as_ref().is_some_and(|subscription| subscription.key.is_none()) {
+    if change.is_subscription_revoked(entity)? {
         let text = "an operator of the manager revoked its subscription";
         return Ok(Err(reject(RejectionCode::SubscriptionRevoked, text)));
     }

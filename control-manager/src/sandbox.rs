@@ -1,8 +1,8 @@
 //! The sandbox that feeds this manager threats: a collection of TAXII 2.1 (OASIS, 2021), of which each
 //! indicator becomes suspicious objects.
 //!
-//! What it says counts for what analyses said: an operator's object of the same value wins, and an exception
-//! wins over both.
+//! What it says is the least of all sources: what operators say or took from files of the same value wins, and an
+//! exception wins over all.
 
 mod taxii;
 
@@ -18,9 +18,10 @@ use writ_common::daemon::Fatal;
 use writ_common::files;
 use writ_common::keys::pem;
 use writ_common::shutdown::Shutdown;
+use writ_common::text::plain;
 use writ_common::web::WebFolder;
 use writ_objects::service::{Changed, ObjectHolder as _};
-use writ_objects::stix::{self, Wanted};
+use writ_objects::stix::{self, Read, Wanted};
 use writ_protocol::command::Remedy;
 use writ_protocol::time::Timestamp;
 
@@ -30,8 +31,15 @@ use taxii::{Collection, Page};
 
 /// How often it is read from its beginning: what was not valid yet may be now.
 const WHOLE_EVERY: Duration = Duration::from_secs(24 * 3600);
-/// Pages of one reading.
+/// Pages of one reading, and how long it may take.
 const MAX_PAGES: usize = 10_000;
+const READ_FOR: Duration = Duration::from_secs(3600);
+/// Things, and values, that are taken in one change of the store.
+const TAKEN_AT_ONCE: usize = 2000;
+/// Characters of an error.
+const MAX_ERROR: usize = 500;
+/// In the place of an error while it is being read.
+pub(crate) const UNDER_WAY: &str = "it is being read";
 
 /// The sandbox as it is configured.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -90,9 +98,6 @@ fn collection(settings: &SandboxSettings, shutdown: &Shutdown) -> Result<Collect
     let login = match settings.user.as_str() {
         "" => None,
         user => {
-            if url.scheme() != "https" {
-                return Err("a password is sent by https:// only".to_owned());
-            }
             let password = files::read_secret(&settings.password).map_err(|error| error.to_string())?;
             Some((user.to_owned(), password))
         }
@@ -100,9 +105,16 @@ fn collection(settings: &SandboxSettings, shutdown: &Shutdown) -> Result<Collect
     Collection::new(WebFolder::new(&url, authorities, None, shutdown.clone())?, login)
 }
 
-/// Reads the sandbox until the manager ends.
+/// Reads the sandbox until the manager ends. One that is configured no more says nothing any more.
 pub(crate) async fn run(manager: Arc<Manager>) {
-    let Some(every) = manager.sandbox.as_ref().map(|sandbox| sandbox.settings.every) else { return };
+    let Some(every) = manager.sandbox.as_ref().map(|sandbox| sandbox.settings.every) else {
+        match forget_unseen(&manager, manager.now()).await {
+            Ok(0) => {}
+            Ok(forgotten) => info!(forgotten, "no sandbox is configured: what it said is forgotten"),
+            Err(error) => warn!(%error, "what the sandbox said could not be forgotten"),
+        }
+        return;
+    };
     loop {
         match manager.shutdown.unless_requested(Box::pin(sync(&manager))).await {
             None => return,
@@ -116,16 +128,18 @@ pub(crate) async fn run(manager: Arc<Manager>) {
     }
 }
 
-/// Reads what is new, or all of it if that is due. What went wrong is in the state that comes of it.
+/// Reads what is new, or all of it if that is due. What went wrong is in the state that comes of it. Who asks
+/// while it is being read is told so.
 ///
 /// # Errors
 /// When the store fails.
 pub(crate) async fn sync(manager: &Manager) -> Result<SandboxState, StoreError> {
     let Some(sandbox) = &manager.sandbox else { return Ok(SandboxState::default()) };
     let settings = &sandbox.settings;
-    let mut was_whole = sandbox.turn.lock().await;
-    let now = manager.now();
     let mut state = manager.store.sandbox().await?;
+    let Ok(mut was_whole) = sandbox.turn.try_lock() else { return Ok(state) };
+    // Another reading may have ended just now.
+    let now = manager.now().max(state.asked_at + Duration::from_millis(1));
     // Another remedy may be configured since the last start.
     let is_whole =
         !*was_whole || state.collection != settings.collection || state.whole_at + WHOLE_EVERY <= now;
@@ -133,12 +147,18 @@ pub(crate) async fn sync(manager: &Manager) -> Result<SandboxState, StoreError> 
         state = SandboxState { collection: settings.collection.clone(), ..SandboxState::default() };
     }
     state.asked_at = now;
+    UNDER_WAY.clone_into(&mut state.error);
+    manager.store.note_sandbox(state.clone()).await?;
     let from = if is_whole { String::new() } else { state.added_after.clone() };
-    match Box::pin(read(manager, settings, from, now)).await {
+    let read = tokio::time::timeout(READ_FOR, Box::pin(read(manager, settings, from, now))).await;
+    let too_long = |_| Err(Stopped::Sandbox(format!("it takes longer than {READ_FOR:?} to read")));
+    match read.unwrap_or_else(too_long) {
         Ok(added_after) => {
             state.error.clear();
             state.read_at = now;
             if is_whole {
+                // What the collection has no more, the sandbox says no more.
+                let _forgotten = forget_unseen(manager, now).await?;
                 (state.whole_at, *was_whole) = (now, true);
             }
             if !added_after.is_empty() {
@@ -147,12 +167,35 @@ pub(crate) async fn sync(manager: &Manager) -> Result<SandboxState, StoreError> 
         }
         Err(Stopped::Store(error)) => return Err(error),
         Err(Stopped::Sandbox(why)) => {
+            let why = plain(&why.chars().take(MAX_ERROR).collect::<String>());
             warn!(why, "the sandbox could not be read");
             state.error = why;
         }
     }
     manager.store.note_sandbox(state.clone()).await?;
     Ok(state)
+}
+
+/// Waits until nobody reads it.
+pub(crate) async fn idle(manager: &Manager) {
+    if let Some(sandbox) = &manager.sandbox {
+        drop(sandbox.turn.lock().await);
+    }
+}
+
+/// Forgets what was not there in a reading of all, little by little; how much.
+async fn forget_unseen(manager: &Manager, reading: Timestamp) -> Result<u64, StoreError> {
+    let mut all = 0;
+    loop {
+        match manager.store.forget_unseen(reading).await? {
+            0 => break,
+            some => all += some,
+        }
+    }
+    if all > 0 {
+        manager.objects_changed();
+    }
+    Ok(all)
 }
 
 /// Why a reading did not come to its end.
@@ -178,7 +221,8 @@ async fn read(
     let collection = collection(settings, &manager.shutdown).map_err(Stopped::Sandbox)?;
     let wanted =
         Wanted { of_files: settings.files, of_others: settings.others, confidence: settings.confidence, now };
-    let (mut latest, mut after, mut next, mut changed) = (from.clone(), from, String::new(), 0);
+    let (mut latest, mut after, mut next) = (from.clone(), from, String::new());
+    let (mut changed, mut left) = (0, 0);
     for _ in 0..MAX_PAGES {
         let page = collection.page(&after, &next).await.map_err(Stopped::Sandbox)?;
         let Page { text, added_last, more, next: following } = page;
@@ -188,17 +232,10 @@ async fn read(
         let read = read.await;
         let things = read.map_err(|error| Stopped::Sandbox(error.to_string()))?;
         let things = things.map_err(|error| Stopped::Sandbox(error.to_string()))?;
-        changed += match manager.store.take_indicators(things, now).await? {
-            Changed::Done(changed) => changed,
-            Changed::TooMany(most) => {
-                let why = format!(
-                    "there would be more than {most} objects, or characters of their values: raise sandbox.confidence, or remove some"
-                );
-                return Err(Stopped::Sandbox(why));
-            }
-        };
+        let taken = take(manager, things, now).await?;
         writ_common::checkpoint!("sandbox_page_taken");
-        if changed > 0 {
+        (changed, left) = (changed + taken.changed, left + taken.left);
+        if taken.changed > 0 {
             manager.objects_changed();
         }
         if !added_last.is_empty() {
@@ -207,6 +244,12 @@ async fn read(
         if !more {
             if changed > 0 {
                 info!(changed, latest, "the sandbox was read");
+            }
+            if left > 0 {
+                let why = format!(
+                    "{left} indicators were not taken: there would be more objects, or characters of their values, than may be; raise sandbox.confidence"
+                );
+                return Err(Stopped::Sandbox(why));
             }
             return Ok(latest);
         }
@@ -221,4 +264,42 @@ async fn read(
         next = following;
     }
     Err(Stopped::Sandbox(format!("the sandbox has more than {MAX_PAGES} pages")))
+}
+
+/// What came of taking a page.
+#[derive(Default)]
+struct Taken {
+    changed: u64,
+    /// Indicators for which there is no room.
+    left: u64,
+}
+
+/// Takes a page little by little, so that others write between. What has no room is left, and what it named
+/// before is taken back all the same: a full list must not keep a good value on it.
+async fn take(manager: &Manager, things: Vec<Read>, now: Timestamp) -> Result<Taken, StoreError> {
+    let mut taken = Taken::default();
+    let mut some: Vec<Read> = Vec::new();
+    let mut things = things.into_iter().peekable();
+    while let Some(thing) = things.next() {
+        some.push(thing);
+        let values: usize = some.iter().map(|thing| thing.objects.len()).sum();
+        if values < TAKEN_AT_ONCE && some.len() < TAKEN_AT_ONCE && things.peek().is_some() {
+            continue;
+        }
+        let mut batch = std::mem::take(&mut some);
+        match manager.store.take_indicators(batch.clone(), now).await? {
+            Changed::Done(changed) => taken.changed += changed,
+            Changed::TooMany(_) => {
+                for thing in batch.iter_mut().filter(|thing| !thing.objects.is_empty()) {
+                    thing.objects.clear();
+                    thing.left.push("there is no room for it".to_owned());
+                    taken.left += 1;
+                }
+                if let Changed::Done(changed) = manager.store.take_indicators(batch, now).await? {
+                    taken.changed += changed;
+                }
+            }
+        }
+    }
+    Ok(taken)
 }

@@ -137,14 +137,11 @@ impl EntityLink for EntityPort {
     ) -> Result<Response<Self::FetchObjectsStream>, Status> {
         let (digest, decided) =
             self.decide(request, |body| matches!(body, CallBody::Objects(ObjectsCall::Fetch(_)))).await?;
-        let (body, content) = match decided {
-            Decided::Objects(held) => {
-                let (offer, content) = feed::offer(&self.0, held).await?;
-                (ReplyBody::Objects(offer), content)
-            }
-            Decided::Reply(body) => (body, Bytes::new()),
+        let pieces = match decided {
+            Decided::Objects(entity, held) => feed::send(&self.0, entity, digest, held).await?,
+            Decided::Reply(body) => feed::only(self.0.reply(digest, body)),
         };
-        Ok(Response::new(feed::send(&self.0, self.0.reply(digest, body), content)?))
+        Ok(Response::new(pieces))
     }
 
     type FetchUpdateStream = Pieces;
@@ -168,7 +165,7 @@ impl EntityPort {
     ) -> Result<Response<proto::ManagerReply>, Status> {
         match self.decide(request, fits).await? {
             (digest, Decided::Reply(body)) => Ok(Response::new(self.0.reply(digest, body))),
-            (_, Decided::Objects(_)) => Err(other_call().into()),
+            (_, Decided::Objects(..)) => Err(other_call().into()),
         }
     }
 

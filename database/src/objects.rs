@@ -34,16 +34,23 @@ impl<J: Send + 'static> ObjectStore for Database<J> {
         now: Timestamp,
     ) -> Result<Vec<ListedObject>, DatabaseError> {
         // One page, by the primary key, and for each row two look-ups by one.
+        // As `Source` orders them.
+        let rank = |of: &str| {
+            format!(
+                "CASE {of}.source WHEN 'operator' THEN 3 WHEN 'manager' THEN 2 WHEN 'analysed' THEN 1 ELSE 0 END"
+            )
+        };
         let sql = "SELECT *,
                      EXISTS (SELECT 1 FROM object_exceptions AS e
                              WHERE e.kind = o.kind AND e.value = o.value) AS is_excepted,
                      EXISTS (SELECT 1 FROM objects AS r
-                             WHERE r.kind = o.kind AND r.value = o.value AND r.source > o.source
+                             WHERE r.kind = o.kind AND r.value = o.value AND RANK(r) > RANK(o)
                                AND (r.expires_at = 0 OR r.expires_at > ?5)) AS is_ruled
                    FROM objects AS o WHERE (kind, value, source) > (?1, ?2, ?3)
                    ORDER BY kind, value, source LIMIT ?4";
+        let sql = sql.replace("RANK(r)", &rank("r")).replace("RANK(o)", &rank("o"));
         self.read(move |connection| {
-            connection.fetch(sql, &values![kind, value, source, limit, now], |record| {
+            connection.fetch(&sql, &values![kind, value, source, limit, now], |record| {
                 let row = read_object(record)?;
                 let (is_excepted, is_ruled) = (record.get("is_excepted")?, record.get("is_ruled")?);
                 Ok(ListedObject { row, is_excepted, is_ruled })
@@ -113,14 +120,15 @@ fn apply(
     match change {
         Change::Add(objects) => put_objects(connection, objects, by, now),
         Change::Remove(kind, value, source) => {
-            let sql = "DELETE FROM objects WHERE kind = ?1 AND value = ?2 AND source <> 'manager'
+            let sql =
+                "DELETE FROM objects WHERE kind = ?1 AND value = ?2 AND source NOT IN ('manager', 'sandbox')
                          AND (?3 = '' OR source = ?3)";
             let source = source.map_or("", Source::as_str);
             connection.execute(sql, &values![kind.as_str(), value, source])
         }
         Change::Expire(kind, value, end) => {
             let sql = "UPDATE objects SET expires_at = ?3 WHERE kind = ?1 AND value = ?2 AND expires_at <> ?3
-                   AND source <> 'manager'";
+                   AND source NOT IN ('manager', 'sandbox')";
             connection.execute(sql, &values![kind.as_str(), value, end.unwrap_or_default()])
         }
         Change::Except(kind, value, note) => {
@@ -164,14 +172,23 @@ pub fn put_objects(
     Ok(changed)
 }
 
-/// Whether there are more objects or exceptions than may be; then how many may.
+/// Whether there are more objects of a source, or exceptions, than may be; then how many may.
 ///
 /// # Errors
 /// When the database fails.
 pub fn too_many_objects(connection: &mut Connection) -> Result<Option<usize>, DatabaseError> {
+    // Of each source for itself: who fills theirs keeps no other from saying something.
     for (sql, most) in [
-        ("SELECT count(*) AS there FROM objects", MAX_OBJECTS),
-        ("SELECT coalesce(sum(length(value)), 0) AS there FROM objects", MAX_OBJECT_BYTES),
+        (
+            "SELECT coalesce(max(there), 0) AS there
+             FROM (SELECT count(*) AS there FROM objects GROUP BY source) AS of_each",
+            MAX_OBJECTS,
+        ),
+        (
+            "SELECT coalesce(max(there), 0) AS there
+             FROM (SELECT sum(length(value)) AS there FROM objects GROUP BY source) AS of_each",
+            MAX_OBJECT_BYTES,
+        ),
         ("SELECT count(*) AS there FROM object_exceptions", MAX_EXCEPTIONS),
     ] {
         let there: u64 = connection.only(sql, &[], |record| record.get("there"))?;

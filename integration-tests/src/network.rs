@@ -109,6 +109,16 @@ impl Network {
         within(&manager, work)
     }
 
+    /// Whether the name server was asked for a name.
+    ///
+    /// # Panics
+    /// When there is none.
+    #[must_use]
+    pub fn was_asked_for(&self, name: &str) -> bool {
+        let log = fs::read_to_string(self.resolver().join("asked")).unwrap();
+        log.contains(&format!("] {name} from "))
+    }
+
     fn resolver(&self) -> PathBuf {
         Path::new("/etc/netns").join(&self.hosts()[0])
     }
@@ -128,6 +138,7 @@ impl Network {
         .unwrap();
         let [server, _, _] = self.hosts();
         let record = format!("--host-record=cm.test,{MANAGER}");
+        let log = format!("--log-facility={}", self.resolver().join("asked").display());
         let child = Command::new("ip")
             .args([
                 "netns",
@@ -140,7 +151,7 @@ impl Network {
                 "--conf-file=/dev/null",
             ])
             .args(["--listen-address=127.0.0.1", "--bind-interfaces", "--local=/test/", &record])
-            .args(["--host-record=six.test,2001:db8::7", "--user=root"])
+            .args(["--host-record=six.test,2001:db8::7", "--user=root", "--log-queries", &log])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())

@@ -1,6 +1,7 @@
 //! What a list is about, and how a value of that kind is written in one way only.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::str::FromStr;
 
 use ring::digest;
@@ -28,6 +29,8 @@ pub enum Kind {
     Domain,
     /// One URL.
     Url,
+    /// One IP address.
+    Ip,
 }
 
 /// A word that names no kind.
@@ -42,7 +45,7 @@ pub struct NotOfKind(pub(crate) String);
 
 impl Kind {
     /// All there are.
-    pub const ALL: [Self; 5] = [Self::Sha256, Self::Sha1, Self::Md5, Self::Domain, Self::Url];
+    pub const ALL: [Self; 6] = [Self::Sha256, Self::Sha1, Self::Md5, Self::Domain, Self::Url, Self::Ip];
 
     /// Its name.
     #[must_use]
@@ -53,6 +56,7 @@ impl Kind {
             Self::Md5 => "md5",
             Self::Domain => "domain",
             Self::Url => "url",
+            Self::Ip => "ip",
         }
     }
 
@@ -64,6 +68,7 @@ impl Kind {
             Self::Md5 => 3,
             Self::Domain => 4,
             Self::Url => 5,
+            Self::Ip => 6,
         }
     }
 
@@ -71,11 +76,11 @@ impl Kind {
         Self::ALL.into_iter().find(|kind| kind.code() == code)
     }
 
-    /// Bytes of an entry in a list's file. Domains and URLs stand there as the SHA-256 of their text.
+    /// Bytes of an entry in a list's file. Domains, URLs and addresses stand there as the SHA-256 of their text.
     #[must_use]
     pub const fn width(self) -> u8 {
         match self {
-            Self::Sha256 | Self::Domain | Self::Url => 32,
+            Self::Sha256 | Self::Domain | Self::Url | Self::Ip => 32,
             Self::Sha1 => 20,
             Self::Md5 => 16,
         }
@@ -95,6 +100,7 @@ impl Kind {
             Self::Sha256 | Self::Sha1 | Self::Md5 => hash(text, usize::from(self.width())),
             Self::Domain => domain(text).map(|domain| digest_of(&domain)),
             Self::Url => url(text).map(|url| digest_of(&url)),
+            Self::Ip => ip(text).map(|ip| digest_of(&ip)),
         }
     }
 
@@ -109,6 +115,7 @@ impl Kind {
             }
             Self::Domain => domain(text),
             Self::Url => url(text),
+            Self::Ip => ip(text),
         }
     }
 
@@ -209,6 +216,17 @@ fn url(text: &str) -> Result<String, NotOfKind> {
     Ok(url.into())
 }
 
+/// As RFC 5952 writes it, without a zone. One of IPv4 that is written as IPv6 is one of IPv4.
+fn ip(text: &str) -> Result<String, NotOfKind> {
+    let no_address = |why: &str| NotOfKind(format!("is {}, which {why}", shown(text)));
+    let address: IpAddr = text.parse().map_err(|_| no_address("is no IP address"))?;
+    let address = address.to_canonical();
+    if address.is_loopback() || address.is_unspecified() {
+        return Err(no_address("is an address of every host itself"));
+    }
+    Ok(address.to_string())
+}
+
 /// A value in a message: what may be long or unprintable, short and printable.
 pub(crate) fn shown(text: &str) -> String {
     const MOST: usize = 80;
@@ -235,6 +253,8 @@ mod tests {
             (Kind::Url, "HTTP://Evil.example:80/A?b#c", "http://evil.example/A?b"),
             (Kind::Url, "https://user:word@evil.example/a/../b", "https://evil.example/b"),
             (Kind::Url, "http://evil.example./a", "http://evil.example/a"),
+            (Kind::Ip, "2001:DB8:0::1", "2001:db8::1"),
+            (Kind::Ip, "::ffff:192.0.2.7", "192.0.2.7"),
         ] {
             assert_eq!(kind.key(one).unwrap(), kind.key(other).unwrap(), "{one} and {other}");
         }
@@ -263,6 +283,11 @@ mod tests {
             (Kind::Url, "mailto:a@b.example", "begins with none of http, https and ftp"),
             (Kind::Url, "hxxp://evil.example/a", "begins with none of http, https and ftp"),
             (Kind::Url, "http://evil.example/ malware", "holds a space"),
+            (Kind::Ip, "192.0.2.256", "is no IP address"),
+            (Kind::Ip, "192.0.2.0/24", "is no IP address"),
+            (Kind::Ip, "fe80::1%eth0", "is no IP address"),
+            (Kind::Ip, "127.0.0.1", "an address of every host itself"),
+            (Kind::Ip, "::", "an address of every host itself"),
         ] {
             let said = kind.key(text).unwrap_err().to_string();
             assert!(said.contains(reason), "{kind} {text}: {said}");

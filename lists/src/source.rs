@@ -21,7 +21,7 @@ pub const MAX_TOLD: usize = 20;
 pub enum Layout {
     /// One value a line. What follows `#` or `;`, at the start of a line or after a space, is a comment.
     /// After a hash a file's name may stand, as `sha256sum` prints it, or a comma and more, as in the
-    /// `hashes.csv` of MISP; before a domain the address that a hosts file sends it to.
+    /// `hashes.csv` of MISP; before a domain the address that a hosts file sends it to, and after it more domains.
     Lines,
     /// CSV whose first record names the columns, or a comment before it; the values are in the column of this
     /// name.
@@ -31,7 +31,7 @@ pub enum Layout {
 /// What was read.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Read {
-    /// Lines or records with a value.
+    /// Values. A line of a hosts file may have several.
     pub values: u64,
     /// Lines or records that are no value, by [`Self::bad_lines`] and [`MAX_TOLD`].
     pub bad: u64,
@@ -153,7 +153,8 @@ fn lines(mut from: impl BufRead, kind: Kind, note: Note<'_>) -> Result<(), Sourc
         } else {
             match text(&line).map(without_comment) {
                 Ok("") => {}
-                line => note(number, line.map(|line| value(kind, line)))?,
+                Ok(line) => values(kind, line).try_for_each(|value| note(number, Ok(value)))?,
+                Err(why) => note(number, Err(why))?,
             }
         }
         if is_last {
@@ -176,17 +177,27 @@ fn without_comment(line: &str) -> &str {
 /// Where hosts files send names that nobody shall reach.
 const NOWHERE: [&str; 4] = ["0.0.0.0", "127.0.0.1", "::", "::1"];
 
+/// The values of a line: one, but for a hosts file, which may name several.
+fn values(kind: Kind, line: &str) -> Box<dyn Iterator<Item = &str> + '_> {
+    let mut words = line.split_whitespace();
+    match (kind, words.next()) {
+        (Kind::Domain, Some(first)) if NOWHERE.contains(&first) && words.clone().next().is_some() => {
+            Box::new(words)
+        }
+        _ => Box::new(std::iter::once(value(kind, line))),
+    }
+}
+
 fn value(kind: Kind, line: &str) -> &str {
     let unquoted = line.strip_prefix('"').and_then(|line| line.strip_suffix('"'));
     let line = unquoted.unwrap_or(line);
-    match (kind, line.split_once([' ', '\t'])) {
-        (Kind::Sha256 | Kind::Sha1 | Kind::Md5, _) => {
+    match kind {
+        Kind::Sha256 | Kind::Sha1 | Kind::Md5 => {
             let first = line.split([' ', '\t', ',']).next().unwrap_or(line);
             // Before a name that is escaped, `sha256sum` writes a backslash.
             first.strip_prefix('\\').unwrap_or(first)
         }
-        (Kind::Domain, Some((first, rest))) if NOWHERE.contains(&first) => rest.trim_start(),
-        (Kind::Domain | Kind::Url, _) => line,
+        Kind::Domain | Kind::Url | Kind::Ip => line,
     }
 }
 

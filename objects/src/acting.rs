@@ -106,9 +106,4 @@ mod tests {
         assert_eq!(standings[..8], of_operators);
         assert_eq!(standings[8..], [Overruled, Acts, Overruled, Acts]);
     }
-
-    #[test]
-    fn names_of_sources_have_the_order_of_sources() {
-        assert!(Source::ALL.is_sorted() && Source::ALL.map(Source::as_str).is_sorted());
-    }
 }

@@ -9,6 +9,7 @@ use writ_protocol::command::Remedy;
 use writ_protocol::id::Digest;
 use writ_protocol::time::Timestamp;
 
+use crate::list::has_at_most;
 use crate::service::Received;
 use crate::{MAX_OBJECTS, Object, ObjectType, Source};
 
@@ -59,6 +60,9 @@ impl ObjectsChange {
     /// When the bytes are none.
     pub fn decode(bytes: &[u8]) -> Result<Self, InvalidChange> {
         let invalid = |error: &dyn std::fmt::Display| InvalidChange(error.to_string());
+        if !has_at_most(bytes, 2 * MAX_OBJECTS + 1) {
+            return Err(InvalidChange(format!("it has more than {MAX_OBJECTS} objects")));
+        }
         let message = proto::ObjectsChange::decode(bytes).map_err(|error| invalid(&error))?;
         let proto::ObjectsChange { format, put, gone } = message;
         if format != FORMAT {
@@ -162,6 +166,8 @@ mod tests {
         assert!(spoil(|it| it.gone[0].value = "com".to_owned()).contains("one word"));
         assert!(spoil(|it| it.put = vec![it.put[0].clone(); MAX_OBJECTS + 1]).contains("more than 100000"));
         ObjectsChange::decode(b"\xff").unwrap_err();
+        let empty = [0x12, 0].repeat(2 * MAX_OBJECTS + 2);
+        assert!(ObjectsChange::decode(&empty).unwrap_err().to_string().contains("more than 100000"));
     }
 
     #[test]

@@ -14,5 +14,5 @@ pub mod stix;
 
 pub use acting::{Act, Standing, acting};
 pub use change::{InvalidChange, ObjectsChange};
-pub use list::{InvalidList, List, MAX_OBJECT_BYTES, MAX_OBJECTS};
+pub use list::{InvalidList, List, MAX_OBJECT_BYTES, MAX_OBJECTS, fitting};
 pub use object::{InvalidObject, NoSuchType, Object, ObjectType, Source};

@@ -1,6 +1,9 @@
 //! What acts, as agents hold it: an encoded `SuspiciousObjects`, believed for its digest.
 
+use std::cmp::Reverse;
+
 use prost::Message as _;
+use prost::encoding::{DecodeContext, decode_key, skip_field};
 use writ_proto::v1 as proto;
 use writ_protocol::command::Remedy;
 use writ_protocol::time::Timestamp;
@@ -64,6 +67,9 @@ impl List {
     /// # Errors
     /// When the bytes are none.
     pub fn decode(bytes: &[u8]) -> Result<Self, InvalidList> {
+        if !has_at_most(bytes, MAX_OBJECTS + 1) {
+            return Err(InvalidList(format!("it has more than {MAX_OBJECTS} objects")));
+        }
         let message =
             proto::SuspiciousObjects::decode(bytes).map_err(|error| InvalidList(error.to_string()))?;
         if message.format != FORMAT {
@@ -86,6 +92,39 @@ impl List {
         };
         Ok(Self { objects: message.objects.into_iter().map(read).collect::<Result<_, _>>()? })
     }
+}
+
+/// Those objects that have room in a list, and how many are left out because there are more than
+/// [`MAX_OBJECTS`], or than [`MAX_OBJECT_BYTES`] of their values: of the least source.
+#[must_use]
+pub fn fitting(mut objects: Vec<Object>) -> (Vec<Object>, usize) {
+    objects.sort_by_key(|object| Reverse(object.source));
+    let mut bytes = 0;
+    let fits = objects.iter().take(MAX_OBJECTS).take_while(|object| {
+        bytes += object.value().len();
+        bytes <= MAX_OBJECT_BYTES
+    });
+    let fits = fits.count();
+    let left = objects.len() - fits;
+    objects.truncate(fits);
+    (objects, left)
+}
+
+/// Whether bytes of a message have so many fields at most. An empty one takes two bytes there, and fifty times
+/// as many in memory, so it is asked before they are decoded. What is no message has none too many.
+pub(crate) fn has_at_most(mut bytes: &[u8], most: usize) -> bool {
+    let mut count = 0_usize;
+    while !bytes.is_empty() {
+        let Ok((tag, wire)) = decode_key(&mut bytes) else { return true };
+        if skip_field(wire, tag, &mut bytes, DecodeContext::default()).is_err() {
+            return true;
+        }
+        count += 1;
+        if count > most {
+            return false;
+        }
+    }
+    true
 }
 
 const fn kind_to_proto(kind: ObjectType) -> proto::ObjectType {
@@ -137,5 +176,23 @@ mod tests {
         assert!(List::decode(b"").unwrap_err().to_string().contains("its format is 0"));
         let many = vec![object("192.0.2.1"); MAX_OBJECTS + 1];
         assert!(List::of(many).unwrap_err().to_string().contains("100001 objects act"));
+        // Empty ones, two bytes each, are refused before they take memory.
+        let empty = [0x12, 0].repeat(MAX_OBJECTS + 2);
+        assert!(List::decode(&empty).unwrap_err().to_string().contains("more than 100000 objects"));
+    }
+
+    #[test]
+    fn of_too_many_those_of_the_least_source_are_left_out() {
+        let of = |source, number: u32| {
+            let value = format!("10.{}.{}.{}", number >> 16 & 255, number >> 8 & 255, number & 255);
+            Object::new(ObjectType::Ip, &value, Remedy::Block, source).unwrap()
+        };
+        let most = u32::try_from(MAX_OBJECTS).unwrap();
+        let mut objects: Vec<_> = (0..most).map(|number| of(Source::Manager, number)).collect();
+        objects.extend((most..most + 3).map(|number| of(Source::Operator, number)));
+        let (fits, left) = fitting(objects);
+        assert_eq!((fits.len(), left), (MAX_OBJECTS, 3));
+        let of_operators = fits.iter().filter(|object| object.source == Source::Operator);
+        assert_eq!(of_operators.count(), 3);
     }
 }

@@ -83,7 +83,7 @@ impl ObjectType {
             Self::Sha1 => Kind::Sha1,
             Self::Domain => Kind::Domain,
             Self::Url => Kind::Url,
-            Self::Ip => return address(value).map(|address| address.to_string()),
+            Self::Ip => Kind::Ip,
             Self::Cidr => return network(value),
         };
         kind.canonical(value).map_err(|error| InvalidObject(format!("the {self} {error}")))
@@ -104,11 +104,12 @@ impl FromStr for ObjectType {
     }
 }
 
-/// Who says that an object is suspicious. Of several the greatest wins; their names have the same order, which
-/// databases go by.
+/// Who says that an object is suspicious. Of several the greatest wins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Source {
-    /// An analysis.
+    /// The sandbox that a Control Manager reads.
+    Sandbox,
+    /// An analysis that an operator took from a file.
     Analysed,
     /// The Control Manager above this server.
     Manager,
@@ -118,16 +119,23 @@ pub enum Source {
 
 impl Source {
     /// All there are.
-    pub const ALL: [Self; 3] = [Self::Analysed, Self::Manager, Self::Operator];
+    pub const ALL: [Self; 4] = [Self::Sandbox, Self::Analysed, Self::Manager, Self::Operator];
 
     /// Its name.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
+            Self::Sandbox => "sandbox",
             Self::Analysed => "analysed",
             Self::Manager => "manager",
             Self::Operator => "operator",
         }
+    }
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
     }
 }
 
@@ -137,7 +145,7 @@ impl FromStr for Source {
     fn from_str(word: &str) -> Result<Self, InvalidObject> {
         let is_it = |source: &Self| source.as_str() == word;
         Self::ALL.into_iter().find(is_it).ok_or_else(|| {
-            InvalidObject(format!("`{word}` is no source; it must be operator, manager or analysed"))
+            InvalidObject(format!("`{word}` is no source; it must be operator, manager, analysed or sandbox"))
         })
     }
 }
@@ -210,17 +218,6 @@ impl Object {
     pub fn note(&self) -> &str {
         &self.note
     }
-}
-
-/// An address without a zone. One of IPv4 that is written as IPv6 is one of IPv4.
-fn address(text: &str) -> Result<IpAddr, InvalidObject> {
-    let address: IpAddr =
-        text.parse().map_err(|_| InvalidObject(format!("{} is no IP address", shown(text))))?;
-    let address = address.to_canonical();
-    if address.is_loopback() || address.is_unspecified() {
-        return Err(InvalidObject(format!("{} is an address of every host itself", shown(text))));
-    }
-    Ok(address)
 }
 
 /// `ADDRESS/LENGTH`, whose address has nothing beyond its length.

@@ -15,6 +15,8 @@ use crate::{Object, ObjectType, Source, Standing};
 
 /// Objects of one call.
 const MAX_ADDED: usize = 1000;
+/// Objects of one change that are logged one by one.
+const MAX_LOGGED: usize = 1000;
 /// Exceptions at a time.
 pub const MAX_EXCEPTIONS: usize = 10_000;
 
@@ -49,10 +51,10 @@ pub struct ExceptionRow {
 pub enum Change {
     /// These are added, or take the place of those of their type, value and source.
     Add(Vec<Object>),
-    /// All of this type and value are removed, or those of one source. What a manager said is the manager's to
-    /// remove.
+    /// All of this type and value are removed, or those of one source. What a manager or a sandbox said is
+    /// theirs to take back.
     Remove(ObjectType, String, Option<Source>),
-    /// All of this type and value end then, but for what a manager said.
+    /// All of this type and value end then, but for what a manager or a sandbox said.
     Expire(ObjectType, String, Option<Timestamp>),
     /// This type and value is excepted, with a note.
     Except(ObjectType, String, String),
@@ -301,6 +303,10 @@ impl Change {
             }
             Self::Except(kind, value, note) => one("excepted", *kind, value, note),
             Self::RemoveException(kind, value) => one("excepted no more", *kind, value, ""),
+            Self::Received(Received { put, gone, .. }) if put.len() + gone.len() > MAX_LOGGED => {
+                let (put, gone) = (put.len(), gone.len());
+                info!(target: "audit", actor, put, gone, "suspicious objects received");
+            }
             Self::Received(Received { put, gone, .. }) => {
                 put.iter().for_each(|object| {
                     one("received", object.kind(), object.value(), object.remedy().as_str());
@@ -344,8 +350,8 @@ fn read(object: proto::SuspiciousObject) -> Result<Object, String> {
 /// A source that operators may speak for.
 fn source(word: &str) -> Result<Source, String> {
     match word.parse() {
-        Ok(Source::Manager) => {
-            Err("manager: what the manager says is changed there; here a value can be excepted".to_owned())
+        Ok(source @ (Source::Manager | Source::Sandbox)) => {
+            Err(format!("{source}: what the {source} says is changed there; here a value can be excepted"))
         }
         Ok(source) => Ok(source),
         Err(error) => Err(error.to_string()),

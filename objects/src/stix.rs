@@ -12,6 +12,7 @@ use std::fmt;
 use serde::de::{Error as _, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
+use serde_json::value::RawValue;
 use writ_protocol::command::Remedy;
 use writ_protocol::time::Timestamp;
 
@@ -21,12 +22,18 @@ use pattern::Pattern;
 /// STIX objects in one bundle or envelope.
 const MAX_STIX_OBJECTS: usize = 200_000;
 
+/// Values that the indicators of one name together: more would not be kept.
+const MAX_VALUES: usize = 2 * crate::MAX_OBJECTS;
+
 /// Text that holds no STIX objects.
 #[derive(Debug, thiserror::Error)]
 pub enum NotStix {
     /// It is no JSON, or none of STIX.
     #[error("it is no STIX: {0}")]
     Json(#[from] serde_json::Error),
+    /// More than is taken of one.
+    #[error("its indicators name more than {MAX_VALUES} values; divide it")]
+    TooMany,
     /// It is something else.
     #[error("it is no STIX: neither a bundle, nor one of its objects, nor an envelope of TAXII")]
     None,
@@ -71,7 +78,7 @@ struct Bundle {
 }
 
 /// Objects, of which no more are kept than are read.
-struct Things(Vec<Value>);
+struct Things(Vec<Box<RawValue>>);
 
 impl<'de> Deserialize<'de> for Things {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
@@ -148,10 +155,13 @@ pub fn read(text: &[u8], wanted: Wanted) -> Result<Vec<Read>, NotStix> {
         None if kind.is_empty() => return Err(NotStix::None),
         None => vec![serde_json::from_slice(text)?],
     };
+    let mut values = 0;
     let mut latest: BTreeMap<String, (Timestamp, usize)> = BTreeMap::new();
     let mut indicators = Vec::new();
     let mut told = Vec::new();
     for (place, object) in objects.into_iter().enumerate() {
+        // One at a time: as values they take many times as much memory as text.
+        let object: Value = serde_json::from_str(object.get())?;
         let field = |name: &str| object.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
         let (id, kind) = (field("id"), field("type"));
         let id = if id.is_empty() { format!("object {}", place + 1) } else { short(&id) };
@@ -167,7 +177,7 @@ pub fn read(text: &[u8], wanted: Wanted) -> Result<Vec<Read>, NotStix> {
             told.push(left(format!("it is {what}, and no indicator")));
             continue;
         }
-        let read = match serde_json::from_value::<Indicator>(object.clone()) {
+        let read = match Indicator::deserialize(&object) {
             Ok(read) => read,
             Err(error) => {
                 told.push(left(format!("it is no indicator of STIX: {}", short(&error.to_string()))));
@@ -183,7 +193,12 @@ pub fn read(text: &[u8], wanted: Wanted) -> Result<Vec<Read>, NotStix> {
     }
     for (place, indicator) in indicators {
         if latest.get(&indicator.id).is_some_and(|(_, newest)| *newest == place) {
-            told.push(taken(&indicator, wanted));
+            let read = taken(&indicator, wanted);
+            values += read.objects.len() + read.revoked.len();
+            if values > MAX_VALUES {
+                return Err(NotStix::TooMany);
+            }
+            told.push(read);
         }
     }
     Ok(told)

@@ -6,13 +6,14 @@ use std::time::Duration;
 use tracing::{info, warn};
 use writ_common::admin::AdminBackend as _;
 use writ_objects::service::{ObjectHolder, ObjectStore as _, excepted};
-use writ_objects::{List, Object, ObjectType, Standing, acting};
+use writ_objects::{List, Object, ObjectType, Standing, acting, fitting};
 use writ_protocol::command::Remedy;
 use writ_protocol::component::SUSPICIOUS_OBJECTS;
 use writ_protocol::time::Timestamp;
 use writ_updates::{Folder, Name, Version};
 
 use crate::context::Server;
+use crate::store::{Alarm, AlertKind, SERVER};
 
 /// How often it is looked whether there is something to do.
 const LOOK_EVERY: Duration = Duration::from_secs(30);
@@ -59,10 +60,15 @@ async fn look(server: &Server) -> Result<Duration, String> {
         let objects: Vec<_> = rows.into_iter().map(|row| row.object).collect();
         let acts = acting(&objects, excepted(&exceptions), now).into_iter();
         let acts = acts.filter(|(_, standing)| *standing == Standing::Acts).map(|(object, _)| object.clone());
-        let list = List::of(acts.collect()).map_err(|error| error.to_string())?;
-        place(&folder, &list, now)
+        let (acts, left) = fitting(acts.collect());
+        let list = List::of(acts).map_err(|error| error.to_string())?;
+        Ok::<_, String>((left, place(&folder, &list, now)?))
     });
-    let Some((count, bytes)) = made.await.map_err(|error| error.to_string())?? else {
+    let (left, placed) = made.await.map_err(|error| error.to_string())??;
+    if left > 0 {
+        tell_left_out(server, left, now).await?;
+    }
+    let Some((count, bytes)) = placed else {
         return Ok(Duration::ZERO);
     };
     info!(objects = count, bytes, "other suspicious objects act");
@@ -70,6 +76,15 @@ async fn look(server: &Server) -> Result<Duration, String> {
     // As long as it takes to have it everywhere: nobody would ever have a whole one otherwise.
     let agents = server.store.agent_ids(None).await.map_err(|error| error.to_string())?.len();
     Ok(server.updates.pieces.time_for(bytes, agents).max(LISTS_APART))
+}
+
+async fn tell_left_out(server: &Server, left: usize, now: Timestamp) -> Result<(), String> {
+    let detail = format!(
+        "{left} of all objects that act are more than agents hold: those of the least source are left out. Next: writ objects list."
+    );
+    warn!(left, "not all suspicious objects that act have room on agents");
+    let alarm = Alarm { kind: AlertKind::ObjectsLeftOut, code: "", agent: SERVER, count: 1, detail };
+    server.store.raise(alarm, None, now).await.map_err(|error| error.to_string())
 }
 
 /// Brings a list into force, if it is another; how many objects and bytes it has then.

@@ -103,7 +103,7 @@ impl Name {
     pub fn kinds(&self) -> &'static [Kind] {
         match self.0.as_str() {
             "file-reputation" => &[Kind::Sha256, Kind::Sha1, Kind::Md5],
-            "web-reputation" => &[Kind::Domain, Kind::Url],
+            "web-reputation" => &[Kind::Domain, Kind::Url, Kind::Ip],
             _ => &[],
         }
     }

@@ -1,13 +1,13 @@
 //! Addresses, networks, domains and URLs that are suspicious objects, and where they are met.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
 use writ_objects::{List, ObjectType};
 use writ_protocol::time::Timestamp;
 
-use super::table::{Link, Process, Table, host_of};
-use super::{How, Met};
+use super::table::{Link, Table, host_of};
+use super::{About, How, Meetings, Met};
 
 /// What is looked for beside files.
 #[derive(Debug, Default)]
@@ -15,7 +15,8 @@ pub(super) struct Sought {
     addresses: HashSet<IpAddr>,
     networks: Networks,
     domains: HashSet<String>,
-    urls: HashSet<String>,
+    /// By their hosts.
+    urls: HashMap<String, HashSet<String>>,
 }
 
 impl Sought {
@@ -32,7 +33,10 @@ impl Sought {
                 ObjectType::Ip => sought.addresses.extend(value.parse::<IpAddr>()),
                 ObjectType::Cidr => sought.networks.add(value),
                 ObjectType::Domain => drop(sought.domains.insert(value.to_owned())),
-                ObjectType::Url => drop(sought.urls.insert(value.to_owned())),
+                ObjectType::Url => {
+                    let host = host_of(value).unwrap_or_default();
+                    sought.urls.entry(host).or_default().insert(value.to_owned());
+                }
             }
         }
         sought
@@ -45,73 +49,81 @@ impl Sought {
 
     /// Domains, and hosts of URLs that are names, in order.
     pub(super) fn names(&self) -> BTreeSet<String> {
-        let hosts = self.urls.iter().filter_map(|url| host_of(url));
-        let hosts = hosts.filter(|host| host.parse::<IpAddr>().is_err());
-        self.domains.iter().cloned().chain(hosts).collect()
+        let hosts = self.urls.keys().filter(|host| !host.is_empty() && host.parse::<IpAddr>().is_err());
+        self.domains.iter().chain(hosts).cloned().collect()
     }
 
-    /// Where they are met: `resolved` are the names of addresses.
-    pub(super) fn meet(&self, table: &Table, resolved: &HashMap<IpAddr, Vec<String>>) -> Vec<Met> {
-        let mut met = Vec::new();
+    /// Where they are met: `resolved` are the names of addresses. Whoever has a name may lead it anywhere, so
+    /// that this host's own addresses are none of a name.
+    pub(super) fn meet(&self, table: &Table, resolved: &HashMap<IpAddr, Vec<String>>, met: &mut Meetings) {
+        let own: HashSet<_> = table.links.iter().map(|link| (link.network, link.local.ip())).collect();
         for link in &table.links {
-            let (end, how) = link.peer.map_or((link.local, How::Listening), |peer| (peer, How::Peer));
-            let process = link.pid.and_then(|pid| table.processes.get(&pid));
-            for (kind, value) in self.of_address(end.ip()) {
-                met.push(of_link((kind, value), how, link, process));
+            for about in self.of_address(link.end()) {
+                met.add(about, |about| of_link(about, link, table));
             }
-            for name in link.peer.and_then(|peer| resolved.get(&peer.ip())).into_iter().flatten() {
+            let is_foreign =
+                |address: &IpAddr| !address.is_loopback() && !own.contains(&(link.network, *address));
+            let peer = link.peer.map(|peer| peer.ip()).filter(is_foreign);
+            for name in peer.and_then(|peer| resolved.get(&peer)).into_iter().flatten() {
                 for about in self.of_name(name) {
-                    met.push(of_link(about, How::Resolved, link, process));
+                    met.add(about, |about| Met { how: How::Resolved, ..of_link(about, link, table) });
                 }
             }
         }
-        for process in table.processes.values() {
-            for url in &process.urls {
-                for (kind, value) in self.of_url(url) {
-                    let process = Some(process.clone());
-                    let (local, peer) = (String::new(), String::new());
-                    let kind = kind.to_string();
-                    let (how, protocol, is_over) = (How::CommandLine, "", false);
-                    met.push(Met { kind, value, how, protocol, local, peer, process, is_over });
+        for (url, pids) in &table.urls {
+            for about in self.of_url(url) {
+                for process in pids.iter().filter_map(|pid| table.processes.get(pid)) {
+                    met.add(about.clone(), |about| Met::in_command_line(about, process));
                 }
             }
         }
-        met
     }
 
-    fn of_address(&self, address: IpAddr) -> Vec<(ObjectType, String)> {
-        let exact = self.addresses.get(&address).map(|address| (ObjectType::Ip, address.to_string()));
-        exact.into_iter().chain(self.networks.with(address).map(|it| (ObjectType::Cidr, it))).collect()
+    fn of_address(&self, address: IpAddr) -> Vec<About> {
+        let exact = self.addresses.get(&address).map(|address| about(ObjectType::Ip, &address.to_string()));
+        exact.into_iter().chain(self.networks.with(address).map(|it| about(ObjectType::Cidr, &it))).collect()
     }
 
     /// A domain that was resolved, or the URLs whose host was.
-    fn of_name(&self, name: &str) -> Vec<(ObjectType, String)> {
-        let domain = self.domains.get(name).map(|domain| (ObjectType::Domain, domain.clone()));
-        let urls = self.urls.iter().filter(|url| host_of(url).as_deref() == Some(name));
-        domain.into_iter().chain(urls.map(|url| (ObjectType::Url, url.clone()))).collect()
+    fn of_name(&self, name: &str) -> Vec<About> {
+        let domain = self.domains.get(name).map(|domain| about(ObjectType::Domain, domain));
+        let urls = self.urls.get(name).into_iter().flatten().map(|url| about(ObjectType::Url, url));
+        domain.into_iter().chain(urls).collect()
     }
 
     /// What a URL in a command line is, or what its host is.
-    fn of_url(&self, url: &str) -> Vec<(ObjectType, String)> {
-        let mut met: Vec<_> =
-            self.urls.get(url).map(|url| (ObjectType::Url, url.clone())).into_iter().collect();
-        let Some(host) = host_of(url) else { return met };
+    fn of_url(&self, url: &str) -> Vec<About> {
+        let Some(host) = host_of(url) else { return Vec::new() };
+        let known = self.urls.get(&host).and_then(|urls| urls.get(url));
+        let mut met: Vec<_> = known.map(|url| about(ObjectType::Url, url)).into_iter().collect();
         if let Ok(address) = host.parse::<IpAddr>() {
             met.extend(self.of_address(address.to_canonical()));
             return met;
         }
         let starts = std::iter::once(0).chain(host.match_indices('.').map(|(dot, _)| dot + 1));
         let domains = starts.filter_map(|start| self.domains.get(&host[start..]));
-        met.extend(domains.map(|domain| (ObjectType::Domain, domain.clone())));
+        met.extend(domains.map(|domain| about(ObjectType::Domain, domain)));
         met
     }
 }
 
-fn of_link((kind, value): (ObjectType, String), how: How, link: &Link, process: Option<&Process>) -> Met {
-    let Link { protocol, local, peer, is_over, .. } = link;
-    let (kind, local, peer) = (kind.to_string(), local.to_string(), peer.as_ref().map(SocketAddr::to_string));
-    let (peer, process, is_over) = (peer.unwrap_or_default(), process.cloned(), *is_over);
-    Met { kind, value, how, protocol, local, peer, process, is_over }
+fn about(kind: ObjectType, value: &str) -> About {
+    (kind.to_string(), value.to_owned())
+}
+
+/// An object that is met at an end of a socket.
+pub(super) fn of_link((kind, value): About, link: &Link, table: &Table) -> Met {
+    let Link { protocol, local, peer, pid, is_over, .. } = link;
+    Met {
+        kind,
+        value,
+        how: if peer.is_some() { How::Peer } else { How::Listening },
+        protocol,
+        local: local.to_string(),
+        peer: peer.map(|peer| peer.to_string()).unwrap_or_default(),
+        process: pid.and_then(|pid| table.processes.get(&pid)).cloned(),
+        is_over: *is_over,
+    }
 }
 
 /// Networks by their length, so that a look-up takes as many steps as there are lengths.
@@ -157,6 +169,7 @@ mod tests {
     use writ_objects::{Object, Source};
     use writ_protocol::command::Remedy;
 
+    use super::super::table::Process;
     use super::*;
 
     fn sought(objects: &[(ObjectType, &str)]) -> Sought {
@@ -174,16 +187,26 @@ mod tests {
             peer: peer.map(|peer| peer.parse().unwrap()),
             pid: Some(7),
             is_over: false,
+            network: 1,
         };
-        let urls = urls.iter().map(ToString::to_string).collect();
-        let process = Process { pid: 7, user: 1000, program: "/usr/bin/curl".to_owned(), urls };
+        let urls = urls.iter().map(|url| ((*url).to_owned(), vec![7])).collect();
+        let process = Process { pid: 7, user: 1000, program: "/usr/bin/curl".to_owned() };
         let (links, processes) = (links.iter().map(link).collect(), BTreeMap::from([(7, process)]));
-        Table { links, processes, unseen: 0 }
+        Table { links, processes, urls, ..Table::default() }
     }
 
     fn values(sought: &Sought, table: &Table) -> Vec<(String, String, How)> {
-        let met = sought.meet(table, &HashMap::new());
-        met.into_iter().map(|met| (met.kind, met.value, met.how)).collect()
+        resolved(sought, table, &HashMap::new())
+    }
+
+    fn resolved(
+        sought: &Sought,
+        table: &Table,
+        names: &HashMap<IpAddr, Vec<String>>,
+    ) -> Vec<(String, String, How)> {
+        let mut met = Meetings::default();
+        sought.meet(table, names, &mut met);
+        met.told.into_iter().map(|met| (met.kind, met.value, met.how)).collect()
     }
 
     fn is(kind: &str, value: &str, how: How) -> (String, String, How) {
@@ -239,11 +262,17 @@ mod tests {
         let talks = table(&[("203.0.113.1:1", Some("198.51.100.1:443"))], &[]);
         let address: IpAddr = "198.51.100.1".parse().unwrap();
         let both = vec!["evil.example".to_owned(), "bad.example".to_owned()];
-        let found = sought.meet(&talks, &HashMap::from([(address, both)]));
-        let found: Vec<_> = found.into_iter().map(|met| (met.kind, met.value, met.how)).collect();
+        let found = resolved(&sought, &talks, &HashMap::from([(address, both.clone())]));
         let expected =
             [is("domain", "evil.example", How::Resolved), is("url", "http://bad.example/a", How::Resolved)];
         assert_eq!(found, expected);
+        // A name that is led to this host itself accuses nobody.
+        for address in ["203.0.113.1", "127.0.0.1"] {
+            let end = format!("{address}:443");
+            let own = table(&[("203.0.113.1:1", Some(&end))], &[]);
+            let names = HashMap::from([(address.parse().unwrap(), both.clone())]);
+            assert_eq!(resolved(&sought, &own, &names), [], "{address}");
+        }
     }
 
     #[test]

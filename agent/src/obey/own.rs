@@ -14,6 +14,9 @@ use crate::execute::{Ended, OwnWork};
 use crate::reputation::Known;
 use crate::{host, scan};
 
+/// Bytes of an inventory that say who talks to suspicious addresses: half of what an answer may have.
+const MAX_MET_BYTES: usize = 128 << 10;
+
 impl AgentCore {
     /// What the agent does itself, and whether it may be broken off when the agent ends.
     pub(super) fn do_own<'a>(
@@ -45,7 +48,9 @@ impl AgentCore {
 
     /// What the host is, and who on it talks to suspicious addresses.
     async fn take_inventory(&self) -> Ended {
-        let looked = Search::of(&self.components, self.now()).await.look(self.known(), false).await;
+        let search = Search::of(&self.components, self.now()).await;
+        let mut looked = search.look(self.known(), false).await;
+        looked.fit(MAX_MET_BYTES);
         let (detail, listed) = (looked.summary(), u64::try_from(looked.count).unwrap_or(u64::MAX));
         let detail = detail.trim_start_matches("; ").to_owned();
         let taken = tokio::task::spawn_blocking(|| serde_json::to_vec(&host::inventory(looked))).await;

@@ -25,7 +25,7 @@ impl Hasher {
             // Lists are published with it; what it is worth against collisions is the publisher's affair.
             Kind::Sha1 => Some(Self::Ring(Context::new(&SHA1_FOR_LEGACY_USE_ONLY))),
             Kind::Md5 => Some(Self::Md5(Md5::new())),
-            Kind::Domain | Kind::Url => None,
+            Kind::Domain | Kind::Url | Kind::Ip => None,
         }
     }
 

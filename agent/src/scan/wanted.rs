@@ -74,7 +74,7 @@ impl Wanted {
             let known = match kind {
                 Kind::Sha256 => self.sha256.get(key),
                 Kind::Sha1 => self.sha1.get(key),
-                Kind::Md5 | Kind::Domain | Kind::Url => None,
+                Kind::Md5 | Kind::Domain | Kind::Url | Kind::Ip => None,
             };
             known.map(|remedy| (*kind, *key, *remedy))
         });

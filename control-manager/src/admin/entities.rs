@@ -23,6 +23,8 @@ use crate::store::{
     EntityAdmission, EntityRow, KeepOrUndo, SandboxNoteRow, SandboxState, TokenRow, unavailable,
 };
 
+/// How long who asks the sandbox waits: less than a call may take.
+const SYNC_FOR: Duration = Duration::from_secs(16);
 const MAX_USES: u32 = 1000;
 const DAY: u64 = 86_400;
 const MIN_DIGITS: usize = 8;
@@ -107,7 +109,7 @@ impl EntityService for Entities {
         let entity = self.0.find_entity(&request.get_ref().entity).await?;
         let (now, id) = (self.0.now(), entity.id);
         let revoked =
-            self.0.store.change(move |change| change.revoke_subscription(id, now).map(KeepOrUndo::Keep));
+            self.0.store.change(move |change| change.revoke_subscription(&entity, now).map(KeepOrUndo::Keep));
         revoked.await.map_err(unavailable)?;
         info!(target: "audit", { actor = actor.name, entity.id = %id }, "subscription revoked");
         Ok(Response::new(show(self.0.find_entity(&id.to_string()).await?, now)))
@@ -120,7 +122,8 @@ impl EntityService for Entities {
         let actor = admin::actor(&request)?;
         let entity = self.0.find_entity(&request.get_ref().entity).await?;
         let id = entity.id;
-        let allowed = self.0.store.change(move |change| change.allow_subscription(id).map(KeepOrUndo::Keep));
+        let allowed =
+            self.0.store.change(move |change| change.allow_subscription(&entity).map(KeepOrUndo::Keep));
         allowed.await.map_err(unavailable)?;
         info!(target: "audit", { actor = actor.name, entity.id = %id }, "subscription allowed again");
         Ok(Response::new(show(self.0.find_entity(&id.to_string()).await?, self.0.now())))
@@ -276,9 +279,16 @@ impl ManagerService for ManagerInfo {
         }
         info!(target: "audit", { actor = actor.name }, "the sandbox is asked");
         let manager = Arc::clone(&self.0);
-        // To its end although the caller hangs up.
-        let synced = self.0.shutdown.spawn(async move { sandbox::sync(&manager).await }).await;
-        let state = synced.map_err(|error| Failure::unavailable(error.to_string()))?.map_err(unavailable)?;
+        // One that is under way is waited for.
+        let _ended = tokio::time::timeout(SYNC_FOR / 2, sandbox::idle(&manager)).await;
+        // To its end although the caller hangs up, or must be told before.
+        let synced = self.0.shutdown.spawn(async move { sandbox::sync(&manager).await });
+        let state = match tokio::time::timeout(SYNC_FOR, synced).await {
+            Ok(synced) => {
+                synced.map_err(|error| Failure::unavailable(error.to_string()))?.map_err(unavailable)?
+            }
+            Err(_) => self.0.store.sandbox().await.map_err(unavailable)?,
+        };
         Ok(Response::new(show_sandbox(&self.0, state).await?))
     }
 }

@@ -9,13 +9,14 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 use url::form_urlencoded::Serializer;
 use writ_common::net::basic;
+use writ_common::text::quoted;
 use writ_common::web::WebFolder;
 use zeroize::Zeroizing;
 
 /// What is asked for in one page. A server may give fewer.
 const PAGE: u32 = 1000;
 /// Bytes of a page.
-const MAX_PAGE_BYTES: usize = 64 << 20;
+const MAX_PAGE_BYTES: usize = 16 << 20;
 /// How long a page may take.
 const PATIENCE: Duration = Duration::from_secs(120);
 /// The kind of text that TAXII is.
@@ -94,6 +95,7 @@ impl Collection {
         let (text, added_last) = tokio::time::timeout(PATIENCE, asked).await.map_err(slow)??;
         let Envelope { objects, more, next } = serde_json::from_slice(&text).map_err(|error| {
             let begin: String = String::from_utf8_lossy(&text).chars().take(MAX_SHOWN).collect();
+            let error = quoted(&error.to_string());
             format!("the sandbox does not answer as TAXII: {error}: `{}`", begin.escape_debug())
         })?;
         if added_last.len() > MAX_SHOWN || added_last.chars().any(char::is_control) {

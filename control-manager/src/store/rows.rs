@@ -80,6 +80,8 @@ pub(crate) struct EntityRow {
 pub(crate) struct SubscriptionRow {
     /// Whose calls count; `None`: it was revoked.
     pub key: Option<PublicKey>,
+    /// Of its last call.
+    pub counter: u64,
     /// Since when.
     pub issued_at: Timestamp,
     /// The version that the entity said it holds.

@@ -240,6 +240,11 @@ fn objects_are_for_the_key_of_a_subscription_and_for_nobody_else() {
     // The key fetches, and does nothing else.
     assert_eq!(by_first.is_rejected(&of(&by_first, 8, &poll(0))), "unknown_entity");
     assert_eq!(by_first.is_rejected(&of(&by_first, 8, &subscribe(&second))), "unknown_entity");
+    // What it counts keeps the entity from nothing.
+    let far = of(&by_first, u64::MAX >> 2, &CallBody::Objects(ObjectsCall::Fetch(offer.version)));
+    assert!(matches!(by_first.says(&far), ReplyBody::Objects(_)));
+    assert!(matches!(caller.says(&of(&caller, 9, &poll(0))), ReplyBody::Work(_)));
+    assert!(matches!(caller.says(&of(&caller, 10, &subscribe(&first))), ReplyBody::Subscribed));
     // What holds the newest list is offered nothing, and what holds a later one the whole.
     let of_held = |held, counter| {
         let body = CallBody::Objects(ObjectsCall::Fetch(held));
@@ -260,6 +265,7 @@ fn objects_are_for_the_key_of_a_subscription_and_for_nobody_else() {
     assert_eq!(caller.is_rejected(&of(&caller, 15, &subscribe(&first))), "subscription_revoked");
     // Leaving does not wash it clean.
     assert!(matches!(caller.says(&of(&caller, 16, &CallBody::Unregister)), ReplyBody::Left));
+    // Nor does another name: the revocation is the key's.
     let back = caller.call(0, 17, CallBody::Register(registration(None)));
     let ReplyBody::Registered(back) = caller.says(&back) else { panic!("not registered") };
     let _approved = fleet.cm(&["entities", "approve", "caller"]);

@@ -104,7 +104,10 @@ fn what_is_no_object_is_refused_with_the_reason_and_nothing_of_it_is_kept() {
     let fleet = fleet();
     for (arguments, why) in [
         (&["objects", "add", "md5", "aa"][..], "is no type of object"),
-        (&["objects", "add", "ip", "192.0.2.1", "192.0.2.256"], "number 2: `192.0.2.256` is no IP address"),
+        (
+            &["objects", "add", "ip", "192.0.2.1", "192.0.2.256"],
+            "number 2: the ip is `192.0.2.256`, which is no IP address",
+        ),
         (&["objects", "add", "ip", "192.0.2.1", "--remedy", "quarantine"], "only files can be quarantined"),
         (&["objects", "add", "cidr", "0.0.0.0/0"], "is shorter than /8"),
         (&["objects", "add", "domain", "com"], "one word without a dot"),

@@ -112,7 +112,7 @@ fn what_a_sandbox_finds_is_on_agents_without_another_click_and_is_taken_back() {
     let synced = bring(&fleet, 4);
     assert!(synced["changed"].as_u64().unwrap() > 0, "{synced}");
     assert_eq!(standing(&fleet, &[], &digest), json!([["manager", "acts", "quarantine"]]));
-    assert_eq!(standing(&fleet, &["--context", "cm"], &digest), json!([["analysed", "acts", "quarantine"]]));
+    assert_eq!(standing(&fleet, &["--context", "cm"], &digest), json!([["sandbox", "acts", "quarantine"]]));
     assert_eq!(standing(&fleet, &[], "evil.example"), json!([["manager", "acts", "block"]]));
     // What is not taken, and why.
     let read = fleet.cm(&["entities", "sandbox"]);
@@ -159,7 +159,6 @@ fn what_a_sandbox_finds_is_on_agents_without_another_click_and_is_taken_back() {
 #[test]
 fn operators_of_the_manager_win_there_and_those_of_a_server_win_here() {
     let fleet = fleet();
-    let rome = fleet.agent("rome");
     let sandbox = Sandbox::start(&fleet);
     let manager = manager_of(&fleet, &sandbox, "");
     register(&fleet, &manager);
@@ -179,7 +178,7 @@ fn operators_of_the_manager_win_there_and_those_of_a_server_win_here() {
     let _excepted = at_manager(&["objects", "except", "domain", "b.example"]);
     assert_eq!(
         standing(&fleet, &cm, "a.example"),
-        json!([["analysed", "overruled", "log"], ["operator", "acts", "block"]])
+        json!([["operator", "acts", "block"], ["sandbox", "overruled", "log"]])
     );
     let _brought = bring(&fleet, 2);
     assert_eq!(standing(&fleet, &[], "b.example"), json!([]));
@@ -206,8 +205,23 @@ fn operators_of_the_manager_win_there_and_those_of_a_server_win_here() {
         r#"{"objects":[{"type":"domain","value":"x.example","source":"manager"}]}"#,
     );
     assert!(forged.code != 0 && forged.stderr.contains("is changed there"), "{forged:?}");
-    // What was changed here by hand in the database is mended with the next change.
-    rome.wait_for("component in force", |_| true);
+
+    // At the manager, what an operator took from a file is not the sandbox's to change.
+    let bundle = fleet.path("found.json");
+    let objects = [indicator(9, 0, "[domain-name:value = 'c.example']", &json!({}))];
+    fs::write(&bundle, json!({"type": "bundle", "id": "bundle--1", "objects": objects}).to_string()).unwrap();
+    let _imported = at_manager(&["objects", "import", &bundle.display().to_string(), "--remedy", "block"]);
+    let both = json!([["analysed", "acts", "block"], ["sandbox", "overruled", "log"]]);
+    assert_eq!(standing(&fleet, &cm, "c.example"), both);
+    assert_eq!(at_manager(&["objects", "expire", "domain", "c.example"])["changed"], 0);
+    sandbox.add(&[indicator(
+        1,
+        1,
+        "[domain-name:value IN ('a.example', 'b.example', 'c.example')]",
+        &json!({"revoked": true}),
+    )]);
+    let _read = fleet.cm(&["entities", "sandbox", "--sync"]);
+    assert_eq!(standing(&fleet, &cm, "c.example"), json!([["analysed", "acts", "block"]]));
 }
 
 #[test]
@@ -441,7 +455,7 @@ fn a_sandbox_that_cannot_be_read_says_why_and_what_was_read_stays() {
     }
     manager.stop();
     for (from, to, why) in [
-        ("https://", "http://", "a password is sent by https:// only"),
+        ("https://", "http://", "sandbox.collection"),
         ("user = \"op\"", "", "sandbox.user"),
         ("https://localhost", "ftp://localhost", "sandbox.collection"),
         (password.as_str(), "/nowhere/at/all", "No such file"),
@@ -453,9 +467,13 @@ fn a_sandbox_that_cannot_be_read_says_why_and_what_was_read_stays() {
         let said = manager.try_run(&fleet);
         assert!(said.code == 64 && said.stderr.contains(why), "{why}: {said:?}");
     }
-    // A manager without a sandbox says so.
+    // A manager without a sandbox says so, and what it said is forgotten.
     manager.config.clear();
     manager.start(None);
+    until("what the sandbox said stays", || {
+        fleet.cm(&["entities", "sandbox"])["indicators"] == 0
+            && fleet.json(&["--context", "cm", "objects", "list"]) == json!([])
+    });
     let refused = fleet.writ(&["--context", "cm", "entities", "sandbox", "--sync"]);
     assert!(refused.code != 0 && refused.stderr.contains("set sandbox.collection"), "{refused:?}");
 }

@@ -70,7 +70,7 @@ fn who_talks_to_a_suspicious_address_is_an_alert_with_process_and_peer() {
         assert!(text(&answer, "output").contains("no file was looked at"), "{answer}");
         assert_eq!(fleet.alerts("listed", "").len(), 0);
 
-        // The address itself, then its network, then by an inventory.
+        // The address itself, then its network, then by an inventory. However many connections lead elsewhere.
         let _added = fleet.json(&["objects", "add", "ip", MANAGER, "--remedy", "block"]);
         in_force(2);
         let answer = scan(&fleet, &[]);
@@ -104,7 +104,9 @@ fn who_talks_to_a_suspicious_address_is_an_alert_with_process_and_peer() {
         let output = text(&answer, "output");
         assert!(output.contains("of 2 suspicious names only command lines were asked"), "{answer}");
         assert!(!text(&answer, "detail").contains("met"), "{answer}");
+        assert!(!network.was_asked_for("nobody.test"));
         let answer = scan(&fleet, &["--resolve"]);
+        assert!(network.was_asked_for("nobody.test"));
         let output = text(&answer, "output");
         assert!(
             output.contains("domain cm.test: /") && output.contains("an address of that name"),

@@ -367,6 +367,64 @@ fn a_scan_is_slowed_down_shown_and_stopped() {
     assert_eq!(text(&answer, "detail"), "no scan ran");
 }
 
+/// The most memory that a process has had, in MiB.
+fn peak(daemon: &Daemon) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{}/status", daemon.pid())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() >> 10
+}
+
+#[test]
+fn a_million_files_and_one_of_a_hundred_gigabytes_take_little_memory_and_bounded_time() {
+    let host = Host::new();
+    let before = peak(host.rome());
+    // A million names of twenty files: a file system bears no more names of one.
+    let many = host.file("many");
+    for file in 0..20 {
+        let folder = many.join(file.to_string());
+        fs::create_dir_all(&folder).unwrap();
+        let first = folder.join("0");
+        fs::write(&first, format!("file {file}\n")).unwrap();
+        for name in 1..50_000 {
+            fs::hard_link(&first, folder.join(name.to_string())).unwrap();
+        }
+    }
+    let _evil = host.plant("many/evil");
+    let answer = host.send(&["scan", &many.display().to_string()]);
+    assert!(text(&answer, "detail").starts_with("1000001 files, "), "{answer}");
+    assert!(text(&answer, "detail").contains(": 1 listed, "), "{answer}");
+    let huge = host.file("huge");
+    fs::File::create(&huge).unwrap().set_len(100 << 30).unwrap();
+    let more = ["--max-file-bytes", "200000000000", "--max-time", "2s"];
+    let answer = host.send(&[&["scan", &huge.display().to_string()][..], &more].concat());
+    assert!(text(&answer, "detail").starts_with("not to the end: its time was over; "), "{answer}");
+    assert_eq!(answer["state"], "failed", "{answer}");
+    let grown = peak(host.rome()) - before;
+    assert!(grown < 24, "it took {grown} MiB more");
+}
+
+#[test]
+fn on_a_full_disk_a_file_stays_where_it_is_and_is_blocked() {
+    let host = Host::new();
+    let quarantine = host.listed.fleet.path("rome/quarantine");
+    fs::create_dir_all(&quarantine).unwrap();
+    let options = ["-t", "tmpfs", "-o", "size=64k,mode=700", "tmpfs", quarantine.to_str().unwrap()];
+    let _mounted = host.listed.fleet.run_tool("mount", &options).ok();
+    let evil = host.plant("evil");
+    // It takes what there is.
+    let _full = fs::write(quarantine.join("filler"), vec![0; 1 << 20]).unwrap_err();
+    let answer = host.scan(&["--remedy", "quarantine"]);
+    let unmounted = host.listed.fleet.run_tool("umount", &[quarantine.to_str().unwrap()]);
+    assert!(text(&answer, "detail").contains("1 listed, 1 blocked, 0 quarantined"), "{answer}");
+    assert!(text(&answer, "output").contains("not quarantined: "), "{answer}");
+    assert_eq!(fs::read_to_string(&evil).unwrap(), EVIL);
+    assert_eq!(unmounted.code, 0, "{unmounted:?}");
+    let file = fs::File::open(&evil).unwrap();
+    if let Ok(flags) = rustix::fs::ioctl_getflags(&file) {
+        let _ = rustix::fs::ioctl_setflags(&file, flags.difference(rustix::fs::IFlags::IMMUTABLE));
+    }
+}
+
 #[test]
 fn who_holds_the_key_of_the_channel_alone_calls_no_listed_file_good() {
     let host = Host::new();

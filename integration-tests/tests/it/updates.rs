@@ -80,7 +80,7 @@ fn what_is_wrong_with_a_source_is_said_before_anything_is_changed() {
     let before = fs::read(fleet.path("server/updates/choice/settings.json")).unwrap();
     for (url, root, why) in [
         ("nonsense", &root, "is no address of a repository"),
-        ("ftp://updates.example/", &root, "`ftp` is no way to a web server"),
+        ("ftp://updates.example/", &root, "`ftp` is no way to a repository"),
         ("https://op:secret@updates.example/", &root, "they must not stand in it"),
         ("http://updates.example/?a=b", &root, "it is that of a folder"),
         ("file://updates.example/srv", &root, "names a folder of this host"),

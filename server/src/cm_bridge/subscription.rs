@@ -14,6 +14,7 @@ use tracing::{info, warn};
 use writ_common::admin::{AdminBackend as _, unavailable};
 use writ_common::backoff::{Backoff, jitter};
 use writ_common::status::Failure;
+use writ_common::text::quoted;
 use writ_objects::service::{Change, Changed, ObjectHolder as _, ObjectStore as _, Received};
 use writ_objects::{ObjectsChange, Source};
 use writ_proto::manager::v1::ObjectsPiece;
@@ -40,8 +41,12 @@ pub(crate) const INTERVALS: std::ops::RangeInclusive<u32> = 1..=60;
 const NEVER: Duration = Duration::from_secs(365 * 24 * 3600);
 /// Between tries that fail; the interval is the longest.
 const FIRST_WAIT: Duration = Duration::from_secs(2);
-/// How long the manager may take for one message of a change.
+/// How long the manager may take for one message of a change, and for all that is asked of it at a time: who is in
+/// between may send a byte now and then for ever.
 const PATIENCE: Duration = Duration::from_secs(30);
+const SYNC_FOR: Duration = Duration::from_secs(600);
+/// How long an operator waits for somebody else's turn: less than a call may take.
+const TURN_WITHIN: Duration = Duration::from_secs(8);
 /// Who added an object that came from the manager.
 const BY: &str = "control-manager";
 
@@ -128,9 +133,13 @@ impl Subscription {
 pub(crate) struct Subscribing {
     /// Whoever changes it, or talks to the manager about it, has a turn.
     turns: tokio::sync::Mutex<()>,
+    /// What is remembered is changed by one at a time; nobody talks to the manager meanwhile.
+    changes: tokio::sync::Mutex<()>,
     held: RwLock<Subscription>,
     live: Mutex<Live>,
     poke: Notify,
+    /// What is being fetched is wanted no more.
+    cancelled: Notify,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -145,9 +154,11 @@ impl Subscribing {
     pub(super) fn new(held: Subscription) -> Self {
         Self {
             turns: tokio::sync::Mutex::default(),
+            changes: tokio::sync::Mutex::default(),
             held: RwLock::new(held),
             live: Mutex::default(),
             poke: Notify::new(),
+            cancelled: Notify::new(),
         }
     }
 
@@ -225,6 +236,10 @@ async fn look(uplink: &Uplink) -> Result<Duration, Fault> {
     if held.is_leaving {
         leave(uplink, &registration).await?;
     }
+    if registration.state == State::Unregistered && !held.key.is_empty() {
+        // It ended with the registration.
+        change(uplink, Subscription::forget_key).await?;
+    }
     if !held.is_wanted(&registration) {
         return Ok(NEVER);
     }
@@ -238,7 +253,11 @@ async fn look(uplink: &Uplink) -> Result<Duration, Fault> {
     Ok(every - jitter(every / 10))
 }
 
-async fn keep(uplink: &Uplink, next: Subscription) -> Result<(), Fault> {
+/// Changes what is remembered, and makes it durable: nobody else changes it meanwhile.
+async fn change(uplink: &Uplink, change: impl FnOnce(&mut Subscription) + Send) -> Result<(), Fault> {
+    let _alone = uplink.bridge.subscribing.changes.lock().await;
+    let mut next = uplink.bridge.subscribing.held();
+    change(&mut next);
     uplink
         .server
         .store
@@ -256,9 +275,20 @@ async fn open(uplink: &Uplink) -> Result<ManagerClient, Fault> {
     ManagerClient::open(&settings, &uplink.bridge.vault, &uplink.server.clock, &mut Legs::silent()).await
 }
 
-/// Subscribes if that is due, then asks for what is new. A key that the manager does not know any more is
-/// replaced once.
+/// Subscribes if that is due, then asks for what is new, unless an operator stops it meanwhile.
 async fn sync(uplink: &Uplink, registration: &Registration) -> Result<(), Fault> {
+    let over = |why: &str| Err(Fault::new(Leg::Tcp, why, "writ objects subscription show"));
+    tokio::select! {
+        synced = tokio::time::timeout(SYNC_FOR, Box::pin(sync_now(uplink, registration))) => {
+            let too_long = format!("suspicious objects did not come within {SYNC_FOR:?}");
+            synced.unwrap_or_else(|_| over(&too_long))
+        }
+        () = uplink.bridge.subscribing.cancelled.notified() => over("it was stopped"),
+    }
+}
+
+/// A key that the manager does not know any more is replaced once.
+async fn sync_now(uplink: &Uplink, registration: &Registration) -> Result<(), Fault> {
     let line = open(uplink).await?;
     let is_known = uplink.bridge.subscribing.held().is_of(registration);
     if !is_known {
@@ -295,26 +325,31 @@ async fn subscribe(uplink: &Uplink, line: &ManagerClient, registration: &Registr
     let answer =
         uplink.call(line, to, CallBody::Objects(ObjectsCall::Subscribe(key.public().clone()))).await?;
     writ_common::checkpoint!("subscribed_at_manager");
-    let mut next = uplink.bridge.subscribing.held();
     match answer.body {
         ReplyBody::Subscribed => {
-            if next.manager != registration.manager {
-                // Another manager's versions say nothing of this one's.
-                (next.manager, next.version) = (registration.manager, 0);
-            }
-            (next.key, next.key_id) = (sealed, key.public().id().to_string());
-            (next.epoch, next.since) = (registration.epoch, uplink.server.clock.wall().as_millis());
-            (next.is_revoked, next.is_leaving) = (false, false);
-            keep(uplink, next).await?;
+            let now = uplink.server.clock.wall();
+            change(uplink, |next| {
+                if next.manager != registration.manager {
+                    // Another manager's versions say nothing of this one's.
+                    (next.manager, next.version) = (registration.manager, 0);
+                }
+                (next.key, next.key_id) = (sealed, key.public().id().to_string());
+                (next.epoch, next.since) = (registration.epoch, now.as_millis());
+                (next.is_revoked, next.is_leaving) = (false, false);
+            })
+            .await?;
             let key_id = key.public().id();
             info!(target: "audit", { key.id = %key_id }, "subscribed to suspicious objects of the Control Manager");
             Ok(())
         }
         ReplyBody::Rejected(rejection) => {
-            if rejection.code == RejectionCode::SubscriptionRevoked && !next.is_revoked {
-                next.is_revoked = true;
-                next.forget_key();
-                keep(uplink, next).await?;
+            let is_known = uplink.bridge.subscribing.held().is_revoked;
+            if rejection.code == RejectionCode::SubscriptionRevoked && !is_known {
+                change(uplink, |next| {
+                    next.is_revoked = true;
+                    next.forget_key();
+                })
+                .await?;
                 alarm(uplink, rejection.code, &rejection.detail).await.map_err(stored)?;
             }
             Err(rejected(&rejection))
@@ -331,8 +366,8 @@ async fn subscribe(uplink: &Uplink, line: &ManagerClient, registration: &Registr
 /// Tells the manager that it ended. One that cannot be told, or is another by now, need not be: without this
 /// server's key nobody fetches.
 async fn leave(uplink: &Uplink, registration: &Registration) -> Result<(), Fault> {
-    let mut next = uplink.bridge.subscribing.held();
-    let is_there = registration.state == State::Registered && registration.epoch == next.epoch;
+    let epoch = uplink.bridge.subscribing.held().epoch;
+    let is_there = registration.state == State::Registered && registration.epoch == epoch;
     if is_there {
         let line = open(uplink).await?;
         let to = (registration.manager, registration.epoch);
@@ -347,8 +382,7 @@ async fn leave(uplink: &Uplink, registration: &Registration) -> Result<(), Fault
             | ReplyBody::Objects(_) => return Err(unexpected()),
         }
     }
-    next.is_leaving = false;
-    keep(uplink, next).await
+    change(uplink, |next| next.is_leaving = false).await
 }
 
 enum Fetched {
@@ -370,10 +404,10 @@ enum Came {
 
 /// Asks for what is new, and makes it true.
 async fn fetch(uplink: &Uplink, line: &ManagerClient, registration: &Registration) -> Result<Fetched, Fault> {
-    let mut next = uplink.bridge.subscribing.held();
-    let key = open_key(uplink, &next)?;
-    let mut asked = next.version;
-    let (offer, is_whole, change) = loop {
+    let held = uplink.bridge.subscribing.held();
+    let key = open_key(uplink, &held)?;
+    let mut asked = held.version;
+    let (offer, is_whole, found) = loop {
         let (answer, pieces) = uplink.fetch_objects(line, &key, registration, asked).await?;
         let offer = match answer.body {
             ReplyBody::Objects(offer) => offer,
@@ -385,8 +419,8 @@ async fn fetch(uplink: &Uplink, line: &ManagerClient, registration: &Registratio
             | ReplyBody::Subscribed
             | ReplyBody::Unsubscribed => return Err(unexpected()),
         };
-        if offer.version < next.version {
-            return Err(went_back(uplink, &offer, &next).await);
+        if offer.version < held.version {
+            return Err(went_back(uplink, &offer, &held).await);
         }
         match came(uplink, &offer, asked, pieces).await? {
             Came::Nothing => break (offer, false, ObjectsChange::default()),
@@ -398,11 +432,20 @@ async fn fetch(uplink: &Uplink, line: &ManagerClient, registration: &Registratio
             }
         }
     };
-    let changed = take(uplink, is_whole, change).await?;
+    // Nothing that a manager says counts once the registration has ended, or an operator stopped it.
+    let now_held = uplink.bridge.held().registration;
+    let is_same = (now_held.epoch, now_held.manager) == (registration.epoch, registration.manager);
+    if !is_same || !uplink.bridge.subscribing.held().is_wanted(&now_held) {
+        let why = "the registration or the subscription ended meanwhile";
+        return Err(Fault::new(Leg::Input, why, "writ objects subscription show"));
+    }
+    let changed = take(uplink, is_whole, found).await?;
     writ_common::checkpoint!("objects_taken");
-    (next.version, next.synced_at) = (offer.version, uplink.server.clock.wall().as_millis());
-    next.is_revoked = false;
-    keep(uplink, next).await?;
+    let now = uplink.server.clock.wall().as_millis();
+    change(uplink, |next| {
+        (next.version, next.synced_at, next.is_revoked) = (offer.version, now, false);
+    })
+    .await?;
     *uplink.bridge.subscribing.live() = Live { error: String::new(), changed };
     if changed > 0 {
         info!(version = offer.version, changed, "suspicious objects came from the Control Manager");
@@ -469,7 +512,7 @@ async fn read(change: OfferedChange, mut pieces: Box<Streaming<ObjectsPiece>>) -
     while bytes.len() < length {
         let piece = tokio::time::timeout(PATIENCE, pieces.message()).await;
         let piece = piece.map_err(|_| cut(format!("nothing for {PATIENCE:?}")))?;
-        match piece.map_err(|status| cut(status.message().to_owned()))?.and_then(|piece| piece.piece) {
+        match piece.map_err(|status| cut(quoted(status.message())))?.and_then(|piece| piece.piece) {
             Some(Piece::Data(data)) if !data.is_empty() && data.len() <= MAX_PIECE_BYTES => {
                 bytes.extend_from_slice(&data);
             }
@@ -565,10 +608,9 @@ impl Uplink {
     /// When there is no registration that could bear it, or the manager was not reached or said no. It goes on
     /// by itself then.
     pub(crate) async fn start_subscription(&self) -> Result<(), Failure> {
-        let _turn = self.bridge.subscribing.turns.lock().await;
         self.check_registered()?;
-        let next = Subscription { wish: Wish::Started, ..self.bridge.subscribing.held() };
-        keep(self, next).await?;
+        change(self, |next| next.wish = Wish::Started).await?;
+        let _turn = self.turn().await?;
         self.sync_in_turn().await
     }
 
@@ -577,7 +619,7 @@ impl Uplink {
     /// # Errors
     /// When there is no subscription, or the manager was not reached or said no.
     pub(crate) async fn sync_subscription(&self) -> Result<(), Failure> {
-        let _turn = self.bridge.subscribing.turns.lock().await;
+        let _turn = self.turn().await?;
         self.check_wanted()?;
         self.sync_in_turn().await
     }
@@ -587,7 +629,7 @@ impl Uplink {
     /// # Errors
     /// When there is no subscription, or the manager was not reached or said no; then the key of before stays.
     pub(crate) async fn rotate_subscription(&self) -> Result<(), Failure> {
-        let _turn = self.bridge.subscribing.turns.lock().await;
+        let _turn = self.turn().await?;
         let registration = self.check_wanted()?;
         let line = open(self).await?;
         subscribe(self, &line, &registration).await?;
@@ -599,15 +641,18 @@ impl Uplink {
     /// # Errors
     /// When the store fails.
     pub(crate) async fn stop_subscription(&self, is_deleted: bool) -> Result<(), Failure> {
-        let _turn = self.bridge.subscribing.turns.lock().await;
-        let mut next = self.bridge.subscribing.held();
-        next.is_leaving |= !next.key.is_empty();
-        next.wish = Wish::Stopped;
-        next.forget_key();
-        if is_deleted {
-            (next.version, next.synced_at, next.is_revoked) = (0, 0, false);
-        }
-        keep(self, next).await?;
+        change(self, |next| {
+            next.is_leaving |= !next.key.is_empty();
+            next.wish = Wish::Stopped;
+            next.forget_key();
+            if is_deleted {
+                (next.version, next.synced_at, next.is_revoked) = (0, 0, false);
+            }
+        })
+        .await?;
+        // What is being fetched ends here, so that the turn comes soon.
+        self.bridge.subscribing.cancelled.notify_waiters();
+        let _turn = self.turn().await?;
         if is_deleted {
             let nothing = Change::Received(Received { is_whole: true, put: Vec::new(), gone: Vec::new() });
             let now = self.server.clock.wall();
@@ -627,11 +672,17 @@ impl Uplink {
     /// # Errors
     /// When the store fails.
     pub(crate) async fn set_subscription_interval(&self, minutes: u32) -> Result<(), Failure> {
-        let _turn = self.bridge.subscribing.turns.lock().await;
-        let next = Subscription { interval: minutes, ..self.bridge.subscribing.held() };
-        keep(self, next).await?;
+        change(self, |next| next.interval = minutes).await?;
         self.bridge.subscribing.look();
         Ok(())
+    }
+
+    async fn turn(&self) -> Result<tokio::sync::MutexGuard<'_, ()>, Failure> {
+        let turn = tokio::time::timeout(TURN_WITHIN, self.bridge.subscribing.turns.lock()).await;
+        turn.map_err(|_| {
+            let text = "objects are coming at this moment: writ objects subscription show";
+            Failure::precondition("subscription_busy", text)
+        })
     }
 
     async fn sync_in_turn(&self) -> Result<(), Failure> {

@@ -24,7 +24,9 @@ CREATE TABLE object_feed_state (
 -- Which key fetches objects for an entity. Without a key it was revoked, which outlives the registration.
 CREATE TABLE subscriptions (
     entity_id BLOB PRIMARY KEY,
+    entity_key BLOB NOT NULL, -- a revocation is of the key, whatever the entity is called next
     public_key BLOB UNIQUE,
+    counter INTEGER NOT NULL DEFAULT 0, -- of the last call by that key
     issued_at INTEGER NOT NULL,
     held INTEGER NOT NULL DEFAULT 0,
     fetched_at INTEGER NOT NULL DEFAULT 0
@@ -38,10 +40,12 @@ CREATE TABLE sandbox_indicators (
     remedy TEXT NOT NULL,
     expires_at INTEGER NOT NULL,
     note TEXT NOT NULL,
+    seen INTEGER NOT NULL, -- the reading in which it was there last
     PRIMARY KEY (indicator, kind, value)
 ) STRICT;
 
 CREATE INDEX sandbox_indicators_by_value ON sandbox_indicators (kind, value);
+CREATE INDEX sandbox_indicators_by_seen ON sandbox_indicators (seen);
 
 CREATE TABLE sandbox (
     only_row INTEGER PRIMARY KEY CHECK (only_row = 1),

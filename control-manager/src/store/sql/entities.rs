@@ -24,8 +24,8 @@ fn fetch(
     let sql = format!(
         "SELECT entities.*, (SELECT count(*) FROM deliveries
              WHERE deliveries.entity_id = entities.entity_id AND deliveries.state < {FIRST_ENDED}) AS open,
-             subscriptions.public_key AS subscription_key, subscriptions.issued_at, subscriptions.held,
-             subscriptions.fetched_at
+             subscriptions.public_key AS subscription_key, subscriptions.counter AS subscription_counter,
+             subscriptions.issued_at, subscriptions.held, subscriptions.fetched_at
          FROM entities LEFT JOIN subscriptions ON subscriptions.entity_id = entities.entity_id WHERE {which}"
     );
     connection.fetch(&sql, values, read)
@@ -54,6 +54,7 @@ fn subscription(record: &Record<'_>) -> Result<Option<SubscriptionRow>, StoreErr
     let Some(issued_at) = record.get("issued_at")? else { return Ok(None) };
     Ok(Some(SubscriptionRow {
         key: record.get("subscription_key")?,
+        counter: record.get("subscription_counter")?,
         issued_at,
         held: record.get("held")?,
         fetched_at: record.get("fetched_at")?,

@@ -7,7 +7,7 @@ use writ_protocol::id::{Digest, EntityId};
 use writ_protocol::keys::PublicKey;
 use writ_protocol::time::Timestamp;
 
-use super::super::rows::FeedState;
+use super::super::rows::{EntityRow, FeedState};
 use super::super::{Change, Store, StoreError};
 
 /// What acts no more and is still told of.
@@ -133,14 +133,15 @@ impl Change<'_> {
     /// Has a key, and no other, fetch for an entity.
     pub(crate) fn subscribe(
         &mut self,
-        entity: EntityId,
+        entity: &EntityRow,
         key: &PublicKey,
         now: Timestamp,
     ) -> Result<(), StoreError> {
-        let sql = "INSERT INTO subscriptions (entity_id, public_key, issued_at) VALUES (?1, ?2, ?3)
-                   ON CONFLICT (entity_id) DO UPDATE SET public_key = ?2, issued_at = ?3";
-        let spki = key.spki();
-        self.0.execute(sql, &values![entity, spki, now]).map(drop)
+        let sql = "INSERT INTO subscriptions (entity_id, entity_key, public_key, issued_at)
+                   VALUES (?1, ?2, ?3, ?4)
+                   ON CONFLICT (entity_id) DO UPDATE SET public_key = ?3, issued_at = ?4, counter = 0";
+        let (of, spki) = (entity.key.spki(), key.spki());
+        self.0.execute(sql, &values![entity.id, of, spki, now]).map(drop)
     }
 
     /// Whether a key is another entity's subscription.
@@ -154,6 +155,13 @@ impl Change<'_> {
         Ok(self.0.first(sql, &values![spki, entity], |_| Ok(()))?.is_some())
     }
 
+    /// Whether the subscription of an entity's key was revoked, whatever the entity was called then.
+    pub(crate) fn is_subscription_revoked(&mut self, entity: &EntityRow) -> Result<bool, StoreError> {
+        let spki = entity.key.spki();
+        let sql = "SELECT 1 FROM subscriptions WHERE entity_key = ?1 AND public_key IS NULL";
+        Ok(self.0.first(sql, &values![spki], |_| Ok(()))?.is_some())
+    }
+
     /// Nobody fetches for an entity; that it was revoked stays.
     pub(crate) fn end_subscription(&mut self, entity: EntityId) -> Result<(), StoreError> {
         let sql = "DELETE FROM subscriptions WHERE entity_id = ?1 AND public_key IS NOT NULL";
@@ -161,26 +169,32 @@ impl Change<'_> {
     }
 
     /// Nobody fetches for an entity, and nobody will.
-    pub(crate) fn revoke_subscription(&mut self, entity: EntityId, now: Timestamp) -> Result<(), StoreError> {
-        let sql = "INSERT INTO subscriptions (entity_id, public_key, issued_at) VALUES (?1, NULL, ?2)
-                   ON CONFLICT (entity_id) DO UPDATE SET public_key = NULL";
-        self.0.execute(sql, &values![entity, now]).map(drop)
+    pub(crate) fn revoke_subscription(
+        &mut self,
+        entity: &EntityRow,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        let sql = "INSERT INTO subscriptions (entity_id, entity_key, public_key, issued_at)
+                   VALUES (?1, ?2, NULL, ?3) ON CONFLICT (entity_id) DO UPDATE SET public_key = NULL";
+        let spki = entity.key.spki();
+        self.0.execute(sql, &values![entity.id, spki, now]).map(drop)
     }
 
     /// Somebody may fetch for an entity again.
-    pub(crate) fn allow_subscription(&mut self, entity: EntityId) -> Result<(), StoreError> {
-        let sql = "DELETE FROM subscriptions WHERE entity_id = ?1 AND public_key IS NULL";
-        self.0.execute(sql, &values![entity]).map(drop)
+    pub(crate) fn allow_subscription(&mut self, entity: &EntityRow) -> Result<(), StoreError> {
+        let spki = entity.key.spki();
+        let sql = "DELETE FROM subscriptions WHERE entity_key = ?1 AND public_key IS NULL";
+        self.0.execute(sql, &values![spki]).map(drop)
     }
 
     /// An entity asked, and said what it holds.
     pub(crate) fn note_fetch(
         &mut self,
         entity: EntityId,
-        held: u64,
+        (held, counter): (u64, u64),
         now: Timestamp,
     ) -> Result<(), StoreError> {
-        let sql = "UPDATE subscriptions SET held = ?2, fetched_at = ?3 WHERE entity_id = ?1";
-        self.0.execute(sql, &values![entity, held, now]).map(drop)
+        let sql = "UPDATE subscriptions SET held = ?2, fetched_at = ?3, counter = ?4 WHERE entity_id = ?1";
+        self.0.execute(sql, &values![entity, held, now, counter]).map(drop)
     }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use writ_database::{Connection, KeepOrUndo, Record, ToValue as _, put_objects, too_many_objects, values};
 use writ_objects::service::Changed;
 use writ_objects::stix::{Read, merge};
-use writ_objects::{Object, ObjectType, Source};
+use writ_objects::{MAX_OBJECTS, Object, ObjectType, Source};
 use writ_protocol::command::Remedy;
 use writ_protocol::time::Timestamp;
 
@@ -16,6 +16,20 @@ use super::super::{Store, StoreError};
 const BY: &str = "sandbox";
 /// Notes that are kept.
 const MAX_NOTES: u64 = 1000;
+/// Values of all indicators: several may name one.
+const MAX_INDICATORS: usize = 3 * MAX_OBJECTS;
+/// Values that are forgotten in one change, so that others have their turn between.
+const FORGOTTEN_AT_ONCE: u32 = 2000;
+
+/// Whether there is more than may be; then how much may.
+fn too_many(connection: &mut Connection) -> Result<Option<usize>, StoreError> {
+    let sql = "SELECT count(*) AS there FROM sandbox_indicators";
+    let there: u64 = connection.only(sql, &[], |record| record.get("there"))?;
+    if usize::try_from(there).is_ok_and(|there| there > MAX_INDICATORS) {
+        return Ok(Some(MAX_INDICATORS));
+    }
+    too_many_objects(connection)
+}
 
 impl Store {
     /// What is known of the sandbox.
@@ -68,31 +82,54 @@ impl Store {
         self.database.read(move |connection| connection.fetch(sql, &values![MAX_NOTES], read)).await
     }
 
-    /// Takes what the sandbox says: each thing in the place of what it said before under the same id. All of
-    /// it, or nothing.
+    /// Takes what the sandbox says in a reading: each thing in the place of what it said before under the same
+    /// id. All of it, or nothing if there would be too much.
     pub(crate) async fn take_indicators(
         &self,
         things: Vec<Read>,
-        now: Timestamp,
+        reading: Timestamp,
     ) -> Result<Changed, StoreError> {
         self.database
             .decide(move |connection| {
                 let mut touched = BTreeSet::new();
                 for thing in &things {
-                    replace(connection, thing, &mut touched)?;
-                    note(connection, thing, now)?;
+                    replace(connection, thing, reading, &mut touched)?;
+                    note(connection, thing, reading)?;
                 }
                 let mut changed = 0;
                 for about in touched {
-                    changed += settle(connection, about, now)?;
+                    changed += settle(connection, about, reading)?;
                 }
                 let sql = "DELETE FROM sandbox_notes WHERE sequence <=
                              (SELECT max(sequence) FROM sandbox_notes) - ?1";
                 connection.execute(sql, &values![MAX_NOTES])?;
-                Ok(match too_many_objects(connection)? {
+                Ok(match too_many(connection)? {
                     Some(most) => KeepOrUndo::Undo(Changed::TooMany(most)),
                     None => KeepOrUndo::Keep(Changed::Done(changed)),
                 })
+            })
+            .await
+    }
+
+    /// Forgets some of what was not there any more in a reading, and how much; none: there is no more of it.
+    pub(crate) async fn forget_unseen(&self, reading: Timestamp) -> Result<u64, StoreError> {
+        let sql = "SELECT indicator, kind, value FROM sandbox_indicators WHERE seen < ?1 LIMIT ?2";
+        self.database
+            .write(move |connection| {
+                let gone = connection.fetch(sql, &values![reading, FORGOTTEN_AT_ONCE], |record| {
+                    let text = |name| record.get::<String>(name);
+                    Ok((text("indicator")?, (text("kind")?, text("value")?)))
+                })?;
+                for (indicator, (kind, value)) in &gone {
+                    let sql = "DELETE FROM sandbox_indicators
+                               WHERE indicator = ?1 AND kind = ?2 AND value = ?3";
+                    connection.execute(sql, &values![indicator, kind, value])?;
+                }
+                let touched: BTreeSet<About> = gone.iter().map(|(_, about)| about.clone()).collect();
+                for about in touched {
+                    settle(connection, about, reading)?;
+                }
+                Ok(u64::try_from(gone.len()).unwrap_or(u64::MAX))
             })
             .await
     }
@@ -104,20 +141,19 @@ type About = (String, String);
 fn replace(
     connection: &mut Connection,
     thing: &Read,
+    reading: Timestamp,
     touched: &mut BTreeSet<About>,
 ) -> Result<(), StoreError> {
     let sql = "SELECT kind, value FROM sandbox_indicators WHERE indicator = ?1";
     let about = |record: &Record<'_>| Ok((record.get("kind")?, record.get("value")?));
     touched.extend(connection.fetch(sql, &values![thing.id], about)?);
     connection.execute("DELETE FROM sandbox_indicators WHERE indicator = ?1", &values![thing.id])?;
-    // What is revoked may have come by another way, such as a file that an operator imported.
-    touched.extend(thing.revoked.iter().map(|(kind, value)| (kind.to_string(), value.clone())));
-    let sql = "INSERT INTO sandbox_indicators (indicator, kind, value, remedy, expires_at, note)
-               VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT (indicator, kind, value) DO NOTHING";
+    let sql = "INSERT INTO sandbox_indicators (indicator, kind, value, remedy, expires_at, note, seen)
+               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT (indicator, kind, value) DO NOTHING";
     for object in &thing.objects {
         let end = object.expires_at.unwrap_or_default();
         let (kind, remedy) = (object.kind().as_str(), object.remedy().as_str());
-        let row = values![thing.id, kind, object.value(), remedy, end, object.note()];
+        let row = values![thing.id, kind, object.value(), remedy, end, object.note(), reading];
         connection.execute(sql, &row)?;
         touched.insert((kind.to_owned(), object.value().to_owned()));
     }
@@ -133,7 +169,7 @@ fn settle(connection: &mut Connection, (kind, value): About, now: Timestamp) -> 
         let text = |name| record.get::<String>(name);
         let kind: ObjectType = text("kind")?.parse().map_err(|_| damaged())?;
         let remedy = Remedy::from_name(&text("remedy")?).ok_or_else(damaged)?;
-        let object = Object::new(kind, &text("value")?, remedy, Source::Analysed).map_err(|_| damaged())?;
+        let object = Object::new(kind, &text("value")?, remedy, Source::Sandbox).map_err(|_| damaged())?;
         let mut object = object.with_note(&text("note")?).map_err(|_| damaged())?;
         let end: Timestamp = record.get("expires_at")?;
         object.expires_at = (end != Timestamp::ZERO).then_some(end);
@@ -142,7 +178,7 @@ fn settle(connection: &mut Connection, (kind, value): About, now: Timestamp) -> 
     match merge(named) {
         Some(object) => put_objects(connection, &[object], BY, now),
         None => {
-            let sql = "DELETE FROM objects WHERE kind = ?1 AND value = ?2 AND source = 'analysed'";
+            let sql = "DELETE FROM objects WHERE kind = ?1 AND value = ?2 AND source = 'sandbox'";
             connection.execute(sql, &values![kind, value])
         }
     }

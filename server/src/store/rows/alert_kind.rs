@@ -58,6 +58,8 @@ alert_kinds! {
     SameName = "same_name", "If the host was installed anew: `writ agents approve NEW --replaces OLD` gives it the labels of the older one, which is removed. If not, find out who has a token: `writ enroll token list`. Until one is gone, commands to the name alone are refused.";
     /// A scan found listed files on an agent, or it or an inventory met suspicious objects.
     Listed = "listed", "`writ commands show ID` tells which files, and what was done with them, and who talks to which suspicious address. If they are none of yours, take the host off the network. What was quarantined in error is put back by `writ send restore-quarantined`.";
+    /// More objects act than agents hold.
+    ObjectsLeftOut = "objects_left_out", "`writ objects list` has all. Remove your own that are of no use, or have the Control Manager say fewer: those of the least source are left out, first of a sandbox, then of files that were imported, then of the manager.";
     /// A certificate of this server ends soon.
     CertificateEnds = "certificate_ends", "`writ-server doctor` says which, and what makes the next one.";
     /// The Control Manager refuses this server.
