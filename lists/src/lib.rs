@@ -2,9 +2,10 @@
 //!
 //! A list begins as text that somebody publishes ([`source`]). It becomes one sorted file ([`Builder`]) that
 //! is looked up where it lies on disk ([`List`]). An agent holds only a small filter of it ([`Filter`]): what
-//! the filter does not know is not on the list, and for the rest the agent asks.
+//! the filter does not know is not on the list, and for the rest the agent asks. A [`delta`] makes one list the next.
 
 mod build;
+pub mod delta;
 mod filter;
 mod format;
 mod kind;

@@ -77,6 +77,10 @@ impl List {
         Ok(Self { path: path.to_owned(), file, header, table })
     }
 
+    pub(crate) const fn header(&self) -> Header {
+        self.header
+    }
+
     /// What it is about.
     #[must_use]
     pub const fn kind(&self) -> Kind {

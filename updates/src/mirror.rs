@@ -1,7 +1,7 @@
 //! A repository copied byte for byte, to be served by whoever is nearer. Nothing is signed anew: whoever
 //! updates from the copy trusts the same root as before, and need not trust who serves it.
 //!
-//! * `mirror/targets`: the components of the two newest copies, by digest and name.
+//! * `mirror/targets`: the components of the two newest copies and the deltas of lists, by digest and name.
 //! * `mirror/metadata-NUMBER`: the metadata of one copy.
 //! * `mirror.json`: which copies are served. It alone decides; it is replaced whole.
 
@@ -15,12 +15,12 @@ use writ_common::checkpoint;
 use writ_common::files;
 use writ_protocol::id::Digest;
 
+use crate::MAX_RUN;
 use crate::digest;
 use crate::folder::Folder;
 use crate::link::Link;
 use crate::reason::{Reason, UpdateError};
-use crate::run::{Listed, Source, check_room, components, list};
-use crate::{MAX_RUN, Name, Release};
+use crate::run::{Listed, Offers, Source, check_room, list, offers};
 
 /// Which copies are served.
 const FILE: &str = "mirror.json";
@@ -83,9 +83,19 @@ async fn copy<L: Link>(folder: &Folder, incoming: &Path, source: Source<L>) -> R
     let Listed { repository, trusted } = list(folder, &incoming.join("metadata"), source).await?;
     let (timestamp, root) =
         (repository.timestamp().signed.version.get(), repository.root().signed.version.get());
-    let (components, others) = components(&repository)?;
-    let targets = bring(&repository, &components, &place.join("targets")).await?;
-    let components = targets.len();
+    let Offers { components, deltas, others } = offers(&repository)?;
+    let wanted = components.iter().map(|(target, _, release)| Wanted {
+        target: target.clone(),
+        sha256: release.sha256,
+        bytes: release.bytes,
+    });
+    let of_deltas = deltas.iter().map(|delta| Wanted {
+        target: delta.target.clone(),
+        sha256: delta.sha256,
+        bytes: delta.bytes,
+    });
+    let targets = bring(&repository, wanted.chain(of_deltas).collect(), &place.join("targets")).await?;
+    let components = components.len();
     let is_same = |copy: &Copy| copy.timestamp == timestamp && copy.root == root;
     if copies.current.as_ref().is_some_and(is_same) {
         return Ok(Mirrored { is_new: false, timestamp, components, others });
@@ -111,37 +121,39 @@ async fn copy<L: Link>(folder: &Folder, incoming: &Path, source: Source<L>) -> R
     Ok(Mirrored { is_new: true, timestamp, components, others })
 }
 
-/// Brings the components that are not here; the files that the copy names.
+/// A file that is copied.
+struct Wanted {
+    target: TargetName,
+    sha256: Digest,
+    bytes: u64,
+}
+
+/// Brings the files that are not here; the files that the copy names.
 async fn bring(
     repository: &Repository,
-    components: &[(TargetName, Name, Release)],
+    wanted: Vec<Wanted>,
     folder: &Path,
 ) -> Result<BTreeSet<String>, UpdateError> {
     files::private_folder(folder).map_err(UpdateError::file)?;
-    let file = |(_, name, release): &(TargetName, Name, Release)| format!("{}.{name}", release.sha256);
-    let named: Vec<_> =
-        components.iter().map(|component| (folder.join(file(component)), component.2.sha256)).collect();
+    let file = |wanted: &Wanted| format!("{}.{}", wanted.sha256, wanted.target.raw());
+    let named: Vec<_> = wanted.iter().map(|wanted| (folder.join(file(wanted)), wanted.sha256)).collect();
     let is_here =
         move |(file, sha256): (PathBuf, Digest)| digest::of_file(&file).is_ok_and(|found| found == sha256);
     // Its digests are of many bytes: others work meanwhile.
     let are_here =
         tokio::task::spawn_blocking(move || named.into_iter().map(is_here).collect::<Vec<_>>()).await;
     let are_here = are_here.map_err(|error| UpdateError::new(Reason::Disk, error.to_string()))?;
-    let missing: Vec<_> = components
-        .iter()
-        .zip(are_here)
-        .filter(|(_, is_here)| !is_here)
-        .map(|(component, _)| component)
-        .collect();
-    check_room(folder, missing.iter().map(|(_, _, release)| release.bytes).sum())?;
-    for component in missing {
+    let missing: Vec<_> =
+        wanted.iter().zip(are_here).filter(|(_, is_here)| !is_here).map(|(wanted, _)| wanted).collect();
+    check_room(folder, missing.iter().map(|wanted| wanted.bytes).sum())?;
+    for wanted in missing {
         // The library compares the digest, and the file takes its name only then.
-        let saved = repository.save_target(&component.0, folder, Prefix::Digest).await;
+        let saved = repository.save_target(&wanted.target, folder, Prefix::Digest).await;
         saved.map_err(|error| UpdateError::of_tuf(&error))?;
-        sync(&folder.join(file(component)))?;
+        sync(&folder.join(file(wanted)))?;
     }
     sync(folder)?;
-    Ok(components.iter().map(file).collect())
+    Ok(wanted.iter().map(file).collect())
 }
 
 fn sync(path: &Path) -> Result<(), UpdateError> {

@@ -18,7 +18,7 @@ use crate::mirror::too_long;
 use crate::reason::UpdateError;
 use crate::{MAX_RUN, Name, Release};
 
-pub(crate) use fetch::{Listed, check_room, components, list};
+pub(crate) use fetch::{DELTA_FROM, Listed, Offers, check_room, list, offers};
 
 /// Where a run gets its components from.
 #[derive(Debug, Clone)]

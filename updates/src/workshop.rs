@@ -25,6 +25,7 @@ pub use keys::Role;
 pub use publish::Published;
 pub use state::{Offered, RepositoryState, RoleState};
 
+use crate::run::DELTA_FROM;
 use crate::{MAX_COMPONENT_BYTES, MAX_COMPONENTS, Name, Release, Version};
 
 /// Why a repository was not made or changed.
@@ -101,8 +102,33 @@ pub struct Lifetimes {
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Plan {
     components: BTreeMap<Name, Release>,
+    /// What was published last.
+    #[serde(default)]
+    published: BTreeMap<Name, Release>,
+    /// What leads to lists of the plan from the lists that were published before them.
+    #[serde(default)]
+    deltas: BTreeMap<Name, Delta>,
     /// Changed since it was published.
     is_changed: bool,
+}
+
+/// What leads from one version of a list to the next.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Delta {
+    #[serde(with = "crate::component::hex_digest")]
+    from: Digest,
+    #[serde(with = "crate::component::hex_digest")]
+    to: Digest,
+    #[serde(with = "crate::component::hex_digest")]
+    sha256: Digest,
+    bytes: u64,
+}
+
+impl Delta {
+    /// What it is called in the repository.
+    fn target(&self, name: &Name) -> String {
+        format!("{name}{DELTA_FROM}{}", self.from)
+    }
 }
 
 /// A repository and its keys. Nobody else changes it meanwhile.

@@ -31,6 +31,7 @@ mod manager_orders;
 mod manager_upkeep;
 
 mod lists;
+mod lists_deltas;
 mod objects;
 mod objects_from_manager;
 mod objects_met;

@@ -8,6 +8,7 @@ use tokio::fs::File;
 use tokio::io::AsyncWriteExt as _;
 use tough::schema::Target;
 use tough::{ExpirationEnforcement, Limits, Repository, RepositoryLoader, TargetName};
+use tracing::warn;
 use url::Url;
 use writ_common::files;
 use writ_protocol::id::Digest;
@@ -52,7 +53,7 @@ pub(super) async fn fetch<L: Link>(
     told: &mut (dyn FnMut(Progress) + Send),
 ) -> Result<Fetched, UpdateError> {
     let Listed { repository, .. } = list(folder, &incoming.join("metadata"), source).await?;
-    let (components, others) = components(&repository)?;
+    let Offers { components, deltas, others } = offers(&repository)?;
     let of = folder.clone();
     // Its digests are of many bytes: others work meanwhile.
     let compared = tokio::task::spawn_blocking(move || compare(components, &of)).await;
@@ -67,7 +68,15 @@ pub(super) async fn fetch<L: Link>(
     let mut arrivals = Vec::new();
     for (target, name, release) in wanted {
         let file = place.join(name.as_ref());
-        let sha256 = bring(&repository, &target, (&name, &release), &file, told).await?;
+        let shorter = shorter_way(folder, &deltas, &name, &release)?;
+        let made = match &shorter {
+            Some((delta, base)) => make(&repository, (delta, base), (&name, &release), &file, told).await?,
+            None => None,
+        };
+        let sha256 = match made {
+            Some(sha256) => sha256,
+            None => bring(&repository, &target, (&name, &release), &file, told).await?,
+        };
         arrivals.push(Arrival { name, release, file, sha256 });
     }
     Ok(Fetched { arrivals, relabelled, report })
@@ -118,12 +127,50 @@ pub(crate) async fn list<L: Link>(
 
 type Components = Vec<(TargetName, Name, Release)>;
 
-/// The components of a repository, and how many of its targets are none. A name is what the first role says
-/// that may speak for it: delegates list what they like.
-pub(crate) fn components(repository: &Repository) -> Result<(Components, usize), UpdateError> {
+/// What makes the list that somebody has the one that a repository has now.
+#[derive(Debug, Clone)]
+pub(crate) struct DeltaTarget {
+    pub(crate) target: TargetName,
+    pub(crate) name: Name,
+    /// The digest of the file that it is made to.
+    pub(crate) from: Digest,
+    /// Its own digest and length.
+    pub(crate) sha256: Digest,
+    pub(crate) bytes: u64,
+}
+
+/// What a repository has.
+#[derive(Debug, Default)]
+pub(crate) struct Offers {
+    pub(crate) components: Components,
+    pub(crate) deltas: Vec<DeltaTarget>,
+    /// Targets that are neither.
+    pub(crate) others: usize,
+}
+
+/// Between a component's name and the digest of the file that a delta of it is made to.
+pub(crate) const DELTA_FROM: &str = ".from-";
+
+/// A target that is called like a delta of a list.
+fn delta(target: &TargetName, repository: &Repository) -> Option<DeltaTarget> {
+    let (name, from) = target.raw().split_once(DELTA_FROM)?;
+    let (name, from) = (name.parse::<Name>().ok()?, from.parse().ok()?);
+    let described = repository.targets().signed.find_target(target, false).ok()?;
+    let sha256 = Digest::try_from(&described.hashes.sha256[..]).ok()?;
+    let is_fine = !name.kinds().is_empty() && described.length <= MAX_COMPONENT_BYTES;
+    is_fine.then(|| DeltaTarget { target: target.clone(), name, from, sha256, bytes: described.length })
+}
+
+/// What a repository has. A name is what the first role says that may speak for it: delegates list what they
+/// like.
+pub(crate) fn offers(repository: &Repository) -> Result<Offers, UpdateError> {
     let names: BTreeSet<&TargetName> = repository.all_targets().map(|(name, _)| name).collect();
-    let (mut components, mut others) = (Components::new(), 0);
+    let Offers { mut components, mut deltas, mut others } = Offers::default();
     for target in names {
+        if let Some(delta) = delta(target, repository) {
+            deltas.push(delta);
+            continue;
+        }
         // What a server makes itself is nobody else's to give.
         let named = target.raw().parse::<Name>().ok().filter(|name| !name.is_made_here());
         let described = repository.targets().signed.find_target(target, false).ok();
@@ -141,7 +188,9 @@ pub(crate) fn components(repository: &Repository) -> Result<(Components, usize),
             format!("the repository lists {listed} components, and {MAX_COMPONENTS} are taken at most");
         return Err(UpdateError::new(Reason::TooLong, text));
     }
-    Ok((components, others))
+    // One for each component is what a repository has; more is nobody's use.
+    deltas.truncate(MAX_COMPONENTS);
+    Ok(Offers { components, deltas, others })
 }
 
 /// What is to be done about what a source has.
@@ -212,6 +261,58 @@ fn release(name: &Name, described: &Target) -> Result<Release, UpdateError> {
     };
     let version = version.map_err(|error| malformed(error.to_string()))?;
     Ok(Release { version, sha256, bytes: described.length })
+}
+
+/// The delta that leads from what is here to what is wanted, and the file that it is made to, if it is shorter
+/// than the component.
+fn shorter_way<'d>(
+    folder: &Folder,
+    deltas: &'d [DeltaTarget],
+    name: &Name,
+    release: &Release,
+) -> Result<Option<(&'d DeltaTarget, PathBuf)>, UpdateError> {
+    let Some((held, file)) = folder.active(name)? else { return Ok(None) };
+    let leads = |delta: &&DeltaTarget| {
+        delta.name == *name && delta.from == held.sha256 && delta.bytes < release.bytes
+    };
+    Ok(deltas.iter().find(leads).map(|delta| (delta, file)))
+}
+
+/// Makes a component of the one that is here and of what has changed since; its digest, if it is the one that
+/// was signed. `None`: the whole of it must come.
+async fn make(
+    repository: &Repository,
+    (delta, base): (&DeltaTarget, &Path),
+    (name, release): (&Name, &Release),
+    file: &Path,
+    told: &mut (dyn FnMut(Progress) + Send),
+) -> Result<Option<Digest>, UpdateError> {
+    let beside = file.with_extension("delta");
+    let wanted = Release { sha256: delta.sha256, bytes: delta.bytes, ..release.clone() };
+    let brought = bring(repository, &delta.target, (name, &wanted), &beside, told).await;
+    let (base, made, of_delta) = (base.to_owned(), file.to_owned(), beside.clone());
+    let made = match brought {
+        Ok(_) => {
+            // It reads and writes the whole of a list: others work meanwhile.
+            let applied = tokio::task::spawn_blocking(move || {
+                writ_lists::delta::apply(&base, &of_delta, &made).map_err(|error| error.to_string())?;
+                digest::of_file(&made).map_err(|error| error.to_string())
+            });
+            applied.await.map_err(|error| error.to_string()).flatten()
+        }
+        Err(error) if error.reason == Reason::DiskFull => return Err(error),
+        Err(error) => Err(error.to_string()),
+    };
+    let _ = std::fs::remove_file(&beside);
+    match made {
+        Ok(sha256) if sha256 == release.sha256 => Ok(Some(sha256)),
+        other => {
+            let why = other.map_or_else(|why| why, |_| "another file came of it".to_owned());
+            warn!(component = %name, why, "a delta is of no use; the whole component is fetched");
+            let _ = std::fs::remove_file(file);
+            Ok(None)
+        }
+    }
 }
 
 /// Fetches one component into a file, which is on the disk when this returns.

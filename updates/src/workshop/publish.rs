@@ -20,12 +20,13 @@ use tough::schema::{Hashes, KeyHolder, RoleKeys, Root, Signed, Target};
 use writ_common::checkpoint;
 use writ_common::files;
 use writ_common::keys::sealed::Passphrase;
+use writ_lists::delta::{self, DeltaError};
 use writ_protocol::id::Digest;
 use writ_protocol::time::Timestamp;
 
 use super::keys::{Role, SecretKey};
 use super::{Lifetimes, Workshop, WorkshopError};
-use crate::digest::Hasher;
+use crate::digest::{self, Hasher};
 use crate::{MAX_COMPONENT_BYTES, Name, Release};
 
 /// The specification that metadata follows.
@@ -79,10 +80,11 @@ impl Workshop {
     /// When a key or a component's file is missing, or a file cannot be written. What was published before is
     /// whole then, and publishing again mends what was begun.
     pub async fn publish(&self, lifetimes: Lifetimes, now: Timestamp) -> Result<Published, WorkshopError> {
-        let plan = self.plan()?;
+        let mut plan = self.plan()?;
         for (name, release) in &plan.components {
             self.check_target(name, release)?;
         }
+        self.plan_deltas(&mut plan)?;
         // Noted before anything is written: a number that a reader may have seen is never used again.
         let mut numbers = self.numbers()?;
         let next = |number: u64| number.checked_add(1).ok_or(WorkshopError::Numbers);
@@ -104,6 +106,12 @@ impl Workshop {
             let target = TargetName::new(name.as_ref()).map_err(signing)?;
             editor.add_target(target, describe(release)).map_err(signing)?;
         }
+        for (name, delta) in &plan.deltas {
+            let target = TargetName::new(delta.target(name)).map_err(signing)?;
+            editor
+                .add_target(target, described(delta.sha256, delta.bytes, HashMap::new()))
+                .map_err(signing)?;
+        }
         let mut keys: Vec<Box<dyn KeySource>> = Vec::new();
         for role in [Role::Targets, Role::Snapshot, Role::Timestamp] {
             keys.push(Box::new(self.key(role, None)?));
@@ -113,7 +121,8 @@ impl Workshop {
         self.show_roots()?;
         self.show(&signed, &numbers).await?;
         let components = plan.components.clone().into_iter().collect();
-        self.write_plan(&super::Plan { is_changed: false, ..plan })?;
+        let published = plan.components.clone();
+        self.write_plan(&super::Plan { is_changed: false, published, ..plan })?;
         numbers.published.insert(0, (numbers.targets, numbers.snapshot));
         numbers.published.truncate(2);
         self.write_numbers(&numbers)?;
@@ -121,6 +130,35 @@ impl Workshop {
         let Numbers { root, targets, snapshot, timestamp, .. } = numbers;
         let root_sha256 = Digest::of(&root_bytes);
         Ok(Published { root, targets, snapshot, timestamp, root_sha256, components })
+    }
+
+    /// Plans what leads from the lists that were published last to those that are published now. A delta that
+    /// is no shorter than its list, or whose base is gone, is not made: the list is fetched whole.
+    fn plan_deltas(&self, plan: &mut super::Plan) -> Result<(), WorkshopError> {
+        let leads = |name: &Name, delta: &mut super::Delta| {
+            plan.components.get(name).is_some_and(|release| release.sha256 == delta.to)
+        };
+        plan.deltas.retain(leads);
+        for (name, release) in plan.components.iter().filter(|(name, _)| !name.kinds().is_empty()) {
+            let Some(before) = plan.published.get(name).filter(|before| before.sha256 != release.sha256)
+            else {
+                continue;
+            };
+            let beside = self.repository.join("targets").join(format!(".{name}.delta"));
+            let (base, new) = (self.target(name, before.sha256), self.target(name, release.sha256));
+            let made = match delta::between(&base, &new, &beside) {
+                Ok(made) => made,
+                Err(DeltaError::File(error)) => return Err(error.into()),
+                Err(DeltaError::List(_) | DeltaError::Unreadable(_) | DeltaError::Unfit(_)) => None,
+            };
+            let Some(bytes) = made else { continue };
+            let sha256 = digest::of_file(&beside).map_err(WorkshopError::io(&beside))?;
+            let delta = super::Delta { from: before.sha256, to: release.sha256, sha256, bytes };
+            let target = self.repository.join("targets").join(format!("{sha256}.{}", delta.target(name)));
+            files::rename(&beside, &target)?;
+            plan.deltas.insert(name.clone(), delta);
+        }
+        Ok(())
     }
 
     /// Writes what was signed to where the web server shows it.
@@ -330,12 +368,12 @@ async fn sign_by(
 
 fn describe(release: &Release) -> Target {
     let version = serde_json::Value::from(release.version.as_ref());
-    Target {
-        length: release.bytes,
-        hashes: Hashes { sha256: release.sha256.as_bytes().to_vec().into(), _extra: HashMap::new() },
-        custom: HashMap::from([("version".to_owned(), version)]),
-        _extra: HashMap::new(),
-    }
+    described(release.sha256, release.bytes, HashMap::from([("version".to_owned(), version)]))
+}
+
+fn described(sha256: Digest, length: u64, custom: HashMap<String, serde_json::Value>) -> Target {
+    let hashes = Hashes { sha256: sha256.as_bytes().to_vec().into(), _extra: HashMap::new() };
+    Target { length, hashes, custom, _extra: HashMap::new() }
 }
 
 /// Whether what is signed can count so long.
