@@ -39,9 +39,9 @@ const AT_A_TIME: usize = 16;
 const RESOLVE_FOR: Duration = Duration::from_secs(60);
 /// How long the server may take to say what a list has.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// What is met of one object, in all, and told one by one; more is counted.
+/// What is met of one object, objects that are met, and what is told one by one; more is counted.
 const MAX_OF_ONE: usize = 20;
-const MAX_KEPT: usize = 10_000;
+const MAX_MET: usize = 5000;
 const MAX_TOLD: usize = 200;
 /// How long the kernel may take to tell what it knows.
 const READ_FOR: Duration = Duration::from_secs(20);
@@ -127,27 +127,32 @@ impl Met {
 /// connections to one must not hide another.
 #[derive(Debug, Default)]
 struct Meetings {
-    told: Vec<Met>,
     count: usize,
-    of_each: HashMap<About, usize>,
+    of_each: BTreeMap<About, BTreeSet<Met>>,
 }
 
 impl Meetings {
     fn add(&mut self, about: About, met: impl FnOnce(About) -> Met) {
         self.count += 1;
+        if self.of_each.len() >= MAX_MET && !self.of_each.contains_key(&about) {
+            return;
+        }
         let of_one = self.of_each.entry(about.clone()).or_default();
-        if *of_one < MAX_OF_ONE && self.told.len() < MAX_KEPT {
-            *of_one += 1;
-            self.told.push(met(about));
+        of_one.insert(met(about));
+        // The surest stay.
+        if of_one.len() > MAX_OF_ONE {
+            of_one.pop_last();
         }
     }
 
-    /// What is told, the surest first.
-    fn told(mut self) -> (Vec<Met>, usize) {
-        self.told.sort();
-        self.told.dedup();
-        self.told.truncate(MAX_TOLD);
-        (self.told, self.count)
+    /// What is told: of each object the surest, then of each the next.
+    fn told(self) -> (Vec<Met>, usize) {
+        let mut told: Vec<(usize, Met)> = Vec::new();
+        for met in self.of_each.into_values() {
+            told.extend(met.into_iter().enumerate());
+        }
+        told.sort();
+        (told.into_iter().take(MAX_TOLD).map(|(_, met)| met).collect(), self.count)
     }
 }
 

@@ -44,8 +44,11 @@ pub(crate) struct Feed {
     changed: Notify,
     /// To whom something is being sent.
     fetches: Arc<Mutex<HashSet<EntityId>>>,
-    /// What is sent of the newest version, by the version that it is a change of; zero: the whole list.
-    kept: Mutex<(u64, BTreeMap<u64, Bytes>)>,
+    /// What is sent of the newest version, by the version that it is a change of; zero: the whole list. Nothing:
+    /// it is too much.
+    kept: Mutex<(u64, BTreeMap<u64, Option<Bytes>>)>,
+    /// One at a time makes what is sent; the others find it made.
+    making: tokio::sync::Mutex<()>,
 }
 
 /// Changes that are kept at a time beside the whole list.
@@ -73,18 +76,18 @@ impl Feed {
         Ok(Place(Arc::clone(&self.fetches), entity))
     }
 
-    fn kept(&self, version: u64, base: u64) -> Option<Bytes> {
+    fn kept(&self, version: u64, base: u64) -> Option<Option<Bytes>> {
         let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         kept.1.get(&base).filter(|_| kept.0 == version).cloned()
     }
 
-    fn keep(&self, version: u64, base: u64, bytes: &Bytes) {
+    fn keep(&self, version: u64, base: u64, bytes: Option<Bytes>) {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        if kept.0 != version {
+        if kept.0 < version {
             *kept = (version, BTreeMap::new());
         }
-        if base == 0 || kept.1.len() < MAX_KEPT {
-            kept.1.insert(base, bytes.clone());
+        if kept.0 == version && (base == 0 || bytes.is_none() || kept.1.len() < MAX_KEPT) {
+            kept.1.insert(base, bytes);
         }
     }
 }
@@ -164,19 +167,20 @@ fn about(object: &Object) -> (&'static str, Option<Timestamp>, String) {
     (object.remedy().as_str(), object.expires_at, object.note().to_owned())
 }
 
-/// The state, and the bytes that make the list of a version the newest; of zero the whole list. `None`: nobody
-/// knows any more what has changed since, or it is too much.
-async fn change_since(manager: &Manager, base: u64) -> Result<Option<(FeedState, Bytes)>, Failure> {
+/// The state, and the bytes that make the list of a version the newest; of zero the whole list. Without bytes
+/// nobody knows any more what has changed since, or it is too much.
+async fn change_since(manager: &Manager, base: u64) -> Result<(FeedState, Option<Bytes>), Failure> {
     let found = manager.store.feed_since(base).await.map_err(unavailable)?;
     let Some((state, change)) = found else { return Err(not_yet()) };
     let is_too_much = change.put.len() + change.gone.len() > MAX_CHANGED;
-    if base > 0 && (base < state.since || is_too_much) {
-        return Ok(None);
-    }
-    let encoded = tokio::task::spawn_blocking(move || Bytes::from(change.encode())).await;
-    let bytes = encoded.map_err(|error| Failure::unavailable(error.to_string()))?;
-    manager.feed.keep(state.version, base, &bytes);
-    Ok(Some((state, bytes)))
+    let bytes = if base > 0 && (base < state.since || is_too_much) {
+        None
+    } else {
+        let encoded = tokio::task::spawn_blocking(move || Bytes::from(change.encode())).await;
+        Some(encoded.map_err(|error| Failure::unavailable(error.to_string()))?)
+    };
+    manager.feed.keep(state.version, base, bytes.clone());
+    Ok((state, bytes))
 }
 
 fn not_yet() -> Failure {
@@ -188,11 +192,13 @@ async fn offer(manager: &Manager, state: FeedState, held: u64) -> Result<(Object
     // One that holds a later version than the newest is told so by a whole list of an earlier one.
     let bases =
         [held, 0].into_iter().filter(|base| *base == 0 || (state.since..state.version).contains(base));
+    let _alone = manager.feed.making.lock().await;
     for base in bases {
-        if let Some(bytes) = manager.feed.kept(state.version, base) {
-            return Ok((offered(state, base, &bytes), bytes));
-        }
-        if let Some((state, bytes)) = change_since(manager, base).await? {
+        let (state, bytes) = match manager.feed.kept(state.version, base) {
+            Some(bytes) => (state, bytes),
+            None => change_since(manager, base).await?,
+        };
+        if let Some(bytes) = bytes {
             return Ok((offered(state, base, &bytes), bytes));
         }
     }

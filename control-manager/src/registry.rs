@@ -237,7 +237,7 @@ fn check_subscription(
     entity: &EntityRow,
     wanted: &PublicKey,
 ) -> Result<Result<(), ReplyBody>, StoreError> {
-    if change.is_subscription_revoked(entity)? {
+    if entity.is_subscription_revoked {
         let text = "an operator of the manager revoked its subscription";
         return Ok(Err(reject(RejectionCode::SubscriptionRevoked, text)));
     }
@@ -375,6 +375,7 @@ fn register(
                 last_contact: now,
                 open: 0,
                 subscription: None,
+                is_subscription_revoked: false,
             }
         }
     };

@@ -36,10 +36,10 @@ const MAX_PAGES: usize = 10_000;
 const READ_FOR: Duration = Duration::from_secs(3600);
 /// Things, and values, that are taken in one change of the store.
 const TAKEN_AT_ONCE: usize = 2000;
+/// A number later than that of any reading.
+const ALL_READINGS: u64 = u64::MAX;
 /// Characters of an error.
 const MAX_ERROR: usize = 500;
-/// In the place of an error while it is being read.
-pub(crate) const UNDER_WAY: &str = "it is being read";
 
 /// The sandbox as it is configured.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,6 +73,10 @@ pub(crate) struct Sandbox {
 impl Sandbox {
     pub(crate) fn new(settings: SandboxSettings) -> Self {
         Self { settings, turn: Mutex::default() }
+    }
+
+    pub(crate) fn is_being_read(&self) -> bool {
+        self.turn.try_lock().is_err()
     }
 }
 
@@ -108,7 +112,7 @@ fn collection(settings: &SandboxSettings, shutdown: &Shutdown) -> Result<Collect
 /// Reads the sandbox until the manager ends. One that is configured no more says nothing any more.
 pub(crate) async fn run(manager: Arc<Manager>) {
     let Some(every) = manager.sandbox.as_ref().map(|sandbox| sandbox.settings.every) else {
-        match forget_unseen(&manager, manager.now()).await {
+        match forget_unseen(&manager, ALL_READINGS).await {
             Ok(0) => {}
             Ok(forgotten) => info!(forgotten, "no sandbox is configured: what it said is forgotten"),
             Err(error) => warn!(%error, "what the sandbox said could not be forgotten"),
@@ -138,27 +142,37 @@ pub(crate) async fn sync(manager: &Manager) -> Result<SandboxState, StoreError> 
     let settings = &sandbox.settings;
     let mut state = manager.store.sandbox().await?;
     let Ok(mut was_whole) = sandbox.turn.try_lock() else { return Ok(state) };
-    // Another reading may have ended just now.
-    let now = manager.now().max(state.asked_at + Duration::from_millis(1));
-    // Another remedy may be configured since the last start.
-    let is_whole =
-        !*was_whole || state.collection != settings.collection || state.whole_at + WHOLE_EVERY <= now;
+    // A reading that ended while this one waited for the store counts.
+    state = manager.store.sandbox().await?;
+    let now = manager.now();
+    // Another remedy may be configured since the last start; and a clock may have been ahead.
+    let is_whole = !*was_whole
+        || state.collection != settings.collection
+        || state.whole_at + WHOLE_EVERY <= now
+        || state.whole_at > now;
     if state.collection != settings.collection {
-        state = SandboxState { collection: settings.collection.clone(), ..SandboxState::default() };
+        let reading = state.reading;
+        state = SandboxState { collection: settings.collection.clone(), reading, ..SandboxState::default() };
     }
-    state.asked_at = now;
-    UNDER_WAY.clone_into(&mut state.error);
+    (state.asked_at, state.reading) = (now, state.reading + 1);
     manager.store.note_sandbox(state.clone()).await?;
     let from = if is_whole { String::new() } else { state.added_after.clone() };
-    let read = tokio::time::timeout(READ_FOR, Box::pin(read(manager, settings, from, now))).await;
+    let at = (now, state.reading);
+    let read = tokio::time::timeout(READ_FOR, Box::pin(read(manager, settings, from, at))).await;
     let too_long = |_| Err(Stopped::Sandbox(format!("it takes longer than {READ_FOR:?} to read")));
     match read.unwrap_or_else(too_long) {
-        Ok(added_after) => {
+        Ok(ReadToEnd { added_after, left }) => {
             state.error.clear();
             state.read_at = now;
-            if is_whole {
-                // What the collection has no more, the sandbox says no more.
-                let _forgotten = forget_unseen(manager, now).await?;
+            // What the collection has no more, the sandbox says no more.
+            let forgotten = if is_whole { forget_unseen(manager, state.reading).await? } else { 0 };
+            if left > 0 {
+                state.error = format!(
+                    "{left} indicators were not taken: there would be more objects, or characters of their values, than may be; raise sandbox.confidence"
+                );
+            }
+            // What had no room may have it now, and is read once more then.
+            if is_whole && (left == 0 || forgotten == 0) {
                 (state.whole_at, *was_whole) = (now, true);
             }
             if !added_after.is_empty() {
@@ -184,10 +198,10 @@ pub(crate) async fn idle(manager: &Manager) {
 }
 
 /// Forgets what was not there in a reading of all, little by little; how much.
-async fn forget_unseen(manager: &Manager, reading: Timestamp) -> Result<u64, StoreError> {
+async fn forget_unseen(manager: &Manager, reading: u64) -> Result<u64, StoreError> {
     let mut all = 0;
     loop {
-        match manager.store.forget_unseen(reading).await? {
+        match manager.store.forget_unseen(reading, manager.now()).await? {
             0 => break,
             some => all += some,
         }
@@ -210,14 +224,22 @@ impl From<StoreError> for Stopped {
     }
 }
 
-/// Takes page after page; until when all that was added has been read. Each page counts at once, and a reading
+/// What came of reading to the end.
+struct ReadToEnd {
+    /// Until when all that was added has been read, in the sandbox's words.
+    added_after: String,
+    /// Indicators for which there was no room.
+    left: u64,
+}
+
+/// Takes page after page. Each page counts at once, and a reading
 /// that stops is begun again where this one began: taking something twice changes nothing.
 async fn read(
     manager: &Manager,
     settings: &SandboxSettings,
     from: String,
-    now: Timestamp,
-) -> Result<String, Stopped> {
+    (now, reading): (Timestamp, u64),
+) -> Result<ReadToEnd, Stopped> {
     let collection = collection(settings, &manager.shutdown).map_err(Stopped::Sandbox)?;
     let wanted =
         Wanted { of_files: settings.files, of_others: settings.others, confidence: settings.confidence, now };
@@ -232,7 +254,7 @@ async fn read(
         let read = read.await;
         let things = read.map_err(|error| Stopped::Sandbox(error.to_string()))?;
         let things = things.map_err(|error| Stopped::Sandbox(error.to_string()))?;
-        let taken = take(manager, things, now).await?;
+        let taken = take(manager, things, (now, reading)).await?;
         writ_common::checkpoint!("sandbox_page_taken");
         (changed, left) = (changed + taken.changed, left + taken.left);
         if taken.changed > 0 {
@@ -245,13 +267,7 @@ async fn read(
             if changed > 0 {
                 info!(changed, latest, "the sandbox was read");
             }
-            if left > 0 {
-                let why = format!(
-                    "{left} indicators were not taken: there would be more objects, or characters of their values, than may be; raise sandbox.confidence"
-                );
-                return Err(Stopped::Sandbox(why));
-            }
-            return Ok(latest);
+            return Ok(ReadToEnd { added_after: latest, left });
         }
         // A server that gives a word for the rest wants the same question again beside it.
         if following.is_empty() {
@@ -276,30 +292,45 @@ struct Taken {
 
 /// Takes a page little by little, so that others write between. What has no room is left, and what it named
 /// before is taken back all the same: a full list must not keep a good value on it.
-async fn take(manager: &Manager, things: Vec<Read>, now: Timestamp) -> Result<Taken, StoreError> {
+async fn take(manager: &Manager, things: Vec<Read>, at: (Timestamp, u64)) -> Result<Taken, StoreError> {
     let mut taken = Taken::default();
-    let mut some: Vec<Read> = Vec::new();
-    let mut things = things.into_iter().peekable();
-    while let Some(thing) = things.next() {
-        some.push(thing);
-        let values: usize = some.iter().map(|thing| thing.objects.len()).sum();
-        if values < TAKEN_AT_ONCE && some.len() < TAKEN_AT_ONCE && things.peek().is_some() {
-            continue;
-        }
-        let mut batch = std::mem::take(&mut some);
-        match manager.store.take_indicators(batch.clone(), now).await? {
+    // The next is at the end.
+    let mut batches = in_batches(things);
+    batches.reverse();
+    while let Some(mut batch) = batches.pop() {
+        match manager.store.take_indicators(batch.clone(), at).await? {
             Changed::Done(changed) => taken.changed += changed,
+            // Whichever has no room is found by halves.
+            Changed::TooMany(_) if batch.len() > 1 => {
+                let later = batch.split_off(batch.len() / 2);
+                batches.extend([later, batch]);
+            }
             Changed::TooMany(_) => {
-                for thing in batch.iter_mut().filter(|thing| !thing.objects.is_empty()) {
-                    thing.objects.clear();
-                    thing.left.push("there is no room for it".to_owned());
-                    taken.left += 1;
+                let Some(thing) = batch.first_mut() else { continue };
+                // Without objects it cannot be too much.
+                if thing.objects.is_empty() {
+                    continue;
                 }
-                if let Changed::Done(changed) = manager.store.take_indicators(batch, now).await? {
-                    taken.changed += changed;
-                }
+                thing.objects.clear();
+                thing.left.push("there is no room for it".to_owned());
+                taken.left += 1;
+                batches.push(batch);
             }
         }
     }
     Ok(taken)
+}
+
+fn in_batches(things: Vec<Read>) -> Vec<Vec<Read>> {
+    let (mut batches, mut values) = (vec![Vec::new()], 0);
+    for thing in things {
+        values += 1 + thing.objects.len();
+        if values > TAKEN_AT_ONCE {
+            (values, _) = (1 + thing.objects.len(), batches.push(Vec::new()));
+        }
+        if let Some(last) = batches.last_mut() {
+            last.push(thing);
+        }
+    }
+    batches
 }

@@ -32,6 +32,8 @@ use crate::list::{List, ListError};
 const MAGIC: &[u8; 8] = b"WRITDIFF";
 const VERSION: u8 = 1;
 const HEADER: usize = 96;
+/// Entries of a delta: they are in memory while it is made.
+const MAX_CHANGES: u64 = 4_000_000;
 /// Bytes read at once.
 const BUFFER: usize = 256 << 10;
 
@@ -105,14 +107,12 @@ pub fn between(base: &Path, new: &Path, out: &Path) -> Result<Option<u64>, Delta
     }
     let width = u64::from(of_new.kind().width());
     // Beyond that many it is no shorter.
-    let most = of_new.bytes().saturating_sub(u64::try_from(HEADER).unwrap_or(u64::MAX)) / width;
+    let room = of_new.bytes().saturating_sub(u64::try_from(HEADER).unwrap_or(u64::MAX) + 1);
+    let most = (room / width).min(MAX_CHANGES);
     let (mut gone, mut come) = (Vec::new(), Vec::new());
     let (mut before, mut after) = (Entries::of_list(&of_base, base)?, Entries::of_list(&of_new, new)?);
     let (mut one, mut other) = (before.next().transpose()?, after.next().transpose()?);
     while one.is_some() || other.is_some() {
-        if u64::try_from(gone.len() + come.len()).unwrap_or(u64::MAX) >= most {
-            return Ok(None);
-        }
         let order = match (&one, &other) {
             (Some(one), Some(other)) => one.cmp(other),
             (Some(_), None) => std::cmp::Ordering::Less,
@@ -123,6 +123,9 @@ pub fn between(base: &Path, new: &Path, out: &Path) -> Result<Option<u64>, Delta
         }
         if order.is_gt() {
             come.extend(other);
+        }
+        if u64::try_from(gone.len() + come.len()).unwrap_or(u64::MAX) > most {
+            return Ok(None);
         }
         if order.is_le() {
             one = before.next().transpose()?;
@@ -224,12 +227,12 @@ fn merge(
     Ok(())
 }
 
-/// Makes the list that comes of a delta. It is whole and on disk, or not there. Takes no more memory than the
+/// Makes the list that comes of a delta and has so many bytes. It is whole and on disk, or not there. Takes no more memory than the
 /// table of the list: the files are read twice.
 ///
 /// # Errors
 /// When the delta is made to another list, one of them is damaged, or the disk fails.
-pub fn apply(base: &Path, delta: &Path, out: &Path) -> Result<(), DeltaError> {
+pub fn apply(base: &Path, delta: &Path, out: &Path, bytes: u64) -> Result<(), DeltaError> {
     let (list, said) = (List::open(base)?, Said::read(delta)?);
     if said.kind != list.kind() || said.base != list.digest() {
         return Err(DeltaError::Unfit("it is made to another list"));
@@ -239,6 +242,10 @@ pub fn apply(base: &Path, delta: &Path, out: &Path) -> Result<(), DeltaError> {
     let entries = entries.filter(|entries| *entries <= MAX_ENTRIES);
     let header =
         Header::of(said.kind, entries.ok_or(DeltaError::Unfit("no list has so many entries"))?, said.new);
+    // Before anything is written.
+    if header.length() != bytes {
+        return Err(DeltaError::Unfit("a list of another length comes of it"));
+    }
     let width = usize::from(said.kind.width());
     let mut counts = vec![0_u32; header.buckets()];
     let mut context = Context::new(&SHA256);
@@ -301,6 +308,10 @@ mod tests {
         path
     }
 
+    fn length(path: &Path) -> u64 {
+        std::fs::metadata(path).unwrap().len()
+    }
+
     #[test]
     fn a_delta_is_short_and_makes_the_same_file() {
         let folder = TempDir::new().unwrap();
@@ -311,12 +322,14 @@ mod tests {
             let bytes = between(&base, &new, &delta).unwrap().unwrap();
             assert_eq!(bytes, 96 + 150 * u64::from(kind.width()));
             assert_eq!(bytes, std::fs::metadata(&delta).unwrap().len());
-            apply(&base, &delta, &made).unwrap();
+            apply(&base, &delta, &made, length(&new)).unwrap();
             assert_eq!(std::fs::read(&made).unwrap(), std::fs::read(&new).unwrap());
             // And nothing comes of it beside another list.
             std::fs::remove_file(&made).unwrap();
-            let error = apply(&new, &delta, &made).unwrap_err().to_string();
+            let error = apply(&new, &delta, &made, length(&new)).unwrap_err().to_string();
             assert!(error.contains("made to another list") && !made.exists(), "{error}");
+            let error = apply(&base, &delta, &made, length(&new) - 32).unwrap_err().to_string();
+            assert!(error.contains("another length") && !made.exists(), "{error}");
         }
     }
 
@@ -345,12 +358,12 @@ mod tests {
             let mut bad = good.clone();
             bad[place] ^= 1;
             std::fs::write(&delta, &bad).unwrap();
-            apply(&base, &delta, &made).unwrap_err();
+            apply(&base, &delta, &made, length(&new)).unwrap_err();
             assert!(!made.exists(), "{place}");
         }
-        for length in 0..good.len() {
-            std::fs::write(&delta, &good[..length]).unwrap();
-            apply(&base, &delta, &made).unwrap_err();
+        for cut in 0..good.len() {
+            std::fs::write(&delta, &good[..cut]).unwrap();
+            apply(&base, &delta, &made, length(&new)).unwrap_err();
         }
     }
 
@@ -364,8 +377,9 @@ mod tests {
             let base = list(&folder, "base", Kind::Sha1, before);
             let new = list(&folder, "new", Kind::Sha1, after);
             let (delta, made) = (folder.path().join("delta"), folder.path().join("made"));
-            if between(&base, &new, &delta).unwrap().is_some() {
-                apply(&base, &delta, &made).unwrap();
+            if let Some(bytes) = between(&base, &new, &delta).unwrap() {
+                prop_assert!(bytes < length(&new));
+                apply(&base, &delta, &made, length(&new)).unwrap();
                 prop_assert_eq!(std::fs::read(&made).unwrap(), std::fs::read(&new).unwrap());
             }
         }

@@ -22,6 +22,8 @@ use pattern::Pattern;
 /// STIX objects in one bundle or envelope.
 const MAX_STIX_OBJECTS: usize = 200_000;
 
+/// Bytes of one of them: a pattern has at most a quarter of that.
+const MAX_THING: usize = 1 << 20;
 /// Values that the indicators of one name together: more would not be kept.
 const MAX_VALUES: usize = 2 * crate::MAX_OBJECTS;
 
@@ -161,6 +163,13 @@ pub fn read(text: &[u8], wanted: Wanted) -> Result<Vec<Read>, NotStix> {
     let mut told = Vec::new();
     for (place, object) in objects.into_iter().enumerate() {
         // One at a time: as values they take many times as much memory as text.
+        if object.get().len() > MAX_THING {
+            let why = format!("it has {} bytes, and {MAX_THING} are read", object.get().len());
+            let id = format!("object {}", place + 1);
+            let (name, objects, revoked) = (String::new(), Vec::new(), Vec::new());
+            told.push(Read { id, name, objects, revoked, left: vec![why] });
+            continue;
+        }
         let object: Value = serde_json::from_str(object.get())?;
         let field = |name: &str| object.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
         let (id, kind) = (field("id"), field("type"));

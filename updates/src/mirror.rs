@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use tough::{Prefix, Repository, TargetName};
+use tracing::warn;
 use writ_common::checkpoint;
 use writ_common::files;
 use writ_protocol::id::Digest;
@@ -88,11 +89,13 @@ async fn copy<L: Link>(folder: &Folder, incoming: &Path, source: Source<L>) -> R
         target: target.clone(),
         sha256: release.sha256,
         bytes: release.bytes,
+        is_needed: true,
     });
     let of_deltas = deltas.iter().map(|delta| Wanted {
         target: delta.target.clone(),
         sha256: delta.sha256,
         bytes: delta.bytes,
+        is_needed: false,
     });
     let targets = bring(&repository, wanted.chain(of_deltas).collect(), &place.join("targets")).await?;
     let components = components.len();
@@ -126,6 +129,8 @@ struct Wanted {
     target: TargetName,
     sha256: Digest,
     bytes: u64,
+    /// Without it the repository is not whole.
+    is_needed: bool,
 }
 
 /// Brings the files that are not here; the files that the copy names.
@@ -145,15 +150,30 @@ async fn bring(
     let are_here = are_here.map_err(|error| UpdateError::new(Reason::Disk, error.to_string()))?;
     let missing: Vec<_> =
         wanted.iter().zip(are_here).filter(|(_, is_here)| !is_here).map(|(wanted, _)| wanted).collect();
-    check_room(folder, missing.iter().map(|wanted| wanted.bytes).sum())?;
+    let needed = missing.iter().filter(|wanted| wanted.is_needed).map(|wanted| wanted.bytes);
+    check_room(folder, needed.sum())?;
+    let mut left_out = BTreeSet::new();
     for wanted in missing {
+        if !wanted.is_needed && check_room(folder, wanted.bytes).is_err() {
+            left_out.insert(file(wanted));
+            continue;
+        }
         // The library compares the digest, and the file takes its name only then.
         let saved = repository.save_target(&wanted.target, folder, Prefix::Digest).await;
-        saved.map_err(|error| UpdateError::of_tuf(&error))?;
+        match saved.map_err(|error| UpdateError::of_tuf(&error)) {
+            Ok(()) => {}
+            // Whoever wants it takes the whole list.
+            Err(error) if !wanted.is_needed => {
+                warn!(target = wanted.target.raw(), %error, "a delta is not mirrored");
+                left_out.insert(file(wanted));
+                continue;
+            }
+            Err(error) => return Err(error),
+        }
         sync(&folder.join(file(wanted)))?;
     }
     sync(folder)?;
-    Ok(wanted.iter().map(file).collect())
+    Ok(wanted.iter().map(file).filter(|name| !left_out.contains(name)).collect())
 }
 
 fn sync(path: &Path) -> Result<(), UpdateError> {

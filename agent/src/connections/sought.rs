@@ -206,7 +206,7 @@ mod tests {
     ) -> Vec<(String, String, How)> {
         let mut met = Meetings::default();
         sought.meet(table, names, &mut met);
-        met.told.into_iter().map(|met| (met.kind, met.value, met.how)).collect()
+        met.told().0.into_iter().map(|met| (met.kind, met.value, met.how)).collect()
     }
 
     fn is(kind: &str, value: &str, how: How) -> (String, String, How) {
@@ -283,5 +283,22 @@ mod tests {
         let file = Object::new(ObjectType::Sha256, &"ab".repeat(32), Remedy::Log, Source::Analysed).unwrap();
         assert!(Sought::of(Some(&List::of(vec![over, file]).unwrap()), now).is_empty());
         assert!(Sought::of(None, now).is_empty());
+    }
+
+    #[test]
+    fn who_opens_many_connections_to_some_hides_no_other() {
+        use ObjectType::Ip;
+        let many: Vec<_> = (1..=40).map(|last| format!("192.0.2.{last}")).collect();
+        let objects: Vec<_> = many.iter().map(|address| (Ip, address.as_str())).collect();
+        let sought = sought(&objects);
+        let ends: Vec<_> =
+            (1..40).flat_map(|last| (1..30).map(move |port| format!("192.0.2.{last}:{port}"))).collect();
+        let mut links: Vec<_> = ends.iter().map(|end| ("203.0.113.1:1", Some(end.as_str()))).collect();
+        links.push(("203.0.113.1:1", Some("192.0.2.40:443")));
+        let mut met = Meetings::default();
+        sought.meet(&table(&links, &[]), &HashMap::new(), &mut met);
+        let (told, count) = met.told();
+        assert_eq!(count, links.len());
+        assert!(told.len() < links.len() && told.iter().any(|met| met.value == "192.0.2.40"));
     }
 }

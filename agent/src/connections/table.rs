@@ -3,10 +3,12 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::Read as _;
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use procfs::net::{TcpNetEntry, TcpState, UdpNetEntry};
 use procfs::process::{FDTarget, Process as Handle, all_processes};
 use serde::Serialize;
+use tokio::time::Instant;
 use writ_lists::Kind;
 
 /// Sockets that are looked at: what a busy proxy has. Of more the answer says so.
@@ -17,6 +19,8 @@ const MAX_COMMAND_LINE: u64 = 64 << 10;
 const MAX_URLS: usize = 256;
 const MAX_URL: usize = 2048;
 const MAX_URL_BYTES: usize = 32 << 20;
+/// How long command lines are read.
+const COMMAND_LINES_FOR: Duration = Duration::from_secs(5);
 /// Characters of a program's name.
 const MAX_PROGRAM: usize = 200;
 /// What a URL begins with in a command line.
@@ -89,6 +93,8 @@ impl Table {
         let mut table = Self { hides_others: Handle::new(1).is_err(), ..Self::default() };
         let (mut holders, mut networks) = (HashMap::new(), HashSet::new());
         let (mut sockets, mut url_bytes) = (Vec::new(), 0);
+        // Whoever fills command lines must not keep sockets from being looked at.
+        let until = Instant::now() + COMMAND_LINES_FOR;
         for handle in all_processes().into_iter().flatten().flatten() {
             match handle.fd() {
                 Ok(open) => {
@@ -109,7 +115,11 @@ impl Table {
                 sockets.extend(read.into_iter().map(|(link, inode)| (Link { network, ..link }, inode)));
             }
             let Some(process) = read_process(&handle) else { continue };
-            table.read_command_line(&handle, &mut url_bytes);
+            if Instant::now() < until {
+                table.read_command_line(&handle, &mut url_bytes);
+            } else {
+                table.cut += 1;
+            }
             table.processes.insert(process.pid, process);
         }
         if networks.is_empty()
@@ -174,11 +184,11 @@ fn urls_in(text: &str) -> (Vec<String>, bool) {
     for at in starts.into_iter().take(MAX_URLS) {
         let is_end =
             |c: char| c.is_whitespace() || c.is_control() || matches!(c, '"' | '\'' | '`' | '<' | '>');
-        let url = text[at..].split(is_end).next().unwrap_or_default();
-        let url = url.trim_end_matches([',', ';', ')', ']']);
-        // No list and no object has a longer one.
+        // No list and no object has a longer one, and each of many begins in the one before.
+        let most = text.floor_char_boundary(at.saturating_add(MAX_URL + 1));
+        let url = text[at..most].split(is_end).next().unwrap_or_default();
         if url.len() <= MAX_URL {
-            found.extend(Kind::Url.canonical(url));
+            found.extend(Kind::Url.canonical(url.trim_end_matches([',', ';', ')', ']'])));
         }
     }
     found.sort();

@@ -18,7 +18,7 @@ use writ_protocol::time::Timestamp;
 use crate::VERSION;
 use crate::context::Manager;
 use crate::presence::Presence;
-use crate::sandbox;
+use crate::sandbox::{self, Sandbox};
 use crate::store::{
     EntityAdmission, EntityRow, KeepOrUndo, SandboxNoteRow, SandboxState, TokenRow, unavailable,
 };
@@ -301,12 +301,16 @@ async fn show_sandbox(manager: &Manager, state: SandboxState) -> Result<proto::S
         why: row.why,
         at_ms: row.at.as_millis(),
     };
+    let error = match manager.sandbox.as_ref().is_some_and(Sandbox::is_being_read) {
+        true => "it is being read".to_owned(),
+        false => state.error,
+    };
     Ok(proto::Sandbox {
         collection: manager.sandbox.as_ref().map(|it| it.settings.collection.clone()).unwrap_or_default(),
         asked_at_ms: state.asked_at.as_millis(),
         read_at_ms: state.read_at.as_millis(),
         added_after: state.added_after,
-        error: state.error,
+        error,
         indicators: manager.store.count_indicators().await.map_err(unavailable)?,
         notes: notes.into_iter().map(note).collect(),
     })
@@ -326,8 +330,8 @@ fn show(row: EntityRow, now: Timestamp) -> proto::Entity {
     };
     let fetches = row.subscription.as_ref();
     let subscription = match fetches {
+        _ if row.is_subscription_revoked => "revoked",
         None => "none",
-        Some(subscription) if subscription.key.is_none() => "revoked",
         Some(_) => "active",
     };
     let registration = row.registration;
@@ -354,9 +358,7 @@ fn show(row: EntityRow, now: Timestamp) -> proto::Entity {
         epoch: row.epoch,
         instructions_open: row.open,
         subscription: subscription.to_owned(),
-        subscription_key_id: fetches
-            .and_then(|it| it.key.as_ref())
-            .map_or_else(String::new, |key| key.id().to_string()),
+        subscription_key_id: fetches.map_or_else(String::new, |it| it.key.id().to_string()),
         subscribed_at_ms: fetches.map_or(0, |it| it.issued_at.as_millis()),
         objects_version: fetches.map_or(0, |it| it.held),
         objects_fetched_at_ms: fetches.map_or(0, |it| it.fetched_at.as_millis()),

@@ -71,15 +71,17 @@ pub(crate) struct EntityRow {
     pub last_contact: Timestamp,
     /// Instructions it has not ended.
     pub open: u64,
-    /// Its subscription to suspicious objects, if it has or had one.
+    /// Its subscription to suspicious objects, if it has one.
     pub subscription: Option<SubscriptionRow>,
+    /// It is given none.
+    pub is_subscription_revoked: bool,
 }
 
 /// Who fetches suspicious objects for an entity.
 #[derive(Debug, Clone)]
 pub(crate) struct SubscriptionRow {
-    /// Whose calls count; `None`: it was revoked.
-    pub key: Option<PublicKey>,
+    /// Whose calls count.
+    pub key: PublicKey,
     /// Of its last call.
     pub counter: u64,
     /// Since when.
@@ -114,6 +116,8 @@ pub(crate) struct SandboxState {
     pub read_at: Timestamp,
     /// The last time it was read from its beginning; zero: never.
     pub whole_at: Timestamp,
+    /// The number of the last reading.
+    pub reading: u64,
     /// Of the last time; empty: none.
     pub error: String,
 }

@@ -265,7 +265,6 @@ fn objects_are_for_the_key_of_a_subscription_and_for_nobody_else() {
     assert_eq!(caller.is_rejected(&of(&caller, 15, &subscribe(&first))), "subscription_revoked");
     // Leaving does not wash it clean.
     assert!(matches!(caller.says(&of(&caller, 16, &CallBody::Unregister)), ReplyBody::Left));
-    // Nor does another name: the revocation is the key's.
     let back = caller.call(0, 17, CallBody::Register(registration(None)));
     let ReplyBody::Registered(back) = caller.says(&back) else { panic!("not registered") };
     let _approved = fleet.cm(&["entities", "approve", "caller"]);

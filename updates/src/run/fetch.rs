@@ -288,14 +288,19 @@ async fn make(
     told: &mut (dyn FnMut(Progress) + Send),
 ) -> Result<Option<Digest>, UpdateError> {
     let beside = file.with_extension("delta");
+    // For a while both are there.
+    if file.parent().is_some_and(|folder| check_room(folder, release.bytes + delta.bytes).is_err()) {
+        return Ok(None);
+    }
     let wanted = Release { sha256: delta.sha256, bytes: delta.bytes, ..release.clone() };
     let brought = bring(repository, &delta.target, (name, &wanted), &beside, told).await;
-    let (base, made, of_delta) = (base.to_owned(), file.to_owned(), beside.clone());
+    let (base, made, of_delta, bytes) = (base.to_owned(), file.to_owned(), beside.clone(), release.bytes);
     let made = match brought {
         Ok(_) => {
             // It reads and writes the whole of a list: others work meanwhile.
             let applied = tokio::task::spawn_blocking(move || {
-                writ_lists::delta::apply(&base, &of_delta, &made).map_err(|error| error.to_string())?;
+                writ_lists::delta::apply(&base, &of_delta, &made, bytes)
+                    .map_err(|error| error.to_string())?;
                 digest::of_file(&made).map_err(|error| error.to_string())
             });
             applied.await.map_err(|error| error.to_string()).flatten()

@@ -17,10 +17,11 @@ use tough::editor::RepositoryEditor;
 use tough::editor::signed::{SignedRepository, SignedRole};
 use tough::key_source::KeySource;
 use tough::schema::{Hashes, KeyHolder, RoleKeys, Root, Signed, Target};
+use tracing::warn;
 use writ_common::checkpoint;
 use writ_common::files;
 use writ_common::keys::sealed::Passphrase;
-use writ_lists::delta::{self, DeltaError};
+use writ_lists::delta;
 use writ_protocol::id::Digest;
 use writ_protocol::time::Timestamp;
 
@@ -84,7 +85,7 @@ impl Workshop {
         for (name, release) in &plan.components {
             self.check_target(name, release)?;
         }
-        self.plan_deltas(&mut plan)?;
+        self.plan_deltas(&mut plan);
         // Noted before anything is written: a number that a reader may have seen is never used again.
         let mut numbers = self.numbers()?;
         let next = |number: u64| number.checked_add(1).ok_or(WorkshopError::Numbers);
@@ -133,10 +134,11 @@ impl Workshop {
     }
 
     /// Plans what leads from the lists that were published last to those that are published now. A delta that
-    /// is no shorter than its list, or whose base is gone, is not made: the list is fetched whole.
-    fn plan_deltas(&self, plan: &mut super::Plan) -> Result<(), WorkshopError> {
+    /// is no shorter than its list, or cannot be made, is not made: the list is fetched whole.
+    fn plan_deltas(&self, plan: &mut super::Plan) {
         let leads = |name: &Name, delta: &mut super::Delta| {
-            plan.components.get(name).is_some_and(|release| release.sha256 == delta.to)
+            let is_there = fs::metadata(self.delta_file(name, delta)).is_ok_and(|it| it.len() == delta.bytes);
+            is_there && plan.components.get(name).is_some_and(|release| release.sha256 == delta.to)
         };
         plan.deltas.retain(leads);
         for (name, release) in plan.components.iter().filter(|(name, _)| !name.kinds().is_empty()) {
@@ -145,20 +147,32 @@ impl Workshop {
                 continue;
             };
             let beside = self.repository.join("targets").join(format!(".{name}.delta"));
-            let (base, new) = (self.target(name, before.sha256), self.target(name, release.sha256));
-            let made = match delta::between(&base, &new, &beside) {
-                Ok(made) => made,
-                Err(DeltaError::File(error)) => return Err(error.into()),
-                Err(DeltaError::List(_) | DeltaError::Unreadable(_) | DeltaError::Unfit(_)) => None,
-            };
-            let Some(bytes) = made else { continue };
-            let sha256 = digest::of_file(&beside).map_err(WorkshopError::io(&beside))?;
-            let delta = super::Delta { from: before.sha256, to: release.sha256, sha256, bytes };
-            let target = self.repository.join("targets").join(format!("{sha256}.{}", delta.target(name)));
-            files::rename(&beside, &target)?;
-            plan.deltas.insert(name.clone(), delta);
+            match self.make_delta(name, (before, release), &beside) {
+                Ok(Some(delta)) => drop(plan.deltas.insert(name.clone(), delta)),
+                Ok(None) => {}
+                Err(why) => warn!(component = %name, why, "no delta is published, only the whole list"),
+            }
+            let _ = fs::remove_file(&beside);
         }
-        Ok(())
+    }
+
+    fn make_delta(
+        &self,
+        name: &Name,
+        (before, release): (&Release, &Release),
+        beside: &Path,
+    ) -> Result<Option<super::Delta>, String> {
+        let (base, new) = (self.target(name, before.sha256), self.target(name, release.sha256));
+        let made = delta::between(&base, &new, beside).map_err(|error| error.to_string())?;
+        let Some(bytes) = made else { return Ok(None) };
+        let sha256 = digest::of_file(beside).map_err(|error| error.to_string())?;
+        let delta = super::Delta { from: before.sha256, to: release.sha256, sha256, bytes };
+        files::rename(beside, &self.delta_file(name, &delta)).map_err(|error| error.to_string())?;
+        Ok(Some(delta))
+    }
+
+    fn delta_file(&self, name: &Name, delta: &super::Delta) -> PathBuf {
+        self.repository.join("targets").join(format!("{}.{}", delta.sha256, delta.target(name)))
     }
 
     /// Writes what was signed to where the web server shows it.

@@ -21,11 +21,16 @@ CREATE TABLE object_feed_state (
     list BLOB NOT NULL
 ) STRICT;
 
--- Which key fetches objects for an entity. Without a key it was revoked, which outlives the registration.
+-- Entities that are given no key to fetch objects by, whatever they are called next.
+CREATE TABLE revoked_subscriptions (
+    entity_key BLOB PRIMARY KEY,
+    revoked_at INTEGER NOT NULL
+) STRICT;
+
+-- Which key fetches objects for an entity.
 CREATE TABLE subscriptions (
     entity_id BLOB PRIMARY KEY,
-    entity_key BLOB NOT NULL, -- a revocation is of the key, whatever the entity is called next
-    public_key BLOB UNIQUE,
+    public_key BLOB NOT NULL UNIQUE,
     counter INTEGER NOT NULL DEFAULT 0, -- of the last call by that key
     issued_at INTEGER NOT NULL,
     held INTEGER NOT NULL DEFAULT 0,
@@ -51,6 +56,7 @@ CREATE TABLE sandbox (
     only_row INTEGER PRIMARY KEY CHECK (only_row = 1),
     collection TEXT NOT NULL,
     added_after TEXT NOT NULL,
+    reading INTEGER NOT NULL, -- the number of the last one
     asked_at INTEGER NOT NULL,
     read_at INTEGER NOT NULL,
     whole_at INTEGER NOT NULL, -- the last time it was read from its beginning

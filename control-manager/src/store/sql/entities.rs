@@ -25,7 +25,8 @@ fn fetch(
         "SELECT entities.*, (SELECT count(*) FROM deliveries
              WHERE deliveries.entity_id = entities.entity_id AND deliveries.state < {FIRST_ENDED}) AS open,
              subscriptions.public_key AS subscription_key, subscriptions.counter AS subscription_counter,
-             subscriptions.issued_at, subscriptions.held, subscriptions.fetched_at
+             subscriptions.issued_at, subscriptions.held, subscriptions.fetched_at,
+             EXISTS (SELECT 1 FROM revoked_subscriptions WHERE entity_key = entities.public_key) AS is_revoked
          FROM entities LEFT JOIN subscriptions ON subscriptions.entity_id = entities.entity_id WHERE {which}"
     );
     connection.fetch(&sql, values, read)
@@ -47,6 +48,7 @@ fn read(record: &Record<'_>) -> Result<EntityRow, StoreError> {
         last_contact: record.get("last_contact")?,
         open: record.get("open")?,
         subscription: subscription(record)?,
+        is_subscription_revoked: record.get("is_revoked")?,
     })
 }
 
@@ -140,7 +142,10 @@ impl Change<'_> {
 
     /// Forgets one.
     pub(crate) fn forget(&mut self, entity: EntityId) -> Result<(), StoreError> {
-        self.0.execute("DELETE FROM subscriptions WHERE entity_id = ?1", &values![entity])?;
+        let sql = "DELETE FROM revoked_subscriptions
+                   WHERE entity_key = (SELECT public_key FROM entities WHERE entity_id = ?1)";
+        self.0.execute(sql, &values![entity])?;
+        self.end_subscription(entity)?;
         self.0.execute("DELETE FROM entities WHERE entity_id = ?1", &values![entity]).map(drop)
     }
 

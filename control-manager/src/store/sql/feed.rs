@@ -137,11 +137,10 @@ impl Change<'_> {
         key: &PublicKey,
         now: Timestamp,
     ) -> Result<(), StoreError> {
-        let sql = "INSERT INTO subscriptions (entity_id, entity_key, public_key, issued_at)
-                   VALUES (?1, ?2, ?3, ?4)
-                   ON CONFLICT (entity_id) DO UPDATE SET public_key = ?3, issued_at = ?4, counter = 0";
-        let (of, spki) = (entity.key.spki(), key.spki());
-        self.0.execute(sql, &values![entity.id, of, spki, now]).map(drop)
+        let sql = "INSERT INTO subscriptions (entity_id, public_key, issued_at) VALUES (?1, ?2, ?3)
+                   ON CONFLICT (entity_id) DO UPDATE SET public_key = ?2, issued_at = ?3, counter = 0";
+        let spki = key.spki();
+        self.0.execute(sql, &values![entity.id, spki, now]).map(drop)
     }
 
     /// Whether a key is another entity's subscription.
@@ -155,35 +154,28 @@ impl Change<'_> {
         Ok(self.0.first(sql, &values![spki, entity], |_| Ok(()))?.is_some())
     }
 
-    /// Whether the subscription of an entity's key was revoked, whatever the entity was called then.
-    pub(crate) fn is_subscription_revoked(&mut self, entity: &EntityRow) -> Result<bool, StoreError> {
-        let spki = entity.key.spki();
-        let sql = "SELECT 1 FROM subscriptions WHERE entity_key = ?1 AND public_key IS NULL";
-        Ok(self.0.first(sql, &values![spki], |_| Ok(()))?.is_some())
-    }
-
     /// Nobody fetches for an entity; that it was revoked stays.
     pub(crate) fn end_subscription(&mut self, entity: EntityId) -> Result<(), StoreError> {
-        let sql = "DELETE FROM subscriptions WHERE entity_id = ?1 AND public_key IS NOT NULL";
-        self.0.execute(sql, &values![entity]).map(drop)
+        self.0.execute("DELETE FROM subscriptions WHERE entity_id = ?1", &values![entity]).map(drop)
     }
 
-    /// Nobody fetches for an entity, and nobody will.
+    /// Nobody fetches for an entity, and nobody will, whatever it is called next.
     pub(crate) fn revoke_subscription(
         &mut self,
         entity: &EntityRow,
         now: Timestamp,
     ) -> Result<(), StoreError> {
-        let sql = "INSERT INTO subscriptions (entity_id, entity_key, public_key, issued_at)
-                   VALUES (?1, ?2, NULL, ?3) ON CONFLICT (entity_id) DO UPDATE SET public_key = NULL";
+        self.end_subscription(entity.id)?;
+        let sql = "INSERT INTO revoked_subscriptions (entity_key, revoked_at) VALUES (?1, ?2)
+                   ON CONFLICT (entity_key) DO NOTHING";
         let spki = entity.key.spki();
-        self.0.execute(sql, &values![entity.id, spki, now]).map(drop)
+        self.0.execute(sql, &values![spki, now]).map(drop)
     }
 
     /// Somebody may fetch for an entity again.
     pub(crate) fn allow_subscription(&mut self, entity: &EntityRow) -> Result<(), StoreError> {
         let spki = entity.key.spki();
-        let sql = "DELETE FROM subscriptions WHERE entity_key = ?1 AND public_key IS NULL";
+        let sql = "DELETE FROM revoked_subscriptions WHERE entity_key = ?1";
         self.0.execute(sql, &values![spki]).map(drop)
     }
 

@@ -42,6 +42,7 @@ impl Store {
                 asked_at: record.get("asked_at")?,
                 read_at: record.get("read_at")?,
                 whole_at: record.get("whole_at")?,
+                reading: record.get("reading")?,
                 error: record.get("error")?,
             })
         };
@@ -51,12 +52,14 @@ impl Store {
 
     /// Notes how the sandbox stands.
     pub(crate) async fn note_sandbox(&self, state: SandboxState) -> Result<(), StoreError> {
-        let sql = "INSERT INTO sandbox (only_row, collection, added_after, asked_at, read_at, whole_at, error)
-                   VALUES (1, ?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT (only_row) DO UPDATE
-                   SET collection = ?1, added_after = ?2, asked_at = ?3, read_at = ?4, whole_at = ?5, error = ?6";
+        let sql = "INSERT INTO sandbox (only_row, collection, added_after, asked_at, read_at, whole_at, error, reading)
+                   VALUES (1, ?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT (only_row) DO UPDATE
+                   SET collection = ?1, added_after = ?2, asked_at = ?3, read_at = ?4, whole_at = ?5, error = ?6,
+                       reading = ?7";
         let write = move |connection: &mut Connection| {
-            let SandboxState { collection, added_after, asked_at, read_at, whole_at, error } = &state;
-            let values = values![collection, added_after, asked_at, read_at, whole_at, error];
+            let SandboxState { collection, added_after, asked_at, read_at, whole_at, reading, error } =
+                &state;
+            let values = values![collection, added_after, asked_at, read_at, whole_at, error, reading];
             connection.execute(sql, &values).map(drop)
         };
         self.database.write(write).await
@@ -87,18 +90,18 @@ impl Store {
     pub(crate) async fn take_indicators(
         &self,
         things: Vec<Read>,
-        reading: Timestamp,
+        (now, reading): (Timestamp, u64),
     ) -> Result<Changed, StoreError> {
         self.database
             .decide(move |connection| {
                 let mut touched = BTreeSet::new();
                 for thing in &things {
                     replace(connection, thing, reading, &mut touched)?;
-                    note(connection, thing, reading)?;
+                    note(connection, thing, now)?;
                 }
                 let mut changed = 0;
                 for about in touched {
-                    changed += settle(connection, about, reading)?;
+                    changed += settle(connection, about, now)?;
                 }
                 let sql = "DELETE FROM sandbox_notes WHERE sequence <=
                              (SELECT max(sequence) FROM sandbox_notes) - ?1";
@@ -112,7 +115,7 @@ impl Store {
     }
 
     /// Forgets some of what was not there any more in a reading, and how much; none: there is no more of it.
-    pub(crate) async fn forget_unseen(&self, reading: Timestamp) -> Result<u64, StoreError> {
+    pub(crate) async fn forget_unseen(&self, reading: u64, now: Timestamp) -> Result<u64, StoreError> {
         let sql = "SELECT indicator, kind, value FROM sandbox_indicators WHERE seen < ?1 LIMIT ?2";
         self.database
             .write(move |connection| {
@@ -127,7 +130,7 @@ impl Store {
                 }
                 let touched: BTreeSet<About> = gone.iter().map(|(_, about)| about.clone()).collect();
                 for about in touched {
-                    settle(connection, about, reading)?;
+                    settle(connection, about, now)?;
                 }
                 Ok(u64::try_from(gone.len()).unwrap_or(u64::MAX))
             })
@@ -141,7 +144,7 @@ type About = (String, String);
 fn replace(
     connection: &mut Connection,
     thing: &Read,
-    reading: Timestamp,
+    reading: u64,
     touched: &mut BTreeSet<About>,
 ) -> Result<(), StoreError> {
     let sql = "SELECT kind, value FROM sandbox_indicators WHERE indicator = ?1";
