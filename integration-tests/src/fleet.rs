@@ -259,7 +259,7 @@ impl Fleet {
     #[must_use]
     pub fn init_with(&self, more: &[&str]) -> Said {
         let (folder, passphrase) = (self.path("server"), self.path("passphrase"));
-        let port = if self.direct_port == 0 { self.road.port() } else { self.direct_port };
+        let port = self.agents_port();
         let host = if self.agents_address == "127.0.0.1" { "localhost" } else { self.agents_address };
         let endpoint = format!("{host}:{port}");
         let arguments = ["init", "--output", "json", "--name", "acme", "--endpoint", &endpoint];
@@ -385,6 +385,12 @@ impl Fleet {
     /// When it does not run.
     pub fn kill_server(&mut self) {
         self.server.take().unwrap().kill();
+    }
+
+    /// The port agents use.
+    #[must_use]
+    pub fn agents_port(&self) -> u16 {
+        if self.direct_port == 0 { self.road.port() } else { self.direct_port }
     }
 
     /// The port operators use.

@@ -89,8 +89,10 @@ pub(super) struct Table {
 impl Table {
     /// As it is now. What ends meanwhile is passed over.
     pub(super) fn read() -> Self {
-        // The first process is always there, unless it is hidden (`hidepid`, proc(5)).
-        let mut table = Self { hides_others: Handle::new(1).is_err(), ..Self::default() };
+        // The first process is always there. Of one that is hidden (`hidepid`, proc(5)) the folder can be
+        // opened, and nothing in it.
+        let hides_others = Handle::new(1).and_then(|first| first.stat()).is_err();
+        let mut table = Self { hides_others, ..Self::default() };
         let (mut holders, mut networks) = (HashMap::new(), HashSet::new());
         let (mut sockets, mut url_bytes) = (Vec::new(), 0);
         // Whoever fills command lines must not keep sockets from being looked at.
