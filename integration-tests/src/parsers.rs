@@ -1,13 +1,17 @@
 //! Every parser of a stranger's bytes, as a function that must never panic. `fuzz/` runs them under
 //! libFuzzer; a test replays their corpora on stable.
 
+use std::sync::LazyLock;
+
 use bytes::Bytes;
 use prost::Message as _;
+use tempfile::TempDir;
 use writ_common::keys::pem;
 use writ_common::keys::vouched::PinnedAuthority;
 use writ_common::tls::{LeafFacts, spki_digest};
+use writ_lists::delta::apply;
 use writ_lists::source::{self, Layout};
-use writ_lists::{Filter, Key, Kind};
+use writ_lists::{Builder, Filter, Key, Kind};
 use writ_objects::stix::{self, Wanted};
 use writ_objects::{List, ObjectsChange};
 use writ_proto::v1 as proto;
@@ -48,6 +52,7 @@ pub const PARSERS: &[Parser] = &[
     ("endpoint", endpoint),
     ("list_source", list_source),
     ("list_filter", list_filter),
+    ("list_delta", list_delta),
     ("stix", stix),
     ("objects", objects),
 ];
@@ -201,6 +206,32 @@ pub fn list_filter(data: &[u8]) {
             let _ = filter.may_contain(&[first; 32]);
         }
         assert_eq!(filter.as_bytes(), data);
+    }
+}
+
+/// A list of these entries, as a file.
+fn list_of(numbers: impl Iterator<Item = u8>) -> Vec<u8> {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("list");
+    let mut builder = Builder::new(Kind::Sha256);
+    numbers.for_each(|number| builder.add([number; 32]).unwrap());
+    let _ = builder.sort().unwrap().write(&path).unwrap();
+    std::fs::read(path).unwrap()
+}
+
+static BASE: LazyLock<Vec<u8>> = LazyLock::new(|| list_of(0..10));
+static NEW: LazyLock<Vec<u8>> = LazyLock::new(|| list_of((2..10).chain(20..22)));
+
+/// What makes one list the other: that list comes of it, or none.
+pub fn list_delta(data: &[u8]) {
+    let folder = TempDir::new().unwrap();
+    let [base, delta, made] = ["base", "delta", "made"].map(|name| folder.path().join(name));
+    std::fs::write(&base, &*BASE).unwrap();
+    std::fs::write(&delta, data).unwrap();
+    let bytes = u64::try_from(NEW.len()).unwrap();
+    match apply(&base, &delta, &made, bytes) {
+        Ok(()) => assert_eq!(std::fs::read(&made).unwrap().len(), NEW.len()),
+        Err(_) => assert!(!made.exists()),
     }
 }
 

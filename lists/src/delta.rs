@@ -227,8 +227,8 @@ fn merge(
     Ok(())
 }
 
-/// Makes the list that comes of a delta and has so many bytes. It is whole and on disk, or not there. Takes no more memory than the
-/// table of the list: the files are read twice.
+/// Makes the list that comes of a delta and has so many bytes. It is whole and on disk, or not there. Takes no
+/// more memory than the table of the list: the files are read twice.
 ///
 /// # Errors
 /// When the delta is made to another list, one of them is damaged, or the disk fails.
