@@ -410,23 +410,23 @@ pub(crate) enum Send {
     /// unless --remedy says more; who talks to suspicious addresses always is.
     Scan {
         /// Files, or folders with all that is below; absolute.
-        #[arg(required = true, value_name = "PATH")]
+        #[arg(required = true, value_name = "PATH", value_parser = place)]
         roots: Vec<String>,
         /// Do not look at this, nor at what is below it; repeat for several.
-        #[arg(long = "exclude", value_name = "PATH")]
+        #[arg(long = "exclude", value_name = "PATH", value_parser = place)]
         exclude: Vec<String>,
         /// What to do with a listed file, at most.
         #[arg(long, value_enum, default_value_t = Remedy::Log)]
         remedy: Remedy,
         /// Block also files that may be listed, and of which the server does not say. About one file in 256
         /// may be.
-        #[arg(long)]
+        #[arg(long, requires = "remedy")]
         strict: bool,
         /// Also files that the host's package manager vouches for; they are only reported otherwise.
-        #[arg(long)]
+        #[arg(long, requires = "remedy")]
         packaged: bool,
         /// After so many blocked and quarantined files on a host, only report; 16 unless given.
-        #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+        #[arg(long, value_name = "NUMBER", requires = "remedy", value_parser = clap::value_parser!(u32).range(1..=10_000))]
         max_remedied: Option<u32>,
         /// Do not read longer files; 1 GiB unless given.
         #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(1..))]
@@ -502,6 +502,15 @@ pub(crate) enum Commands {
         /// Its id.
         id: CommandId,
     },
+}
+
+/// A path on agents. Shells end folders with a slash, and agents do not.
+fn place(text: &str) -> Result<String, &'static str> {
+    match text.trim_end_matches('/') {
+        "" if text.starts_with('/') => Ok("/".to_owned()),
+        path if path.starts_with('/') => Ok(path.to_owned()),
+        _ => Err("it is not absolute"),
+    }
 }
 
 fn duration(text: &str) -> Result<Duration, String> {

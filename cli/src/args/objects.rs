@@ -13,7 +13,7 @@ pub(crate) enum Objects {
     List,
     /// Values that are never objects that act.
     Exceptions,
-    /// Add objects, or change those that are there.
+    /// Add objects. Those that are there get this remedy, end and note.
     Add {
         /// What they are: sha256, sha1, domain, url, ip or cidr.
         #[arg(value_name = "TYPE")]
@@ -31,7 +31,8 @@ pub(crate) enum Objects {
         #[arg(long, value_name = "TEXT", default_value = "")]
         note: String,
     },
-    /// Remove an object, whoever said that it is one. What a Control Manager said is removed there.
+    /// Remove an object of an operator or of a file of STIX. What a Control Manager said is removed there, and
+    /// what a sandbox said at the sandbox; both can be excepted.
     Remove {
         /// What it is.
         #[arg(value_name = "TYPE")]

@@ -267,6 +267,12 @@ impl Rows for Note {
     }
 }
 
+/// It was asked, and did not answer.
+fn unread(sandbox: &Sandbox) -> Failure {
+    let text = format!("the sandbox cannot be read: {}", output::plain(&sandbox.error));
+    Failure::unreachable(text)
+}
+
 async fn sandbox(format: Format, client: &Client, is_asked: bool) -> Result<(), Failure> {
     let shown = match is_asked {
         true => client.manager().sync_sandbox(proto::SyncSandboxRequest {}).await?,
@@ -290,7 +296,8 @@ async fn sandbox(format: Format, client: &Client, is_asked: bool) -> Result<(), 
         notes: notes.into_iter().map(note).collect(),
     };
     if format == Format::Json {
-        return output::one(format, &sandbox, &[]);
+        output::one(format, &sandbox, &[])?;
+        return if is_asked && !sandbox.error.is_empty() { Err(unread(&sandbox)) } else { Ok(()) };
     }
     if sandbox.collection.is_empty() {
         return output::text(
@@ -308,6 +315,9 @@ async fn sandbox(format: Format, client: &Client, is_asked: bool) -> Result<(), 
         fields.push(("error", output::plain(&sandbox.error)));
     }
     output::one(format, &sandbox, &fields)?;
+    if is_asked && !sandbox.error.is_empty() {
+        return Err(unread(&sandbox));
+    }
     if sandbox.notes.is_empty() {
         return Ok(());
     }

@@ -120,6 +120,9 @@ pub(super) async fn run(format: Format, client: &Client, verb: Objects) -> Resul
         Objects::List => list(format, client).await,
         Objects::Exceptions => exceptions(format, client).await,
         Objects::Add { kind, values, remedy, expires, note } => {
+            if expires.is_some_and(|end| end <= SystemClock::new().wall()) {
+                return Err(Failure::usage("--expires: that time has passed"));
+            }
             let object = |value: &String| SuspiciousObject {
                 r#type: kind.clone(),
                 value: value.clone(),
@@ -204,7 +207,9 @@ async fn subscription(format: Format, client: &Client, verb: Subscription) -> Re
 
 fn told(format: Format, changed: u64) -> Result<(), Failure> {
     let next = match changed {
-        0 => "nothing was to be changed: writ objects list",
+        0 => {
+            "nothing is changed: no such object, or it is of a manager or a sandbox: writ objects list; writ objects except"
+        }
         _ => "agents hold it soon: writ updates coverage, in the context of their server",
     };
     let fields = [("changed", changed.to_string()), ("next", next.to_owned())];

@@ -119,14 +119,14 @@ fn main() {
 
 /// What an analysis finds reaches agents, which find it.
 fn finds(fleet: &Fleet, sandbox: &Sandbox) {
-    step(5, "The sandbox finds a file; it is on three agents");
+    step(5, "The sandbox finds a bad file; three agents learn of it");
     let pattern = format!("[file:hashes.'SHA-256' = '{}']", sha256(FOUND));
     sandbox.add(&[indicator(1, 0, &pattern, &json!({ "confidence": 90 }))]);
     types(fleet, &["--context", "cm", "entities", "sandbox", "--sync"]);
     until("the object did not come", || fleet.json(&["objects", "subscription", "sync"])["objects"] == 1);
     types(fleet, &["objects", "list"]);
     covered(fleet, "suspicious-objects");
-    proved("from the analysis to three agents, by two seals and nobody's hands");
+    proved("from the analysis to three agents, by two seals; nobody typed the digest");
 
     step(6, "Scans find both files, quarantine them, and put them back");
     let folder = fleet.path("srv");

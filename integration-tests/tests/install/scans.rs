@@ -18,11 +18,12 @@ fn send(lan: &Lan, fleet: &Fleet, what: &[&str]) -> Value {
     lan.on_hub(|| fleet.writ(&all)).json()["targets"][0].clone()
 }
 
+/// Beside those that are there.
 fn drop_in(machine: &Machine, name: &str) {
     let folder = "/etc/systemd/system/writ-agent.service.d";
     let example = format!("/usr/share/doc/writ-agent/examples/{name}");
     let restart = "systemctl daemon-reload && systemctl restart writ-agent";
-    machine.sh(&format!("rm -rf {folder}; install -D -m 644 {example} {folder}/{name} && {restart}")).ok();
+    machine.sh(&format!("install -D -m 644 {example} {folder}/{name} && {restart}")).ok();
 }
 
 /// Who talks to a suspicious address is found, and of which process it is only with the drop-in.
@@ -105,7 +106,7 @@ fn a_scan_has_the_rights_of_the_agents_user_unless_the_host_says_otherwise() {
 
     who_talks_is_named_with_the_drop_in(&lan, fleet, &web1);
     // It reads everything, and changes nothing.
-    drop_in(&web1, "scan.conf");
+    drop_in(&web1, "inspect.conf");
     connected(&lan, fleet, "web1");
     let answer = send(&lan, fleet, &scan);
     assert!(detail(&answer).contains("5 listed") && detail(&answer).contains(" 0 not looked at"), "{answer}");

@@ -449,7 +449,10 @@ fn a_sandbox_that_cannot_be_read_says_why_and_what_was_read_stays() {
         manager.stop();
         manager.config = config.replace(from, to);
         manager.start(None);
-        let read = fleet.cm(&["entities", "sandbox", "--sync"]);
+        let asked = fleet.writ(&["--output", "json", "--context", "cm", "entities", "sandbox", "--sync"]);
+        let said = asked.failed(3).stderr.clone();
+        assert!(said.contains("the sandbox cannot be read") && said.contains(why), "{why}: {said}");
+        let read = fleet.cm(&["entities", "sandbox"]);
         assert!(read["error"].as_str().unwrap().contains(why), "{why}: {read}");
         assert_eq!(read["indicators"], 1, "{read}");
     }

@@ -2,7 +2,7 @@
 //! manager, kept up to date, and ended.
 //!
 //! A key of its own fetches them, made here and known to the manager for as long as the subscription lasts. What
-//! comes is a version under the manager's seal, and a version never goes back: [`fetch`].
+//! comes is a version under the manager's seal, and a version never goes back: [`mod@fetch`].
 //! [`orders`] is what operators say.
 
 mod fetch;

@@ -49,6 +49,9 @@ impl Uplink {
         let (registration, held) = (self.bridge.held().registration, self.bridge.subscribing.held());
         let Live { error, changed } = self.bridge.subscribing.live().clone();
         let (state, next) = match () {
+            () if held.wish == Wish::Stopped && registration.state == State::Unregistered => {
+                ("stopped", "writ manager register; then writ objects subscription start")
+            }
             () if held.wish == Wish::Stopped => ("stopped", "writ objects subscription start"),
             () if registration.state == State::Unregistered => ("none", "writ manager register"),
             () if !registration.is_authorized => ("none", "writ manager status"),
