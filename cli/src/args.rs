@@ -426,7 +426,8 @@ pub(crate) enum Send {
         #[arg(long, requires = "remedy")]
         packaged: bool,
         /// After so many blocked and quarantined files on a host, only report; 16 unless given.
-        #[arg(long, value_name = "NUMBER", requires = "remedy", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+        #[arg(long, value_name = "NUMBER", requires = "remedy")]
+        #[arg(value_parser = clap::value_parser!(u32).range(1..=10_000))]
         max_remedied: Option<u32>,
         /// Do not read longer files; 1 GiB unless given.
         #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(1..))]

@@ -200,21 +200,21 @@ enum Way {
     Web(Box<Web>),
 }
 
+/// Who vouches for a web server, of a file (PEM); in DER.
+pub(crate) fn authorities(path: &Path) -> Result<Vec<Vec<u8>>, String> {
+    let content = files::read(path).map_err(|error| error.to_string())?;
+    let read = pem::certificates(&content).map_err(|error| error.to_string())?;
+    writ_common::tls::check_authorities(&read)?;
+    Ok(read)
+}
+
 fn way(upstream: &Upstream, shutdown: &Shutdown) -> Result<Way, String> {
     let url = Url::parse(&upstream.url).map_err(|error| error.to_string())?;
     if url.scheme() == "file" {
         let folder = url.to_file_path().map_err(|()| "names no folder of this host".to_owned())?;
         return Ok(Way::Disk(Disk::new(folder)));
     }
-    let authorities = match &upstream.ca {
-        Some(path) => {
-            let content = files::read(path).map_err(|error| error.to_string())?;
-            let read = pem::certificates(&content).map_err(|error| error.to_string())?;
-            writ_common::tls::check_authorities(&read)?;
-            Some(read)
-        }
-        None => None,
-    };
+    let authorities = upstream.ca.as_deref().map(authorities).transpose()?;
     Web::new(&url, authorities, None, shutdown.clone()).map(|web| Way::Web(Box::new(web)))
 }
 

@@ -16,7 +16,6 @@ use url::Url;
 use writ_common::backoff::jitter;
 use writ_common::daemon::Fatal;
 use writ_common::files;
-use writ_common::keys::pem;
 use writ_common::shutdown::Shutdown;
 use writ_common::text::plain;
 use writ_common::web::WebFolder;
@@ -90,15 +89,7 @@ pub(crate) fn check(settings: &SandboxSettings) -> Result<(), Fatal> {
 
 fn collection(settings: &SandboxSettings, shutdown: &Shutdown) -> Result<Collection, String> {
     let url = Url::parse(&settings.collection).map_err(|error| error.to_string())?;
-    let authorities = match &settings.ca {
-        Some(path) => {
-            let content = files::read(path).map_err(|error| error.to_string())?;
-            let read = pem::certificates(&content).map_err(|error| error.to_string())?;
-            writ_common::tls::check_authorities(&read)?;
-            Some(read)
-        }
-        None => None,
-    };
+    let authorities = settings.ca.as_deref().map(crate::mirror::authorities).transpose()?;
     let login = match settings.user.as_str() {
         "" => None,
         user => {
