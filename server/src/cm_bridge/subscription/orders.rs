@@ -11,7 +11,7 @@ use writ_protocol::manager::RejectionCode;
 use writ_protocol::time::Timestamp;
 
 use super::super::{Registration, State, Uplink};
-use super::{Live, Wish, change, delete, open, subscribe, sync, unless_stopped};
+use super::{Live, Subscribing, Wish, change, delete, open, subscribe, sync, unless_stopped};
 
 /// How long an operator waits for somebody else's turn: less than a call may take.
 const TURN_WITHIN: Duration = Duration::from_secs(8);
@@ -41,6 +41,15 @@ pub(crate) struct SubscriptionStatus {
     pub interval: u32,
     /// What the last answer changed.
     pub changed: u64,
+}
+
+/// Has another look taken when a call has ended, however it ends.
+struct LooksLater<'a>(&'a Subscribing);
+
+impl Drop for LooksLater<'_> {
+    fn drop(&mut self) {
+        self.0.look();
+    }
 }
 
 impl Uplink {
@@ -88,10 +97,12 @@ impl Uplink {
     /// by itself then.
     pub(crate) async fn start_subscription(&self) -> Result<(), Failure> {
         self.check_registered()?;
-        change(self, |next| next.wish = Wish::Started).await?;
         // It goes on by itself if this does not come to its end.
-        self.bridge.subscribing.look();
-        let _turn = self.turn().await?;
+        let _later = LooksLater(&self.bridge.subscribing);
+        // Before it is wanted: else whoever has a turn in between fetches what this fetches again.
+        let turn = self.turn().await;
+        change(self, |next| next.wish = Wish::Started).await?;
+        let _turn = turn?;
         self.sync_in_turn().await
     }
 
