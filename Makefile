@@ -16,7 +16,7 @@ PYTHON_PACKAGES := securesystemslib[crypto]==1.6.0 tuf==7.0.1 cryptography==48.0
 
 # Servers that tests put in the way of ours, and what watches them. Their packages are unpacked below target, never installed:
 # installing them would start daemons on this machine, or have them started at its next boot.
-NETWORK_PACKAGES := nginx squid microsocks dnsmasq-base apache2-utils prometheus
+NETWORK_PACKAGES := nginx squid microsocks dnsmasq-base apache2-utils prometheus strace
 INSTALL_PACKAGES := podman systemd-container
 
 # $(call need,COMMAND:PACKAGE …): the packages of those commands that are missing, each asked for alone.
@@ -59,7 +59,7 @@ test-install: testing-build target/install/.podman package image target/install/
 story: testing-build ## the stories whose name contains STORY=…
 	$(CARGO) test -p integration-tests --test it -- $(STORY)
 
-bench: programs target/bench/.clamav ## benchmarks of what is installed: 10,000 agents against one server, one table; about 10 minutes after the build
+bench: programs target/bench/.clamav ## benchmarks of what is installed: 10,000 agents against one server, one table; three rounds, about 45 minutes after the build
 	$(STATIC) $(CARGO) build --release --target $(HOST) -p writ-bench
 	install -m 755 target/$(HOST)/release/writ-bench target/dist/
 	target/dist/writ-bench run
@@ -157,7 +157,7 @@ target/node/.installed: Makefile
 # What stands between servers and their Control Manager in real networks, and what watches them.
 target/network/.installed: Makefile integration-tests/unpack
 	$(call need,ip:iproute2 iptables:iptables sysctl:procps)
-	integration-tests/unpack target/network "$(NETWORK_PACKAGES)" "nginx squid microsocks dnsmasq htpasswd promtool"
+	integration-tests/unpack target/network "$(NETWORK_PACKAGES)" "nginx squid microsocks dnsmasq htpasswd promtool strace"
 	touch $@
 
 # What scans are compared with.

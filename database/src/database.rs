@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
+use tokio::sync::oneshot::error::TryRecvError;
 use tokio::sync::{mpsc, oneshot};
 use writ_common::admin::audit::NewAudit;
 use writ_common::shutdown::Shutdown;
@@ -35,6 +36,18 @@ impl<T> Pending<T> {
     /// When it is not.
     pub async fn committed(self) -> Result<T, DatabaseError> {
         self.0.await.map_err(|_| DatabaseError::Closed)?
+    }
+
+    /// What came of it, unless that is not decided yet.
+    ///
+    /// # Errors
+    /// When it is not committed.
+    pub fn decided(&mut self) -> Result<Option<T>, DatabaseError> {
+        match self.0.try_recv() {
+            Ok(outcome) => outcome.map(Some),
+            Err(TryRecvError::Empty) => Ok(None),
+            Err(TryRecvError::Closed) => Err(DatabaseError::Closed),
+        }
     }
 }
 

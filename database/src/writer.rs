@@ -121,29 +121,51 @@ impl std::fmt::Debug for Batch<'_> {
 impl Batch<'_> {
     /// Writes jobs of one kind together; the outcomes that `write` returns are in the order of its items.
     /// When that fails, each is written by itself.
-    pub fn lane<T, A: Send + 'static>(
+    pub fn lane<T: Send + 'static, A: Send + 'static>(
         &mut self,
         jobs: Vec<(T, Waiter<A>)>,
         write: fn(&mut Connection, &[T]) -> Result<Vec<A>, DatabaseError>,
+    ) {
+        self.lane_and_tell(jobs, write, |_, _| ());
+    }
+
+    /// The same; `tell` hears of each item that was committed, and of its outcome, before who waits does.
+    pub fn lane_and_tell<T: Send + 'static, A: Send + 'static>(
+        &mut self,
+        jobs: Vec<(T, Waiter<A>)>,
+        write: fn(&mut Connection, &[T]) -> Result<Vec<A>, DatabaseError>,
+        tell: fn(&T, &A),
     ) {
         if jobs.is_empty() {
             return;
         }
         let (items, answers): (Vec<_>, Vec<_>) = jobs.into_iter().unzip();
-        if let Ok(outcomes) = self.attempt(|connection| write(connection, &items).map(KeepOrUndo::Keep)) {
-            for (outcome, answer) in outcomes.into_iter().zip(answers) {
-                self.answer(answer, Ok(outcome));
+        let together = self.attempt(|connection| write(connection, &items).map(KeepOrUndo::Keep));
+        let outcomes: Vec<_> = match together {
+            Ok(outcomes) => outcomes.into_iter().map(Ok).collect(),
+            Err(_) => items.iter().map(|item| self.alone(item, write)).collect(),
+        };
+        self.finishes.push(Box::new(move |not_committed| {
+            for ((item, answer), outcome) in items.iter().zip(answers).zip(outcomes) {
+                let outcome = committed(outcome, not_committed);
+                if let Ok(outcome) = &outcome {
+                    tell(item, outcome);
+                }
+                // The caller may have gone meanwhile.
+                let _ = answer.send(outcome);
             }
-            return;
-        }
-        for (item, answer) in items.iter().zip(answers) {
-            let only = |connection: &mut Connection| {
-                let mut outcomes = write(connection, std::slice::from_ref(item))?;
-                outcomes.pop().map(KeepOrUndo::Keep).ok_or(DatabaseError::Closed)
-            };
-            let outcome = self.attempt(only);
-            self.answer(answer, outcome);
-        }
+        }));
+    }
+
+    fn alone<T, A>(
+        &mut self,
+        item: &T,
+        write: fn(&mut Connection, &[T]) -> Result<Vec<A>, DatabaseError>,
+    ) -> Result<A, DatabaseError> {
+        self.attempt(|connection| {
+            let mut outcomes = write(connection, std::slice::from_ref(item))?;
+            outcomes.pop().map(KeepOrUndo::Keep).ok_or(DatabaseError::Closed)
+        })
     }
 
     /// Calls something after the commit, or after there was none.
@@ -183,9 +205,8 @@ impl Batch<'_> {
 
     fn answer<T: Send + 'static>(&mut self, answer: Waiter<T>, outcome: Result<T, DatabaseError>) {
         self.finishes.push(Box::new(move |not_committed| {
-            let not_committed = not_committed.map(|why| Err(DatabaseError::NotCommitted(why.to_owned())));
             // The caller may have gone meanwhile.
-            let _ = answer.send(not_committed.unwrap_or(outcome));
+            let _ = answer.send(committed(outcome, not_committed));
         }));
     }
 
@@ -205,6 +226,14 @@ impl Batch<'_> {
         for finish in finishes {
             finish(failed.as_deref());
         }
+    }
+}
+
+/// What came of a write whose batch was not committed, if there is a reason why.
+fn committed<T>(outcome: Result<T, DatabaseError>, not_committed: Option<&str>) -> Result<T, DatabaseError> {
+    match not_committed {
+        None => outcome,
+        Some(why) => Err(DatabaseError::NotCommitted(why.to_owned())),
     }
 }
 

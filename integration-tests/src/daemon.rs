@@ -197,6 +197,19 @@ impl Daemon {
         self.signal("-9");
     }
 
+    /// Has `strace` write its system calls of some kinds to a file, until that is interrupted.
+    ///
+    /// # Panics
+    /// When it may not.
+    #[must_use]
+    pub fn trace(&self, calls: &str, to: &Path) -> Self {
+        let mut command = command(Path::new("strace"));
+        command.args(["-f", "-e", calls, "-p", &self.pid().to_string(), "-o"]).arg(to);
+        let strace = Self::spawn("strace", command);
+        until("strace watches", || strace.said().contains("attached"));
+        strace
+    }
+
     /// Its process.
     #[must_use]
     pub fn pid(&self) -> u32 {

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use tracing::{info, warn};
+use writ_database::Pending;
 use writ_protocol::envelope::{Candidate, ReceiptPurpose, RefusalsPurpose, Verified, verify};
 use writ_protocol::id::{FleetId, SessionMark};
 use writ_protocol::receipt::{Decision, Receipt, RefusalAcknowledgement, RefusalReport};
@@ -43,8 +44,8 @@ impl VerifiedReceipt {
         self.verified.document()
     }
 
-    /// Stores it, as of the session with this mark; returns after the commit. `is_replay`: it answers a
-    /// delivery this server did not make.
+    /// Stores it with the next batch, as of the session with this mark. `is_replay`: it answers a delivery
+    /// this server did not make.
     ///
     /// # Errors
     /// When the store fails; the agent then keeps its receipt.
@@ -54,9 +55,8 @@ impl VerifiedReceipt {
         session: SessionMark,
         is_replay: bool,
         now: Timestamp,
-    ) -> Result<ReceiptFate, StoreError> {
-        let receipt = self.receipt();
-        let state = TargetState::of(&receipt.decision);
+    ) -> Result<Pending<ReceiptFate>, StoreError> {
+        let receipt = self.verified.document();
         let refused = match &receipt.decision {
             Decision::Refused(code) => Some(*code),
             Decision::Obeyed(_) => None,
@@ -65,35 +65,41 @@ impl VerifiedReceipt {
             Decision::Obeyed(outcome) if outcome.listed > 0 => Some(receipt.detail.clone()),
             Decision::Obeyed(_) | Decision::Refused(_) => None,
         };
-        let (command, agent) = (receipt.command, receipt.agent);
         let new = NewReceipt {
-            command,
+            command: receipt.command,
             command_digest: receipt.command_digest,
-            agent,
+            agent: receipt.agent,
             counter: (session, receipt.journal_counter),
             digest: self.verified.digest(),
             envelope: self.envelope,
-            state,
+            state: TargetState::of(&receipt.decision),
+            refused,
             listed,
             is_replay,
             now,
+            tell,
         };
-        let fate = store.record_receipt(new).await?;
-        match fate {
-            ReceiptFate::Stored => {
-                info!(command.id = %command, agent.id = %agent, ?state, "receipt stored");
-                metrics::count_receipt(state);
-                if let Some(code) = refused {
-                    metrics::count_refusals(code, 1);
-                }
-            }
-            ReceiptFate::Known => {}
-            ReceiptFate::Contradicts | ReceiptFate::Unsolicited => {
-                warn!(command.id = %command, agent.id = %agent, ?fate, "receipt kept as evidence");
+        store.queue_receipt(new).await
+    }
+}
+
+/// What is said and counted of a receipt that was recorded.
+fn tell(receipt: &NewReceipt, fate: ReceiptFate) {
+    let &NewReceipt { command, agent, state, refused, .. } = receipt;
+    match fate {
+        ReceiptFate::Stored => {
+            info!(command.id = %command, agent.id = %agent, ?state, "receipt stored");
+            metrics::count_receipt(state);
+            if let Some(code) = refused {
+                metrics::count_refusals(code, 1);
             }
         }
-        Ok(fate)
+        ReceiptFate::Known => {}
+        ReceiptFate::Contradicts | ReceiptFate::Unsolicited => {
+            warn!(command.id = %command, agent.id = %agent, ?fate, "receipt kept as evidence");
+        }
     }
+    writ_common::checkpoint!("receipt_stored");
 }
 
 /// Checks and stores a refusal report; returns the acknowledgement to sign.

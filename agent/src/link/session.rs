@@ -38,6 +38,9 @@ const LONGEST_SILENCE: Duration = Duration::from_secs(3600);
 /// Frames that wait to be sent: one for each command that may come on a stream, and then some.
 const MAX_QUEUE: usize = MAX_COUNTED_DELIVERIES + 64;
 
+/// Acknowledgements that are written down at once; fewer with the next heartbeat, or when the session ends.
+const MAX_ACKNOWLEDGED: usize = 64;
+
 /// Answers of before that are queued at a time.
 const MAX_OWED: usize = 1024;
 
@@ -73,6 +76,7 @@ pub(super) async fn hold(
         reports: 0,
         client,
         has_asked_for_bundles: false,
+        acknowledged: Vec::new(),
     };
     session.begin()?;
     let mut ticks = pace(&session.link.core.settings);
@@ -160,15 +164,21 @@ struct Session<'a> {
     reports: u64,
     client: AgentGatewayClient<Channel>,
     has_asked_for_bundles: bool,
+    /// Commands whose receipts the server acknowledged, which the journal does not know yet.
+    acknowledged: Vec<(CommandId, Digest)>,
 }
 
 impl Drop for Session<'_> {
-    /// What was admitted is obeyed, also when the session ended before it could be announced.
+    /// What was admitted is obeyed, also when the session ended before it could be announced; and what was
+    /// acknowledged is not sent again.
     fn drop(&mut self) {
         for said in self.queue.drain(..) {
             if let Said::Admitted(_, admitted) = said {
                 self.link.core.start(*admitted);
             }
+        }
+        if let Err(error) = self.note_acknowledged() {
+            warn!(%error, "acknowledgements could not be written");
         }
     }
 }
@@ -279,7 +289,10 @@ impl Session<'_> {
                 else {
                     return Err(LinkError::Protocol("an acknowledgement names no command"));
                 };
-                unless_full(self.link.core.journal.acknowledge(command, digest))?;
+                self.acknowledged.push((command, digest));
+                if self.acknowledged.len() >= MAX_ACKNOWLEDGED {
+                    self.note_acknowledged()?;
+                }
             }
             Frame::RefusalsAck(envelope) => self.refusals_acknowledged(&envelope)?,
             Frame::Heartbeat(_) => {}
@@ -414,6 +427,12 @@ impl Session<'_> {
         Ok(())
     }
 
+    /// Receipts that were acknowledged: written down together, since one that is not is only sent again.
+    fn note_acknowledged(&mut self) -> Result<(), LinkError> {
+        let acknowledged = std::mem::take(&mut self.acknowledged);
+        Ok(unless_full(self.link.core.journal.acknowledge(&acknowledged))?)
+    }
+
     /// The heartbeat's work: say something, keep what was counted, let the floor follow.
     fn tick(&mut self) -> Result<(), LinkError> {
         let now = self.now()?;
@@ -422,6 +441,7 @@ impl Session<'_> {
             warn!(%error, "refusal records could not be written");
         }
         unless_full(core.journal.raise_floor(now))?;
+        self.note_acknowledged()?;
         self.say(agent_frame::Frame::Heartbeat(proto::Heartbeat {}));
         self.settle()?;
         if self.link.core.take_behind() {

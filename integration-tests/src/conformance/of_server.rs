@@ -344,18 +344,24 @@ impl Enrolled {
         let sealed_report = sealed("refusals", &refusals, &self.key);
         let digest = Chain::digest_of(&sealed_report);
         stream.say(agent_frame::Frame::Refusals(sealed_report)).await;
-        let mut is_acknowledged = false;
+        // A server may wait with its acknowledgements until it answers a heartbeat.
+        stream.say(agent_frame::Frame::Heartbeat(proto::Heartbeat::default())).await;
+        let (mut is_acknowledged, mut is_answered, mut reported) = (false, false, None);
         let seen = loop {
+            if is_answered && let Some(reported) = reported.take() {
+                break reported;
+            }
             match stream.hear().await {
                 Ok(Some(server_frame::Frame::RefusalsAck(envelope))) => {
                     let said = self.vouched::<RefusalsAckPurpose>(&envelope);
-                    break said.and_then(|ack| {
+                    reported = Some(said.and_then(|ack| {
                         match digest.as_ref().is_some_and(|digest| ack.report_digest == *digest) {
                             true => Ok(()),
                             false => Err("it names another report".to_owned()),
                         }
-                    });
+                    }));
                 }
+                Ok(Some(server_frame::Frame::Heartbeat(_))) => is_answered = true,
                 Ok(Some(server_frame::Frame::AnswerAck(_))) => is_acknowledged = true,
                 Ok(Some(_)) => {}
                 Ok(None) => break Err("the session ended".to_owned()),

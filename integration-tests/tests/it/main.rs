@@ -65,4 +65,5 @@ mod bad_input;
 mod conformance;
 mod documents;
 mod first_hour;
+mod flushes;
 mod shipped;

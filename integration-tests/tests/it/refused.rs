@@ -232,7 +232,9 @@ fn a_replay_is_not_started_again_before_or_after_a_restart_and_the_operator_hear
     scene.fleet.server().wait_for("command replayed by somebody", |said| said["deliveries"] == 2);
 
     let Scene { fleet, agent, rome, villain, stolen: _ } = scene;
-    agent.kill();
+    // Acknowledgements come with the next delivery, and are written down at the latest when the agent ends.
+    let _next = fleet.writ(&["send", "ping", "--all", "--wait"]).ok();
+    assert!(agent.stop().success());
     let agent = fleet.start_agent("rome", None);
     villain.deliver(rome, genuine);
     agent.wait_for("command delivered again", |said| said["state"] == "Acknowledged");

@@ -316,7 +316,7 @@ fn journal(files: &Files, case: &JournalCase, now: Timestamp) -> Journal {
         let admitted = journal.accept(id, digest, expires_at, Bytes::new(), at).unwrap().durable;
         assert_eq!(journal.start(&admitted, at, "").unwrap(), 1);
         journal.finish(id, Bytes::new()).unwrap();
-        journal.acknowledge(id, digest).unwrap();
+        journal.acknowledge(&[(id, digest)]).unwrap();
     };
     if case.forgotten_until_ms > 0 {
         // Forgotten as in life: a command that expired then is pruned when the next one is accepted much

@@ -1,6 +1,6 @@
 //! A proven session: bundles and commands down, answers and refusals up.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,6 +9,7 @@ use futures_util::FutureExt as _;
 use tracing::{debug, warn};
 use writ_common::backoff::jitter;
 use writ_common::status::Failure;
+use writ_database::Pending;
 use writ_proto::v1::{self as proto, agent_frame, server_frame::Frame};
 use writ_protocol::envelope::InvalidDocument;
 use writ_protocol::hello::Nonce;
@@ -37,6 +38,8 @@ const REPLACED_BACKOFF: Duration = Duration::from_secs(30);
 /// Commands under way to one agent without an answer; more wait in the store, so that both sides always get
 /// to read.
 const MAX_UNANSWERED: usize = 1024;
+/// Receipts of one session that are not acknowledged; with one more all are, as soon as they are stored.
+const MAX_UNACKNOWLEDGED: usize = 64;
 /// Reports of an agent that are written at once: at the start, and after what was changed. Then the latest of
 /// each heartbeat.
 const REPORTS: u32 = 8;
@@ -75,6 +78,8 @@ pub(super) struct Live<'a> {
     /// Those of them that are not answered yet, with this agent's place and, of those that are traced, the
     /// moment.
     unanswered: HashMap<CommandId, (u32, Option<Moment>)>,
+    /// Receipts that are recorded, or about to be, and not acknowledged yet; the oldest first.
+    unacknowledged: VecDeque<(proto::AnswerAcknowledgement, Pending<ReceiptFate>)>,
     /// Whether commands wait in the store until some are answered.
     is_held_back: bool,
     reconciled: tokio::time::Instant,
@@ -126,6 +131,7 @@ impl<'a> Live<'a> {
             slot,
             deliveries: HashMap::new(),
             unanswered: HashMap::new(),
+            unacknowledged: VecDeque::new(),
             is_held_back: false,
             reconciled: tokio::time::Instant::now(),
             admissions,
@@ -315,6 +321,7 @@ impl<'a> Live<'a> {
             return Ok(());
         }
         self.deliveries.insert(outgoing.id(), 1);
+        self.acknowledge_stored().await?;
         let server = self.server;
         let sent = server.traces.follow(outgoing.id()).then(|| Moment::now(&*server.clock));
         self.unanswered.insert(outgoing.id(), (place, sent));
@@ -357,6 +364,7 @@ impl<'a> Live<'a> {
                     // The store is the truth: whatever the dispatcher missed is found at the latest now.
                     self.slot.mailbox.look_into_store();
                 }
+                self.acknowledge_all().await?;
                 self.say(Frame::Heartbeat(proto::Heartbeat {})).await
             }
             agent_frame::Frame::Report(report) => self.report(&report).await,
@@ -458,6 +466,7 @@ impl<'a> Live<'a> {
         let is_tombstone = receipt.is_empty();
         let made = self.deliveries.get(&command).copied().unwrap_or(0);
         let mut is_replay = deliveries > made;
+        let acknowledgement = proto::AnswerAcknowledgement { command_id, command_digest };
         if !is_tombstone {
             // Not acknowledged, so the agent keeps it; the session goes on, or it would end here at every
             // attempt.
@@ -473,16 +482,23 @@ impl<'a> Live<'a> {
                 return Err(Failure::protocol("an answer and its receipt name different commands").into());
             }
             let told = self.server.traces.about(said);
-            let fate =
-                verified.record(&self.server.store, self.mark, is_replay, now).await.map_err(unavailable)?;
-            writ_common::checkpoint!("receipt_stored");
+            let recorded = verified.record(&self.server.store, self.mark, is_replay, now);
+            let recorded = recorded.await.map_err(unavailable)?;
+            if !is_replay && told.is_none() {
+                // Nobody waits for the commit: that would wake this session once more for each receipt.
+                self.unacknowledged.push_back((acknowledgement, recorded));
+                if self.unacknowledged.len() >= MAX_UNACKNOWLEDGED {
+                    self.acknowledge_all().await?;
+                }
+                return Ok(());
+            }
+            let fate = recorded.committed().await.map_err(unavailable)?;
             if fate == ReceiptFate::Stored
                 && let Some(told) = told
             {
                 self.server.traces.answered(told, sent.flatten(), Moment::now(&*self.server.clock));
             }
-            if matches!(fate, ReceiptFate::Contradicts | ReceiptFate::Unsolicited) {
-                self.bear_noise()?;
+            if !self.bear(fate)? {
                 is_replay = false;
             }
         }
@@ -507,8 +523,47 @@ impl<'a> Live<'a> {
             self.server.store.raise(alarm, None, now).await.map_err(unavailable)?;
             warn!(command.id = %command, agent.id = %self.agent.id, deliveries, made, "command replayed by somebody");
         }
-        let ack = proto::AnswerAcknowledgement { command_id, command_digest };
-        self.say(Frame::AnswerAck(ack)).await
+        self.say(Frame::AnswerAck(acknowledgement)).await
+    }
+
+    /// Acknowledges what is stored by now, with whatever goes down next (protocol.md §7.2).
+    async fn acknowledge_stored(&mut self) -> Result<(), End> {
+        while let Some((_, recorded)) = self.unacknowledged.front_mut() {
+            let Some(fate) = recorded.decided().map_err(unavailable)? else { break };
+            if let Some((acknowledgement, _)) = self.unacknowledged.pop_front() {
+                self.acknowledge(acknowledgement, fate).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Acknowledges everything, as soon as it is stored.
+    async fn acknowledge_all(&mut self) -> Result<(), End> {
+        while let Some((acknowledgement, recorded)) = self.unacknowledged.pop_front() {
+            let fate = recorded.committed().await.map_err(unavailable)?;
+            self.acknowledge(acknowledgement, fate).await?;
+        }
+        // An idle session keeps no room for what it does not do.
+        self.unacknowledged = VecDeque::new();
+        Ok(())
+    }
+
+    async fn acknowledge(
+        &mut self,
+        acknowledgement: proto::AnswerAcknowledgement,
+        fate: ReceiptFate,
+    ) -> Result<(), End> {
+        self.bear(fate)?;
+        self.say(Frame::AnswerAck(acknowledgement)).await
+    }
+
+    /// Whether a receipt is one that an honest agent makes.
+    fn bear(&mut self, fate: ReceiptFate) -> Result<bool, End> {
+        let is_honest = matches!(fate, ReceiptFate::Stored | ReceiptFate::Known);
+        if !is_honest {
+            self.bear_noise()?;
+        }
+        Ok(is_honest)
     }
 
     async fn report(&mut self, envelope: &Bytes) -> Result<(), End> {
@@ -562,7 +617,7 @@ impl<'a> Live<'a> {
         SignOfLife { agent: self.agent.id, at: self.server.clock.wall(), admissions, report }
     }
 
-    async fn end(&self, ending: SessionEnding) -> Result<(), End> {
+    async fn end(&mut self, ending: SessionEnding) -> Result<(), End> {
         match ending {
             SessionEnding::Replaced => {
                 self.come_back(REPLACED_BACKOFF, "the agent opened another session").await
@@ -573,7 +628,8 @@ impl<'a> Live<'a> {
         }
     }
 
-    async fn come_back(&self, after: Duration, reason: &str) -> Result<(), End> {
+    async fn come_back(&mut self, after: Duration, reason: &str) -> Result<(), End> {
+        self.acknowledge_all().await?;
         let frame = proto::ComeBack { after_ms: millis(after), reason: reason.to_owned() };
         self.outbound.offer(Frame::ComeBack(frame));
         Err(End::Drained)

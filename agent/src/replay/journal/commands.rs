@@ -171,27 +171,41 @@ impl Journal {
         })
     }
 
-    /// The server says that it has the receipt.
+    /// The server says that it has these receipts, by the ids and digests of their commands. One transaction
+    /// for all of them.
     ///
     /// # Errors
-    /// When it cannot be written.
-    pub fn acknowledge(&self, command: CommandId, digest: Digest) -> Result<(), JournalError> {
-        let is_open = |entry: &Entry| {
+    /// When it cannot be written; then they count as not acknowledged.
+    pub fn acknowledge(&self, receipts: &[(CommandId, Digest)]) -> Result<(), JournalError> {
+        let is_open = |entry: &Entry, digest: Digest| {
             entry.state() == State::Finished && entry.digest.as_ref() == digest.as_bytes().as_slice()
         };
-        match self.entry(command) {
-            Ok(Some(entry)) if is_open(&entry) => {}
-            // Not every refusal is kept; neither is there anything to mark in a damaged entry, which is
-            // refused too.
-            Ok(_) | Err(JournalError::Damaged) => return Ok(()),
-            Err(failed) => return Err(failed),
+        let mut open = Vec::with_capacity(receipts.len());
+        for &(command, digest) in receipts {
+            match self.entry(command) {
+                Ok(Some(entry)) if is_open(&entry, digest) => open.push((command, digest)),
+                // Not every refusal is kept; neither is there anything to mark in a damaged entry, which is
+                // refused too.
+                Ok(_) | Err(JournalError::Damaged) => {}
+                Err(failed) => return Err(failed),
+            }
+        }
+        if open.is_empty() {
+            return Ok(());
         }
         self.write(|write| {
-            let mut entry = read(write, command)?;
-            entry.set_state(State::Acknowledged);
-            kept::keep(write, command, &mut entry)?;
-            write.open_table(COMMANDS)?.insert(command.as_bytes(), entry.encode_to_vec().as_slice())?;
-            write.open_table(OPEN)?.remove(command.as_bytes())?;
+            for &(command, digest) in &open {
+                let mut entry = read(write, command)?;
+                // Looked at again: one may be among them twice.
+                if !is_open(&entry, digest) {
+                    continue;
+                }
+                entry.set_state(State::Acknowledged);
+                kept::keep(write, command, &mut entry)?;
+                let encoded = entry.encode_to_vec();
+                write.open_table(COMMANDS)?.insert(command.as_bytes(), encoded.as_slice())?;
+                write.open_table(OPEN)?.remove(command.as_bytes())?;
+            }
             kept::make_room(write)
         })
     }

@@ -43,7 +43,7 @@ fn a_command_is_known_in_every_state_after_reopening() {
             3 => run(&journal, number, &admitted),
             _ => {
                 run(&journal, number, &admitted);
-                journal.acknowledge(id(number), Digest::of(&[number])).unwrap();
+                journal.acknowledge(&[(id(number), Digest::of(&[number]))]).unwrap();
             }
         }
     }
@@ -65,7 +65,7 @@ fn pruning_remembers_what_it_forgot_and_keeps_what_is_owed() {
     run(&journal, 1, &owed);
     let done = accept(&journal, 2, NOW + HOUR, NOW).unwrap();
     run(&journal, 2, &done);
-    journal.acknowledge(id(2), Digest::of(&[2])).unwrap();
+    journal.acknowledge(&[(id(2), Digest::of(&[2]))]).unwrap();
 
     let later = NOW + HOUR + SKEW + HOUR;
     let _new = accept(&journal, 3, later + HOUR, later).unwrap();
@@ -84,7 +84,7 @@ fn acknowledged_receipts_are_kept_while_there_is_room_and_the_first_goes_first()
         assert_eq!(journal.start(&admitted, NOW, "boot").unwrap(), 1);
         journal.finish(id(number), large.clone()).unwrap();
         if number <= 5 {
-            journal.acknowledge(id(number), Digest::of(&[number])).unwrap();
+            journal.acknowledge(&[(id(number), Digest::of(&[number]))]).unwrap();
         }
     }
     assert_eq!((receipt(1), receipt(2), receipt(6)), (None, Some(large.clone()), Some(large.clone())));
@@ -97,7 +97,7 @@ fn acknowledged_receipts_are_kept_while_there_is_room_and_the_first_goes_first()
         let admitted = accept(&journal, number, later + HOUR, later).unwrap();
         assert_eq!(journal.start(&admitted, later, "boot").unwrap(), 1);
         journal.finish(id(number), large.clone()).unwrap();
-        journal.acknowledge(id(number), Digest::of(&[number])).unwrap();
+        journal.acknowledge(&[(id(number), Digest::of(&[number]))]).unwrap();
     }
     assert_eq!(receipt(10), Some(large), "all four fit");
 }
@@ -159,7 +159,7 @@ fn an_acknowledgement_of_another_digest_changes_nothing() {
     let (_folder, journal) = journal(8);
     let admitted = accept(&journal, 1, NOW + HOUR, NOW).unwrap();
     run(&journal, 1, &admitted);
-    journal.acknowledge(id(1), Digest::of(b"other")).unwrap();
+    journal.acknowledge(&[(id(1), Digest::of(b"other"))]).unwrap();
     assert_eq!(journal.find(id(1)).unwrap().unwrap().state, State::Finished);
 }
 

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use writ_protocol::id::{AgentId, CommandId, Digest, SessionMark};
+use writ_protocol::refusal::RefusalCode;
 use writ_protocol::time::Timestamp;
 
 use super::TargetState;
@@ -36,10 +37,14 @@ pub(crate) struct NewReceipt {
     pub envelope: Bytes,
     /// What it says.
     pub state: TargetState,
+    /// Why it was refused, if it was.
+    pub refused: Option<RefusalCode>,
     /// What a scan found, if it found listed files.
     pub listed: Option<String>,
     /// Whether it answers a delivery this server did not make.
     pub is_replay: bool,
     /// When it came.
     pub now: Timestamp,
+    /// Hears what became of it, after the commit.
+    pub tell: fn(&Self, ReceiptFate),
 }

@@ -66,9 +66,11 @@ mod tests {
             digest: Digest::from_bytes([digest; 32]),
             envelope: Bytes::new(),
             state,
+            refused: None,
             listed: None,
             is_replay,
             now: Timestamp::ZERO,
+            tell: |_, _| (),
         }
     }
 

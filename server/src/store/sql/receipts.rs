@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use writ_database::{Connection, ToValue as _, values};
+use writ_database::{Connection, Pending, ToValue as _, values};
 
 use super::super::lanes::Job;
 use super::super::rows::{NewReceipt, ReceiptFate};
@@ -11,12 +11,16 @@ use super::super::{Store, StoreError};
 use super::alerts::{keep_evidence, raise};
 
 impl Store {
-    /// Makes a verified receipt durable. The first one counts; others are kept as evidence with an alert.
+    /// Makes a verified receipt durable with the next batch. The first one counts; others are kept as evidence
+    /// with an alert.
     ///
     /// # Errors
-    /// When the database fails; then nothing is stored and the agent keeps its receipt.
-    pub(crate) async fn record_receipt(&self, receipt: NewReceipt) -> Result<ReceiptFate, StoreError> {
-        self.database.queue(|answer| Job::Receipt(receipt, answer)).await?.committed().await
+    /// When the writer has ended; then nothing is stored and the agent keeps its receipt.
+    pub(crate) async fn queue_receipt(
+        &self,
+        receipt: NewReceipt,
+    ) -> Result<Pending<ReceiptFate>, StoreError> {
+        self.database.queue(|answer| Job::Receipt(receipt, answer)).await
     }
 }
 
