@@ -129,6 +129,16 @@ impl<J: Send + 'static> Database<J> {
         self.readers.read(work).await
     }
 
+    /// Runs a read that takes a moment, such as that of one row by its key, after those that were asked for
+    /// before.
+    pub async fn read_moment<T, F>(&self, work: F) -> Result<T, DatabaseError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&mut Connection) -> Result<T, DatabaseError> + Send + 'static,
+    {
+        self.readers.read_moment(work).await
+    }
+
     /// Runs a write; returns after it is committed.
     pub async fn write<T, F>(&self, work: F) -> Result<T, DatabaseError>
     where

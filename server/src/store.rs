@@ -10,9 +10,9 @@ mod suite;
 pub(crate) use lanes::Job;
 pub use rows::AlertKind;
 pub(crate) use rows::{
-    AgentAdmission, AgentRow, Alarm, AlertRow, AllowList, Attribute, AttributeSource, BackupRow, Behind,
-    CommandRow, Contact, EnrolmentTokenRow, Fork, Holders, KnownAgent, Membership, NewCommand, NewReceipt,
-    NewToken, Progress, QueuedCommand, ReceiptFate, RecordedCommand, Report, SERVER, SignOfLife,
+    AgentAdmission, AgentRow, Alarm, AlertRow, AllowList, Attribute, AttributeSource, BackupRow, Beginning,
+    Behind, CommandRow, Contact, EnrolmentTokenRow, Fork, Holders, KnownAgent, Membership, NewCommand,
+    NewReceipt, NewToken, Progress, QueuedCommand, ReceiptFate, RecordedCommand, Report, SERVER, SignOfLife,
     StoredEnvelope, TakenRow, TargetRow, TargetState, TokenUse,
 };
 pub(crate) use sql::MAX_FORKS;

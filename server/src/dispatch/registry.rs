@@ -57,10 +57,9 @@ struct Waiter {
 
 impl Mailbox {
     fn new(number: u64, most: usize) -> Self {
-        // Whatever waits in the store is older than this open_slot: begin by looking there.
         let waiting = Waiter {
             commands: VecDeque::new(),
-            is_behind: true,
+            is_behind: false,
             has_new_trust: false,
             end: None,
             has_ended: false,
@@ -171,7 +170,7 @@ pub(crate) struct Registry {
 
 type SlotsByAgent = Arc<Mutex<HashMap<AgentId, Arc<Mailbox>>>>;
 
-/// The session's hold on a open_slot; giving it up frees it.
+/// The session's hold on a slot; giving it up frees it.
 #[derive(Debug)]
 pub(crate) struct SessionSlot {
     agent: AgentId,
@@ -215,7 +214,7 @@ impl Registry {
         }
     }
 
-    /// Gives an agent's open_slot to a session; an older session of the same agent is told to end.
+    /// Gives an agent's slot to a session; an older session of the same agent is told to end.
     #[must_use]
     pub(crate) fn open_slot(&self, agent: AgentId) -> SessionSlot {
         let mailbox = Arc::new(Mailbox::new(self.ticket(), self.outbox));
@@ -331,7 +330,7 @@ mod tests {
         let registry = Registry::new(1);
         let agent = AgentId::from_bytes([1; 16]);
         let slot = registry.open_slot(agent);
-        assert!(matches!(slot.mailbox.take(true), Some(Next::LookIntoStore)));
+        assert!(slot.mailbox.take(true).is_none());
         let (one, two) = (Arc::new(outgoing(1)), Arc::new(outgoing(2)));
         registry.offer(&[agent], &one);
         registry.offer(&[agent], &two);

@@ -21,8 +21,9 @@ use writ_protocol::time::Timestamp;
 use super::readmit::readmit;
 use super::{End, Outbound, identity_record, unreadable};
 use crate::context::Server;
+use crate::dispatch::SessionSlot;
 use crate::store::unavailable;
-use crate::store::{Alarm, AlertKind, Contact, KnownAgent};
+use crate::store::{Alarm, AlertKind, Beginning, Contact, KnownAgent};
 
 /// How long each of an agent's first two frames may take.
 const GREETING_TIMEOUT: Duration = Duration::from_secs(10);
@@ -38,8 +39,8 @@ pub(super) struct Proven {
     pub(super) mark: SessionMark,
     /// How many admissions that journal counts.
     pub(super) admissions: u64,
-    /// What it was told to refuse from.
-    pub(super) noted_from: Timestamp,
+    /// Where it hears of what was decided since, and of commands.
+    pub(super) slot: SessionSlot,
     /// The key its identity record claims to be signed by.
     pub(super) record_signed_by: Option<KeyId>,
 }
@@ -176,10 +177,14 @@ async fn check(
     }
     if agent.is_removed {
         warn_of_stranger!(server.hush, address, { agent.id = %claimed, }, "session refused: removed agent");
-        let text = "this agent was removed by an operator; to let the host in again, remove its data directory and enrol it with a new token";
-        return Err(Failure::denied("agent_removed", text).into());
+        return Err(removed().into());
     }
     Ok((agent, proof))
+}
+
+fn removed() -> Failure {
+    let text = "this agent was removed by an operator; to let the host in again, remove its data directory and enrol it with a new token";
+    Failure::denied("agent_removed", text)
 }
 
 async fn raise_impostor(
@@ -218,12 +223,27 @@ async fn establish(
     if tokio::time::timeout(GREETING_TIMEOUT, registry.end_older(claimed, ticket)).await.is_err() {
         return Err(Failure::protocol("an older session of this agent still ends; come back").into());
     }
-    let noted = server.store.note_contact(contact, |queue| registry.believe(claimed, ticket, queue));
-    let Some(noted) = noted.await.map_err(unavailable)? else {
+    let mut slot = None;
+    // The slot is there before the contact is recorded: what was decided or recorded until then is in what
+    // comes back, and of everything later the slot hears.
+    let noted = server.store.note_contact(contact, |queue| {
+        registry.believe(claimed, ticket, || {
+            slot = Some(registry.open_slot(claimed));
+            queue();
+        })
+    });
+    let (begun, slot) = (noted.await.map_err(unavailable)?, slot);
+    let (Some(Beginning { noted, is_removed, has_waiting }), Some(slot)) = (begun, slot) else {
         // Somebody held it back; it says how the journal stood before a later session.
         debug!(agent.id = %claimed, "session refused: a proof later than that of a newer session");
         return Err(Failure::protocol("a newer session of this agent has begun").into());
     };
+    if is_removed {
+        return Err(removed().into());
+    }
+    if has_waiting {
+        slot.mailbox.look_into_store();
+    }
     if let Some(why) = &noted.held {
         warn!(agent.id = %claimed, why, "nothing is sent to this agent until an operator decides");
     }
@@ -241,7 +261,7 @@ async fn establish(
     outbound.send(Frame::Welcome(sealed.bytes().clone())).await?;
     Ok(Proven {
         agent: KnownAgent { held: noted.held, ..agent },
-        noted_from: noted.commands_from,
+        slot,
         bundle_version,
         server_nonce,
         mark,

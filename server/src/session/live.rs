@@ -101,19 +101,7 @@ impl<'a> Live<'a> {
         proven: Proven,
         outbound: Outbound,
     ) -> Result<Self, End> {
-        let Proven { agent, bundle_version, server_nonce, mark, admissions, noted_from, record_signed_by } =
-            proven;
-        let slot = server.dispatcher.registry().open_slot(agent.id);
-        // Whatever was decided before there was a slot to be told: from here on the slot hears of it.
-        let known = server.store.known_agent(agent.id).await.map_err(unavailable)?;
-        let Some(agent) = known.filter(|known| !known.is_removed) else {
-            return Err(Failure::denied("agent_removed", "this agent was removed by an operator").into());
-        };
-        if agent.commands_from != noted_from {
-            return Err(
-                Failure::protocol("something was decided about this agent meanwhile; come back").into()
-            );
-        }
+        let Proven { agent, bundle_version, server_nonce, mark, admissions, slot, record_signed_by } = proven;
         let (heartbeat, begun) = (server.settings.heartbeat, server.clock.monotonic());
         let mut live = Self {
             server,

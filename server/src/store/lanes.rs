@@ -6,7 +6,7 @@ use tokio::sync::broadcast;
 use writ_database::{Batch, Waiter};
 use writ_protocol::id::CommandId;
 
-use super::rows::{Contact, NewCommand, NewReceipt, Noted, ReceiptFate, RecordedCommand, SignOfLife};
+use super::rows::{Beginning, Contact, NewCommand, NewReceipt, ReceiptFate, RecordedCommand, SignOfLife};
 use super::sql;
 
 /// One such write, and where its outcome is awaited.
@@ -17,7 +17,7 @@ pub(crate) enum Job {
     /// A receipt is recorded.
     Receipt(NewReceipt, Waiter<ReceiptFate>),
     /// A session begins.
-    Contact(Contact, Waiter<Noted>),
+    Contact(Contact, Waiter<Beginning>),
     /// An agent was heard.
     SignOfLife(SignOfLife, Waiter<()>),
 }

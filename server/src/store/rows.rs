@@ -18,7 +18,7 @@ pub(crate) use commands::{
     CommandRow, EvidenceRow, NewCommand, Progress, QueuedCommand, RecordedCommand, StoredEnvelope, TargetRow,
     TargetState, WaitingCommand,
 };
-pub(crate) use contacts::{Contact, Noted, Report, SignOfLife};
+pub(crate) use contacts::{Beginning, Contact, Noted, Report, SignOfLife};
 pub(crate) use manager::TakenRow;
 pub(crate) use receipts::{NewReceipt, ReceiptFate};
 pub(crate) use tokens::{AgentAdmission, EnrolmentTokenRow, NewToken, TokenUse};

@@ -206,6 +206,10 @@ fn contact(agent: u8, at: Timestamp, journal: JournalStanding) -> Contact {
 }
 
 async fn come(store: &Store, contact: Contact) -> Noted {
+    begin(store, contact).await.noted
+}
+
+async fn begin(store: &Store, contact: Contact) -> Beginning {
     let gate = |queue: Box<dyn FnOnce() + Send + '_>| {
         queue();
         true
@@ -421,6 +425,13 @@ async fn what_waits_is_told_until_it_is_sent_answered_cancelled_or_expired(Fixtu
     store.replace_envelope(command_id(3), digest(9), Bytes::from_static(b"other payload")).await.unwrap();
     assert_eq!(store.envelope(command_id(1)).await.unwrap().unwrap().envelope, "new");
     assert_eq!(store.envelope(command_id(3)).await.unwrap().unwrap().envelope, "envelope");
+    // A session begins with what waits, and looks for nothing else.
+    let begun = async |agent, now| {
+        let begun = begin(&store, contact(agent, now, journal(agent, 3, &[], agent))).await;
+        (begun.has_waiting, begun.is_removed)
+    };
+    assert_eq!(begun(1, NOW).await, (true, false));
+    assert_eq!(begun(1, later(60)).await, (false, false), "expired");
     // One that was sent just before it was cancelled was sent.
     store.note_sent(command_id(2), vec![1]).await.unwrap();
     let progress = store.progress(command_id(2)).await.unwrap();
@@ -461,13 +472,13 @@ async fn a_journal_that_goes_back_holds_its_agent_until_an_operator_decides(Fixt
         store.note_contact(contact(1, later(1), journal(1, 5, &[], 1)), gate),
         store.note_contact(contact(1, later(2), journal(1, 4, &[1], 2)), gate)
     );
-    assert_eq!(first.unwrap().unwrap().held, None);
-    let second = second.unwrap().unwrap();
+    assert_eq!(first.unwrap().unwrap().noted.held, None);
+    let second = second.unwrap().unwrap().noted;
     assert!(second.held.is_some());
     assert_eq!(second.commands_from, later(2));
     assert_eq!(kinds(&store).await, ["rewound"]);
     let known = store.known_agent(agent_id(1)).await.unwrap().unwrap();
-    assert_eq!((known.held, known.commands_from), (second.held, later(2)));
+    assert_eq!(known.held, second.held);
     store.approve_agent(agent_id(1), None, later(3)).await.unwrap();
     assert_eq!(store.known_agent(agent_id(1)).await.unwrap().unwrap().held, None);
     let third = come(&store, contact(1, later(4), journal(1, 6, &[2, 1], 3))).await;
@@ -569,6 +580,7 @@ async fn an_agent_that_replaces_another_has_its_name_and_labels(Fixture { store,
         ("web-1", ["name=web-1", "old=yes", "realm=prod"].map(str::to_owned).to_vec())
     );
     assert!(store.known_agent(agent_id(1)).await.unwrap().unwrap().is_removed);
+    assert!(begin(&store, contact(1, NOW, journal(1, 3, &[], 1))).await.is_removed);
     assert_eq!(store.progress(command_id(1)).await.unwrap().cancelled, 1);
     store.renew_record(agent_id(2), Bytes::from_static(b"renewed")).await.unwrap();
 }

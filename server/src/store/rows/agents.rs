@@ -16,8 +16,6 @@ pub(crate) struct KnownAgent {
     pub held: Option<String>,
     /// Whether it was removed.
     pub is_removed: bool,
-    /// It is told to refuse what was issued earlier; zero: no such rule.
-    pub commands_from: Timestamp,
 }
 
 /// An agent as stored, with all that is known of it.

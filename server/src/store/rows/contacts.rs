@@ -31,6 +31,17 @@ pub(crate) struct Noted {
     pub commands_from: Timestamp,
 }
 
+/// What a session begins with, all of it as of one moment.
+#[derive(Debug, Clone)]
+pub(crate) struct Beginning {
+    /// What is noted of its agent.
+    pub noted: Noted,
+    /// Whether the agent was removed.
+    pub is_removed: bool,
+    /// Whether commands wait for it.
+    pub has_waiting: bool,
+}
+
 /// That an agent was heard.
 #[derive(Debug, Clone)]
 pub(crate) struct SignOfLife {

@@ -18,7 +18,7 @@ use crate::selector::{Requirement, Selector};
 impl Store {
     /// What a session needs to know of an agent.
     pub(crate) async fn known_agent(&self, agent: AgentId) -> Result<Option<KnownAgent>, StoreError> {
-        let sql = "SELECT public_key, held, removed_at, commands_from FROM agents WHERE agent_id = ?1";
+        let sql = "SELECT public_key, held, removed_at FROM agents WHERE agent_id = ?1";
         let read = move |connection: &mut Connection| {
             connection.first(sql, &values![agent], |record| {
                 Ok(KnownAgent {
@@ -26,11 +26,10 @@ impl Store {
                     public_key: record.get("public_key")?,
                     held: Some(record.get("held")?).filter(|held: &String| !held.is_empty()),
                     is_removed: record.get::<Timestamp>("removed_at")? != Timestamp::ZERO,
-                    commands_from: record.get("commands_from")?,
                 })
             })
         };
-        self.database.read(read).await
+        self.database.read_moment(read).await
     }
 
     /// One agent.

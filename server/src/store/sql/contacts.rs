@@ -7,7 +7,7 @@ use writ_protocol::id::{AgentId, Digest, SessionMark};
 use writ_protocol::time::Timestamp;
 
 use super::super::lanes::Job;
-use super::super::rows::{AttributeSource, Contact, Noted, Report, SignOfLife};
+use super::super::rows::{AttributeSource, Beginning, Contact, FIRST_ENDED, Noted, Report, SignOfLife};
 use super::super::rules::journal::{self, KnownJournals};
 use super::super::{Store, StoreError};
 use super::agents::put_attribute;
@@ -20,7 +20,7 @@ impl Store {
         &self,
         contact: Contact,
         gate: impl FnOnce(Box<dyn FnOnce() + Send + '_>) -> bool,
-    ) -> Result<Option<Noted>, StoreError> {
+    ) -> Result<Option<Beginning>, StoreError> {
         match self.database.queue_through(gate, |answer| Job::Contact(contact, answer)).await? {
             Some(pending) => Ok(Some(pending.committed().await?)),
             None => Ok(None),
@@ -45,29 +45,30 @@ impl Store {
 pub(in crate::store) fn note_contacts(
     connection: &mut Connection,
     new: &[Contact],
-) -> Result<Vec<Noted>, StoreError> {
-    let (mut noted, mut rest) = (Vec::with_capacity(new.len()), new);
+) -> Result<Vec<Beginning>, StoreError> {
+    let (mut begun, mut rest) = (Vec::with_capacity(new.len()), new);
     while !rest.is_empty() {
         // What is known of an agent is asked before any of a group is recorded: no agent is in it twice.
         let mut seen = HashSet::new();
         let end = rest.iter().position(|contact| !seen.insert(contact.agent)).unwrap_or(rest.len());
         let (group, later) = rest.split_at(end);
-        note_group(connection, group, &mut noted)?;
+        note_group(connection, group, &mut begun)?;
         rest = later;
     }
-    Ok(noted)
+    Ok(begun)
 }
 
 fn note_group(
     connection: &mut Connection,
     group: &[Contact],
-    noted: &mut Vec<Noted>,
+    begun: &mut Vec<Beginning>,
 ) -> Result<(), StoreError> {
-    let known = find_journals(connection, group)?;
-    let first = noted.len();
+    let known = find_agents(connection, group)?;
+    let first = begun.len();
     for (contact, known) in group.iter().zip(known) {
         // The session was refused if nobody knew its agent.
-        let known = known.ok_or(StoreError::Damaged("agent: it is missing"))?;
+        let AgentBefore { journals: known, is_removed, has_waiting } =
+            known.ok_or(StoreError::Damaged("agent: it is missing"))?;
         let Contact { agent, at, journal, .. } = contact;
         let decision = journal::decide(known, *agent, journal, *at);
         if let Some(alarm) = &decision.alarm {
@@ -77,13 +78,13 @@ fn note_group(
             connection
                 .execute("INSERT INTO journals VALUES (?1, ?2, ?3)", &values![agent, journal.id, at])?;
         }
-        noted.push(decision.noted);
+        begun.push(Beginning { noted: decision.noted, is_removed, has_waiting });
     }
     let sql =
         "UPDATE agents SET last_contact = ?2, agent_version = ?3, bundle_version = ?4, bundle_digest = ?5,
                journal_id = ?6, journal_counter = ?7, held = ?8, journal_mark = ?9, commands_from = ?10,
                address = ?11, journal_admissions = ?12 WHERE agent_id = ?1";
-    let rows = group.iter().zip(&noted[first..]).map(|(contact, noted)| {
+    let rows = group.iter().zip(&begun[first..]).map(|(contact, Beginning { noted, .. })| {
         let Contact { agent, at, address, agent_version, bundle: (version, digest), journal } = contact;
         let held = noted.held.as_deref().unwrap_or_default();
         let [agent, at, agent_version, version, digest] = values![agent, at, agent_version, version, digest];
@@ -94,19 +95,30 @@ fn note_group(
     connection.execute_each(sql, rows)
 }
 
-fn find_journals(
+/// What is known of an agent when its session begins.
+struct AgentBefore {
+    journals: KnownJournals,
+    is_removed: bool,
+    has_waiting: bool,
+}
+
+fn find_agents(
     connection: &mut Connection,
     group: &[Contact],
-) -> Result<Vec<Option<KnownJournals>>, StoreError> {
-    let sql = "SELECT journal_id, journal_counter, journal_admissions, journal_mark, held, commands_from,
+) -> Result<Vec<Option<AgentBefore>>, StoreError> {
+    // The same as of [`Store::waiting`]: a session that begins with nothing to look for does not look.
+    let sql = format!("SELECT removed_at,
+                   EXISTS (SELECT 1 FROM targets JOIN commands ON sequence = command
+                           WHERE targets.agent_id = ?1 AND state < {FIRST_ENDED} AND expires_at > ?3
+                           AND cancelled_at = 0) AS has_waiting, journal_id, journal_counter, journal_admissions, journal_mark, held, commands_from,
                    EXISTS (SELECT 1 FROM journals WHERE agent_id = ?1 AND journal_id = ?2) AS is_known,
                    (SELECT count(*) FROM journals WHERE agent_id = ?1 AND first_at > approved_at) AS recent
-               FROM agents WHERE agent_id = ?1";
-    let rows = group.iter().map(|contact| values![contact.agent, contact.journal.id]);
-    connection.first_of_each(sql, rows, |record| {
+               FROM agents WHERE agent_id = ?1");
+    let rows = group.iter().map(|contact| values![contact.agent, contact.journal.id, contact.at]);
+    connection.first_of_each(&sql, rows, |record| {
         let held: String = record.get("held")?;
         let held = Some(held).filter(|why| !why.is_empty());
-        Ok(KnownJournals {
+        let journals = KnownJournals {
             last: record.get("journal_id")?,
             counter: record.get("journal_counter")?,
             admissions: record.get("journal_admissions")?,
@@ -114,7 +126,9 @@ fn find_journals(
             is_known: record.get("is_known")?,
             recent: record.get("recent")?,
             noted: Noted { held, commands_from: record.get("commands_from")? },
-        })
+        };
+        let is_removed = record.get::<Timestamp>("removed_at")? != Timestamp::ZERO;
+        Ok(AgentBefore { journals, is_removed, has_waiting: record.get("has_waiting")? })
     })
 }
 
