@@ -126,8 +126,23 @@ pub enum Rule {
     Read(Role),
     /// The same, audited before it begins too, and among the changes if it made one.
     Change(Role, AuditSubject),
+    /// The same for a change that is one transaction with its line: nothing is written before it begins.
+    ChangeWithLine(Role, AuditSubject),
     /// The same for requests with passwords: no digest of them is kept, by which somebody could try guesses.
     ChangeSecrets(Role),
+}
+
+impl Rule {
+    /// The least role that may call it; `None`: anybody may.
+    const fn role(self) -> Option<Role> {
+        match self {
+            Self::Open => None,
+            Self::Read(role)
+            | Self::Change(role, _)
+            | Self::ChangeWithLine(role, _)
+            | Self::ChangeSecrets(role) => Some(role),
+        }
+    }
 }
 
 /// What a call without a token makes a program keep while it is not finished: its headers unpacked, and its
@@ -343,13 +358,15 @@ where
                 return Ok(Status::from(failure).into_http());
             }
             request.extensions_mut().insert(call.actor.clone());
-            if !matches!(rule, Some(Rule::Change(..) | Rule::ChangeSecrets(_))) {
+            if matches!(rule, Some(Rule::Open | Rule::Read(_)) | None) {
                 let response = inner.call(request).await?;
                 backend.record(call.entry(AuditLog::Reads, outcome(&response))).await;
                 return Ok(response.map(|body| listener.hear(backend, body)));
             }
             // On disk before it begins: nothing takes effect of which there is no line.
-            if let Err(failure) = backend.write(call.entry(AuditLog::Tries, "asked")).await {
+            if !matches!(rule, Some(Rule::ChangeWithLine(..)))
+                && let Err(failure) = backend.write(call.entry(AuditLog::Tries, "asked")).await
+            {
                 return Ok(Status::from(failure).into_http());
             }
             // A caller that hangs up must not keep a change from its row.
@@ -410,7 +427,7 @@ impl Call {
         let digest = (!matches!(rule, Some(Rule::ChangeSecrets(_)))).then(|| Digest::of(message));
         let actor = Actor { name, role, method, request: digest };
         let subject = match rule {
-            Some(Rule::Change(_, about)) => about.subject(message),
+            Some(Rule::Change(_, about) | Rule::ChangeWithLine(_, about)) => about.subject(message),
             _ => String::new(),
         };
         let request = Request::from_parts(head, Body::new(Full::new(bytes)));
@@ -435,14 +452,10 @@ impl Call {
 
     fn check(&self, rule: Option<Rule>) -> Result<(), Failure> {
         let actor = &self.actor;
-        match rule {
-            Some(Rule::Open) => Ok(()),
-            Some(Rule::Read(needed) | Rule::Change(needed, _) | Rule::ChangeSecrets(needed))
-                if actor.role >= needed =>
-            {
-                Ok(())
-            }
-            Some(Rule::Read(needed) | Rule::Change(needed, _) | Rule::ChangeSecrets(needed)) => {
+        match rule.map(Rule::role) {
+            Some(None) => Ok(()),
+            Some(Some(needed)) if actor.role >= needed => Ok(()),
+            Some(Some(needed)) => {
                 let (needed, role) = (needed.as_str(), actor.role.as_str());
                 let text = format!(
                     "{} needs the role {needed}; `{}` is {role}. An admin gives another token: writ operator create",

@@ -30,7 +30,7 @@ pub const POLICY: &[(&str, Rule)] = &[
     ("/writ.admin.v1.CommandService/List", Rule::Read(Role::Viewer)),
     ("/writ.admin.v1.CommandService/ListTargets", Rule::Read(Role::Viewer)),
     ("/writ.admin.v1.CommandService/Preview", Rule::Read(Role::Viewer)),
-    ("/writ.admin.v1.CommandService/Submit", Rule::Change(Role::Operator, AuditSubject::CommandId)),
+    ("/writ.admin.v1.CommandService/Submit", Rule::ChangeWithLine(Role::Operator, AuditSubject::CommandId)),
     ("/writ.admin.v1.CommandService/Watch", Rule::Read(Role::Viewer)),
     ("/writ.admin.v1.ControlManagerService/GetSettings", Rule::Read(Role::Viewer)),
     ("/writ.admin.v1.ControlManagerService/GetStatus", Rule::Read(Role::Viewer)),
