@@ -9,15 +9,19 @@
 mod admin;
 mod distribution;
 mod figures;
+mod floor;
 mod lists;
 mod manager;
 mod measure;
+mod others;
 mod process;
+mod reconnect;
 mod scan;
 mod swarm;
 mod table;
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
@@ -37,6 +41,9 @@ enum Command {
         /// Agents that come back after a kill -9.
         #[arg(long, default_value_t = 15_000)]
         reconnecting: usize,
+        /// How often everything is measured: medians and spreads are told.
+        #[arg(long, default_value_t = 3)]
+        rounds: usize,
         /// Only measurements whose name contains this.
         #[arg(long, default_value = "")]
         only: String,
@@ -55,15 +62,24 @@ enum Command {
     },
 }
 
-fn main() {
+fn main() -> ExitCode {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     match Arguments::parse().command {
-        Command::Run { agents, reconnecting, only, results } => {
-            let figures = runtime.block_on(measure::all(agents, reconnecting, &only));
-            table::print(&figures);
-            table::write(&figures, &results);
+        Command::Run { agents, reconnecting, rounds, only, results } => {
+            let mut measured = Vec::new();
+            for round in 1..=rounds {
+                figures::progress(&format!("round {round} of {rounds}"));
+                measured.push(runtime.block_on(measure::round(agents, reconnecting, &only)));
+            }
+            let rows = table::rows(measured);
+            table::print(&rows);
+            table::write(&rows, &results);
+            if !rows.iter().all(table::Row::is_judged) {
+                return ExitCode::FAILURE;
+            }
         }
         Command::Swarm { agents, token_file } => runtime.block_on(swarm::run(agents, &token_file)),
     }
+    ExitCode::SUCCESS
 }

@@ -43,6 +43,9 @@ use writ_protocol::verify::Verifier;
 
 /// Agents that enrol at the same time.
 const ENROLLING: usize = 64;
+/// Agents that connect at the same time. Each host of a fleet answers at once; here they share two cores, and with
+/// more of them the server would see thousands of connections that say nothing, which it closes.
+const CONNECTING: usize = 512;
 /// As in the agent itself.
 const FIRST_BACKOFF: Duration = Duration::from_millis(500);
 const MAX_BACKOFF: Duration = Duration::from_secs(300);
@@ -55,6 +58,8 @@ type Failure = Box<dyn std::error::Error + Send + Sync>;
 struct Tally {
     enrolled: AtomicU64,
     connected: AtomicU64,
+    /// Attempts, and sessions, that failed.
+    failed: AtomicU64,
     started: AtomicU64,
     started_twice: AtomicU64,
 }
@@ -64,11 +69,12 @@ struct Tally {
 pub(crate) async fn run(agents: usize, token_file: &Path) {
     let token = EnrolmentToken::from_text(&std::fs::read_to_string(token_file).unwrap()).unwrap();
     let (token, tally) = (Arc::new(token), Arc::new(Tally::default()));
-    let enrolling = Arc::new(Semaphore::new(ENROLLING));
+    let (enrolling, connecting) = (Arc::new(Semaphore::new(ENROLLING)), Arc::new(Semaphore::new(CONNECTING)));
     let table = Arc::new(ActionTable::default());
     for number in 0..agents {
         let (token, tally) = (Arc::clone(&token), Arc::clone(&tally));
         let (enrolling, table) = (Arc::clone(&enrolling), Arc::clone(&table));
+        let connecting = Arc::clone(&connecting);
         #[expect(clippy::disallowed_methods, reason = "the swarm ends with its process")]
         tokio::spawn(async move {
             let mut agent = {
@@ -76,7 +82,7 @@ pub(crate) async fn run(agents: usize, token_file: &Path) {
                 SwarmAgent::enroll(number, &token, table, Arc::clone(&tally)).await.unwrap()
             };
             tally.enrolled.fetch_add(1, Ordering::Relaxed);
-            agent.hold_sessions().await;
+            agent.hold_sessions(&connecting).await;
         });
     }
     tokio::task::spawn_blocking(move || {
@@ -85,6 +91,7 @@ pub(crate) async fn run(agents: usize, token_file: &Path) {
             let said = serde_json::json!({
                 "enrolled": load(&tally.enrolled),
                 "connected": load(&tally.connected),
+                "failed": load(&tally.failed),
                 "started": load(&tally.started),
                 "started_twice": load(&tally.started_twice),
             });
@@ -188,17 +195,21 @@ impl SwarmAgent {
         })
     }
 
-    async fn hold_sessions(&mut self) {
+    async fn hold_sessions(&mut self, connecting: &Semaphore) {
         let mut backoff = Backoff::new(FIRST_BACKOFF, MAX_BACKOFF);
         loop {
-            let _ended = self.hold(&mut backoff).await;
+            if self.hold(&mut backoff, connecting).await.is_err() {
+                self.tally.failed.fetch_add(1, Ordering::Relaxed);
+            }
             tokio::time::sleep(backoff.after_failure()).await;
         }
     }
 
-    async fn hold(&mut self, backoff: &mut Backoff) -> Result<(), Failure> {
+    async fn hold(&mut self, backoff: &mut Backoff, connecting: &Semaphore) -> Result<(), Failure> {
         let anchors = Anchors::Authorities(self.chain.head().bundle.tls_cas.clone());
+        let turn = connecting.acquire().await?;
         let connection = Box::pin(connect(&self.endpoint, &anchors)).await?;
+        drop(turn);
         let mut client = client(connection.channel);
         let (outbound, frames) = mpsc::channel(4);
         let (nonce, clock): (Nonce, _) = (random_bytes(), SystemClock::new());
