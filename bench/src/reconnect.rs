@@ -2,12 +2,10 @@
 
 use std::time::Duration;
 
-use tokio::time::MissedTickBehavior;
-
 use crate::admin::Admin;
 use crate::figures::{count, now, percentile, progress};
 use crate::measure::fleet;
-use crate::process::{Swarm, cpu};
+use crate::process::{Swarm, whole_cpu};
 use crate::table::{Figure, Goal};
 
 /// Commands to one real agent while nothing else happens.
@@ -47,15 +45,16 @@ pub(crate) async fn measure(figures: &mut Vec<Figure>, agents: usize) {
     // The honest one's commands, from when it is back itself until everybody is; so few that they cost nothing.
     let mut crowded = Vec::new();
     let mut pace = tokio::time::interval(PACE);
-    pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
     while swarm.ask()["connected"] != agents {
-        pace.tick().await;
-        crowded.push(ping(&admin).await);
+        // From when it was due: one that hangs makes those behind it late.
+        let due = pace.tick().await;
+        let _ = ping(&admin).await;
+        crowded.push(due.elapsed().as_secs_f64() * 1e3);
     }
     let seconds = start.elapsed().as_secs_f64();
     // Each lost its session, which is no attempt.
     let failed = (failures(&mut swarm) - before).saturating_sub(u64::try_from(agents).unwrap());
-    let micros = cpu(server).as_secs_f64() * 1e6 / count(agents);
+    let micros = whole_cpu(server).as_secs_f64() * 1e6 / count(agents);
     let done = admin.finish(&sent).await;
     let settled = start.elapsed().as_secs_f64();
     let said = swarm.ask();

@@ -239,8 +239,7 @@ pub(crate) enum Audit {
         /// Calls that only read, and calls that were denied, instead.
         #[arg(long)]
         looks: bool,
-        /// Every request for a change as it came in (`asked`), and how those ended that changed nothing,
-        /// instead.
+        /// Requests for changes as they came in (`asked`), and how those ended that changed nothing, instead.
         #[arg(long, conflicts_with = "looks")]
         tries: bool,
         /// How many.

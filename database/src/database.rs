@@ -38,15 +38,15 @@ impl<T> Pending<T> {
         self.0.await.map_err(|_| DatabaseError::Closed)?
     }
 
-    /// What came of it, unless that is not decided yet.
+    /// What came of it; itself if that is not decided yet.
     ///
     /// # Errors
-    /// When it is not committed.
-    pub fn decided(&mut self) -> Result<Option<T>, DatabaseError> {
+    /// The inner one: when it is not committed.
+    pub fn decided(mut self) -> Result<Result<T, DatabaseError>, Self> {
         match self.0.try_recv() {
-            Ok(outcome) => outcome.map(Some),
-            Err(TryRecvError::Empty) => Ok(None),
-            Err(TryRecvError::Closed) => Err(DatabaseError::Closed),
+            Ok(outcome) => Ok(outcome),
+            Err(TryRecvError::Empty) => Err(self),
+            Err(TryRecvError::Closed) => Ok(Err(DatabaseError::Closed)),
         }
     }
 }
@@ -55,6 +55,7 @@ impl<T> Pending<T> {
 /// does; what else it fails for, it says.
 #[derive(Debug)]
 pub struct Database<J> {
+    // Before the writer: its connection is the last to close, so that SQLite takes its log over into the file.
     readers: Arc<Readers>,
     writer: mpsc::Sender<Job<J>>,
     health: Arc<Health>,

@@ -7,6 +7,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
 
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
@@ -26,7 +27,25 @@ type Moment = Box<dyn FnOnce(Result<&mut Connection, DatabaseError>) + Send>;
 #[derive(Debug)]
 struct Moments {
     waiting: mpsc::Sender<Moment>,
-    ended: oneshot::Receiver<()>,
+    thread: JoinHandle<()>,
+}
+
+impl Moments {
+    /// Returns when what waits is read and the connection is closed.
+    fn end(self) {
+        drop(self.waiting);
+        // A read that panics does not end it.
+        let _ = self.thread.join();
+    }
+}
+
+impl Drop for Readers {
+    /// Nobody waits any more: the thread only closes its connection.
+    fn drop(&mut self) {
+        if let Some(moments) = self.moments.get_mut().unwrap_or_else(PoisonError::into_inner).take() {
+            moments.end();
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -90,16 +109,13 @@ impl Readers {
             return Err(DatabaseError::Closed);
         }
         let (waiting, taken) = mpsc::channel(MAX_WAITING);
-        let (end, ended) = oneshot::channel();
         let (path, cure) = (self.path.clone(), self.cure);
         let thread = std::thread::Builder::new().name("look-ups".to_owned());
-        let started = thread.spawn(move || {
-            read_moments(taken, || Connection::open(&path, Access::Read, cure));
-            // Nobody waits for it when the program just ends.
-            let _ = end.send(());
-        });
-        started.map_err(|error| DatabaseError::Failed { why: error.to_string(), is_of_the_disk: false })?;
-        *moments = Some(Moments { waiting: waiting.clone(), ended });
+        let started =
+            thread.spawn(move || read_moments(taken, || Connection::open(&path, Access::Read, cure)));
+        let thread = started
+            .map_err(|error| DatabaseError::Failed { why: error.to_string(), is_of_the_disk: false })?;
+        *moments = Some(Moments { waiting: waiting.clone(), thread });
         Ok(waiting)
     }
 
@@ -113,9 +129,8 @@ impl Readers {
         let all = self.turns.acquire_many(READERS).await;
         self.turns.close();
         let moments = self.moments.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(Moments { waiting, ended }) = moments {
-            drop(waiting);
-            let _ = ended.await;
+        if let Some(moments) = moments {
+            let _ = tokio::task::spawn_blocking(|| moments.end()).await;
         }
         self.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
         drop(all);

@@ -126,35 +126,46 @@ impl Batch<'_> {
         jobs: Vec<(T, Waiter<A>)>,
         write: fn(&mut Connection, &[T]) -> Result<Vec<A>, DatabaseError>,
     ) {
-        self.lane_and_tell(jobs, write, |_, _| ());
+        let (items, answers): (Vec<_>, _) = jobs.into_iter().unzip();
+        let outcomes = self.write_lane(&items, write);
+        self.finishes.push(Box::new(move |not_committed| {
+            answer_all(answers, outcomes, not_committed);
+        }));
     }
 
-    /// The same; `tell` hears of each item that was committed, and of its outcome, before who waits does.
-    pub fn lane_and_tell<T: Send + 'static, A: Send + 'static>(
+    /// The same; when everybody has their answer, `tell` hears of each item that was committed, and of its
+    /// outcome.
+    pub fn lane_and_tell<T: Send + 'static, A: Copy + Send + 'static>(
         &mut self,
         jobs: Vec<(T, Waiter<A>)>,
         write: fn(&mut Connection, &[T]) -> Result<Vec<A>, DatabaseError>,
-        tell: fn(&T, &A),
+        tell: fn(&T, A),
     ) {
-        if jobs.is_empty() {
-            return;
-        }
-        let (items, answers): (Vec<_>, Vec<_>) = jobs.into_iter().unzip();
-        let together = self.attempt(|connection| write(connection, &items).map(KeepOrUndo::Keep));
-        let outcomes: Vec<_> = match together {
-            Ok(outcomes) => outcomes.into_iter().map(Ok).collect(),
-            Err(_) => items.iter().map(|item| self.alone(item, write)).collect(),
-        };
+        let (items, answers): (Vec<_>, _) = jobs.into_iter().unzip();
+        let outcomes = self.write_lane(&items, write);
         self.finishes.push(Box::new(move |not_committed| {
-            for ((item, answer), outcome) in items.iter().zip(answers).zip(outcomes) {
-                let outcome = committed(outcome, not_committed);
-                if let Ok(outcome) = &outcome {
+            let told: Vec<_> = outcomes.iter().map(|outcome| outcome.as_ref().ok().copied()).collect();
+            answer_all(answers, outcomes, not_committed);
+            for (item, outcome) in items.iter().zip(told).filter(|_| not_committed.is_none()) {
+                if let Some(outcome) = outcome {
                     tell(item, outcome);
                 }
-                // The caller may have gone meanwhile.
-                let _ = answer.send(outcome);
             }
         }));
+    }
+
+    fn write_lane<T, A>(
+        &mut self,
+        items: &[T],
+        write: fn(&mut Connection, &[T]) -> Result<Vec<A>, DatabaseError>,
+    ) -> Vec<Result<A, DatabaseError>> {
+        if items.is_empty() {
+            return Vec::new();
+        }
+        match self.attempt(|connection| write(connection, items).map(KeepOrUndo::Keep)) {
+            Ok(outcomes) => outcomes.into_iter().map(Ok).collect(),
+            Err(_) => items.iter().map(|item| self.alone(item, write)).collect(),
+        }
     }
 
     fn alone<T, A>(
@@ -226,6 +237,18 @@ impl Batch<'_> {
         for finish in finishes {
             finish(failed.as_deref());
         }
+    }
+}
+
+/// Tells everybody of a lane what came of it.
+fn answer_all<A>(
+    answers: Vec<Waiter<A>>,
+    outcomes: Vec<Result<A, DatabaseError>>,
+    not_committed: Option<&str>,
+) {
+    for (answer, outcome) in answers.into_iter().zip(outcomes) {
+        // The caller may have gone meanwhile.
+        let _ = answer.send(committed(outcome, not_committed));
     }
 }
 
@@ -434,12 +457,26 @@ mod tests {
 
     #[tokio::test]
     async fn the_file_is_closed_when_the_shutdown_has_waited() {
+        ends_well(true).await;
+        ends_well(false).await;
+    }
+
+    async fn ends_well(is_closed: bool) {
         let (folder, shutdown, database) = database().await;
         let small = database.queue(|answer| ("small".to_owned(), answer)).await.unwrap();
         let _ = small.committed().await.unwrap();
         assert_eq!(words(&database).await, ["small"]);
+        let sql = "SELECT size FROM words WHERE word = 'small'";
+        let read =
+            |connection: &mut Connection| connection.only(sql, &[], |record| record.get::<u64>("size"));
+        assert_eq!(database.read_moment(read).await.unwrap(), 5);
         assert!(folder.path().join("test.db-wal").exists());
-        database.close().await;
+        // With and without a word, as the programs end.
+        if is_closed {
+            database.close().await;
+        } else {
+            drop(database);
+        }
         assert!(shutdown.drain(Duration::from_secs(60)).await);
         assert!(!folder.path().join("test.db-wal").exists(), "the log is taken over into the file");
     }

@@ -50,6 +50,9 @@ fn each_side_flushes_what_it_admits_and_what_it_answers() {
     // The server: the command with its audit entry, then the receipt. The agent: that it starts, then the receipt.
     let least = 2 * COMMANDS;
     assert!(of_server >= least, "the server flushed {of_server} times for {COMMANDS} commands");
+    // And a line of the audit log for each of two looks by `writ`; nothing else.
+    let most = 2 * least + COMMANDS;
+    assert!(of_server < most, "the server flushed {of_server} times for {COMMANDS} commands");
     assert!(of_agent >= least, "the agent flushed {of_agent} times for {COMMANDS} commands");
     // The journal flushes twice for each of these, since `status` may read it meanwhile. Acknowledgements are
     // written together, and not one for each command.

@@ -206,9 +206,13 @@ impl Registry {
     /// newer than this greeting: what the agent says of its journal must be judged by all that was heard
     /// before.
     pub(crate) async fn end_older(&self, agent: AgentId, ticket: u64) {
-        let believed = self.believed.lock().unwrap_or_else(PoisonError::into_inner).get(&agent).copied();
-        let older = self.lock().get(&agent).cloned();
-        if let Some(older) = older.filter(|_| believed.is_none_or(|believed| ticket >= believed)) {
+        let older = {
+            // Held while the slot is looked up: a newer greeting is believed and has it in one step.
+            let believed = self.believed.lock().unwrap_or_else(PoisonError::into_inner);
+            let is_newest = believed.get(&agent).is_none_or(|believed| ticket >= *believed);
+            self.lock().get(&agent).filter(|_| is_newest).cloned()
+        };
+        if let Some(older) = older {
             older.end(SessionEnding::Replaced);
             older.wait(|waiting| waiting.has_ended).await;
         }

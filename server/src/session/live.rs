@@ -38,7 +38,7 @@ const REPLACED_BACKOFF: Duration = Duration::from_secs(30);
 /// Commands under way to one agent without an answer; more wait in the store, so that both sides always get
 /// to read.
 const MAX_UNANSWERED: usize = 1024;
-/// Receipts of one session that are not acknowledged; with one more all are, as soon as they are stored.
+/// Receipts of one session that are not acknowledged; with the last of them all are, as soon as they are stored.
 const MAX_UNACKNOWLEDGED: usize = 64;
 /// Reports of an agent that are written at once: at the start, and after what was changed. Then the latest of
 /// each heartbeat.
@@ -54,6 +54,9 @@ const QUESTIONS: u32 = 64;
 const QUESTION_EVERY: Duration = Duration::from_millis(50);
 /// Commands read from the store at a time while catching up.
 const CATCH_UP_PAGE: u32 = 64;
+
+/// The command that was answered. Copied: the bytes of a frame keep all of it.
+type Answered = (CommandId, Digest);
 
 pub(super) struct Live<'a> {
     server: &'a Arc<Server>,
@@ -79,7 +82,7 @@ pub(super) struct Live<'a> {
     /// moment.
     unanswered: HashMap<CommandId, (u32, Option<Moment>)>,
     /// Receipts that are recorded, or about to be, and not acknowledged yet; the oldest first.
-    unacknowledged: VecDeque<(proto::AnswerAcknowledgement, Pending<ReceiptFate>)>,
+    unacknowledged: VecDeque<(Answered, Pending<ReceiptFate>)>,
     /// Whether commands wait in the store until some are answered.
     is_held_back: bool,
     reconciled: tokio::time::Instant,
@@ -304,12 +307,12 @@ impl<'a> Live<'a> {
         }
         let Some(proof) = outgoing.proof(place) else { return Ok(()) };
         self.hand_on_bundles().await?;
+        self.acknowledge_stored().await?;
         // From here on it counts as sent, whether the agent reads it or not.
         if !self.server.dispatcher.hand_over(outgoing.id(), place) {
             return Ok(());
         }
         self.deliveries.insert(outgoing.id(), 1);
-        self.acknowledge_stored().await?;
         let server = self.server;
         let sent = server.traces.follow(outgoing.id()).then(|| Moment::now(&*server.clock));
         self.unanswered.insert(outgoing.id(), (place, sent));
@@ -454,7 +457,6 @@ impl<'a> Live<'a> {
         let is_tombstone = receipt.is_empty();
         let made = self.deliveries.get(&command).copied().unwrap_or(0);
         let mut is_replay = deliveries > made;
-        let acknowledgement = proto::AnswerAcknowledgement { command_id, command_digest };
         if !is_tombstone {
             // Not acknowledged, so the agent keeps it; the session goes on, or it would end here at every
             // attempt.
@@ -474,7 +476,7 @@ impl<'a> Live<'a> {
             let recorded = recorded.await.map_err(unavailable)?;
             if !is_replay && told.is_none() {
                 // Nobody waits for the commit: that would wake this session once more for each receipt.
-                self.unacknowledged.push_back((acknowledgement, recorded));
+                self.unacknowledged.push_back(((command, digest), recorded));
                 if self.unacknowledged.len() >= MAX_UNACKNOWLEDGED {
                     self.acknowledge_all().await?;
                 }
@@ -511,38 +513,39 @@ impl<'a> Live<'a> {
             self.server.store.raise(alarm, None, now).await.map_err(unavailable)?;
             warn!(command.id = %command, agent.id = %self.agent.id, deliveries, made, "command replayed by somebody");
         }
-        self.say(Frame::AnswerAck(acknowledgement)).await
+        self.acknowledge((command, digest)).await
     }
 
-    /// Acknowledges what is stored by now, with whatever goes down next (protocol.md §7.2).
+    /// Acknowledges what is stored by now, with the delivery that goes down next (protocol.md §7.2).
     async fn acknowledge_stored(&mut self) -> Result<(), End> {
-        while let Some((_, recorded)) = self.unacknowledged.front_mut() {
-            let Some(fate) = recorded.decided().map_err(unavailable)? else { break };
-            if let Some((acknowledgement, _)) = self.unacknowledged.pop_front() {
-                self.acknowledge(acknowledgement, fate).await?;
-            }
+        while let Some((answered, recorded)) = self.unacknowledged.pop_front() {
+            match recorded.decided() {
+                Ok(fate) => self.bear(fate.map_err(unavailable)?)?,
+                Err(undecided) => {
+                    self.unacknowledged.push_front((answered, undecided));
+                    break;
+                }
+            };
+            self.acknowledge(answered).await?;
         }
         Ok(())
     }
 
     /// Acknowledges everything, as soon as it is stored.
     async fn acknowledge_all(&mut self) -> Result<(), End> {
-        while let Some((acknowledgement, recorded)) = self.unacknowledged.pop_front() {
-            let fate = recorded.committed().await.map_err(unavailable)?;
-            self.acknowledge(acknowledgement, fate).await?;
+        while let Some((answered, recorded)) = self.unacknowledged.pop_front() {
+            self.bear(recorded.committed().await.map_err(unavailable)?)?;
+            self.acknowledge(answered).await?;
         }
         // An idle session keeps no room for what it does not do.
         self.unacknowledged = VecDeque::new();
         Ok(())
     }
 
-    async fn acknowledge(
-        &mut self,
-        acknowledgement: proto::AnswerAcknowledgement,
-        fate: ReceiptFate,
-    ) -> Result<(), End> {
-        self.bear(fate)?;
-        self.say(Frame::AnswerAck(acknowledgement)).await
+    async fn acknowledge(&self, (command, digest): Answered) -> Result<(), End> {
+        let [command_id, command_digest] =
+            [command.as_bytes().as_slice(), digest.as_bytes()].map(Bytes::copy_from_slice);
+        self.say(Frame::AnswerAck(proto::AnswerAcknowledgement { command_id, command_digest })).await
     }
 
     /// Whether a receipt is one that an honest agent makes.

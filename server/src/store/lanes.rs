@@ -46,7 +46,7 @@ pub(super) fn write(batch: &mut Batch<'_>, jobs: Vec<Job>, changes: &broadcast::
         });
     }
     batch.lane(commands, sql::record_commands);
-    batch.lane_and_tell(receipts, sql::record_receipts, |receipt, fate| (receipt.tell)(receipt, *fate));
+    batch.lane_and_tell(receipts, sql::record_receipts, |receipt, fate| (receipt.tell)(receipt, fate));
     // Before the contacts: what an older session heard is known when a newer one is judged.
     batch.lane(signs, sql::note_signs_of_life);
     batch.lane(contacts, sql::note_contacts);
