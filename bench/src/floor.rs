@@ -77,8 +77,8 @@ pub(crate) fn ratio(name: &'static str, value: f64, goal: Goal, how: &str) -> Fi
     Figure { name, value, unit: "x", goal: Some(goal), how: how.to_owned() }
 }
 
-/// The floor of so many agents that answer one command: each verifies it and signs a receipt, which the server
-/// verifies.
+/// The floor of so many agents that answer one command: each verifies it and signs a receipt, which the
+/// server verifies.
 pub(crate) fn answers(floor: &Floor, agents: u64) -> f64 {
     floor.seconds(float(agents) * 2.0, float(agents))
 }

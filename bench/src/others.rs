@@ -30,8 +30,8 @@ impl Others {
     }
 }
 
-/// What all processes took, in ticks: proc(5), `/proc/stat`. Not what the kernel does for all together, such as
-/// the network's; but what a hypervisor gave to somebody else.
+/// What all processes took, in ticks: proc(5), `/proc/stat`. Not what the kernel does for all together, such
+/// as the network's; but what a hypervisor gave to somebody else.
 fn all() -> u64 {
     let stat = std::fs::read_to_string("/proc/stat").unwrap();
     let fields: Vec<u64> =

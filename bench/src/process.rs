@@ -50,8 +50,8 @@ pub(crate) fn cpu(pid: u32) -> Duration {
     Duration::from_nanos(nanos)
 }
 
-/// CPU time of all threads there ever were, user and system, in steps of a hundredth of a second: proc(5), fields
-/// 14 and 15 of `stat`.
+/// CPU time of all threads there ever were, user and system, in steps of a hundredth of a second: proc(5),
+/// fields 14 and 15 of `stat`.
 pub(crate) fn whole_cpu(pid: u32) -> Duration {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
     let fields: Vec<_> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();

@@ -42,7 +42,8 @@ pub(crate) async fn measure(figures: &mut Vec<Figure>, agents: usize) {
     let server = fleet.server().pid();
     fleet.add_context();
     let admin = Admin::connect(&fleet).await;
-    // The honest one's commands, from when it is back itself until everybody is; so few that they cost nothing.
+    // The honest one's commands, from when it is back itself until everybody is; so few that they cost
+    // nothing.
     let mut crowded = Vec::new();
     let mut pace = tokio::time::interval(PACE);
     while swarm.ask()["connected"] != agents {

@@ -43,8 +43,8 @@ use writ_protocol::verify::Verifier;
 
 /// Agents that enrol at the same time.
 const ENROLLING: usize = 64;
-/// Agents that connect at the same time. Each host of a fleet answers at once; here they share two cores, and with
-/// more of them the server would see thousands of connections that say nothing, which it closes.
+/// Agents that connect at the same time. Each host of a fleet answers at once; here they share two cores, and
+/// with more of them the server would see thousands of connections that say nothing, which it closes.
 const CONNECTING: usize = 512;
 /// As in the agent itself.
 const FIRST_BACKOFF: Duration = Duration::from_millis(500);

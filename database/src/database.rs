@@ -55,7 +55,8 @@ impl<T> Pending<T> {
 /// does; what else it fails for, it says.
 #[derive(Debug)]
 pub struct Database<J> {
-    // Before the writer: its connection is the last to close, so that SQLite takes its log over into the file.
+    // Before the writer: its connection is the last to close, so that SQLite takes its log over into the
+    // file.
     readers: Arc<Readers>,
     writer: mpsc::Sender<Job<J>>,
     health: Arc<Health>,

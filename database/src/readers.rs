@@ -1,8 +1,8 @@
 //! Connections that read while somebody writes. Each is opened when it is first needed, and stays.
 //!
 //! Reads that take a moment, such as one row by its key, come in thousands when a fleet comes back. They have
-//! a thread of their own, which makes one after the other: handing each to a thread that sleeps would cost more
-//! than the read.
+//! a thread of their own, which makes one after the other: handing each to a thread that sleeps would cost
+//! more than the read.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;

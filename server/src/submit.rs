@@ -205,8 +205,8 @@ pub(crate) async fn resolve(server: &Arc<Server>, selection: Selection) -> Resul
 /// The same as [`find_agent`] without everything else that is known of it: thousands are named in a second.
 async fn find_target(server: &Arc<Server>, text: &str) -> Result<(AgentId, bool), Failure> {
     if let Ok(id) = text.parse::<AgentId>() {
-        // Removing an agent ends its session: one that has a session is enrolled. While that begins, it may be removed
-        // at this moment; then nothing is delivered.
+        // Removing an agent ends its session: one that has a session is enrolled. While that begins, it may
+        // be removed at this moment; then nothing is delivered.
         if server.dispatcher.registry().is_connected(id) {
             return Ok((id, false));
         }

@@ -1,5 +1,5 @@
-//! What is promised is on disk first, which `strace` counts over the programs as they are shipped; and what is
-//! acknowledged is acknowledged in time.
+//! What is promised is on disk first, which `strace` counts over the programs as they are shipped; and what
+//! is acknowledged is acknowledged in time.
 
 use std::fs;
 use std::path::PathBuf;
@@ -47,7 +47,8 @@ fn each_side_flushes_what_it_admits_and_what_it_answers() {
         let _done = fleet.writ(&["send", "ping", "--all", "--wait"]).ok();
     }
     let (of_server, of_agent) = (of_server.flushes(), of_agent.flushes());
-    // The server: the command with its audit entry, then the receipt. The agent: that it starts, then the receipt.
+    // The server: the command with its audit entry, then the receipt. The agent: that it starts, then the
+    // receipt.
     let least = 2 * COMMANDS;
     assert!(of_server >= least, "the server flushed {of_server} times for {COMMANDS} commands");
     // And a line of the audit log for each of two looks by `writ`; nothing else.

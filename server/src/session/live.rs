@@ -38,7 +38,8 @@ const REPLACED_BACKOFF: Duration = Duration::from_secs(30);
 /// Commands under way to one agent without an answer; more wait in the store, so that both sides always get
 /// to read.
 const MAX_UNANSWERED: usize = 1024;
-/// Receipts of one session that are not acknowledged; with the last of them all are, as soon as they are stored.
+/// Receipts of one session that are not acknowledged; with the last of them all are, as soon as they are
+/// stored.
 const MAX_UNACKNOWLEDGED: usize = 64;
 /// Reports of an agent that are written at once: at the start, and after what was changed. Then the latest of
 /// each heartbeat.

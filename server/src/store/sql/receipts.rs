@@ -11,8 +11,8 @@ use super::super::{Store, StoreError};
 use super::alerts::{keep_evidence, raise};
 
 impl Store {
-    /// Makes a verified receipt durable with the next batch. The first one counts; others are kept as evidence
-    /// with an alert.
+    /// Makes a verified receipt durable with the next batch. The first one counts; others are kept as
+    /// evidence with an alert.
     ///
     /// # Errors
     /// When the writer has ended; then nothing is stored and the agent keeps its receipt.
