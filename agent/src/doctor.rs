@@ -17,6 +17,7 @@ use crate::execute::ActionTable;
 use crate::identity::{Files, Identity};
 use crate::link::{LinkError, try_out};
 use crate::link_state::LinkState;
+use crate::replay::look::{self, Answer, Question};
 use crate::replay::{Journal, JournalError};
 use crate::settings::{self, endpoints};
 use crate::trust::{self, Trust};
@@ -130,12 +131,9 @@ fn journal(files: &Files, most: u64, now: Timestamp, findings: &mut Vec<Finding>
         findings.push(Finding::bad("journal", detail, next));
         return Timestamp::ZERO;
     }
-    // As strictly as a start of the agent looks; one that runs has looked, and writes meanwhile.
-    let checked = if is_running { Ok(()) } else { Journal::check(&path) };
-    match checked.and_then(|()| Journal::peek(&path)) {
-        Ok(facts) => {
+    match look::ask(files, Question { command: None, now, max_entries: most }) {
+        Ok(Answer { facts, is_full, .. }) => {
             let detail = format!("{} commands remembered", facts.entries);
-            let is_full = Journal::peek_is_full(&path, most, now).unwrap_or(false);
             findings.push(if is_full {
                 let next = "wait until some expire, or raise journal.max_entries";
                 Finding::bad(
@@ -156,9 +154,10 @@ fn journal(files: &Files, most: u64, now: Timestamp, findings: &mut Vec<Finding>
             findings.push(Finding::bad("journal", format!("{} is damaged: {why}", path.display()), next));
             Timestamp::ZERO
         }
-        Err(JournalError::Redb(redb::Error::RepairAborted)) => {
-            let detail = "it was not closed in good order (a kill, a power failure)";
-            findings.push(Finding::notice("journal", detail, "nothing: the agent mends it when it starts"));
+        Err(error @ JournalError::NotAnswered(_)) => {
+            let next =
+                "read its log: journalctl -u writ-agent; then start it again: systemctl restart writ-agent";
+            findings.push(Finding::bad("journal", error.to_string(), next));
             Timestamp::ZERO
         }
         Err(error) => {

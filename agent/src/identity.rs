@@ -60,6 +60,12 @@ impl Files {
         self.folder.join("journal.redb")
     }
 
+    /// Where the running agent is asked about its journal.
+    #[must_use]
+    pub fn questions(&self) -> PathBuf {
+        self.folder.join("questions.sock")
+    }
+
     /// Settings that came by a signed command.
     #[must_use]
     pub fn settings(&self) -> PathBuf {

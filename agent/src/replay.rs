@@ -1,6 +1,7 @@
 //! At most one start, ever: the journal says what is known, and knows of a command before it is started.
 
 mod journal;
+pub(crate) mod look;
 
 pub use journal::Journal;
 pub(crate) use journal::{Admission, Durable, Entry, Facts, JournalError, Known, State};

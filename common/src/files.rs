@@ -70,7 +70,8 @@ impl FileError {
         }
     }
 
-    fn io(path: &Path) -> impl FnOnce(io::Error) -> Self {
+    /// The operating system's word about a file.
+    pub fn io(path: &Path) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::Io { path: path.to_owned(), source }
     }
 
@@ -300,6 +301,21 @@ pub fn lock_folder(folder: &Path) -> Result<File, FileError> {
     let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
     let file = file.map_err(FileError::io(&path))?;
     match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(FileError::InUse { folder: folder.to_owned() }),
+        Err(TryLockError::Error(source)) => Err(FileError::Io { path, source }),
+    }
+}
+
+/// Keeps who would work on a folder from it while it is read, by whoever may read its lock. To be held for a
+/// moment: what starts meanwhile finds the folder in use.
+///
+/// # Errors
+/// When another process works on it, or nobody ever did.
+pub fn share_folder(folder: &Path) -> Result<File, FileError> {
+    let path = folder.join("lock");
+    let file = File::open(&path).map_err(FileError::io(&path))?;
+    match file.try_lock_shared() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(FileError::InUse { folder: folder.to_owned() }),
         Err(TryLockError::Error(source)) => Err(FileError::Io { path, source }),

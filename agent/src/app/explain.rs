@@ -21,7 +21,8 @@ use super::{Explain, Output};
 use crate::config::Config;
 use crate::execute::ActionTable;
 use crate::identity::{Files, Identity};
-use crate::replay::{Journal, JournalError};
+use crate::replay::JournalError;
+use crate::replay::look::{self, Answer, Question};
 use crate::settings::{self, SettingsError};
 use crate::trust::Trust;
 
@@ -157,21 +158,14 @@ fn evaluate(
     found.command_id = command.id.to_string();
     found.action = command.action.describe();
     found.digest = verified.digest().to_string();
-    let unreadable =
-        |error: &dyn std::fmt::Display| Refusal::new(RefusalCode::JournalFailed, error.to_string());
-    let facts = match Journal::peek(&files.journal()) {
-        Ok(facts) => facts,
-        Err(error) => return (found, Some((8, unreadable(&error)))),
+    let question = Question { command: Some(command.id), now, max_entries: config.max_entries };
+    let Answer { facts, known, is_full } = match look::ask(files, question) {
+        Ok(answer) => answer,
+        Err(error) => {
+            return (found, Some((8, Refusal::new(RefusalCode::JournalFailed, error.to_string()))));
+        }
     };
-    let known = match Journal::peek_entry(&files.journal(), command.id) {
-        Ok(known) => known,
-        Err(error) => return (found, Some((8, unreadable(&error)))),
-    };
-    let view = JournalView {
-        known: known.map(|known| known.digest),
-        birth: facts.birth,
-        forgotten_until: facts.forgotten_until,
-    };
+    let view = JournalView { known, birth: facts.birth, forgotten_until: facts.forgotten_until };
     match view.novelty(&verified) {
         Ok(Novelty::New) => {}
         Ok(Novelty::Redelivery) => {
@@ -186,14 +180,8 @@ fn evaluate(
     if let Err(refused) = check_host(command, &verified, bundle, (config, files)) {
         return (found, Some(refused));
     }
-    let refused = match Journal::peek_is_full(&files.journal(), config.max_entries, now) {
-        Ok(false) => None,
-        Ok(true) => {
-            Some(Refusal::new(RefusalCode::JournalFull, JournalError::Full(facts.entries).to_string()))
-        }
-        Err(error) => Some(unreadable(&error)),
-    };
-    (found, refused.map(|refusal| (12, refusal)))
+    let full = || Refusal::new(RefusalCode::JournalFull, JournalError::Full(facts.entries).to_string());
+    (found, is_full.then(|| (12, full())))
 }
 
 /// Checks 10 and 11: what this host approves of. The number of the check that fails, and why.

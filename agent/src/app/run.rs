@@ -24,7 +24,7 @@ use crate::link::{self, Enrolled, Link};
 use crate::link_state::LinkStateFile;
 use crate::obey::{AgentCore, Surroundings, Unsettled};
 use crate::refusals::Refusals;
-use crate::replay::Journal;
+use crate::replay::{Journal, look};
 use crate::session_time::SessionTime;
 use crate::settings::SettingsStore;
 use crate::trust::Trust;
@@ -94,6 +94,7 @@ pub(super) async fn run(options: Run, shutdown: Shutdown) -> Result<(), Fatal> {
         learnt: Arc::default(),
         left,
     };
+    answer_questions(&files, &link.core, &shutdown);
     let journal = Arc::clone(&link.core);
     shutdown.spawn(systemd::keep_alive(shutdown.clone(), move || {
         let journal = Arc::clone(&journal);
@@ -101,13 +102,33 @@ pub(super) async fn run(options: Run, shutdown: Shutdown) -> Result<(), Fatal> {
     }));
     daemon::outlive_terminal();
     systemd::ready();
+    // Held to the end, and the journal's lock with it.
+    let core = Arc::clone(&link.core);
     let ran = link.run(shutdown).await;
     systemd::stopping();
     if !actions_shutdown.drain(DRAIN_DEADLINE).await {
         warn!("some actions did not end in time; they are killed and will be reported as indeterminate");
     }
+    look::close(&files);
+    drop(core);
     info!("ended");
     ran.map_err(|error| failed(&error))
+}
+
+/// Answers `status`, `doctor` and `explain`, which cannot read the journal meanwhile. Without it the agent obeys
+/// all the same.
+fn answer_questions(files: &Files, core: &Arc<AgentCore>, shutdown: &Shutdown) {
+    let listener = match look::open(files) {
+        Ok(listener) => listener,
+        Err(error) => {
+            warn!(file = %files.questions().display(), %error, "`writ-agent status` will not say how the journal stands");
+            return;
+        }
+    };
+    let (core, ended) = (Arc::clone(core), shutdown.clone());
+    shutdown.spawn(async move {
+        ended.unless_requested(look::answer_all(listener, |asked| core.journal.answer(asked))).await
+    });
 }
 
 /// What waiting for a token came to.

@@ -17,7 +17,7 @@ use crate::config::Config;
 use crate::execute::ActionTable;
 use crate::identity::{Files, Identity};
 use crate::link_state::{LinkState, action_rows};
-use crate::replay::{Journal, JournalError};
+use crate::replay::look::{self, Question};
 use crate::scan;
 use crate::trust::Trust;
 
@@ -88,20 +88,16 @@ pub(super) fn status(options: StatusOptions) -> Result<(), Fatal> {
     let chain = Trust::load(&files).map_err(Fatal::failure)?.chain();
     let head = chain.head();
     let link = LinkState::read(&files);
-    let peeked = Journal::peek(&files.journal());
-    let journal = peeked.as_ref().err().map(|error| match error {
-        JournalError::Redb(redb::Error::RepairAborted) => {
-            "not closed in good order; the agent mends it when it starts".to_owned()
-        }
-        error => error.to_string(),
-    });
-    let facts = peeked.ok();
+    let now = SystemClock::new().wall();
+    let asked = look::ask(&files, Question { command: None, now, max_entries: config.max_entries });
+    let journal = asked.as_ref().err().map(ToString::to_string);
+    let facts = asked.ok().map(|answer| answer.facts);
     let running = link.is_running();
     let reason = match (running, link.connected) {
         (false, _) => {
             format!("the agent is not running; start it: {}", place.start().how())
         }
-        (true, false) => link.told(SystemClock::new().wall()),
+        (true, false) => link.told(now),
         (true, true) => String::new(),
     };
     // What the running agent has loaded, not what somebody has written since.

@@ -20,8 +20,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use prost::Message as _;
 use redb::{
-    Builder, ConcurrencyMode, Database, ReadOnlyDatabase, ReadOnlyTable, ReadableDatabase as _,
-    ReadableTable as _, ReadableTableMetadata as _, TableDefinition, WriteTransaction,
+    Builder, Database, ReadOnlyTable, ReadTransaction, ReadableDatabase as _, ReadableTable as _,
+    ReadableTableMetadata as _, TableDefinition, WriteTransaction,
 };
 use tracing::{error, warn};
 use writ_common::files::{self, FileError};
@@ -34,6 +34,8 @@ use check::caught;
 use entry::known;
 pub(crate) use entry::{Admission, Durable, Entry, Facts, Known, State};
 use reserve::Reserve;
+
+use super::look::{Answer, Question};
 
 /// redb would take 1 GiB; the journal's hot pages fit into this.
 const CACHE_BYTES: usize = 256 << 10;
@@ -86,6 +88,9 @@ pub enum JournalError {
     /// Another process has it.
     #[error("the journal is in use: another writ-agent runs on this data directory")]
     InUse,
+    /// An agent has it and does not answer questions, or not yet.
+    #[error("the agent on this data directory does not say how its journal stands: {0}")]
+    NotAnswered(String),
     /// It belongs to another identity.
     #[error("the journal belongs to agent {0}; move journal.redb away, and this agent begins with a new one")]
     Foreign(String),
@@ -121,7 +126,9 @@ impl JournalError {
     /// The same, as what it is when the disk is full.
     fn named(self) -> Self {
         match self {
-            Self::Redb(redb::Error::Io(error)) | Self::Unknown(redb::Error::Io(error)) if is_full(&error) => {
+            Self::Redb(redb::Error::Io(error)) | Self::Unknown(redb::Error::Io(error))
+                if is_no_room(&error) =>
+            {
                 Self::NoRoom(error)
             }
             other => other,
@@ -130,13 +137,13 @@ impl JournalError {
 }
 
 /// A full disk, a used up quota, or a file that may not grow.
-fn is_full(error: &io::Error) -> bool {
+fn is_no_room(error: &io::Error) -> bool {
     use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
     matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge)
 }
 
 fn reserve_error(error: io::Error) -> JournalError {
-    if is_full(&error) { JournalError::NoRoom(error) } else { JournalError::Redb(error.into()) }
+    if is_no_room(&error) { JournalError::NoRoom(error) } else { JournalError::Redb(error.into()) }
 }
 
 /// The journal of a running agent.
@@ -155,9 +162,9 @@ pub struct Journal {
 fn open_database(path: &Path, reserve: &Reserve) -> Result<Database, JournalError> {
     let open = || {
         let opened = caught(path, || {
-            let mut builder = Builder::new();
-            builder.set_cache_size(CACHE_BYTES).set_concurrency_mode(ConcurrencyMode::SingleWriter);
-            builder.create(path).map_err(|error| match error {
+            // For one process only, which is redb's own choice: a file that others may read is flushed twice for
+            // each transaction.
+            Builder::new().set_cache_size(CACHE_BYTES).create(path).map_err(|error| match error {
                 redb::DatabaseError::DatabaseAlreadyOpen => JournalError::InUse,
                 other => other.into(),
             })
@@ -171,7 +178,7 @@ fn open_database(path: &Path, reserve: &Reserve) -> Result<Database, JournalErro
 }
 
 impl Journal {
-    /// Opens or makes the journal. One process at a time may write; others may read meanwhile.
+    /// Opens or makes the journal, for this process alone: others ask it ([`super::look`]).
     ///
     /// # Errors
     /// When the file cannot be opened or another agent has it.
@@ -234,58 +241,33 @@ impl Journal {
         }
     }
 
-    /// The facts of a journal that another process may have open.
+    /// What a journal says that no agent has open. Every page is looked at, as a start of the agent does.
     ///
     /// # Errors
-    /// When it cannot be read.
-    pub fn peek(path: &Path) -> Result<Facts, JournalError> {
-        caught(path, || facts(&read_only(path)?.begin_read()?))
-    }
-
-    /// Whether every page of a journal is what was written, as a start of the agent asks. That of an agent
-    /// that runs has been looked at, and changes meanwhile.
-    ///
-    /// # Errors
-    /// When it is damaged.
-    pub fn check(path: &Path) -> Result<(), JournalError> {
-        match (check::whole(path), path.parent().map(files::lock_folder)) {
-            (Ok(()), _) | (_, Some(Err(FileError::InUse { .. }))) => Ok(()),
-            // Again, now that nobody writes.
-            (Err(_), Some(Ok(_lock))) => check::whole(path),
-            (failed, _) => failed,
-        }
-    }
-
-    /// What such a journal knows of a command.
-    ///
-    /// # Errors
-    /// When it cannot be read.
-    pub fn peek_entry(path: &Path, command: CommandId) -> Result<Option<Known>, JournalError> {
-        caught(path, || {
-            let commands = read_only(path)?.begin_read()?.open_table(COMMANDS)?;
-            entry(&commands, command)?.map(|entry| known(&entry)).transpose()
+    /// When it cannot be read, is damaged, or an agent has it.
+    pub(super) fn read_file(path: &Path, question: Question) -> Result<Answer, JournalError> {
+        let read = || match check::whole(path)? {
+            Some(copy) => caught(path, || answer(&copy.begin_read()?, question)),
+            None => Err(FileError::io(path)(io::ErrorKind::NotFound.into()).into()),
+        };
+        read().or_else(|error| {
+            let folder = path.parent().unwrap_or_else(|| Path::new("."));
+            match files::share_folder(folder) {
+                // It began to run while the file was read: what was read is no journal then.
+                Err(FileError::InUse { .. }) => Err(JournalError::InUse),
+                // Again, now that nobody writes.
+                Ok(_lock) => read(),
+                Err(_) => Err(error),
+            }
         })
     }
 
-    /// Whether such a journal would take no further command at this time: it holds as many as it may, and
-    /// none of them can be forgotten.
+    /// The same of this one.
     ///
     /// # Errors
     /// When it cannot be read.
-    pub fn peek_is_full(path: &Path, max_entries: u64, now: Timestamp) -> Result<bool, JournalError> {
-        caught(path, || {
-            let read = read_only(path)?.begin_read()?;
-            if read.open_table(COMMANDS)?.len()? < max_entries {
-                return Ok(false);
-            }
-            let (expiry, open) = (read.open_table(EXPIRY)?, read.open_table(OPEN)?);
-            for item in expiry.range(..((now - SKEW).as_millis(), [0; 16]))? {
-                if open.get(&item?.0.value().1)?.is_none() {
-                    return Ok(false);
-                }
-            }
-            Ok(true)
-        })
+    pub(crate) fn answer(&self, question: Question) -> Result<Answer, JournalError> {
+        self.read(|read| answer(read, Question { max_entries: self.max_entries, ..question }))
     }
 
     /// What is true of the journal as a whole.
@@ -478,7 +460,7 @@ impl Journal {
 
     fn read<T>(
         &self,
-        work: impl FnOnce(&redb::ReadTransaction) -> Result<T, JournalError>,
+        work: impl FnOnce(&ReadTransaction) -> Result<T, JournalError>,
     ) -> Result<T, JournalError> {
         self.with_database(|database| work(&database.begin_read()?))
     }
@@ -536,11 +518,28 @@ impl Journal {
     }
 }
 
-fn read_only(path: &Path) -> Result<ReadOnlyDatabase, JournalError> {
-    Ok(Builder::new()
-        .set_cache_size(CACHE_BYTES)
-        .set_concurrency_mode(ConcurrencyMode::SingleWriter)
-        .open_read_only(path)?)
+fn answer(read: &ReadTransaction, question: Question) -> Result<Answer, JournalError> {
+    let commands = read.open_table(COMMANDS)?;
+    let asked = question.command.map(|command| entry(&commands, command)).transpose()?.flatten();
+    Ok(Answer {
+        facts: facts(read)?,
+        known: asked.map(|entry| known(&entry).map(|known| known.digest)).transpose()?,
+        is_full: is_full(read, &question)?,
+    })
+}
+
+/// Whether it would take no further command: it holds as many as it may, and none of them can be forgotten.
+fn is_full(read: &ReadTransaction, question: &Question) -> Result<bool, JournalError> {
+    if read.open_table(COMMANDS)?.len()? < question.max_entries {
+        return Ok(false);
+    }
+    let (expiry, open) = (read.open_table(EXPIRY)?, read.open_table(OPEN)?);
+    for item in expiry.range(..((question.now - SKEW).as_millis(), [0; 16]))? {
+        if open.get(&item?.0.value().1)?.is_none() {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 fn entry(
@@ -563,7 +562,7 @@ fn hex_of(bytes: &[u8]) -> String {
     AgentId::try_from(bytes).map_or_else(|_| "unknown".to_owned(), |agent| agent.to_string())
 }
 
-fn facts(read: &redb::ReadTransaction) -> Result<Facts, JournalError> {
+fn facts(read: &ReadTransaction) -> Result<Facts, JournalError> {
     let (meta, documents) = (read.open_table(META)?, read.open_table(DOCUMENTS)?);
     let number =
         |name: &str| -> Result<Option<u64>, JournalError> { Ok(meta.get(name)?.map(|held| held.value())) };

@@ -1,7 +1,7 @@
 //! kill -9 in every state of a command: nothing is lost, nothing is started twice.
 
 use integration_tests::fleet::{Build, Fleet, lines};
-use redb::{Builder, ConcurrencyMode, TableDefinition};
+use redb::{Database, TableDefinition};
 use serde_json::Value;
 use writ_protocol::id::CommandId;
 
@@ -180,10 +180,7 @@ fn a_command_whose_journal_entry_is_damaged_is_refused_and_the_next_one_obeyed()
 fn damage_entry(fleet: &Fleet, command: CommandId) {
     const COMMANDS: TableDefinition<'_, [u8; 16], &[u8]> = TableDefinition::new("commands");
     const OPEN: TableDefinition<'_, [u8; 16], ()> = TableDefinition::new("open");
-    let journal = Builder::new()
-        .set_concurrency_mode(ConcurrencyMode::SingleWriter)
-        .open(fleet.path("rome/journal.redb"))
-        .unwrap();
+    let journal = Database::open(fleet.path("rome/journal.redb")).unwrap();
     let write = journal.begin_write().unwrap();
     write.open_table(COMMANDS).unwrap().insert(command.as_bytes(), b"\xff".as_slice()).unwrap();
     write.open_table(OPEN).unwrap().insert(command.as_bytes(), ()).unwrap();

@@ -293,10 +293,7 @@ fn a_doctor_says_a_long_error_once_and_a_killed_agents_journal_is_not_called_emp
     agent.kill();
     let config = fleet.agent_config("rome");
     let status = fleet.run("writ-agent", &["status", "--config", config.to_str().unwrap()]).ok();
-    assert!(
-        status.stdout.contains("not closed in good order") && !status.stdout.contains("0 commands"),
-        "{status:?}"
-    );
+    assert!(status.stdout.contains("1 commands remembered"), "{status:?}");
     fs::write(fleet.path("rome/trust.chain"), "no").unwrap();
     fs::write(fleet.path("rome/trust.chain.copy"), "no").unwrap();
     for entry in fs::read_dir(fleet.path("rome")).unwrap().map(Result::unwrap) {

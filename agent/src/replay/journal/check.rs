@@ -9,7 +9,7 @@ use std::panic::{self, AssertUnwindSafe};
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, Once, PoisonError};
 
-use redb::{Builder, StorageBackend};
+use redb::{Builder, Database, StorageBackend};
 use writ_common::text::plain;
 
 use super::{CACHE_BYTES, JournalError};
@@ -55,24 +55,25 @@ fn is_content(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof)
 }
 
-/// Checks every page of a journal that nobody has open.
+/// Checks every page of a journal that nobody has open. What was checked, to be read; nothing where there is no
+/// journal.
 ///
 /// # Errors
 /// When it is damaged, or cannot be read at all.
-pub(super) fn whole(path: &Path) -> Result<(), JournalError> {
+pub(super) fn whole(path: &Path) -> Result<Option<Database>, JournalError> {
     let file = match File::open(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         opened => opened.map_err(redb::Error::from)?,
     };
     let length = file.metadata().map_err(redb::Error::from)?.len();
     if length == 0 {
-        return Ok(());
+        return Ok(None);
     }
     let copy = Copy { file, state: Mutex::new(State { length, pages: BTreeMap::new() }) };
     caught(path, || {
         let mut database = Builder::new().set_cache_size(CACHE_BYTES).create_with_backend(copy)?;
         match database.check_integrity()? {
-            true => Ok(()),
+            true => Ok(Some(database)),
             false => Err(JournalError::DamagedFile {
                 path: path.to_owned(),
                 why: "a page of it is not what was written".to_owned(),

@@ -4,6 +4,7 @@ use super::*;
 
 const NOW: Timestamp = Timestamp::from_millis(1_790_000_000_000);
 const HOUR: Duration = Duration::from_secs(3600);
+const ANYTHING: Question = Question { command: None, now: NOW, max_entries: u64::MAX };
 
 fn journal(max_entries: u64) -> (tempfile::TempDir, Journal) {
     let folder = tempfile::tempdir().unwrap();
@@ -108,10 +109,13 @@ fn a_full_journal_admits_nothing_and_forgets_nothing() {
     let _held = accept(&journal, 1, NOW + HOUR, NOW).unwrap();
     assert!(matches!(accept(&journal, 2, NOW + HOUR, NOW), Err(JournalError::Full(1))));
     assert!(journal.find(id(1)).unwrap().is_some() && journal.find(id(2)).unwrap().is_none());
+    drop(journal);
     let path = folder.path().join("journal.redb");
-    assert!(Journal::peek_is_full(&path, 1, NOW).unwrap() && !Journal::peek_is_full(&path, 2, NOW).unwrap());
-    let later = NOW + HOUR + SKEW + HOUR;
-    assert!(Journal::peek_is_full(&path, 1, later).unwrap(), "its receipt is not acknowledged");
+    let is_full = |max_entries, now| {
+        Journal::read_file(&path, Question { command: None, now, max_entries }).unwrap().is_full
+    };
+    assert!(is_full(1, NOW) && !is_full(2, NOW));
+    assert!(is_full(1, NOW + HOUR + SKEW + HOUR), "its receipt is not acknowledged");
 }
 
 #[test]
@@ -123,7 +127,8 @@ fn the_counter_rises_and_the_floor_never_falls() {
     assert!(after.counter > before.counter);
     assert_eq!(after.floor, before.floor);
     assert_eq!(after.birth, NOW);
-    assert_eq!(Journal::peek(&folder.path().join("journal.redb")).unwrap(), after, "readable while open");
+    drop(journal);
+    assert_eq!(Journal::read_file(&folder.path().join("journal.redb"), ANYTHING).unwrap().facts, after);
 }
 
 #[test]
@@ -198,7 +203,7 @@ fn a_journal_with_any_page_damaged_or_cut_off_is_an_error_that_names_it_or_serve
     let mut refused = 0;
     let mut try_out = |content: &[u8]| {
         std::fs::write(&path, content).unwrap();
-        let looked = Journal::check(&path).and_then(|()| Journal::peek(&path));
+        let looked = Journal::read_file(&path, ANYTHING);
         match Journal::open(&path, 64) {
             Ok(journal) => {
                 // Whatever was not part of it was damaged: all of it is there.
@@ -237,11 +242,11 @@ fn a_journal_that_is_open_is_neither_opened_again_nor_called_damaged() {
     assert!(matches!(Journal::open(&path, 8), Err(JournalError::InUse)));
     // As a page looks that is being written.
     let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
-    std::os::unix::fs::FileExt::write_all_at(&file, &[0xff; 4096], 4096).unwrap();
-    Journal::check(&path).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, &[0xff; 4096], 0).unwrap();
+    assert!(matches!(Journal::read_file(&path, ANYTHING), Err(JournalError::InUse)));
     drop(journal);
     std::os::unix::fs::FileExt::write_all_at(&file, &[0xff; 4096], 0).unwrap();
-    Journal::check(&path).unwrap_err();
+    assert!(matches!(Journal::read_file(&path, ANYTHING), Err(JournalError::DamagedFile { .. })));
 }
 
 #[test]
