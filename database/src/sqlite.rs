@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use rusqlite::OpenFlags;
+use rusqlite::config::DbConfig;
 use rusqlite::types::{ToSql, ToSqlOutput, ValueRef};
 
 use crate::{Connection, DatabaseError, Value};
@@ -43,6 +44,9 @@ impl Connection {
         let set = || {
             connection.inner.busy_timeout(BUSY_TIMEOUT)?;
             connection.inner.set_prepared_statement_cache_capacity(PREPARED);
+            // The plan does not depend on the values. Else a statement that could use an index of some rows only is
+            // prepared anew with each of them: a quarter of the writer's time was that.
+            connection.inner.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
             if access == Access::Write {
                 // The log makes readers and the writer independent; a commit is on disk when it returns.
                 connection.inner.pragma_update_and_check(None, "journal_mode", "wal", |_| Ok(()))?;
@@ -131,5 +135,29 @@ impl ToSql for Value<'_> {
             Value::Text(text) => ValueRef::Text(text.as_bytes()),
             Value::Blob(bytes) => ValueRef::Blob(bytes),
         }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rusqlite::StatementStatus;
+
+    use super::*;
+
+    #[test]
+    fn a_statement_is_prepared_once_whatever_its_values_are() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("database");
+        drop(rusqlite::Connection::open(&path).unwrap());
+        let mut connection = Connection::open(&path, Access::Write, "").unwrap();
+        connection.run("CREATE TABLE targets (agent INTEGER, state INTEGER)").unwrap();
+        connection.run("CREATE INDEX waiting ON targets (agent) WHERE state < 2").unwrap();
+        // Whether the index serves depends on the second value.
+        let sql = "SELECT 1 FROM targets WHERE agent = ?1 AND state < ?2";
+        let mut statement = connection.inner.prepare(sql).unwrap();
+        for state in 1..4 {
+            assert!(!statement.exists((1, state)).unwrap());
+        }
+        assert_eq!(statement.get_status(StatementStatus::RePrepare), 0);
     }
 }
