@@ -6,6 +6,7 @@ mod incoming;
 mod issue;
 mod probation;
 mod server;
+mod turns;
 
 pub use client::{
     Anchors, ConnectError, Connection, TlsFault, check_authorities, connect, connect_by, connect_over,

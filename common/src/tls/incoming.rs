@@ -4,7 +4,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use rustix::io::Errno;
@@ -20,6 +20,7 @@ use tracing::{debug, warn};
 
 use super::ServerTls;
 use super::probation::{PROBATION, Peer, Room, Unproven};
+use super::turns::{Line, Turns};
 use crate::hush::Hush;
 use crate::shutdown::Shutdown;
 
@@ -57,6 +58,9 @@ struct Watched {
     socket: TcpStream,
     peer: Peer,
     ends: Pin<Box<Ends>>,
+    line: Line,
+    /// It reads what has come since its turn.
+    has_turn: bool,
 }
 
 /// When a connection has to go that proves nothing.
@@ -67,10 +71,20 @@ struct Ends {
 }
 
 impl Watched {
-    fn new(socket: TcpStream, peer: Peer) -> Self {
+    fn new(socket: TcpStream, peer: Peer, line: Line) -> Self {
         let hang_up = Box::pin(peer.probation.hang_up.clone().cancelled_owned());
         let ends = Ends { timer: Box::pin(tokio::time::sleep(PROBATION)), hang_up };
-        Self { socket, peer, ends: Box::pin(ends) }
+        Self { socket, peer, ends: Box::pin(ends), line, has_turn: false }
+    }
+
+    /// What one says who has proven nothing is heard in turns, each of which ends with all that it has said.
+    fn poll_turn(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if !self.has_turn && self.peer.probation.is_unproven() {
+            ready!(self.socket.poll_read_ready(context))?;
+            ready!(self.line.poll_turn(context));
+            self.has_turn = true;
+        }
+        Poll::Ready(Ok(()))
     }
 
     /// Whether it has to go, as if the other side had hung up.
@@ -107,8 +121,10 @@ impl AsyncRead for Watched {
         if self.has_to_go(context) {
             return Poll::Ready(Ok(()));
         }
+        ready!(self.poll_turn(context))?;
         let before = buffer.filled().len();
         let read = Pin::new(&mut self.socket).poll_read(context, buffer);
+        self.has_turn &= read.is_ready();
         self.peer.probation.read(buffer.filled().len() - before);
         read
     }
@@ -242,6 +258,7 @@ pub fn incoming(listener: TcpListener, tls: Option<&ServerTls>, room: Room, shut
     let acceptor = tls.map(ServerTls::acceptor);
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let unproven = Unproven::new(room, Some(shutdown.clone()));
+    let turns = Turns::give(shutdown);
     let (tasks, hush) = (shutdown.clone(), Hush::default());
     shutdown.spawn(async move {
         loop {
@@ -267,7 +284,7 @@ pub fn incoming(listener: TcpListener, tls: Option<&ServerTls>, room: Room, shut
             let Some(Ok(place)) = place else { return };
             let peer = unproven.begin(address);
             let _ = socket.set_nodelay(true);
-            let socket = Watched::new(socket, peer.clone());
+            let socket = Watched::new(socket, peer.clone(), turns.line());
             let (acceptor, done) = (acceptor.clone(), done.clone());
             tasks.spawn(async move {
                 let carrier = match acceptor {
