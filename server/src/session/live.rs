@@ -282,6 +282,7 @@ impl<'a> Live<'a> {
                 .map_err(unavailable)?;
             let Some(last) = page.last() else { return Ok(()) };
             after = last.sequence;
+            let is_last = page.len() < usize::try_from(CATCH_UP_PAGE).unwrap_or(usize::MAX);
             for waiting in page {
                 if self.deliveries.contains_key(&waiting.id) {
                     continue;
@@ -295,6 +296,9 @@ impl<'a> Live<'a> {
                 if let Some(outgoing) = loaded.await.map_err(unavailable)? {
                     self.deliver(&outgoing, waiting.place).await?;
                 }
+            }
+            if is_last {
+                return Ok(());
             }
         }
         Ok(())

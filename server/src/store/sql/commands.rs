@@ -45,13 +45,13 @@ impl Store {
 
     /// The request an id was used for.
     pub(crate) async fn request_of(&self, command: CommandId) -> Result<Option<Digest>, StoreError> {
-        self.database.read(move |connection| find_request(connection, command)).await
+        self.database.read_moment(move |connection| find_request(connection, command)).await
     }
 
     /// One command.
     pub(crate) async fn command(&self, command: CommandId) -> Result<Option<CommandRow>, StoreError> {
         let sql = "SELECT * FROM commands WHERE command_id = ?1";
-        self.database.read(move |connection| connection.first(sql, &values![command], read)).await
+        self.database.read_moment(move |connection| connection.first(sql, &values![command], read)).await
     }
 
     /// Commands before a place in the order of submission, newest first.

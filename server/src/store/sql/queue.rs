@@ -31,7 +31,7 @@ impl Store {
                 })
             })
         };
-        self.database.read(read).await
+        self.database.read_moment(read).await
     }
 
     /// Cancels a command: what was not sent is never sent. Cancelling twice is cancelling once.
