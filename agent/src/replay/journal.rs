@@ -15,7 +15,7 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use prost::Message as _;
@@ -189,7 +189,7 @@ impl Journal {
             FileError::InUse { .. } => JournalError::InUse,
             other => other.into(),
         })?;
-        check::whole(path)?;
+        let _whole = check::whole(path, |_| Ok(()))?;
         if path.exists() && Self::is_to_be_made(path) {
             warn!(journal = %path.display(), "the journal is empty: a new one begins, and what was issued before is refused");
         }
@@ -246,20 +246,28 @@ impl Journal {
     /// # Errors
     /// When it cannot be read, is damaged, or an agent has it.
     pub(super) fn read_file(path: &Path, question: Question) -> Result<Answer, JournalError> {
-        let read = || match check::whole(path)? {
-            Some(copy) => caught(path, || answer(&copy.begin_read()?, question)),
-            None => Err(FileError::io(path)(io::ErrorKind::NotFound.into()).into()),
-        };
-        read().or_else(|error| {
-            let folder = path.parent().unwrap_or_else(|| Path::new("."));
-            match files::share_folder(folder) {
-                // It began to run while the file was read: what was read is no journal then.
-                Err(FileError::InUse { .. }) => Err(JournalError::InUse),
-                // Again, now that nobody writes.
-                Ok(_lock) => read(),
-                Err(_) => Err(error),
+        let read = || {
+            let before = changed(path)?;
+            let read = check::whole(path, |copy| answer(&copy.begin_read()?, question))?;
+            match read {
+                // An agent began to run, and writes.
+                Some(_) if changed(path)? != before => Err(JournalError::InUse),
+                Some(answer) => Ok(answer),
+                None => Err(FileError::io(path)(io::ErrorKind::NotFound.into()).into()),
             }
-        })
+        };
+        match read() {
+            Err(error @ (JournalError::DamagedFile { .. } | JournalError::Redb(_))) => {
+                match files::share_folder(path.parent().unwrap_or_else(|| Path::new("."))) {
+                    // It began to run while the file was read: what was read is no journal then.
+                    Err(FileError::InUse { .. }) => Err(JournalError::InUse),
+                    // Again, now that nobody writes.
+                    Ok(_lock) => read(),
+                    Err(_) => Err(error),
+                }
+            }
+            read => read,
+        }
     }
 
     /// The same of this one.
@@ -516,6 +524,11 @@ impl Journal {
     fn lock(&self) -> std::sync::MutexGuard<'_, Option<Database>> {
         self.database.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// When a file was last written to.
+fn changed(path: &Path) -> Result<SystemTime, FileError> {
+    std::fs::symlink_metadata(path).and_then(|file| file.modified()).map_err(FileError::io(path))
 }
 
 fn answer(read: &ReadTransaction, question: Question) -> Result<Answer, JournalError> {

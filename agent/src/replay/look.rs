@@ -7,18 +7,20 @@
 use std::fs::{self, File};
 use std::io::{self, Read as _, Write as _};
 use std::net::Shutdown;
-use std::os::fd::AsRawFd as _;
-use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::Bytes;
 use prost::Message as _;
+use rustix::fs::{FileType, Mode, OFlags};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixListener;
 use tracing::{debug, warn};
 use writ_common::text::plain;
+use writ_common::time::{Clock as _, SystemClock};
 use writ_protocol::id::{CommandId, Digest, JournalId};
 use writ_protocol::time::Timestamp;
 
@@ -26,7 +28,7 @@ use super::journal::{Facts, Journal, JournalError};
 use crate::identity::Files;
 
 /// Bytes of a question, and of an answer, at most.
-const MAX_BYTES: u64 = 4096;
+const MAX_BYTES: usize = 4096;
 /// How long the agent listens to one that asks, while others wait.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// How long an answer is waited for: that of a busy disk, behind a few others that ask.
@@ -77,35 +79,47 @@ pub(crate) fn ask(files: &Files, question: Question) -> Result<Answer, JournalEr
 }
 
 fn converse(socket: &Path, question: Question) -> io::Result<Told> {
-    // The folder is the agent's, and this may be root: nothing is said to what is no socket.
-    if !fs::symlink_metadata(socket)?.file_type().is_socket() {
-        return Err(io::Error::other("this is no socket"));
-    }
-    let mut stream = within_reach(socket, |path| UnixStream::connect(path))?;
-    stream.set_read_timeout(Some(DEADLINE))?;
-    stream.set_write_timeout(Some(DEADLINE))?;
+    let clock = SystemClock::new();
+    let begun = clock.monotonic();
+    let mut stream = connect(socket)?;
     let asked = Asked {
         command: question.command.map(|command| Bytes::copy_from_slice(command.as_bytes())),
         now_ms: question.now.as_millis(),
     };
+    stream.set_write_timeout(Some(DEADLINE))?;
     stream.write_all(&asked.encode_to_vec())?;
     stream.shutdown(Shutdown::Write)?;
-    let mut told = Vec::new();
-    stream.take(MAX_BYTES).read_to_end(&mut told)?;
+    let (mut told, mut part) = (Vec::new(), [0; 512]);
+    while told.len() < MAX_BYTES {
+        // One deadline for all of it.
+        let left =
+            DEADLINE.checked_sub(clock.monotonic().saturating_sub(begun)).filter(|left| !left.is_zero());
+        stream.set_read_timeout(Some(left.ok_or(io::ErrorKind::TimedOut)?))?;
+        match stream.read(&mut part)? {
+            0 => break,
+            bytes => told.extend_from_slice(&part[..bytes]),
+        }
+    }
     if told.is_empty() {
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
     Told::decode(told.as_slice()).map_err(io::Error::other)
 }
 
-/// Calls `with` with a path of the socket that is short: an address holds 107 bytes, a data directory may have
-/// more.
-fn within_reach<T>(socket: &Path, with: impl FnOnce(&Path) -> io::Result<T>) -> io::Result<T> {
-    let (Some(folder), Some(name)) = (socket.parent(), socket.file_name()) else {
-        return Err(io::ErrorKind::InvalidInput.into());
-    };
-    let folder = File::open(folder)?;
-    with(&PathBuf::from(format!("/proc/self/fd/{}", folder.as_raw_fd())).join(name))
+/// The folder is the agent's, and this may be root: what is connected to is what was looked at, and nothing is
+/// said to what is no socket.
+fn connect(socket: &Path) -> io::Result<UnixStream> {
+    let found = rustix::fs::open(socket, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+    if !FileType::from_raw_mode(rustix::fs::fstat(&found)?.st_mode).is_socket() {
+        return Err(io::Error::other("this is no socket"));
+    }
+    UnixStream::connect(short(&found))
+}
+
+/// A path that leads to what is open: an address of a socket holds 107 bytes, and that of a data directory may
+/// have more.
+fn short(open: &impl AsRawFd) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}", open.as_raw_fd()))
 }
 
 /// Where the agent that runs is asked. Only who has the journal may open it.
@@ -116,7 +130,8 @@ pub(crate) fn open(files: &Files) -> io::Result<UnixListener> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    let listener = within_reach(&socket, |path| UnixListener::bind(path))?;
+    let folder = File::open(files.folder())?;
+    let listener = UnixListener::bind(short(&folder).join("questions.sock"))?;
     fs::set_permissions(&socket, fs::Permissions::from_mode(0o600))?;
     Ok(listener)
 }
@@ -156,7 +171,7 @@ async fn hear(
     answer: impl Fn(Question) -> Result<Answer, JournalError>,
 ) -> io::Result<()> {
     let mut asked = Vec::new();
-    let _bytes = (&mut stream).take(MAX_BYTES).read_to_end(&mut asked).await?;
+    while asked.len() < MAX_BYTES && stream.read_buf(&mut asked).await? > 0 {}
     let question = Asked::decode(asked.as_slice()).map_err(io::Error::other)?.into_question()?;
     stream.write_all(&Told::new(answer(question)).encode_to_vec()).await?;
     stream.shutdown().await

@@ -22,6 +22,7 @@ use super::ServerTls;
 use super::probation::{PROBATION, Peer, Room, Unproven};
 use super::turns::{Line, Turns};
 use crate::hush::Hush;
+use crate::net::source;
 use crate::shutdown::Shutdown;
 
 /// How long a handshake may take.
@@ -79,7 +80,9 @@ impl Watched {
 
     /// What one says who has proven nothing is heard in turns, each of which ends with all that it has said.
     fn poll_turn(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if !self.has_turn && self.peer.probation.is_unproven() {
+        if !self.peer.probation.is_unproven() {
+            self.line.leave();
+        } else if !self.has_turn {
             ready!(self.socket.poll_read_ready(context))?;
             ready!(self.line.poll_turn(context));
             self.has_turn = true;
@@ -284,7 +287,7 @@ pub fn incoming(listener: TcpListener, tls: Option<&ServerTls>, room: Room, shut
             let Some(Ok(place)) = place else { return };
             let peer = unproven.begin(address);
             let _ = socket.set_nodelay(true);
-            let socket = Watched::new(socket, peer.clone(), turns.line());
+            let socket = Watched::new(socket, peer.clone(), Line::new(&turns, source(address.ip())));
             let (acceptor, done) = (acceptor.clone(), done.clone());
             tasks.spawn(async move {
                 let carrier = match acceptor {

@@ -3,12 +3,17 @@
 //! After a restart a whole fleet comes back. Each of its agents costs several handshakes' worth of work, and a
 //! runtime serves what is ready in the order in which it became so: a command to an agent that is back
 //! already would wait, at each of its steps, behind hundreds of those who are not.
+//!
+//! A turn is used up when it is given: no peer can hold one, or lose one, and keep others waiting by that.
 
-use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::collections::{HashMap, VecDeque};
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
 
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
-use tokio_util::sync::PollSemaphore;
+use futures_util::task::AtomicWaker;
+use tokio::sync::Notify;
 
 use crate::shutdown::Shutdown;
 
@@ -16,61 +21,153 @@ use crate::shutdown::Shutdown;
 const AT_ONCE: usize = 8;
 
 /// The turns of one port. Clones share them.
-#[derive(Debug, Clone)]
-pub(super) struct Turns {
-    left: Arc<Semaphore>,
-    taken: Arc<Notify>,
+#[derive(Debug, Clone, Default)]
+pub(super) struct Turns(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    lines: Mutex<Lines>,
+    /// Few turns are left, or somebody waits.
+    wanted: Notify,
+}
+
+/// Who waits: each source has a line of its own, and one after the other has a turn.
+#[derive(Debug, Default)]
+struct Lines {
+    /// Turns that may be taken at once.
+    left: usize,
+    waiting: HashMap<IpAddr, VecDeque<Arc<Place>>>,
+    /// The sources that have somebody waiting; the next one first.
+    next: VecDeque<IpAddr>,
+    is_over: bool,
+}
+
+/// Where one connection waits.
+#[derive(Debug, Default)]
+struct Place {
+    has_turn: AtomicBool,
+    waker: AtomicWaker,
 }
 
 impl Turns {
-    /// Nobody holds a turn: it is used up when it is taken, and a peer that does nothing keeps none from
-    /// others. New ones are given when whatever was ready before has been served.
+    /// Gives turns until the end is asked for: some, and more when whatever was ready before has been served.
     pub(super) fn give(tasks: &Shutdown) -> Self {
-        let turns = Self { left: Arc::new(Semaphore::new(AT_ONCE)), taken: Arc::default() };
+        let turns = Self::default();
+        turns.lines().left = AT_ONCE;
         let (given, ending) = (turns.clone(), tasks.clone());
         tasks.spawn(async move {
-            while ending.unless_requested(given.taken.notified()).await.is_some() {
+            while ending.unless_requested(given.0.wanted.notified()).await.is_some() {
                 tokio::task::yield_now().await;
-                given.left.add_permits(AT_ONCE.saturating_sub(given.left.available_permits()));
+                while given.lines().give(AT_ONCE) {
+                    tokio::task::yield_now().await;
+                }
             }
             // Whoever comes is served to the end.
-            given.left.close();
+            let mut lines = given.lines();
+            lines.is_over = true;
+            lines.give(usize::MAX);
         });
         turns
     }
 
-    /// Where one connection waits, behind those that came before it.
-    pub(super) fn line(&self) -> Line {
-        Line { turns: self.clone(), waiting: PollSemaphore::new(Arc::clone(&self.left)) }
+    fn lines(&self) -> MutexGuard<'_, Lines> {
+        self.0.lines.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// One connection's place among those that wait for a turn.
+impl Lines {
+    /// Gives so many turns; those that nobody waits for are left to be taken. Whether somebody still waits.
+    fn give(&mut self, mut turns: usize) -> bool {
+        while turns > 0
+            && let Some(source) = self.next.pop_front()
+        {
+            let Some(line) = self.waiting.get_mut(&source) else { continue };
+            // One whose connection has gone needs no turn.
+            while let Some(place) = line.pop_front() {
+                if Arc::strong_count(&place) > 1 {
+                    place.has_turn.store(true, Ordering::Release);
+                    place.waker.wake();
+                    turns -= 1;
+                    break;
+                }
+            }
+            match line.is_empty() {
+                true => drop(self.waiting.remove(&source)),
+                false => self.next.push_back(source),
+            }
+        }
+        self.left = turns;
+        !self.next.is_empty()
+    }
+
+    fn wait(&mut self, source: IpAddr) -> Arc<Place> {
+        let (place, line) = (Arc::<Place>::default(), self.waiting.entry(source).or_default());
+        if line.is_empty() {
+            self.next.push_back(source);
+        }
+        line.push_back(Arc::clone(&place));
+        place
+    }
+}
+
+/// One connection, which waits or does not.
 #[derive(Debug)]
 pub(super) struct Line {
     turns: Turns,
-    waiting: PollSemaphore,
+    source: IpAddr,
+    place: Option<Arc<Place>>,
 }
 
 impl Line {
-    /// Takes a turn, when there is one.
+    pub(super) fn new(turns: &Turns, source: IpAddr) -> Self {
+        Self { turns: turns.clone(), source, place: None }
+    }
+
+    /// Takes a turn, or waits for one behind those of its source that came before.
     pub(super) fn poll_turn(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        let turn = ready!(self.waiting.poll_acquire(context));
-        turn.into_iter().for_each(OwnedSemaphorePermit::forget);
-        // Where few come, nobody is woken for each of them.
-        if self.turns.left.available_permits() < AT_ONCE / 2 {
-            self.turns.taken.notify_one();
+        if self.place.is_none() {
+            let mut lines = self.turns.lines();
+            // Where few come, nobody is woken for each of them.
+            if lines.left <= AT_ONCE / 2 {
+                self.turns.0.wanted.notify_one();
+            }
+            if lines.is_over {
+                return Poll::Ready(());
+            }
+            if lines.left > 0 {
+                lines.left -= 1;
+                return Poll::Ready(());
+            }
+            self.place = Some(lines.wait(self.source));
         }
+        let Some(place) = &self.place else { return Poll::Ready(()) };
+        place.waker.register(context.waker());
+        if !place.has_turn.load(Ordering::Acquire) {
+            return Poll::Pending;
+        }
+        self.place = None;
         Poll::Ready(())
+    }
+
+    /// It needs none any more.
+    pub(super) fn leave(&mut self) {
+        self.place = None;
     }
 }
 
 #[cfg(test)]
 mod tests {
     use std::future::poll_fn;
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::net::Ipv4Addr;
+    use std::sync::atomic::AtomicUsize;
+    use std::time::Duration;
+
+    use futures_util::task::noop_waker;
 
     use super::*;
+
+    const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+    const THERE: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1));
 
     #[tokio::test]
     async fn who_is_in_a_session_waits_for_a_few_of_those_who_come_and_they_all_get_their_turn() {
@@ -79,7 +176,7 @@ mod tests {
         let turns = Turns::give(&tasks);
         let served = Arc::new(AtomicUsize::new(0));
         for _ in 0..COME {
-            let (mut line, served) = (turns.line(), Arc::clone(&served));
+            let (mut line, served) = (Line::new(&turns, HERE), Arc::clone(&served));
             tasks.spawn(async move {
                 poll_fn(|context| line.poll_turn(context)).await;
                 served.fetch_add(1, Ordering::Relaxed);
@@ -95,14 +192,50 @@ mod tests {
             before = now;
         }
         assert!(most <= 2 * AT_ONCE, "{most}");
-        assert!(tasks.drain(std::time::Duration::from_secs(5)).await);
+        assert!(tasks.drain(Duration::from_secs(5)).await);
+        assert!(turns.lines().waiting.is_empty());
+    }
+
+    #[tokio::test]
+    async fn who_leaves_the_line_with_or_without_a_turn_keeps_nobody_from_theirs() {
+        let tasks = Shutdown::new();
+        let turns = Turns::give(&tasks);
+        let waker = noop_waker();
+        let mut nobody = Context::from_waker(&waker);
+        let mut lines: Vec<_> = (0..4 * AT_ONCE).map(|_| Line::new(&turns, HERE)).collect();
+        let waiting =
+            lines.iter_mut().map(|line| line.poll_turn(&mut nobody)).filter(Poll::is_pending).count();
+        assert_eq!(waiting, 3 * AT_ONCE);
+        // Some leave before they are asked, some are given a turn and never come for it, some are gone.
+        lines.iter_mut().skip(AT_ONCE).take(AT_ONCE).for_each(Line::leave);
+        lines.truncate(3 * AT_ONCE);
+        for _ in 0..4 * AT_ONCE {
+            let mut honest = Line::new(&turns, HERE);
+            let turn = poll_fn(|context| honest.poll_turn(context));
+            tokio::time::timeout(Duration::from_secs(5), turn).await.unwrap();
+        }
+        drop(lines);
+    }
+
+    #[tokio::test]
+    async fn a_source_with_many_waiting_keeps_one_of_another_waiting_for_a_round_only() {
+        let turns = Turns::default();
+        let waker = noop_waker();
+        let mut nobody = Context::from_waker(&waker);
+        let mut many: Vec<_> = (0..1000).map(|_| Line::new(&turns, HERE)).collect();
+        assert!(many.iter_mut().all(|line| line.poll_turn(&mut nobody).is_pending()));
+        let mut other = Line::new(&turns, THERE);
+        assert!(other.poll_turn(&mut nobody).is_pending());
+        assert!(turns.lines().give(2));
+        assert!(other.poll_turn(&mut nobody).is_ready());
+        assert_eq!(many.iter_mut().map(|line| line.poll_turn(&mut nobody)).filter(Poll::is_ready).count(), 1);
     }
 
     #[tokio::test]
     async fn at_the_end_nobody_waits() {
         let tasks = Shutdown::new();
-        let mut line = Turns::give(&tasks).line();
-        assert!(tasks.drain(std::time::Duration::from_secs(5)).await);
+        let mut line = Line::new(&Turns::give(&tasks), HERE);
+        assert!(tasks.drain(Duration::from_secs(5)).await);
         for _ in 0..2 * AT_ONCE {
             poll_fn(|context| line.poll_turn(context)).await;
         }

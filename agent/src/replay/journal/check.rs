@@ -10,6 +10,7 @@ use std::path::Path;
 use std::sync::{Mutex, MutexGuard, Once, PoisonError};
 
 use redb::{Builder, Database, StorageBackend};
+use writ_common::files;
 use writ_common::text::plain;
 
 use super::{CACHE_BYTES, JournalError};
@@ -55,25 +56,29 @@ fn is_content(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof)
 }
 
-/// Checks every page of a journal that nobody has open. What was checked, to be read; nothing where there is no
+/// Checks every page of a journal that nobody has open, and calls `read` with it; `None` where there is no
 /// journal.
 ///
 /// # Errors
 /// When it is damaged, or cannot be read at all.
-pub(super) fn whole(path: &Path) -> Result<Option<Database>, JournalError> {
-    let file = match File::open(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        opened => opened.map_err(redb::Error::from)?,
+pub(super) fn whole<T>(
+    path: &Path,
+    read: impl FnOnce(&Database) -> Result<T, JournalError>,
+) -> Result<Option<T>, JournalError> {
+    let file = match files::open_plain(path) {
+        Err(error) if error.is_missing() => return Ok(None),
+        opened => opened?,
     };
     let length = file.metadata().map_err(redb::Error::from)?.len();
     if length == 0 {
         return Ok(None);
     }
     let copy = Copy { file, state: Mutex::new(State { length, pages: BTreeMap::new() }) };
-    caught(path, || {
+    // To its end, which writes to the copy.
+    caught(path, move || {
         let mut database = Builder::new().set_cache_size(CACHE_BYTES).create_with_backend(copy)?;
         match database.check_integrity()? {
-            true => Ok(Some(database)),
+            true => read(&database).map(Some),
             false => Err(JournalError::DamagedFile {
                 path: path.to_owned(),
                 why: "a page of it is not what was written".to_owned(),

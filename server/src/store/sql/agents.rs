@@ -35,7 +35,7 @@ impl Store {
     /// One agent.
     pub(crate) async fn agent(&self, agent: AgentId, now: Timestamp) -> Result<Option<AgentRow>, StoreError> {
         let read = move |connection: &mut _| fetch(connection, "agent_id = ?2", &values![now, agent]);
-        Ok(self.database.read_moment(read).await?.pop())
+        Ok(self.database.read(read).await?.pop())
     }
 
     /// The present agents of a name, at most two: enough to tell one from several.
