@@ -32,7 +32,7 @@ const MAX_BYTES: usize = 4096;
 /// How long the agent listens to one that asks, while others wait.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// How long an answer is waited for: that of a busy disk, behind a few others that ask.
-const DEADLINE: Duration = Duration::from_secs(10);
+const DEADLINE: Duration = Duration::from_secs(5);
 /// After the system refused a connection, as it does when no more files may be open.
 const PAUSE: Duration = Duration::from_secs(1);
 

@@ -7,6 +7,7 @@ use integration_tests::fleet::{Build, Fleet};
 use integration_tests::intruder::Intruder;
 use integration_tests::old_tls::OldTls;
 use integration_tests::stolen::now;
+use serde_json::Value;
 use writ_common::keys::pem;
 use writ_common::tls::{LeafFacts, TlsAuthority};
 use writ_protocol::keys::{Agent, Algorithm, PrivateKey, Server};
@@ -171,6 +172,32 @@ fn the_agents_doctor_names_what_is_wrong_with_its_files() {
     fs::write(fleet.path("actions.d/bad.toml"), "program = \"ls\"\n").unwrap();
     says(&fleet, "actions:", "absolute path");
     fs::remove_file(fleet.path("actions.d/bad.toml")).unwrap();
+}
+
+#[test]
+fn that_an_agent_hangs_is_told_by_status_and_doctor_and_its_journal_is_not_called_damaged() {
+    let fleet = Fleet::new(Build::Shipped);
+    let agent = fleet.agent("rome");
+    let _done = fleet.writ(&["send", "ping", "--all", "--wait"]).ok();
+    let config = fleet.agent_config("rome");
+    let status = || {
+        fleet.run("writ-agent", &["status", "--config", config.to_str().unwrap(), "--output", "json"]).json()
+    };
+    assert_eq!((&status()["remembered_commands"], &status()["journal"]), (&1.into(), &Value::Null));
+    agent.signal("-STOP");
+    let said = status();
+    assert!(said["journal"].as_str().unwrap().contains("does not say how its journal stands"), "{said}");
+    let doctor = fleet
+        .run("writ-agent", &["doctor", "--config", config.to_str().unwrap(), "--output", "json"])
+        .failed(1);
+    let findings = doctor.json()["findings"].as_array().unwrap().clone();
+    let found = findings.iter().find(|finding| finding["check"] == "journal").unwrap();
+    assert!(
+        found["level"] == "bad" && found["next"].as_str().unwrap().contains("systemctl restart"),
+        "{found}"
+    );
+    agent.signal("-CONT");
+    assert_eq!(status()["remembered_commands"], 1);
 }
 
 #[test]
