@@ -323,7 +323,7 @@ fn writ_doctor_goes_step_by_step_from_this_machine_to_the_server() {
 fn doctors_look_at_the_host_too() {
     let mut fleet = Fleet::new(Build::Shipped);
     let agent = fleet.agent("rome");
-    let finding = |said: &serde_json::Value, check: &str| {
+    let finding = |said: &Value, check: &str| {
         let all = said["findings"].as_array().unwrap();
         all.iter()
             .find(|found| found["check"] == check)
