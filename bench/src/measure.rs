@@ -157,8 +157,8 @@ async fn footprint(figures: &mut Vec<Figure>) {
         how: "static, stripped".to_owned(),
     });
     progress(&format!("the same agent, idle for {} s", IDLE.as_secs()));
-    // What the commands left to do first.
-    tokio::time::sleep(IDLE / 6).await;
+    // What the commands left to do first: the last of their receipts are acknowledged with a heartbeat.
+    tokio::time::sleep(IDLE / 3).await;
     let (woken, used) = (wake_ups(agent.pid()), cpu(agent.pid()));
     tokio::time::sleep(IDLE).await;
     figures.push(Figure {
