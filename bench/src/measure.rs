@@ -413,7 +413,8 @@ async fn distinct(figures: &mut Vec<Figure>, fleet: &Fleet, admin: &Admin, floor
         unit: "/s",
         goal: None,
         how: format!(
-            "{DISTINCT} submits of one target each, {UNDER_WAY} under way on one connection, each signed, audited and committed; until the receipts of the last {UNDER_WAY} were looked up"
+            "{DISTINCT} submits of one target each, {UNDER_WAY} under way on one connection, each signed, audited \
+             and committed; until the receipts of the last {UNDER_WAY} were looked up"
         ),
     });
     let crypto = floor.seconds(2.0, 2.0);

@@ -308,6 +308,19 @@ pub fn lock_folder(folder: &Path) -> Result<File, FileError> {
     }
 }
 
+/// The same, and waits for who has it: only for what is held for a moment.
+///
+/// # Errors
+/// When it cannot be locked.
+pub fn wait_for_folder(folder: &Path) -> Result<File, FileError> {
+    check_owner(folder)?;
+    let path = folder.join("lock");
+    let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
+    let file = file.map_err(FileError::io(&path))?;
+    file.lock().map_err(FileError::io(&path))?;
+    Ok(file)
+}
+
 /// Keeps whoever would work on a folder from it while it is read. Whoever may read its lock may, root among
 /// them, who follows no link there. To be held for a moment: what starts meanwhile finds the folder in use.
 ///
@@ -335,19 +348,6 @@ pub fn open_plain(path: &Path) -> Result<File, FileError> {
     if !file.metadata().map_err(FileError::io(path))?.is_file() {
         return Err(FileError::io(path)(io::Error::other("this is no file")));
     }
-    Ok(file)
-}
-
-/// The same, and waits for who has it: only for what is held for a moment.
-///
-/// # Errors
-/// When it cannot be locked.
-pub fn wait_for_folder(folder: &Path) -> Result<File, FileError> {
-    check_owner(folder)?;
-    let path = folder.join("lock");
-    let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
-    let file = file.map_err(FileError::io(&path))?;
-    file.lock().map_err(FileError::io(&path))?;
     Ok(file)
 }
 

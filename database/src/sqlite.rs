@@ -44,8 +44,8 @@ impl Connection {
         let set = || {
             connection.inner.busy_timeout(BUSY_TIMEOUT)?;
             connection.inner.set_prepared_statement_cache_capacity(PREPARED);
-            // The plan does not depend on the values. Else a statement that could use an index of some rows only is
-            // prepared anew with each of them: a quarter of the writer's time was that.
+            // The plan does not depend on the values. Else a statement that could use an index of some rows
+            // only is prepared anew with each of them: a quarter of the writer's time was that.
             connection.inner.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
             if access == Access::Write {
                 // The log makes readers and the writer independent; a commit is on disk when it returns.

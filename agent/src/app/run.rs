@@ -95,33 +95,34 @@ pub(super) async fn run(options: Run, shutdown: Shutdown) -> Result<(), Fatal> {
         left,
     };
     answer_questions(&files, &link.core, &shutdown);
-    let journal = Arc::clone(&link.core);
+    let core = Arc::clone(&link.core);
+    let watched = Arc::clone(&core);
     shutdown.spawn(systemd::keep_alive(shutdown.clone(), move || {
-        let journal = Arc::clone(&journal);
-        async move { !journal.journal.facts().is_err_and(|error| error.is_lasting()) }
+        let core = Arc::clone(&watched);
+        async move { !core.journal.facts().is_err_and(|error| error.is_lasting()) }
     }));
     daemon::outlive_terminal();
     systemd::ready();
-    // Held to the end, and the journal's lock with it.
-    let core = Arc::clone(&link.core);
     let ran = link.run(shutdown).await;
     systemd::stopping();
     if !actions_shutdown.drain(DRAIN_DEADLINE).await {
         warn!("some actions did not end in time; they are killed and will be reported as indeterminate");
     }
     look::close(&files);
+    // Held until here, and the journal's lock with it.
     drop(core);
     info!("ended");
     ran.map_err(|error| failed(&error))
 }
 
-/// Answers `status`, `doctor` and `explain`, which cannot read the journal meanwhile. Without it the agent obeys
-/// all the same.
+/// Answers `status`, `doctor` and `explain`, which cannot read the journal meanwhile. Without it the agent
+/// obeys all the same.
 fn answer_questions(files: &Files, core: &Arc<AgentCore>, shutdown: &Shutdown) {
     let listener = match look::open(files) {
         Ok(listener) => listener,
         Err(error) => {
-            warn!(file = %files.questions().display(), %error, "`writ-agent status` will not say how the journal stands");
+            let file = files.questions();
+            warn!(file = %file.display(), %error, "status and doctor will not say how the journal stands");
             return;
         }
     };

@@ -162,8 +162,8 @@ pub struct Journal {
 fn open_database(path: &Path, reserve: &Reserve) -> Result<Database, JournalError> {
     let open = || {
         let opened = caught(path, || {
-            // For one process only, which is redb's own choice: a file that others may read is flushed twice for
-            // each transaction.
+            // For one process only, which is redb's own choice: a file that others may read is flushed twice
+            // for each transaction.
             Builder::new().set_cache_size(CACHE_BYTES).create(path).map_err(|error| match error {
                 redb::DatabaseError::DatabaseAlreadyOpen => JournalError::InUse,
                 other => other.into(),

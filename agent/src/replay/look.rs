@@ -106,8 +106,8 @@ fn converse(socket: &Path, question: Question) -> io::Result<Told> {
     Told::decode(told.as_slice()).map_err(io::Error::other)
 }
 
-/// The folder is the agent's, and this may be root: what is connected to is what was looked at, and nothing is
-/// said to what is no socket.
+/// The folder is the agent's, and this may be root: what is connected to is what was looked at, and nothing
+/// is said to what is no socket.
 fn connect(socket: &Path) -> io::Result<UnixStream> {
     let found = rustix::fs::open(socket, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
     if !FileType::from_raw_mode(rustix::fs::fstat(&found)?.st_mode).is_socket() {
@@ -116,8 +116,8 @@ fn connect(socket: &Path) -> io::Result<UnixStream> {
     UnixStream::connect(short(&found))
 }
 
-/// A path that leads to what is open: an address of a socket holds 107 bytes, and that of a data directory may
-/// have more.
+/// A path that leads to what is open: an address of a socket holds 107 bytes, and that of a data directory
+/// may have more.
 fn short(open: &impl AsRawFd) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}", open.as_raw_fd()))
 }
@@ -131,16 +131,16 @@ pub(crate) fn open(files: &Files) -> io::Result<UnixListener> {
         _ => {}
     }
     let folder = File::open(files.folder())?;
-    let listener = UnixListener::bind(short(&folder).join("questions.sock"))?;
+    let listener = UnixListener::bind(short(&folder).join(socket.file_name().unwrap_or_default()))?;
     fs::set_permissions(&socket, fs::Permissions::from_mode(0o600))?;
     Ok(listener)
 }
 
-/// Leaves nothing behind for who copies the folder. Whoever has the journal may, and before it lets go of it: the
-/// next agent opens its own.
+/// Leaves nothing behind for who copies the folder. Whoever has the journal may, and before it lets go of it:
+/// the next agent opens its own.
 pub(crate) fn close(files: &Files) {
     if let Err(error) = fs::remove_file(files.questions()) {
-        debug!(file = %files.questions().display(), %error, "nobody is asked there any more, but it is still there");
+        debug!(file = %files.questions().display(), %error, "the socket of an agent that ended is left");
     }
 }
 

@@ -1,6 +1,6 @@
-//! Message brokers, which carry bytes and know nothing of commands: nothing is signed, verified or kept. Their
-//! clients are as plain as can be, so that what is measured is the broker: the NATS client protocol and
-//! MQTT 3.1.1 with quality of service 0.
+//! Message brokers, which carry bytes and know nothing of commands: nothing is signed, verified or kept.
+//! Their clients are as plain as can be, so that what is measured is the broker: the NATS client protocol
+//! and MQTT 3.1.1 with quality of service 0.
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};

@@ -1,7 +1,7 @@
 //! Turns: who has proven nothing is worked for a few at a time, so that who has is not kept waiting.
 //!
-//! After a restart a whole fleet comes back. Each of its agents costs several handshakes' worth of work, and a
-//! runtime serves what is ready in the order in which it became so: a command to an agent that is back
+//! After a restart a whole fleet comes back. Each of its agents costs several handshakes' worth of work, and
+//! a runtime serves what is ready in the order in which it became so: a command to an agent that is back
 //! already would wait, at each of its steps, behind hundreds of those who are not.
 //!
 //! A turn is used up when it is given: no peer can hold one, or lose one, and keep others waiting by that.
