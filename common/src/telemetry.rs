@@ -4,12 +4,13 @@ use std::os::unix::fs::MetadataExt as _;
 use std::sync::OnceLock;
 
 use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt as _;
-use tracing_subscriber::{EnvFilter, Layer as _, Registry, fmt, reload};
+use tracing_subscriber::{Layer as _, Registry, fmt, reload};
 
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,7 +22,7 @@ pub enum LogFormat {
 }
 
 /// What [`set_filter`] changes.
-static FILTER: OnceLock<reload::Handle<EnvFilter, Registry>> = OnceLock::new();
+static FILTER: OnceLock<reload::Handle<Targets, Registry>> = OnceLock::new();
 
 /// Whether what is written to standard error goes to journald: it says which file that is (systemd.exec(5),
 /// `JOURNAL_STREAM`).
@@ -57,12 +58,25 @@ where
     }
 }
 
+/// Levels by target, such as `info,writ_server=debug`. Filters by the fields of spans would bring an engine for
+/// regular expressions along, which is 0.2 MB of the agent's program. A word that is no level would name a
+/// target, and all others would be silent: more likely it is a slip.
+fn read(filter: &str) -> Result<Targets, String> {
+    let is_known = |part: &&str| part.contains('=') || part.parse::<LevelFilter>().is_ok();
+    match filter.split(',').find(|part| !is_known(part)) {
+        Some(part) => Err(format!(
+            "`{part}` is neither a level, as `info`, nor a target with one, as `writ_server=debug`"
+        )),
+        None => filter.parse().map_err(|error| format!("{error}")),
+    }
+}
+
 /// Starts logging to standard error. A second call changes nothing.
 ///
 /// # Errors
-/// When the filter is not one of tracing-subscriber's.
+/// When the filter is not a list of levels by target.
 pub fn init(filter: &str, format: LogFormat) -> Result<(), String> {
-    let filter = EnvFilter::try_new(filter).map_err(|error| error.to_string())?;
+    let filter = read(filter)?;
     let (filter, handle) = reload::Layer::new(filter);
     let lines = fmt::layer().with_writer(std::io::stderr).with_ansi(false).log_internal_errors(false);
     let lines = match format {
@@ -79,11 +93,26 @@ pub fn init(filter: &str, format: LogFormat) -> Result<(), String> {
 /// Logs by another filter from now on.
 ///
 /// # Errors
-/// When it is not one of tracing-subscriber's; then the one of before stays.
+/// When it is not a list of levels by target; then the one of before stays.
 pub fn set_filter(filter: &str) -> Result<(), String> {
-    let filter = EnvFilter::try_new(filter).map_err(|error| error.to_string())?;
+    let filter = read(filter)?;
     match FILTER.get() {
         Some(handle) => handle.reload(filter).map_err(|error| error.to_string()),
         None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_filter_is_levels_by_target_and_nothing_else() {
+        for good in ["info", "WARN", "off", "info,writ_server=debug", "writ_agent::link=trace,error"] {
+            assert!(read(good).is_ok(), "{good}");
+        }
+        for bad in ["inof", "writ_server", "info, writ_server", "info;debug", "writ_server=loud", "a=b=c"] {
+            assert!(read(bad).is_err(), "{bad}");
+        }
     }
 }
