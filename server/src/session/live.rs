@@ -1,5 +1,8 @@
 //! A proven session: bundles and commands down, answers and refusals up.
 
+mod answers;
+mod asked;
+
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,14 +14,10 @@ use writ_common::backoff::jitter;
 use writ_common::status::Failure;
 use writ_database::Pending;
 use writ_proto::v1::{self as proto, agent_frame, server_frame::Frame};
-use writ_protocol::envelope::InvalidDocument;
 use writ_protocol::hello::Nonce;
 use writ_protocol::id::{CommandId, Digest, KeyId, SessionMark};
-use writ_protocol::limits::{
-    MAX_BUNDLE_BATCH_BYTES, MAX_BUNDLES_PER_CALL, MAX_COUNTED_DELIVERIES, MAX_PIECE_BYTES,
-};
+use writ_protocol::limits::{MAX_BUNDLE_BATCH_BYTES, MAX_BUNDLES_PER_CALL, MAX_COUNTED_DELIVERIES};
 use writ_protocol::refusal::Refusal;
-use writ_protocol::reputation::{Question, Reputation};
 
 use super::budget::Budget;
 use super::greeting::Proven;
@@ -26,21 +25,17 @@ use super::report::read_report;
 use super::{End, Outbound, identity_record, unreadable};
 use crate::context::Server;
 use crate::dispatch::{Next, Outgoing, SessionEnding, SessionSlot};
-use crate::receipts::{VerifiedReceipt, record_refusals};
-use crate::reputation::{Answer, Lists, Said};
+use crate::receipts::record_refusals;
 use crate::store::unavailable;
 use crate::store::{Alarm, AlertKind, KnownAgent, ReceiptFate, Report, SignOfLife};
 use crate::traces::Moment;
-use crate::updates::pieces::{Share, not_now};
+use crate::updates::pieces::Share;
 
 /// Two processes with one identity would otherwise take the slot from each other without end.
 const REPLACED_BACKOFF: Duration = Duration::from_secs(30);
 /// Commands under way to one agent without an answer; more wait in the store, so that both sides always get
 /// to read.
 const MAX_UNANSWERED: usize = 1024;
-/// Receipts of one session that are not acknowledged; with the last of them all are, as soon as they are
-/// stored.
-const MAX_UNACKNOWLEDGED: usize = 64;
 /// Reports of an agent that are written at once: at the start, and after what was changed. Then the latest of
 /// each heartbeat.
 const REPORTS: u32 = 8;
@@ -375,56 +370,6 @@ impl<'a> Live<'a> {
         }
     }
 
-    /// It asks for bytes of a component (protocol.md §6.17).
-    async fn piece(&mut self, request: proto::PieceRequest) -> Result<(), End> {
-        let proto::PieceRequest { sha256, offset } = request;
-        let malformed = |_| Failure::protocol("a request for a piece names no component");
-        let digest = Digest::try_from(sha256.as_ref()).map_err(malformed)?;
-        let updates = &self.server.updates;
-        if let Some(wait) = self.share.wait(&updates.pieces, self.outbound.is_idle()) {
-            return self.say(Frame::Piece(not_now(sha256, offset, wait))).await;
-        }
-        let piece = updates.pieces.read(&updates.folder, digest, offset).await;
-        if piece.data.len() < MAX_PIECE_BYTES {
-            // The last one, or none.
-            self.share.ends();
-        }
-        self.say(Frame::Piece(piece)).await
-    }
-
-    /// It asks what a list says about some values (protocol.md §6.18).
-    async fn question(&mut self, question: &Bytes) -> Result<(), End> {
-        let malformed = |error: InvalidDocument| Failure::protocol(format!("no question: {error}"));
-        let asked = Question::decode(question).map_err(malformed)?;
-        let (server, digest) = (self.server, Digest::of(question));
-        let answer = match self.question_budget.take(server.clock.monotonic()) {
-            true => server.updates.lists.look(&server.updates.folder, asked).await,
-            false => Lists::later(),
-        };
-        let mut frame =
-            proto::ReputationAnswer { question: digest.as_bytes().to_vec().into(), ..Default::default() };
-        match answer {
-            Answer::Said(said) => {
-                let Said { version, list, listed, counts_for } = said;
-                let (fleet, agent) = (server.fleet, self.agent.id);
-                let said = |answered_at| Reputation {
-                    fleet,
-                    agent,
-                    question: digest,
-                    version,
-                    list,
-                    listed,
-                    counts_for,
-                    answered_at,
-                };
-                frame.reputation = server.signer.reputation(said).map_err(Failure::from)?.bytes().clone();
-            }
-            Answer::NoList => frame.no_list = true,
-            Answer::Later(wait) => frame.again_after_ms = millis(wait),
-        }
-        self.say(Frame::ReputationAnswer(frame)).await
-    }
-
     /// It is about to start what was delivered (protocol.md §6.15). Recorded with the next batch; nobody
     /// waits for that.
     async fn admitted(&mut self, admitted: &proto::Admitted) -> Result<(), End> {
@@ -445,121 +390,6 @@ impl<'a> Live<'a> {
         let _pending = self.server.store.queue_heard(self.heard(None)).await.map_err(unavailable)?;
         writ_common::checkpoint!("admission_queued");
         Ok(())
-    }
-
-    async fn answer(&mut self, answer: proto::Answer) -> Result<(), End> {
-        let proto::Answer { command_id, command_digest, receipt, deliveries } = answer;
-        let malformed = |_| Failure::protocol("an answer names no command");
-        let command = CommandId::try_from(command_id.as_ref()).map_err(malformed)?;
-        let digest = Digest::try_from(command_digest.as_ref()).map_err(malformed)?;
-        let now = self.server.clock.wall();
-        // protocol.md §7.4: the agent counted more deliveries on this stream than were made. An unsolicited
-        // receipt has its own alert.
-        let (place, sent) = self.unanswered.remove(&command).unzip();
-        if let Some(place) = place {
-            self.server.dispatcher.in_flight().remove(command, place);
-        }
-        let is_tombstone = receipt.is_empty();
-        let made = self.deliveries.get(&command).copied().unwrap_or(0);
-        let mut is_replay = deliveries > made;
-        if !is_tombstone {
-            // Not acknowledged, so the agent keeps it; the session goes on, or it would end here at every
-            // attempt.
-            let verified = match VerifiedReceipt::verify(receipt, &self.agent, self.server.fleet) {
-                Ok(verified) => verified,
-                Err(refusal) => {
-                    warn!(command.id = %command, agent.id = %self.agent.id, %refusal, "receipt not believed");
-                    return self.not_believed(format!("a receipt of command {command}"), &refusal).await;
-                }
-            };
-            let said = verified.receipt();
-            if said.command != command || said.command_digest != digest {
-                return Err(Failure::protocol("an answer and its receipt name different commands").into());
-            }
-            let told = self.server.traces.about(said);
-            let recorded = verified.record(&self.server.store, self.mark, is_replay, now);
-            let recorded = recorded.await.map_err(unavailable)?;
-            if !is_replay && told.is_none() {
-                // Nobody waits for the commit: that would wake this session once more for each receipt.
-                self.unacknowledged.push_back(((command, digest), recorded));
-                if self.unacknowledged.len() >= MAX_UNACKNOWLEDGED {
-                    self.acknowledge_all().await?;
-                }
-                return Ok(());
-            }
-            let fate = recorded.committed().await.map_err(unavailable)?;
-            if fate == ReceiptFate::Stored
-                && let Some(told) = told
-            {
-                self.server.traces.answered(told, sent.flatten(), Moment::now(&*self.server.clock));
-            }
-            if !self.bear(fate)? {
-                is_replay = false;
-            }
-        }
-        let is_lost = is_tombstone
-            && self.server.store.is_unanswered(command, self.agent.id, now).await.map_err(unavailable)?;
-        if is_lost || is_replay {
-            self.bear_noise()?;
-        }
-        if is_lost {
-            let detail = format!(
-                "It says its receipt of command {command} was acknowledged, but this server has none. Either its database was put back to an earlier state, or somebody between the server and the agent forges acknowledgements."
-            );
-            let alarm = Alarm { kind: AlertKind::Lost, code: "", agent: self.agent.id, count: 1, detail };
-            self.server.store.raise(alarm, None, now).await.map_err(unavailable)?;
-            warn!(command.id = %command, agent.id = %self.agent.id, "receipt lost");
-        }
-        if is_replay {
-            let detail = format!(
-                "Command {command} was delivered {deliveries} times on a stream where this server sent it {made} times. Somebody between the server and the agent replays; nothing was started again."
-            );
-            let alarm = Alarm { kind: AlertKind::Replayed, code: "", agent: self.agent.id, count: 1, detail };
-            self.server.store.raise(alarm, None, now).await.map_err(unavailable)?;
-            warn!(command.id = %command, agent.id = %self.agent.id, deliveries, made, "command replayed by somebody");
-        }
-        self.acknowledge((command, digest)).await
-    }
-
-    /// Acknowledges what is stored by now, with the delivery that goes down next (protocol.md §7.2).
-    async fn acknowledge_stored(&mut self) -> Result<(), End> {
-        while let Some((answered, recorded)) = self.unacknowledged.pop_front() {
-            match recorded.decided() {
-                Ok(fate) => self.bear(fate.map_err(unavailable)?)?,
-                Err(undecided) => {
-                    self.unacknowledged.push_front((answered, undecided));
-                    break;
-                }
-            };
-            self.acknowledge(answered).await?;
-        }
-        Ok(())
-    }
-
-    /// Acknowledges everything, as soon as it is stored.
-    async fn acknowledge_all(&mut self) -> Result<(), End> {
-        while let Some((answered, recorded)) = self.unacknowledged.pop_front() {
-            self.bear(recorded.committed().await.map_err(unavailable)?)?;
-            self.acknowledge(answered).await?;
-        }
-        // An idle session keeps no room for what it does not do.
-        self.unacknowledged = VecDeque::new();
-        Ok(())
-    }
-
-    async fn acknowledge(&self, (command, digest): Answered) -> Result<(), End> {
-        let [command_id, command_digest] =
-            [command.as_bytes().as_slice(), digest.as_bytes()].map(Bytes::copy_from_slice);
-        self.say(Frame::AnswerAck(proto::AnswerAcknowledgement { command_id, command_digest })).await
-    }
-
-    /// Whether a receipt is one that an honest agent makes.
-    fn bear(&mut self, fate: ReceiptFate) -> Result<bool, End> {
-        let is_honest = matches!(fate, ReceiptFate::Stored | ReceiptFate::Known);
-        if !is_honest {
-            self.bear_noise()?;
-        }
-        Ok(is_honest)
     }
 
     async fn report(&mut self, envelope: &Bytes) -> Result<(), End> {
