@@ -1,6 +1,7 @@
 use writ_protocol::id::Digest;
 
 use super::*;
+use crate::replay::look::Question;
 
 const NOW: Timestamp = Timestamp::from_millis(1_790_000_000_000);
 const HOUR: Duration = Duration::from_secs(3600);
