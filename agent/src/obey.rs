@@ -271,11 +271,10 @@ impl AgentCore {
         now: Timestamp,
         seen: &mut Deliveries,
     ) -> Reaction {
-        let stored = Bytes::from(message.encode_to_vec());
         let chain = self.trust.chain();
         let record = &self.identity.record;
         // §4.1 to §4.7
-        let command = match verify(message, &chain, (record.agent, &record.realm), now) {
+        let command = match verify(message.clone(), &chain, (record.agent, &record.realm), now) {
             Ok((command, _)) => command,
             Err(refusal) => return Reaction::Silence(refusal),
         };
@@ -298,7 +297,7 @@ impl AgentCore {
                 Err(NotAdmitted::Refused(Refusal::new(RefusalCode::JournalFailed, detail)))
             }
             // §4.10 to §4.12
-            Ok(ReplayCheck::Fresh(fresh)) => self.admit(*fresh, stored, now),
+            Ok(ReplayCheck::Fresh(fresh)) => self.admit(*fresh, &message, now),
             // Whether it runs cannot be told now: a refusal might be answered for what is obeyed.
             Err(failed @ JournalError::NoRoom(_)) => {
                 warn!(command.id = %id, error = %failed, "not answered");
@@ -375,7 +374,7 @@ impl AgentCore {
     fn admit(
         &self,
         fresh: FreshCommand,
-        delivery: Bytes,
+        message: &proto::Delivery,
         now: Timestamp,
     ) -> Result<(AdmittedCommand, Option<proto::AgentFrame>), NotAdmitted> {
         let command = fresh.verified();
@@ -383,6 +382,7 @@ impl AgentCore {
         let (id, digest, expires_at) =
             (command.command().id, command.digest(), command.command().window.expires_at);
         let changes = self.table.class_of(&command.command().action) > ActionClass::Read;
+        let delivery = Bytes::from(message.encode_to_vec());
         let (admission, started) = match self.places(&plan).try_acquire_owned() {
             // It starts at once, so its start is journalled with it: one sync instead of two.
             Ok(place) => {
