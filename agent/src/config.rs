@@ -6,7 +6,7 @@ use std::time::Duration;
 use writ_common::config::{Problems, Reader};
 use writ_common::files::secret_line;
 use writ_common::net::{Login, Protocol, Proxy};
-use writ_common::telemetry::LogFormat;
+use writ_common::telemetry::{self, LogFormat};
 use writ_protocol::command::{OWN_ACTIONS, is_deniable};
 use writ_protocol::place::Place;
 
@@ -76,8 +76,8 @@ impl Config {
             log_filter: reader.string(
                 "log.filter",
                 "info",
-                "a tracing filter such as `info,writ_agent=debug`",
-                |_| true,
+                "levels, such as `info,writ_agent=debug`",
+                telemetry::is_filter,
             ),
             log_format: reader.choice(
                 "log.format",

@@ -62,13 +62,31 @@ where
 /// regular expressions along, which is 0.2 MB of the agent's program. A word that is no level would name a
 /// target, and all others would be silent: more likely it is a slip.
 fn read(filter: &str) -> Result<Targets, String> {
-    let is_known = |part: &&str| part.contains('=') || part.parse::<LevelFilter>().is_ok();
-    match filter.split(',').find(|part| !is_known(part)) {
-        Some(part) => Err(format!(
-            "`{part}` is neither a level, as `info`, nor a target with one, as `writ_server=debug`"
-        )),
-        None => filter.parse().map_err(|error| format!("{error}")),
+    let is_known = |part: &str| match part.split_once('=') {
+        Some((target, level)) => !target.trim().is_empty() && is_level(level.trim()),
+        None => is_level(part),
+    };
+    let mut parts = Vec::new();
+    for part in filter.split(',').map(str::trim) {
+        if !is_known(part) {
+            return Err(format!(
+                "`{part}` is neither a level, as `info`, nor a target with one, as `writ_server=debug`"
+            ));
+        }
+        parts.push(part);
     }
+    parts.join(",").parse().map_err(|error| format!("{error}"))
+}
+
+/// The crate takes an empty text for `error`.
+fn is_level(text: &str) -> bool {
+    !text.is_empty() && text.parse::<LevelFilter>().is_ok()
+}
+
+/// Whether [`init`] and [`set_filter`] take a text.
+#[must_use]
+pub fn is_filter(text: &str) -> bool {
+    read(text).is_ok()
 }
 
 /// Starts logging to standard error. A second call changes nothing.
@@ -108,11 +126,13 @@ mod tests {
 
     #[test]
     fn a_filter_is_levels_by_target_and_nothing_else() {
-        for good in ["info", "WARN", "off", "info,writ_server=debug", "writ_agent::link=trace,error"] {
-            assert!(read(good).is_ok(), "{good}");
+        for good in ["info", "WARN", "off", "info, writ_server=debug", "writ_agent::link=trace,error"] {
+            assert!(is_filter(good), "{good}");
         }
-        for bad in ["inof", "writ_server", "info, writ_server", "info;debug", "writ_server=loud", "a=b=c"] {
-            assert!(read(bad).is_err(), "{bad}");
+        for bad in
+            ["inof", "writ_server", "info;debug", "writ_server=loud", "a=b=c", "", "info,", "a=", "=info"]
+        {
+            assert!(!is_filter(bad), "{bad}");
         }
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use writ_common::admin::audit::AuditSettings;
 use writ_common::config::{Problems, Reader};
-use writ_common::telemetry::LogFormat;
+use writ_common::telemetry::{self, LogFormat};
 use writ_protocol::command::Remedy;
 use writ_protocol::manager::ManagerVersion;
 use writ_updates::Pace;
@@ -86,8 +86,8 @@ impl Config {
             log_filter: reader.string(
                 "log.filter",
                 "info",
-                "a tracing filter such as `info,writ_control_manager=debug`",
-                |_| true,
+                "levels, such as `info,writ_control_manager=debug`",
+                telemetry::is_filter,
             ),
             log_format: reader.choice(
                 "log.format",

@@ -7,7 +7,7 @@ use std::time::Duration;
 use http::uri::PathAndQuery;
 use writ_common::admin::audit::AuditSettings;
 use writ_common::config::{Problems, Reader};
-use writ_common::telemetry::LogFormat;
+use writ_common::telemetry::{self, LogFormat};
 use writ_protocol::component::OF_AGENTS;
 use writ_protocol::id::Digest;
 use writ_protocol::limits::{MAX_PIECE_BYTES, MAX_REPUTATION_LIFETIME};
@@ -131,8 +131,8 @@ impl Config {
             log_filter: reader.string(
                 "log.filter",
                 "info",
-                "a tracing filter such as `info,writ_server=debug`",
-                |_| true,
+                "levels, such as `info,writ_server=debug`",
+                telemetry::is_filter,
             ),
             log_format: reader.choice(
                 "log.format",
