@@ -160,6 +160,15 @@ fn journal(files: &Files, most: u64, now: Timestamp, findings: &mut Vec<Finding>
             findings.push(Finding::bad("journal", error.to_string(), next));
             Timestamp::ZERO
         }
+        Err(error @ JournalError::Told(_)) => {
+            let next = "do what it says, and do not start it again before: actions that run would be cut off";
+            findings.push(Finding::bad("journal", error.to_string(), next));
+            Timestamp::ZERO
+        }
+        Err(error @ JournalError::Between) => {
+            findings.push(Finding::bad("journal", error.to_string(), "run this again"));
+            Timestamp::ZERO
+        }
         Err(error) => {
             let next = match &error {
                 JournalError::File(_) => "see that the file is there and belongs to the agent's user",

@@ -90,6 +90,12 @@ pub enum JournalError {
     /// An agent has it and does not answer questions, or not yet.
     #[error("the agent on this data directory does not say how its journal stands: {0}")]
     NotAnswered(String),
+    /// The agent that has it says why it cannot be read.
+    #[error("the agent says of its journal: {0}")]
+    Told(String),
+    /// An agent began to run, or to end, while it was asked for.
+    #[error("an agent is about to start or to end on this data directory")]
+    Between,
     /// It belongs to another identity.
     #[error("the journal belongs to agent {0}; move journal.redb away, and this agent begins with a new one")]
     Foreign(String),
@@ -188,7 +194,8 @@ impl Journal {
             FileError::InUse { .. } => JournalError::InUse,
             other => other.into(),
         })?;
-        let _whole = check::whole(path, |_| Ok(()))?;
+        // The owner of the folder may have put it elsewhere, by a link.
+        let _whole = check::whole(path, |path| File::open(path).map_err(FileError::io(path)), |_| Ok(()))?;
         if path.exists() && Self::is_to_be_made(path) {
             warn!(journal = %path.display(), "the journal is empty: a new one begins, and what was issued before is refused");
         }

@@ -16,6 +16,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use prost::Message as _;
 use rustix::fs::{FileType, Mode, OFlags};
+use rustix::io::Errno;
+use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixListener;
 use tracing::{debug, warn};
@@ -69,9 +71,7 @@ pub(crate) fn ask(files: &Files, question: Question) -> Result<Answer, JournalEr
     match converse(&files.questions(), question) {
         Ok(told) => told.into_answer(),
         Err(error) if none_runs(&error) => match Journal::read_file(&files.journal(), question) {
-            Err(JournalError::InUse) => {
-                Err(JournalError::NotAnswered("it is about to start or to end; ask again".to_owned()))
-            }
+            Err(JournalError::InUse) => Err(JournalError::Between),
             read => read,
         },
         Err(error) => Err(JournalError::NotAnswered(format!("{}: {error}", files.questions().display()))),
@@ -113,7 +113,16 @@ fn connect(socket: &Path) -> io::Result<UnixStream> {
     if !FileType::from_raw_mode(rustix::fs::fstat(&found)?.st_mode).is_socket() {
         return Err(io::Error::other("this is no socket"));
     }
-    UnixStream::connect(short(&found))
+    let (family, kind) = (AddressFamily::UNIX, SocketType::STREAM);
+    let stream = net::socket_with(family, kind, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)?;
+    // An agent that takes no more connections lets others wait without an end.
+    net::connect(&stream, &SocketAddrUnix::new(short(&found))?).map_err(|error| match error {
+        Errno::AGAIN => io::ErrorKind::TimedOut.into(),
+        other => io::Error::from(other),
+    })?;
+    let stream = UnixStream::from(stream);
+    stream.set_nonblocking(false)?;
+    Ok(stream)
 }
 
 /// A path that leads to what is open: an address of a socket holds 107 bytes, and that of a data directory
@@ -243,7 +252,7 @@ impl Told {
     fn into_answer(self) -> Result<Answer, JournalError> {
         if !self.error.is_empty() {
             // The agent's user wrote it, root may read it.
-            return Err(JournalError::NotAnswered(plain(&self.error)));
+            return Err(JournalError::Told(plain(&self.error)));
         }
         let known = self.known.map(|digest| Digest::try_from(digest.as_ref())).transpose();
         Ok(Answer {

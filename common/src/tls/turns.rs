@@ -50,7 +50,8 @@ struct Place {
 }
 
 impl Turns {
-    /// Gives turns until the end is asked for: some, and more when whatever was ready before has been served.
+    /// Gives turns: some, and more when whatever was ready before has been served. Ends when the end is asked for
+    /// and nobody waits.
     pub(super) fn give(tasks: &Shutdown) -> Self {
         let turns = Self::default();
         turns.lines().left = AT_ONCE;

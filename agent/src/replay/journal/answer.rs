@@ -22,7 +22,7 @@ impl Journal {
     pub(in crate::replay) fn read_file(path: &Path, question: Question) -> Result<Answer, JournalError> {
         let read = || {
             let before = changed(path)?;
-            let read = check::whole(path, |copy| answer(&copy.begin_read()?, question))?;
+            let read = check::whole(path, files::open_plain, |copy| answer(&copy.begin_read()?, question))?;
             match read {
                 // An agent began to run, and writes.
                 Some(_) if changed(path)? != before => Err(JournalError::InUse),

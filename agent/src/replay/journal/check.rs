@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::{Mutex, MutexGuard, Once, PoisonError};
 
 use redb::{Builder, Database, StorageBackend};
-use writ_common::files;
+use writ_common::files::FileError;
 use writ_common::text::plain;
 
 use super::{CACHE_BYTES, JournalError};
@@ -63,9 +63,10 @@ fn is_content(error: &io::Error) -> bool {
 /// When it is damaged, or cannot be read at all.
 pub(super) fn whole<T>(
     path: &Path,
+    open: impl FnOnce(&Path) -> Result<File, FileError>,
     read: impl FnOnce(&Database) -> Result<T, JournalError>,
 ) -> Result<Option<T>, JournalError> {
-    let file = match files::open_plain(path) {
+    let file = match open(path) {
         Err(error) if error.is_missing() => return Ok(None),
         opened => opened?,
     };
