@@ -28,7 +28,7 @@ INSTALL_PACKAGES := podman systemd-container
 need = missing=; for pair in $(1); do command -v $${pair%%:*} >/dev/null || missing="$$missing $${pair\#*:}"; done; \
 	[ -z "$$missing" ] || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing; }
 
-.PHONY: help build testing-build demo demo-keys demo-manager demo-updates test test-install fresh bench bench-peers programs dist package image fuzz story check deny update clean
+.PHONY: help build testing-build demo demo-keys demo-manager demo-rollout demo-updates test test-install fresh bench bench-peers programs dist package image fuzz story check deny update clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -44,6 +44,9 @@ demo-keys: build ## a fleet of three through backup, rotations, a leaked key and
 
 demo-manager: build target/network/.installed ## a server under its Control Manager, through a web server and a proxy; under a minute after the build
 	target/debug/demo-manager
+
+demo-rollout: build ## twelve agents, a change in waves that goes wrong, stops, and goes on; under a minute after the build
+	target/debug/demo-rollout
 
 demo-updates: build target/network/.installed target/python/.installed ## lists and suspicious objects, from an update server and a sandbox to scans; a minute after the build
 	target/debug/demo-updates

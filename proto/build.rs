@@ -13,6 +13,7 @@ const FILES: &[&str] = &[
     "writ/admin/v1/alerts.proto",
     "writ/admin/v1/audit.proto",
     "writ/admin/v1/commands.proto",
+    "writ/admin/v1/rollouts.proto",
     "writ/admin/v1/enrollment.proto",
     "writ/admin/v1/manager.proto",
     "writ/admin/v1/objects.proto",

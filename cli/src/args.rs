@@ -53,10 +53,13 @@ pub(crate) enum Command {
     Agents(Agents),
     /// Send a command.
     #[command(subcommand)]
-    Send(Send),
+    Send(Box<Send>),
     /// Commands and what became of them.
     #[command(subcommand)]
     Commands(Commands),
+    /// Commands that reach their agents in waves: `writ send … --canary`.
+    #[command(subcommand)]
+    Rollouts(Rollouts),
     /// Why an agent obeys or does not, and what to do.
     Why {
         /// Its id or unique name.
@@ -351,6 +354,42 @@ pub(crate) struct Delivery {
     /// Your own id (a UUID): sending it twice is sending it once.
     #[arg(long, value_name = "UUID")]
     pub(crate) id: Option<CommandId>,
+    #[command(flatten)]
+    pub(crate) waves: Waves,
+}
+
+/// A rollout: with any of these the command reaches its agents in waves, and stops by itself when too many
+/// fail.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Waves")]
+pub(crate) struct Waves {
+    /// Begin with so many agents, `5` or `10%`. Each of them must answer before the next wave.
+    #[arg(long, value_name = "NUMBER|PERCENT")]
+    pub(crate) canary: Option<String>,
+    /// So many agents in each further wave, `25` or `10%`; all that are left unless given.
+    #[arg(long, value_name = "NUMBER|PERCENT")]
+    pub(crate) batch: Option<String>,
+    /// Wait so long between waves.
+    #[arg(long, value_parser = duration, value_name = "TIME")]
+    pub(crate) pause: Option<Duration>,
+    /// Bear so many failures, `3` or `2%`; one more stops the rollout. None are borne unless given.
+    #[arg(long, value_name = "NUMBER|PERCENT")]
+    pub(crate) max_failures: Option<String>,
+    /// Let so many agents obey in a second at most, such as `50/s`.
+    #[arg(long, value_parser = rate, value_name = "NUMBER/s")]
+    pub(crate) rate: Option<u32>,
+    /// Let agents obey only in this part of the day, in UTC, such as `22:00-04:00`.
+    #[arg(long, value_name = "HH:MM-HH:MM")]
+    pub(crate) window: Option<String>,
+    /// Let nobody obey before this, such as `2026-12-24T22:00:00Z`.
+    #[arg(long, value_parser = moment, value_name = "TIME")]
+    pub(crate) start_at: Option<u64>,
+    /// An agent that is connected and does not answer for so long has failed; 10m unless given.
+    #[arg(long, value_parser = duration, value_name = "TIME")]
+    pub(crate) answer_within: Option<Duration>,
+    /// The number that gives the order of the agents, to have the order of an earlier rollout again.
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u64).range(1..1 << 53))]
+    pub(crate) seed: Option<u64>,
 }
 
 /// What is done with a listed file.
@@ -504,6 +543,44 @@ pub(crate) enum Commands {
     },
 }
 
+#[derive(Debug, Subcommand)]
+pub(crate) enum Rollouts {
+    /// The latest, newest first.
+    List {
+        /// How many.
+        #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=1000))]
+        limit: u32,
+    },
+    /// One: how far it is, and what it waits for.
+    Show {
+        /// The id of its command.
+        id: CommandId,
+    },
+    /// Follow one until it is over or stops. Exit code 1 when it stopped or agents failed; 6 when not all
+    /// have answered.
+    Watch {
+        /// The id of its command.
+        id: CommandId,
+    },
+    /// Let no further agent obey for now. Those that may obey already go on.
+    Pause {
+        /// The id of its command.
+        id: CommandId,
+    },
+    /// Go on: after a pause; after it stopped, bearing the failures there are; or without those of the canary
+    /// that are away.
+    Resume {
+        /// The id of its command.
+        id: CommandId,
+    },
+    /// Let no further agent ever obey, and send nothing of the command any more. Agents that have it already
+    /// may carry it out.
+    Abort {
+        /// The id of its command.
+        id: CommandId,
+    },
+}
+
 /// A path on agents. Shells end folders with a slash, and agents do not.
 fn place(text: &str) -> Result<String, &'static str> {
     match text.trim_end_matches('/') {
@@ -517,6 +594,19 @@ fn duration(text: &str) -> Result<Duration, String> {
     let duration =
         humantime::parse_duration(text).map_err(|error| format!("{error}; write it as 90s, 15m or 2h"))?;
     if duration.is_zero() { Err("must be longer than nothing".to_owned()) } else { Ok(duration) }
+}
+
+fn rate(text: &str) -> Result<u32, &'static str> {
+    let number = text.strip_suffix("/s").and_then(|number| number.parse().ok());
+    number.filter(|number| *number > 0).ok_or("write it as 50/s")
+}
+
+/// Unix milliseconds.
+fn moment(text: &str) -> Result<u64, String> {
+    let wrong = |error: &dyn std::fmt::Display| format!("{error}; write it as 2026-12-24T22:00:00Z");
+    let moment = humantime::parse_rfc3339_weak(text).map_err(|error| wrong(&error))?;
+    let since = moment.duration_since(std::time::UNIX_EPOCH).map_err(|error| wrong(&error))?;
+    u64::try_from(since.as_millis()).map_err(|error| wrong(&error))
 }
 
 fn known_head(text: &str) -> Result<(u64, Digest), String> {

@@ -16,6 +16,7 @@ use writ_proto::admin::v1::control_manager_service_client::ControlManagerService
 use writ_proto::admin::v1::enrollment_service_client::EnrollmentServiceClient;
 use writ_proto::admin::v1::object_service_client::ObjectServiceClient;
 use writ_proto::admin::v1::operator_service_client::OperatorServiceClient;
+use writ_proto::admin::v1::rollout_service_client::RolloutServiceClient;
 use writ_proto::admin::v1::subscription_service_client::SubscriptionServiceClient;
 use writ_proto::admin::v1::system_service_client::SystemServiceClient;
 use writ_proto::admin::v1::trust_service_client::TrustServiceClient;
@@ -69,6 +70,7 @@ services! {
     subscription -> SubscriptionServiceClient;
     operators -> OperatorServiceClient;
     commands -> CommandServiceClient;
+    rollouts -> RolloutServiceClient;
     enrollment -> EnrollmentServiceClient;
     control_manager -> ControlManagerServiceClient;
     entities -> EntityServiceClient;

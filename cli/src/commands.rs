@@ -12,6 +12,7 @@ mod manager;
 mod objects;
 mod operators;
 mod preview;
+mod rollouts;
 mod send;
 mod server;
 mod track;
@@ -75,8 +76,9 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
         Command::Context(command) => context::run(output, command).await?,
         Command::Enroll(command) => enroll::run(output, &connect().await?, command).await?,
         Command::Agents(command) => agents::run(output, &connect().await?, command).await?,
-        Command::Send(command) => return send::run(output, &connect().await?, command).await,
+        Command::Send(command) => return send::run(output, &connect().await?, *command).await,
         Command::Commands(command) => track::run(output, &connect().await?, command).await?,
+        Command::Rollouts(command) => return rollouts::run(output, &connect().await?, command).await,
         Command::Why { agent } => return why::run(output, &connect().await?, agent).await,
         Command::Evidence(Evidence::Export { command, file }) => {
             evidence::export(output, &connect().await?, command, &file).await?;

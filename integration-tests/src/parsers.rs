@@ -98,7 +98,7 @@ pub fn delivery(data: &[u8]) {
     let Ok(message) = proto::Delivery::decode(data) else { return };
     if let Ok(delivery) = Delivery::try_from(message) {
         envelope(&delivery.envelope);
-        delivery.approvals.iter().for_each(|approval| envelope(approval));
+        delivery.approvals.iter().chain([&delivery.release]).for_each(|signed| envelope(signed));
     }
 }
 

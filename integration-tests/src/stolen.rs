@@ -105,6 +105,7 @@ impl Stolen {
             not_before_ms: now().as_millis(),
             expires_at_ms: (now() + HOUR).as_millis(),
             requested_by: "thief".to_owned(),
+            rollout: None,
             action: Some(action),
         };
         (command, tree)
@@ -154,5 +155,6 @@ impl Stolen {
 /// An order on its way to the agent at a place.
 #[must_use]
 pub fn delivery(envelope: Bytes, tree: &AudienceTree, place: u32) -> proto::Delivery {
-    proto::Delivery { envelope, proof: tree.proof(place).map(|proof| (&proof).into()), approvals: Vec::new() }
+    let proof = tree.proof(place).map(|proof| (&proof).into());
+    proto::Delivery { envelope, proof, ..proto::Delivery::default() }
 }

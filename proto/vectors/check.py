@@ -182,6 +182,8 @@ def check_command(command) -> None:
     by = command.requested_by
     if not 1 <= len(by.encode()) <= 128 or any(ord(c) < 32 or 127 <= ord(c) < 160 for c in by):
         raise Refused("malformed_payload")
+    if command.HasField("rollout") and command.rollout.seed == 0:
+        raise Refused("malformed_payload")
     if command.WhichOneof("action") is None:
         raise Refused("malformed_payload")
     if command.WhichOneof("action") == "update_component":
@@ -209,6 +211,21 @@ def check_audience(command, delivery, agent: bytes) -> None:
     found = rfc9162.verify(delivery.proof.index, command.audience.count, agent, path, command.audience.root)
     if found != "good":
         raise Refused({"broken": "broken_proof", "wrong": "wrong_agent"}[found])
+
+
+def check_release(command, digest: bytes, delivery, keys) -> None:
+    """protocol.md 3.6 and the end of 4.7."""
+    if not delivery.release:
+        raise Refused("not_released")
+    release, _, _ = verify(delivery.release, 32768, "release", "Release", keys)
+    if len(release.fleet_id) != 16 or len(release.command_digest) != 32 or release.released_at_ms == 0:
+        raise Refused("malformed_payload")
+    if not 1 <= release.released <= 1 << 20:
+        raise Refused("malformed_payload")
+    if release.fleet_id != command.fleet_id:
+        raise Refused("wrong_fleet")
+    if release.command_digest != digest or delivery.proof.index >= release.released:
+        raise Refused("not_released")
 
 
 def check_approvals(bundle, action_class: str, command, digest: bytes, approvals) -> None:
@@ -256,6 +273,8 @@ def delivery(case: dict) -> str:
     if command.fleet_id != bundle.fleet_id:
         raise Refused("wrong_fleet")
     check_audience(command, delivered, agent)
+    if command.HasField("rollout"):
+        check_release(command, digest, delivered, keys)
     for known, known_digest in journal["known"]:
         if uuid.UUID(known).bytes == command.command_id:
             if bytes.fromhex(known_digest) != digest:

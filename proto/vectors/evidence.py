@@ -90,6 +90,14 @@ def main() -> None:
     assert command.fleet_id == chain[-1].fleet_id
     agents = [target["agent_id"] for target in evidence["targets"]]
     assert len(set(map(uuid.UUID, agents))) == len(agents) <= command.audience.count, "an agent stands in it twice"
+    released = command.audience.count
+    if command.HasField("rollout"):
+        released = 0
+        if "release" in evidence:
+            release, _, releasers = verified(evidence["release"], "release", "Release", keys)
+            assert counted(entries, releasers, release.released_at_ms), "no bundle let the release's key sign then"
+            assert release.fleet_id == command.fleet_id and release.command_digest == digest
+            released = release.released
     receipts = 0
     for target in evidence["targets"]:
         agent = uuid.UUID(target["agent_id"]).bytes
@@ -105,6 +113,7 @@ def main() -> None:
         receipt, _, _ = verified(target["receipt"], "receipt", "Receipt", [key_of(record.public_key)])
         assert receipt.agent_id == agent and receipt.command_digest == digest
         assert receipt.fleet_id == command.fleet_id and receipt.command_id == command.command_id
+        assert target["proof"]["index"] < released, "an agent answered that no release reaches"
         receipts += 1
     for keyid in sorted({signing_key(entry.certificate).keyid for entry in entries if entry.revoked}):
         print(f"revoked, so its signatures are not time-proven: {keyid}")

@@ -8,6 +8,7 @@ use ring::digest::{Context, SHA256};
 use crate::id::{AgentId, Digest};
 use crate::limits::{MAX_AUDIENCE, MAX_PROOF_PATH};
 use crate::refusal::{Refusal, RefusalCode};
+use crate::rollout::Seed;
 
 const LEAF_LABEL: &[u8] = b"writ/audience/v1";
 
@@ -23,7 +24,7 @@ pub struct Audience {
 /// What one agent gets beside the envelope.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AudienceProof {
-    /// The agent's place among the ascending ids.
+    /// The agent's place in the audience.
     pub index: u32,
     /// Hashes from the leaf's sibling upwards.
     pub path: Vec<Digest>,
@@ -38,8 +39,8 @@ pub enum InvalidAudience {
     /// More than 2^20.
     #[error("{0} agents were chosen; one command reaches at most {MAX_AUDIENCE}")]
     TooMany(usize),
-    /// Not strictly ascending.
-    #[error("agent ids must be strictly ascending")]
+    /// Not strictly ascending, or not in the order of the rollout.
+    #[error("agent ids must be strictly ascending, or in the order of the rollout")]
     NotAscending,
 }
 
@@ -58,6 +59,21 @@ impl AudienceTree {
     /// # Errors
     /// When there are none, too many, or they are not strictly ascending.
     pub fn build(ids: &[AgentId]) -> Result<Self, InvalidAudience> {
+        Self::over(ids, ids.windows(2).all(|pair| pair[0] < pair[1]))
+    }
+
+    /// Builds the tree over ids in the order of a rollout (protocol.md §3.6), or strictly ascending without
+    /// one.
+    ///
+    /// # Errors
+    /// When there are none, too many, or they are not in that order.
+    pub fn of(rollout: Option<Seed>, ids: &[AgentId]) -> Result<Self, InvalidAudience> {
+        let Some(seed) = rollout else { return Self::build(ids) };
+        let ranks: Vec<_> = ids.iter().map(|id| seed.rank(*id)).collect();
+        Self::over(ids, ranks.windows(2).all(|pair| pair[0] < pair[1]))
+    }
+
+    fn over(ids: &[AgentId], is_ascending: bool) -> Result<Self, InvalidAudience> {
         if ids.is_empty() {
             return Err(InvalidAudience::Empty);
         }
@@ -65,7 +81,6 @@ impl AudienceTree {
             .ok()
             .filter(|count| *count <= MAX_AUDIENCE)
             .ok_or(InvalidAudience::TooMany(ids.len()))?;
-        let is_ascending = ids.windows(2).all(|pair| pair[0] < pair[1]);
         if !is_ascending {
             return Err(InvalidAudience::NotAscending);
         }
@@ -171,7 +186,7 @@ fn node(left: &Digest, right: &Digest) -> Digest {
     hash(&[&[1], left.as_bytes(), right.as_bytes()])
 }
 
-fn hash(parts: &[&[u8]]) -> Digest {
+pub(crate) fn hash(parts: &[&[u8]]) -> Digest {
     let mut context = Context::new(&SHA256);
     for part in parts {
         context.update(part);

@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::audience::{Audience, AudienceProof};
 use crate::id::{CommandId, Digest, FleetId};
 use crate::limits::MAX_NAME_BYTES;
+use crate::rollout::Seed;
 use crate::time::Timestamp;
 
 /// The payload of a command.
@@ -20,6 +21,8 @@ pub struct Command {
     pub window: Window,
     /// The operator, for the record.
     pub requested_by: String,
+    /// The seed of its rollout: agents obey it only under a [`Release`](crate::rollout::Release).
+    pub rollout: Option<Seed>,
     /// What to do.
     pub action: Action,
 }
@@ -321,6 +324,8 @@ pub struct Delivery {
     pub proof: AudienceProof,
     /// Envelopes of purpose `approval`.
     pub approvals: Vec<bytes::Bytes>,
+    /// Envelope of purpose `release`; empty: none.
+    pub release: bytes::Bytes,
 }
 
 /// An operator's consent to one command.

@@ -14,8 +14,8 @@ pub use encode::digest;
 pub use purpose::{
     AgentProofPurpose, AgentReportPurpose, ApprovalPurpose, BundlePurpose, CommandPurpose, EnrolmentPurpose,
     EntityCallPurpose, HelloPurpose, IdentityRecordPurpose, InstructionPurpose, InvalidDocument,
-    ManagerReplyPurpose, Purpose, ReceiptPurpose, RefusalsAckPurpose, RefusalsPurpose, ReputationPurpose,
-    WelcomePurpose,
+    ManagerReplyPurpose, Purpose, ReceiptPurpose, RefusalsAckPurpose, RefusalsPurpose, ReleasePurpose,
+    ReputationPurpose, WelcomePurpose,
 };
 pub use sign::{Sealed, add_signature, sign};
 pub use verify::{Candidate, Verified, claimed_keyid, verify};

@@ -17,13 +17,15 @@ use writ_proto::v1 as proto;
 use crate::audience::AudienceProof;
 use crate::command::Command;
 use crate::envelope::{
-    Candidate, CommandPurpose, IdentityRecordPurpose, Purpose, ReceiptPurpose, Verified, verify,
+    Candidate, CommandPurpose, IdentityRecordPurpose, Purpose, ReceiptPurpose, ReleasePurpose, Verified,
+    verify,
 };
 use crate::id::{AgentId, Digest, KeyId};
 use crate::identity::IdentityRecord;
 use crate::keys::PublicKey;
 use crate::receipt::Receipt;
 use crate::refusal::{Refusal, RefusalCode};
+use crate::rollout::Release;
 use crate::time::Timestamp;
 use crate::trust::{Chain, SigningEntry};
 
@@ -52,6 +54,8 @@ struct File {
     format: String,
     command: Dsse,
     bundles: Vec<Dsse>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    release: Option<Dsse>,
     targets: Vec<FileTarget>,
 }
 
@@ -113,6 +117,8 @@ pub struct Evidence {
     pub command: Bytes,
     /// Envelopes of purpose `trust-bundle`, ascending.
     pub bundles: Vec<Bytes>,
+    /// Envelope of purpose `release`, the latest of a command that has a rollout.
+    pub release: Option<Bytes>,
     /// One for each agent of the audience.
     pub targets: Vec<Target>,
 }
@@ -165,6 +171,7 @@ impl Evidence {
             format: FORMAT.to_owned(),
             command: to_dsse(&self.command),
             bundles: self.bundles.iter().map(|bundle| to_dsse(bundle)).collect(),
+            release: self.release.as_ref().map(|release| to_dsse(release)),
             targets: self.targets.iter().map(target).collect(),
         };
         serde_json::to_string_pretty(&file).expect("strings and numbers are always JSON")
@@ -195,6 +202,7 @@ impl Evidence {
         Ok(Self {
             command: from_dsse(file.command)?,
             bundles: file.bundles.into_iter().map(from_dsse).collect::<Result<_, _>>()?,
+            release: file.release.map(from_dsse).transpose()?,
             targets: file.targets.into_iter().map(target).collect::<Result<_, EvidenceError>>()?,
         })
     }
@@ -221,6 +229,7 @@ impl Evidence {
                 Refusal::new(RefusalCode::WrongFleet, format!("command of fleet {}", command.fleet));
             return Err(EvidenceError::Command(refusal));
         }
+        let released = self.released(&ledger, &command, digest).map_err(EvidenceError::Command)?;
         // Each has one place in the audience, so there are no more of them than it counts.
         let mut seen = BTreeSet::new();
         if let Some(twice) = self.targets.iter().find(|target| !seen.insert(target.agent)) {
@@ -229,11 +238,25 @@ impl Evidence {
         let targets = self
             .targets
             .iter()
-            .map(|target| (target.agent, evaluate(target, &ledger, (&command, digest, &signers))))
+            .map(|target| (target.agent, evaluate(target, &ledger, (&command, digest, &signers), released)))
             .collect();
         let is_signer_revoked = signers.iter().all(|key| ledger.is_revoked(*key));
         let signer = signers[0];
         Ok(Judged { chain, command, digest, signer, is_signer_revoked, targets })
+    }
+
+    /// How many agents of the audience were ever let obey.
+    fn released(&self, ledger: &Ledger, command: &Command, digest: Digest) -> Result<u32, Refusal> {
+        if command.rollout.is_none() {
+            return Ok(command.audience.count);
+        }
+        let Some(release) = &self.release else { return Ok(0) };
+        let (verified, _) = ledger.verify::<ReleasePurpose>(release, |release| release.released_at)?;
+        let Release { fleet, command_digest, released, .. } = verified.into_document();
+        if fleet != command.fleet || command_digest != digest {
+            return Err(Refusal::new(RefusalCode::NotReleased, "the release is of another command"));
+        }
+        Ok(released)
     }
 }
 
@@ -241,6 +264,7 @@ fn evaluate(
     target: &Target,
     ledger: &Ledger,
     (command, digest, signers): (&Command, Digest, &[KeyId]),
+    released: u32,
 ) -> Result<Answered, Refusal> {
     let wrong = |what: &'static str| Refusal::new(RefusalCode::WrongAgent, what);
     command.audience.check(target.agent, &target.proof)?;
@@ -266,6 +290,10 @@ fn evaluate(
     }
     if receipt.command != command.id || receipt.command_digest != digest {
         return Err(wrong("the receipt answers another command"));
+    }
+    if target.proof.index >= released {
+        let detail = "the agent answered, and no release in the file reaches it";
+        return Err(Refusal::new(RefusalCode::NotReleased, detail));
     }
     Ok(Answered { record, receipt: Some(receipt), is_record_signer_revoked })
 }

@@ -48,6 +48,7 @@ pub mod receipt;
 pub mod refusal;
 pub mod report;
 pub mod reputation;
+pub mod rollout;
 
 pub mod manager;
 pub mod place;

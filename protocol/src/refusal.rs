@@ -104,6 +104,9 @@ refusal_codes! {
     #[doc = "The signed answer about values of a list is to another question than the agent asked."]
     WrongQuestion = "wrong_question", Silent, "Somebody answers with what the server said before. Find out who is between the server and the agent.";
 
+    #[doc = "The command reaches its agents in waves, and this agent's wave was not released by the server's seal."]
+    NotReleased = "not_released", Silent, "An honest server does not send it before. Somebody passes a command on to agents whose wave has not come: find out who is between the server and the agent.";
+
     #[doc = "The command's id is known with another digest."]
     IdReused = "id_reused", Answered, "Submit the command again; the server gives it a new id.";
     #[doc = "The command's not_before lies ahead."]

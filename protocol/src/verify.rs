@@ -8,6 +8,7 @@ use crate::command::{Command, Delivery};
 use crate::envelope::{CommandPurpose, verify};
 use crate::id::{AgentId, Digest, KeyId};
 use crate::refusal::{Refusal, RefusalCode};
+use crate::rollout::Expected;
 use crate::time::Timestamp;
 use crate::trust::{Keyring, TrustBundle};
 
@@ -53,6 +54,10 @@ impl Verifier<'_> {
         // §4.7
         command.audience.check(self.agent, &delivery.proof)?;
         let digest = verified.digest();
+        if verified.document().rollout.is_some() {
+            let release = Expected { fleet: self.bundle.fleet, command: digest, index: delivery.proof.index };
+            release.check(&delivery.release, &candidates)?;
+        }
         let key = *verified.signers().first().expect("verify returns at least one signer");
         Ok(VerifiedCommand {
             command: verified.into_document(),

@@ -9,6 +9,7 @@ mod enrollment;
 mod evidence;
 mod manager;
 mod preview;
+mod rollouts;
 mod subscription;
 mod system;
 mod trust;
@@ -30,9 +31,9 @@ use writ_proto::admin::v1::{
     audit_service_server::AuditServiceServer, command_service_server::CommandServiceServer,
     control_manager_service_server::ControlManagerServiceServer,
     enrollment_service_server::EnrollmentServiceServer, object_service_server::ObjectServiceServer,
-    operator_service_server::OperatorServiceServer, subscription_service_server::SubscriptionServiceServer,
-    system_service_server::SystemServiceServer, trust_service_server::TrustServiceServer,
-    update_service_server::UpdateServiceServer,
+    operator_service_server::OperatorServiceServer, rollout_service_server::RolloutServiceServer,
+    subscription_service_server::SubscriptionServiceServer, system_service_server::SystemServiceServer,
+    trust_service_server::TrustServiceServer, update_service_server::UpdateServiceServer,
 };
 
 use writ_objects::service::ObjectPages;
@@ -75,6 +76,7 @@ pub(crate) fn routes(uplink: &Arc<Uplink>) -> Result<Routes, tonic_reflection::s
         .add_service(
             ObjectServiceServer::new(ObjectPages(share())).max_decoding_message_size(MAX_REQUEST_BYTES),
         )
+        .add_service(RolloutServiceServer::new(rollouts::Rollouts(share())))
         .add_service(SubscriptionServiceServer::new(subscription::SubscriptionPages(Arc::clone(uplink))))
         .add_service(SystemServiceServer::new(system::SystemInfo(share())))
         .add_service(TrustServiceServer::new(trust::Trust(share())))

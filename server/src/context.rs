@@ -15,6 +15,7 @@ use writ_protocol::trust::Chain;
 
 use crate::config::SessionSettings;
 use crate::dispatch::Dispatcher;
+use crate::rollouts::Rollouts;
 use crate::sign::Signer;
 use crate::store::Store;
 use crate::throttle::Throttle;
@@ -35,6 +36,8 @@ pub(crate) struct Server {
     pub store: Store,
     /// Who is connected.
     pub dispatcher: Dispatcher,
+    /// Which agents may obey commands that reach them in waves.
+    pub rollouts: Rollouts,
     /// The channel.
     pub tls: ServerTls,
     /// Leaves of proxies that agents may see instead of ours.

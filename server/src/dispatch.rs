@@ -10,6 +10,7 @@ mod registry;
 pub(crate) use registry::{Next, Registry, SessionEnding, SessionSlot};
 
 use std::collections::{HashMap, VecDeque};
+use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use bytes::Bytes;
@@ -29,6 +30,7 @@ pub(crate) struct Outgoing {
     id: CommandId,
     envelope: Bytes,
     tree: AudienceTree,
+    is_staged: bool,
 }
 
 impl Outgoing {
@@ -36,6 +38,12 @@ impl Outgoing {
     #[must_use]
     pub(crate) const fn id(&self) -> CommandId {
         self.id
+    }
+
+    /// Whether it has a rollout: each agent needs a release with it.
+    #[must_use]
+    pub(crate) const fn is_staged(&self) -> bool {
+        self.is_staged
     }
 
     /// The envelope, shared.
@@ -123,8 +131,31 @@ impl Dispatcher {
         tree: AudienceTree,
         targets: &[AgentId],
     ) {
-        let outgoing = self.keep(Outgoing { id: recorded.id(), envelope, tree });
-        self.registry.offer(targets, &outgoing);
+        let outgoing = self.keep(Outgoing { id: recorded.id(), envelope, tree, is_staged: false });
+        self.registry.offer(targets, 0, &outgoing);
+    }
+
+    /// Hands a command to those of its agents that are connected, at these places of its audience.
+    ///
+    /// # Errors
+    /// When the store fails; then their sessions find it with the next heartbeat.
+    pub(crate) async fn release(
+        &self,
+        store: &Store,
+        command: CommandId,
+        targets: &[AgentId],
+        places: Range<u32>,
+    ) -> Result<(), StoreError> {
+        let Some(outgoing) = self.load(store, command).await? else { return Ok(()) };
+        let [from, to] = [places.start, places.end].map(|place| usize::try_from(place).unwrap_or(usize::MAX));
+        self.registry.offer(targets.get(from..to).unwrap_or_default(), places.start, &outgoing);
+        Ok(())
+    }
+
+    /// Whether a command that could still be obeyed was cancelled since the server started.
+    #[must_use]
+    pub(crate) fn is_cancelled(&self, command: CommandId) -> bool {
+        self.cancelled.read().unwrap_or_else(PoisonError::into_inner).contains_key(&command)
     }
 
     /// Cancels a command: from now on no session hands it over; then what was handed over is noted, and the
@@ -195,9 +226,10 @@ impl Dispatcher {
         if stored.is_cancelled {
             return Ok(None);
         }
-        let StoredEnvelope { envelope, targets, .. } = stored;
-        let tree = AudienceTree::build(&targets).map_err(|_| StoreError::Damaged("audience"))?;
-        Ok(Some(self.keep(Outgoing { id: command, envelope, tree })))
+        let StoredEnvelope { envelope, targets, rollout, .. } = stored;
+        let seed = rollout.map(|(seed, _)| seed);
+        let tree = AudienceTree::of(seed, &targets).map_err(|_| StoreError::Damaged("audience"))?;
+        Ok(Some(self.keep(Outgoing { id: command, envelope, tree, is_staged: seed.is_some() })))
     }
 
     /// A command's envelope changed in the store: it is read again when it is needed.
@@ -234,7 +266,8 @@ mod tests {
 
     pub(super) fn outgoing(number: u8) -> Outgoing {
         let tree = AudienceTree::build(&[AgentId::from_bytes([number; 16])]).unwrap();
-        Outgoing { id: CommandId::from_bytes([number; 16]), envelope: Bytes::from(vec![0; 1000]), tree }
+        let envelope = Bytes::from(vec![0; 1000]);
+        Outgoing { id: CommandId::from_bytes([number; 16]), envelope, tree, is_staged: false }
     }
 
     #[test]

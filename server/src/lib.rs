@@ -25,6 +25,7 @@ mod objects;
 mod receipts;
 mod reputation;
 mod resign;
+mod rollouts;
 mod throttle;
 mod traces;
 mod unknown_fleet;

@@ -11,15 +11,16 @@ use writ_protocol::audience::AudienceTree;
 use writ_protocol::command::{Action, Command, Window};
 use writ_protocol::envelope::{
     CommandPurpose, HelloPurpose, IdentityRecordPurpose, InvalidDocument, Purpose, RefusalsAckPurpose,
-    ReputationPurpose, Sealed, WelcomePurpose, sign,
+    ReleasePurpose, ReputationPurpose, Sealed, WelcomePurpose, sign,
 };
 use writ_protocol::hello::{ServerHello, Welcome};
-use writ_protocol::id::{AgentId, CommandId, FleetId, KeyId};
+use writ_protocol::id::{AgentId, CommandId, Digest, FleetId, KeyId};
 use writ_protocol::identity::IdentityRecord;
 use writ_protocol::keys::{PrivateKey, Server, SigningKey};
 use writ_protocol::limits::MAX_COMMAND_BYTES;
 use writ_protocol::receipt::RefusalAcknowledgement;
 use writ_protocol::reputation::Reputation;
+use writ_protocol::rollout::{Release, Seed};
 use writ_protocol::time::Timestamp;
 use writ_protocol::trust::{SigningEntry, TrustBundle};
 
@@ -36,12 +37,14 @@ pub(crate) const CLOCK_TOLERANCE: Duration = Duration::from_secs(30);
 pub(crate) struct CommandDraft {
     /// Its id.
     pub id: CommandId,
-    /// The frozen audience, strictly ascending, never empty.
+    /// The frozen audience, never empty: strictly ascending, or in the order of its rollout.
     pub targets: Vec<AgentId>,
     /// How long it may wait.
     pub lifetime: Duration,
     /// The operator.
     pub requested_by: String,
+    /// The seed of its rollout.
+    pub rollout: Option<Seed>,
     /// What to do.
     pub action: Action,
 }
@@ -288,18 +291,19 @@ impl Signer {
     /// When the draft or the moment does not allow it.
     pub(crate) fn command(&self, draft: CommandDraft) -> Result<SignedCommand, SignError> {
         let (now, key) = self.key()?;
-        let CommandDraft { id, targets, lifetime, requested_by, mut action } = draft;
+        let CommandDraft { id, targets, lifetime, requested_by, rollout, mut action } = draft;
         if let Action::ApplySettings(settings) = &mut action {
             // Rises with time, also when a database was put back to an earlier state.
             settings.revision = now.as_millis();
         }
-        let tree = AudienceTree::build(&targets)?;
+        let tree = AudienceTree::of(rollout, &targets)?;
         let command = Command {
             id,
             fleet: self.fleet,
             audience: tree.audience(),
             window: Window::new(now, now, now + lifetime)?,
             requested_by,
+            rollout,
             action,
         };
         let envelope = seal(&key, &command);
@@ -342,6 +346,19 @@ impl Signer {
         ack: &RefusalAcknowledgement,
     ) -> Result<Sealed<RefusalsAckPurpose>, SignError> {
         Ok(seal(&self.key()?.1, ack))
+    }
+
+    /// Signs that so many agents of a command's audience may obey it.
+    ///
+    /// # Errors
+    /// When the moment does not allow it.
+    pub(crate) fn release(
+        &self,
+        command_digest: Digest,
+        released: u32,
+    ) -> Result<Sealed<ReleasePurpose>, SignError> {
+        let (released_at, key) = self.key()?;
+        Ok(seal(&key, &Release { fleet: self.fleet, command_digest, released, released_at }))
     }
 
     /// Signs what a list says.

@@ -10,10 +10,10 @@ mod suite;
 pub(crate) use lanes::Job;
 pub use rows::AlertKind;
 pub(crate) use rows::{
-    AgentAdmission, AgentRow, Alarm, AlertRow, AllowList, Attribute, AttributeSource, BackupRow, Beginning,
-    Behind, CommandRow, Contact, EnrolmentTokenRow, Fork, Holders, KnownAgent, Membership, NewCommand,
-    NewReceipt, NewToken, Progress, QueuedCommand, ReceiptFate, RecordedCommand, Report, SERVER, SignOfLife,
-    StoredEnvelope, TakenRow, TargetRow, TargetState, TokenUse,
+    AgentAdmission, AgentRow, Alarm, AlertRow, AllowList, Answers, Attribute, AttributeSource, BackupRow,
+    Beginning, Behind, CommandRow, Contact, EnrolmentTokenRow, Fork, Holders, KnownAgent, Membership,
+    NewCommand, NewReceipt, NewToken, Progress, QueuedCommand, ReceiptFate, RecordedCommand, Report,
+    RolloutRow, RolloutState, SERVER, SignOfLife, StoredEnvelope, TakenRow, TargetRow, TargetState, TokenUse,
 };
 pub(crate) use sql::MAX_FORKS;
 pub(crate) use writ_common::admin::unavailable;
@@ -57,6 +57,7 @@ const SCHEMA: Schema = Schema {
             sql: include_str!("store/migrations/0008_targets_by_agent.sql"),
         },
         Migration { version: 9, name: "objects", sql: OBJECT_TABLES },
+        Migration { version: 10, name: "rollouts", sql: include_str!("store/migrations/0010_rollouts.sql") },
     ],
     cure: "stop the server, move writ.db and writ.db-wal away, and put a copy back or restore a backup: writ-server cert restore FILE",
 };

@@ -10,14 +10,17 @@ use writ_common::status::Failure;
 use writ_proto::v1 as proto;
 use writ_protocol::command::Action;
 use writ_protocol::id::{AgentId, CommandId, Digest};
+use writ_protocol::rollout::Seed;
 use writ_protocol::time::Timestamp;
 
 use crate::context::Server;
 use crate::metrics;
+use crate::rollouts::Staging;
 use crate::selector::{InvalidSelector, Selector};
 use crate::sign::{CommandDraft, SignedCommand};
+use crate::store::rules::rollout::Plan;
 use crate::store::unavailable;
-use crate::store::{AgentRow, CommandRow, NewCommand};
+use crate::store::{AgentRow, CommandRow, NewCommand, RolloutRow};
 use crate::traces::{Moment, Submission, TraceParent};
 
 /// Whom a request is for.
@@ -44,6 +47,8 @@ pub(crate) struct Request {
     pub lifetime: Duration,
     /// What to do.
     pub action: Action,
+    /// How it reaches its agents, if not all at once.
+    pub rollout: Option<Staging>,
     /// The caller's own span.
     pub parent: Option<TraceParent>,
 }
@@ -78,16 +83,26 @@ pub(crate) async fn submit(
             None => {}
         }
     }
-    let Request { id, selection, lifetime, action, parent } = request;
+    let Request { id, selection, lifetime, action, rollout, parent } = request;
     let id = id.unwrap_or_else(|| CommandId::generate(server.clock.wall()));
     let targets = resolve(server, selection).await?;
-    let draft = CommandDraft { id, targets, lifetime, requested_by: actor.name.clone(), action };
+    let (targets, rollout) = match rollout {
+        None => (targets, None),
+        Some(staging) => {
+            server.rollouts.check_room().await?;
+            let (targets, plan) = stage(server, &staging, targets, lifetime)?;
+            (targets, Some((staging.seed, plan)))
+        }
+    };
+    let seed = rollout.as_ref().map(|(seed, _)| *seed);
+    let requested_by = actor.name.clone();
+    let draft = CommandDraft { id, targets, lifetime, requested_by, rollout: seed, action };
     let signed = server.signer.command(draft)?;
     let stamps = (came, Moment::now(&*server.clock), parent);
     // A task of its own: a caller that hangs up now must not leave a stored command that nobody sends.
     let task = server.shutdown.spawn(record_and_send(
         Arc::clone(server),
-        signed,
+        (signed, rollout),
         fingerprint,
         actor.clone(),
         stamps,
@@ -95,9 +110,27 @@ pub(crate) async fn submit(
     task.await.map_err(|_| Failure::unavailable("the server is shutting down"))?
 }
 
+/// Puts agents into the order of their rollout.
+///
+/// # Errors
+/// When there are too many, or the command would expire before its last wave.
+pub(crate) fn stage(
+    server: &Server,
+    staging: &Staging,
+    mut targets: Vec<AgentId>,
+    lifetime: Duration,
+) -> Result<(Vec<AgentId>, Plan), Failure> {
+    // A rank costs a hash; each is made once.
+    targets.sort_by_cached_key(|agent| *staging.seed.rank(*agent).as_bytes());
+    let count =
+        u32::try_from(targets.len()).map_err(|error| Failure::invalid("agents", error.to_string()))?;
+    let plan = staging.plan(count, lifetime, server.clock.wall())?;
+    Ok((targets, plan))
+}
+
 async fn record_and_send(
     server: Arc<Server>,
-    signed: SignedCommand,
+    (signed, rollout): (SignedCommand, Option<(Seed, Plan)>),
     fingerprint: Digest,
     actor: Actor,
     (came, signed_at, parent): (Moment, Moment, Option<TraceParent>),
@@ -114,6 +147,7 @@ async fn record_and_send(
         issued_at: command.window.issued_at,
         expires_at: command.window.expires_at,
         targets: targets.clone(),
+        rollout: rollout.clone().map(Box::new),
         call: server.audit_entry(AuditedCall {
             log: AuditLog::Changes,
             actor,
@@ -145,7 +179,13 @@ async fn record_and_send(
         "command recorded"
     );
     metrics::count_command();
-    server.dispatcher.announce(&recorded, envelope.bytes().clone(), tree, &targets);
+    match rollout {
+        None => server.dispatcher.announce(&recorded, envelope.bytes().clone(), tree, &targets),
+        Some((seed, plan)) => {
+            let row = RolloutRow::new(&row, seed, plan, targets.len());
+            server.rollouts.begin(row, &targets).await;
+        }
+    }
     server.traces.submitted(&row, targets.len(), &submission, Moment::now(&*server.clock));
     Ok(Submitted::New(row, targets.len()))
 }
@@ -262,7 +302,7 @@ pub(crate) fn selector(text: &str) -> Result<Selector, Failure> {
 /// Identifies a request: [`Digest::of_parts`] of the caller's name, the lifetime, the action as it would be
 /// signed, and the selection.
 fn fingerprint(actor: &Actor, request: &Request) -> Digest {
-    let Request { id: _, selection, lifetime, action, parent: _ } = request;
+    let Request { id: _, selection, lifetime, action, rollout, parent: _ } = request;
     let action = proto::Command { action: Some(action.into()), ..proto::Command::default() }.encode_to_vec();
     let (kind, names) = match selection {
         Selection::All => ("all", Vec::new()),
@@ -272,12 +312,15 @@ fn fingerprint(actor: &Actor, request: &Request) -> Digest {
     };
     let lifetime = lifetime.as_millis().to_be_bytes();
     let fixed = [actor.name.as_bytes(), &lifetime, &action, kind.as_bytes()];
-    Digest::of_parts(fixed.into_iter().chain(names.iter().map(String::as_bytes)))
+    // Without a rollout as before there were any: commands are kept for good.
+    let rollout = rollout.as_ref().map(|staging| staging.asked.encode_to_vec());
+    let rollout = rollout.iter().flat_map(|asked| [b"rollout".as_slice(), asked]);
+    Digest::of_parts(fixed.into_iter().chain(names.iter().map(String::as_bytes)).chain(rollout))
 }
 
 /// The same as the first builds stored it. Commands are kept for good, so this stays.
 fn first_fingerprint(actor: &Actor, request: &Request) -> Digest {
-    let Request { id: _, selection, lifetime, action, parent: _ } = request;
+    let Request { id: _, selection, lifetime, action, rollout: _, parent: _ } = request;
     Digest::of(format!("{:?}", (&actor.name, selection, lifetime, action)).as_bytes())
 }
 
@@ -295,7 +338,8 @@ mod tests {
     }
 
     fn request(selection: Selection, seconds: u64, action: Action) -> Request {
-        Request { id: None, selection, lifetime: Duration::from_secs(seconds), action, parent: None }
+        let lifetime = Duration::from_secs(seconds);
+        Request { id: None, selection, lifetime, action, rollout: None, parent: None }
     }
 
     fn run(parameters: &[(&str, &str)]) -> Action {

@@ -131,7 +131,8 @@ fn delivery(text: &[u8], identity: &Identity) -> Result<Delivery, String> {
         let evidence = Evidence::from_json(text).map_err(|error| error.to_string())?;
         let target = evidence.targets.into_iter().find(|target| target.agent == agent);
         let proof = target.ok_or_else(|| format!("the command was not for this agent ({agent})"))?.proof;
-        return Ok(Delivery { envelope: evidence.command, proof, approvals: Vec::new() });
+        let release = evidence.release.unwrap_or_default();
+        return Ok(Delivery { envelope: evidence.command, proof, approvals: Vec::new(), release });
     }
     let neither =
         || "neither an evidence file (writ evidence export) nor an encoded writ.v1.Delivery".to_owned();

@@ -42,6 +42,7 @@ pub(super) async fn export(
                 evidence = Some(Evidence {
                     command: command.envelope.into(),
                     bundles: command.bundles.into_iter().map(Into::into).collect(),
+                    release: (!command.release.is_empty()).then(|| command.release.into()),
                     targets: Vec::new(),
                 });
             }

@@ -15,6 +15,12 @@ struct Shown {
     audience_root: String,
     action_class: String,
     not_allowing: u32,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    waves: Vec<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    seed: Option<u64>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    first_wave: Vec<String>,
     targets: Vec<Row>,
 }
 
@@ -48,11 +54,31 @@ pub(super) async fn run(format: Format, client: &Client, request: SubmitRequest)
         }
     };
     let PreviewResponse { target_count, audience_root, action_class, not_allowing, .. } = last;
-    let shown = Shown { target_count, audience_root, action_class, not_allowing, targets: rows };
+    let PreviewResponse { waves, seed, first_wave, .. } = last;
+    let seed = (seed > 0).then_some(seed);
+    let first_wave = first_wave.iter().map(|name| output::plain(name)).collect();
+    let shown = Shown {
+        target_count,
+        audience_root,
+        action_class,
+        not_allowing,
+        waves,
+        seed,
+        first_wave,
+        targets: rows,
+    };
     if format == Format::Json {
         return output::one(format, &shown, &[]);
     }
     output::list(format, &shown.targets, "No targets.")?;
+    if let Some(seed) = shown.seed {
+        let waves: Vec<_> = shown.waves.iter().map(u32::to_string).collect();
+        output::text(&format!(
+            "\nWaves of {} agents. The first: {}. The same order again: --seed {seed}",
+            waves.join(", "),
+            shown.first_wave.join(", ")
+        ))?;
+    }
     let note = match shown.not_allowing {
         0 => String::new(),
         some => format!("; {some} would refuse it"),

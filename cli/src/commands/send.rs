@@ -10,16 +10,18 @@ use writ_proto::admin::v1::{
     ScanAction, SettingsAction, StopScanAction, SubmitRequest, UpdateComponentAction,
 };
 
-use super::preview;
 use super::track::{self, Counts};
+use super::{preview, rollouts};
 use crate::args::{Delivery, Format, Send};
 use crate::client::Client;
 use crate::failure::Failure;
 use crate::output;
 use crate::progress::Progress;
 
-const EXIT_AGENT: u8 = 1;
-const EXIT_UNANSWERED: u8 = 6;
+/// Agents failed or refused.
+pub(super) const EXIT_AGENT: u8 = 1;
+/// Not all answered.
+pub(super) const EXIT_UNANSWERED: u8 = 6;
 
 /// What is asked for, and of whom.
 fn asked(verb: Send) -> Result<(Delivery, Action), Failure> {
@@ -80,7 +82,9 @@ fn asked(verb: Send) -> Result<(Delivery, Action), Failure> {
 
 pub(super) async fn run(format: Format, client: &Client, verb: Send) -> Result<ExitCode, Failure> {
     let (delivery, action) = asked(verb)?;
-    let Delivery { agents, all, selector, dry_run, expires, wait, timeout, id } = delivery;
+    let Delivery { agents, all, selector, dry_run, expires, wait, timeout, id, waves } = delivery;
+    let rollout = rollouts::plan(waves);
+    let is_staged = rollout.is_some();
     let request = SubmitRequest {
         agents,
         all,
@@ -89,6 +93,7 @@ pub(super) async fn run(format: Format, client: &Client, verb: Send) -> Result<E
         action: Some(action),
         command_id: id.map_or_else(String::new, |id| id.to_string()),
         selector: selector.unwrap_or_default(),
+        rollout,
     };
     if dry_run {
         return preview::run(format, client, request).await.map(|()| ExitCode::SUCCESS);
@@ -96,7 +101,8 @@ pub(super) async fn run(format: Format, client: &Client, verb: Send) -> Result<E
     let command = client.commands().submit(request).await?.into_inner();
     if !wait {
         let shown = track::show(command);
-        let next = client.typed(&format!("writ commands show {}", shown.command_id));
+        let verb = if is_staged { "rollouts watch" } else { "commands show" };
+        let next = client.typed(&format!("writ {verb} {}", shown.command_id));
         let fields =
             [("command", shown.command_id.clone()), ("state", shown.counts.describe()), ("next", next)];
         output::one(format, &shown, &fields)?;
@@ -104,6 +110,9 @@ pub(super) async fn run(format: Format, client: &Client, verb: Send) -> Result<E
     }
     // Said at once: whatever becomes of the waiting, the command goes on.
     say::aside(format_args!("command {}", command.command_id));
+    if is_staged {
+        return rollouts::watch(format, client, command.command_id, timeout).await;
+    }
     let latest = follow(client, command, timeout).await?;
     let counts = track::print(format, client, latest).await?;
     Ok(exit_code(counts))

@@ -43,6 +43,8 @@ mod updates_by_manager;
 mod updates_killed;
 mod updates_on_agents;
 
+mod rollouts;
+
 mod refused;
 mod refused_sessions;
 mod strangers;

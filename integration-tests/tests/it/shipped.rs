@@ -87,7 +87,7 @@ fn the_backup_holds_every_private_key_sealed() {
 #[test]
 fn all_demonstrations_come_out_as_they_should() {
     let fleet = Fleet::unmade(Build::Shipped);
-    for demo in ["demo", "demo-keys", "demo-manager"] {
+    for demo in ["demo", "demo-keys", "demo-manager", "demo-rollout"] {
         let said = fleet.run(demo, &[]).ok();
         assert!(!said.stdout.is_empty(), "{demo} says nothing");
     }

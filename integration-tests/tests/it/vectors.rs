@@ -6,6 +6,7 @@
 mod draft;
 mod lists;
 mod make;
+mod rollouts;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -13,6 +13,7 @@ use crate::manager::{EntityCall, Instruction, Reply};
 use crate::receipt::{Receipt, RefusalAcknowledgement, RefusalReport};
 use crate::report::AgentReport;
 use crate::reputation::Reputation;
+use crate::rollout::Release;
 use crate::trust::TrustBundle;
 
 /// A decoded document that breaks a rule of its own.
@@ -81,6 +82,8 @@ purposes! {
     IdentityRecordPurpose("identity-record") by Server, proto::IdentityRecord => IdentityRecord, limits::MAX_SMALL_BYTES;
     /// What a list says about the values of a question.
     ReputationPurpose("reputation") by Server, proto::Reputation => Reputation, limits::MAX_SMALL_BYTES;
+    /// That the next agents of a rollout may obey.
+    ReleasePurpose("release") by Server, proto::Release => Release, limits::MAX_SMALL_BYTES;
     /// An operator's consent to one command.
     ApprovalPurpose("approval") by Operator, proto::Approval => Approval, limits::MAX_SMALL_BYTES;
     /// What a server asks of its Control Manager.

@@ -13,10 +13,11 @@ use crate::command::{
 use crate::component::{is_component_name, is_component_version};
 use crate::envelope::InvalidDocument;
 use crate::limits::{
-    MAX_AGENT_COMPONENT_BYTES, MAX_APPROVALS, MAX_COMMAND_LIFETIME, MAX_ENDPOINTS, MAX_LOG_FILTER_BYTES,
-    MAX_PARAMETER_BYTES, MAX_PARAMETERS, MAX_PROOF_PATH, MAX_REMEDIED, MAX_SCAN_PATHS,
+    MAX_AGENT_COMPONENT_BYTES, MAX_APPROVALS, MAX_AUDIENCE, MAX_COMMAND_LIFETIME, MAX_ENDPOINTS,
+    MAX_LOG_FILTER_BYTES, MAX_PARAMETER_BYTES, MAX_PARAMETERS, MAX_PROOF_PATH, MAX_REMEDIED, MAX_SCAN_PATHS,
 };
 use crate::place::server_name;
+use crate::rollout::{Release, Seed};
 use crate::time::Timestamp;
 
 impl TryFrom<proto::Command> for Command {
@@ -31,6 +32,7 @@ impl TryFrom<proto::Command> for Command {
             not_before_ms,
             expires_at_ms,
             requested_by,
+            rollout,
             action,
         } = message;
         let proto::Audience { root, count } = audience.ok_or_else(|| missing("audience"))?;
@@ -44,6 +46,7 @@ impl TryFrom<proto::Command> for Command {
                 field::time("expires_at_ms", expires_at_ms)?,
             )?,
             requested_by: field::name("requested_by", requested_by)?,
+            rollout: rollout.map(Seed::try_from).transpose()?,
             action: action.ok_or_else(|| missing("action"))?.try_into()?,
         })
     }
@@ -51,7 +54,7 @@ impl TryFrom<proto::Command> for Command {
 
 impl From<&Command> for proto::Command {
     fn from(command: &Command) -> Self {
-        let Command { id, fleet, audience, window, requested_by, action } = command;
+        let Command { id, fleet, audience, window, requested_by, rollout, action } = command;
         Self {
             command_id: id.as_bytes().to_vec().into(),
             fleet_id: fleet.as_bytes().to_vec().into(),
@@ -63,6 +66,7 @@ impl From<&Command> for proto::Command {
             not_before_ms: window.not_before.as_millis(),
             expires_at_ms: window.expires_at.as_millis(),
             requested_by: requested_by.clone(),
+            rollout: rollout.map(|seed| proto::Rollout { seed: seed.get() }),
             action: Some(action.into()),
         }
     }
@@ -405,18 +409,57 @@ impl TryFrom<proto::Delivery> for Delivery {
     type Error = InvalidDocument;
 
     fn try_from(message: proto::Delivery) -> Result<Self, InvalidDocument> {
-        let proto::Delivery { envelope, proof, approvals } = message;
+        let proto::Delivery { envelope, proof, approvals, release } = message;
         if approvals.len() > MAX_APPROVALS {
             return Err(invalid("approvals", "must be at most 16"));
         }
-        Ok(Self { envelope, proof: proof.ok_or_else(|| missing("proof"))?.try_into()?, approvals })
+        Ok(Self { envelope, proof: proof.ok_or_else(|| missing("proof"))?.try_into()?, approvals, release })
     }
 }
 
 impl From<&Delivery> for proto::Delivery {
     fn from(delivery: &Delivery) -> Self {
-        let Delivery { envelope, proof, approvals } = delivery;
-        Self { envelope: envelope.clone(), proof: Some(proof.into()), approvals: approvals.clone() }
+        let Delivery { envelope, proof, approvals, release } = delivery;
+        let (envelope, release) = (envelope.clone(), release.clone());
+        Self { envelope, proof: Some(proof.into()), approvals: approvals.clone(), release }
+    }
+}
+
+impl TryFrom<proto::Rollout> for Seed {
+    type Error = InvalidDocument;
+
+    fn try_from(message: proto::Rollout) -> Result<Self, InvalidDocument> {
+        let proto::Rollout { seed } = message;
+        Self::new(seed).ok_or_else(|| invalid("rollout.seed", "must be at least 1"))
+    }
+}
+
+impl TryFrom<proto::Release> for Release {
+    type Error = InvalidDocument;
+
+    fn try_from(message: proto::Release) -> Result<Self, InvalidDocument> {
+        let proto::Release { fleet_id, command_digest, released, released_at_ms } = message;
+        if released == 0 || released > MAX_AUDIENCE {
+            return Err(invalid("released", "must be 1 to 2^20"));
+        }
+        Ok(Self {
+            fleet: field::fleet("fleet_id", &fleet_id)?,
+            command_digest: field::digest("command_digest", &command_digest)?,
+            released,
+            released_at: field::time("released_at_ms", released_at_ms)?,
+        })
+    }
+}
+
+impl From<&Release> for proto::Release {
+    fn from(release: &Release) -> Self {
+        let Release { fleet, command_digest, released, released_at } = release;
+        Self {
+            fleet_id: fleet.as_bytes().to_vec().into(),
+            command_digest: command_digest.as_bytes().to_vec().into(),
+            released: *released,
+            released_at_ms: released_at.as_millis(),
+        }
     }
 }
 

@@ -230,11 +230,11 @@ fn is_final(command: &Command) -> bool {
     command.progress.is_some_and(|progress| progress.queued == 0 && progress.sent == 0)
 }
 
-fn command_id(text: &str) -> Result<CommandId, Failure> {
+pub(super) fn command_id(text: &str) -> Result<CommandId, Failure> {
     text.parse().map_err(|_| Failure::invalid("command_id", format!("`{text}` is not a command id (a UUID)")))
 }
 
-fn unknown(id: CommandId) -> Failure {
+pub(super) fn unknown(id: CommandId) -> Failure {
     Failure::not_found(format!("there is no command {id}; see: writ commands list"))
 }
 

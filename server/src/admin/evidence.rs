@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use tokio::sync::mpsc;
 use tonic::Status;
 use writ_common::status::Failure;
@@ -33,14 +34,15 @@ async fn parts(
     stored: StoredEnvelope,
     sender: &mpsc::Sender<Result<EvidencePart, Status>>,
 ) -> Result<(), Failure> {
-    let StoredEnvelope { envelope, targets, .. } = stored;
+    let StoredEnvelope { envelope, targets, rollout, .. } = stored;
     let bundles = server.chain().links().iter().map(|link| link.envelope.to_vec()).collect();
-    let command = EvidenceCommand { envelope: envelope.to_vec(), bundles };
+    let (seed, release) = rollout.map_or((None, Bytes::new()), |(seed, release)| (Some(seed), release));
+    let command = EvidenceCommand { envelope: envelope.to_vec(), bundles, release: release.to_vec() };
     if sender.send(Ok(EvidencePart { part: Some(Part::Command(command)) })).await.is_err() {
         return Ok(());
     }
     let damaged = || unavailable(StoreError::Damaged("audience"));
-    let tree = AudienceTree::build(&targets).map_err(|_| damaged())?;
+    let tree = AudienceTree::of(seed, &targets).map_err(|_| damaged())?;
     let mut from = 0;
     loop {
         let rows = server.store.evidence_targets(id, from, PAGE).await.map_err(unavailable)?;

@@ -1,5 +1,6 @@
 //! What a submission would come to, without signing or storing anything.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use writ_common::status::Failure;
@@ -7,11 +8,16 @@ use writ_proto::admin::v1::{PreviewResponse, PreviewTarget};
 use writ_protocol::audience::AudienceTree;
 use writ_protocol::command::{Action, ActionClass};
 use writ_protocol::id::AgentId;
+use writ_protocol::rollout::Seed;
 
 use crate::context::Server;
+use crate::store::rules::rollout::Plan;
 use crate::store::{AllowList, unavailable};
 use crate::submit::{self, Request};
 use writ_common::admin::page;
+
+/// Waves and agents of the first that are shown.
+const MAX_SHOWN: usize = 100;
 
 /// The frozen targets, a page of them after an agent, and what the agents say of the action.
 pub(super) async fn preview(
@@ -20,15 +26,27 @@ pub(super) async fn preview(
     after: Option<AgentId>,
     size: u32,
 ) -> Result<PreviewResponse, Failure> {
-    let Request { selection, action, .. } = request;
+    let Request { selection, action, rollout, lifetime, .. } = request;
     let targets = submit::resolve(server, selection).await?;
+    let staged = rollout.map(|staging| {
+        Ok::<_, Failure>((submit::stage(server, &staging, targets.clone(), lifetime)?, staging.seed))
+    });
+    let staged = staged.transpose()?;
+    let (ordered, seed) =
+        staged.as_ref().map_or((&targets, None), |((ordered, _), seed)| (ordered, Some(*seed)));
     let tree =
-        AudienceTree::build(&targets).map_err(|error| Failure::invalid("agents", error.to_string()))?;
+        AudienceTree::of(seed, ordered).map_err(|error| Failure::invalid("agents", error.to_string()))?;
+    let (waves, first) =
+        staged.as_ref().map_or_else(Default::default, |((ordered, plan), _)| first_wave(plan, ordered));
+    let mut names = HashMap::new();
     let (mut strictest, mut not_allowing, mut shown) = (ActionClass::Read, 0, Vec::new());
     for agent in server.store.action_tables(&targets).await.map_err(unavailable)? {
         let class = class_at(&agent, &action);
         strictest = strictest.max(class.unwrap_or(ActionClass::Destructive));
         not_allowing += u32::from(class.is_none());
+        if first.contains(&agent.id) {
+            names.insert(agent.id, agent.name.clone());
+        }
         let is_on_page = after.is_none_or(|after| agent.id > after);
         if is_on_page && u32::try_from(shown.len()).is_ok_and(|shown| shown < size) {
             shown.push(PreviewTarget {
@@ -47,7 +65,19 @@ pub(super) async fn preview(
         not_allowing,
         targets: shown,
         next_page_token,
+        waves,
+        seed: seed.map_or(0, Seed::get),
+        first_wave: first.iter().filter_map(|agent| names.remove(agent)).collect(),
     })
+}
+
+/// How many agents each wave has, and the first of the first.
+fn first_wave(plan: &Plan, ordered: &[AgentId]) -> (Vec<u32>, Vec<AgentId>) {
+    let targets = u32::try_from(ordered.len()).unwrap_or(u32::MAX);
+    let ends = (0..plan.waves(targets)).take(MAX_SHOWN).map(|wave| plan.end_of(wave, targets));
+    let waves = ends.scan(0, |before, end| Some(end - std::mem::replace(before, end))).collect();
+    let first = usize::try_from(plan.end_of(0, targets)).unwrap_or(usize::MAX);
+    (waves, ordered.iter().copied().take(first.min(MAX_SHOWN)).collect())
 }
 
 /// The class an agent gives an action by its last report; `None` when it would refuse it.

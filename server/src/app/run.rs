@@ -31,6 +31,7 @@ use crate::dispatch::{Dispatcher, in_flight};
 use crate::expiry;
 use crate::metrics;
 use crate::objects;
+use crate::rollouts::{self, Rollouts};
 use crate::sign::Signer;
 use crate::store::Store;
 use crate::throttle::Throttle;
@@ -160,6 +161,7 @@ fn start_loops(uplink: &Arc<Uplink>, files: &Files) {
     shutdown.spawn(schedule::run(Arc::clone(uplink)));
     shutdown.spawn(distribute::run(Arc::clone(server)));
     shutdown.spawn(objects::run(Arc::clone(server)));
+    shutdown.spawn(rollouts::run(Arc::clone(server)));
     let in_flight = Arc::clone(server.dispatcher.in_flight());
     shutdown.spawn(in_flight::run(in_flight, store.clone(), shutdown.clone()));
     shutdown.spawn(channel::run(Arc::clone(server), files.clone()));
@@ -233,8 +235,11 @@ async fn load(
     let tls = channel::open(files, now, &chain.head().bundle.endpoints).map_err(|error| failed(&error))?;
     let bridge = Bridge::open(files, &store, config.listen_notify).await.map_err(|error| failed(&error))?;
     let traces = Traces::start(config.traces.as_ref(), fleet, last_shutdown).map_err(Fatal::usage)?;
+    let rollouts = Rollouts::open(&store, clock.wall(), clock.monotonic()).await;
+    let rollouts = rollouts.map_err(|error| failed(&error))?;
     let server = Server {
         fleet,
+        rollouts,
         trust: RwLock::new(Arc::new(chain)),
         signer,
         store,

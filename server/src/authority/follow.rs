@@ -14,6 +14,7 @@ use writ_protocol::trust::{Chain, Link};
 use super::{Files, KeyFileError, head_marker, read_signing_keys};
 use crate::context::Server;
 use crate::resign::{ResignError, resign};
+use crate::rollouts;
 use crate::store::{MAX_FORKS, StoreError, unavailable};
 
 /// How often the head of the chain in the store is looked at: one row by its index.
@@ -48,6 +49,7 @@ pub(crate) async fn run(server: Arc<Server>, files: Files) {
             let is_new = resigned.0 != Some(now);
             if is_new || !resigned.1 {
                 resign(&server).await?;
+                rollouts::sign_anew(&server).await.map_err(ResignError::from)?;
                 // And once more with the next look: a command may have been signed just before, and recorded
                 // just after.
                 resigned = (Some(now), !is_new);

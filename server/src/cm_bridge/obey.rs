@@ -276,7 +276,8 @@ async fn carry_out(
                     Action::Run(action.map_err(|error| Failure::invalid("run", error.to_string()))?)
                 }
             };
-            let request = Request { id: Some(taken.command), selection, lifetime, action, parent: None };
+            let (id, rollout, parent) = (Some(taken.command), None, None);
+            let request = Request { id, selection, lifetime, action, rollout, parent };
             let _submitted = submit::submit(&uplink.server, actor, request).await?;
             Ok(Done::Submitted)
         }

@@ -3,8 +3,10 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::Notify;
+use tokio::time::Instant;
 use writ_protocol::id::AgentId;
 use writ_protocol::time::Timestamp;
 
@@ -37,6 +39,7 @@ pub(crate) enum Next {
 #[derive(Debug)]
 pub(crate) struct Mailbox {
     number: u64,
+    began: Instant,
     most: usize,
     waiting: Mutex<Waiter>,
     news: Notify,
@@ -65,7 +68,8 @@ impl Mailbox {
             has_ended: false,
         };
         let (news, ends) = (Notify::new(), Notify::new());
-        Self { number, most, waiting: Mutex::new(waiting), news, ends, heard: AtomicU64::new(0) }
+        let (began, heard) = (Instant::now(), AtomicU64::new(0));
+        Self { number, began, most, waiting: Mutex::new(waiting), news, ends, heard }
     }
 
     fn offer(&self, outgoing: &Arc<Outgoing>, place: u32) {
@@ -228,8 +232,9 @@ impl Registry {
         SessionSlot { agent, slots: Arc::clone(&self.slots), mailbox }
     }
 
-    pub(super) fn offer(&self, agents: &[AgentId], outgoing: &Arc<Outgoing>) {
-        for (place, agent) in (0..).zip(agents) {
+    /// `first`: the place of the first of these agents.
+    pub(super) fn offer(&self, agents: &[AgentId], first: u32, outgoing: &Arc<Outgoing>) {
+        for (place, agent) in (first..).zip(agents) {
             let mailbox = self.lock().get(agent).cloned();
             if let Some(mailbox) = mailbox {
                 mailbox.offer(outgoing, place);
@@ -258,6 +263,12 @@ impl Registry {
     #[must_use]
     pub(crate) fn is_connected(&self, agent: AgentId) -> bool {
         self.lock().contains_key(&agent)
+    }
+
+    /// How long it has had one.
+    #[must_use]
+    pub(crate) fn connected_for(&self, agent: AgentId) -> Option<Duration> {
+        self.lock().get(&agent).map(|mailbox| mailbox.began.elapsed())
     }
 
     /// When an agent that has one said anything last.
@@ -336,8 +347,8 @@ mod tests {
         let slot = registry.open_slot(agent);
         assert!(slot.mailbox.take(true).is_none());
         let (one, two) = (Arc::new(outgoing(1)), Arc::new(outgoing(2)));
-        registry.offer(&[agent], &one);
-        registry.offer(&[agent], &two);
+        registry.offer(&[agent], 0, &one);
+        registry.offer(&[agent], 0, &two);
         assert!(slot.mailbox.take(false).is_none(), "a session without room takes nothing");
         assert!(matches!(slot.mailbox.take(true), Some(Next::LookIntoStore)));
         assert!(matches!(slot.mailbox.take(true), Some(Next::Command(taken, 0)) if taken.id() == one.id()));

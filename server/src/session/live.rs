@@ -306,6 +306,12 @@ impl<'a> Live<'a> {
             return Ok(());
         }
         let Some(proof) = outgoing.proof(place) else { return Ok(()) };
+        let release = match outgoing.is_staged() {
+            true => self.server.rollouts.release_for(outgoing.id(), place),
+            false => Some(Bytes::new()),
+        };
+        // Its wave has not come: when it does, the command is offered again.
+        let Some(release) = release else { return Ok(()) };
         self.hand_on_bundles().await?;
         self.acknowledge_stored().await?;
         // From here on it counts as sent, whether the agent reads it or not.
@@ -320,6 +326,7 @@ impl<'a> Live<'a> {
             envelope: outgoing.envelope().clone(),
             proof: Some((&proof).into()),
             approvals: Vec::new(),
+            release,
         };
         self.say(Frame::Delivery(delivery)).await
     }

@@ -55,6 +55,7 @@ fn draft() -> CommandDraft {
         targets: vec![AgentId::from_bytes([3; 16])],
         lifetime: Duration::from_secs(60),
         requested_by: "ann".to_owned(),
+        rollout: None,
         action: Action::Ping,
     }
 }

@@ -8,6 +8,7 @@ mod commands;
 mod contacts;
 mod manager;
 mod receipts;
+mod rollouts;
 mod tokens;
 
 pub(crate) use agents::{AgentRow, AllowList, Attribute, AttributeSource, KnownAgent, Membership};
@@ -21,7 +22,9 @@ pub(crate) use commands::{
 pub(crate) use contacts::{Beginning, Contact, Noted, Report, SignOfLife};
 pub(crate) use manager::TakenRow;
 pub(crate) use receipts::{NewReceipt, ReceiptFate};
+pub(crate) use rollouts::{Answers, RolloutRow, RolloutState};
 pub(crate) use tokens::{AgentAdmission, EnrolmentTokenRow, NewToken, TokenUse};
 
 pub(in crate::store) use commands::FIRST_ENDED;
 pub(in crate::store) use manager::{state_of, stored};
+pub(in crate::store) use rollouts::{FIRST_OVER, millis};

@@ -6,3 +6,4 @@ pub(super) mod clock;
 pub(super) mod journal;
 pub(super) mod receipt;
 pub(crate) mod restore;
+pub(crate) mod rollout;

@@ -9,6 +9,7 @@ mod fleet;
 mod manager;
 mod queue;
 mod receipts;
+mod rollouts;
 mod tokens;
 
 pub(super) use commands::record_all as record_commands;

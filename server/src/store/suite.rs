@@ -153,6 +153,7 @@ fn command(byte: u8, targets: &[u8]) -> NewCommand {
         issued_at: NOW,
         expires_at: later(60),
         targets: targets.iter().map(|byte| agent_id(*byte)).collect(),
+        rollout: None,
         call: call(AuditLog::Changes, 1000),
     }
 }

@@ -161,6 +161,7 @@ async fn send(
         selection: Selection::Ids(lacking.clone()),
         lifetime: LIFETIME,
         action: Action::UpdateComponent(update),
+        rollout: None,
         parent: None,
     };
     let actor = Actor { name: ACTOR.to_owned(), role: Role::Operator, method: "updates", request: None };

@@ -75,6 +75,38 @@ pub(super) fn base64(bytes: &[u8]) -> String {
     STANDARD.encode(bytes)
 }
 
+/// A good release of the command beside it, to be spoilt.
+pub(super) struct ReleaseDraft {
+    pub(super) released: u32,
+    pub(super) signer: Forger,
+    pub(super) purpose: &'static str,
+    /// What becomes of it before it is signed.
+    pub(super) change: fn(&mut proto::Release),
+    /// What becomes of the envelope after it is signed.
+    pub(super) spoil: fn(&mut proto::Envelope),
+}
+
+impl Default for ReleaseDraft {
+    fn default() -> Self {
+        Self { released: 1, signer: signing(), purpose: "release", change: |_| {}, spoil: |_| {} }
+    }
+}
+
+impl ReleaseDraft {
+    fn seal(self, command: Digest) -> Bytes {
+        let mut release = proto::Release {
+            fleet_id: FLEET.to_vec().into(),
+            command_digest: command.as_bytes().to_vec().into(),
+            released: self.released,
+            released_at_ms: NOW.as_millis(),
+        };
+        (self.change)(&mut release);
+        let mut signed = envelope(&payload_type(self.purpose), &release.encode_to_vec(), &[&self.signer]);
+        (self.spoil)(&mut signed);
+        signed.encode_to_vec().into()
+    }
+}
+
 /// A good delivery to agent 1 of 3, to be spoilt.
 pub(super) struct Draft {
     pub(super) bundle: proto::TrustBundle,
@@ -82,6 +114,7 @@ pub(super) struct Draft {
     pub(super) proof: Option<proto::AudienceProof>,
     pub(super) signer: Forger,
     pub(super) approvals: Vec<Bytes>,
+    pub(super) release: Option<ReleaseDraft>,
     pub(super) journal: JournalCase,
     pub(super) realm: &'static str,
     /// What becomes of the payload before it is signed.
@@ -117,11 +150,13 @@ impl Draft {
                 not_before_ms: NOW.as_millis(),
                 expires_at_ms: (NOW + HOUR).as_millis(),
                 requested_by: "ann".to_owned(),
+                rollout: None,
                 action: Some(Action::Ping(proto::Ping {})),
             },
             proof: Some(proof),
             signer: signing(),
             approvals: Vec::new(),
+            release: None,
             journal: JournalCase {
                 birth_ms: (NOW - DAY).as_millis(),
                 max_entries: 64,
@@ -165,13 +200,14 @@ impl Draft {
     }
 
     pub(super) fn case(self) -> Case {
-        let payload = self.payload_bytes();
+        let (payload, digest) = (self.payload_bytes(), self.digest());
         let mut signed = envelope(&self.payload_type, &payload, &[&self.signer]);
         (self.spoil)(&mut signed);
         let delivery = proto::Delivery {
             envelope: (self.bytes)(signed.encode_to_vec()).into(),
             proof: self.proof,
             approvals: self.approvals,
+            release: self.release.map(|release| release.seal(digest)).unwrap_or_default(),
         };
         Case::Delivery(Box::new(DeliveryCase {
             agent_id: agent(1).to_string(),

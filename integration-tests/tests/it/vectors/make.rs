@@ -12,7 +12,7 @@ use writ_protocol::limits;
 use writ_protocol::time::Timestamp;
 
 use super::draft::*;
-use super::{Case, ChainCase, HelloCase, Vector, agent, lists};
+use super::{Case, ChainCase, HelloCase, Vector, agent, lists, rollouts};
 
 /// All vectors by their path.
 pub(super) fn all() -> BTreeMap<String, Vector> {
@@ -30,6 +30,7 @@ pub(super) fn all() -> BTreeMap<String, Vector> {
     allow_lists(&mut made);
     signed_chains(&mut made);
     valid_chains(&mut made);
+    rollouts::rollouts(&mut made);
     lists::components(&mut made);
     lists::scans(&mut made);
     lists::reputations(&mut made);

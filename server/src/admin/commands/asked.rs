@@ -15,13 +15,15 @@ use writ_protocol::place::Place;
 
 use super::{MAX_NAMED, command_id};
 use crate::context::Server;
+use crate::rollouts::Staging;
 use crate::submit::{self, Selection};
 use crate::updates::distribute::in_force;
 
 const DEFAULT_LIFETIME: Duration = Duration::from_secs(3600);
 
 pub(super) fn parse(request: SubmitRequest) -> Result<submit::Request, Failure> {
-    let SubmitRequest { agents, all, expires_in_seconds, action, command_id: id, selector } = request;
+    let SubmitRequest { agents, all, expires_in_seconds, action, command_id: id, selector, rollout } =
+        request;
     let selection = match (all, agents.len(), selector.as_str()) {
         (true, 0, "") => Selection::All,
         (false, 1..=MAX_NAMED, "") => Selection::Named(agents),
@@ -90,7 +92,8 @@ pub(super) fn parse(request: SubmitRequest) -> Result<submit::Request, Failure> 
         }
     };
     let id = if id.is_empty() { None } else { Some(command_id(&id)?) };
-    Ok(submit::Request { id, selection, lifetime, action, parent: None })
+    let rollout = rollout.map(Staging::read).transpose()?;
+    Ok(submit::Request { id, selection, lifetime, action, rollout, parent: None })
 }
 
 /// A component that is only named is the version that is in force here.

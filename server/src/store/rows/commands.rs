@@ -5,7 +5,10 @@ use writ_common::admin::audit::NewAudit;
 use writ_database::{FromValue, ToValue, Value};
 use writ_protocol::id::{AgentId, CommandId, Digest};
 use writ_protocol::receipt::Decision;
+use writ_protocol::rollout::Seed;
 use writ_protocol::time::Timestamp;
+
+use super::super::rules::rollout::Plan;
 
 /// A signed command, ready to be recorded.
 #[derive(Debug, Clone)]
@@ -26,8 +29,10 @@ pub(crate) struct NewCommand {
     pub issued_at: Timestamp,
     /// When it ends.
     pub expires_at: Timestamp,
-    /// For whom, strictly ascending.
+    /// For whom, in the order of the audience.
     pub targets: Vec<AgentId>,
+    /// How it reaches them, if not all at once.
+    pub rollout: Option<Box<(Seed, Plan)>>,
     /// Who asked for it: recorded with it, by one commit.
     pub call: NewAudit,
 }
@@ -224,6 +229,8 @@ pub(crate) struct StoredEnvelope {
     pub envelope: Bytes,
     /// The frozen audience.
     pub targets: Vec<AgentId>,
+    /// The seed of its rollout and the latest release, which is empty before the first.
+    pub rollout: Option<(Seed, Bytes)>,
     /// Whether it was cancelled.
     pub is_cancelled: bool,
 }

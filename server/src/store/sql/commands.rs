@@ -10,6 +10,7 @@ use super::super::rows::{
     CommandRow, EvidenceRow, FIRST_ENDED, NewCommand, Progress, RecordedCommand, TargetRow, TargetState,
 };
 use super::super::{Store, StoreError};
+use super::rollouts;
 
 /// Deliveries counted at most for [`Store::backlog`].
 const MAX_BACKLOG: u32 = 100_000;
@@ -174,6 +175,9 @@ pub(in crate::store) fn record_all(
         let rows = rows.iter().map(|(place, agent)| values![sequence, place, agent]);
         connection
             .execute_each("INSERT INTO targets (command, place, agent_id) VALUES (?1, ?2, ?3)", rows)?;
+        if let Some(rollout) = &command.rollout {
+            rollouts::record(connection, sequence, rollout)?;
+        }
         calls.push(&command.call);
         recorded.push(Some(RecordedCommand::new(command.id, true)));
     }

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use writ_database::{Connection, ToValue as _, values};
 use writ_protocol::id::{AgentId, CommandId, Digest};
+use writ_protocol::rollout::Seed;
 use writ_protocol::time::Timestamp;
 
 use super::super::rows::{FIRST_ENDED, QueuedCommand, StoredEnvelope, TargetState, WaitingCommand};
@@ -94,15 +95,21 @@ impl Store {
     /// A command's envelope and its frozen audience; cancelled ones included.
     pub(crate) async fn envelope(&self, command: CommandId) -> Result<Option<StoredEnvelope>, StoreError> {
         let read = move |connection: &mut Connection| {
-            let sql = "SELECT sequence, envelope, cancelled_at FROM commands WHERE command_id = ?1";
+            let sql =
+                "SELECT sequence, commands.envelope, cancelled_at, seed, rollouts.envelope AS released_by
+                       FROM commands LEFT JOIN rollouts ON rollouts.command = sequence WHERE command_id = ?1";
             let found = connection.first(sql, &values![command], |record| {
                 let cancelled_at: Timestamp = record.get("cancelled_at")?;
-                Ok((record.get::<u64>("sequence")?, record.get("envelope")?, cancelled_at))
+                let seed = record.get::<Option<u64>>("seed")?.and_then(Seed::new);
+                let release = record.get::<Option<Bytes>>("released_by")?.unwrap_or_default();
+                let rollout = seed.map(|seed| (seed, release));
+                Ok((record.get::<u64>("sequence")?, record.get("envelope")?, cancelled_at, rollout))
             })?;
-            let Some((sequence, envelope, cancelled_at)) = found else { return Ok(None) };
+            let Some((sequence, envelope, cancelled_at, rollout)) = found else { return Ok(None) };
             let sql = "SELECT agent_id FROM targets WHERE command = ?1 ORDER BY place";
             let targets = connection.fetch(sql, &values![sequence], |record| record.get("agent_id"))?;
-            Ok(Some(StoredEnvelope { envelope, targets, is_cancelled: cancelled_at != Timestamp::ZERO }))
+            let is_cancelled = cancelled_at != Timestamp::ZERO;
+            Ok(Some(StoredEnvelope { envelope, targets, rollout, is_cancelled }))
         };
         self.database.read(read).await
     }
