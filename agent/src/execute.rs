@@ -66,6 +66,8 @@ pub(crate) enum Queue {
     Components,
     /// Of what takes hours.
     Scans,
+    /// Of what ends others: it must not wait for them.
+    Stops,
 }
 
 #[derive(Debug)]
@@ -76,6 +78,7 @@ enum PlannedWork {
     Component(ComponentUpdate),
     Scan(Scan),
     StopScan,
+    StopCommand(CommandId),
     Restore(Digest),
     Delete(Digest),
     Process(Invocation),
@@ -94,6 +97,8 @@ pub enum OwnWork<'p> {
     Scan(&'p Scan),
     /// Ends scans that were sent before.
     StopScan,
+    /// Ends another command.
+    StopCommand(CommandId),
     /// Puts files back from quarantine.
     Restore(Digest),
     /// Removes files from quarantine.
@@ -113,10 +118,10 @@ impl Plan {
         match self.kind {
             PlannedWork::Component(_) => Queue::Components,
             PlannedWork::Scan(_) => Queue::Scans,
+            PlannedWork::StopCommand(_) | PlannedWork::StopScan => Queue::Stops,
             PlannedWork::Ping
             | PlannedWork::Inventory
             | PlannedWork::Settings(_)
-            | PlannedWork::StopScan
             | PlannedWork::Restore(_)
             | PlannedWork::Delete(_)
             | PlannedWork::Process(_) => Queue::Actions,
@@ -137,6 +142,7 @@ impl Plan {
             PlannedWork::Component(update) => Some(OwnWork::Component(update)),
             PlannedWork::Scan(scan) => Some(OwnWork::Scan(scan)),
             PlannedWork::StopScan => Some(OwnWork::StopScan),
+            PlannedWork::StopCommand(command) => Some(OwnWork::StopCommand(*command)),
             PlannedWork::Restore(sha256) => Some(OwnWork::Restore(*sha256)),
             PlannedWork::Delete(sha256) => Some(OwnWork::Delete(*sha256)),
             PlannedWork::Inventory => Some(OwnWork::Inventory),
@@ -240,6 +246,7 @@ impl ActionTable {
             | Action::UpdateComponent(_)
             | Action::Scan(_)
             | Action::StopScan
+            | Action::StopCommand(_)
             | Action::RestoreQuarantined(_)
             | Action::DeleteQuarantined(_)
             | Action::Run(_) => action.own_class().unwrap_or_else(listed),
@@ -271,6 +278,9 @@ impl ActionTable {
             }
             Action::Scan(scan) => Ok(Plan { kind: PlannedWork::Scan(scan.clone()), is_idempotent: true }),
             Action::StopScan => Ok(Plan { kind: PlannedWork::StopScan, is_idempotent: true }),
+            Action::StopCommand(command) => {
+                Ok(Plan { kind: PlannedWork::StopCommand(*command), is_idempotent: true })
+            }
             Action::RestoreQuarantined(sha256) => {
                 Ok(Plan { kind: PlannedWork::Restore(*sha256), is_idempotent: true })
             }
@@ -388,9 +398,13 @@ impl Ended {
 
 /// Carries out what needs nothing that the agent keeps. `on_group` hears the process group as soon as there
 /// is one.
-pub(crate) async fn run(plan: Plan, on_group: impl FnOnce(u32) + Send) -> Ended {
+pub(crate) async fn run(
+    plan: Plan,
+    on_group: impl FnOnce(u32) + Send,
+    stopped: impl Future<Output = ()> + Send,
+) -> Ended {
     match plan.kind {
-        PlannedWork::Process(invocation) => process::run(invocation, on_group).await,
+        PlannedWork::Process(invocation) => process::run(invocation, on_group, stopped).await,
         _ => run_own(&plan)
             .unwrap_or_else(|| Ended::quiet(Ending::NotStarted, "it is not this function's to do")),
     }
@@ -406,6 +420,7 @@ pub fn run_own(plan: &Plan) -> Option<Ended> {
         | PlannedWork::Component(_)
         | PlannedWork::Scan(_)
         | PlannedWork::StopScan
+        | PlannedWork::StopCommand(_)
         | PlannedWork::Restore(_)
         | PlannedWork::Delete(_)
         | PlannedWork::Process(_) => None,

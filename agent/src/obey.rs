@@ -2,6 +2,7 @@
 
 mod own;
 mod recover;
+mod stop;
 mod unkept;
 
 use std::collections::HashMap;
@@ -42,10 +43,14 @@ use crate::settings::SettingsStore;
 use crate::trust::{Trust, Walked};
 use crate::verify::verify;
 pub(crate) use recover::Unsettled;
+use stop::UnderWay;
 use unkept::Unkept;
 
 /// Answers that wait for the session; more are found in the journal.
 const MAX_WAITING_ANSWERS: usize = 1024;
+
+/// Commands that end others, at a time: each takes no longer than a look into the journal.
+const MAX_STOPPING: usize = 8;
 
 /// How often a receipt that found no room on the disk is tried again.
 const LOOK_FOR_ROOM: Duration = Duration::from_secs(5);
@@ -153,6 +158,8 @@ pub struct AgentCore {
     running: Arc<Semaphore>,
     /// One component is fetched at a time, and takes no place of an action.
     fetching: Arc<Semaphore>,
+    stopping: Arc<Semaphore>,
+    under_way: UnderWay,
     /// One scan runs at a time.
     scanning: Arc<Semaphore>,
     answers: mpsc::Sender<CommandId>,
@@ -196,6 +203,8 @@ impl AgentCore {
             probe,
             running,
             fetching: Arc::new(Semaphore::new(1)),
+            stopping: Arc::new(Semaphore::new(MAX_STOPPING)),
+            under_way: UnderWay::default(),
             scanning: Arc::new(Semaphore::new(1)),
             scans,
             answers,
@@ -406,6 +415,7 @@ impl AgentCore {
             Queue::Actions => Arc::clone(&self.running),
             Queue::Components => Arc::clone(&self.fetching),
             Queue::Scans => Arc::clone(&self.scanning),
+            Queue::Stops => Arc::clone(&self.stopping),
         }
     }
 
@@ -437,6 +447,7 @@ impl AgentCore {
     async fn run(&self, admitted: AdmittedCommand) -> Result<(), JournalError> {
         let id = admitted.id();
         let AdmittedCommand { durable, digest, issued_at, expires_at, plan, started } = admitted;
+        let stoppable = self.under_way.enter(id);
         let (_place, started_at, attempt) = match started {
             Some(Started { place }) => {
                 // A thief who holds its announcement back does not choose when it starts.
@@ -450,8 +461,15 @@ impl AgentCore {
             }
             None => {
                 // Waiting for a place; when the agent ends meanwhile, the journal still says "accepted".
-                let place = self.places(&plan).acquire_owned();
-                let Some(Ok(place)) = self.shutdown.unless_requested(place).await else { return Ok(()) };
+                let places = self.places(&plan);
+                let place = async {
+                    tokio::select! {
+                        place = places.acquire_owned() => place.ok(),
+                        () = stoppable.told() => None,
+                    }
+                };
+                let Some(place) = self.shutdown.unless_requested(place).await else { return Ok(()) };
+                let Some(place) = place else { return self.end_stopped(id, digest).await };
                 let (now, attempt) = loop {
                     let now = self.now();
                     let done = match now >= expires_at {
@@ -486,12 +504,14 @@ impl AgentCore {
             Some(work) => {
                 let (can_wait, work) = self.do_own(work, id, (issued_at, expires_at));
                 // When the agent ends meanwhile, the journal says "started", and the next start goes on.
-                let done =
-                    if can_wait { self.shutdown.unless_requested(work).await } else { Some(work.await) };
+                let done = match can_wait {
+                    true => self.shutdown.unless_requested(self.unless_stopped(work, &stoppable)).await,
+                    false => Some(work.await),
+                };
                 let Some(ended) = done else { return Ok(()) };
                 ended
             }
-            None => execute::run(plan, note_group).await,
+            None => execute::run(plan, note_group, stoppable.told()).await,
         };
         info!(command.id = %id, ending = ended.ending.as_str(), "command ended");
         let finished_at = self.now();

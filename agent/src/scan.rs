@@ -76,6 +76,7 @@ pub(crate) struct Scans {
 /// A scan that runs.
 #[derive(Debug)]
 struct Running {
+    command: CommandId,
     issued_at: Timestamp,
     until: Instant,
     is_stopped: AtomicBool,
@@ -102,6 +103,18 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 const TOLD_EVERY: Duration = Duration::from_secs(2);
 
 impl Running {
+    fn new(about: &About, until: Instant) -> Self {
+        Self {
+            command: about.command,
+            issued_at: about.issued_at,
+            until,
+            is_stopped: AtomicBool::new(false),
+            files: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
+            at: Mutex::default(),
+        }
+    }
+
     /// Why the scan is over, if it is.
     fn is_over(&self) -> Option<&'static str> {
         if self.is_stopped.load(Ordering::Relaxed) {
@@ -179,6 +192,13 @@ impl Scans {
         }
     }
 
+    /// Ends the scan of a command; whether it runs.
+    pub(crate) fn end(&self, command: CommandId) -> bool {
+        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let running = running.as_ref().filter(|running| running.command == command);
+        running.inspect(|running| running.is_stopped.store(true, Ordering::Relaxed)).is_some()
+    }
+
     /// Puts files back from quarantine, or removes them from it; `verb` says which.
     pub(crate) async fn dispose(&self, verb: &'static str, sha256: Digest) -> Ended {
         let quarantine = Arc::clone(&self.quarantine);
@@ -216,14 +236,7 @@ impl Scans {
             return Ended::quiet(Ending::Failed, why);
         }
         let begun = Instant::now();
-        let running = Arc::new(Running {
-            issued_at: about.issued_at,
-            until: begun + scan.max_time,
-            is_stopped: AtomicBool::new(false),
-            files: AtomicU64::new(0),
-            bytes: AtomicU64::new(0),
-            at: Mutex::default(),
-        });
+        let running = Arc::new(Running::new(&about, begun + scan.max_time));
         if *self.stopped.lock().unwrap_or_else(PoisonError::into_inner) > about.issued_at {
             return Ended::quiet(Ending::Failed, "it was stopped before it began");
         }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use writ_protocol::id::{CommandId, Digest};
+use writ_protocol::time::Timestamp;
 
 /// How results are printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -95,10 +96,32 @@ pub(crate) enum Command {
     /// Suspicious objects: files, addresses, networks, domains and URLs that agents look for.
     #[command(subcommand)]
     Objects(objects::Objects),
-    /// What somebody should look at.
-    Alerts,
+    /// What somebody should look at: what is open, unless --all.
+    Alerts {
+        /// Also alerts that ended or were acknowledged.
+        #[arg(long)]
+        all: bool,
+        /// Raised no longer ago than this.
+        #[arg(long, value_parser = duration, value_name = "TIME")]
+        since: Option<Duration>,
+        #[command(subcommand)]
+        verb: Option<Alerts>,
+    },
     /// The server about itself.
     Server,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Alerts {
+    /// Say that somebody has seen to it. It is open again when it is raised again.
+    #[command(name = "ack")]
+    Acknowledge {
+        /// Its number.
+        alert: u64,
+        /// What was found or done.
+        #[arg(long, value_name = "TEXT", default_value = "")]
+        note: String,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -219,8 +242,8 @@ pub(crate) enum Agents {
 pub(crate) enum Evidence {
     /// Write a command, its answers and the chain of trust bundles to a file.
     Export {
-        /// The command's id.
-        command: CommandId,
+        /// The command's id, or the last 8 or more digits of it.
+        command: String,
         /// Where to; an existing file is not overwritten.
         #[arg(long, value_name = "FILE")]
         file: PathBuf,
@@ -300,6 +323,15 @@ pub(crate) enum Operator {
         /// What they may do; each role may do all that those before it may.
         #[arg(long, value_enum)]
         role: Role,
+        /// The token ends after so long; never unless given.
+        #[arg(long, value_parser = duration, value_name = "TIME")]
+        expires: Option<Duration>,
+        /// For the role operator: command only agents of which this holds, and change nothing else.
+        #[arg(long, value_name = "SELECTOR", default_value = "")]
+        selector: String,
+        /// For the role operator: send only these actions, such as `restart,ping`, and change nothing else.
+        #[arg(long, value_delimiter = ',', value_name = "NAME,…")]
+        actions: Vec<String>,
         /// Write the token to this new file (mode 600) instead of printing it.
         #[arg(long, value_name = "FILE")]
         token_file: Option<PathBuf>,
@@ -382,8 +414,8 @@ pub(crate) struct Waves {
     #[arg(long, value_name = "HH:MM-HH:MM")]
     pub(crate) window: Option<String>,
     /// Let nobody obey before this, such as `2026-12-24T22:00:00Z`.
-    #[arg(long, value_parser = moment, value_name = "TIME")]
-    pub(crate) start_at: Option<u64>,
+    #[arg(long, value_name = "TIME")]
+    pub(crate) start_at: Option<Timestamp>,
     /// An agent that is connected and does not answer for so long has failed; 10m unless given.
     #[arg(long, value_parser = duration, value_name = "TIME")]
     pub(crate) answer_within: Option<Duration>,
@@ -523,6 +555,35 @@ pub(crate) enum Send {
     },
 }
 
+/// Which answers are shown, and how.
+#[derive(Debug, Clone, Copy, Default, Args)]
+pub(crate) struct View {
+    /// Only agents that failed, refused or did not answer in time.
+    #[arg(long)]
+    pub(crate) failed: bool,
+    /// The names of all agents of an answer, not only of the first.
+    #[arg(long)]
+    pub(crate) names: bool,
+    /// A row for each agent.
+    #[arg(long, conflicts_with = "names")]
+    pub(crate) each: bool,
+}
+
+/// How a command stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum CommandState {
+    /// An answer is awaited.
+    Open,
+    /// All obeyed and ended well.
+    Done,
+    /// One of them failed or refused.
+    Failed,
+    /// It expired before all had answered.
+    Expired,
+    /// It was cancelled.
+    Cancelled,
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum Commands {
     /// The latest, newest first.
@@ -530,16 +591,52 @@ pub(crate) enum Commands {
         /// How many.
         #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=1000))]
         limit: u32,
+        /// Sent by this operator.
+        #[arg(long, value_name = "NAME", default_value = "")]
+        by: String,
+        /// With this action, such as `ping` or one of the agents' own.
+        #[arg(long, value_name = "NAME", default_value = "")]
+        action: String,
+        /// In this state.
+        #[arg(long, value_enum)]
+        state: Option<CommandState>,
+        /// Sent no longer ago than this.
+        #[arg(long, value_parser = duration, value_name = "TIME")]
+        since: Option<Duration>,
+        /// To this agent, by id or unique name.
+        #[arg(long, value_name = "AGENT", default_value = "")]
+        agent: String,
     },
-    /// One, with each agent's answer.
+    /// Follow one until all have answered. Ctrl-C ends the watching, not the command. Exit codes as of
+    /// `send --wait`.
+    Watch {
+        /// Its id, or the last 8 or more digits of it.
+        id: String,
+    },
+    /// Send nothing of it any more, and have agents end it that have it: what runs is told to end and killed
+    /// 5 seconds later, what waits does not start.
+    Stop {
+        /// Its id, or the last 8 or more digits of it.
+        id: String,
+    },
+    /// One, with what agents answered: the same answers together, failures first.
     Show {
-        /// Its id.
-        id: CommandId,
+        /// Its id, or the last 8 or more digits of it.
+        id: String,
+        #[command(flatten)]
+        view: View,
+    },
+    /// What one agent's action printed, as much as the agent kept of it.
+    Output {
+        /// The command's id, or the last 8 or more digits of it.
+        id: String,
+        /// The agent, by id or name.
+        agent: String,
     },
     /// Send nothing of it any more. Agents that have it already may carry it out.
     Cancel {
-        /// Its id.
-        id: CommandId,
+        /// Its id, or the last 8 or more digits of it.
+        id: String,
     },
 }
 
@@ -553,31 +650,31 @@ pub(crate) enum Rollouts {
     },
     /// One: how far it is, and what it waits for.
     Show {
-        /// The id of its command.
-        id: CommandId,
+        /// The id of its command, or the last 8 or more digits of it.
+        id: String,
     },
     /// Follow one until it is over or stops. Exit code 1 when it stopped or agents failed; 6 when not all
     /// have answered.
     Watch {
-        /// The id of its command.
-        id: CommandId,
+        /// The id of its command, or the last 8 or more digits of it.
+        id: String,
     },
     /// Let no further agent obey for now. Those that may obey already go on.
     Pause {
-        /// The id of its command.
-        id: CommandId,
+        /// The id of its command, or the last 8 or more digits of it.
+        id: String,
     },
     /// Go on: after a pause; after it stopped, bearing the failures there are; or without those of the canary
     /// that are away.
     Resume {
-        /// The id of its command.
-        id: CommandId,
+        /// The id of its command, or the last 8 or more digits of it.
+        id: String,
     },
     /// Let no further agent ever obey, and send nothing of the command any more. Agents that have it already
     /// may carry it out.
     Abort {
-        /// The id of its command.
-        id: CommandId,
+        /// The id of its command, or the last 8 or more digits of it.
+        id: String,
     },
 }
 
@@ -599,14 +696,6 @@ fn duration(text: &str) -> Result<Duration, String> {
 fn rate(text: &str) -> Result<u32, &'static str> {
     let number = text.strip_suffix("/s").and_then(|number| number.parse().ok());
     number.filter(|number| *number > 0).ok_or("write it as 50/s")
-}
-
-/// Unix milliseconds.
-fn moment(text: &str) -> Result<u64, String> {
-    let wrong = |error: &dyn std::fmt::Display| format!("{error}; write it as 2026-12-24T22:00:00Z");
-    let moment = humantime::parse_rfc3339_weak(text).map_err(|error| wrong(&error))?;
-    let since = moment.duration_since(std::time::UNIX_EPOCH).map_err(|error| wrong(&error))?;
-    u64::try_from(since.as_millis()).map_err(|error| wrong(&error))
 }
 
 fn known_head(text: &str) -> Result<(u64, Digest), String> {

@@ -77,7 +77,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
         Command::Enroll(command) => enroll::run(output, &connect().await?, command).await?,
         Command::Agents(command) => agents::run(output, &connect().await?, command).await?,
         Command::Send(command) => return send::run(output, &connect().await?, *command).await,
-        Command::Commands(command) => track::run(output, &connect().await?, command).await?,
+        Command::Commands(command) => return track::run(output, &connect().await?, command).await,
         Command::Rollouts(command) => return rollouts::run(output, &connect().await?, command).await,
         Command::Why { agent } => return why::run(output, &connect().await?, agent).await,
         Command::Evidence(Evidence::Export { command, file }) => {
@@ -92,7 +92,9 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
         Command::Manager(command) => return manager::run(output, &connect().await?, command).await,
         Command::Entities(command) => entities::run(output, &connect().await?, command).await?,
         Command::Instruct(command) => entities::instruct(output, &connect().await?, command).await?,
-        Command::Alerts => alerts::run(output, &connect().await?).await?,
+        Command::Alerts { all, since, verb } => {
+            alerts::run(output, &connect().await?, (all, since), verb).await?;
+        }
         Command::Server => server::run(output, &connect().await?).await?,
     }
     Ok(ExitCode::SUCCESS)

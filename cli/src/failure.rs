@@ -42,6 +42,11 @@ impl Failure {
         Self { error: error.into(), reason: "disproven".to_owned(), exit_code: 1 }
     }
 
+    /// It is not there.
+    pub(crate) fn missing(error: impl Into<String>) -> Self {
+        Self { error: error.into(), reason: "not_found".to_owned(), exit_code: 5 }
+    }
+
     /// The server cannot be reached.
     pub(crate) fn unreachable(error: impl Into<String>) -> Self {
         Self { error: error.into(), reason: "unreachable".to_owned(), exit_code: 3 }
@@ -97,6 +102,8 @@ fn flag(field: &str) -> &str {
         "remove" => "NAME-",
         "set" => "NAME=VALUE",
         "settings" => "a setting",
+        "actions" => "--actions",
+        "role" => "--role",
         "token_id" => "the token's id",
         "command_id" => "the command's id",
         "expires_in_seconds" => "--expires",
@@ -137,6 +144,7 @@ impl From<tonic::Status> for Failure {
             _ => 3,
         };
         let message = match status.code() {
+            Code::Unauthenticated if reason == "token_expired" => status.message(),
             Code::Unauthenticated => {
                 "the server does not know this token, or it was revoked; see which file it is read from: writ context list"
             }
@@ -156,7 +164,7 @@ impl From<tonic::Status> for Failure {
         // What was typed cannot be read, as the command line's own parser would say it.
         let is_usage = fields.first().is_some_and(|violation| {
             status.code() == Code::InvalidArgument
-                && ["selector", "set", "remove"].contains(&violation.field.as_str())
+                && ["command_id", "selector", "set", "remove"].contains(&violation.field.as_str())
         });
         let exit_code = if is_usage { 2 } else { exit_code };
         Self { error: format!("{field}{message}"), reason, exit_code }

@@ -54,6 +54,12 @@ fn json<T: Serialize>(value: &T) -> Result<(), Failure> {
     text(&shown)
 }
 
+/// The end of a command's id, by which it is found where no other command has it. Its begin is the time, and
+/// many have the same.
+pub(crate) fn short(id: &str) -> String {
+    id.get(id.len().saturating_sub(8)..).unwrap_or(id).to_owned()
+}
+
 /// A time for people; "never" for none.
 pub(crate) fn time(millis: u64) -> String {
     if millis == 0 {

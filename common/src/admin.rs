@@ -25,7 +25,7 @@ use writ_proto::admin::v1::OperatorRole;
 use zeroize::Zeroizing;
 
 use self::audit::{AuditSettings, AuditStore as _, NewAudit};
-use self::operators::OperatorStore;
+use self::operators::{Caller, OperatorStore, Scope};
 use self::revocable::Listener;
 pub use self::subject::AuditSubject;
 use crate::hush::Hush;
@@ -163,6 +163,8 @@ pub struct Actor {
     pub method: &'static str,
     /// SHA-256 of the request; a stream has none, nor has one with passwords.
     pub request: Option<Digest>,
+    /// Which commands it may send.
+    pub scope: Scope,
 }
 
 /// What a call for a change came to, in the extensions of its response. Without a word it made one.
@@ -202,6 +204,8 @@ pub fn actor<T>(request: &tonic::Request<T>) -> Result<Actor, Failure> {
 pub trait AdminBackend: Send + Sync + 'static {
     /// Every method of the admin port.
     const POLICY: &'static [(&'static str, Rule)];
+    /// Changes that a caller with a scope may make, because their services look at it.
+    const SCOPED: &'static [&'static str] = &[];
 
     /// Where operators and the audit logs are kept.
     type Store: OperatorStore;
@@ -217,6 +221,14 @@ pub trait AdminBackend: Send + Sync + 'static {
 
     /// How much the audit logs keep.
     fn audit_settings(&self) -> AuditSettings;
+
+    /// Whether a scope can be given here.
+    ///
+    /// # Errors
+    /// When it cannot be read, or callers have none here.
+    fn check_scope(&self, _scope: &Scope) -> Result<(), Failure> {
+        Err(Failure::invalid("selector", "operators have no scope here: it limits who commands which agents"))
+    }
 
     /// A call as it is recorded.
     fn audit_entry(&self, entry: AuditedCall) -> NewAudit {
@@ -353,7 +365,7 @@ where
                 Err(failure) => return Ok(Status::from(failure).into_http()),
             };
             let (call, listener, mut request) = called;
-            if let Err(failure) = call.check(rule) {
+            if let Err(failure) = call.check(rule, H::SCOPED) {
                 backend.record(call.entry(AuditLog::Reads, "PERMISSION_DENIED")).await;
                 return Ok(Status::from(failure).into_http());
             }
@@ -404,17 +416,21 @@ impl Call {
         let token = bearer_token(&request).ok_or_else(Failure::unauthenticated)?;
         let token = Digest::of(token.as_bytes());
         let known = backend.store().operator(token).await.map_err(unavailable)?;
-        let known = known.and_then(|(name, role)| Some((name, Role::from_stored(role)?)));
-        let Some((name, role)) = known else {
+        let known = known.and_then(|caller| Some((Role::from_stored(caller.role)?, caller)));
+        let Some((role, caller)) = known else {
             let address = Peer::host(request.extensions().get());
             crate::warn_of_stranger!(hush, address, { method, }, "unknown token");
             return Err(Failure::unauthenticated());
         };
+        if caller.is_over(backend.now()) {
+            return Err(Failure::token_expired(caller.expires_at));
+        }
+        let Caller { name, scope, .. } = caller;
         // For as long as the call lasts: a token that is revoked holds no connection.
         let peer = request.extensions().get::<Peer>();
         let listener = Listener { token, _call: peer.map(|peer| peer.in_call(token)) };
         if method.starts_with("/grpc.reflection.") {
-            let actor = Actor { name, role, method, request: None };
+            let actor = Actor { name, role, method, request: None, scope };
             return Ok((Self { actor, subject: String::new() }, listener, request));
         }
         let (head, body) = request.into_parts();
@@ -425,7 +441,7 @@ impl Call {
         let bytes = body.to_bytes();
         let message = only_message(&bytes)?;
         let digest = (!matches!(rule, Some(Rule::ChangeSecrets(_)))).then(|| Digest::of(message));
-        let actor = Actor { name, role, method, request: digest };
+        let actor = Actor { name, role, method, request: digest, scope };
         let subject = match rule {
             Some(Rule::Change(_, about) | Rule::ChangeWithLine(_, about)) => about.subject(message),
             _ => String::new(),
@@ -450,8 +466,17 @@ impl Call {
         }
     }
 
-    fn check(&self, rule: Option<Rule>) -> Result<(), Failure> {
+    fn check(&self, rule: Option<Rule>, scoped: &[&str]) -> Result<(), Failure> {
         let actor = &self.actor;
+        let is_change =
+            matches!(rule, Some(Rule::Change(..) | Rule::ChangeWithLine(..) | Rule::ChangeSecrets(_)));
+        if is_change && !actor.scope.is_everything() && !scoped.contains(&actor.method) {
+            let text = format!(
+                "`{}` may command agents within its scope, and change nothing else. An admin gives another token: writ operator create",
+                actor.name
+            );
+            return Err(Failure::denied("scope", text));
+        }
         match rule.map(Rule::role) {
             Some(None) => Ok(()),
             Some(Some(needed)) if actor.role >= needed => Ok(()),

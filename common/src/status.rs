@@ -64,6 +64,13 @@ impl Failure {
         Self { code: Code::Unauthenticated, reason: "unauthenticated", message, field: None }
     }
 
+    /// The caller's token has ended.
+    #[must_use]
+    pub fn token_expired(at: impl std::fmt::Display) -> Self {
+        let message = format!("this token ended at {at}; an admin gives another: writ operator create");
+        Self { code: Code::Unauthenticated, reason: "token_expired", message, field: None }
+    }
+
     /// The caller may not do this.
     pub fn denied(reason: &'static str, message: impl Into<String>) -> Self {
         Self { code: Code::PermissionDenied, reason, message: message.into(), field: None }

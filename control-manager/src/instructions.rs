@@ -267,7 +267,13 @@ mod tests {
     const MINUTE: Duration = Duration::from_secs(60);
 
     fn by(name: &str) -> Actor {
-        Actor { name: name.to_owned(), role: Role::Operator, method: "/a/B", request: None }
+        Actor {
+            name: name.to_owned(),
+            role: Role::Operator,
+            method: "/a/B",
+            request: None,
+            scope: writ_common::admin::operators::Scope::default(),
+        }
     }
 
     fn names(names: &[&str]) -> Vec<String> {

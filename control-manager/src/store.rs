@@ -17,7 +17,8 @@ use writ_common::admin::Role;
 use writ_common::shutdown::Shutdown;
 use writ_database::file::{self, Found};
 use writ_database::{
-    Connection, Database, Migration, OBJECT_TABLES, Schema, ToValue as _, insert_operator, values,
+    Connection, Database, Migration, OBJECT_TABLES, Schema, TOKEN_LIMITS, ToValue as _, insert_operator,
+    values,
 };
 use writ_protocol::id::{Digest, ManagerId};
 use writ_protocol::time::Timestamp;
@@ -28,6 +29,7 @@ const SCHEMA: Schema = Schema {
         Migration { version: 2, name: "audit", sql: include_str!("store/migrations/0002_audit.sql") },
         Migration { version: 3, name: "objects", sql: OBJECT_TABLES },
         Migration { version: 4, name: "feed", sql: include_str!("store/migrations/0004_feed.sql") },
+        Migration { version: 5, name: "limits of tokens", sql: TOKEN_LIMITS },
     ],
     cure: "stop the manager and put a copy of control-manager.db back, or move it away and go on with a new one: writ-control-manager init --keep-keys",
 };

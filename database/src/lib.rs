@@ -27,7 +27,7 @@ pub use database::{Database, Pending, Schema};
 pub use error::DatabaseError;
 pub use migrate::Migration;
 pub use objects::{OBJECT_TABLES, put_objects, too_many_objects};
-pub use operators::insert_operator;
+pub use operators::{TOKEN_LIMITS, insert_operator};
 pub use record::Record;
 pub use value::{FromValue, ToValue, Value};
 pub use writer::{Batch, KeepOrUndo, Waiter};

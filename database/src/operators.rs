@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{MutexGuard, PoisonError};
 
-use writ_common::admin::operators::{OperatorRow, OperatorStore, Revocation};
+use writ_common::admin::operators::{Caller, NewOperator, OperatorRow, OperatorStore, Revocation, Scope};
 use writ_protocol::id::Digest;
 use writ_protocol::time::Timestamp;
 
@@ -12,13 +12,13 @@ use crate::{Connection, Database, DatabaseError, KeepOrUndo, Record, ToValue as 
 /// Tokens that were looked up: as many as there are people and scripts that call.
 #[derive(Debug, Default)]
 pub(crate) struct Known {
-    by_token: HashMap<Digest, (String, u8)>,
+    by_token: HashMap<Digest, Caller>,
     revocations: u64,
 }
 
 impl<J: Send + 'static> OperatorStore for Database<J> {
     /// Remembered until somebody is revoked.
-    async fn operator(&self, token: Digest) -> Result<Option<(String, u8)>, DatabaseError> {
+    async fn operator(&self, token: Digest) -> Result<Option<Caller>, DatabaseError> {
         let revocations = {
             let known = self.known();
             if let Some(operator) = known.by_token.get(&token) {
@@ -26,9 +26,12 @@ impl<J: Send + 'static> OperatorStore for Database<J> {
             }
             known.revocations
         };
-        let sql = "SELECT name, role FROM admin_tokens WHERE token_digest = ?1 AND revoked_at = 0";
+        let sql = "SELECT * FROM admin_tokens WHERE token_digest = ?1 AND revoked_at = 0";
         let operator = self.read(move |connection| {
-            connection.first(sql, &values![token], |record| Ok((record.get("name")?, record.get("role")?)))
+            connection.first(sql, &values![token], |record| {
+                let OperatorRow { name, role, expires_at, scope, .. } = read(record)?;
+                Ok(Caller { name, role, expires_at, scope })
+            })
         });
         let operator = operator.await?;
         let mut known = self.known();
@@ -44,18 +47,12 @@ impl<J: Send + 'static> OperatorStore for Database<J> {
         self.read(move |connection| connection.fetch(sql, &values![after, limit], read)).await
     }
 
-    async fn create_operator(
-        &self,
-        token: Digest,
-        name: String,
-        role: u8,
-        now: Timestamp,
-    ) -> Result<bool, DatabaseError> {
+    async fn create_operator(&self, new: NewOperator) -> Result<bool, DatabaseError> {
         self.write(move |connection| {
-            if find(connection, &name)?.is_some() {
+            if find(connection, &new.caller.name)?.is_some() {
                 return Ok(false);
             }
-            insert_operator(connection, token, &name, role, now)?;
+            insert(connection, &new)?;
             Ok(true)
         })
         .await
@@ -88,8 +85,9 @@ fn revoke(
     now: Timestamp,
 ) -> Result<KeepOrUndo<Revocation>, DatabaseError> {
     let Some(row) = find(connection, name)? else { return Ok(KeepOrUndo::Undo(Revocation::Unknown)) };
-    let others =
-        "SELECT count(*) AS others FROM admin_tokens WHERE role = ?1 AND revoked_at = 0 AND name <> ?2";
+    // One whose token ends is not left for long.
+    let others = "SELECT count(*) AS others FROM admin_tokens
+                  WHERE role = ?1 AND revoked_at = 0 AND expires_at = 0 AND name <> ?2";
     let others = connection.only(others, &values![greatest, name], |record| record.get("others"))?;
     let decision = Revocation::decide(row, greatest, others, now);
     if let Revocation::Done { row, is_new: true } = &decision {
@@ -109,10 +107,19 @@ fn read(record: &Record<'_>) -> Result<OperatorRow, DatabaseError> {
         role: record.get("role")?,
         created_at: record.get("created_at")?,
         revoked_at: record.get("revoked_at")?,
+        expires_at: record.get("expires_at")?,
+        scope: Scope { selector: record.get("selector")?, actions: record.get("actions")? },
     })
 }
 
-/// Records somebody who may call.
+/// What limits tokens, as a step of a program's schema.
+pub const TOKEN_LIMITS: &str = "
+    ALTER TABLE admin_tokens ADD COLUMN expires_at INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE admin_tokens ADD COLUMN selector TEXT NOT NULL DEFAULT '';
+    ALTER TABLE admin_tokens ADD COLUMN actions TEXT NOT NULL DEFAULT '';
+";
+
+/// Records somebody who may call, for ever and for everything.
 ///
 /// # Errors
 /// When the database fails, or the name or token is recorded already.
@@ -123,6 +130,15 @@ pub fn insert_operator(
     role: u8,
     now: Timestamp,
 ) -> Result<(), DatabaseError> {
-    let sql = "INSERT INTO admin_tokens (token_digest, name, role, created_at) VALUES (?1, ?2, ?3, ?4)";
-    connection.execute(sql, &values![token, name, role, now]).map(drop)
+    let (expires_at, scope) = (Timestamp::ZERO, Scope::default());
+    let caller = Caller { name: name.to_owned(), role, expires_at, scope };
+    insert(connection, &NewOperator { token, caller, now })
+}
+
+fn insert(connection: &mut Connection, new: &NewOperator) -> Result<(), DatabaseError> {
+    let NewOperator { token, caller: Caller { name, role, expires_at, scope }, now } = new;
+    let Scope { selector, actions } = scope;
+    let sql = "INSERT INTO admin_tokens (token_digest, name, role, created_at, expires_at, selector, actions)
+               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
+    connection.execute(sql, &values![token, name, role, now, expires_at, selector, actions]).map(drop)
 }

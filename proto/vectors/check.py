@@ -150,7 +150,7 @@ def trust_bundle(data: bytes, predecessor=None):
 
 
 # What agents do of themselves, and how harmful it is. A scan that only reports is harmless.
-OWN = {"scan": "change", "stop_scan": "change", "restore_quarantined": "change", "delete_quarantined": "destructive"}
+OWN = {"scan": "change", "stop_scan": "change", "stop_command": "change", "restore_quarantined": "change", "delete_quarantined": "destructive"}
 # What agents have a use for.
 COMPONENTS = {"file-reputation-filter", "suspicious-objects", "web-reputation-filter"}
 
@@ -197,6 +197,8 @@ def check_command(command) -> None:
     if command.WhichOneof("action") in ("restore_quarantined", "delete_quarantined"):
         if len(getattr(command, command.WhichOneof("action")).sha256) != 32:
             raise Refused("malformed_payload")
+    if command.WhichOneof("action") == "stop_command" and len(command.stop_command.command_id) != 16:
+        raise Refused("malformed_payload")
     names = [p.name for p in command.run.parameters]
     if any(a >= b for a, b in zip(names, names[1:])):
         raise Refused("malformed_payload")

@@ -55,6 +55,8 @@ pub enum Action {
     Scan(Scan),
     /// End scans whose commands were issued before this one.
     StopScan,
+    /// End this command, whether it runs or waits.
+    StopCommand(CommandId),
     /// Put all files of this SHA-256 back from quarantine.
     RestoreQuarantined(Digest),
     /// Remove all files of this SHA-256 from quarantine.
@@ -179,6 +181,7 @@ impl Action {
             Self::RestoreQuarantined(sha256) | Self::DeleteQuarantined(sha256) => {
                 vec![("sha256".to_owned(), sha256.to_string())]
             }
+            Self::StopCommand(command) => vec![("command".to_owned(), command.to_string())],
             Self::Ping | Self::Inventory | Self::StopScan | Self::Unsupported(_) => Vec::new(),
         };
         let mut text = self.name().to_owned();
@@ -201,6 +204,7 @@ impl Action {
             Self::UpdateComponent(_) => "update-component",
             Self::Scan(_) => "scan",
             Self::StopScan => "stop-scan",
+            Self::StopCommand(_) => "stop-command",
             Self::RestoreQuarantined(_) => "restore-quarantined",
             Self::DeleteQuarantined(_) => "delete-quarantined",
             Self::Run(action) => &action.name,
@@ -221,6 +225,7 @@ impl Action {
             | Self::UpdateComponent(_)
             | Self::Scan(_)
             | Self::StopScan
+            | Self::StopCommand(_)
             | Self::RestoreQuarantined(_) => Some(ActionClass::Change),
             Self::Run(_) | Self::Unsupported(_) => None,
         }
@@ -250,13 +255,14 @@ impl Scan {
 
 /// What every agent does without being allowed to by a file, and at least how harmful it is: settings with
 /// endpoints are of class trust, a scan that may block or quarantine of class change.
-pub const OWN_ACTIONS: [(&str, ActionClass); 8] = [
+pub const OWN_ACTIONS: [(&str, ActionClass); 9] = [
     ("ping", ActionClass::Read),
     ("inventory", ActionClass::Read),
     ("settings", ActionClass::Change),
     ("update-component", ActionClass::Change),
     ("scan", ActionClass::Read),
     ("stop-scan", ActionClass::Change),
+    ("stop-command", ActionClass::Change),
     ("restore-quarantined", ActionClass::Change),
     ("delete-quarantined", ActionClass::Destructive),
 ];
@@ -373,6 +379,7 @@ mod tests {
                 resolves_names: false,
             }),
             Action::StopScan,
+            Action::StopCommand(CommandId::from_bytes([1; 16])),
             Action::RestoreQuarantined(Digest::of(b"")),
             Action::DeleteQuarantined(Digest::of(b"")),
             Action::Run(run),
@@ -386,6 +393,7 @@ mod tests {
                 | Action::UpdateComponent(_)
                 | Action::Scan(_)
                 | Action::StopScan
+                | Action::StopCommand(_)
                 | Action::RestoreQuarantined(_)
                 | Action::DeleteQuarantined(_)
                 | Action::Run(_)

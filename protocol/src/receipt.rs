@@ -76,6 +76,8 @@ pub enum Ending {
     Indeterminate,
     /// An action of the agent itself failed and changed nothing.
     Failed,
+    /// Another command stopped it: its processes were ended, or it had not started.
+    Stopped,
 }
 
 impl Ending {
@@ -106,6 +108,7 @@ impl Ending {
             Self::NotStarted => "not_started",
             Self::Indeterminate => "indeterminate",
             Self::Failed => "failed",
+            Self::Stopped => "stopped",
         }
     }
 }

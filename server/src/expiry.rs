@@ -26,7 +26,8 @@ pub(crate) fn days_left(until: Timestamp, now: Timestamp) -> Option<u64> {
 
 /// Looks at the certificate that signs until the server ends; says each of the steps once.
 pub(crate) async fn run(server: Arc<Server>) {
-    let mut said = BTreeMap::<KeyId, u64>::new();
+    // Whether it was noted that no certificate ends soon any more.
+    let (mut said, mut is_ended) = (BTreeMap::<KeyId, u64>::new(), false);
     loop {
         let now = server.clock.wall();
         let signs = server.signer.entry().map(|entry| {
@@ -36,7 +37,9 @@ pub(crate) async fn run(server: Arc<Server>) {
         // No days are left of one that has ended.
         let ended =
             || server.signer.ended().map(|entry| (entry.certificate.key().id(), entry.accept_until, Some(0)));
-        if let Some((key, ends, Some(days))) = signs.or_else(ended)
+        let soonest = signs.or_else(ended);
+        let days_until_end = soonest.as_ref().and_then(|(_, _, days)| *days);
+        if let Some((key, ends, Some(days))) = soonest
             && said.insert(key, days) != Some(days)
         {
             let detail = match days {
@@ -53,6 +56,12 @@ pub(crate) async fn run(server: Arc<Server>) {
                 error!(%error, "the alert could not be raised");
                 said.remove(&key);
             }
+        }
+        if days_until_end.is_none() && !is_ended {
+            let ended = server.store.end_alert(AlertKind::CertificateEnds, SERVER, now).await;
+            is_ended = ended.inspect_err(|error| error!(%error, "the alert could not be ended")).is_ok();
+        } else if days_until_end.is_some() {
+            is_ended = false;
         }
         if server.shutdown.unless_requested(tokio::time::sleep(LOOK_EVERY)).await.is_none() {
             return;

@@ -200,6 +200,10 @@ pub(crate) async fn change(server: &Arc<Server>, command: CommandId, what: Chang
     if under_way.row.standing.state.is_over() {
         all.remove(&command);
     }
+    if !all.values().any(|under_way| under_way.row.standing.state == RolloutState::Stopped) {
+        let ended = server.store.end_alert(AlertKind::RolloutStopped, SERVER, server.clock.wall()).await;
+        ended.map_err(unavailable)?;
+    }
     drop(all);
     server.rollouts.news.notify_one();
     Ok(true)
@@ -248,12 +252,15 @@ async fn look(server: &Server, under_way: &UnderWay) -> Result<(Counted, Moment)
     let Answers { done, failed, open } = server.store.answers(row.command, row.standing.released).await?;
     let mut counted = Counted { done, failed, ..Counted::default() };
     let registry = server.dispatcher.registry();
-    for agent in open {
+    for (agent, is_sent) in open {
         // Who came back a moment ago has had no time to answer.
-        match registry.connected_for(agent).map(|here| here.min(moment.since_release.unwrap_or_default())) {
-            None => counted.away += 1,
-            Some(waited) if waited >= row.plan.patience => counted.silent += 1,
-            Some(_) => counted.unanswered += 1,
+        let waited =
+            registry.connected_for(agent).map(|here| here.min(moment.since_release.unwrap_or_default()));
+        match waited {
+            Some(waited) if waited < row.plan.patience => counted.unanswered += 1,
+            Some(_) if is_sent => counted.silent += 1,
+            // Connected, and nothing is sent to it: it is held until an operator decides.
+            Some(_) | None => counted.away += 1,
         }
     }
     Ok((counted, moment))

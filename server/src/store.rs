@@ -14,6 +14,7 @@ pub(crate) use rows::{
     Beginning, Behind, CommandRow, Contact, EnrolmentTokenRow, Fork, Holders, KnownAgent, Membership,
     NewCommand, NewReceipt, NewToken, Progress, QueuedCommand, ReceiptFate, RecordedCommand, Report,
     RolloutRow, RolloutState, SERVER, SignOfLife, StoredEnvelope, TakenRow, TargetRow, TargetState, TokenUse,
+    Wanted, WantedAlerts, WantedState,
 };
 pub(crate) use sql::MAX_FORKS;
 pub(crate) use writ_common::admin::unavailable;
@@ -24,7 +25,7 @@ use std::path::Path;
 use tokio::sync::broadcast;
 use writ_common::shutdown::Shutdown;
 use writ_database::file::{self, Found};
-use writ_database::{Batch, Database, Migration, OBJECT_TABLES, Schema};
+use writ_database::{Batch, Database, Migration, OBJECT_TABLES, Schema, TOKEN_LIMITS};
 use writ_protocol::id::{CommandId, FleetId};
 
 /// Changes a watcher may fall behind by before it has to look at everything again.
@@ -58,6 +59,12 @@ const SCHEMA: Schema = Schema {
         },
         Migration { version: 9, name: "objects", sql: OBJECT_TABLES },
         Migration { version: 10, name: "rollouts", sql: include_str!("store/migrations/0010_rollouts.sql") },
+        Migration { version: 11, name: "limits of tokens", sql: TOKEN_LIMITS },
+        Migration {
+            version: 12,
+            name: "alerts end",
+            sql: include_str!("store/migrations/0012_alerts_end.sql"),
+        },
     ],
     cure: "stop the server, move writ.db and writ.db-wal away, and put a copy back or restore a backup: writ-server cert restore FILE",
 };

@@ -86,6 +86,7 @@ pub(crate) async fn submit(
     let Request { id, selection, lifetime, action, rollout, parent } = request;
     let id = id.unwrap_or_else(|| CommandId::generate(server.clock.wall()));
     let targets = resolve(server, selection).await?;
+    check_scope(server, actor, action.name(), &targets).await?;
     let (targets, rollout) = match rollout {
         None => (targets, None),
         Some(staging) => {
@@ -108,6 +109,51 @@ pub(crate) async fn submit(
         stamps,
     ));
     task.await.map_err(|_| Failure::unavailable("the server is shutting down"))?
+}
+
+/// Whether a caller may send agents an action.
+///
+/// # Errors
+/// When it or one of them is outside of the caller's scope.
+pub(crate) async fn check_scope(
+    server: &Server,
+    actor: &Actor,
+    action: &str,
+    targets: &[AgentId],
+) -> Result<(), Failure> {
+    let Actor { name, scope, .. } = actor;
+    if !scope.allows(action) {
+        let text = format!("`{name}` may send {}, and not `{action}`", scope.actions.replace(',', ", "));
+        return Err(Failure::denied("scope_action", text));
+    }
+    if scope.selector.is_empty() {
+        return Ok(());
+    }
+    let limit = selector(&scope.selector)?;
+    let mut within = server.store.agent_ids(Some(&limit)).await.map_err(unavailable)?;
+    within.sort_unstable();
+    let mut outside = targets.iter().filter(|agent| within.binary_search(agent).is_err());
+    let Some(first) = outside.next() else { return Ok(()) };
+    let (outside, targets) = (outside.count() + 1, targets.len());
+    let text = format!(
+        "{outside} of {targets} agents, such as {first}, are outside of what `{name}` may command: {limit}. Choose within it: --selector '{limit}'"
+    );
+    Err(Failure::denied("scope_agents", text))
+}
+
+/// The same of a command that was sent before: whether a caller may end it or carry it on.
+///
+/// # Errors
+/// When it is outside of the caller's scope, or there is no such command.
+pub(crate) async fn check_scope_of(server: &Server, actor: &Actor, id: CommandId) -> Result<(), Failure> {
+    if actor.scope.is_everything() {
+        return Ok(());
+    }
+    let unknown = || Failure::not_found(format!("there is no command {id}; see: writ commands list"));
+    let row = server.store.command(id).await.map_err(unavailable)?.ok_or_else(unknown)?;
+    let stored = server.store.envelope(id).await.map_err(unavailable)?.ok_or_else(unknown)?;
+    let action = row.action.split(' ').next().unwrap_or_default();
+    check_scope(server, actor, action, &stored.targets).await
 }
 
 /// Puts agents into the order of their rollout.
@@ -329,12 +375,19 @@ mod tests {
     use std::collections::BTreeSet;
 
     use writ_common::admin::Role;
+    use writ_common::admin::operators::Scope;
     use writ_protocol::command::{NamedAction, Settings};
 
     use super::*;
 
     fn anna() -> Actor {
-        Actor { name: "anna".to_owned(), role: Role::Operator, method: "/a/B", request: None }
+        Actor {
+            name: "anna".to_owned(),
+            role: Role::Operator,
+            method: "/a/B",
+            request: None,
+            scope: Scope::default(),
+        }
     }
 
     fn request(selection: Selection, seconds: u64, action: Action) -> Request {

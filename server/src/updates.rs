@@ -239,6 +239,10 @@ pub(crate) async fn sync(
                 info!(target: "audit", { component = %name, %version, %sha256, source }, "an update is in force");
             }
             uplink.server.updates.new.notify_one();
+            let now = uplink.server.clock.wall();
+            if let Err(error) = uplink.server.store.end_alert(AlertKind::UpdateFailed, SERVER, now).await {
+                warn!(%error, "that updates succeed again could not be noted");
+            }
         }
         Err(error) if matches!(error.reason, Reason::Busy | Reason::Stopped) => {}
         Err(error) => has_failed(uplink, &run.source, error).await,

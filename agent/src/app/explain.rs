@@ -215,7 +215,7 @@ const fn number_of(code: RefusalCode) -> usize {
         RefusalCode::WrongPurpose => 4,
         RefusalCode::NonCanonical | RefusalCode::MalformedPayload => 5,
         RefusalCode::WrongFleet => 6,
-        RefusalCode::WrongAgent | RefusalCode::BrokenProof => 7,
+        RefusalCode::WrongAgent | RefusalCode::BrokenProof | RefusalCode::NotReleased => 7,
         _ => 3,
     }
 }

@@ -26,6 +26,9 @@ const READ_BYTES: usize = 8 << 10;
 /// How long pipes are read after the leader and its group are gone.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
+/// What is stopped is told to end, and killed so much later.
+const GRACE: Duration = Duration::from_secs(5);
+
 /// Kills the group when dropped, so that nothing of an action outlives its execution, however that ends.
 struct Group(Option<Pid>);
 
@@ -74,6 +77,22 @@ enum Left {
     Killed(usize),
     /// Nobody knows.
     Unknown,
+}
+
+impl Left {
+    fn describe(&self) -> Option<String> {
+        match self {
+            Self::Unknown => Some(
+                "what left its process group is not known: it ran as another user and without a control group, or hides what is in it"
+                    .to_owned(),
+            ),
+            Self::Killed(0) => None,
+            Self::Killed(1) => Some("a process that had left its process group was killed".to_owned()),
+            Self::Killed(left) => {
+                Some(format!("{left} processes that had left its process group were killed"))
+            }
+        }
+    }
 }
 
 impl Kin {
@@ -134,7 +153,11 @@ fn marked(mark: &[u8]) -> Vec<Pid> {
     found.collect()
 }
 
-pub(super) async fn run(invocation: Invocation, on_group: impl FnOnce(u32) + Send) -> Ended {
+pub(super) async fn run(
+    invocation: Invocation,
+    on_group: impl FnOnce(u32) + Send,
+    stopped: impl Future<Output = ()> + Send,
+) -> Ended {
     let Invocation { program, arguments, working_directory, timeout, max_output, user, uid } = invocation;
     // Once more: the list was read when the agent started, and packages are replaced and rights changed
     // since.
@@ -181,38 +204,38 @@ pub(super) async fn run(invocation: Invocation, on_group: impl FnOnce(u32) + Sen
     let kin = Kin::of(own_group, &word, is_other);
     let mut collected =
         Collected { kept: Vec::new(), max: max_output, bytes: 0, digest: Context::new(&SHA256) };
-    let ended = tokio::time::timeout(timeout, collect(&mut child, group, &mut collected)).await;
+    let mut was_stopped = false;
+    let stop = async {
+        stopped.await;
+        was_stopped = true;
+        if let Some(leader) = leader {
+            let _ = kill_process_group(leader, Signal::TERM);
+        }
+        tokio::time::sleep(GRACE).await;
+    };
+    // After its grace, and at the time-out, the group is killed where it is dropped.
+    let ended = tokio::select! {
+        ended = tokio::time::timeout(timeout, collect(&mut child, group, &mut collected)) => ended.map_err(|_| ()),
+        () = stop => Err(()),
+    };
     let left = kin.end(leader);
     let (ending, mut details) = match ended {
+        Ok(Ok((status, _))) if was_stopped => {
+            (Ending::Stopped, vec![format!("it ended when it was told to: {}", ending(status).describe())])
+        }
+        Err(()) if was_stopped => {
+            (Ending::Stopped, vec![format!("killed: it did not end within {GRACE:?} of being told to")])
+        }
         Ok(Ok((status, is_read))) => {
             let held = "something it started left its process group and holds its output: it may go on";
             let is_held = !is_read && left == Left::Killed(0);
             (ending(status), if is_held { vec![held.to_owned()] } else { Vec::new() })
         }
         Ok(Err(error)) => (Ending::Indeterminate, vec![format!("the process was lost: {error}")]),
-        Err(_) => (Ending::TimedOut, vec![format!("killed after {timeout:?}")]),
+        Err(()) => (Ending::TimedOut, vec![format!("killed after {timeout:?}")]),
     };
-    match left {
-        Left::Unknown => details.push(
-            "what left its process group is not known: it ran as another user and without a control group, or hides what is in it"
-                .to_owned(),
-        ),
-        Left::Killed(0) => {}
-        Left::Killed(1) => details.push("a process that had left its process group was killed".to_owned()),
-        Left::Killed(left) => {
-            details.push(format!("{left} processes that had left its process group were killed"));
-        }
-    }
-    let mut output_digest = [0; 32];
-    output_digest.copy_from_slice(collected.digest.finish().as_ref());
-    Ended {
-        ending,
-        output: Bytes::from(collected.kept),
-        output_bytes: collected.bytes,
-        output_digest: Digest::from_bytes(output_digest),
-        detail: details.join("; "),
-        listed: 0,
-    }
+    details.extend(left.describe());
+    collected.end(ending, details.join("; "))
 }
 
 struct Collected {
@@ -228,6 +251,19 @@ impl Collected {
         self.kept.extend_from_slice(&bytes[..room]);
         self.bytes = self.bytes.saturating_add(u64::try_from(bytes.len()).unwrap_or(u64::MAX));
         self.digest.update(bytes);
+    }
+
+    fn end(self, ending: Ending, detail: String) -> Ended {
+        let mut output_digest = [0; 32];
+        output_digest.copy_from_slice(self.digest.finish().as_ref());
+        Ended {
+            ending,
+            output: Bytes::from(self.kept),
+            output_bytes: self.bytes,
+            output_digest: Digest::from_bytes(output_digest),
+            detail,
+            listed: 0,
+        }
     }
 }
 
@@ -291,6 +327,30 @@ mod tests {
 
     use super::*;
 
+    async fn unstopped(invocation: Invocation, on_group: impl FnOnce(u32) + Send) -> Ended {
+        run(invocation, on_group, std::future::pending()).await
+    }
+
+    #[tokio::test]
+    async fn what_is_stopped_is_told_to_end_and_its_output_kept() {
+        let script = "trap 'echo bye; exit 3' TERM; echo up; while :; do sleep 600 & wait; done";
+        let (started, stopped) = tokio::sync::oneshot::channel();
+        let stopped = async { stopped.await.unwrap() };
+        let whole = Invocation { max_output: 4096, ..invocation("/bin/sh", &["-c", script]) };
+        let ended = run(whole, |_| started.send(()).unwrap(), stopped).await;
+        assert_eq!(ended.ending, Ending::Stopped, "{ended:?}");
+        let said = String::from_utf8_lossy(&ended.output).into_owned();
+        // Told before its shell had set the trap, it ends by the signal.
+        assert!(said.ends_with("bye\n") || ended.detail.contains("killed by signal 15"), "{said} {ended:?}");
+    }
+
+    #[tokio::test]
+    async fn what_does_not_end_when_told_is_killed() {
+        let script = "trap '' TERM; echo up; while :; do sleep 600 & wait; done";
+        let ended = run(invocation("/bin/sh", &["-c", script]), |_| {}, std::future::ready(())).await;
+        assert_eq!(ended.ending, Ending::Stopped, "{ended:?}");
+    }
+
     fn invocation(program: &str, arguments: &[&str]) -> Invocation {
         Invocation {
             program: program.into(),
@@ -305,7 +365,7 @@ mod tests {
 
     #[tokio::test]
     async fn output_is_kept_to_its_cap_and_counted_beyond() {
-        let ended = run(invocation("/usr/bin/seq", &["1", "10000"]), |_| {}).await;
+        let ended = unstopped(invocation("/usr/bin/seq", &["1", "10000"]), |_| {}).await;
         let whole: String = (1..=10_000).map(|number| format!("{number}\n")).collect();
         assert_eq!(ended.ending, Ending::Exited(0));
         assert_eq!(ended.output.as_ref(), &whole.as_bytes()[..16]);
@@ -315,7 +375,8 @@ mod tests {
 
     #[tokio::test]
     async fn the_environment_is_clean() {
-        let ended = run(Invocation { max_output: 4096, ..invocation("/usr/bin/env", &[]) }, |_| {}).await;
+        let ended =
+            unstopped(Invocation { max_output: 4096, ..invocation("/usr/bin/env", &[]) }, |_| {}).await;
         let output = String::from_utf8(ended.output.to_vec()).unwrap();
         let mut names: Vec<_> =
             output.lines().filter_map(|line| line.split_once('=')).map(|(name, _)| name).collect();
@@ -328,7 +389,7 @@ mod tests {
         let mut slow = invocation("/bin/sh", &["-c", "sleep 600 & sleep 600"]);
         slow.timeout = Duration::from_millis(300);
         let mut group = 0;
-        let ended = run(slow, |leader| group = leader).await;
+        let ended = unstopped(slow, |leader| group = leader).await;
         assert_eq!(ended.ending, Ending::TimedOut);
         wait_until_gone(group).await;
     }
@@ -337,7 +398,7 @@ mod tests {
     async fn children_left_behind_end_with_the_leader() {
         let mut group = 0;
         let ended =
-            run(invocation("/bin/sh", &["-c", "sleep 600 & echo left"]), |leader| group = leader).await;
+            unstopped(invocation("/bin/sh", &["-c", "sleep 600 & echo left"]), |leader| group = leader).await;
         assert_eq!((ended.ending, ended.output.as_ref()), (Ending::Exited(0), b"left\n".as_slice()));
         wait_until_gone(group).await;
     }
@@ -348,7 +409,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let pipe = folder.path().join("pipe");
         mknodat(CWD, &pipe, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
-        let ended = run(invocation("/bin/sh", &["-c", script, pipe.to_str().unwrap()]), |_| {}).await;
+        let ended = unstopped(invocation("/bin/sh", &["-c", script, pipe.to_str().unwrap()]), |_| {}).await;
         assert_eq!(ended.ending, Ending::Exited(0));
         assert_eq!(ended.detail, "a process that had left its process group was killed");
         let left: u32 = String::from_utf8(ended.output.to_vec()).unwrap().trim().parse().unwrap();
@@ -368,7 +429,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_missing_program_is_not_started_and_says_so() {
-        let ended = run(invocation("/nowhere/at/all", &[]), |_| {}).await;
+        let ended = unstopped(invocation("/nowhere/at/all", &[]), |_| {}).await;
         assert_eq!(ended.ending, Ending::NotStarted);
         assert!(ended.detail.contains("/nowhere/at/all"));
     }

@@ -34,6 +34,7 @@ impl AgentCore {
                 let about = scan::About { command, issued_at };
                 (true, Box::pin(self.scans.run(scan, known, about, || self.now())))
             }
+            OwnWork::StopCommand(other) => (false, Box::pin(std::future::ready(self.stop(other)))),
             OwnWork::StopScan => (false, Box::pin(std::future::ready(self.scans.stop(issued_at)))),
             OwnWork::Restore(sha256) => (false, Box::pin(self.scans.dispose("restored", sha256))),
             OwnWork::Delete(sha256) => (false, Box::pin(self.scans.dispose("deleted", sha256))),

@@ -9,7 +9,7 @@ use writ_common::files;
 use writ_proto::admin::v1::{EvidenceTarget, GetCommandRequest, evidence_part::Part};
 use writ_protocol::audience::AudienceProof;
 use writ_protocol::evidence::{Answered, Evidence, EvidenceError, Judged, Target};
-use writ_protocol::id::{CommandId, Digest};
+use writ_protocol::id::Digest;
 use writ_protocol::receipt::Decision;
 
 use crate::args::Format;
@@ -28,12 +28,12 @@ struct Exported {
 pub(super) async fn export(
     format: Format,
     client: &Client,
-    command: CommandId,
+    command: String,
     file: &Path,
 ) -> Result<(), Failure> {
     let damaged =
         || Failure::unreachable("the server sent evidence that cannot be read; is it newer than this writ?");
-    let request = GetCommandRequest { command_id: command.to_string() };
+    let request = GetCommandRequest { command_id: command.clone() };
     let mut parts = client.commands().evidence(request).await?.into_inner();
     let mut evidence = None;
     while let Some(part) = parts.message().await? {
@@ -64,7 +64,7 @@ pub(super) async fn export(
     let mut out = std::fs::File::create_new(file).map_err(local)?;
     out.write_all(evidence.to_json().as_bytes()).and_then(|()| out.sync_all()).map_err(local)?;
     let (name, targets) = (file.display().to_string(), evidence.targets.len());
-    let shown = Exported { file: name.clone(), command_id: command.to_string(), targets, receipts };
+    let shown = Exported { file: name.clone(), command_id: command, targets, receipts };
     let fields = [
         ("file", name.clone()),
         ("targets", targets.to_string()),

@@ -18,13 +18,27 @@ struct Row {
     role: &'static str,
     created_at: String,
     revoked_at: String,
+    expires_at: String,
+    selector: String,
+    actions: Vec<String>,
+}
+
+impl Row {
+    /// What limits the token.
+    fn scope(&self) -> String {
+        let actions = (!self.actions.is_empty()).then(|| self.actions.join(","));
+        let selector = (!self.selector.is_empty()).then(|| format!("on {}", self.selector));
+        let parts: Vec<_> = actions.into_iter().chain(selector).collect();
+        parts.join(" ")
+    }
 }
 
 impl Rows for Row {
-    const HEAD: &'static [&'static str] = &["NAME", "ROLE", "SINCE", "REVOKED"];
+    const HEAD: &'static [&'static str] = &["NAME", "ROLE", "SINCE", "EXPIRES", "REVOKED", "SCOPE"];
 
     fn cells(&self) -> Vec<String> {
-        vec![self.name.clone(), self.role.to_owned(), self.created_at.clone(), self.revoked_at.clone()]
+        let (since, expires) = (self.created_at.clone(), self.expires_at.clone());
+        vec![self.name.clone(), self.role.to_owned(), since, expires, self.revoked_at.clone(), self.scope()]
     }
 }
 
@@ -34,11 +48,21 @@ struct Created {
     token: Option<String>,
     name: String,
     role: &'static str,
+    expires_at: String,
 }
 
 pub(super) async fn run(format: Format, client: &Client, verb: Operator) -> Result<(), Failure> {
     match verb {
-        Operator::Create { name, role, token_file } => create(format, client, name, role, token_file).await,
+        Operator::Create { name, role, expires, selector, actions, token_file } => {
+            let request = CreateOperatorRequest {
+                name,
+                role: wire(role).into(),
+                expires_in_seconds: expires.map_or(0, |expires| expires.as_secs().max(1)),
+                selector,
+                actions,
+            };
+            create(format, client, request, token_file).await
+        }
         Operator::List => {
             let (mut rows, mut page_token) = (Vec::new(), String::new());
             loop {
@@ -59,24 +83,27 @@ pub(super) async fn run(format: Format, client: &Client, verb: Operator) -> Resu
     }
 }
 
-async fn create(
-    format: Format,
-    client: &Client,
-    name: String,
-    role: Role,
-    token_file: Option<std::path::PathBuf>,
-) -> Result<(), Failure> {
-    let file = token_file.map(NewSecretFile::check).transpose()?;
-    let wire = match role {
+const fn wire(role: Role) -> OperatorRole {
+    match role {
         Role::Viewer => OperatorRole::Viewer,
         Role::Operator => OperatorRole::Operator,
         Role::KeyAdmin => OperatorRole::KeyAdmin,
         Role::Admin => OperatorRole::Admin,
-    };
-    let request = CreateOperatorRequest { name, role: wire.into() };
+    }
+}
+
+async fn create(
+    format: Format,
+    client: &Client,
+    request: CreateOperatorRequest,
+    token_file: Option<std::path::PathBuf>,
+) -> Result<(), Failure> {
+    let file = token_file.map(NewSecretFile::check).transpose()?;
     let answer = client.operators().create(request).await?.into_inner();
     let known = row(answer.operator.unwrap_or_default());
-    let mut created = Created { token: None, name: known.name, role: known.role };
+    let (expires, scope) = (known.expires_at.clone(), known.scope());
+    let mut created =
+        Created { token: None, name: known.name, role: known.role, expires_at: known.expires_at };
     let Some(file) = file else {
         return match format {
             Format::Table => output::text(&answer.token),
@@ -90,6 +117,8 @@ async fn create(
     let fields = [
         ("operator", created.name.clone()),
         ("role", created.role.to_owned()),
+        ("expires", expires),
+        ("scope", if scope.is_empty() { "what the role allows".to_owned() } else { scope }),
         ("token file", path.display().to_string()),
         ("next", "hand it over with the CA file of this context (writ context list); they run: writ context add NAME --server HOST:PORT --ca FILE --token-file FILE".to_owned()),
     ];
@@ -105,5 +134,13 @@ fn row(known: Known) -> Row {
         OperatorRole::Admin => "admin",
     };
     let revoked_at = if known.revoked_at_ms == 0 { String::new() } else { output::time(known.revoked_at_ms) };
-    Row { name: known.name, role, created_at: output::time(known.created_at_ms), revoked_at }
+    Row {
+        name: known.name,
+        role,
+        created_at: output::time(known.created_at_ms),
+        revoked_at,
+        expires_at: output::time(known.expires_at_ms),
+        selector: known.selector,
+        actions: known.actions,
+    }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::Serialize;
 use writ_common::say;
 use writ_proto::admin::v1::{GetRolloutRequest, ListRolloutsRequest, Rollout, RolloutPlan};
+use writ_protocol::time::Timestamp;
 
 use super::send::{EXIT_AGENT, EXIT_UNANSWERED};
 use crate::args::{Format, Rollouts, Waves};
@@ -98,7 +99,7 @@ impl Rows for Shown {
 
     fn cells(&self) -> Vec<String> {
         vec![
-            self.command_id.clone(),
+            output::short(&self.command_id),
             self.action.clone(),
             self.requested_by.clone(),
             self.state.clone(),
@@ -153,7 +154,7 @@ pub(super) fn plan(waves: Waves) -> Option<RolloutPlan> {
         max_failures: max_failures.unwrap_or_default(),
         rate_per_second: rate.unwrap_or(0),
         window: window.unwrap_or_default(),
-        start_at_ms: start_at.unwrap_or(0),
+        start_at_ms: start_at.map_or(0, Timestamp::as_millis),
         seed: seed.unwrap_or(0),
         patience_seconds: seconds(answer_within),
     };
@@ -161,7 +162,7 @@ pub(super) fn plan(waves: Waves) -> Option<RolloutPlan> {
 }
 
 pub(super) async fn run(format: Format, client: &Client, verb: Rollouts) -> Result<ExitCode, Failure> {
-    let request = |id: writ_protocol::id::CommandId| GetRolloutRequest { command_id: id.to_string() };
+    let request = |command_id: String| GetRolloutRequest { command_id };
     let mut rollouts = client.rollouts();
     let rollout = match verb {
         Rollouts::List { limit } => {
@@ -172,7 +173,7 @@ pub(super) async fn run(format: Format, client: &Client, verb: Rollouts) -> Resu
             output::list(format, &rows, &format!("No command was sent in waves yet. Next: {next}"))?;
             return Ok(ExitCode::SUCCESS);
         }
-        Rollouts::Watch { id } => return watch(format, client, id.to_string(), None).await,
+        Rollouts::Watch { id } => return watch(format, client, id, None).await,
         Rollouts::Show { id } => rollouts.get(request(id)).await?,
         Rollouts::Pause { id } => rollouts.pause(request(id)).await?,
         Rollouts::Resume { id } => rollouts.resume(request(id)).await?,

@@ -118,7 +118,7 @@ pub(super) async fn run(format: Format, client: &Client, verb: Send) -> Result<E
     Ok(exit_code(counts))
 }
 
-fn exit_code(counts: Counts) -> ExitCode {
+pub(super) fn exit_code(counts: Counts) -> ExitCode {
     if counts.failed + counts.refused > 0 {
         ExitCode::from(EXIT_AGENT)
     } else if counts.done < counts.targets {
@@ -129,7 +129,11 @@ fn exit_code(counts: Counts) -> ExitCode {
 }
 
 /// Follows a command to its end, or as long as one wants to wait; the bar is on standard error.
-async fn follow(client: &Client, command: Command, timeout: Option<Duration>) -> Result<Command, Failure> {
+pub(super) async fn follow(
+    client: &Client,
+    command: Command,
+    timeout: Option<Duration>,
+) -> Result<Command, Failure> {
     let mut latest = command;
     let counts = Counts::new(latest.progress);
     let mut progress = Progress::of(counts.targets, "answered");
@@ -145,18 +149,22 @@ async fn follow(client: &Client, command: Command, timeout: Option<Duration>) ->
         }
         Ok::<_, tonic::Status>(())
     };
-    let ended = tokio::time::timeout(limit, watching).await;
+    let ended = tokio::select! {
+        ended = tokio::time::timeout(limit, watching) => Some(ended),
+        _ = tokio::signal::ctrl_c() => None,
+    };
     progress.end();
-    let show = client.typed(&format!("writ commands show {}", latest.command_id));
-    let goes_on = format!("the command goes on: {show}");
+    let typed = |verb: &str| client.typed(&format!("writ commands {verb} {}", latest.command_id));
+    let goes_on = format!("the command goes on: {}; to end it: {}", typed("watch"), typed("stop"));
     let counts = Counts::new(latest.progress);
     match ended {
-        Ok(Err(status)) => return Err(Failure::from(status).with_next(true, &goes_on)),
-        Ok(Ok(())) if counts.settled() < counts.targets => {
+        None => say::aside(format_args!("writ: {goes_on}")),
+        Some(Ok(Err(status))) => return Err(Failure::from(status).with_next(true, &goes_on)),
+        Some(Ok(Ok(()))) if counts.settled() < counts.targets => {
             return Err(Failure::unreachable(format!("the server ended before all had answered; {goes_on}")));
         }
-        Ok(Ok(())) => {}
-        Err(_) => say::aside(format_args!(
+        Some(Ok(Ok(()))) => {}
+        Some(Err(_)) => say::aside(format_args!(
             "writ: not all answered within {limit:?}; {goes_on}; why an agent does not answer: {}",
             client.typed("writ why AGENT")
         )),

@@ -1,14 +1,19 @@
 //! `writ commands`, and how a command is shown.
 
+use std::collections::BTreeMap;
+use std::process::ExitCode;
 use std::time::Duration;
 
 use serde::Serialize;
+use writ_common::say;
+use writ_common::time::Clock as _;
 use writ_proto::admin::v1::{
-    Command, GetCommandRequest, ListCommandsRequest, ListTargetsRequest, Progress, Target, TargetState,
+    Command, CommandState, GetCommandRequest, ListCommandsRequest, ListTargetsRequest, Progress,
+    StopCommandResponse, Target, TargetState,
 };
 
-use super::PAGE;
-use crate::args::{Commands, Format};
+use super::{PAGE, send};
+use crate::args::{self, Commands, Format, View};
 use crate::client::Client;
 use crate::failure::Failure;
 use crate::output::{self, Rows};
@@ -34,7 +39,7 @@ pub(super) struct Counts {
     #[serde(rename = "target_count")]
     pub(super) targets: u64,
     queued: u64,
-    sent: u64,
+    pub(super) sent: u64,
     pub(super) done: u64,
     pub(super) failed: u64,
     pub(super) refused: u64,
@@ -99,7 +104,7 @@ impl Rows for Shown {
 
     fn cells(&self) -> Vec<String> {
         vec![
-            self.command_id.clone(),
+            output::short(&self.command_id),
             self.action.clone(),
             self.requested_by.clone(),
             self.issued_at.clone(),
@@ -113,6 +118,13 @@ impl Rows for TargetRow {
     const HEAD: &'static [&'static str] = &["AGENT", "STATE", "ANSWERED", "WHAT"];
 
     fn cells(&self) -> Vec<String> {
+        vec![self.agent_name.clone(), self.state.to_owned(), self.answered_at.clone(), self.what()]
+    }
+}
+
+impl TargetRow {
+    /// How it ended and what it said, on one line.
+    fn what(&self) -> String {
         let said = match (self.refusal_code.as_str(), self.ending.as_str()) {
             ("", "exited") => format!("exit {}", self.exit_status),
             ("", "done") => String::new(),
@@ -123,8 +135,55 @@ impl Rows for TargetRow {
         let more = if first.len() < self.output.trim_end().len() || self.is_cut() { " …" } else { "" };
         let parts = [said, output::plain(&self.detail), format!("{}{more}", output::plain(first))];
         let what: Vec<_> = parts.into_iter().filter(|part| !part.is_empty()).collect();
-        vec![self.agent_name.clone(), self.state.to_owned(), self.answered_at.clone(), what.join(": ")]
+        what.join(": ")
     }
+
+    /// What somebody looks for comes first.
+    fn rank(&self) -> usize {
+        let order = ["failed", "refused", "expired", "cancelled", "sent", "queued", "done"];
+        order.iter().position(|state| *state == self.state).unwrap_or(0)
+    }
+}
+
+/// Agents that answered the same.
+#[derive(Serialize)]
+struct Group {
+    agents: usize,
+    state: &'static str,
+    what: String,
+    names: String,
+}
+
+impl Rows for Group {
+    const HEAD: &'static [&'static str] = &["AGENTS", "STATE", "WHAT", "NAMES"];
+
+    fn cells(&self) -> Vec<String> {
+        vec![self.agents.to_string(), self.state.to_owned(), self.what.clone(), self.names.clone()]
+    }
+}
+
+/// Names of a group that are shown unless all are asked for.
+const FEW_NAMES: usize = 3;
+
+/// The same answers together, failures first, then those of most agents.
+fn group(targets: &[TargetRow], all_names: bool) -> Vec<Group> {
+    let mut groups = BTreeMap::<(usize, &str, String), Vec<&str>>::new();
+    for target in targets {
+        groups.entry((target.rank(), target.state, target.what())).or_default().push(&target.agent_name);
+    }
+    let mut rows: Vec<_> = groups
+        .into_iter()
+        .map(|((rank, state, what), names)| {
+            let shown = if all_names { names.len() } else { FEW_NAMES };
+            let mut text = names.iter().take(shown).copied().collect::<Vec<_>>().join(", ");
+            if let Some(more @ 1..) = names.len().checked_sub(shown) {
+                text.push_str(&format!(" and {more} more"));
+            }
+            (rank, Group { agents: names.len(), state, what, names: text })
+        })
+        .collect();
+    rows.sort_by_key(|(rank, group)| (*rank, std::cmp::Reverse(group.agents)));
+    rows.into_iter().map(|(_, group)| group).collect()
 }
 
 pub(super) fn show(command: Command) -> Shown {
@@ -151,18 +210,41 @@ pub(super) fn show(command: Command) -> Shown {
     }
 }
 
-pub(super) async fn run(format: Format, client: &Client, verb: Commands) -> Result<(), Failure> {
+pub(super) async fn run(format: Format, client: &Client, verb: Commands) -> Result<ExitCode, Failure> {
+    let request = |command_id: String| GetCommandRequest { command_id };
     match verb {
-        Commands::List { limit } => {
-            let request = ListCommandsRequest { page_size: limit, page_token: String::new() };
+        Commands::List { limit, by, action, state, since, agent } => {
+            let now = writ_common::time::SystemClock::new().wall();
+            let since_ms = since.map_or(0, |since| (now - since).as_millis());
+            let state = match state {
+                None => CommandState::Unspecified,
+                Some(args::CommandState::Open) => CommandState::Open,
+                Some(args::CommandState::Done) => CommandState::Done,
+                Some(args::CommandState::Failed) => CommandState::Failed,
+                Some(args::CommandState::Expired) => CommandState::Expired,
+                Some(args::CommandState::Cancelled) => CommandState::Cancelled,
+            };
+            let asked = ListCommandsRequest {
+                page_size: limit,
+                page_token: String::new(),
+                requested_by: by,
+                action,
+                state: state.into(),
+                since_ms,
+                agent,
+            };
+            let is_all = asked == ListCommandsRequest { page_size: limit, ..ListCommandsRequest::default() };
             let rows: Vec<_> =
-                client.commands().list(request).await?.into_inner().commands.into_iter().map(show).collect();
+                client.commands().list(asked).await?.into_inner().commands.into_iter().map(show).collect();
             let next = client.typed("writ send ping --all --wait");
-            output::list(format, &rows, &format!("No command was sent yet. Next: {next}"))
+            let empty = match is_all {
+                true => format!("No command was sent yet. Next: {next}"),
+                false => "No such command.".to_owned(),
+            };
+            output::list(format, &rows, &empty)?;
         }
         Commands::Cancel { id } => {
-            let request = GetCommandRequest { command_id: id.to_string() };
-            let command = client.commands().cancel(request).await?.into_inner();
+            let command = client.commands().cancel(request(id)).await?.into_inner();
             let counts = print(format, client, command).await?;
             if format == Format::Table {
                 let too_late = counts.targets - counts.cancelled;
@@ -171,14 +253,46 @@ pub(super) async fn run(format: Format, client: &Client, verb: Commands) -> Resu
                     "\nCancelled for {cancelled}, too late for {too_late}: {sent} of them have it and have not answered."
                 ))?;
             }
-            Ok(())
         }
-        Commands::Show { id } => {
-            let command =
-                client.commands().get(GetCommandRequest { command_id: id.to_string() }).await?.into_inner();
-            print(format, client, command).await.map(|_| ())
+        Commands::Stop { id } => stop(format, client, id).await?,
+        Commands::Watch { id } => {
+            let command = client.commands().get(request(id)).await?.into_inner();
+            let latest = send::follow(client, command, None).await?;
+            return print(format, client, latest).await.map(send::exit_code);
         }
+        Commands::Show { id, view } => {
+            let command = client.commands().get(request(id)).await?.into_inner();
+            let _counts = print_view(format, client, command, view).await?;
+        }
+        Commands::Output { id, agent } => print_output(format, client, id, &agent).await?,
     }
+    Ok(ExitCode::SUCCESS)
+}
+
+#[derive(Serialize)]
+struct Stopped {
+    #[serde(flatten)]
+    command: Shown,
+    /// The command that stops it, on those that were sent it and have not answered.
+    stop: Option<Shown>,
+}
+
+async fn stop(format: Format, client: &Client, id: String) -> Result<(), Failure> {
+    let StopCommandResponse { command, stop } =
+        client.commands().stop(GetCommandRequest { command_id: id }).await?.into_inner();
+    let stopped = Stopped { command: show(command.unwrap_or_default()), stop: stop.map(show) };
+    let (id, counts) = (&stopped.command.command_id, stopped.command.counts);
+    let told = match &stopped.stop {
+        None => "nobody, for no agent has it and has not answered".to_owned(),
+        Some(stop) => format!("{} agents, by command {}", stop.counts.targets, stop.command_id),
+    };
+    let fields = [
+        ("command", id.clone()),
+        ("state", counts.describe()),
+        ("told to end", told),
+        ("next", client.typed(&format!("writ commands watch {id}"))),
+    ];
+    output::one(format, &stopped, &fields)
 }
 
 /// Output that does not fit a line of a table: several lines, or a document, which is laid out for reading.
@@ -194,8 +308,17 @@ fn whole(output: &str) -> Option<String> {
 /// How long the server may take to say what became of each target.
 const ANSWER_TIME: Duration = Duration::from_secs(30);
 
-/// Prints a command with each agent's answer.
+/// Prints a command with what agents answered.
 pub(super) async fn print(format: Format, client: &Client, command: Command) -> Result<Counts, Failure> {
+    print_view(format, client, command, View::default()).await
+}
+
+async fn print_view(
+    format: Format,
+    client: &Client,
+    command: Command,
+    view: View,
+) -> Result<Counts, Failure> {
     let mut shown = show(command);
     // A caller that waited so long for agents does not wait for ever for a server.
     let targets = tokio::time::timeout(ANSWER_TIME, targets(client, &shown.command_id)).await;
@@ -204,6 +327,9 @@ pub(super) async fn print(format: Format, client: &Client, command: Command) -> 
         Failure::unreachable(format!("the server does not answer; the command goes on: {later}"))
     })??;
     let counts = shown.counts;
+    let is_wanted =
+        |target: &TargetRow| !view.failed || ["failed", "refused", "expired"].contains(&target.state);
+    let mut targets: Vec<_> = targets.into_iter().filter(is_wanted).collect();
     if format == Format::Json {
         shown.targets = Some(targets);
         output::one(format, &shown, &[])?;
@@ -220,7 +346,20 @@ pub(super) async fn print(format: Format, client: &Client, command: Command) -> 
     ];
     output::one(format, &shown, &fields)?;
     output::text("")?;
-    output::list(format, &targets, "No targets.")?;
+    let empty = if view.failed { "No agent failed." } else { "No targets." };
+    let groups = group(&targets, view.names);
+    if view.each || groups.len() == targets.len() {
+        targets.sort_by_key(TargetRow::rank);
+        output::list(format, &targets, empty)?;
+    } else {
+        output::list(format, &groups, empty)?;
+        let id = output::short(&shown.command_id);
+        output::text(&format!(
+            "\n{}; each agent: {}",
+            counts.describe(),
+            client.typed(&format!("writ commands show {id} --each"))
+        ))?;
+    }
     // One agent's output is shown whole.
     if let [only] = targets.as_slice()
         && let Some(whole) = whole(&only.output)
@@ -232,6 +371,38 @@ pub(super) async fn print(format: Format, client: &Client, command: Command) -> 
         }
     }
     Ok(counts)
+}
+
+/// Prints what one agent's action printed.
+async fn print_output(format: Format, client: &Client, id: String, agent: &str) -> Result<(), Failure> {
+    let command = client.commands().get(GetCommandRequest { command_id: id }).await?.into_inner();
+    let rows = targets(client, &command.command_id).await?;
+    let place = rows.iter().position(|row| row.agent_id == agent || row.agent_name == agent);
+    let place = place.ok_or_else(|| {
+        let next = client.typed(&format!("writ commands show {} --each", output::short(&command.command_id)));
+        Failure::missing(format!("the command was not for an agent `{agent}`; see: {next}"))
+    })?;
+    // Alone on its page, a target brings all that its receipt has.
+    let request =
+        ListTargetsRequest { command_id: command.command_id, page_size: 1, page_token: place.to_string() };
+    let page = client.commands().list_targets(request).await?.into_inner();
+    let target = page.targets.into_iter().next().map(target);
+    let target =
+        target.ok_or_else(|| Failure::unreachable("the server does not know this target any more"))?;
+    if format == Format::Json {
+        return output::one(format, &target, &[]);
+    }
+    if target.answered_at == "never" {
+        return Err(Failure::missing(format!("{} has not answered", target.agent_name)));
+    }
+    output::text(output::plain_lines(&target.output).trim_end_matches('\n'))?;
+    if target.is_cut() {
+        let (kept, bytes) = (target.output.len(), target.output_bytes);
+        say::aside(format_args!(
+            "writ: the agent kept {kept} of {bytes} bytes; max_output of the action decides"
+        ));
+    }
+    Ok(())
 }
 
 async fn targets(client: &Client, command_id: &str) -> Result<Vec<TargetRow>, Failure> {

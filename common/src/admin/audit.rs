@@ -67,7 +67,7 @@ impl NewAudit {
     #[must_use]
     pub fn of(entry: AuditedCall, at: Timestamp, settings: AuditSettings) -> Self {
         let AuditedCall { log, actor, subject, outcome } = entry;
-        let Actor { name, role, method, request } = actor;
+        let Actor { name, role, method, request, scope: _ } = actor;
         let (actor, role, max_entries) = (name, role.as_str(), settings.max_entries);
         Self { log, at, actor, role, method, request, subject, outcome, max_entries }
     }

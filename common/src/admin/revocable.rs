@@ -50,8 +50,10 @@ impl Listener {
             loop {
                 tokio::time::sleep(LOOK_EVERY).await;
                 // A store that fails revokes nothing.
-                if let Ok(None) = backend.store().operator(token).await {
-                    return;
+                match backend.store().operator(token).await {
+                    Ok(None) => return,
+                    Ok(Some(caller)) if caller.is_over(backend.now()) => return,
+                    Ok(Some(_)) | Err(_) => {}
                 }
             }
         });

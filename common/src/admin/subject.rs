@@ -18,6 +18,8 @@ pub enum AuditSubject {
     Replacement,
     /// Its sixth: the id a caller chose for a command.
     CommandId,
+    /// Its first, and what limits the token: its fourth, a selector, and its fifth, actions.
+    Operator,
 }
 
 impl AuditSubject {
@@ -29,6 +31,7 @@ impl AuditSubject {
             Self::First => &[1],
             Self::Replacement => &[1, 2],
             Self::CommandId => &[6],
+            Self::Operator => &[1, 4, 5],
         }
     }
 
@@ -40,6 +43,9 @@ impl AuditSubject {
             Self::First => First::decode(request).map(|read| vec![read.text]),
             Self::Replacement => Both::decode(request).map(|read| vec![read.text, read.other]),
             Self::CommandId => Sixth::decode(request).map(|read| vec![read.text]),
+            Self::Operator => {
+                Limited::decode(request).map(|read| vec![read.name, read.selector, read.actions.join(",")])
+            }
         };
         let named: Vec<_> =
             read.unwrap_or_default().iter().filter(|text| !text.is_empty()).map(|text| shown(text)).collect();
@@ -76,6 +82,17 @@ struct Both {
     text: String,
     #[prost(string, tag = "2")]
     other: String,
+}
+
+/// One that gives somebody a token.
+#[derive(Clone, PartialEq, prost::Message)]
+struct Limited {
+    #[prost(string, tag = "1")]
+    name: String,
+    #[prost(string, tag = "4")]
+    selector: String,
+    #[prost(string, repeated, tag = "5")]
+    actions: Vec<String>,
 }
 
 /// Any request whose sixth field is text.

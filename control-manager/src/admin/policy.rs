@@ -25,7 +25,7 @@ pub const POLICY: &[(&str, Rule)] = &[
     ("/writ.admin.v1.ObjectService/ListExceptions", Rule::Read(Role::Viewer)),
     ("/writ.admin.v1.ObjectService/Remove", Rule::Change(Role::Operator, AuditSubject::First)),
     ("/writ.admin.v1.ObjectService/RemoveException", Rule::Change(Role::Operator, AuditSubject::First)),
-    ("/writ.admin.v1.OperatorService/Create", Rule::Change(Role::Admin, AuditSubject::First)),
+    ("/writ.admin.v1.OperatorService/Create", Rule::Change(Role::Admin, AuditSubject::Operator)),
     ("/writ.admin.v1.OperatorService/List", Rule::Read(Role::Admin)),
     ("/writ.admin.v1.OperatorService/Revoke", Rule::Change(Role::Admin, AuditSubject::First)),
     ("/writ.manager.v1.EntityService/AllowSubscription", Rule::Change(Role::Admin, AuditSubject::First)),

@@ -160,18 +160,33 @@ fn goes_on(stage: &Stage, first: &str) {
     proved("every agent was asked once");
 }
 
-fn is_aborted(stage: &Stage) {
-    let Stage { fleet, .. } = stage;
-    step(6, "Another one is aborted in flight");
+fn is_stopped_in_flight(stage: &Stage) {
+    let Stage { fleet, order, names, agents, .. } = stage;
+    step(6, "Another one is stopped in flight: it hangs on the canary");
     let migrate = ["send", "action", "migrate", "word=now", "--all"];
     assert_eq!(types(fleet, &[migrate.as_slice(), &PLAN].concat()), 0);
     let second = latest(fleet);
+    let groups: Vec<_> = order[..2]
+        .iter()
+        .map(|name| {
+            let place = names.iter().position(|known| known == name).unwrap();
+            let is_it = |said: &Value| said["command.id"] == second.as_str();
+            agents[place].wait_for("action started", is_it)["process.group"].as_u64().unwrap()
+        })
+        .collect();
     until("the canary never began", || show(fleet, &second)["unanswered"] == 2);
-    assert_eq!(types(fleet, &["rollouts", "abort", &second]), 0);
+    assert_eq!(types(fleet, &["commands", "stop", &second]), 0);
+    until("the rollout was never over", || show(fleet, &second)["state"] == "aborted");
+    until("the canary never ended", || fleet.json(&["commands", "show", &second])["failed"] == 2);
     let shown = fleet.json(&["commands", "show", &second]);
-    assert_eq!((&shown["cancelled"], &shown["sent"]), (&10.into(), &2.into()), "{shown}");
+    let stopped = shown["targets"].as_array().unwrap().iter().filter(|target| target["ending"] == "stopped");
+    assert_eq!((stopped.count(), &shown["cancelled"]), (2, &10.into()), "{shown}");
+    for group in groups {
+        let is_gone = !std::path::Path::new(&format!("/proc/{group}")).exists();
+        assert!(is_gone, "process {group} still runs");
+    }
     assert_eq!(types(fleet, &["rollouts", "list"]), 0);
-    proved("ten agents are never sent it");
+    proved("its processes are gone, two signed receipts say so, and ten agents are never sent it");
 }
 
 fn main() {
@@ -180,6 +195,6 @@ fn main() {
     let first = goes_wrong(&stage);
     is_widened_by_nobody(&stage);
     goes_on(&stage, &first);
-    is_aborted(&stage);
+    is_stopped_in_flight(&stage);
     println!("\nAll of it came out as it should.");
 }

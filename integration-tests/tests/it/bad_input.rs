@@ -308,8 +308,8 @@ fn operators_are_told_what_is_wrong_and_what_to_do() {
     said(&["send", "action", "../note", "--all"], 7, "no action can be called");
     said(&["send", "ping", "--all", "--expires", "0s"], 2, "longer than nothing");
     said(&["enroll", "token", "create", "--uses", "0"], 2, "0 is not in 1..=100000");
-    said(&["commands", "show", "12"], 2, "not a valid command id");
-    said(&["--output", "json", "commands", "show", "12"], 2, "\"reason\":\"usage\"");
+    said(&["commands", "show", "12"], 2, "neither a command's id nor its last 8 or more digits");
+    said(&["--output", "json", "commands", "list", "--limit", "0"], 2, "\"reason\":\"usage\"");
     said(&["commands", "show", "0192f1c0-0000-7000-8000-000000000009"], 5, "writ commands list");
     said(&["--context", "nowhere", "agents", "list"], 8, "there is no context `nowhere`");
     // What to type next reaches the same server.

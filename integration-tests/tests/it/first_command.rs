@@ -45,6 +45,7 @@ fn an_operator_commands_two_agents_and_reads_their_answers() {
             "update-component",
             "scan",
             "stop-scan",
+            "stop-command",
             "restore-quarantined",
             "delete-quarantined",
             "note",

@@ -44,6 +44,8 @@ mod updates_killed;
 mod updates_on_agents;
 
 mod rollouts;
+mod scopes;
+mod stops;
 
 mod refused;
 mod refused_sessions;

@@ -62,7 +62,9 @@ fn alerts_page_is_current() {
     let mut page = String::from(
         "# Alerts\n\nGenerated from `server/src/store/rows/alert_kind.rs`; `make update` writes it.\n\n\
          What `writ alerts` shows and `writ_alerts_total` counts. Names are stable: programs may rely on them. One row stands for all \
-         of one name, code and agent; a flood raises its count. Which of them should wake somebody is in \
+         of one name, code and agent; a flood raises its count. An alert is open until \
+         its cause is gone, where the server can tell, or somebody says that they have seen to it: `writ alerts ack NUMBER --note TEXT`. Raised \
+         again, it is open again. `--all` shows all of them, `--since 1d` those of a time. Which of them should wake somebody is in \
          [alerts.yaml](../deploy/prometheus/alerts.yaml).\n",
     );
     for kind in AlertKind::ALL {

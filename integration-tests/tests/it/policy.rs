@@ -24,13 +24,15 @@ fn methods(files: &FileDescriptorSet, is_listed: impl Fn(&str, &str) -> bool) ->
     methods
 }
 
-/// The name of a message's field that holds one text.
+/// The name of a message's field that holds one text, or a few.
 fn text_field(files: &FileDescriptorSet, message: &str, number: i32) -> String {
     let (package, name) = message.trim_start_matches('.').rsplit_once('.').unwrap();
     let files = files.file.iter().filter(|file| file.package() == package);
     let message = files.flat_map(|file| &file.message_type).find(|known| known.name() == name).unwrap();
     let field = message.field.iter().find(|field| field.number() == number).unwrap();
-    assert_eq!((field.r#type(), field.label()), (Type::String, Label::Optional), "{}", field.name());
+    // Names of actions are a few.
+    let label = if field.name() == "actions" { Label::Repeated } else { Label::Optional };
+    assert_eq!((field.r#type(), field.label()), (Type::String, label), "{}", field.name());
     field.name().to_owned()
 }
 
@@ -61,7 +63,19 @@ fn every_admin_method_has_a_row_every_row_a_method_and_what_is_audited_of_a_requ
     assert_eq!(
         named,
         BTreeSet::from(
-            ["agent", "command_id", "component", "name", "replaces", "token_id", "value"].map(str::to_owned)
+            [
+                "actions",
+                "agent",
+                "alert_id",
+                "command_id",
+                "component",
+                "name",
+                "replaces",
+                "selector",
+                "token_id",
+                "value",
+            ]
+            .map(str::to_owned)
         )
     );
     let managers = methods(&files, |package, service| match package {
@@ -70,5 +84,8 @@ fn every_admin_method_has_a_row_every_row_a_method_and_what_is_audited_of_a_requ
         _ => false,
     });
     let named = checked(writ_control_manager::POLICY, &files, &managers);
-    assert_eq!(named, BTreeSet::from(["entity", "name", "token_id", "value"].map(str::to_owned)));
+    assert_eq!(
+        named,
+        BTreeSet::from(["actions", "entity", "name", "selector", "token_id", "value"].map(str::to_owned))
+    );
 }

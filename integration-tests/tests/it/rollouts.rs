@@ -310,7 +310,7 @@ fn what_cannot_be_a_rollout_is_refused_before_anything_is_signed() {
         ),
         (["--window", "22-04"], 7, "--window: `22-04`: write it as 22:00-04:00, in UTC"),
         (["--rate", "50"], 2, "write it as 50/s"),
-        (["--start-at", "tomorrow"], 2, "write it as 2026-12-24T22:00:00Z"),
+        (["--start-at", "tomorrow"], 2, "write it as 2026-11-22T03:00:00Z"),
         (["--start-at", "2100-01-01T00:00:00Z"], 7, "--expires: the rollout takes"),
         (["--pause", "25h"], 7, "--pause: must be at most 24h"),
     ] {

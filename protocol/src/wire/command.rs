@@ -110,6 +110,9 @@ impl TryFrom<proto::command::Action> for Action {
             Wire::UpdateComponent(update) => update.try_into().map(Self::UpdateComponent),
             Wire::Scan(scan) => scan.try_into().map(Self::Scan),
             Wire::StopScan(proto::StopScan {}) => Ok(Self::StopScan),
+            Wire::StopCommand(proto::StopCommand { command_id }) => {
+                Ok(Self::StopCommand(field::command("stop_command.command_id", &command_id)?))
+            }
             Wire::RestoreQuarantined(proto::RestoreQuarantined { sha256 }) => {
                 Ok(Self::RestoreQuarantined(field::digest("restore_quarantined.sha256", &sha256)?))
             }
@@ -138,6 +141,9 @@ impl From<&Action> for proto::command::Action {
             Action::UpdateComponent(update) => Self::UpdateComponent(update.into()),
             Action::Scan(scan) => Self::Scan(scan.into()),
             Action::StopScan => Self::StopScan(proto::StopScan {}),
+            Action::StopCommand(command) => {
+                Self::StopCommand(proto::StopCommand { command_id: command.as_bytes().to_vec().into() })
+            }
             Action::RestoreQuarantined(sha256) => Self::RestoreQuarantined(proto::RestoreQuarantined {
                 sha256: sha256.as_bytes().to_vec().into(),
             }),

@@ -127,6 +127,7 @@ impl TryFrom<proto::Outcome> for Outcome {
             (Ok(proto::Ending::NotStarted), 0, 0) => Ending::NotStarted,
             (Ok(proto::Ending::Indeterminate), 0, 0) => Ending::Indeterminate,
             (Ok(proto::Ending::Failed), 0, 0) => Ending::Failed,
+            (Ok(proto::Ending::Stopped), 0, 0) => Ending::Stopped,
             _ => {
                 return Err(invalid(
                     "outcome.ending",
@@ -170,6 +171,7 @@ impl From<&Outcome> for proto::Outcome {
             Ending::NotStarted => (proto::Ending::NotStarted, 0, 0),
             Ending::Indeterminate => (proto::Ending::Indeterminate, 0, 0),
             Ending::Failed => (proto::Ending::Failed, 0, 0),
+            Ending::Stopped => (proto::Ending::Stopped, 0, 0),
         };
         Self {
             ending: kind.into(),

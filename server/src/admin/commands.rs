@@ -15,9 +15,10 @@ use writ_common::status::Failure;
 use writ_proto::admin::v1::command_service_server::CommandService;
 use writ_proto::admin::v1::{
     Command, EvidencePart, GetCommandRequest, ListCommandsRequest, ListCommandsResponse, ListTargetsRequest,
-    ListTargetsResponse, PreviewRequest, PreviewResponse, Progress, SubmitRequest, Target,
-    TargetState as Shown,
+    ListTargetsResponse, PreviewRequest, PreviewResponse, Progress, StopCommandResponse, SubmitRequest,
+    Target, TargetState as Shown,
 };
+use writ_protocol::command::Action;
 use writ_protocol::envelope::{Candidate, ReceiptPurpose, verify};
 use writ_protocol::id::CommandId;
 use writ_protocol::keys::PublicKey;
@@ -27,13 +28,18 @@ use writ_protocol::time::Timestamp;
 use super::{evidence, preview};
 use crate::context::Server;
 use crate::store::unavailable;
-use crate::store::{CommandRow, Progress as Counted, TargetRow, TargetState};
-use crate::submit::{self, Submitted};
+use crate::store::{CommandRow, Progress as Counted, TargetRow, TargetState, Wanted, WantedState};
+use crate::submit::{self, Selection, Submitted};
 use crate::traces::TraceParent;
-use writ_common::admin::{Effect, page};
+use writ_common::admin::operators::Scope;
+use writ_common::admin::{Actor, Effect, page};
 
 use asked::{fill, parse};
 
+/// Bytes of an id's end that commands are looked up by.
+const TAIL_BYTES: usize = 4;
+/// A command to stop another one lives so long at least: an agent that is away may come back with it running.
+const SHORTEST_STOP: Duration = Duration::from_secs(3600);
 /// Agents named one by one in one request; larger sets are selected.
 const MAX_NAMED: usize = 1000;
 /// Targets of a page at most: each may bring a receipt of 320 KiB that is verified before it is shown.
@@ -57,30 +63,29 @@ impl CommandService for Commands {
         let mut asked = request.into_inner();
         fill(&self.0, &mut asked)?;
         let request = submit::Request { parent, ..parse(asked)? };
-        match submit::submit(&self.0, &actor, request).await? {
-            Submitted::Known(id) => Ok(Effect::Nothing.of(find(&self.0, id).await?)),
-            // What has become of it meanwhile is for `Get` and `Watch`.
-            Submitted::New(row, targets) => {
-                let targets = u64::try_from(targets).unwrap_or(u64::MAX);
-                let counted = Counted { targets, queued: targets, ..Counted::default() };
-                Ok(Effect::Recorded.of(show(&self.0, row, counted)))
-            }
-        }
+        let done = submit::submit(&self.0, &actor, request).await?;
+        let effect = match &done {
+            Submitted::Known(_) => Effect::Nothing,
+            Submitted::New(..) => Effect::Recorded,
+        };
+        Ok(effect.of(submitted(&self.0, done).await?))
     }
 
     async fn preview(&self, request: Request<PreviewRequest>) -> Result<Response<PreviewResponse>, Status> {
+        let actor = writ_common::admin::actor(&request)?;
         let PreviewRequest { request, page_size, page_token } = request.into_inner();
         let size = page::size(page_size, 100, page::MAX_PAGE)?;
         let after = page::token(&page_token)?;
         let mut asked = request.ok_or_else(|| Failure::invalid("request", "say what would be submitted"))?;
         fill(&self.0, &mut asked)?;
         let request = parse(asked)?;
-        Ok(Response::new(preview::preview(&self.0, request, after, size).await?))
+        Ok(Response::new(preview::preview(&self.0, &actor, request, after, size).await?))
     }
 
     async fn cancel(&self, request: Request<GetCommandRequest>) -> Result<Response<Command>, Status> {
         let actor = writ_common::admin::actor(&request)?;
-        let id = command_id(&request.into_inner().command_id)?;
+        let id = command_id(&self.0, &request.into_inner().command_id).await?;
+        submit::check_scope_of(&self.0, &actor, id).await?;
         let before = find(&self.0, id).await?;
         let expires_at = Timestamp::from_millis(before.expires_at_ms);
         let (server, now) = (Arc::clone(&self.0), self.0.clock.wall());
@@ -91,13 +96,52 @@ impl CommandService for Commands {
         Ok(Effect::unless(before.cancelled_at_ms != after.cancelled_at_ms, after))
     }
 
+    async fn stop(
+        &self,
+        request: Request<GetCommandRequest>,
+    ) -> Result<Response<StopCommandResponse>, Status> {
+        let actor = writ_common::admin::actor(&request)?;
+        let id = command_id(&self.0, &request.into_inner().command_id).await?;
+        submit::check_scope_of(&self.0, &actor, id).await?;
+        let before = find(&self.0, id).await?;
+        let (expires_at, now) = (Timestamp::from_millis(before.expires_at_ms), self.0.clock.wall());
+        let server = Arc::clone(&self.0);
+        // First that nothing more is sent, which also notes whom it was sent to.
+        let change = async move {
+            server.dispatcher.cancel(&server.store, id, expires_at, now).await?;
+            server.store.sent(id).await
+        };
+        let open = self.0.to_the_end(change).await?.map_err(unavailable)?;
+        let is_stopped = !open.is_empty();
+        let stop = match is_stopped {
+            false => None,
+            true => {
+                let request = submit::Request {
+                    id: None,
+                    selection: Selection::Ids(open),
+                    lifetime: expires_at.since(now).max(SHORTEST_STOP),
+                    action: Action::StopCommand(id),
+                    rollout: None,
+                    parent: None,
+                };
+                // Whoever may end the command may tell agents so, whatever actions the scope names.
+                let actor = Actor { scope: Scope::default(), ..actor.clone() };
+                Some(submitted(&self.0, submit::submit(&self.0, &actor, request).await?).await?)
+            }
+        };
+        info!(target: "audit", actor = actor.name, command.id = %id, "command stopped");
+        let after = find(&self.0, id).await?;
+        let is_changed = is_stopped || before.cancelled_at_ms != after.cancelled_at_ms;
+        Ok(Effect::unless(is_changed, StopCommandResponse { command: Some(after), stop }))
+    }
+
     type EvidenceStream = Pin<Box<dyn Stream<Item = Result<EvidencePart, Status>> + Send>>;
 
     async fn evidence(
         &self,
         request: Request<GetCommandRequest>,
     ) -> Result<Response<Self::EvidenceStream>, Status> {
-        let id = command_id(&request.into_inner().command_id)?;
+        let id = command_id(&self.0, &request.into_inner().command_id).await?;
         let stored = self.0.store.envelope(id).await.map_err(unavailable)?.ok_or_else(|| unknown(id))?;
         let (sender, receiver) = mpsc::channel(4);
         self.0.shutdown.spawn(evidence::send(Arc::clone(&self.0), id, stored, sender));
@@ -105,7 +149,7 @@ impl CommandService for Commands {
     }
 
     async fn get(&self, request: Request<GetCommandRequest>) -> Result<Response<Command>, Status> {
-        let id = command_id(&request.into_inner().command_id)?;
+        let id = command_id(&self.0, &request.into_inner().command_id).await?;
         Ok(Response::new(find(&self.0, id).await?))
     }
 
@@ -113,10 +157,19 @@ impl CommandService for Commands {
         &self,
         request: Request<ListCommandsRequest>,
     ) -> Result<Response<ListCommandsResponse>, Status> {
-        let ListCommandsRequest { page_size, page_token } = request.into_inner();
+        let request = request.into_inner();
+        let state = WantedState::read(request.state());
+        let ListCommandsRequest { page_size, page_token, requested_by, action, since_ms, agent, .. } =
+            request;
         let size = page::size(page_size, 50, page::MAX_PAGE)?;
         let before = page::token::<u64>(&page_token)?.unwrap_or(u64::MAX);
-        let rows = self.0.store.commands(before, size).await.map_err(unavailable)?;
+        let agent = match agent.as_str() {
+            "" => None,
+            agent => Some(submit::find_agent(&self.0, agent).await?.id),
+        };
+        let (since, now) = (Timestamp::from_millis(since_ms), self.0.clock.wall());
+        let wanted = Wanted { requested_by, action, state, since, agent, now };
+        let rows = self.0.store.commands(before, size, wanted).await.map_err(unavailable)?;
         let next_page_token = page::next(&rows, size, |row| row.sequence.to_string());
         let mut commands = Vec::with_capacity(rows.len());
         for row in rows {
@@ -131,7 +184,7 @@ impl CommandService for Commands {
         request: Request<ListTargetsRequest>,
     ) -> Result<Response<ListTargetsResponse>, Status> {
         let ListTargetsRequest { command_id: id, page_size, page_token } = request.into_inner();
-        let id = command_id(&id)?;
+        let id = command_id(&self.0, &id).await?;
         let size = page::size(page_size, 100, MAX_TARGETS_PAGE)?;
         let from = page::token::<u32>(&page_token)?.unwrap_or(0);
         let command = self.0.store.command(id).await.map_err(unavailable)?.ok_or_else(|| unknown(id))?;
@@ -149,7 +202,7 @@ impl CommandService for Commands {
         &self,
         request: Request<GetCommandRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
-        let id = command_id(&request.into_inner().command_id)?;
+        let id = command_id(&self.0, &request.into_inner().command_id).await?;
         // Listening begins before the first look, so that nothing falls between.
         let changes = self.0.store.watch();
         let first = find(&self.0, id).await?;
@@ -157,6 +210,18 @@ impl CommandService for Commands {
         let server = Arc::clone(&self.0);
         self.0.shutdown.spawn(async move { follow(server, id, first, changes, sender).await });
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+}
+
+/// What was submitted. What has become of a new one meanwhile is for `Get` and `Watch`.
+async fn submitted(server: &Arc<Server>, done: Submitted) -> Result<Command, Failure> {
+    match done {
+        Submitted::Known(id) => find(server, id).await,
+        Submitted::New(row, targets) => {
+            let targets = u64::try_from(targets).unwrap_or(u64::MAX);
+            let counted = Counted { targets, queued: targets, ..Counted::default() };
+            Ok(show(server, row, counted))
+        }
     }
 }
 
@@ -230,8 +295,32 @@ fn is_final(command: &Command) -> bool {
     command.progress.is_some_and(|progress| progress.queued == 0 && progress.sent == 0)
 }
 
-pub(super) fn command_id(text: &str) -> Result<CommandId, Failure> {
-    text.parse().map_err(|_| Failure::invalid("command_id", format!("`{text}` is not a command id (a UUID)")))
+/// A command's id, or the end of one.
+///
+/// # Errors
+/// When it is neither, or several commands end so.
+pub(super) async fn command_id(server: &Server, text: &str) -> Result<CommandId, Failure> {
+    if let Ok(id) = text.parse() {
+        return Ok(id);
+    }
+    let digits: String = text.chars().filter(|c| *c != '-').collect();
+    let tail = digits.len().checked_sub(2 * TAIL_BYTES).and_then(|start| hex::decode(&digits[start..]).ok());
+    let Some(tail) = tail.filter(|_| digits.len() <= 32 && digits.bytes().all(|c| c.is_ascii_hexdigit()))
+    else {
+        let text = format!("`{text}` is neither a command's id nor its last 8 or more digits");
+        return Err(Failure::invalid("command_id", text));
+    };
+    let mut found = server.store.commands_ending(tail).await.map_err(unavailable)?;
+    found.retain(|id| hex::encode(id.as_bytes()).ends_with(&digits.to_ascii_lowercase()));
+    match found.as_slice() {
+        [only] => Ok(*only),
+        [] => Err(Failure::not_found(format!("no command's id ends in `{text}`; see: writ commands list"))),
+        several => {
+            let ids: Vec<_> = several.iter().map(CommandId::to_string).collect();
+            let text = format!("several commands end in `{text}`: {}; type more digits", ids.join(" "));
+            Err(Failure::invalid("command_id", text))
+        }
+    }
 }
 
 pub(super) fn unknown(id: CommandId) -> Failure {

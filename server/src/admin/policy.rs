@@ -1,13 +1,20 @@
 //! Who may call what here, and where calls are recorded. The door itself: [`writ_common::admin`].
 
 use writ_common::admin::audit::AuditSettings;
+use writ_common::admin::operators::Scope;
 use writ_common::admin::{AdminBackend, AuditSubject, Role, Rule};
 use writ_common::shutdown::Shutdown;
+use writ_common::status::Failure;
 use writ_database::Database;
+use writ_protocol::command::{is_action_name, is_own_action};
 use writ_protocol::time::Timestamp;
 
 use crate::context::Server;
 use crate::store::Job;
+use crate::submit;
+
+/// Actions that a scope names at most.
+const MAX_SCOPE_ACTIONS: usize = 64;
 
 /// Every method of the admin port. A story compares it with the descriptors.
 pub const POLICY: &[(&str, Rule)] = &[
@@ -22,6 +29,7 @@ pub const POLICY: &[(&str, Rule)] = &[
     ("/writ.admin.v1.AgentService/List", Rule::Read(Role::Viewer)),
     ("/writ.admin.v1.AgentService/Remove", Rule::Change(Role::Operator, AuditSubject::First)),
     ("/writ.admin.v1.AgentService/Why", Rule::Read(Role::Viewer)),
+    ("/writ.admin.v1.AlertService/Acknowledge", Rule::Change(Role::Operator, AuditSubject::First)),
     ("/writ.admin.v1.AlertService/List", Rule::Read(Role::Viewer)),
     ("/writ.admin.v1.AuditService/List", Rule::Read(Role::Viewer)),
     ("/writ.admin.v1.CommandService/Cancel", Rule::Change(Role::Operator, AuditSubject::First)),
@@ -30,6 +38,7 @@ pub const POLICY: &[(&str, Rule)] = &[
     ("/writ.admin.v1.CommandService/List", Rule::Read(Role::Viewer)),
     ("/writ.admin.v1.CommandService/ListTargets", Rule::Read(Role::Viewer)),
     ("/writ.admin.v1.CommandService/Preview", Rule::Read(Role::Viewer)),
+    ("/writ.admin.v1.CommandService/Stop", Rule::Change(Role::Operator, AuditSubject::First)),
     ("/writ.admin.v1.CommandService/Submit", Rule::ChangeWithLine(Role::Operator, AuditSubject::CommandId)),
     ("/writ.admin.v1.CommandService/Watch", Rule::Read(Role::Viewer)),
     ("/writ.admin.v1.ControlManagerService/GetSettings", Rule::Read(Role::Viewer)),
@@ -54,7 +63,7 @@ pub const POLICY: &[(&str, Rule)] = &[
     ("/writ.admin.v1.ObjectService/ListExceptions", Rule::Read(Role::Viewer)),
     ("/writ.admin.v1.ObjectService/Remove", Rule::Change(Role::Operator, AuditSubject::First)),
     ("/writ.admin.v1.ObjectService/RemoveException", Rule::Change(Role::Operator, AuditSubject::First)),
-    ("/writ.admin.v1.OperatorService/Create", Rule::Change(Role::Admin, AuditSubject::First)),
+    ("/writ.admin.v1.OperatorService/Create", Rule::Change(Role::Admin, AuditSubject::Operator)),
     ("/writ.admin.v1.OperatorService/List", Rule::Read(Role::Admin)),
     ("/writ.admin.v1.OperatorService/Revoke", Rule::Change(Role::Admin, AuditSubject::First)),
     ("/writ.admin.v1.RolloutService/Abort", Rule::Change(Role::Operator, AuditSubject::First)),
@@ -86,6 +95,14 @@ pub const POLICY: &[(&str, Rule)] = &[
 
 impl AdminBackend for Server {
     const POLICY: &'static [(&'static str, Rule)] = POLICY;
+    const SCOPED: &'static [&'static str] = &[
+        "/writ.admin.v1.CommandService/Cancel",
+        "/writ.admin.v1.CommandService/Stop",
+        "/writ.admin.v1.CommandService/Submit",
+        "/writ.admin.v1.RolloutService/Abort",
+        "/writ.admin.v1.RolloutService/Pause",
+        "/writ.admin.v1.RolloutService/Resume",
+    ];
 
     type Store = Database<Job>;
 
@@ -103,5 +120,19 @@ impl AdminBackend for Server {
 
     fn audit_settings(&self) -> AuditSettings {
         self.audit
+    }
+
+    fn check_scope(&self, scope: &Scope) -> Result<(), Failure> {
+        if !scope.selector.is_empty() {
+            let _read = submit::selector(&scope.selector)?;
+        }
+        let actions: Vec<_> = scope.actions.split(',').filter(|action| !action.is_empty()).collect();
+        if actions.len() > MAX_SCOPE_ACTIONS {
+            return Err(Failure::invalid("actions", format!("must be at most {MAX_SCOPE_ACTIONS}")));
+        }
+        match actions.iter().find(|action| !is_own_action(action) && !is_action_name(action)) {
+            Some(action) => Err(Failure::invalid("actions", format!("`{action}` is no action's name"))),
+            None => Ok(()),
+        }
     }
 }

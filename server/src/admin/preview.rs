@@ -14,7 +14,7 @@ use crate::context::Server;
 use crate::store::rules::rollout::Plan;
 use crate::store::{AllowList, unavailable};
 use crate::submit::{self, Request};
-use writ_common::admin::page;
+use writ_common::admin::{Actor, page};
 
 /// Waves and agents of the first that are shown.
 const MAX_SHOWN: usize = 100;
@@ -22,12 +22,14 @@ const MAX_SHOWN: usize = 100;
 /// The frozen targets, a page of them after an agent, and what the agents say of the action.
 pub(super) async fn preview(
     server: &Arc<Server>,
+    actor: &Actor,
     request: Request,
     after: Option<AgentId>,
     size: u32,
 ) -> Result<PreviewResponse, Failure> {
     let Request { selection, action, rollout, lifetime, .. } = request;
     let targets = submit::resolve(server, selection).await?;
+    submit::check_scope(server, actor, action.name(), &targets).await?;
     let staged = rollout.map(|staging| {
         Ok::<_, Failure>((submit::stage(server, &staging, targets.clone(), lifetime)?, staging.seed))
     });

@@ -20,6 +20,7 @@ use crate::context::Server;
 use crate::rollouts::{self, Change, Stands, words};
 use crate::store::rules::rollout::{Counted, Plan, Standing, Wait};
 use crate::store::{RolloutRow, unavailable};
+use crate::submit;
 
 /// Whoever watches sees a pause pass.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -36,7 +37,8 @@ impl Rollouts {
         what: Change,
     ) -> Result<Response<Rollout>, Status> {
         let actor = writ_common::admin::actor(&request)?;
-        let id = command_id(&request.into_inner().command_id)?;
+        let id = command_id(&self.0, &request.into_inner().command_id).await?;
+        submit::check_scope_of(&self.0, &actor, id).await?;
         let server = Arc::clone(&self.0);
         let change = async move { rollouts::change(&server, id, what).await };
         let is_changed = self.0.to_the_end(change).await??;
@@ -64,7 +66,7 @@ impl RolloutService for Rollouts {
     }
 
     async fn get(&self, request: Request<GetRolloutRequest>) -> Result<Response<Rollout>, Status> {
-        let id = command_id(&request.into_inner().command_id)?;
+        let id = command_id(&self.0, &request.into_inner().command_id).await?;
         Ok(Response::new(find(&self.0, id).await?))
     }
 
@@ -74,7 +76,7 @@ impl RolloutService for Rollouts {
         &self,
         request: Request<GetRolloutRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
-        let id = command_id(&request.into_inner().command_id)?;
+        let id = command_id(&self.0, &request.into_inner().command_id).await?;
         // Listening begins before the first look, so that nothing falls between.
         let changes = self.0.store.watch();
         let first = find(&self.0, id).await?;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::broadcast::{self, error::RecvError};
 use tracing::{info, warn};
+use writ_common::admin::operators::Scope;
 use writ_common::admin::{Actor, AdminBackend as _, AuditLog, AuditedCall, Role};
 use writ_common::status::Failure;
 use writ_protocol::command::{Action, NamedAction};
@@ -225,7 +226,13 @@ async fn perform(
     }
     // What an operator may do, and nothing of what changes keys or people.
     let role = Role::Operator;
-    let actor = Actor { name, role, method: method(&task), request: Some(Digest::of(&taken.instruction)) };
+    let actor = Actor {
+        name,
+        role,
+        method: method(&task),
+        request: Some(Digest::of(&taken.instruction)),
+        scope: Scope::default(),
+    };
     let entry = |log, outcome| {
         let subject = format!("instruction {}", taken.sequence);
         AuditedCall { log, actor: actor.clone(), subject, outcome }

@@ -13,11 +13,11 @@ mod tokens;
 
 pub(crate) use agents::{AgentRow, AllowList, Attribute, AttributeSource, KnownAgent, Membership};
 pub use alert_kind::AlertKind;
-pub(crate) use alerts::{Alarm, AlertRow, SERVER};
+pub(crate) use alerts::{Alarm, AlertRow, SERVER, WantedAlerts};
 pub(crate) use bundles::{BackupRow, Behind, Fork, Holders};
 pub(crate) use commands::{
     CommandRow, EvidenceRow, NewCommand, Progress, QueuedCommand, RecordedCommand, StoredEnvelope, TargetRow,
-    TargetState, WaitingCommand,
+    TargetState, WaitingCommand, Wanted, WantedState,
 };
 pub(crate) use contacts::{Beginning, Contact, Noted, Report, SignOfLife};
 pub(crate) use manager::TakenRow;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use writ_common::admin::AuditLog;
 use writ_common::admin::audit::{AuditStore as _, NewAudit};
-use writ_common::admin::operators::{OperatorStore as _, Revocation};
+use writ_common::admin::operators::{Caller, NewOperator, OperatorStore as _, Revocation, Scope};
 use writ_common::shutdown::Shutdown;
 use writ_database::file::Found;
 use writ_protocol::command::ActionClass;
@@ -19,10 +19,12 @@ use writ_protocol::manager::TaskState;
 use writ_protocol::receipt::RefusalRecord;
 use writ_protocol::receipt::RefusalReport;
 use writ_protocol::refusal::RefusalCode;
+use writ_protocol::rollout::Seed;
 use writ_protocol::time::Timestamp;
 
 use super::rows::Noted;
 use super::rules::restore::Readmission;
+use super::rules::rollout::{Plan, Standing};
 use super::*;
 use crate::selector::Selector;
 
@@ -65,6 +67,8 @@ suite!(
     tokens_are_listed_found_by_their_first_digits_and_revoked,
     a_command_is_recorded_once_with_the_call_that_asked_for_it,
     what_waits_is_told_until_it_is_sent_answered_cancelled_or_expired,
+    commands_are_listed_by_who_what_when_for_whom_and_how_they_stand,
+    a_rollout_is_kept_with_its_command_and_found_until_it_is_over_and_expired,
     the_first_receipt_counts_and_others_are_kept_with_an_alert,
     a_journal_that_goes_back_holds_its_agent_until_an_operator_decides,
     what_an_agent_says_while_it_stays_is_kept_and_an_older_session_changes_nothing,
@@ -158,6 +162,23 @@ fn command(byte: u8, targets: &[u8]) -> NewCommand {
     }
 }
 
+/// Alerts that are open.
+const OPEN: WantedAlerts = WantedAlerts { all: false, since: Timestamp::ZERO };
+
+fn caller(name: &str, role: u8) -> Caller {
+    Caller { name: name.to_owned(), role, expires_at: Timestamp::ZERO, scope: Scope::default() }
+}
+
+fn new_operator(byte: u8, name: &str, role: u8) -> NewOperator {
+    NewOperator { token: digest(byte), caller: caller(name, role), now: NOW }
+}
+
+/// Every command.
+fn any() -> Wanted {
+    let (requested_by, action) = (String::new(), String::new());
+    Wanted { requested_by, action, state: None, since: Timestamp::ZERO, agent: None, now: NOW }
+}
+
 async fn record(store: &Store, new: NewCommand) {
     let recorded = store.record_command(new).await.unwrap().unwrap();
     assert!(recorded.is_new());
@@ -235,7 +256,7 @@ async fn a_fleet_is_made_once_and_found_again(fixture: Fixture) {
     assert!(twice.is_err());
     assert_eq!(store.fleet().await.unwrap(), Some((fleet, "north".to_owned())));
     assert_eq!(store.head().await.unwrap(), Some(digest(1)));
-    assert_eq!(store.database().operator(digest(9)).await.unwrap(), Some(("admin".to_owned(), 4)));
+    assert_eq!(store.database().operator(digest(9)).await.unwrap(), Some(caller("admin", 4)));
     assert_eq!(store.database().operator(digest(8)).await.unwrap(), None);
     assert!(!store.is_head_unconfirmed().await.unwrap());
     store.database().clone().close().await;
@@ -383,7 +404,8 @@ async fn a_command_is_recorded_once_with_the_call_that_asked_for_it(Fixture { st
     let row = store.command(command_id(1)).await.unwrap().unwrap();
     assert_eq!((row.sequence, row.action.as_str(), row.cancelled_at), (1, "ping", Timestamp::ZERO));
     record(&store, command(2, &[2])).await;
-    let listed: Vec<_> = store.commands(u64::MAX, 9).await.unwrap().into_iter().map(|row| row.id).collect();
+    let listed: Vec<_> =
+        store.commands(u64::MAX, 9, any()).await.unwrap().into_iter().map(|row| row.id).collect();
     assert_eq!(listed, [command_id(2), command_id(1)]);
     let page = store.targets(command_id(1), 1, 9).await.unwrap();
     assert_eq!((page.len(), page[0].place, page[0].agent), (1, 1, agent_id(2)));
@@ -437,6 +459,76 @@ async fn what_waits_is_told_until_it_is_sent_answered_cancelled_or_expired(Fixtu
     store.note_sent(command_id(2), vec![1]).await.unwrap();
     let progress = store.progress(command_id(2)).await.unwrap();
     assert_eq!((progress.sent, progress.cancelled), (1, 1));
+}
+
+async fn commands_are_listed_by_who_what_when_for_whom_and_how_they_stand(Fixture { store, .. }: Fixture) {
+    enrol(&store, 2).await;
+    let restart = "restart unit=nginx".to_owned();
+    record(&store, NewCommand { requested_by: "vera".to_owned(), ..command(1, &[1]) }).await;
+    record(&store, NewCommand { action: restart, issued_at: later(5), ..command(2, &[1, 2]) }).await;
+    record(&store, command(3, &[2])).await;
+    record_receipt(&store, receipt(1, 1, 11, TargetState::Done)).await.unwrap();
+    record_receipt(&store, receipt(2, 1, 12, TargetState::Failed)).await.unwrap();
+    store.cancel(command_id(3), later(1)).await.unwrap();
+    let listed = async |wanted: Wanted| {
+        let rows = store.commands(u64::MAX, 9, wanted).await.unwrap();
+        rows.into_iter().map(|row| row.id).collect::<Vec<_>>()
+    };
+    let [one, two, three] = [1, 2, 3].map(command_id);
+    assert_eq!(listed(any()).await, [three, two, one]);
+    assert_eq!(listed(Wanted { requested_by: "vera".to_owned(), ..any() }).await, [one]);
+    assert_eq!(listed(Wanted { action: "restart".to_owned(), ..any() }).await, [two]);
+    assert!(listed(Wanted { action: "rest".to_owned(), ..any() }).await.is_empty());
+    assert_eq!(listed(Wanted { since: later(5), ..any() }).await, [two]);
+    assert_eq!(listed(Wanted { agent: Some(agent_id(1)), ..any() }).await, [two, one]);
+    let of = |state, now| Wanted { state: Some(state), now, ..any() };
+    assert_eq!(listed(of(WantedState::Open, NOW)).await, [two]);
+    assert_eq!(listed(of(WantedState::Expired, later(60))).await, [two]);
+    assert_eq!(listed(of(WantedState::Done, NOW)).await, [one]);
+    assert_eq!(listed(of(WantedState::Failed, NOW)).await, [two]);
+    assert_eq!(listed(of(WantedState::Cancelled, NOW)).await, [three]);
+    let tail = one.as_bytes()[12..].to_vec();
+    assert_eq!(store.commands_ending(tail).await.unwrap(), [one]);
+}
+
+async fn a_rollout_is_kept_with_its_command_and_found_until_it_is_over_and_expired(
+    Fixture { store, .. }: Fixture,
+) {
+    enrol(&store, 3).await;
+    let plan = Plan {
+        canary: 1,
+        batch: 2,
+        pause: Duration::from_secs(5),
+        max_failures: 1,
+        rate: 7,
+        window: Some("22:00-04:00".parse().unwrap()),
+        start_at: NOW,
+        patience: Duration::from_secs(9),
+    };
+    let seed = Seed::new(4711).unwrap();
+    record(&store, NewCommand { rollout: Some(Box::new((seed, plan.clone()))), ..command(1, &[2, 1, 3]) })
+        .await;
+    record(&store, command(2, &[1])).await;
+    let row = store.rollout(command_id(1)).await.unwrap().unwrap();
+    assert_eq!((&row.plan, row.seed, row.targets, row.digest), (&plan, seed, 3, digest(1)));
+    assert!(store.rollout(command_id(2)).await.unwrap().is_none());
+    let standing = Standing { state: RolloutState::Stopped, wave: 1, released: 2, forgiven: 1 };
+    let (reason, release) = ("two failed".to_owned(), Bytes::from_static(b"release"));
+    let next = RolloutRow { standing, reason, wave_ended_at: later(3), release: release.clone(), ..row };
+    store.keep_rollout(&next).await.unwrap();
+    let held = store.rollouts(u64::MAX, 9).await.unwrap().remove(0);
+    assert_eq!((held.standing, held.reason.as_str(), held.release), (standing, "two failed", release));
+    let stored = store.envelope(command_id(1)).await.unwrap().unwrap();
+    assert_eq!(stored.targets, [agent_id(2), agent_id(1), agent_id(3)]);
+    assert_eq!(stored.rollout.unwrap().0, seed);
+    record_receipt(&store, receipt(1, 2, 11, TargetState::Refused)).await.unwrap();
+    let answers = store.answers(command_id(1), 2).await.unwrap();
+    assert_eq!((answers.done, answers.failed, answers.open), (0, 1, vec![(agent_id(1), false)]));
+    assert_eq!(store.live_rollouts(later(9999)).await.unwrap().len(), 1);
+    let over = Standing { state: RolloutState::Finished, ..standing };
+    store.keep_rollout(&RolloutRow { standing: over, ..next }).await.unwrap();
+    assert_eq!(store.live_rollouts(NOW).await.unwrap().len(), 1, "agents that are away may still get it");
+    assert!(store.live_rollouts(later(9999)).await.unwrap().is_empty());
 }
 
 async fn the_first_receipt_counts_and_others_are_kept_with_an_alert(Fixture { store, .. }: Fixture) {
@@ -602,14 +694,27 @@ async fn an_alert_is_one_row_however_often_it_is_raised(Fixture { store, .. }: F
         .raise(alarm(SERVER, 1, "here"), Some((digest(1), Bytes::from_static(b"proof"))), later(1))
         .await
         .unwrap();
-    let rows = store.alerts(0, 9).await.unwrap();
+    let rows = store.alerts(0, 9, OPEN).await.unwrap();
     let told: Vec<_> =
         rows.iter().map(|row| (row.agent_name.as_str(), row.detail.as_str(), row.count)).collect();
     let most = writ_protocol::limits::MAX_REFUSALS_COUNTED;
     assert_eq!(told, [("", "here", 1), ("web-1", "three", most)]);
-    assert_eq!(store.alerts(1, 9).await.unwrap().len(), 1);
+    assert_eq!(store.alerts(1, 9, OPEN).await.unwrap().len(), 1);
+    let all = WantedAlerts { all: true, since: Timestamp::ZERO };
+    let open = async |wanted| store.alerts(0, 9, wanted).await.unwrap().len();
+    store.end_alert(AlertKind::Lost, SERVER, later(2)).await.unwrap();
+    let seen = store.acknowledge_alert(rows[1].id, "anna".to_owned(), "a test".to_owned(), later(3)).await;
+    let seen = seen.unwrap().unwrap();
+    assert_eq!((seen.acknowledged_by.as_str(), seen.note.as_str()), ("anna", "a test"));
+    assert!(store.acknowledge_alert(99, String::new(), String::new(), NOW).await.unwrap().is_none());
+    assert_eq!((open(OPEN).await, open(all).await), (0, 2));
+    assert_eq!(open(WantedAlerts { since: later(1), ..all }).await, 1);
+    store.raise(alarm(SERVER, 1, "here"), None, later(4)).await.unwrap();
+    assert_eq!(open(OPEN).await, 1, "raised again, it is open again");
+    store.raise(alarm(agent_id(1), 1, "three"), None, later(4)).await.unwrap();
+    let counted = store.alert_counts().await.unwrap();
     assert_eq!(store.alerts_of(agent_id(1), 9).await.unwrap()[0].detail, "three");
-    assert_eq!(store.alert_counts().await.unwrap(), [("lost".to_owned(), 1_000_001)]);
+    assert_eq!(counted, [("lost".to_owned(), 1_000_002)]);
 }
 
 async fn a_refusal_report_is_counted_once(Fixture { store, .. }: Fixture) {
@@ -686,11 +791,11 @@ async fn time_goes_forward_unless_an_operator_accepts_it(Fixture { store, .. }: 
 async fn the_last_administrator_stays(Fixture { store, .. }: Fixture) {
     let operators = store.database();
     for (byte, name, role) in [(1, "anna", 4), (2, "bert", 4), (3, "carl", 2)] {
-        assert!(operators.create_operator(digest(byte), name.to_owned(), role, NOW).await.unwrap());
+        assert!(operators.create_operator(new_operator(byte, name, role)).await.unwrap());
     }
-    assert!(!operators.create_operator(digest(9), "anna".to_owned(), 1, NOW).await.unwrap(), "given before");
+    assert!(!operators.create_operator(new_operator(9, "anna", 1)).await.unwrap(), "given before");
     let revoke = async |name: &str, at| operators.revoke_operator(name.to_owned(), 4, at).await.unwrap();
-    assert_eq!(operators.operator(digest(1)).await.unwrap(), Some(("anna".to_owned(), 4)));
+    assert_eq!(operators.operator(digest(1)).await.unwrap(), Some(caller("anna", 4)));
     assert!(matches!(revoke("anna", later(1)).await, Revocation::Done { is_new: true, .. }));
     assert_eq!(operators.operator(digest(1)).await.unwrap(), None, "at once, though it was remembered");
     assert!(matches!(revoke("anna", later(2)).await, Revocation::Done { is_new: false, .. }));

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tracing::{info, warn};
+use writ_common::admin::operators::Scope;
 use writ_common::admin::{Actor, Role};
 use writ_common::status::Failure;
 use writ_protocol::command::{Action, ComponentUpdate};
@@ -164,7 +165,13 @@ async fn send(
         rollout: None,
         parent: None,
     };
-    let actor = Actor { name: ACTOR.to_owned(), role: Role::Operator, method: "updates", request: None };
+    let actor = Actor {
+        name: ACTOR.to_owned(),
+        role: Role::Operator,
+        method: "updates",
+        request: None,
+        scope: Scope::default(),
+    };
     if let Submitted::New(row, agents) = submit::submit(server, &actor, request).await? {
         info!(component = name, %version, command.id = %row.id, agents, "agents are told to hold it");
     }

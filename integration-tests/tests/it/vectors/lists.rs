@@ -69,6 +69,11 @@ pub(super) fn scans(made: &mut Made) {
         ("scan-at-its-bounds", "the most a scan may be", Action::Scan(quarantine)),
         ("stop-scan", "the end of scans", Action::StopScan(proto::StopScan {})),
         (
+            "stop-command",
+            "the end of another command, which the agent does not know",
+            Action::StopCommand(proto::StopCommand { command_id: vec![9; 16].into() }),
+        ),
+        (
             "restore-quarantined",
             "files put back",
             Action::RestoreQuarantined(proto::RestoreQuarantined { sha256: vec![1; 32].into() }),
@@ -81,6 +86,10 @@ pub(super) fn scans(made: &mut Made) {
     ] {
         made.delivery("accept", name, "4.11", what, |draft| draft.command.action = Some(action));
     }
+    let nobody = Action::StopCommand(proto::StopCommand { command_id: vec![9; 15].into() });
+    made.delivery("malformed_payload", "stop-command-id", "10.2", "an id of 15 bytes", |draft| {
+        draft.command.action = Some(nobody);
+    });
     let block = || proto::Scan { remedy: proto::Remedy::Block.into(), ..scan() };
     let root = |path: &str| proto::Scan { roots: vec![path.to_owned()], ..scan() };
     for (name, what, scan) in [

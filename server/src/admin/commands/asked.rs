@@ -9,11 +9,11 @@ use writ_proto::admin::v1::{
 };
 use writ_proto::v1::{self as proto, ApplySettings, UpdateComponent};
 use writ_protocol::command::{Action, ComponentUpdate, NamedAction, Remedy, Scan, Settings, is_own_action};
-use writ_protocol::id::Digest;
+use writ_protocol::id::{Digest, InvalidId};
 use writ_protocol::limits::MAX_COMMAND_LIFETIME;
 use writ_protocol::place::Place;
 
-use super::{MAX_NAMED, command_id};
+use super::MAX_NAMED;
 use crate::context::Server;
 use crate::rollouts::Staging;
 use crate::submit::{self, Selection};
@@ -91,7 +91,9 @@ pub(super) fn parse(request: SubmitRequest) -> Result<submit::Request, Failure> 
             return Err(Failure::invalid("action", text));
         }
     };
-    let id = if id.is_empty() { None } else { Some(command_id(&id)?) };
+    let id = (!id.is_empty()).then(|| id.parse()).transpose();
+    let id =
+        id.map_err(|error: InvalidId| Failure::invalid("command_id", format!("{error}; it is a UUID")))?;
     let rollout = rollout.map(Staging::read).transpose()?;
     Ok(submit::Request { id, selection, lifetime, action, rollout, parent: None })
 }
@@ -231,7 +233,8 @@ mod tests {
                 let which = QuarantinedAction { sha256: sha256.to_string() };
                 Some(submit_request::Action::DeleteQuarantined(which))
             }
-            Action::Unsupported(_) => None,
+            // Asked for by a call of its own: who is told to end it, the server knows.
+            Action::StopCommand(_) | Action::Unsupported(_) => None,
         }
     }
 

@@ -17,4 +17,7 @@ CREATE TABLE rollouts (
     wave_ended_at INTEGER NOT NULL DEFAULT 0,
     forgiven INTEGER NOT NULL DEFAULT 0,
     envelope BLOB NOT NULL DEFAULT x''
-);
+) STRICT;
+
+-- Commands by the last digits of their ids, which people type: the first digits are the time, and many have the same.
+CREATE INDEX commands_by_tail ON commands (substr(command_id, 13));

@@ -44,4 +44,21 @@ pub(crate) struct AlertRow {
     pub last_at: Timestamp,
     /// For people.
     pub detail: String,
+    /// When its cause was gone; zero: it is not, or nobody knows.
+    pub ended_at: Timestamp,
+    /// When somebody had seen to it; zero: nobody has.
+    pub acknowledged_at: Timestamp,
+    /// Who.
+    pub acknowledged_by: String,
+    /// What they said.
+    pub note: String,
+}
+
+/// Which alerts are listed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct WantedAlerts {
+    /// Also those that have ended or were acknowledged.
+    pub all: bool,
+    /// Raised then or later.
+    pub since: Timestamp,
 }

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use writ_common::admin::audit::NewAudit;
 use writ_database::{FromValue, ToValue, Value};
+use writ_proto::admin::v1::CommandState;
 use writ_protocol::id::{AgentId, CommandId, Digest};
 use writ_protocol::receipt::Decision;
 use writ_protocol::rollout::Seed;
@@ -83,6 +84,64 @@ pub(crate) struct CommandRow {
     pub expires_at: Timestamp,
     /// When it was cancelled; zero: it was not.
     pub cancelled_at: Timestamp,
+}
+
+/// Which commands are listed; what is empty is not asked.
+#[derive(Debug, Clone)]
+pub(crate) struct Wanted {
+    /// By this operator.
+    pub requested_by: String,
+    /// With an action of this name.
+    pub action: String,
+    /// In this state.
+    pub state: Option<WantedState>,
+    /// Issued then or later.
+    pub since: Timestamp,
+    /// For this agent.
+    pub agent: Option<AgentId>,
+    /// What time it is.
+    pub now: Timestamp,
+}
+
+/// A state that commands are listed by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum WantedState {
+    /// An answer is awaited.
+    Open,
+    /// All obeyed and ended well.
+    Done,
+    /// One failed or refused.
+    Failed,
+    /// It expired before all had answered.
+    Expired,
+    /// It was cancelled.
+    Cancelled,
+}
+
+impl WantedState {
+    /// As the statement names it.
+    pub(in crate::store) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Open => "open",
+            Self::Done => "done",
+            Self::Failed => "failed",
+            Self::Expired => "expired",
+            Self::Cancelled => "cancelled",
+        }
+    }
+
+    /// From a request; none: all of them.
+    #[must_use]
+    pub(crate) const fn read(state: CommandState) -> Option<Self> {
+        match state {
+            CommandState::Unspecified => None,
+            CommandState::Open => Some(Self::Open),
+            CommandState::Done => Some(Self::Done),
+            CommandState::Failed => Some(Self::Failed),
+            CommandState::Expired => Some(Self::Expired),
+            CommandState::Cancelled => Some(Self::Cancelled),
+        }
+    }
 }
 
 /// Where a command stands with one agent.

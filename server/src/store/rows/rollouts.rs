@@ -136,8 +136,8 @@ pub(crate) struct Answers {
     pub done: u32,
     /// Obeyed and ended badly, or refused.
     pub failed: u32,
-    /// Those that have not answered, by id.
-    pub open: Vec<AgentId>,
+    /// Those that have not answered, and whether they were sent it.
+    pub open: Vec<(AgentId, bool)>,
 }
 
 /// How long each wait of a plan is stored.

@@ -13,6 +13,7 @@ use super::super::rows::{
     TargetState,
 };
 use super::super::{Store, StoreError};
+use super::alerts::end;
 use crate::selector::{Requirement, Selector};
 
 impl Store {
@@ -165,9 +166,8 @@ impl Store {
             let sql = "INSERT INTO journals SELECT agent_id, journal_id, ?2 FROM agents
                        WHERE agent_id = ?1 AND journal_id IS NOT NULL ON CONFLICT DO NOTHING";
             connection.execute(sql, &values![agent, now])?;
-            let sql = "UPDATE alerts SET detail = 'Its journal went back; an operator has decided since.'
-                       WHERE agent_id = ?1 AND kind = ?2";
-            connection.execute(sql, &values![agent, AlertKind::Rewound.as_str()])?;
+            end(connection, AlertKind::Rewound, agent, now)?;
+            end(connection, AlertKind::SameName, agent, now)?;
             match replaces {
                 Some(older) => replace(connection, agent, older, now),
                 None => Ok(()),
@@ -306,6 +306,10 @@ fn replace(
 fn remove(connection: &mut Connection, agent: AgentId, now: Timestamp) -> Result<(), StoreError> {
     let sql = "UPDATE agents SET removed_at = ?2 WHERE agent_id = ?1 AND removed_at = 0";
     connection.execute(sql, &values![agent, now])?;
+    // Of two hosts with one name, one is left.
+    for kind in [AlertKind::Rewound, AlertKind::SameName] {
+        end(connection, kind, agent, now)?;
+    }
     // The second condition on the state is that of the index of what waits.
     let sql =
         format!("UPDATE targets SET state = ?2 WHERE agent_id = ?1 AND state = ?3 AND state < {FIRST_ENDED}");

@@ -7,7 +7,7 @@ use writ_protocol::limits::MAX_REFUSALS_COUNTED;
 use writ_protocol::receipt::RefusalReport;
 use writ_protocol::time::Timestamp;
 
-use super::super::rows::{Alarm, AlertKind, AlertRow};
+use super::super::rows::{Alarm, AlertKind, AlertRow, WantedAlerts};
 use super::super::{Store, StoreError};
 
 /// Signed documents kept of one agent and kind, the first and the last so many. An agent that is no longer
@@ -70,16 +70,56 @@ impl Store {
     }
 
     /// Alerts, latest first, a page of them.
-    pub(crate) async fn alerts(&self, offset: u64, limit: u32) -> Result<Vec<AlertRow>, StoreError> {
+    pub(crate) async fn alerts(
+        &self,
+        offset: u64,
+        limit: u32,
+        wanted: WantedAlerts,
+    ) -> Result<Vec<AlertRow>, StoreError> {
         let sql = "SELECT alerts.*, coalesce(agents.name, '') AS agent_name
                    FROM alerts LEFT JOIN agents ON agents.agent_id = alerts.agent_id
+                   WHERE last_at >= ?3 AND (?4 OR (ended_at = 0 AND acknowledged_at = 0))
                    ORDER BY last_at DESC, alert_id DESC LIMIT ?1 OFFSET ?2";
-        self.database.read(move |connection| connection.fetch(sql, &values![limit, offset], read)).await
+        let WantedAlerts { all, since } = wanted;
+        let read_all = move |connection: &mut Connection| {
+            connection.fetch(sql, &values![limit, offset, since, all], read)
+        };
+        self.database.read(read_all).await
     }
 
-    /// The latest alerts about one agent.
+    /// Notes that somebody has seen to an alert; as it is then. It may end or be raised again later.
+    pub(crate) async fn acknowledge_alert(
+        &self,
+        alert: u64,
+        by: String,
+        note: String,
+        now: Timestamp,
+    ) -> Result<Option<AlertRow>, StoreError> {
+        let write = move |connection: &mut Connection| {
+            let sql =
+                "UPDATE alerts SET acknowledged_at = ?2, acknowledged_by = ?3, note = ?4 WHERE alert_id = ?1";
+            connection.execute(sql, &values![alert, now, by, note])?;
+            let sql = "SELECT alerts.*, coalesce(agents.name, '') AS agent_name
+                       FROM alerts LEFT JOIN agents ON agents.agent_id = alerts.agent_id WHERE alert_id = ?1";
+            connection.first(sql, &values![alert], read)
+        };
+        self.database.write(write).await
+    }
+
+    /// The cause of an alert is gone, whatever its code.
+    pub(crate) async fn end_alert(
+        &self,
+        kind: AlertKind,
+        agent: AgentId,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        self.database.write(move |connection| end(connection, kind, agent, now)).await
+    }
+
+    /// The latest open alerts about one agent.
     pub(crate) async fn alerts_of(&self, agent: AgentId, limit: u32) -> Result<Vec<AlertRow>, StoreError> {
-        let sql = "SELECT alerts.*, '' AS agent_name FROM alerts WHERE agent_id = ?1 ORDER BY last_at DESC LIMIT ?2";
+        let sql = "SELECT alerts.*, '' AS agent_name FROM alerts
+                   WHERE agent_id = ?1 AND ended_at = 0 AND acknowledged_at = 0 ORDER BY last_at DESC LIMIT ?2";
         self.database.read(move |connection| connection.fetch(sql, &values![agent, limit], read)).await
     }
 }
@@ -95,6 +135,10 @@ fn read(record: &Record<'_>) -> Result<AlertRow, StoreError> {
         first_at: record.get("first_at")?,
         last_at: record.get("last_at")?,
         detail: record.get("detail")?,
+        ended_at: record.get("ended_at")?,
+        acknowledged_at: record.get("acknowledged_at")?,
+        acknowledged_by: record.get("acknowledged_by")?,
+        note: record.get("note")?,
     })
 }
 
@@ -104,9 +148,21 @@ pub(super) fn raise(connection: &mut Connection, alarm: &Alarm, now: Timestamp) 
     let sql = "INSERT INTO alerts (kind, code, agent_id, count, first_at, last_at, detail)
                VALUES (?1, ?2, ?3, ?4, ?5, ?5, ?6) ON CONFLICT (kind, code, agent_id) DO UPDATE
                SET count = CASE WHEN alerts.count + excluded.count < ?7 THEN alerts.count + excluded.count ELSE ?7 END,
-                   last_at = excluded.last_at, detail = excluded.detail";
+                   last_at = excluded.last_at, detail = excluded.detail,
+                   ended_at = 0, acknowledged_at = 0, acknowledged_by = '', note = ''";
     let values = values![kind.as_str(), code, agent, count, now, detail, MAX_REFUSALS_COUNTED];
     connection.execute(sql, &values).map(drop)
+}
+
+/// The cause of an agent's alerts of a kind is gone.
+pub(super) fn end(
+    connection: &mut Connection,
+    kind: AlertKind,
+    agent: AgentId,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    let sql = "UPDATE alerts SET ended_at = ?3 WHERE kind = ?1 AND agent_id = ?2 AND ended_at = 0";
+    connection.execute(sql, &values![kind.as_str(), agent, now]).map(drop)
 }
 
 /// Keeps a signed document once, the first and last few of each agent and kind; whether it is new.

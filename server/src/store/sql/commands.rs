@@ -2,12 +2,13 @@
 
 use writ_database::dialect::LEFT_FIRST_JOIN;
 use writ_database::{Connection, Record, ToValue as _, append_audit, values};
-use writ_protocol::id::{CommandId, Digest};
+use writ_protocol::id::{AgentId, CommandId, Digest};
 use writ_protocol::time::Timestamp;
 
 use super::super::lanes::Job;
 use super::super::rows::{
     CommandRow, EvidenceRow, FIRST_ENDED, NewCommand, Progress, RecordedCommand, TargetRow, TargetState,
+    Wanted, WantedState,
 };
 use super::super::{Store, StoreError};
 use super::rollouts;
@@ -56,9 +57,56 @@ impl Store {
     }
 
     /// Commands before a place in the order of submission, newest first.
-    pub(crate) async fn commands(&self, before: u64, limit: u32) -> Result<Vec<CommandRow>, StoreError> {
-        let sql = "SELECT * FROM commands WHERE sequence < ?1 ORDER BY sequence DESC LIMIT ?2";
-        self.database.read(move |connection| connection.fetch(sql, &values![before, limit], read)).await
+    pub(crate) async fn commands(
+        &self,
+        before: u64,
+        limit: u32,
+        wanted: Wanted,
+    ) -> Result<Vec<CommandRow>, StoreError> {
+        let (open, done) = (format!("state < {FIRST_ENDED}"), TargetState::Done.stored());
+        let [failed, refused] = [TargetState::Failed, TargetState::Refused].map(TargetState::stored);
+        let some =
+            |which: &str| format!("EXISTS (SELECT 1 FROM targets WHERE command = sequence AND {which})");
+        let (some_open, all_done) = (some(&open), format!("NOT {}", some(&format!("state <> {done}"))));
+        let some_failed = some(&format!("state IN ({failed}, {refused})"));
+        let of_agent = some("agent_id = ?6");
+        let sql = format!(
+            "SELECT * FROM commands WHERE sequence < ?1 AND issued_at >= ?3
+             AND (?4 = '' OR requested_by = ?4)
+             AND (?5 = '' OR action = ?5 OR substr(action, 1, length(?5) + 1) = ?5 || ' ')
+             AND (?6 IS NULL OR {of_agent})
+             AND (?7 IS NULL OR (?7 = 'open' AND expires_at > ?8 AND {some_open})
+                 OR (?7 = 'expired' AND expires_at <= ?8 AND {some_open})
+                 OR (?7 = 'done' AND {all_done}) OR (?7 = 'failed' AND {some_failed})
+                 OR (?7 = 'cancelled' AND cancelled_at <> 0))
+             ORDER BY sequence DESC LIMIT ?2"
+        );
+        let read_all = move |connection: &mut Connection| {
+            let Wanted { requested_by, action, state, since, agent, now } = wanted;
+            let state = state.map(WantedState::as_str);
+            let values = values![before, limit, since, requested_by, action, agent, state, now];
+            connection.fetch(&sql, &values, read)
+        };
+        self.database.read(read_all).await
+    }
+
+    /// Commands whose ids end in these four bytes; at most 16.
+    pub(crate) async fn commands_ending(&self, tail: Vec<u8>) -> Result<Vec<CommandId>, StoreError> {
+        let sql = "SELECT command_id FROM commands WHERE substr(command_id, 13) = ?1 LIMIT 16";
+        let read = move |connection: &mut Connection| {
+            connection.fetch(sql, &values![tail], |record| record.get("command_id"))
+        };
+        self.database.read(read).await
+    }
+
+    /// Agents that were sent a command and have not answered.
+    pub(crate) async fn sent(&self, command: CommandId) -> Result<Vec<AgentId>, StoreError> {
+        let sql = "SELECT agent_id FROM targets WHERE state = ?2
+                   AND command = (SELECT sequence FROM commands WHERE command_id = ?1)";
+        let read = move |connection: &mut Connection| {
+            connection.fetch(sql, &values![command, TargetState::Sent], |record| record.get("agent_id"))
+        };
+        self.database.read(read).await
     }
 
     /// How a command stands.

@@ -66,11 +66,12 @@ impl Store {
             };
             let (done, failed) = (of(&[TargetState::Done]), of(&[TargetState::Failed, TargetState::Refused]));
             let sql = format!(
-                "SELECT agent_id FROM targets WHERE command = (SELECT sequence FROM commands WHERE command_id = ?1)
+                "SELECT agent_id, state FROM targets WHERE command = (SELECT sequence FROM commands WHERE command_id = ?1)
                  AND place < ?2 AND state < {FIRST_ENDED}"
             );
-            let open =
-                connection.fetch(&sql, &values![command, released], |record| record.get("agent_id"))?;
+            let open = connection.fetch(&sql, &values![command, released], |record| {
+                Ok((record.get("agent_id")?, record.get::<TargetState>("state")? == TargetState::Sent))
+            })?;
             Ok(Answers { done, failed, open })
         };
         self.database.read(read).await
