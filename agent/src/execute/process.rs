@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use std::io::Read as _;
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::{ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -26,11 +27,19 @@ const READ_BYTES: usize = 8 << 10;
 /// How long pipes are read after the leader and its group are gone.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
+/// How often it is looked whether all of what was told to end has.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// What is stopped is told to end, and killed so much later.
 const GRACE: Duration = Duration::from_secs(5);
 
 /// Kills the group when dropped, so that nothing of an action outlives its execution, however that ends.
 struct Group(Option<Pid>);
+
+impl Group {
+    fn is_gone(&self) -> bool {
+        self.0.is_none_or(|leader| matches!(test_kill_process_group(leader), Err(Errno::SRCH)))
+    }
+}
 
 impl Drop for Group {
     fn drop(&mut self) {
@@ -204,10 +213,10 @@ pub(super) async fn run(
     let kin = Kin::of(own_group, &word, is_other);
     let mut collected =
         Collected { kept: Vec::new(), max: max_output, bytes: 0, digest: Context::new(&SHA256) };
-    let mut was_stopped = false;
+    let told = AtomicBool::new(false);
     let stop = async {
         stopped.await;
-        was_stopped = true;
+        told.store(true, Ordering::Relaxed);
         if let Some(leader) = leader {
             let _ = kill_process_group(leader, Signal::TERM);
         }
@@ -215,18 +224,20 @@ pub(super) async fn run(
     };
     // After its grace, and at the time-out, the group is killed where it is dropped.
     let ended = tokio::select! {
-        ended = tokio::time::timeout(timeout, collect(&mut child, group, &mut collected)) => ended.map_err(|_| ()),
+        ended = tokio::time::timeout(timeout, collect((&mut child, group), &mut collected, &told)) => {
+            ended.map_err(|_| ())
+        }
         () = stop => Err(()),
     };
     let left = kin.end(leader);
     let (ending, mut details) = match ended {
-        Ok(Ok((status, _))) if was_stopped => {
+        Ok(Ok((status, _, true))) => {
             (Ending::Stopped, vec![format!("it ended when it was told to: {}", ending(status).describe())])
         }
-        Err(()) if was_stopped => {
+        Err(()) if told.load(Ordering::Relaxed) => {
             (Ending::Stopped, vec![format!("killed: it did not end within {GRACE:?} of being told to")])
         }
-        Ok(Ok((status, is_read))) => {
+        Ok(Ok((status, is_read, false))) => {
             let held = "something it started left its process group and holds its output: it may go on";
             let is_held = !is_read && left == Left::Killed(0);
             (ending(status), if is_held { vec![held.to_owned()] } else { Vec::new() })
@@ -268,12 +279,12 @@ impl Collected {
 }
 
 /// Reads both outputs, in the order they come, until the leader ends; then what is left in the pipes. Whether
-/// they were read to their end.
+/// they were read to their end, and whether the leader ended after it was told to.
 async fn collect(
-    child: &mut Child,
-    group: Group,
+    (child, group): (&mut Child, Group),
     collected: &mut Collected,
-) -> std::io::Result<(ExitStatus, bool)> {
+    told: &AtomicBool,
+) -> std::io::Result<(ExitStatus, bool, bool)> {
     let mut stdout = child.stdout.take();
     let mut stderr = child.stderr.take();
     let (mut out, mut err) = (vec![0; READ_BYTES], vec![0; READ_BYTES]);
@@ -285,6 +296,18 @@ async fn collect(
             status = child.wait() => break status?,
         }
     };
+    let was_told = told.load(Ordering::Relaxed);
+    if was_told {
+        // What it started was told, too, and has the same time to end.
+        while !group.is_gone() {
+            tokio::select! {
+                biased;
+                read = read_some(&mut stdout, &mut out) => collected.take(&out[..read]),
+                read = read_some(&mut stderr, &mut err) => collected.take(&err[..read]),
+                () = tokio::time::sleep(LOOK_EVERY) => {}
+            }
+        }
+    }
     // Whatever the leader left behind ends with it, and with that the pipes do. A child that left the group
     // may hold them open for ever; it is not waited for.
     drop(group);
@@ -298,7 +321,7 @@ async fn collect(
         }
     };
     let is_read = tokio::time::timeout(LAST_WORDS, rest).await.is_ok();
-    Ok((status, is_read))
+    Ok((status, is_read, was_told))
 }
 
 /// Reads from a pipe that is still open; waits for ever on a closed one.
@@ -342,6 +365,26 @@ mod tests {
         let said = String::from_utf8_lossy(&ended.output).into_owned();
         // Told before its shell had set the trap, it ends by the signal.
         assert!(said.ends_with("bye\n") || ended.detail.contains("killed by signal 15"), "{said} {ended:?}");
+    }
+
+    #[tokio::test]
+    async fn what_a_stopped_script_had_started_has_time_to_end_too() {
+        let folder = tempfile::tempdir().unwrap();
+        let (up, mark) = (folder.path().join("up"), folder.path().join("tidy"));
+        let (is_up, tidied) = (up.display(), mark.display());
+        // The shell that waits has no trap and dies at once.
+        let child = format!(
+            "trap 'sleep 0.2; : > {tidied}; exit 0' TERM; : > {is_up}; while :; do sleep 600 & wait; done"
+        );
+        let script = format!("/bin/sh -c \"{child}\"; true");
+        let is_ready = async {
+            while !up.exists() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        let ended = run(invocation("/bin/sh", &["-c", &script]), |_| {}, is_ready).await;
+        assert_eq!(ended.ending, Ending::Stopped, "{ended:?}");
+        assert!(mark.exists(), "its child tidied up: {ended:?}");
     }
 
     #[tokio::test]

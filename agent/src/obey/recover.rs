@@ -61,6 +61,10 @@ impl AgentCore {
     ) -> Result<(), JournalError> {
         let digest = Digest::try_from(entry.digest.as_ref()).map_err(|_| JournalError::Damaged)?;
         match entry.state() {
+            // An operator was told that it ends: it is not begun anew.
+            State::Accepted | State::Started if entry.is_stopped => {
+                self.finish(id, &self.stopped(id, digest, Some(entry)))
+            }
             State::Accepted => self.resume(id, digest, entry, now),
             State::Started if self.may_run_again(entry, now) => {
                 info!(command.id = %id, attempt = entry.attempt, "idempotent command is started once more");

@@ -7,11 +7,12 @@ use tokio::sync::Notify;
 use tracing::info;
 use writ_protocol::id::{CommandId, Digest};
 use writ_protocol::receipt::{Decision, Ending};
+use writ_protocol::time::Timestamp;
 
 use super::AgentCore;
 use crate::execute::Ended;
-use crate::replay::{JournalError, State};
-use crate::reply::sign_receipt;
+use crate::replay::{Entry, JournalError, State};
+use crate::reply::{SignedReceipt, sign_receipt};
 
 /// What is under way, by its command.
 #[derive(Debug, Default)]
@@ -74,29 +75,43 @@ impl AgentCore {
 
     /// It was told to end while it waited for a place.
     pub(super) async fn end_stopped(&self, id: CommandId, digest: Digest) -> Result<(), JournalError> {
-        // One that is tried again after a crash was started once.
-        if let Some(entry) = self.journal.entry(id)?.filter(|entry| entry.attempt > 0) {
-            return self.finish_indeterminate(id, digest, &entry, self.now());
-        }
-        info!(command.id = %id, "command stopped before it started");
-        let now = self.now();
-        let ended = Ended::quiet(Ending::Stopped, "it had not started");
-        let about = self.about(id, digest, now, 1);
-        let receipt =
-            sign_receipt(&self.identity, about, Decision::Obeyed(ended.outcome(now, now)), &ended.detail);
+        let entry = self.journal.entry(id)?;
+        let receipt = self.stopped(id, digest, entry.as_ref());
         self.keep(id, &receipt).await
+    }
+
+    /// The receipt of a command that was told to end, and does not run.
+    pub(super) fn stopped(&self, id: CommandId, digest: Digest, entry: Option<&Entry>) -> SignedReceipt {
+        let now = self.now();
+        let (started_at, attempt, detail) = match entry.filter(|entry| entry.attempt > 0) {
+            None => (now, 1, "it had not started"),
+            Some(entry) => {
+                let started_at = Timestamp::from_millis(entry.started_at_ms);
+                (started_at, entry.attempt, "the agent ended while it ran, after it was told to end")
+            }
+        };
+        info!(command.id = %id, "command stopped");
+        let ended = Ended::quiet(Ending::Stopped, detail);
+        let about = self.about(id, digest, now, attempt);
+        sign_receipt(&self.identity, about, Decision::Obeyed(ended.outcome(started_at, now)), detail)
     }
 
     /// Ends another command; what it was found to do.
     pub(super) fn stop(&self, command: CommandId) -> Ended {
-        match self.journal.find(command) {
-            Ok(Some(known)) if matches!(known.state, State::Accepted | State::Started) => {
+        match self.journal.stop(command) {
+            Ok(Some(State::Accepted | State::Started)) => {
                 self.under_way.tell(command);
                 Ended::quiet(Ending::Done, "told to end; its own receipt says how it ended")
             }
-            Ok(Some(_)) => Ended::quiet(Ending::Done, "it had ended before"),
+            Ok(Some(State::Finished | State::Acknowledged)) => {
+                Ended::quiet(Ending::Done, "it had ended before")
+            }
             Ok(None) => Ended::quiet(Ending::Done, "this agent does not know it"),
-            Err(error) => Ended::quiet(Ending::Failed, format!("the journal cannot be read: {error}")),
+            Err(error) => {
+                self.under_way.tell(command);
+                let why = format!("told to end, but a restart of the agent may begin it anew: {error}");
+                Ended::quiet(Ending::Failed, why)
+            }
         }
     }
 }

@@ -142,6 +142,20 @@ impl Journal {
         })
     }
 
+    /// Notes that a command was told to end, so that no restart begins it anew; how far it is. `None`: it is
+    /// not known.
+    ///
+    /// # Errors
+    /// When the journal cannot be written.
+    pub fn stop(&self, command: CommandId) -> Result<Option<State>, JournalError> {
+        let Some(entry) = self.entry(command)? else { return Ok(None) };
+        if !matches!(entry.state(), State::Accepted | State::Started) {
+            return Ok(Some(entry.state()));
+        }
+        self.change(command, |entry| entry.is_stopped = true)?;
+        Ok(self.entry(command)?.map(|entry| entry.state()))
+    }
+
     /// The process group of a started command, so that it can be proven gone after a crash.
     ///
     /// # Errors

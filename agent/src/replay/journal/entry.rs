@@ -53,6 +53,9 @@ pub struct Entry {
     /// The place of its receipt among those that are kept though acknowledged; 0: it is not among them.
     #[prost(uint64, tag = "10")]
     pub kept_at: u64,
+    /// Whether another command told it to end.
+    #[prost(bool, tag = "11")]
+    pub is_stopped: bool,
 }
 
 impl Entry {
