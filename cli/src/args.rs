@@ -327,10 +327,10 @@ pub(crate) enum Operator {
         #[arg(long, value_parser = duration, value_name = "TIME")]
         expires: Option<Duration>,
         /// For the role operator: command only agents of which this holds, and change nothing else.
-        #[arg(long, value_name = "SELECTOR", default_value = "")]
-        selector: String,
+        #[arg(long, value_name = "SELECTOR", value_parser = not_empty)]
+        selector: Option<String>,
         /// For the role operator: send only these actions, such as `restart,ping`, and change nothing else.
-        #[arg(long, value_delimiter = ',', value_name = "NAME,…")]
+        #[arg(long, value_delimiter = ',', value_name = "NAME,…", value_parser = not_empty)]
         actions: Vec<String>,
         /// Write the token to this new file (mode 600) instead of printing it.
         #[arg(long, value_name = "FILE")]
@@ -664,11 +664,13 @@ pub(crate) enum Rollouts {
         /// The id of its command, or the last 8 or more digits of it.
         id: String,
     },
-    /// Go on: after a pause; after it stopped, bearing the failures there are; or without those of the canary
-    /// that are away.
+    /// Go on: after a pause, or after it stopped, bearing the failures there are.
     Resume {
         /// The id of its command, or the last 8 or more digits of it.
         id: String,
+        /// Go on without the agents that are away and that it waits for.
+        #[arg(long)]
+        without_away: bool,
     },
     /// Let no further agent ever obey, and send nothing of the command any more. Agents that have it already
     /// may carry it out.
@@ -691,6 +693,11 @@ fn duration(text: &str) -> Result<Duration, String> {
     let duration =
         humantime::parse_duration(text).map_err(|error| format!("{error}; write it as 90s, 15m or 2h"))?;
     if duration.is_zero() { Err("must be longer than nothing".to_owned()) } else { Ok(duration) }
+}
+
+/// A variable of a script that is not set must not be no limit at all.
+fn not_empty(text: &str) -> Result<String, &'static str> {
+    if text.trim().is_empty() { Err("is empty, which would limit nothing") } else { Ok(text.to_owned()) }
 }
 
 fn rate(text: &str) -> Result<u32, &'static str> {

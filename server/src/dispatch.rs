@@ -178,6 +178,8 @@ impl Dispatcher {
             cancelled.insert(command, expires_at).is_none()
         };
         let work = async {
+            // Who is sent it at this moment is either among these, or in the store.
+            let _settled = self.in_flight.settled().await;
             let handed_over = self.in_flight.take_of(command);
             if !handed_over.is_empty()
                 && let Err(error) = store.note_sent(command, handed_over.clone()).await

@@ -16,20 +16,23 @@ use bytes::Bytes;
 use tokio::sync::{Mutex, Notify, broadcast};
 use tracing::{error, info, warn};
 use writ_common::status::Failure;
-use writ_protocol::envelope::claimed_keyid;
+use writ_protocol::envelope::{Candidate, ReleasePurpose, claimed_keyid, verify};
 use writ_protocol::id::{AgentId, CommandId};
 use writ_protocol::time::Timestamp;
+use writ_protocol::trust::Chain;
 
 use crate::context::Server;
 use crate::store::rules::rollout::{Counted, Moment, Step, Wait, decide};
 use crate::store::{
-    Alarm, AlertKind, Answers, RolloutRow, RolloutState, SERVER, Store, StoreError, unavailable,
+    Alarm, AlertKind, Answers, OpenTarget, RolloutRow, RolloutState, SERVER, Store, StoreError, unavailable,
 };
 
 /// Rollouts that are not over, at most: each is looked at once a second.
 const MAX_UNDER_WAY: usize = 64;
 /// How often each is looked at while nothing happens.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Moments that are remembered of one rollout, to know how long each agent has had.
+const MAX_RELEASES: usize = 4096;
 /// Answers that come within this time are looked at together.
 const GATHER: Duration = Duration::from_millis(50);
 
@@ -55,7 +58,47 @@ struct UnderWay {
     row: RolloutRow,
     targets: Option<Arc<[AgentId]>>,
     wave_ended: Option<Duration>,
-    released_at: Option<Duration>,
+    /// When agents were let obey, from which place on; the earliest first.
+    releases: Vec<(u32, Duration)>,
+    /// Whether it was said that nothing can be signed.
+    is_unsigned_said: bool,
+}
+
+impl UnderWay {
+    fn new(row: RolloutRow) -> Self {
+        let (targets, wave_ended) = (None, None);
+        Self { row, targets, wave_ended, releases: Vec::new(), is_unsigned_said: false }
+    }
+
+    /// What is needed to look at it.
+    fn clock(&self) -> RolloutClock {
+        let (row, wave_ended) = (self.row.clone(), self.wave_ended);
+        RolloutClock { row, wave_ended, releases: self.releases.clone() }
+    }
+
+    fn note_release(&mut self, first: u32, now: Duration) {
+        self.releases.push((first, now));
+        if self.releases.len() > MAX_RELEASES {
+            // Those of the second share the first one's time: they are a little less waited for.
+            self.releases.remove(1);
+        }
+    }
+}
+
+/// A rollout and its times.
+#[derive(Debug)]
+struct RolloutClock {
+    row: RolloutRow,
+    wave_ended: Option<Duration>,
+    releases: Vec<(u32, Duration)>,
+}
+
+impl RolloutClock {
+    /// When the agent at a place was let obey.
+    fn released_at(&self, place: u32) -> Option<Duration> {
+        let later = self.releases.partition_point(|(first, _)| *first <= place);
+        later.checked_sub(1).and_then(|at| self.releases.get(at)).map(|(_, at)| *at)
+    }
 }
 
 /// How a rollout stands, for people.
@@ -70,23 +113,40 @@ pub(crate) struct Stands {
 }
 
 impl Rollouts {
-    /// Those of a store, when a server starts.
+    /// Those of a store, when a server starts. A release that is not under a key of the chain, or says
+    /// something else than its row, lets nobody obey.
     ///
     /// # Errors
     /// When the store cannot be read.
-    pub(crate) async fn open(store: &Store, now: Timestamp, monotonic: Duration) -> Result<Self, StoreError> {
+    pub(crate) async fn open(
+        store: &Store,
+        chain: &Chain,
+        now: Timestamp,
+        monotonic: Duration,
+    ) -> Result<Self, StoreError> {
         let mut under_way = HashMap::new();
         let rollouts = Self::default();
-        for row in store.live_rollouts(now).await? {
+        for mut row in store.live_rollouts(now).await? {
+            let said = vouched(chain, &row);
+            if said != row.standing.released {
+                error!(command.id = %row.command, stored = row.standing.released, signed = said, "the store says more of a rollout than was signed");
+                row.standing.released = said;
+                row.release = if said == 0 { Bytes::new() } else { row.release };
+            }
             rollouts.publish(&row);
             if row.standing.state.is_over() {
                 continue;
             }
+            let mut found = UnderWay::new(row);
             // What was left of a pause is left, whatever the clock was set to meanwhile.
-            let ended = row.wave_ended_at != Timestamp::ZERO;
-            let wave_ended = ended.then(|| monotonic.saturating_sub(now.since(row.wave_ended_at)));
-            let released_at = (row.standing.released > 0).then_some(monotonic);
-            under_way.insert(row.command, UnderWay { row, targets: None, wave_ended, released_at });
+            let ended = found.row.wave_ended_at;
+            let has_ended = ended != Timestamp::ZERO;
+            found.wave_ended = has_ended.then(|| monotonic.saturating_sub(now.since(ended)));
+            if found.row.standing.released > 0 {
+                // Nobody is connected yet: everybody gets the time to come back.
+                found.note_release(0, monotonic);
+            }
+            under_way.insert(found.row.command, found);
         }
         Ok(Self { under_way: Mutex::new(under_way), ..rollouts })
     }
@@ -129,7 +189,7 @@ impl Rollouts {
 
     /// A command with a rollout was recorded: its first wave is next.
     pub(crate) async fn begin(&self, row: RolloutRow, targets: &[AgentId]) {
-        let under_way = UnderWay { row, targets: Some(targets.into()), wave_ended: None, released_at: None };
+        let under_way = UnderWay { targets: Some(targets.into()), ..UnderWay::new(row) };
         self.under_way.lock().await.insert(under_way.row.command, under_way);
         self.news.notify_one();
     }
@@ -142,8 +202,17 @@ pub(crate) enum Change {
     Pause,
     /// It goes on.
     Resume,
+    /// It goes on without those that are away and that it waits for.
+    ResumeWithoutAway,
     /// It is over.
     Abort,
+}
+
+impl Change {
+    /// Whether fewer agents obey because of it.
+    pub(crate) const fn is_ending(self) -> bool {
+        matches!(self, Self::Pause | Self::Abort)
+    }
 }
 
 /// Does what an operator asks; whether that changed anything.
@@ -170,10 +239,11 @@ pub(crate) async fn change(server: &Arc<Server>, command: CommandId, what: Chang
         (Change::Pause, _) => {
             return Err(Failure::precondition("rollout_stopped", "this rollout has stopped by itself"));
         }
-        (Change::Resume, RolloutState::Running) => {
-            let (counted, moment) = look(server, under_way).await.map_err(unavailable)?;
+        (Change::Resume, RolloutState::Running) => return Ok(false),
+        (Change::ResumeWithoutAway, RolloutState::Running) => {
+            let (counted, moment) = look(server, &under_way.clock()).await.map_err(unavailable)?;
             let step = decide(&next.plan, next.targets, next.standing, counted, moment);
-            if !matches!(step, Step::Wait(Wait::Canary(_))) {
+            if !matches!(step, Step::Wait(Wait::Away(_))) {
                 return Ok(false);
             }
             // An operator says that those who are there have shown enough.
@@ -181,9 +251,12 @@ pub(crate) async fn change(server: &Arc<Server>, command: CommandId, what: Chang
             next.wave_ended_at = server.clock.wall();
             under_way.wave_ended = Some(server.clock.monotonic());
         }
-        (Change::Resume, _) => {
-            let (counted, _) = look(server, under_way).await.map_err(unavailable)?;
-            next.standing.forgiven = counted.failures();
+        (Change::Resume | Change::ResumeWithoutAway, state) => {
+            // Only failures that stopped it were seen; those of a pause stop it now.
+            if state == RolloutState::Stopped {
+                let (counted, _) = look(server, &under_way.clock()).await.map_err(unavailable)?;
+                next.standing.forgiven = counted.failures();
+            }
             next.standing.state = RolloutState::Running;
             next.reason.clear();
         }
@@ -200,13 +273,18 @@ pub(crate) async fn change(server: &Arc<Server>, command: CommandId, what: Chang
     if under_way.row.standing.state.is_over() {
         all.remove(&command);
     }
-    if !all.values().any(|under_way| under_way.row.standing.state == RolloutState::Stopped) {
-        let ended = server.store.end_alert(AlertKind::RolloutStopped, SERVER, server.clock.wall()).await;
-        ended.map_err(unavailable)?;
-    }
+    end_alert(server, &all).await.map_err(unavailable)?;
     drop(all);
     server.rollouts.news.notify_one();
     Ok(true)
+}
+
+/// The alert ends with the last rollout that had stopped.
+async fn end_alert(server: &Server, all: &HashMap<CommandId, UnderWay>) -> Result<(), StoreError> {
+    match all.values().any(|under_way| under_way.row.standing.state == RolloutState::Stopped) {
+        true => Ok(()),
+        false => server.store.end_alert(AlertKind::RolloutStopped, SERVER, server.clock.wall()).await,
+    }
 }
 
 async fn find(server: &Server, command: CommandId) -> Result<RolloutRow, Failure> {
@@ -221,16 +299,17 @@ async fn find(server: &Server, command: CommandId) -> Result<RolloutRow, Failure
 /// # Errors
 /// When there is none, or the store fails.
 pub(crate) async fn stands(server: &Server, command: CommandId) -> Result<Stands, Failure> {
-    let row = find(server, command).await?;
-    let all = server.rollouts.under_way.lock().await;
-    let Some(under_way) = all.get(&command) else {
-        let Answers { done, failed, open } =
-            server.store.answers(command, row.standing.released).await.map_err(unavailable)?;
+    // Not held while the store counts: an operator who pauses must not wait behind those who look.
+    let clock = server.rollouts.under_way.lock().await.get(&command).map(UnderWay::clock);
+    let Some(clock) = clock else {
+        let row = find(server, command).await?;
+        let Answers { done, failed, open, .. } =
+            server.store.answers(command, row.standing.released, 0).await.map_err(unavailable)?;
         let away = u32::try_from(open.len()).unwrap_or(u32::MAX);
         return Ok(Stands { row, counted: Counted { done, failed, away, ..Counted::default() }, wait: None });
     };
-    let (counted, moment) = look(server, under_way).await.map_err(unavailable)?;
-    let row = under_way.row.clone();
+    let (counted, moment) = look(server, &clock).await.map_err(unavailable)?;
+    let row = clock.row;
     let wait = match decide(&row.plan, row.targets, row.standing, counted, moment) {
         Step::Wait(wait) => Some(wait),
         _ => None,
@@ -239,31 +318,59 @@ pub(crate) async fn stands(server: &Server, command: CommandId) -> Result<Stands
 }
 
 /// What became of those that may obey, and what time it is for this rollout.
-async fn look(server: &Server, under_way: &UnderWay) -> Result<(Counted, Moment), StoreError> {
-    let UnderWay { row, wave_ended, released_at, .. } = under_way;
+async fn look(server: &Server, clock: &RolloutClock) -> Result<(Counted, Moment), StoreError> {
+    let RolloutClock { row, wave_ended, releases } = clock;
     let monotonic = server.clock.monotonic();
-    let since = |then: Option<Duration>| then.map(|then| monotonic.saturating_sub(then));
+    let since = |then: Duration| monotonic.saturating_sub(then);
+    let now = server.clock.wall();
     let moment = Moment {
-        now: server.clock.wall(),
-        since_wave: since(*wave_ended),
-        since_release: since(*released_at),
+        now,
+        since_wave: wave_ended.map(since),
+        since_release: releases.last().map(|(_, at)| since(*at)),
         expires_at: row.expires_at,
     };
-    let Answers { done, failed, open } = server.store.answers(row.command, row.standing.released).await?;
-    let mut counted = Counted { done, failed, ..Counted::default() };
+    let wave = row.standing.wave;
+    let first = wave.checked_sub(1).map_or(0, |before| row.plan.end_of(before, row.targets));
+    let Answers { done, failed, tried, open } =
+        server.store.answers(row.command, row.standing.released, first).await?;
+    let mut counted = Counted { done, failed, tried, ..Counted::default() };
     let registry = server.dispatcher.registry();
-    for (agent, is_sent) in open {
-        // Who came back a moment ago has had no time to answer.
-        let waited =
-            registry.connected_for(agent).map(|here| here.min(moment.since_release.unwrap_or_default()));
-        match waited {
-            Some(waited) if waited < row.plan.patience => counted.unanswered += 1,
-            Some(_) if is_sent => counted.silent += 1,
-            // Connected, and nothing is sent to it: it is held until an operator decides.
-            Some(_) | None => counted.away += 1,
+    let patience = row.plan.patience;
+    for OpenTarget { place, agent, is_sent, last_contact } in open {
+        let had = clock.released_at(place).map(since).unwrap_or_default();
+        let here = registry.connected_for(agent);
+        // One that was sent it and is gone may have been cut off by it.
+        let is_over = match (is_sent, here) {
+            (true, _) => had >= patience,
+            (false, Some(here)) => had.min(here) >= patience,
+            // Away for long already: its wave does not wait for it. Else it may be about to come back.
+            (false, None) => {
+                had >= patience || now.since(server.last_contact(agent, last_contact)) >= patience
+            }
+        };
+        match (is_over, is_sent) {
+            (false, _) => counted.unanswered += 1,
+            (true, true) => counted.silent += 1,
+            (true, false) => counted.away += 1,
         }
     }
     Ok((counted, moment))
+}
+
+/// How many agents the stored release of a rollout lets obey, by the keys that the chain lists.
+fn vouched(chain: &Chain, row: &RolloutRow) -> u32 {
+    if row.release.is_empty() {
+        return 0;
+    }
+    let bundle = &chain.head().bundle;
+    let listed: Vec<_> =
+        bundle.signing.iter().map(|entry| Candidate::accepted(entry.certificate.key())).collect();
+    match verify::<ReleasePurpose>(&row.release, &listed, 1) {
+        Ok(said) if said.document().fleet == bundle.fleet && said.document().command_digest == row.digest => {
+            said.document().released
+        }
+        Ok(_) | Err(_) => 0,
+    }
 }
 
 async fn keep(server: &Server, under_way: &mut UnderWay, next: RolloutRow) -> Result<(), StoreError> {
@@ -304,14 +411,22 @@ async fn changed(commands: &[CommandId], changes: &mut broadcast::Receiver<Comma
 /// One look at each; returns those that are still under way.
 async fn advance_all(server: &Arc<Server>) -> Vec<CommandId> {
     let mut all = server.rollouts.under_way.lock().await;
-    let now = server.clock.wall();
-    server.rollouts.forget_expired(now);
-    for under_way in all.values_mut() {
-        if let Err(error) = advance(server, under_way).await {
-            warn!(command.id = %under_way.row.command, %error, "the rollout cannot go on now; it is tried again");
+    // A clock that is wrong ends nothing and lets nobody obey.
+    if let Ok(now) = server.signer.now() {
+        server.rollouts.forget_expired(now);
+        for under_way in all.values_mut() {
+            if let Err(error) = advance(server, under_way).await {
+                warn!(command.id = %under_way.row.command, %error, "the rollout cannot go on now; it is tried again");
+            }
         }
     }
+    let before = all.len();
     all.retain(|_, under_way| !under_way.row.standing.state.is_over());
+    if all.len() < before
+        && let Err(error) = end_alert(server, &all).await
+    {
+        warn!(%error, "that no rollout stands still could not be noted");
+    }
     all.keys().copied().collect()
 }
 
@@ -321,7 +436,7 @@ async fn advance(server: &Arc<Server>, under_way: &mut UnderWay) -> Result<(), S
         let command = under_way.row.command;
         let mut next = under_way.row.clone();
         let is_cancelled = next.cancelled_at != Timestamp::ZERO || server.dispatcher.is_cancelled(command);
-        let (counted, moment) = look(server, under_way).await?;
+        let (counted, moment) = look(server, &under_way.clock()).await?;
         let step = match is_cancelled {
             true => Step::End(RolloutState::Aborted),
             false => decide(&next.plan, next.targets, next.standing, counted, moment),
@@ -382,21 +497,22 @@ async fn release(server: &Arc<Server>, under_way: &mut UnderWay, agents: u32) ->
     let sealed = match server.signer.release(next.digest, agents) {
         Ok(sealed) => sealed,
         Err(failed) => {
-            let why = failed.to_string();
-            if next.reason != why {
+            // Said once: the text has the time in it.
+            if !std::mem::replace(&mut under_way.is_unsigned_said, true) {
                 error!(command.id = %command, error = %failed, "the next agents cannot be let obey");
-                next.reason = why;
+                next.reason = failed.to_string();
                 keep(server, under_way, next).await?;
             }
             return Ok(());
         }
     };
+    under_way.is_unsigned_said = false;
     next.standing.released = agents;
     next.release = sealed.bytes().clone();
     next.reason.clear();
     keep(server, under_way, next).await?;
     writ_common::checkpoint!("wave_released");
-    under_way.released_at = Some(server.clock.monotonic());
+    under_way.note_release(before, server.clock.monotonic());
     server.rollouts.publish(&under_way.row);
     info!(command.id = %command, wave = under_way.row.standing.wave + 1, released = agents, "agents may obey");
     let targets = match &under_way.targets {
@@ -419,19 +535,22 @@ async fn release(server: &Arc<Server>, under_way: &mut UnderWay, agents: u32) ->
 pub(crate) async fn sign_anew(server: &Arc<Server>) -> Result<(), StoreError> {
     let mut all = server.rollouts.under_way.lock().await;
     let present = server.signer.check().ok().map(|key| key.to_string());
+    let chain = server.chain();
     for row in server.store.live_rollouts(server.clock.wall()).await? {
-        let (RolloutRow { command, digest, .. }, released) = (&row, row.standing.released);
+        let (command, digest) = (row.command, row.digest);
+        // What the store says is not signed; only what was signed before is.
+        let released = vouched(&chain, &row);
         let is_cancelled = row.cancelled_at != Timestamp::ZERO;
         let is_present = claimed_keyid(&row.release) == present;
-        if released == 0 || is_cancelled || is_present {
+        if released == 0 || released != row.standing.released || is_cancelled || is_present {
             continue;
         }
         // What cannot be signed now is signed when a key counts.
-        let Ok(sealed) = server.signer.release(*digest, released) else { continue };
+        let Ok(sealed) = server.signer.release(digest, released) else { continue };
         let next = RolloutRow { release: sealed.bytes().clone(), ..row.clone() };
         server.store.keep_rollout(&next).await?;
         server.rollouts.publish(&next);
-        if let Some(under_way) = all.get_mut(command) {
+        if let Some(under_way) = all.get_mut(&command) {
             under_way.row.release = next.release;
         }
     }

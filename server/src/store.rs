@@ -12,9 +12,9 @@ pub use rows::AlertKind;
 pub(crate) use rows::{
     AgentAdmission, AgentRow, Alarm, AlertRow, AllowList, Answers, Attribute, AttributeSource, BackupRow,
     Beginning, Behind, CommandRow, Contact, EnrolmentTokenRow, Fork, Holders, KnownAgent, Membership,
-    NewCommand, NewReceipt, NewToken, Progress, QueuedCommand, ReceiptFate, RecordedCommand, Report,
-    RolloutRow, RolloutState, SERVER, SignOfLife, StoredEnvelope, TakenRow, TargetRow, TargetState, TokenUse,
-    Wanted, WantedAlerts, WantedState,
+    NewCommand, NewReceipt, NewToken, OpenTarget, Progress, QueuedCommand, ReceiptFate, RecordedCommand,
+    Report, RolloutRow, RolloutState, SERVER, SignOfLife, StoredEnvelope, TakenRow, TargetRow, TargetState,
+    TokenUse, Wanted, WantedAlerts, WantedState,
 };
 pub(crate) use sql::MAX_FORKS;
 pub(crate) use writ_common::admin::unavailable;

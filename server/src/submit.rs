@@ -136,21 +136,30 @@ pub(crate) async fn check_scope(
     let Some(first) = outside.next() else { return Ok(()) };
     let (outside, targets) = (outside.count() + 1, targets.len());
     let text = format!(
-        "{outside} of {targets} agents, such as {first}, are outside of what `{name}` may command: {limit}. Choose within it: --selector '{limit}'"
+        "{outside} of {targets} agents, such as {first}, are outside of what `{name}` may command: {limit}"
     );
     Err(Failure::denied("scope_agents", text))
 }
 
-/// The same of a command that was sent before: whether a caller may end it or carry it on.
+/// The same of a command that was sent before: whether a caller may end it, or carry it on. Who sent it may
+/// always end it, also when an agent was relabelled or removed since.
 ///
 /// # Errors
 /// When it is outside of the caller's scope, or there is no such command.
-pub(crate) async fn check_scope_of(server: &Server, actor: &Actor, id: CommandId) -> Result<(), Failure> {
+pub(crate) async fn check_scope_of(
+    server: &Server,
+    actor: &Actor,
+    id: CommandId,
+    is_ending: bool,
+) -> Result<(), Failure> {
     if actor.scope.is_everything() {
         return Ok(());
     }
     let unknown = || Failure::not_found(format!("there is no command {id}; see: writ commands list"));
     let row = server.store.command(id).await.map_err(unavailable)?.ok_or_else(unknown)?;
+    if is_ending && row.requested_by == actor.name {
+        return Ok(());
+    }
     let stored = server.store.envelope(id).await.map_err(unavailable)?.ok_or_else(unknown)?;
     let action = row.action.split(' ').next().unwrap_or_default();
     check_scope(server, actor, action, &stored.targets).await

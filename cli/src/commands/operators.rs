@@ -58,7 +58,7 @@ pub(super) async fn run(format: Format, client: &Client, verb: Operator) -> Resu
                 name,
                 role: wire(role).into(),
                 expires_in_seconds: expires.map_or(0, |expires| expires.as_secs().max(1)),
-                selector,
+                selector: selector.unwrap_or_default(),
                 actions,
             };
             create(format, client, request, token_file).await

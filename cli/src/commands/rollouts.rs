@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use serde::Serialize;
 use writ_common::say;
-use writ_proto::admin::v1::{GetRolloutRequest, ListRolloutsRequest, Rollout, RolloutPlan};
+use writ_proto::admin::v1::{
+    GetRolloutRequest, ListRolloutsRequest, ResumeRolloutRequest, Rollout, RolloutPlan,
+};
 use writ_protocol::time::Timestamp;
 
 use super::send::{EXIT_AGENT, EXIT_UNANSWERED};
@@ -176,7 +178,9 @@ pub(super) async fn run(format: Format, client: &Client, verb: Rollouts) -> Resu
         Rollouts::Watch { id } => return watch(format, client, id, None).await,
         Rollouts::Show { id } => rollouts.get(request(id)).await?,
         Rollouts::Pause { id } => rollouts.pause(request(id)).await?,
-        Rollouts::Resume { id } => rollouts.resume(request(id)).await?,
+        Rollouts::Resume { id: command_id, without_away } => {
+            rollouts.resume(ResumeRolloutRequest { command_id, without_away }).await?
+        }
         Rollouts::Abort { id } => rollouts.abort(request(id)).await?,
     };
     print(format, client, &show(rollout.into_inner()))?;

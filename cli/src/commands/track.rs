@@ -224,7 +224,7 @@ pub(super) async fn run(format: Format, client: &Client, verb: Commands) -> Resu
                 Some(args::CommandState::Expired) => CommandState::Expired,
                 Some(args::CommandState::Cancelled) => CommandState::Cancelled,
             };
-            let asked = ListCommandsRequest {
+            let mut asked = ListCommandsRequest {
                 page_size: limit,
                 page_token: String::new(),
                 requested_by: by,
@@ -234,8 +234,17 @@ pub(super) async fn run(format: Format, client: &Client, verb: Commands) -> Resu
                 agent,
             };
             let is_all = asked == ListCommandsRequest { page_size: limit, ..ListCommandsRequest::default() };
-            let rows: Vec<_> =
-                client.commands().list(asked).await?.into_inner().commands.into_iter().map(show).collect();
+            let mut rows = Vec::new();
+            // A page may hold fewer than were asked for, and be followed by others.
+            while u32::try_from(rows.len()).is_ok_and(|rows| rows < limit) {
+                let page = client.commands().list(asked.clone()).await?.into_inner();
+                rows.extend(page.commands.into_iter().map(show));
+                asked.page_token = page.next_page_token;
+                if asked.page_token.is_empty() {
+                    break;
+                }
+            }
+            rows.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
             let next = client.typed("writ send ping --all --wait");
             let empty = match is_all {
                 true => format!("No command was sent yet. Next: {next}"),

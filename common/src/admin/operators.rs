@@ -161,6 +161,9 @@ impl<H: AdminBackend> OperatorService for OperatorPages<H> {
             request.into_inner();
         check_operator_name(&name)?;
         let role = Role::from_wire(role)?;
+        if actions.iter().any(|action| action.is_empty() || action.contains(',')) {
+            return Err(Failure::invalid("actions", "each is one action's name, and none is empty").into());
+        }
         let scope = Scope { selector, actions: actions.join(",") };
         if !scope.is_everything() {
             if role != Role::Operator {

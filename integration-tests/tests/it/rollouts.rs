@@ -231,7 +231,7 @@ fn a_paused_rollout_stays_paused_over_a_restart_and_goes_on_when_told() {
 fn agents_that_are_away_when_their_wave_comes_obey_when_they_are_back() {
     let mut scene = Scene::new();
     let name = scene.stop(2);
-    let id = scene.send("note", &["--canary", "1", "--batch", "2"]);
+    let id = scene.send("note", &["--canary", "1", "--batch", "2", "--answer-within", "2s"]);
     let shown = scene.until(&id, |shown| shown["state"] == "finished");
     assert_eq!((&shown["done"], &shown["away"]), (&2.into(), &1.into()), "{shown}");
     let _back = scene.fleet.start_agent(&name, None);
@@ -243,16 +243,70 @@ fn agents_that_are_away_when_their_wave_comes_obey_when_they_are_back() {
 fn a_canary_that_is_away_is_waited_for_until_an_operator_says_otherwise() {
     let mut scene = Scene::new();
     let name = scene.stop(0);
-    let id = scene.send("note", &["--canary", "1"]);
+    let id = scene.send("note", &["--canary", "1", "--answer-within", "2s"]);
     let waits =
-        |shown: &Value| shown["waits_for"].as_str().unwrap().contains("agents of the canary to come back");
+        |shown: &Value| shown["waits_for"].as_str().unwrap().contains("agents to come back, of a wave");
     scene.until(&id, waits);
     assert!(scene.notes().is_empty());
-    let _resumed = scene.fleet.writ(&["rollouts", "resume", &id]).ok();
+    let resumed = scene.fleet.json(&["rollouts", "resume", &id]);
+    assert!(waits(&resumed), "to resume what runs is no word about who is away: {resumed}");
+    let _resumed = scene.fleet.writ(&["rollouts", "resume", &id, "--without-away"]).ok();
     scene.until(&id, |shown| shown["state"] == "finished");
     assert_eq!(scene.states(&id)[1..], ["done", "done"]);
     let _back = scene.fleet.start_agent(&name, None);
     scene.until(&id, |shown| shown["done"] == 3);
+}
+
+#[test]
+fn a_server_that_starts_in_a_wave_takes_nobody_for_away_who_had_no_time_to_come_back() {
+    let mut scene = Scene::new();
+    let id = scene.send("hang", &["--batch", "1"]);
+    let first = ["rome", "paris", "oslo"].iter().position(|name| *name == scene.order[0]).unwrap();
+    scene.agents[first].wait_for("action started", |_| true);
+    for sessions in 2..=3 {
+        scene.fleet.kill_server();
+        scene.fleet.start_server(None);
+        scene.fleet.add_context();
+        let shown = scene.until(&id, |shown| shown["unanswered"] == 1);
+        assert_eq!(shown["released"], 1, "{shown}");
+        scene.agents[first].wait_for_count("session began", sessions);
+    }
+    let shown = scene.show(&id);
+    assert_eq!((&shown["released"], &shown["state"]), (&1.into(), &"running".into()), "{shown}");
+}
+
+#[test]
+fn a_release_that_was_written_into_the_store_lets_nobody_obey() {
+    let mut scene = Scene::new();
+    let id = scene.send("note", &["--canary", "1", "--pause", "1h", "--expires", "12h"]);
+    scene.until(&id, |shown| shown["done"] == 1);
+    scene.fleet.kill_server();
+    let database = rusqlite::Connection::open(scene.fleet.path("server/writ.db")).unwrap();
+    database.execute("UPDATE rollouts SET released = 3", []).unwrap();
+    drop(database);
+    scene.fleet.start_server(None);
+    scene.fleet.add_context();
+    scene
+        .fleet
+        .server()
+        .wait_for("the store says more of a rollout than was signed", |said| said["signed"] == 1);
+    let shown = scene.until(&id, |shown| shown["away"] == 0);
+    assert_eq!(shown["released"], 1, "{shown}");
+    let _answers = scene.fleet.writ(&["send", "ping", "--all", "--wait"]).ok();
+    assert_eq!(scene.notes().len(), 1);
+}
+
+#[test]
+fn failures_of_a_pause_stop_a_rollout_when_it_is_resumed() {
+    let scene = Scene::new();
+    let id = scene.send("hang", &["--canary", "1", "--answer-within", "1s"]);
+    scene.until(&id, |shown| shown["released"] == 1);
+    let paused = scene.fleet.json(&["rollouts", "pause", &id]);
+    assert_eq!(paused["state"], "paused");
+    scene.until(&id, |shown| shown["silent"] == 1);
+    let _resumed = scene.fleet.writ(&["rollouts", "resume", &id]).ok();
+    let stopped = scene.until(&id, |shown| shown["state"] == "stopped");
+    assert_eq!((&stopped["forgiven"], &stopped["released"]), (&0.into(), &1.into()), "{stopped}");
 }
 
 #[test]

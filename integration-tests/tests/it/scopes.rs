@@ -87,6 +87,8 @@ fn a_scope_that_limits_nothing_or_cannot_be_read_is_refused() {
         (["--role", "admin", "--actions", "ping"], 7, "only an operator's token has a scope"),
         (["--role", "operator", "--actions", "rm -rf"], 7, "`rm -rf` is no action's name"),
         (["--role", "operator", "--selector", "site in"], 2, "--selector"),
+        (["--role", "operator", "--selector", ""], 2, "is empty, which would limit nothing"),
+        (["--role", "operator", "--actions", ""], 2, "is empty, which would limit nothing"),
         (["--role", "operator", "--expires", "9999d"], 7, "--expires: must be at most 3660 days"),
     ] {
         let said = fleet.writ(&[["operator", "create", "vera"].as_slice(), &limits].concat()).failed(code);

@@ -85,7 +85,7 @@ impl CommandService for Commands {
     async fn cancel(&self, request: Request<GetCommandRequest>) -> Result<Response<Command>, Status> {
         let actor = writ_common::admin::actor(&request)?;
         let id = command_id(&self.0, &request.into_inner().command_id).await?;
-        submit::check_scope_of(&self.0, &actor, id).await?;
+        submit::check_scope_of(&self.0, &actor, id, true).await?;
         let before = find(&self.0, id).await?;
         let expires_at = Timestamp::from_millis(before.expires_at_ms);
         let (server, now) = (Arc::clone(&self.0), self.0.clock.wall());
@@ -102,7 +102,7 @@ impl CommandService for Commands {
     ) -> Result<Response<StopCommandResponse>, Status> {
         let actor = writ_common::admin::actor(&request)?;
         let id = command_id(&self.0, &request.into_inner().command_id).await?;
-        submit::check_scope_of(&self.0, &actor, id).await?;
+        submit::check_scope_of(&self.0, &actor, id, true).await?;
         let before = find(&self.0, id).await?;
         let (expires_at, now) = (Timestamp::from_millis(before.expires_at_ms), self.0.clock.wall());
         let server = Arc::clone(&self.0);
@@ -169,8 +169,8 @@ impl CommandService for Commands {
         };
         let (since, now) = (Timestamp::from_millis(since_ms), self.0.clock.wall());
         let wanted = Wanted { requested_by, action, state, since, agent, now };
-        let rows = self.0.store.commands(before, size, wanted).await.map_err(unavailable)?;
-        let next_page_token = page::next(&rows, size, |row| row.sequence.to_string());
+        let (rows, next) = self.0.store.commands(before, size, wanted).await.map_err(unavailable)?;
+        let next_page_token = next.map(|next| next.to_string()).unwrap_or_default();
         let mut commands = Vec::with_capacity(rows.len());
         for row in rows {
             let counted = self.0.store.progress(row.id).await.map_err(unavailable)?;
@@ -304,7 +304,8 @@ pub(super) async fn command_id(server: &Server, text: &str) -> Result<CommandId,
         return Ok(id);
     }
     let digits: String = text.chars().filter(|c| *c != '-').collect();
-    let tail = digits.len().checked_sub(2 * TAIL_BYTES).and_then(|start| hex::decode(&digits[start..]).ok());
+    let tail =
+        digits.len().checked_sub(2 * TAIL_BYTES).and_then(|start| hex::decode(digits.get(start..)?).ok());
     let Some(tail) = tail.filter(|_| digits.len() <= 32 && digits.bytes().all(|c| c.is_ascii_hexdigit()))
     else {
         let text = format!("`{text}` is neither a command's id nor its last 8 or more digits");

@@ -9,10 +9,12 @@ use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 use tracing::info;
-use writ_common::admin::{Effect, page};
+use writ_common::admin::{Actor, Effect, page};
 use writ_common::status::Failure;
 use writ_proto::admin::v1::rollout_service_server::RolloutService;
-use writ_proto::admin::v1::{GetRolloutRequest, ListRolloutsRequest, ListRolloutsResponse, Rollout};
+use writ_proto::admin::v1::{
+    GetRolloutRequest, ListRolloutsRequest, ListRolloutsResponse, ResumeRolloutRequest, Rollout,
+};
 use writ_protocol::id::CommandId;
 
 use super::commands::command_id;
@@ -31,14 +33,9 @@ const GATHER: Duration = Duration::from_millis(50);
 pub(super) struct Rollouts(pub(super) Arc<Server>);
 
 impl Rollouts {
-    async fn change(
-        &self,
-        request: Request<GetRolloutRequest>,
-        what: Change,
-    ) -> Result<Response<Rollout>, Status> {
-        let actor = writ_common::admin::actor(&request)?;
-        let id = command_id(&self.0, &request.into_inner().command_id).await?;
-        submit::check_scope_of(&self.0, &actor, id).await?;
+    async fn change(&self, actor: Actor, command: &str, what: Change) -> Result<Response<Rollout>, Status> {
+        let id = command_id(&self.0, command).await?;
+        submit::check_scope_of(&self.0, &actor, id, what.is_ending()).await?;
         let server = Arc::clone(&self.0);
         let change = async move { rollouts::change(&server, id, what).await };
         let is_changed = self.0.to_the_end(change).await??;
@@ -87,15 +84,20 @@ impl RolloutService for Rollouts {
     }
 
     async fn pause(&self, request: Request<GetRolloutRequest>) -> Result<Response<Rollout>, Status> {
-        self.change(request, Change::Pause).await
+        let actor = writ_common::admin::actor(&request)?;
+        self.change(actor, &request.into_inner().command_id, Change::Pause).await
     }
 
-    async fn resume(&self, request: Request<GetRolloutRequest>) -> Result<Response<Rollout>, Status> {
-        self.change(request, Change::Resume).await
+    async fn resume(&self, request: Request<ResumeRolloutRequest>) -> Result<Response<Rollout>, Status> {
+        let actor = writ_common::admin::actor(&request)?;
+        let ResumeRolloutRequest { command_id, without_away } = request.into_inner();
+        let what = if without_away { Change::ResumeWithoutAway } else { Change::Resume };
+        self.change(actor, &command_id, what).await
     }
 
     async fn abort(&self, request: Request<GetRolloutRequest>) -> Result<Response<Rollout>, Status> {
-        self.change(request, Change::Abort).await
+        let actor = writ_common::admin::actor(&request)?;
+        self.change(actor, &request.into_inner().command_id, Change::Abort).await
     }
 }
 
@@ -152,7 +154,7 @@ async fn find(server: &Server, id: CommandId) -> Result<Rollout, Failure> {
     let RolloutRow { plan, standing, targets, seed, reason, .. } = row;
     let waits_for = wait.map(|wait| describe(wait, &plan, id)).unwrap_or_default();
     let Standing { state, wave, released, forgiven } = standing;
-    let Counted { done, failed, silent, unanswered, away } = counted;
+    let Counted { done, failed, silent, unanswered, away, tried: _ } = counted;
     let waves = plan.waves(targets);
     let Plan { canary, batch, pause, max_failures, rate, window, start_at, patience } = plan;
     let seconds = |time: Duration| u32::try_from(time.as_secs()).unwrap_or(u32::MAX);
@@ -199,9 +201,9 @@ fn describe(wait: Wait, plan: &Plan, id: CommandId) -> String {
             format!("{window} UTC, which begins in {}", words(left))
         }
         Wait::Rate => "the next second".to_owned(),
-        Wait::Answers(agents) => format!("{agents} agents to answer"),
-        Wait::Canary(agents) => {
-            format!("{agents} agents of the canary to come back; without them: writ rollouts resume {id}")
-        }
+        Wait::Answers(agents) => format!("{agents} agents to answer, or to come back"),
+        Wait::Away(agents) => format!(
+            "{agents} agents to come back, of a wave that has shown nothing yet; without them: writ rollouts resume {id} --without-away"
+        ),
     }
 }

@@ -235,7 +235,7 @@ async fn load(
     let tls = channel::open(files, now, &chain.head().bundle.endpoints).map_err(|error| failed(&error))?;
     let bridge = Bridge::open(files, &store, config.listen_notify).await.map_err(|error| failed(&error))?;
     let traces = Traces::start(config.traces.as_ref(), fleet, last_shutdown).map_err(Fatal::usage)?;
-    let rollouts = Rollouts::open(&store, clock.wall(), clock.monotonic()).await;
+    let rollouts = Rollouts::open(&store, &chain, clock.wall(), clock.monotonic()).await;
     let rollouts = rollouts.map_err(|error| failed(&error))?;
     let server = Server {
         fleet,

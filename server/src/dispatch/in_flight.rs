@@ -17,7 +17,11 @@ const MAX_NOTES: usize = 1 << 18;
 
 /// Targets that were sent a command and have neither answered nor been noted.
 #[derive(Debug, Default)]
-pub(crate) struct InFlight(Mutex<Notes>);
+pub(crate) struct InFlight {
+    notes: Mutex<Notes>,
+    /// Held while what was taken is on its way to the store: who cancels waits for it.
+    noting: tokio::sync::Mutex<()>,
+}
 
 #[derive(Debug, Default)]
 struct Notes {
@@ -53,12 +57,17 @@ impl InFlight {
         places.into_iter().collect()
     }
 
+    /// Waits until nothing that was taken is on its way to the store, and keeps it so.
+    pub(super) async fn settled(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.noting.lock().await
+    }
+
     fn take(&self) -> HashMap<CommandId, BTreeSet<u32>> {
         std::mem::take(&mut *self.lock()).places
     }
 
     fn lock(&self) -> MutexGuard<'_, Notes> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.notes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -66,6 +75,7 @@ impl InFlight {
 pub(crate) async fn run(in_flight: Arc<InFlight>, store: Store, shutdown: Shutdown) {
     let mut ticks = tokio::time::interval(NOTE_EVERY);
     while shutdown.unless_requested(ticks.tick()).await.is_some() {
+        let _noting = in_flight.noting.lock().await;
         for (command, places) in in_flight.take() {
             let noted = store.note_sent(command, places.iter().copied().collect());
             if let Err(error) = noted.await {

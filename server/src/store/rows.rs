@@ -22,7 +22,7 @@ pub(crate) use commands::{
 pub(crate) use contacts::{Beginning, Contact, Noted, Report, SignOfLife};
 pub(crate) use manager::TakenRow;
 pub(crate) use receipts::{NewReceipt, ReceiptFate};
-pub(crate) use rollouts::{Answers, RolloutRow, RolloutState};
+pub(crate) use rollouts::{Answers, OpenTarget, RolloutRow, RolloutState};
 pub(crate) use tokens::{AgentAdmission, EnrolmentTokenRow, NewToken, TokenUse};
 
 pub(in crate::store) use commands::FIRST_ENDED;

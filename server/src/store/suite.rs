@@ -405,7 +405,7 @@ async fn a_command_is_recorded_once_with_the_call_that_asked_for_it(Fixture { st
     assert_eq!((row.sequence, row.action.as_str(), row.cancelled_at), (1, "ping", Timestamp::ZERO));
     record(&store, command(2, &[2])).await;
     let listed: Vec<_> =
-        store.commands(u64::MAX, 9, any()).await.unwrap().into_iter().map(|row| row.id).collect();
+        store.commands(u64::MAX, 9, any()).await.unwrap().0.into_iter().map(|row| row.id).collect();
     assert_eq!(listed, [command_id(2), command_id(1)]);
     let page = store.targets(command_id(1), 1, 9).await.unwrap();
     assert_eq!((page.len(), page[0].place, page[0].agent), (1, 1, agent_id(2)));
@@ -471,7 +471,8 @@ async fn commands_are_listed_by_who_what_when_for_whom_and_how_they_stand(Fixtur
     record_receipt(&store, receipt(2, 1, 12, TargetState::Failed)).await.unwrap();
     store.cancel(command_id(3), later(1)).await.unwrap();
     let listed = async |wanted: Wanted| {
-        let rows = store.commands(u64::MAX, 9, wanted).await.unwrap();
+        let (rows, next) = store.commands(u64::MAX, 9, wanted).await.unwrap();
+        assert_eq!(next, None, "nothing older is left");
         rows.into_iter().map(|row| row.id).collect::<Vec<_>>()
     };
     let [one, two, three] = [1, 2, 3].map(command_id);
@@ -522,8 +523,11 @@ async fn a_rollout_is_kept_with_its_command_and_found_until_it_is_over_and_expir
     assert_eq!(stored.targets, [agent_id(2), agent_id(1), agent_id(3)]);
     assert_eq!(stored.rollout.unwrap().0, seed);
     record_receipt(&store, receipt(1, 2, 11, TargetState::Refused)).await.unwrap();
-    let answers = store.answers(command_id(1), 2).await.unwrap();
-    assert_eq!((answers.done, answers.failed, answers.open), (0, 1, vec![(agent_id(1), false)]));
+    let answers = store.answers(command_id(1), 2, 0).await.unwrap();
+    let open: Vec<_> = answers.open.iter().map(|open| (open.place, open.agent, open.is_sent)).collect();
+    assert_eq!(open, [(1, agent_id(1), false)]);
+    assert_eq!((answers.done, answers.failed, answers.tried), (0, 1, 1));
+    assert_eq!(store.answers(command_id(1), 2, 1).await.unwrap().tried, 0, "of the present wave nobody has");
     assert_eq!(store.live_rollouts(later(9999)).await.unwrap().len(), 1);
     let over = Standing { state: RolloutState::Finished, ..standing };
     store.keep_rollout(&RolloutRow { standing: over, ..next }).await.unwrap();

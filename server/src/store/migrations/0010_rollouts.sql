@@ -21,3 +21,6 @@ CREATE TABLE rollouts (
 
 -- Commands by the last digits of their ids, which people type: the first digits are the time, and many have the same.
 CREATE INDEX commands_by_tail ON commands (substr(command_id, 13));
+
+-- Which commands failed on some agent.
+CREATE INDEX targets_failed ON targets (command) WHERE state IN (3, 4);

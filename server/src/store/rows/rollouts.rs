@@ -136,8 +136,23 @@ pub(crate) struct Answers {
     pub done: u32,
     /// Obeyed and ended badly, or refused.
     pub failed: u32,
-    /// Those that have not answered, and whether they were sent it.
-    pub open: Vec<(AgentId, bool)>,
+    /// Of these, in the present wave.
+    pub tried: u32,
+    /// Those that have not answered.
+    pub open: Vec<OpenTarget>,
+}
+
+/// An agent that may obey and has not answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct OpenTarget {
+    /// Its place in the audience.
+    pub place: u32,
+    /// Which.
+    pub agent: AgentId,
+    /// Whether it was sent the command.
+    pub is_sent: bool,
+    /// When it was heard last, as far as the store knows.
+    pub last_contact: Timestamp,
 }
 
 /// How long each wait of a plan is stored.

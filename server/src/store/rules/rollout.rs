@@ -127,12 +127,14 @@ pub(crate) struct Counted {
     pub done: u32,
     /// Obeyed and ended badly, or refused.
     pub failed: u32,
-    /// Connected, without an answer for longer than the plan's patience.
+    /// Without an answer for longer than the plan's patience, though they were sent it.
     pub silent: u32,
-    /// Connected, and not yet silent.
+    /// Not yet silent, or not yet away.
     pub unanswered: u32,
-    /// Not connected, without an answer.
+    /// Not connected, and without the command: passed over.
     pub away: u32,
+    /// Of the present wave: those that answered.
+    pub tried: u32,
 }
 
 impl Counted {
@@ -184,10 +186,11 @@ pub(crate) enum Wait {
     Window(Duration),
     /// The next second, for the plan has a rate.
     Rate,
-    /// So many agents that are connected, to answer.
+    /// So many agents, to answer or to come back.
     Answers(u32),
-    /// So many agents of the canary, to come back: a wave that nobody tried has shown nothing.
-    Canary(u32),
+    /// So many agents of the canary, or of a wave that nobody has answered of, to come back: it has shown
+    /// nothing yet.
+    Away(u32),
 }
 
 /// What happens next with a rollout of so many agents.
@@ -219,8 +222,9 @@ pub(crate) fn decide(
     if counted.unanswered > 0 {
         return Step::Wait(Wait::Answers(counted.unanswered));
     }
-    if wave == 0 && plan.canary > 0 && counted.away > 0 {
-        return Step::Wait(Wait::Canary(counted.away));
+    let is_canary = wave == 0 && plan.canary > 0;
+    if counted.away > 0 && (is_canary || (counted.tried == 0 && end < targets)) {
+        return Step::Wait(Wait::Away(counted.away));
     }
     if end == targets { Step::End(RolloutState::Finished) } else { Step::EndWave }
 }
@@ -297,21 +301,29 @@ mod tests {
 
     #[test]
     fn a_rollout_goes_wave_by_wave_when_all_who_are_there_have_answered() {
-        let done = |done| Counted { done, ..Counted::default() };
+        let done = |done| Counted { done, tried: done, ..Counted::default() };
         assert_eq!(next(standing(0, 0), done(0)), Step::Release(2));
         assert_eq!(next(standing(0, 2), done(2)), Step::EndWave);
         assert_eq!(next(standing(1, 2), done(2)), Step::Release(7));
         let waits = Counted { done: 4, unanswered: 3, ..Counted::default() };
         assert_eq!(next(standing(1, 7), waits), Step::Wait(Wait::Answers(3)));
-        let away = Counted { done: 4, away: 3, ..Counted::default() };
+        let away = Counted { done: 4, away: 3, tried: 2, ..Counted::default() };
         assert_eq!(next(standing(1, 7), away), Step::EndWave, "a batch does not wait for who is away");
+        let nobody = Counted { done: 2, away: 5, ..Counted::default() };
+        assert_eq!(
+            next(standing(1, 7), nobody),
+            Step::Wait(Wait::Away(5)),
+            "a wave nobody tried shows nothing"
+        );
+        let last = Counted { done: 7, away: 5, ..Counted::default() };
+        assert_eq!(next(standing(2, 12), last), Step::End(RolloutState::Finished), "nothing follows it");
         assert_eq!(next(standing(2, 12), done(12)), Step::End(RolloutState::Finished));
     }
 
     #[test]
     fn a_canary_that_is_away_is_waited_for() {
-        let away = Counted { done: 1, away: 1, ..Counted::default() };
-        assert_eq!(next(standing(0, 2), away), Step::Wait(Wait::Canary(1)));
+        let away = Counted { done: 1, away: 1, tried: 1, ..Counted::default() };
+        assert_eq!(next(standing(0, 2), away), Step::Wait(Wait::Away(1)));
         let plan = Plan { canary: 0, ..plan() };
         assert_eq!(decide(&plan, 12, standing(0, 5), away, moment()), Step::EndWave);
     }

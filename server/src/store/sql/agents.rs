@@ -167,7 +167,6 @@ impl Store {
                        WHERE agent_id = ?1 AND journal_id IS NOT NULL ON CONFLICT DO NOTHING";
             connection.execute(sql, &values![agent, now])?;
             end(connection, AlertKind::Rewound, agent, now)?;
-            end(connection, AlertKind::SameName, agent, now)?;
             match replaces {
                 Some(older) => replace(connection, agent, older, now),
                 None => Ok(()),
@@ -306,10 +305,13 @@ fn replace(
 fn remove(connection: &mut Connection, agent: AgentId, now: Timestamp) -> Result<(), StoreError> {
     let sql = "UPDATE agents SET removed_at = ?2 WHERE agent_id = ?1 AND removed_at = 0";
     connection.execute(sql, &values![agent, now])?;
-    // Of two hosts with one name, one is left.
-    for kind in [AlertKind::Rewound, AlertKind::SameName] {
-        end(connection, kind, agent, now)?;
-    }
+    end(connection, AlertKind::Rewound, agent, now)?;
+    // Of several hosts with its name, one may be left.
+    let sql = "UPDATE alerts SET ended_at = ?2 WHERE kind = ?3 AND ended_at = 0 AND agent_id IN (
+                   SELECT agent_id FROM agents WHERE name = (SELECT name FROM agents WHERE agent_id = ?1))
+               AND (SELECT count(*) FROM agents WHERE removed_at = 0
+                    AND name = (SELECT name FROM agents WHERE agent_id = ?1)) < 2";
+    connection.execute(sql, &values![agent, now, AlertKind::SameName.as_str()])?;
     // The second condition on the state is that of the index of what waits.
     let sql =
         format!("UPDATE targets SET state = ?2 WHERE agent_id = ?1 AND state = ?3 AND state < {FIRST_ENDED}");

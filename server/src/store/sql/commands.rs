@@ -13,6 +13,8 @@ use super::super::rows::{
 use super::super::{Store, StoreError};
 use super::rollouts;
 
+/// Commands looked at for one page, whatever is asked of them: each may have many targets.
+const LOOKED_AT: u64 = 1000;
 /// Deliveries counted at most for [`Store::backlog`].
 const MAX_BACKLOG: u32 = 100_000;
 
@@ -56,13 +58,14 @@ impl Store {
         self.database.read_moment(move |connection| connection.first(sql, &values![command], read)).await
     }
 
-    /// Commands before a place in the order of submission, newest first.
+    /// Commands before a place in the order of submission, newest first, and before which place to go on; at
+    /// most a thousand are looked at.
     pub(crate) async fn commands(
         &self,
         before: u64,
         limit: u32,
         wanted: Wanted,
-    ) -> Result<Vec<CommandRow>, StoreError> {
+    ) -> Result<(Vec<CommandRow>, Option<u64>), StoreError> {
         let (open, done) = (format!("state < {FIRST_ENDED}"), TargetState::Done.stored());
         let [failed, refused] = [TargetState::Failed, TargetState::Refused].map(TargetState::stored);
         let some =
@@ -71,7 +74,7 @@ impl Store {
         let some_failed = some(&format!("state IN ({failed}, {refused})"));
         let of_agent = some("agent_id = ?6");
         let sql = format!(
-            "SELECT * FROM commands WHERE sequence < ?1 AND issued_at >= ?3
+            "SELECT * FROM commands WHERE sequence < ?1 AND sequence >= ?9 AND issued_at >= ?3
              AND (?4 = '' OR requested_by = ?4)
              AND (?5 = '' OR action = ?5 OR substr(action, 1, length(?5) + 1) = ?5 || ' ')
              AND (?6 IS NULL OR {of_agent})
@@ -84,8 +87,15 @@ impl Store {
         let read_all = move |connection: &mut Connection| {
             let Wanted { requested_by, action, state, since, agent, now } = wanted;
             let state = state.map(WantedState::as_str);
-            let values = values![before, limit, since, requested_by, action, agent, state, now];
-            connection.fetch(&sql, &values, read)
+            let newest = "SELECT coalesce(max(sequence), 0) AS newest FROM commands";
+            let newest: u64 = connection.only(newest, &[], |record| record.get("newest"))?;
+            let before = before.min(newest + 1);
+            let floor = before.saturating_sub(LOOKED_AT);
+            let values = values![before, limit, since, requested_by, action, agent, state, now, floor];
+            let rows = connection.fetch(&sql, &values, read)?;
+            let is_full = u32::try_from(rows.len()).is_ok_and(|rows| rows >= limit);
+            let next = if is_full { rows.last().map_or(floor, |row| row.sequence) } else { floor };
+            Ok((rows, (next > 1).then_some(next)))
         };
         self.database.read(read_all).await
     }

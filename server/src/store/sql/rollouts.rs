@@ -8,7 +8,7 @@ use writ_protocol::id::CommandId;
 use writ_protocol::rollout::Seed;
 use writ_protocol::time::Timestamp;
 
-use super::super::rows::{Answers, FIRST_ENDED, FIRST_OVER, RolloutRow, TargetState, millis};
+use super::super::rows::{Answers, FIRST_ENDED, FIRST_OVER, OpenTarget, RolloutRow, TargetState, millis};
 use super::super::rules::rollout::{Plan, Standing};
 use super::super::{Store, StoreError};
 
@@ -52,27 +52,46 @@ impl Store {
         Ok(())
     }
 
-    /// What became of the agents of a command that may obey: those at the first places.
-    pub(crate) async fn answers(&self, command: CommandId, released: u32) -> Result<Answers, StoreError> {
+    /// What became of the agents of a command that may obey: those at the first places. The present wave
+    /// begins at a place.
+    pub(crate) async fn answers(
+        &self,
+        command: CommandId,
+        released: u32,
+        wave: u32,
+    ) -> Result<Answers, StoreError> {
         let read = move |connection: &mut Connection| {
-            let sql = "SELECT state, count(*) AS targets FROM targets
+            let sql = "SELECT state, count(*) AS targets, sum(place >= ?3) AS present FROM targets
                        WHERE command = (SELECT sequence FROM commands WHERE command_id = ?1) AND place < ?2
                        GROUP BY state";
-            let counted = connection.fetch(sql, &values![command, released], |record| {
-                Ok((record.get::<TargetState>("state")?, record.get::<u32>("targets")?))
+            let counted = connection.fetch(sql, &values![command, released, wave], |record| {
+                let state = record.get::<TargetState>("state")?;
+                Ok((state, record.get::<u32>("targets")?, record.get::<u32>("present")?))
             })?;
-            let of = |wanted: &[TargetState]| {
-                counted.iter().filter(|(state, _)| wanted.contains(state)).map(|(_, count)| count).sum()
-            };
-            let (done, failed) = (of(&[TargetState::Done]), of(&[TargetState::Failed, TargetState::Refused]));
+            let mut answers = Answers::default();
+            for (state, targets, present) in counted {
+                match state {
+                    TargetState::Done => answers.done += targets,
+                    TargetState::Failed | TargetState::Refused => answers.failed += targets,
+                    TargetState::Queued | TargetState::Sent | TargetState::Cancelled => continue,
+                }
+                answers.tried += present;
+            }
             let sql = format!(
-                "SELECT agent_id, state FROM targets WHERE command = (SELECT sequence FROM commands WHERE command_id = ?1)
+                "SELECT place, targets.agent_id, state, last_contact FROM targets
+                 JOIN agents ON agents.agent_id = targets.agent_id
+                 WHERE command = (SELECT sequence FROM commands WHERE command_id = ?1)
                  AND place < ?2 AND state < {FIRST_ENDED}"
             );
-            let open = connection.fetch(&sql, &values![command, released], |record| {
-                Ok((record.get("agent_id")?, record.get::<TargetState>("state")? == TargetState::Sent))
+            answers.open = connection.fetch(&sql, &values![command, released], |record| {
+                Ok(OpenTarget {
+                    place: record.get("place")?,
+                    agent: record.get("agent_id")?,
+                    is_sent: record.get::<TargetState>("state")? == TargetState::Sent,
+                    last_contact: record.get("last_contact")?,
+                })
             })?;
-            Ok(Answers { done, failed, open })
+            Ok(answers)
         };
         self.database.read(read).await
     }
