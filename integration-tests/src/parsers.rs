@@ -20,8 +20,8 @@ use writ_protocol::command::{Delivery, Remedy};
 use writ_protocol::envelope::{
     AgentProofPurpose, AgentReportPurpose, ApprovalPurpose, BundlePurpose, Candidate, CommandPurpose,
     EnrolmentPurpose, EntityCallPurpose, HelloPurpose, IdentityRecordPurpose, InstructionPurpose,
-    ManagerReplyPurpose, Purpose, ReceiptPurpose, RefusalsAckPurpose, RefusalsPurpose, ReputationPurpose,
-    WelcomePurpose, claimed_keyid, verify,
+    ManagerReplyPurpose, Purpose, ReceiptPurpose, RefusalsAckPurpose, RefusalsPurpose, ReleasePurpose,
+    ReputationPurpose, WelcomePurpose, claimed_keyid, verify,
 };
 use writ_protocol::evidence::Evidence;
 use writ_protocol::id::{AgentId, Digest};
@@ -90,6 +90,7 @@ pub fn envelope(data: &[u8]) {
     read::<IdentityRecordPurpose>(data, &candidates);
     read::<ApprovalPurpose>(data, &candidates);
     read::<ReputationPurpose>(data, &candidates);
+    read::<ReleasePurpose>(data, &candidates);
     let _ = claimed_keyid(data);
 }
 
