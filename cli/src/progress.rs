@@ -22,7 +22,7 @@ impl Progress {
     pub(crate) fn of(total: u64, what: &'static str) -> Self {
         let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr());
         let style =
-            ProgressStyle::with_template(&format!("{{bar:30}} {{pos}}/{{len}} {what}  {{msg}}  {{elapsed}}"));
+            ProgressStyle::with_template(&format!("{{bar:16}} {{pos}}/{{len}} {what}  {{msg}}  {{elapsed}}"));
         bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
         let is_terminal = std::io::stderr().is_terminal();
         if is_terminal {
@@ -41,6 +41,11 @@ impl Progress {
             self.said = Some(tenths);
         }
         self.bar.set_message(words);
+    }
+
+    /// Something to know meanwhile, above the bar.
+    pub(crate) fn note(&self, text: &str) {
+        self.bar.suspend(|| say::aside(text));
     }
 
     /// The end, however far it came: what stays on the screen is what was so.

@@ -4,9 +4,13 @@
 //! is signed and on disk before anybody is sent the command under it, so a server that crashed goes on where
 //! it was. Agents check it (protocol.md §3.6): who has no signing key cannot widen a rollout.
 
+mod change;
+mod look;
 mod staging;
 
-pub(crate) use staging::{Staging, words};
+pub(crate) use change::{Change, change};
+pub(crate) use look::stands;
+pub(crate) use staging::{Staging, agents, words};
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -16,16 +20,16 @@ use bytes::Bytes;
 use tokio::sync::{Mutex, Notify, broadcast};
 use tracing::{error, info, warn};
 use writ_common::status::Failure;
-use writ_protocol::envelope::{Candidate, ReleasePurpose, claimed_keyid, verify};
+use writ_protocol::envelope::claimed_keyid;
 use writ_protocol::id::{AgentId, CommandId};
 use writ_protocol::time::Timestamp;
 use writ_protocol::trust::Chain;
 
+use look::{look, vouched};
+
 use crate::context::Server;
-use crate::store::rules::rollout::{Counted, Moment, Step, Wait, decide};
-use crate::store::{
-    Alarm, AlertKind, Answers, OpenTarget, RolloutRow, RolloutState, SERVER, Store, StoreError, unavailable,
-};
+use crate::store::rules::rollout::{Counted, Step, Wait, decide};
+use crate::store::{Alarm, AlertKind, RolloutRow, RolloutState, SERVER, Store, StoreError, unavailable};
 
 /// Rollouts that are not over, at most: each is looked at once a second.
 const MAX_UNDER_WAY: usize = 64;
@@ -195,90 +199,6 @@ impl Rollouts {
     }
 }
 
-/// What an operator does to a rollout.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Change {
-    /// It is held.
-    Pause,
-    /// It goes on.
-    Resume,
-    /// It goes on without those that are away and that it waits for.
-    ResumeWithoutAway,
-    /// It is over.
-    Abort,
-}
-
-impl Change {
-    /// Whether fewer agents obey because of it.
-    pub(crate) const fn is_ending(self) -> bool {
-        matches!(self, Self::Pause | Self::Abort)
-    }
-}
-
-/// Does what an operator asks; whether that changed anything.
-///
-/// # Errors
-/// When the command has no rollout, it is over, or the store fails.
-pub(crate) async fn change(server: &Arc<Server>, command: CommandId, what: Change) -> Result<bool, Failure> {
-    let mut all = server.rollouts.under_way.lock().await;
-    let Some(under_way) = all.get_mut(&command) else {
-        let row = find(server, command).await?;
-        let state = row.standing.state.as_str();
-        if what == Change::Abort && row.standing.state == RolloutState::Aborted {
-            return Ok(false);
-        }
-        return Err(Failure::precondition(
-            "rollout_over",
-            format!("this rollout is {state}; nothing changes it"),
-        ));
-    };
-    let mut next = under_way.row.clone();
-    match (what, next.standing.state) {
-        (Change::Pause, RolloutState::Running) => next.standing.state = RolloutState::Paused,
-        (Change::Pause, RolloutState::Paused) | (Change::Abort, RolloutState::Aborted) => return Ok(false),
-        (Change::Pause, _) => {
-            return Err(Failure::precondition("rollout_stopped", "this rollout has stopped by itself"));
-        }
-        (Change::Resume, RolloutState::Running) => return Ok(false),
-        (Change::ResumeWithoutAway, RolloutState::Running) => {
-            let (counted, moment) = look(server, &under_way.clock()).await.map_err(unavailable)?;
-            let step = decide(&next.plan, next.targets, next.standing, counted, moment);
-            if !matches!(step, Step::Wait(Wait::Away(_))) {
-                return Ok(false);
-            }
-            // An operator says that those who are there have shown enough.
-            next.standing.wave += 1;
-            next.wave_ended_at = server.clock.wall();
-            under_way.wave_ended = Some(server.clock.monotonic());
-        }
-        (Change::Resume | Change::ResumeWithoutAway, state) => {
-            // Only failures that stopped it were seen; those of a pause stop it now.
-            if state == RolloutState::Stopped {
-                let (counted, _) = look(server, &under_way.clock()).await.map_err(unavailable)?;
-                next.standing.forgiven = counted.failures();
-            }
-            next.standing.state = RolloutState::Running;
-            next.reason.clear();
-        }
-        (Change::Abort, _) => {
-            // First, that nothing is sent any more: a crash in between is made up for by the next look.
-            let now = server.clock.wall();
-            let cancelled = server.dispatcher.cancel(&server.store, command, next.expires_at, now).await;
-            cancelled.map_err(unavailable)?;
-            next.standing.state = RolloutState::Aborted;
-            "aborted by an operator".clone_into(&mut next.reason);
-        }
-    }
-    keep(server, under_way, next).await.map_err(unavailable)?;
-    if under_way.row.standing.state.is_over() {
-        all.remove(&command);
-    }
-    end_alert(server, &all).await.map_err(unavailable)?;
-    drop(all);
-    server.rollouts.news.notify_one();
-    Ok(true)
-}
-
 /// The alert ends with the last rollout that had stopped.
 async fn end_alert(server: &Server, all: &HashMap<CommandId, UnderWay>) -> Result<(), StoreError> {
     match all.values().any(|under_way| under_way.row.standing.state == RolloutState::Stopped) {
@@ -292,85 +212,6 @@ async fn find(server: &Server, command: CommandId) -> Result<RolloutRow, Failure
     found.ok_or_else(|| {
         Failure::not_found(format!("command {command} has no rollout; see: writ rollouts list"))
     })
-}
-
-/// How the rollout of a command stands.
-///
-/// # Errors
-/// When there is none, or the store fails.
-pub(crate) async fn stands(server: &Server, command: CommandId) -> Result<Stands, Failure> {
-    // Not held while the store counts: an operator who pauses must not wait behind those who look.
-    let clock = server.rollouts.under_way.lock().await.get(&command).map(UnderWay::clock);
-    let Some(clock) = clock else {
-        let row = find(server, command).await?;
-        let Answers { done, failed, open, .. } =
-            server.store.answers(command, row.standing.released, 0).await.map_err(unavailable)?;
-        let away = u32::try_from(open.len()).unwrap_or(u32::MAX);
-        return Ok(Stands { row, counted: Counted { done, failed, away, ..Counted::default() }, wait: None });
-    };
-    let (counted, moment) = look(server, &clock).await.map_err(unavailable)?;
-    let row = clock.row;
-    let wait = match decide(&row.plan, row.targets, row.standing, counted, moment) {
-        Step::Wait(wait) => Some(wait),
-        _ => None,
-    };
-    Ok(Stands { row, counted, wait })
-}
-
-/// What became of those that may obey, and what time it is for this rollout.
-async fn look(server: &Server, clock: &RolloutClock) -> Result<(Counted, Moment), StoreError> {
-    let RolloutClock { row, wave_ended, releases } = clock;
-    let monotonic = server.clock.monotonic();
-    let since = |then: Duration| monotonic.saturating_sub(then);
-    let now = server.clock.wall();
-    let moment = Moment {
-        now,
-        since_wave: wave_ended.map(since),
-        since_release: releases.last().map(|(_, at)| since(*at)),
-        expires_at: row.expires_at,
-    };
-    let wave = row.standing.wave;
-    let first = wave.checked_sub(1).map_or(0, |before| row.plan.end_of(before, row.targets));
-    let Answers { done, failed, tried, open } =
-        server.store.answers(row.command, row.standing.released, first).await?;
-    let mut counted = Counted { done, failed, tried, ..Counted::default() };
-    let registry = server.dispatcher.registry();
-    let patience = row.plan.patience;
-    for OpenTarget { place, agent, is_sent, last_contact } in open {
-        let had = clock.released_at(place).map(since).unwrap_or_default();
-        let here = registry.connected_for(agent);
-        // One that was sent it and is gone may have been cut off by it.
-        let is_over = match (is_sent, here) {
-            (true, _) => had >= patience,
-            (false, Some(here)) => had.min(here) >= patience,
-            // Away for long already: its wave does not wait for it. Else it may be about to come back.
-            (false, None) => {
-                had >= patience || now.since(server.last_contact(agent, last_contact)) >= patience
-            }
-        };
-        match (is_over, is_sent) {
-            (false, _) => counted.unanswered += 1,
-            (true, true) => counted.silent += 1,
-            (true, false) => counted.away += 1,
-        }
-    }
-    Ok((counted, moment))
-}
-
-/// How many agents the stored release of a rollout lets obey, by the keys that the chain lists.
-fn vouched(chain: &Chain, row: &RolloutRow) -> u32 {
-    if row.release.is_empty() {
-        return 0;
-    }
-    let bundle = &chain.head().bundle;
-    let listed: Vec<_> =
-        bundle.signing.iter().map(|entry| Candidate::accepted(entry.certificate.key())).collect();
-    match verify::<ReleasePurpose>(&row.release, &listed, 1) {
-        Ok(said) if said.document().fleet == bundle.fleet && said.document().command_digest == row.digest => {
-            said.document().released
-        }
-        Ok(_) | Err(_) => 0,
-    }
 }
 
 async fn keep(server: &Server, under_way: &mut UnderWay, next: RolloutRow) -> Result<(), StoreError> {
@@ -453,7 +294,7 @@ async fn advance(server: &Arc<Server>, under_way: &mut UnderWay) -> Result<(), S
             }
             Step::End(state) => {
                 next.standing.state = state;
-                next.reason = ended(state, &next);
+                next.reason = ended(state, &next, counted);
                 info!(command.id = %command, state = state.as_str(), "rollout over");
                 return keep(server, under_way, next).await;
             }
@@ -461,7 +302,10 @@ async fn advance(server: &Arc<Server>, under_way: &mut UnderWay) -> Result<(), S
                 next.standing.state = RolloutState::Stopped;
                 next.reason = stopped(&next, counted);
                 warn!(command.id = %command, reason = next.reason, "rollout stopped");
-                let detail = format!("The rollout of command {command} stopped: {}.", next.reason);
+                let detail = format!(
+                    "The rollout of command {command} stopped: {}. Others that stand still: writ rollouts list.",
+                    next.reason
+                );
                 let alarm =
                     Alarm { kind: AlertKind::RolloutStopped, code: "", agent: SERVER, count: 1, detail };
                 server.store.raise(alarm, None, moment.now).await?;
@@ -471,11 +315,17 @@ async fn advance(server: &Arc<Server>, under_way: &mut UnderWay) -> Result<(), S
     }
 }
 
-fn ended(state: RolloutState, row: &RolloutRow) -> String {
-    let left = row.targets - row.standing.released;
+fn ended(state: RolloutState, row: &RolloutRow, counted: Counted) -> String {
+    let left = agents(row.targets - row.standing.released);
     match state {
-        RolloutState::Expired => format!("the command expired; {left} agents were never let obey"),
-        RolloutState::Aborted => format!("the command was cancelled; {left} agents were never let obey"),
+        RolloutState::Expired => format!("the command expired; {left} never let obey"),
+        RolloutState::Aborted => format!("the command was cancelled; {left} never let obey"),
+        _ if counted.away > 0 => {
+            format!(
+                "{} away, which obey when they are back, unless it is aborted before",
+                agents(counted.away)
+            )
+        }
         _ => String::new(),
     }
 }
@@ -487,7 +337,7 @@ fn stopped(row: &RolloutRow, counted: Counted) -> String {
     };
     let most = row.plan.max_failures;
     let Counted { failed, silent, .. } = counted;
-    format!("{failed} agents failed or refused and {silent} do not answer; {most} such are borne{more}")
+    format!("{failed} failed or refused, {silent} without an answer; the plan bears {most}{more}")
 }
 
 /// Lets so many agents obey: signed, on disk, then sent.

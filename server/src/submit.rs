@@ -135,8 +135,10 @@ pub(crate) async fn check_scope(
     let mut outside = targets.iter().filter(|agent| within.binary_search(agent).is_err());
     let Some(first) = outside.next() else { return Ok(()) };
     let (outside, targets) = (outside.count() + 1, targets.len());
+    let row = server.store.agent(*first, server.clock.wall()).await.map_err(unavailable)?;
+    let first = row.map_or_else(|| first.to_string(), |row| row.name);
     let text = format!(
-        "{outside} of {targets} agents, such as {first}, are outside of what `{name}` may command: {limit}"
+        "{outside} of {targets} agents, such as {first}, are outside of what `{name}` may command: {limit}; see: writ agents list --selector '{limit}'"
     );
     Err(Failure::denied("scope_agents", text))
 }

@@ -11,6 +11,7 @@ use writ_proto::admin::v1::{
 use writ_protocol::time::Timestamp;
 
 use super::send::{EXIT_AGENT, EXIT_UNANSWERED};
+use super::track::whole_id;
 use crate::args::{Format, Rollouts, Waves};
 use crate::client::Client;
 use crate::failure::Failure;
@@ -34,6 +35,7 @@ pub(super) struct Shown {
     failed: u32,
     silent: u32,
     unanswered: u32,
+    awaited: u32,
     away: u32,
     forgiven: u32,
     canary: u32,
@@ -55,6 +57,7 @@ impl Shown {
             (self.failed, "failed"),
             (self.silent, "silent"),
             (self.unanswered, "running"),
+            (self.awaited, "not connected"),
             (self.away, "away"),
             (self.target_count - self.released.min(self.target_count), "not released"),
         ];
@@ -128,6 +131,7 @@ fn show(rollout: Rollout) -> Shown {
         failed: rollout.failed,
         silent: rollout.silent,
         unanswered: rollout.unanswered,
+        awaited: rollout.awaited,
         away: rollout.away,
         forgiven: rollout.forgiven,
         canary: rollout.canary,
@@ -177,11 +181,12 @@ pub(super) async fn run(format: Format, client: &Client, verb: Rollouts) -> Resu
         }
         Rollouts::Watch { id } => return watch(format, client, id, None).await,
         Rollouts::Show { id } => rollouts.get(request(id)).await?,
-        Rollouts::Pause { id } => rollouts.pause(request(id)).await?,
-        Rollouts::Resume { id: command_id, without_away } => {
+        Rollouts::Pause { id } => rollouts.pause(request(whole_id(client, id).await?)).await?,
+        Rollouts::Resume { id, without_away } => {
+            let command_id = whole_id(client, id).await?;
             rollouts.resume(ResumeRolloutRequest { command_id, without_away }).await?
         }
-        Rollouts::Abort { id } => rollouts.abort(request(id)).await?,
+        Rollouts::Abort { id } => rollouts.abort(request(whole_id(client, id).await?)).await?,
     };
     print(format, client, &show(rollout.into_inner()))?;
     Ok(ExitCode::SUCCESS)
@@ -189,14 +194,14 @@ pub(super) async fn run(format: Format, client: &Client, verb: Rollouts) -> Resu
 
 /// Prints how one stands.
 pub(super) fn print(format: Format, client: &Client, shown: &Shown) -> Result<(), Failure> {
-    let id = &shown.command_id;
+    let id = &output::short(&shown.command_id);
     let next = match shown.state.as_str() {
         "running" => format!("writ rollouts watch {id}"),
         "paused" => format!("writ rollouts resume {id}"),
         _ => format!("writ commands show {id}"),
     };
     let fields = [
-        ("command", id.clone()),
+        ("command", shown.command_id.clone()),
         ("action", shown.action.clone()),
         ("by", shown.requested_by.clone()),
         ("state", shown.state.clone()),
@@ -221,15 +226,22 @@ pub(super) async fn watch(
 ) -> Result<ExitCode, Failure> {
     let goes_on = format!(
         "the rollout goes on: {}; to end it: {}",
-        client.typed(&format!("writ rollouts watch {command_id}")),
-        client.typed(&format!("writ rollouts abort {command_id}"))
+        client.typed(&format!("writ rollouts watch {}", output::short(&command_id))),
+        client.typed(&format!("writ rollouts abort {}", output::short(&command_id)))
     );
-    let mut latest = None;
+    let (mut latest, mut said) = (None, String::new());
     let mut progress = Progress::of(0, "let obey");
     let watching = async {
         let mut changes = client.rollouts().watch(GetRolloutRequest { command_id }).await?.into_inner();
         while let Some(change) = changes.message().await? {
             let shown = show(change);
+            // Why nothing moves, once: what it waits for says how long with numbers that change.
+            let why = shown.why();
+            let kind: String = why.chars().take_while(|c| !c.is_ascii_digit()).collect();
+            if kind != said && !why.is_empty() {
+                progress.note(&format!("{}: {why}", shown.state));
+            }
+            said = kind;
             let words = format!("wave {}/{}: {}", shown.wave, shown.waves, shown.answers());
             progress.show(shown.released.into(), shown.target_count.into(), words);
             latest = Some(shown);

@@ -102,7 +102,7 @@ pub(super) async fn run(format: Format, client: &Client, verb: Send) -> Result<E
     if !wait {
         let shown = track::show(command);
         let verb = if is_staged { "rollouts watch" } else { "commands show" };
-        let next = client.typed(&format!("writ {verb} {}", shown.command_id));
+        let next = client.typed(&format!("writ {verb} {}", output::short(&shown.command_id)));
         let fields =
             [("command", shown.command_id.clone()), ("state", shown.counts.describe()), ("next", next)];
         output::one(format, &shown, &fields)?;
@@ -154,7 +154,8 @@ pub(super) async fn follow(
         _ = tokio::signal::ctrl_c() => None,
     };
     progress.end();
-    let typed = |verb: &str| client.typed(&format!("writ commands {verb} {}", latest.command_id));
+    let id = output::short(&latest.command_id);
+    let typed = |verb: &str| client.typed(&format!("writ commands {verb} {id}"));
     let goes_on = format!("the command goes on: {}; to end it: {}", typed("watch"), typed("stop"));
     let counts = Counts::new(latest.progress);
     match ended {

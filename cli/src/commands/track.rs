@@ -12,6 +12,8 @@ use writ_proto::admin::v1::{
     StopCommandResponse, Target, TargetState,
 };
 
+use writ_protocol::id::CommandId;
+
 use super::{PAGE, send};
 use crate::args::{self, Commands, Format, View};
 use crate::client::Client;
@@ -253,6 +255,7 @@ pub(super) async fn run(format: Format, client: &Client, verb: Commands) -> Resu
             output::list(format, &rows, &empty)?;
         }
         Commands::Cancel { id } => {
+            let id = whole_id(client, id).await?;
             let command = client.commands().cancel(request(id)).await?.into_inner();
             let counts = print(format, client, command).await?;
             if format == Format::Table {
@@ -286,7 +289,16 @@ struct Stopped {
     stop: Option<Shown>,
 }
 
+/// The whole of an id that may be the end of one, so that the audit log names the command.
+pub(super) async fn whole_id(client: &Client, id: String) -> Result<String, Failure> {
+    if id.parse::<CommandId>().is_ok() {
+        return Ok(id);
+    }
+    Ok(client.commands().get(GetCommandRequest { command_id: id }).await?.into_inner().command_id)
+}
+
 async fn stop(format: Format, client: &Client, id: String) -> Result<(), Failure> {
+    let id = whole_id(client, id).await?;
     let StopCommandResponse { command, stop } =
         client.commands().stop(GetCommandRequest { command_id: id }).await?.into_inner();
     let stopped = Stopped { command: show(command.unwrap_or_default()), stop: stop.map(show) };
@@ -299,7 +311,7 @@ async fn stop(format: Format, client: &Client, id: String) -> Result<(), Failure
         ("command", id.clone()),
         ("state", counts.describe()),
         ("told to end", told),
-        ("next", client.typed(&format!("writ commands watch {id}"))),
+        ("next", client.typed(&format!("writ commands watch {}", output::short(id)))),
     ];
     output::one(format, &stopped, &fields)
 }

@@ -77,7 +77,7 @@ fn begin() -> Stage {
     }
     let villain = Intruder::in_the_middle(&fleet.road, &fleet.path("server"));
     let order = {
-        let dry = ["send", "ping", "--all", "--canary", "12", "--seed", SEED, "--dry-run"];
+        let dry = ["send", "ping", "--all", "--batch", "12", "--seed", SEED, "--dry-run"];
         let shown = fleet.json(&dry);
         let names = shown["first_wave"].as_array().unwrap().clone();
         names.iter().map(|name| name.as_str().unwrap().to_owned()).collect::<Vec<_>>()

@@ -27,7 +27,7 @@ impl Scene {
         fleet.allow("note", "echo \"$1\" >> \"$NOTES\"; test ! -e \"$NOTES.bad\"", "");
         fleet.allow("hang", "exec sleep 600", "");
         let agents = ["rome", "paris", "oslo"].iter().map(|name| fleet.agent(name)).collect();
-        let dry = ["send", "ping", "--all", "--canary", "3", "--seed", SEED, "--dry-run"];
+        let dry = ["send", "ping", "--all", "--batch", "3", "--seed", SEED, "--dry-run"];
         let order = fleet.json(&dry)["first_wave"].as_array().unwrap().clone();
         let order: Vec<_> = order.iter().map(|name| name.as_str().unwrap().to_owned()).collect();
         assert_eq!(order.len(), 3);
@@ -122,7 +122,7 @@ fn a_rollout_goes_wave_by_wave_and_each_agent_obeys_once() {
     let listed = scene.fleet.json(&["rollouts", "list"]);
     assert_eq!((listed.as_array().unwrap().len(), &listed[0]["command_id"]), (1, &id.into()));
     // Over, so nothing changes it any more.
-    for verb in ["pause", "resume", "abort"] {
+    for verb in ["pause", "resume"] {
         let said = scene.fleet.writ(&["rollouts", verb, id]).failed(7);
         assert!(said.stderr.contains("this rollout is finished"), "{said:?}");
     }
@@ -169,7 +169,10 @@ fn failures_at_the_limit_are_borne_and_one_more_stops_the_rollout_by_itself() {
     std::fs::write(scene.bad(), "").unwrap();
     let id = scene.send("note", &["--canary", "1", "--batch", "1", "--max-failures", "1"]);
     let watched = scene.fleet.writ(&["rollouts", "watch", &id]).failed(1);
-    assert!(watched.stdout.contains("2 agents failed or refused and 0 do not answer"), "{watched:?}");
+    assert!(
+        watched.stdout.contains("2 failed or refused, 0 without an answer; the plan bears 1"),
+        "{watched:?}"
+    );
     assert_eq!(scene.states(&id), ["failed", "failed", "queued"]);
     let alerts = scene.fleet.alerts("rollout_stopped", "");
     assert!(alerts[0]["detail"].as_str().unwrap().contains(&id), "{alerts:?}");
@@ -187,7 +190,7 @@ fn an_agent_that_does_not_answer_in_time_has_failed() {
     let id = scene.send("hang", &["--canary", "1", "--answer-within", "1s"]);
     let stopped = scene.until(&id, |shown| shown["state"] == "stopped");
     assert_eq!((&stopped["silent"], &stopped["released"]), (&1.into(), &1.into()), "{stopped}");
-    assert!(stopped["reason"].as_str().unwrap().contains("1 do not answer"), "{stopped}");
+    assert!(stopped["reason"].as_str().unwrap().contains("1 without an answer"), "{stopped}");
 }
 
 #[test]
@@ -234,9 +237,17 @@ fn agents_that_are_away_when_their_wave_comes_obey_when_they_are_back() {
     let id = scene.send("note", &["--canary", "1", "--batch", "2", "--answer-within", "2s"]);
     let shown = scene.until(&id, |shown| shown["state"] == "finished");
     assert_eq!((&shown["done"], &shown["away"]), (&2.into(), &1.into()), "{shown}");
-    let _back = scene.fleet.start_agent(&name, None);
+    assert!(shown["reason"].as_str().unwrap().starts_with("1 agent away"), "{shown}");
+    let back = scene.fleet.start_agent(&name, None);
     scene.until(&id, |shown| shown["done"] == 3);
     assert_eq!(scene.notes().len(), 3);
+    // Or never: an operator aborts what is left.
+    assert!(back.stop().success());
+    let again = scene.send("note", &["--canary", "1", "--batch", "2", "--answer-within", "2s"]);
+    scene.until(&again, |shown| shown["state"] == "finished");
+    let aborted = scene.fleet.json(&["rollouts", "abort", &again[28..]]);
+    assert_eq!(aborted["state"], "aborted");
+    assert_eq!(scene.states(&again), ["done", "done", "cancelled"]);
 }
 
 #[test]
@@ -244,8 +255,7 @@ fn a_canary_that_is_away_is_waited_for_until_an_operator_says_otherwise() {
     let mut scene = Scene::new();
     let name = scene.stop(0);
     let id = scene.send("note", &["--canary", "1", "--answer-within", "2s"]);
-    let waits =
-        |shown: &Value| shown["waits_for"].as_str().unwrap().contains("agents to come back, of a wave");
+    let waits = |shown: &Value| shown["waits_for"].as_str().unwrap().contains("to come back, of a wave");
     scene.until(&id, waits);
     assert!(scene.notes().is_empty());
     let resumed = scene.fleet.json(&["rollouts", "resume", &id]);
@@ -267,7 +277,7 @@ fn a_server_that_starts_in_a_wave_takes_nobody_for_away_who_had_no_time_to_come_
         scene.fleet.kill_server();
         scene.fleet.start_server(None);
         scene.fleet.add_context();
-        let shown = scene.until(&id, |shown| shown["unanswered"] == 1);
+        let shown = scene.until(&id, |shown| shown["unanswered"] == 1 || shown["awaited"] == 1);
         assert_eq!(shown["released"], 1, "{shown}");
         scene.agents[first].wait_for_count("session began", sessions);
     }
@@ -356,6 +366,8 @@ fn what_cannot_be_a_rollout_is_refused_before_anything_is_signed() {
     let fleet = Fleet::new(Build::Testing);
     let _agent = fleet.agent("rome");
     for (waves, code, says) in [
+        (["--max-failures", "2"], 7, "--canary: say --canary or --batch, too"),
+        (["--pause", "2m"], 7, "--canary: say --canary or --batch, too"),
         (["--canary", "0"], 7, "--canary: `0`: must be at least 1"),
         (
             ["--batch", "101%"],

@@ -19,7 +19,7 @@ use writ_protocol::id::CommandId;
 
 use super::commands::command_id;
 use crate::context::Server;
-use crate::rollouts::{self, Change, Stands, words};
+use crate::rollouts::{self, Change, Stands, agents, words};
 use crate::store::rules::rollout::{Counted, Plan, Standing, Wait};
 use crate::store::{RolloutRow, unavailable};
 use crate::submit;
@@ -154,7 +154,7 @@ async fn find(server: &Server, id: CommandId) -> Result<Rollout, Failure> {
     let RolloutRow { plan, standing, targets, seed, reason, .. } = row;
     let waits_for = wait.map(|wait| describe(wait, &plan, id)).unwrap_or_default();
     let Standing { state, wave, released, forgiven } = standing;
-    let Counted { done, failed, silent, unanswered, away, tried: _ } = counted;
+    let Counted { done, failed, silent, unanswered, awaited, away, tried: _ } = counted;
     let waves = plan.waves(targets);
     let Plan { canary, batch, pause, max_failures, rate, window, start_at, patience } = plan;
     let seconds = |time: Duration| u32::try_from(time.as_secs()).unwrap_or(u32::MAX);
@@ -174,6 +174,7 @@ async fn find(server: &Server, id: CommandId) -> Result<Rollout, Failure> {
         failed,
         silent,
         unanswered,
+        awaited,
         away,
         forgiven,
         canary,
@@ -201,9 +202,12 @@ fn describe(wait: Wait, plan: &Plan, id: CommandId) -> String {
             format!("{window} UTC, which begins in {}", words(left))
         }
         Wait::Rate => "the next second".to_owned(),
-        Wait::Answers(agents) => format!("{agents} agents to answer, or to come back"),
-        Wait::Away(agents) => format!(
-            "{agents} agents to come back, of a wave that has shown nothing yet; without them: writ rollouts resume {id} --without-away"
-        ),
+        Wait::Answers(number) => format!("{} to answer, or to come back", agents(number)),
+        Wait::Away(number) => {
+            let number = agents(number);
+            format!(
+                "{number} to come back, of a wave that has shown too little; without: writ rollouts resume {id} --without-away"
+            )
+        }
     }
 }

@@ -66,7 +66,7 @@ impl FromStr for Share {
             Some(percent) => number(percent).filter(|percent| *percent <= 100).map(Self::Percent),
             None => number(text).map(Self::Number),
         }
-        .ok_or("write a number of agents, as 5, or a part of them, as 10%")
+        .ok_or("write a number of agents, as 5, or a part of them, as 10%, at most 100%")
     }
 }
 
@@ -96,6 +96,12 @@ impl Staging {
             if Duration::from_secs(seconds.into()) > LONGEST {
                 return Err(Failure::invalid(field, "must be at most 24h"));
             }
+        }
+        let is_all_at_once = asked.canary.is_empty() && asked.batch.is_empty();
+        if is_all_at_once && (asked.pause_seconds > 0 || !asked.max_failures.is_empty()) {
+            let text =
+                "say --canary or --batch, too: without them all obey at once, and there is nothing to stop";
+            return Err(Failure::invalid("rollout.canary", text));
         }
         let seed = match asked.seed {
             0 => u64::from_be_bytes(random_bytes()) % MAX_SEED + 1,
@@ -133,6 +139,10 @@ impl Staging {
             start_at: Timestamp::from_millis(start_at_ms),
             patience,
         };
+        if plan.canary >= targets && targets > 1 {
+            let text = format!("{} are all that were chosen; a canary is a part of them", agents(targets));
+            return Err(Failure::invalid("rollout.canary", text));
+        }
         let waves = plan.waves(targets);
         let start_in = plan.start_at.since(now);
         let opens_in = plan.window.map_or(Duration::ZERO, |window| window.opens_in(now + start_in));
@@ -143,7 +153,7 @@ impl Staging {
             .saturating_add(Duration::from_secs(rated));
         if least >= lifetime {
             let text = format!(
-                "the rollout takes {} at least, in {waves} waves, and the command expires after {}; let it live longer",
+                "the rollout takes {} at least, in {waves} waves, and the command expires after {}; let it live longer: --expires",
                 words(least),
                 words(lifetime)
             );
@@ -151,6 +161,11 @@ impl Staging {
         }
         Ok(plan)
     }
+}
+
+/// So many agents, in words.
+pub(crate) fn agents(number: u32) -> String {
+    if number == 1 { "1 agent".to_owned() } else { format!("{number} agents") }
 }
 
 /// A time as an operator writes one.

@@ -57,7 +57,7 @@ alert_kinds! {
     /// An agent enrolled under a name that another one has.
     SameName = "same_name", "If the host was installed anew: `writ agents approve NEW --replaces OLD` gives it the labels of the older one, which is removed. If not, find out who has a token: `writ enroll token list`. Until one is gone, commands to the name alone are refused.";
     /// A rollout stopped by itself: more agents failed than its plan bears.
-    RolloutStopped = "rollout_stopped", "`writ commands show ID` tells who failed and how. Then `writ rollouts resume ID`, or `abort ID` and another command.";
+    RolloutStopped = "rollout_stopped", "`writ commands show ID` tells who failed and how, `writ commands output ID AGENT` what was printed. Then `writ rollouts resume ID`, or `writ rollouts abort ID` and another command.";
     /// A scan found listed files on an agent, or it or an inventory met suspicious objects.
     Listed = "listed", "`writ commands show ID` tells which files, and what was done with them, and who talks to which suspicious address. If they are none of yours, take the host off the network. What was quarantined in error is put back by `writ send restore-quarantined`.";
     /// More objects act than agents hold.

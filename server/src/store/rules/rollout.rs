@@ -129,8 +129,10 @@ pub(crate) struct Counted {
     pub failed: u32,
     /// Without an answer for longer than the plan's patience, though they were sent it.
     pub silent: u32,
-    /// Not yet silent, or not yet away.
+    /// Connected, and not yet silent.
     pub unanswered: u32,
+    /// Not connected, and neither silent nor away yet: they may be about to come back.
+    pub awaited: u32,
     /// Not connected, and without the command: passed over.
     pub away: u32,
     /// Of the present wave: those that answered.
@@ -219,8 +221,9 @@ pub(crate) fn decide(
     if released < end {
         return next_release(plan, end, standing, moment);
     }
-    if counted.unanswered > 0 {
-        return Step::Wait(Wait::Answers(counted.unanswered));
+    let open = counted.unanswered.saturating_add(counted.awaited);
+    if open > 0 {
+        return Step::Wait(Wait::Answers(open));
     }
     let is_canary = wave == 0 && plan.canary > 0;
     if counted.away > 0 && (is_canary || (counted.tried == 0 && end < targets)) {
