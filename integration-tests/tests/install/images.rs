@@ -205,7 +205,8 @@ fn compose_makes_a_fleet_from_nothing_and_finds_it_again() {
     std::os::unix::fs::chown(&passphrase, Some(10_001), Some(10_001)).unwrap();
     podman.compose(&["up", "--detach"]).ok();
     let writ = |arguments: &[&str]| {
-        podman.compose(&[&["run", "--rm", "-T", "writ", "--output=json"], arguments].concat())
+        podman
+            .compose(&[&["run", "--rm", "-T", "writ", "--output=json", "--patience=1m"], arguments].concat())
     };
     let agents = || {
         let listed = writ(&["agents", "list"]).ok();
