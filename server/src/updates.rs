@@ -251,7 +251,6 @@ pub(crate) async fn sync(
 }
 
 async fn has_failed(uplink: &Uplink, source: &str, error: &UpdateError) {
-    warn!(source, code = error.reason.as_str(), %error, "an update failed");
     let alarm = Alarm {
         kind: AlertKind::UpdateFailed,
         code: error.reason.as_str(),
@@ -259,9 +258,11 @@ async fn has_failed(uplink: &Uplink, source: &str, error: &UpdateError) {
         count: 1,
         detail: error.to_string(),
     };
+    // First the alert: who reads the log finds it.
     if let Err(error) = uplink.server.store.raise(alarm, None, uplink.server.clock.wall()).await {
         warn!(%error, "the alert could not be raised");
     }
+    warn!(source, code = error.reason.as_str(), %error, "an update failed");
 }
 
 /// A PEM file of authorities, DER.

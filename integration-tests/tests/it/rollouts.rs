@@ -234,7 +234,7 @@ fn a_paused_rollout_stays_paused_over_a_restart_and_goes_on_when_told() {
 fn agents_that_are_away_when_their_wave_comes_obey_when_they_are_back() {
     let mut scene = Scene::new();
     let name = scene.stop(2);
-    let id = scene.send("note", &["--canary", "1", "--batch", "2", "--answer-within", "2s"]);
+    let id = scene.send("note", &["--canary", "1", "--batch", "2", "--answer-within", "5s"]);
     let shown = scene.until(&id, |shown| shown["state"] == "finished");
     assert_eq!((&shown["done"], &shown["away"]), (&2.into(), &1.into()), "{shown}");
     assert!(shown["reason"].as_str().unwrap().starts_with("1 agent away"), "{shown}");
@@ -243,7 +243,7 @@ fn agents_that_are_away_when_their_wave_comes_obey_when_they_are_back() {
     assert_eq!(scene.notes().len(), 3);
     // Or never: an operator aborts what is left.
     assert!(back.stop().success());
-    let again = scene.send("note", &["--canary", "1", "--batch", "2", "--answer-within", "2s"]);
+    let again = scene.send("note", &["--canary", "1", "--batch", "2", "--answer-within", "5s"]);
     scene.until(&again, |shown| shown["state"] == "finished");
     let aborted = scene.fleet.json(&["rollouts", "abort", &again[28..]]);
     assert_eq!(aborted["state"], "aborted");
@@ -254,7 +254,7 @@ fn agents_that_are_away_when_their_wave_comes_obey_when_they_are_back() {
 fn a_canary_that_is_away_is_waited_for_until_an_operator_says_otherwise() {
     let mut scene = Scene::new();
     let name = scene.stop(0);
-    let id = scene.send("note", &["--canary", "1", "--answer-within", "2s"]);
+    let id = scene.send("note", &["--canary", "1", "--answer-within", "5s"]);
     let waits = |shown: &Value| shown["waits_for"].as_str().unwrap().contains("to come back, of a wave");
     scene.until(&id, waits);
     assert!(scene.notes().is_empty());
