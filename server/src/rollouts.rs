@@ -241,7 +241,8 @@ pub(crate) async fn run(server: Arc<Server>) {
     }
 }
 
-async fn changed(commands: &[CommandId], changes: &mut broadcast::Receiver<CommandId>) {
+/// Returns at a change of one of these commands, or when some changes were missed.
+pub(crate) async fn changed(commands: &[CommandId], changes: &mut broadcast::Receiver<CommandId>) {
     while let Ok(command) = changes.recv().await {
         if commands.contains(&command) {
             return;

@@ -50,8 +50,8 @@ struct Place {
 }
 
 impl Turns {
-    /// Gives turns: some, and more when whatever was ready before has been served. Ends when the end is asked for
-    /// and nobody waits.
+    /// Gives turns: some, and more when whatever was ready before has been served. Ends when the end is asked
+    /// for and nobody waits.
     pub(super) fn give(tasks: &Shutdown) -> Self {
         let turns = Self::default();
         turns.lines().left = AT_ONCE;

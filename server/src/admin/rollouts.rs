@@ -120,7 +120,7 @@ async fn follow(
             return;
         }
         tokio::select! {
-            () = changed(id, &mut changes) => tokio::time::sleep(GATHER).await,
+            () = rollouts::changed(std::slice::from_ref(&id), &mut changes) => tokio::time::sleep(GATHER).await,
             () = tokio::time::sleep(LOOK_EVERY) => {}
             () = sender.closed() => return,
             () = server.shutdown.requested() => {
@@ -134,15 +134,6 @@ async fn follow(
                 let _ = sender.send(Err(failure.into())).await;
                 return;
             }
-        }
-    }
-}
-
-/// Returns at a change of this command, or when some were missed.
-async fn changed(id: CommandId, changes: &mut broadcast::Receiver<CommandId>) {
-    while let Ok(other) = changes.recv().await {
-        if other == id {
-            return;
         }
     }
 }
