@@ -17,9 +17,11 @@ use writ_common::text::plain;
 use writ_protocol::command::{Action, ActionClass, ComponentUpdate, OWN_ACTIONS, Scan, Settings};
 use writ_protocol::component::fact_of;
 use writ_protocol::id::{CommandId, Digest};
-use writ_protocol::limits::{MAX_OUTPUT_BYTES, MAX_REPORT_ROWS};
+use writ_protocol::limits::{MAX_OUTPUT_BYTES, MAX_REPORT_ROWS, MAX_SCHEMA_BYTES};
 use writ_protocol::receipt::{Ending, Outcome};
 use writ_protocol::refusal::{Refusal, RefusalCode};
+use writ_protocol::report::{ReportedAction, ReportedSchema};
+use writ_protocol::schema::ActionSchema;
 use writ_protocol::time::Timestamp;
 
 use crate::replay::Durable;
@@ -181,9 +183,9 @@ impl ActionTable {
                 ignored.extend((!name.starts_with('.')).then(|| plain(&name)));
                 continue;
             }
-            let content = std::fs::read(&path).unwrap_or_default();
-            contents.push((name.into_owned(), Digest::of(&content)));
-            match Definition::load(&path, uid) {
+            let content = Digest::of(&std::fs::read(&path).unwrap_or_default());
+            contents.push((name.into_owned(), content));
+            match Definition::load(&path, content, uid) {
                 Ok(definition) if definitions.contains_key(&definition.name) => {
                     let text = format!("is `{}`, which another file defines too", definition.name);
                     problems.push(Problems::one(&path, "name", text));
@@ -225,12 +227,26 @@ impl ActionTable {
         self.definitions.values().filter_map(|definition| action::script_fault(&definition.program)).collect()
     }
 
-    /// Names and classes of everything on the list, for the server.
-    pub fn rows(&self) -> impl Iterator<Item = (&str, ActionClass)> {
-        OWN_ACTIONS
-            .into_iter()
-            .filter(|(own, _)| !self.denied.iter().any(|denied| denied == own))
-            .chain(self.definitions.values().map(|definition| (definition.name.as_str(), definition.class)))
+    /// Everything on the list, for the server: name, class and, of what a file defines, what it takes.
+    pub fn rows(&self) -> impl Iterator<Item = (&str, ActionClass, Option<&ActionSchema>)> {
+        let own = OWN_ACTIONS.into_iter().filter(|(own, _)| !self.denied.iter().any(|denied| denied == own));
+        let listed = self.definitions.values();
+        own.map(|(name, class)| (name, class, None))
+            .chain(listed.map(|listed| (listed.name.as_str(), listed.class, Some(&listed.schema))))
+    }
+
+    /// The rows as they are reported. What actions take is left out where it would not fit.
+    #[must_use]
+    pub fn report(&self) -> Vec<ReportedAction> {
+        let mut room = MAX_SCHEMA_BYTES;
+        let report = |(name, class, schema): (&str, ActionClass, Option<&ActionSchema>)| {
+            let schema = schema.map(ReportedSchema::from).unwrap_or_default();
+            let left = room.checked_sub(schema.to_wire().len());
+            room = left.unwrap_or(room);
+            let schema = left.map_or_else(ReportedSchema::default, |_| schema);
+            ReportedAction { name: name.to_owned(), class: class.into(), schema }
+        };
+        self.rows().map(report).collect()
     }
 
     /// How harmful an action is, by this table; what is not on it is destructive.
@@ -295,7 +311,10 @@ impl ActionTable {
                     )
                 })?;
                 let invocation = definition.invoke(&named.parameters)?;
-                Ok(Plan { kind: PlannedWork::Process(invocation), is_idempotent: definition.is_idempotent })
+                Ok(Plan {
+                    kind: PlannedWork::Process(invocation),
+                    is_idempotent: definition.schema.is_idempotent,
+                })
             }
             Action::Unsupported(action) => {
                 let detail = format!("this agent's version does not know `{}`", action.name);
@@ -443,7 +462,7 @@ mod tests {
             .map(|(name, _)| (*name).to_owned())
             .collect();
         let table = ActionTable::load(nowhere, &denied, users::own_uid()).unwrap();
-        assert_eq!(table.rows().map(|(name, _)| name).collect::<Vec<_>>(), ["ping"]);
+        assert_eq!(table.rows().map(|(name, ..)| name).collect::<Vec<_>>(), ["ping"]);
         let settings = Settings { revision: 1, heartbeat: None, endpoints: Vec::new(), log_filter: None };
         for action in [Action::Inventory, Action::ApplySettings(settings)] {
             let refusal = table.plan(&action).unwrap_err();

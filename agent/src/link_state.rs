@@ -132,5 +132,5 @@ impl LinkStateFile {
 
 /// Actions as they are shown.
 pub(crate) fn action_rows(table: &ActionTable) -> Vec<String> {
-    table.rows().map(|(name, class)| format!("{name} ({})", class.as_str())).collect()
+    table.rows().map(|(name, class, _)| format!("{name} ({})", class.as_str())).collect()
 }

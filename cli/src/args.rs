@@ -1,10 +1,14 @@
 //! The command line.
 
+mod agents;
+mod audit;
 mod commands;
 pub(crate) mod manager;
 pub(crate) mod objects;
 mod send;
 
+pub(crate) use agents::{Actions, Agents, Selectors, Sort};
+pub(crate) use audit::{Audit, Log};
 pub(crate) use commands::{CommandState, Commands, Rollouts, View};
 use send::parameter;
 pub(crate) use send::{Delivery, Remedy, Send, Waves};
@@ -18,10 +22,28 @@ use writ_protocol::id::Digest;
 /// How results are printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Format {
-    /// Tables for people.
+    /// Tables for people: what one looks for first, in 80 columns where it fits; times as ages.
     Table,
+    /// Tables with every column, and times as they are.
+    Wide,
     /// JSON for programs.
     Json,
+    /// JSON of each row on a line of its own.
+    Jsonl,
+    /// The wide table for spreadsheets.
+    Csv,
+}
+
+impl Format {
+    /// Whether somebody reads it.
+    pub(crate) const fn is_for_people(self) -> bool {
+        matches!(self, Self::Table | Self::Wide)
+    }
+
+    /// Whether it is a list of rows, also where there is more to say.
+    pub(crate) const fn is_rows(self) -> bool {
+        matches!(self, Self::Jsonl | Self::Csv)
+    }
 }
 
 /// Command a fleet of agents that obey only what carries the server's seal.
@@ -33,7 +55,7 @@ pub(crate) enum Format {
 #[command(name = "writ", version)]
 pub(crate) struct Arguments {
     /// How to print results.
-    #[arg(long, global = true, value_enum, default_value_t = Format::Table)]
+    #[arg(long, short, global = true, value_enum, default_value_t = Format::Table)]
     pub(crate) output: Format,
     /// Which server to speak to; the current context unless given.
     #[arg(long, global = true, value_name = "NAME")]
@@ -57,6 +79,12 @@ pub(crate) enum Command {
     /// The agents of the fleet.
     #[command(subcommand)]
     Agents(Agents),
+    /// Selectors that were saved under a name: `@web` stands for what was saved as `web`.
+    #[command(subcommand)]
+    Selectors(Selectors),
+    /// What agents can do: the entries of their own allow-lists.
+    #[command(subcommand)]
+    Actions(Actions),
     /// Send a command.
     #[command(subcommand)]
     Send(Box<Send>),
@@ -201,49 +229,6 @@ pub(crate) enum Token {
 }
 
 #[derive(Debug, Subcommand)]
-pub(crate) enum Agents {
-    /// All of them, or those a selector chooses.
-    List {
-        /// Over labels and facts, such as `os=linux,site in (paris,rome),!legacy`.
-        #[arg(long, value_name = "SELECTOR", default_value = "")]
-        selector: String,
-        /// Those that were removed, instead.
-        #[arg(long)]
-        removed: bool,
-    },
-    /// One of them, with labels and facts.
-    Show {
-        /// Its id or unique name.
-        agent: String,
-    },
-    /// Set labels with NAME=VALUE, remove them with NAME-.
-    Label {
-        /// Its id or unique name.
-        agent: String,
-        /// What to set and to remove.
-        #[arg(required = true, value_name = "NAME=VALUE|NAME-")]
-        changes: Vec<String>,
-    },
-    /// Send it nothing any more, whether it comes back or not. This does not uninstall it.
-    Remove {
-        /// Its id or unique name.
-        agent: String,
-    },
-    /// Send it commands again after its journal went back, or let it take over another agent, which is
-    /// removed.
-    ///
-    /// What was issued before its journal went back it refuses: it may have obeyed and forgotten it.
-    Approve {
-        /// Its id or unique name.
-        agent: String,
-        /// The agent whose name and labels it takes over instead of its own; that one is removed, connected
-        /// or not.
-        #[arg(long, value_name = "AGENT", default_value = "")]
-        replaces: String,
-    },
-}
-
-#[derive(Debug, Subcommand)]
 pub(crate) enum Evidence {
     /// Write a command, its answers and the chain of trust bundles to a file.
     Export {
@@ -260,34 +245,6 @@ pub(crate) enum Evidence {
         /// Digest of a trust bundle you know from elsewhere: `writ-server init` printed that of the first.
         #[arg(long, value_name = "DIGEST")]
         pin: Digest,
-    },
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum Audit {
-    /// The latest calls that changed something, newest first.
-    List {
-        /// Calls that only read, and calls that were denied, instead.
-        #[arg(long)]
-        looks: bool,
-        /// Requests for changes as they came in (`asked`), and how those ended that changed nothing, instead.
-        #[arg(long, conflicts_with = "looks")]
-        tries: bool,
-        /// How many.
-        #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=1000))]
-        limit: u32,
-    },
-    /// Read the whole log of changes and check that each entry hangs on the one before.
-    Verify {
-        /// The log of calls that looked or were denied instead.
-        #[arg(long)]
-        looks: bool,
-        /// The log of requests for a change instead.
-        #[arg(long, conflicts_with = "looks")]
-        tries: bool,
-        /// A head this command printed earlier: the log must still contain it.
-        #[arg(long, value_name = "SEQUENCE:HASH", value_parser = known_head)]
-        known: Option<(u64, Digest)>,
     },
 }
 
@@ -372,10 +329,4 @@ fn duration(text: &str) -> Result<Duration, String> {
 /// A variable of a script that is not set must not be no limit at all.
 fn not_empty(text: &str) -> Result<String, &'static str> {
     if text.trim().is_empty() { Err("is empty, which would limit nothing") } else { Ok(text.to_owned()) }
-}
-
-fn known_head(text: &str) -> Result<(u64, Digest), String> {
-    let wrong = || "not SEQUENCE:HASH as `writ audit verify` prints it".to_owned();
-    let (sequence, hash) = text.split_once(':').ok_or_else(wrong)?;
-    Ok((sequence.parse().map_err(|_| wrong())?, hash.parse().map_err(|_| wrong())?))
 }

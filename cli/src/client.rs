@@ -8,6 +8,7 @@ use tonic::{Request, Status};
 use writ_common::files;
 use writ_common::keys::pem;
 use writ_common::tls::{Anchors, TlsFault, connect};
+use writ_proto::admin::v1::action_service_client::ActionServiceClient;
 use writ_proto::admin::v1::agent_service_client::AgentServiceClient;
 use writ_proto::admin::v1::alert_service_client::AlertServiceClient;
 use writ_proto::admin::v1::audit_service_client::AuditServiceClient;
@@ -17,6 +18,7 @@ use writ_proto::admin::v1::enrollment_service_client::EnrollmentServiceClient;
 use writ_proto::admin::v1::object_service_client::ObjectServiceClient;
 use writ_proto::admin::v1::operator_service_client::OperatorServiceClient;
 use writ_proto::admin::v1::rollout_service_client::RolloutServiceClient;
+use writ_proto::admin::v1::selector_service_client::SelectorServiceClient;
 use writ_proto::admin::v1::subscription_service_client::SubscriptionServiceClient;
 use writ_proto::admin::v1::system_service_client::SystemServiceClient;
 use writ_proto::admin::v1::trust_service_client::TrustServiceClient;
@@ -63,10 +65,12 @@ macro_rules! services {
 }
 
 services! {
+    actions -> ActionServiceClient;
     agents -> AgentServiceClient;
     alerts -> AlertServiceClient;
     audit -> AuditServiceClient;
     objects -> ObjectServiceClient;
+    selectors -> SelectorServiceClient;
     subscription -> SubscriptionServiceClient;
     operators -> OperatorServiceClient;
     commands -> CommandServiceClient;

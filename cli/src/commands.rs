@@ -1,5 +1,6 @@
 //! One file a verb.
 
+mod actions;
 mod agents;
 mod alerts;
 mod audit;
@@ -13,6 +14,7 @@ mod objects;
 mod operators;
 mod preview;
 mod rollouts;
+mod selectors;
 mod send;
 mod server;
 mod track;
@@ -75,7 +77,9 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
         Command::Doctor => return doctor::run(output, context.as_deref()).await,
         Command::Context(command) => context::run(output, command).await?,
         Command::Enroll(command) => enroll::run(output, &connect().await?, command).await?,
+        Command::Actions(command) => actions::run(output, &connect().await?, command).await?,
         Command::Agents(command) => agents::run(output, &connect().await?, command).await?,
+        Command::Selectors(command) => selectors::run(output, &connect().await?, command).await?,
         Command::Send(command) => return send::run(output, &connect().await?, *command).await,
         Command::Commands(command) => return track::run(output, &connect().await?, command).await,
         Command::Rollouts(command) => return rollouts::run(output, &connect().await?, command).await,

@@ -65,8 +65,10 @@ impl Failure {
     /// Prints it to standard error, as text or JSON.
     pub(crate) fn report(&self, format: Format) -> ExitCode {
         match format {
-            Format::Table => writ_common::say::aside(format_args!("writ: {}", self.error)),
-            Format::Json => writ_common::say::aside(format_args!(
+            Format::Table | Format::Wide | Format::Csv => {
+                writ_common::say::aside(format_args!("writ: {}", self.error))
+            }
+            Format::Json | Format::Jsonl => writ_common::say::aside(format_args!(
                 "{}",
                 serde_json::to_string(self).unwrap_or_else(|_| self.error.clone())
             )),

@@ -3,6 +3,7 @@
 mod args;
 mod client;
 mod commands;
+mod confirm;
 mod context;
 mod failure;
 mod output;
@@ -16,8 +17,9 @@ use clap::{CommandFactory as _, Parser as _};
 /// Whether the answer is for a program, when the arguments cannot be parsed.
 fn asks_for_json() -> bool {
     let arguments: Vec<_> = std::env::args().collect();
-    arguments.iter().any(|argument| argument == "--output=json")
-        || arguments.windows(2).any(|pair| pair == ["--output", "json"])
+    let is_json = |format: &str| matches!(format, "json" | "jsonl");
+    arguments.iter().any(|argument| argument.strip_prefix("--output=").is_some_and(is_json))
+        || arguments.windows(2).any(|pair| matches!(pair[0].as_str(), "--output" | "-o") && is_json(&pair[1]))
 }
 
 /// The command line, for manuals and shells.

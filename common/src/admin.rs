@@ -24,10 +24,10 @@ use tracing::{error, info};
 use writ_proto::admin::v1::OperatorRole;
 use zeroize::Zeroizing;
 
-use self::audit::{AuditSettings, AuditStore as _, NewAudit};
+use self::audit::{AuditSettings, AuditStore as _, NewAudit, SentCommand};
 use self::operators::{Caller, OperatorStore, Scope};
 use self::revocable::Listener;
-pub use self::subject::AuditSubject;
+pub use self::subject::{AuditSubject, chosen_by};
 use crate::hush::Hush;
 use crate::shutdown::Shutdown;
 use crate::status::Failure;
@@ -283,6 +283,8 @@ pub struct AuditedCall {
     pub actor: Actor,
     /// What a change is about, as its caller wrote it; empty: see [`AuditSubject`].
     pub subject: String,
+    /// The command that it sent.
+    pub sent: Option<Box<SentCommand>>,
     /// `asked`, `ok`, `unchanged`, `failed`, or the status it ended with.
     pub outcome: &'static str,
 }
@@ -503,7 +505,7 @@ impl Call {
     fn entry(&self, log: AuditLog, outcome: &'static str) -> AuditedCall {
         self.say(outcome);
         let Self { actor, subject } = self.clone();
-        AuditedCall { log, actor, subject, outcome }
+        AuditedCall { log, actor, subject, sent: None, outcome }
     }
 }
 

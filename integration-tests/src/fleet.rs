@@ -201,8 +201,24 @@ impl Fleet {
     /// When it cannot be started.
     #[must_use]
     pub fn run_with_input(&self, program: &str, arguments: &[&str], input: &str) -> Said {
-        let mut command = command(&binary(program));
-        command.args(arguments).env("XDG_CONFIG_HOME", self.path("config"));
+        self.feed(command(&binary(program)).args(arguments), input)
+    }
+
+    /// Runs `writ` on a terminal, where somebody types. What it prints and what it says come together there.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    #[must_use]
+    pub fn writ_at_terminal(&self, arguments: &[&str], typed: &str) -> Said {
+        let program = binary("writ");
+        let words = [program.to_str().unwrap()].into_iter().chain(arguments.iter().copied());
+        let line = words.map(|word| format!("'{word}'")).collect::<Vec<_>>().join(" ");
+        let mut terminal = command(Path::new("script"));
+        self.feed(terminal.args(["--quiet", "--return", "--command", &line, "/dev/null"]), typed)
+    }
+
+    fn feed(&self, command: &mut Command, input: &str) -> Said {
+        command.env("XDG_CONFIG_HOME", self.path("config"));
         let mut child =
             command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let mut stdin = child.stdin.take().unwrap();

@@ -194,6 +194,8 @@ impl HostileAgent {
         let action = |row| proto::ActionEntry {
             name: format!("{number:08}-{row:0119}"),
             class: proto::ActionClass::Read.into(),
+            // Which nobody can read, and of the size there is room for.
+            schema: vec![0xff; 64].into(),
         };
         let report = proto::AgentReport {
             fleet_id: self.hello.fleet_id.clone(),

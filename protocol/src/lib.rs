@@ -49,6 +49,7 @@ pub mod refusal;
 pub mod report;
 pub mod reputation;
 pub mod rollout;
+pub mod schema;
 
 pub mod manager;
 pub mod place;

@@ -1,8 +1,13 @@
 //! What agents say of themselves, for people and selectors.
 
+use bytes::Bytes;
+use prost::Message as _;
+use writ_proto::v1 as proto;
+
 use crate::command::ActionClass;
 use crate::hello::Nonce;
 use crate::id::{AgentId, Digest, FleetId};
+use crate::schema::ActionSchema;
 
 /// A class as an agent says it, perhaps one of a newer protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,6 +39,49 @@ impl From<ActionClass> for ReportedClass {
     }
 }
 
+/// What an entry takes as an agent says it, perhaps in words of a newer protocol. It is read when it is asked
+/// for: thousands of agents say it when they come back, and to read a pattern takes time.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub struct ReportedSchema(Bytes);
+
+impl ReportedSchema {
+    /// As it came.
+    #[must_use]
+    pub const fn from_wire(encoded: Bytes) -> Self {
+        Self(encoded)
+    }
+
+    /// As it goes; empty: nothing is said.
+    #[must_use]
+    pub const fn to_wire(&self) -> &Bytes {
+        &self.0
+    }
+
+    /// What it means here; `None`: nothing was said, or what nobody here understands.
+    #[must_use]
+    pub fn read(&self) -> Option<ActionSchema> {
+        let message = proto::ActionSchema::decode(&*self.0).ok()?;
+        if self.0.is_empty() { None } else { message.try_into().ok() }
+    }
+}
+
+impl From<&ActionSchema> for ReportedSchema {
+    fn from(schema: &ActionSchema) -> Self {
+        Self(proto::ActionSchema::from(schema).encode_to_vec().into())
+    }
+}
+
+/// An entry of an agent's allow-list, as it says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReportedAction {
+    /// Its name.
+    pub name: String,
+    /// How harmful it is.
+    pub class: ReportedClass,
+    /// What it takes.
+    pub schema: ReportedSchema,
+}
+
 /// What an agent says of itself in one session.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AgentReport {
@@ -46,7 +94,7 @@ pub struct AgentReport {
     /// Facts for selectors, never for decisions of trust.
     pub facts: Vec<(String, String)>,
     /// Its allow-list, as it says: one row that is wrong must not cost the others.
-    pub actions: Vec<(String, ReportedClass)>,
+    pub actions: Vec<ReportedAction>,
     /// Version and digest of the bundle it holds.
     pub bundle: (u64, Digest),
     /// The settings it keeps.

@@ -9,5 +9,6 @@ mod gateway;
 mod manager;
 mod receipt;
 mod reputation;
+mod schema;
 pub mod token;
 mod trust;

@@ -2,6 +2,7 @@
 
 mod policy;
 
+mod actions;
 mod agents;
 mod alerts;
 mod commands;
@@ -10,6 +11,7 @@ mod evidence;
 mod manager;
 mod preview;
 mod rollouts;
+mod selectors;
 mod subscription;
 mod system;
 mod trust;
@@ -27,13 +29,15 @@ use writ_common::admin::operators::OperatorPages;
 use writ_common::health::{self, Health};
 use writ_common::listener::MAX_QUESTION_BYTES;
 use writ_proto::admin::v1::{
-    agent_service_server::AgentServiceServer, alert_service_server::AlertServiceServer,
-    audit_service_server::AuditServiceServer, command_service_server::CommandServiceServer,
+    action_service_server::ActionServiceServer, agent_service_server::AgentServiceServer,
+    alert_service_server::AlertServiceServer, audit_service_server::AuditServiceServer,
+    command_service_server::CommandServiceServer,
     control_manager_service_server::ControlManagerServiceServer,
     enrollment_service_server::EnrollmentServiceServer, object_service_server::ObjectServiceServer,
     operator_service_server::OperatorServiceServer, rollout_service_server::RolloutServiceServer,
-    subscription_service_server::SubscriptionServiceServer, system_service_server::SystemServiceServer,
-    trust_service_server::TrustServiceServer, update_service_server::UpdateServiceServer,
+    selector_service_server::SelectorServiceServer, subscription_service_server::SubscriptionServiceServer,
+    system_service_server::SystemServiceServer, trust_service_server::TrustServiceServer,
+    update_service_server::UpdateServiceServer,
 };
 
 use writ_objects::service::ObjectPages;
@@ -68,6 +72,7 @@ pub(crate) fn routes(uplink: &Arc<Uplink>) -> Result<Routes, tonic_reflection::s
     routes
         .add_service(CommandServiceServer::new(commands::Commands(share())))
         .add_service(AgentServiceServer::new(agents::Agents(share())))
+        .add_service(ActionServiceServer::new(actions::Actions(share())))
         .add_service(EnrollmentServiceServer::new(enrollment::Enrollment(share())))
         .add_service(AlertServiceServer::new(alerts::Alerts(share())))
         .add_service(AuditServiceServer::new(AuditPages(share())))
@@ -77,6 +82,7 @@ pub(crate) fn routes(uplink: &Arc<Uplink>) -> Result<Routes, tonic_reflection::s
             ObjectServiceServer::new(ObjectPages(share())).max_decoding_message_size(MAX_REQUEST_BYTES),
         )
         .add_service(RolloutServiceServer::new(rollouts::Rollouts(share())))
+        .add_service(SelectorServiceServer::new(selectors::Selectors(share())))
         .add_service(SubscriptionServiceServer::new(subscription::SubscriptionPages(Arc::clone(uplink))))
         .add_service(SystemServiceServer::new(system::SystemInfo(share())))
         .add_service(TrustServiceServer::new(trust::Trust(share())))

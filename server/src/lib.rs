@@ -5,7 +5,9 @@
 //! one agent, [`receipts`] brings answers home. [`enroll`] lets new agents in; [`cm_bridge`] is the line up
 //! to the Control Manager; [`authority`] makes the fleet's keys.
 
+mod actions;
 mod admin;
+mod choose;
 mod selector;
 mod sign;
 mod store;

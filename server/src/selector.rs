@@ -1,10 +1,13 @@
 //! Choosing agents by what is known of them: `os=linux,site in (paris,rome),!legacy`.
 //!
 //! The grammar is that of Kubernetes' label selectors: requirements joined by commas, all of which must hold.
-//! A requirement that excludes also holds for agents that do not have the attribute at all.
+//! A requirement that excludes also holds for agents that do not have the attribute at all. Beyond it, `*` in a
+//! value stands for any characters; `connected`, `held` and `away > 1d` ask how an agent stands now; and `@web`
+//! stands for the selector that was saved under that name.
 
 use std::fmt;
 use std::str::FromStr;
+use std::time::Duration;
 
 use writ_protocol::limits::MAX_NAME_BYTES;
 
@@ -15,16 +18,47 @@ const MAX_VALUES: usize = 256;
 /// Characters of a selector.
 const MAX_CHARACTERS: usize = 8192;
 
+/// Words that ask how an agent stands; no label has one of them as its name.
+pub(crate) const STANDING_WORDS: [&str; 3] = ["away", "connected", "held"];
+
 /// A selector that can be answered.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Selector(Vec<Requirement>);
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Selector {
+    requirements: Vec<Requirement>,
+    standings: Vec<Standing>,
+    saved: Vec<String>,
+}
+
+/// How an agent must stand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// It has a session, or has none.
+    Connected(bool),
+    /// Nothing is sent to it until an operator decides, or that is not so.
+    Held(bool),
+    /// It has no session, and was not heard for longer than this.
+    AwayFor(Duration),
+}
+
+/// What is built when there is neither a standing nor a saved selector in it is stored as part of requests.
+impl fmt::Debug for Selector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { requirements, standings, saved } = self;
+        let mut shown = f.debug_tuple("Selector");
+        shown.field(requirements);
+        if !standings.is_empty() || !saved.is_empty() {
+            shown.field(standings).field(saved);
+        }
+        shown.finish()
+    }
+}
 
 /// One thing that must hold of an agent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Requirement {
     /// The attribute.
     pub name: String,
-    /// The values of which it must have one; none: it must exist.
+    /// The values of which it must have one, where `*` stands for any characters; none: it must exist.
     pub values: Vec<String>,
     /// Turns it around.
     pub is_negated: bool,
@@ -44,13 +78,56 @@ impl Selector {
     /// What must hold, all of it.
     #[must_use]
     pub fn requirements(&self) -> &[Requirement] {
-        &self.0
+        &self.requirements
+    }
+
+    /// How agents must stand, all of it.
+    #[must_use]
+    pub fn standings(&self) -> &[Standing] {
+        &self.standings
+    }
+
+    /// Names of saved selectors that must hold too.
+    #[must_use]
+    pub fn saved(&self) -> &[String] {
+        &self.saved
+    }
+
+    /// Whether it always chooses the same of agents with the same labels and facts.
+    #[must_use]
+    pub fn is_about_attributes(&self) -> bool {
+        self.standings.is_empty() && self.saved.is_empty()
+    }
+
+    /// The same with what was saved in the place of a saved selector's name.
+    ///
+    /// # Errors
+    /// When what was saved names a saved selector again, or all of it is too much.
+    pub(crate) fn with_saved(mut self, other: Self) -> Result<Self, String> {
+        if !other.saved.is_empty() {
+            return Err("a saved selector cannot name another one".to_owned());
+        }
+        self.requirements.extend(other.requirements);
+        self.standings.extend(other.standings);
+        if self.requirements.len() + self.standings.len() > MAX_REQUIREMENTS {
+            return Err(format!("with what was saved it has more than {MAX_REQUIREMENTS} requirements"));
+        }
+        Ok(self)
+    }
+
+    /// Takes the names of saved selectors out.
+    pub(crate) fn take_saved(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.saved)
     }
 
     /// Hosts it asks for by name.
     pub fn names(&self) -> impl Iterator<Item = &str> {
-        let asked = self.0.iter().filter(|requirement| requirement.name == "name" && !requirement.is_negated);
-        asked.flat_map(|requirement| &requirement.values).map(String::as_str)
+        let is_asked = |requirement: &&Requirement| requirement.name == "name" && !requirement.is_negated;
+        let asked = self.requirements.iter().filter(is_asked);
+        asked
+            .flat_map(|requirement| &requirement.values)
+            .map(String::as_str)
+            .filter(|name| !name.contains('*'))
     }
 }
 
@@ -62,15 +139,22 @@ pub(crate) fn is_name(text: &str) -> bool {
     text.len() <= MAX_NAME_BYTES && text.starts_with(is_first) && text.chars().all(is_next)
 }
 
-/// Whether a text can be an attribute's value: what can stand in a selector without quotes; empty is a value
-/// too.
+/// Whether a text can be an attribute's value: what can stand in a selector without quotes and stands for
+/// itself; empty is a value too.
 #[must_use]
 pub(crate) fn is_value(text: &str) -> bool {
-    text.len() <= MAX_NAME_BYTES && text.chars().all(is_value_character)
+    text.len() <= MAX_NAME_BYTES && text.chars().all(|c| is_value_character(c) && c != '*')
 }
 
 fn is_value_character(c: char) -> bool {
     !c.is_control() && !c.is_whitespace() && !matches!(c, ',' | '(' | ')' | '=' | '!' | '"' | '\'' | '\\')
+}
+
+/// One thing between commas.
+enum Part {
+    Attribute(Requirement),
+    Standing(Standing),
+    Saved(String),
 }
 
 impl FromStr for Selector {
@@ -81,15 +165,19 @@ impl FromStr for Selector {
         if parser.characters.len() > MAX_CHARACTERS {
             return Err(parser.wrong(format!("a selector has at most {MAX_CHARACTERS} characters")));
         }
-        let mut requirements = Vec::new();
-        loop {
-            if requirements.len() == MAX_REQUIREMENTS {
+        let mut selector = Self::default();
+        for number in 1.. {
+            if number > MAX_REQUIREMENTS {
                 return Err(parser.wrong(format!("a selector has at most {MAX_REQUIREMENTS} requirements")));
             }
-            requirements.push(parser.requirement()?);
+            match parser.part()? {
+                Part::Attribute(requirement) => selector.requirements.push(requirement),
+                Part::Standing(standing) => selector.standings.push(standing),
+                Part::Saved(name) => selector.saved.push(name),
+            }
             parser.skip_space();
             match parser.next() {
-                None => return Ok(Self(requirements)),
+                None => break,
                 Some(',') => {}
                 Some(other) => {
                     parser.at -= 1;
@@ -97,6 +185,7 @@ impl FromStr for Selector {
                 }
             }
         }
+        Ok(selector)
     }
 }
 
@@ -106,8 +195,42 @@ struct Parser {
 }
 
 impl Parser {
-    fn requirement(&mut self) -> Result<Requirement, InvalidSelector> {
+    fn part(&mut self) -> Result<Part, InvalidSelector> {
         self.skip_space();
+        if self.take('@') {
+            return Ok(Part::Saved(self.name()?));
+        }
+        let place = self.at;
+        let is_so = !self.take('!');
+        self.skip_space();
+        let word = self.take_while(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '/'));
+        let standing = match (word.as_str(), is_so) {
+            ("connected", is_so) => Standing::Connected(is_so),
+            ("held", is_so) => Standing::Held(is_so),
+            ("away", false) => Standing::Connected(true),
+            ("away", true) => {
+                self.skip_space();
+                if self.take('>') { Standing::AwayFor(self.time()?) } else { Standing::Connected(false) }
+            }
+            _ => {
+                self.at = place;
+                return self.requirement().map(Part::Attribute);
+            }
+        };
+        Ok(Part::Standing(standing))
+    }
+
+    fn time(&mut self) -> Result<Duration, InvalidSelector> {
+        self.skip_space();
+        let place = self.at;
+        let text = self.take_while(|c| c.is_ascii_alphanumeric());
+        humantime::parse_duration(&text).map_err(|_| {
+            self.at = place;
+            self.wrong("expected a time such as 90s, 15m, 2h or 1d".to_owned())
+        })
+    }
+
+    fn requirement(&mut self) -> Result<Requirement, InvalidSelector> {
         if self.take('!') {
             self.skip_space();
             return Ok(Requirement { name: self.name()?, values: Vec::new(), is_negated: true });
@@ -237,18 +360,39 @@ impl Parser {
 
 impl fmt::Display for Selector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (number, Requirement { name, values, is_negated }) in self.0.iter().enumerate() {
-            let comma = if number == 0 { "" } else { "," };
-            match (values.as_slice(), is_negated) {
-                ([], false) => write!(f, "{comma}{name}")?,
-                ([], true) => write!(f, "{comma}!{name}")?,
-                ([only], false) => write!(f, "{comma}{name}={only}")?,
-                ([only], true) => write!(f, "{comma}{name}!={only}")?,
-                (several, false) => write!(f, "{comma}{name} in ({})", several.join(","))?,
-                (several, true) => write!(f, "{comma}{name} notin ({})", several.join(","))?,
+        let requirements = self.requirements.iter().map(Requirement::to_string);
+        let standings = self.standings.iter().map(Standing::to_string);
+        let saved = self.saved.iter().map(|name| format!("@{name}"));
+        f.write_str(&requirements.chain(standings).chain(saved).collect::<Vec<_>>().join(","))
+    }
+}
+
+impl fmt::Display for Requirement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, values, is_negated } = self;
+        match (values.as_slice(), is_negated) {
+            ([], false) => write!(f, "{name}"),
+            ([], true) => write!(f, "!{name}"),
+            ([only], false) => write!(f, "{name}={only}"),
+            ([only], true) => write!(f, "{name}!={only}"),
+            (several, false) => write!(f, "{name} in ({})", several.join(",")),
+            (several, true) => write!(f, "{name} notin ({})", several.join(",")),
+        }
+    }
+}
+
+impl fmt::Display for Standing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Connected(true) => write!(f, "connected"),
+            Self::Connected(false) => write!(f, "away"),
+            Self::Held(true) => write!(f, "held"),
+            Self::Held(false) => write!(f, "!held"),
+            // Without the spaces that would end it when it is read.
+            Self::AwayFor(time) => {
+                write!(f, "away>{}", humantime::format_duration(*time).to_string().replace(' ', ""))
             }
         }
-        Ok(())
     }
 }
 

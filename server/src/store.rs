@@ -11,12 +11,12 @@ pub(crate) use lanes::Job;
 pub use rows::AlertKind;
 pub(crate) use rows::{
     AgentAdmission, AgentRow, Alarm, AlertRow, AllowList, Answers, Attribute, AttributeSource, BackupRow,
-    Beginning, Behind, CommandRow, Contact, EnrolmentTokenRow, Fork, Holders, KnownAgent, Membership,
-    NewCommand, NewReceipt, NewToken, OpenTarget, Progress, QueuedCommand, ReceiptFate, RecordedCommand,
-    Report, RolloutRow, RolloutState, SERVER, SignOfLife, StoredEnvelope, TakenRow, TargetRow, TargetState,
-    TokenUse, Wanted, WantedAlerts, WantedState,
+    Beginning, Behind, CommandRow, Contact, EnrolmentTokenRow, Fork, Holders, KnownAgent, LabelChange,
+    ListedAction, Membership, NewCommand, NewReceipt, NewToken, OpenTarget, Progress, QueuedCommand,
+    ReceiptFate, RecordedCommand, Report, RolloutRow, RolloutState, SERVER, SavedSelector, SignOfLife,
+    StoredEnvelope, TakenRow, TargetRow, TargetState, TokenUse, Wanted, WantedAlerts, WantedState,
 };
-pub(crate) use sql::MAX_FORKS;
+pub(crate) use sql::{MAX_FORKS, MAX_LABELS, MAX_SAVED_SELECTORS};
 pub(crate) use writ_common::admin::unavailable;
 pub(crate) use writ_database::DatabaseError as StoreError;
 
@@ -64,6 +64,11 @@ const SCHEMA: Schema = Schema {
             version: 12,
             name: "alerts end",
             sql: include_str!("store/migrations/0012_alerts_end.sql"),
+        },
+        Migration {
+            version: 13,
+            name: "selectors",
+            sql: include_str!("store/migrations/0013_selectors.sql"),
         },
     ],
     cure: "stop the server, move writ.db and writ.db-wal away, and put a copy back or restore a backup: writ-server cert restore FILE",

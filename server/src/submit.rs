@@ -5,14 +5,18 @@ use std::time::Duration;
 
 use prost::Message as _;
 use tracing::info;
-use writ_common::admin::{Actor, AdminBackend as _, AuditLog, AuditedCall};
+use writ_common::admin::audit::SentCommand;
+use writ_common::admin::{Actor, AdminBackend as _, AuditLog, AuditedCall, chosen_by};
 use writ_common::status::Failure;
 use writ_proto::v1 as proto;
+use writ_protocol::audience::AudienceTree;
 use writ_protocol::command::Action;
 use writ_protocol::id::{AgentId, CommandId, Digest};
 use writ_protocol::rollout::Seed;
 use writ_protocol::time::Timestamp;
 
+use crate::actions::{Foreseen, foresee};
+use crate::choose;
 use crate::context::Server;
 use crate::metrics;
 use crate::rollouts::Staging;
@@ -34,6 +38,36 @@ pub(crate) enum Selection {
     Matching(Selector),
     /// These, which the server itself chose.
     Ids(Vec<AgentId>),
+    /// So many of another selection, picked by a seed.
+    Some(Box<Selection>, u32, Seed),
+}
+
+impl Selection {
+    /// In words, for the record.
+    fn describe(&self) -> String {
+        match self {
+            Self::All => "all".to_owned(),
+            Self::Named(names) => names.join(", "),
+            Self::Matching(selector) => selector.to_string(),
+            Self::Ids(_) => "(by the server)".to_owned(),
+            Self::Some(of, count, seed) => format!("{count} of {} by seed {}", of.describe(), seed.get()),
+        }
+    }
+
+    /// Its kind and what it names, which are what a request is known again by.
+    fn parts(&self) -> (&'static str, Vec<String>) {
+        match self {
+            Self::All => ("all", Vec::new()),
+            Self::Named(names) => ("agents", names.clone()),
+            Self::Matching(selector) => ("selector", vec![selector.to_string()]),
+            Self::Ids(ids) => ("ids", ids.iter().map(AgentId::to_string).collect()),
+            Self::Some(of, count, seed) => {
+                let (kind, names) = of.parts();
+                let before = [count.to_string(), seed.get().to_string(), kind.to_owned()];
+                ("some", before.into_iter().chain(names).collect())
+            }
+        }
+    }
 }
 
 /// A well-formed request.
@@ -51,6 +85,17 @@ pub(crate) struct Request {
     pub rollout: Option<Staging>,
     /// The caller's own span.
     pub parent: Option<TraceParent>,
+    /// What must hold, or nothing is signed.
+    pub expects: Expectations,
+}
+
+/// What a caller takes for granted.
+#[derive(Debug, Default)]
+pub(crate) struct Expectations {
+    /// That agents have the action and its parameters, by what they last said.
+    pub obedience: bool,
+    /// That it is for these.
+    pub audience: Option<Digest>,
 }
 
 /// What a submission came to.
@@ -83,7 +128,8 @@ pub(crate) async fn submit(
             None => {}
         }
     }
-    let Request { id, selection, lifetime, action, rollout, parent } = request;
+    let Request { id, selection, lifetime, action, rollout, parent, expects } = request;
+    let chosen_by = chosen_by(&selection.describe());
     let id = id.unwrap_or_else(|| CommandId::generate(server.clock.wall()));
     let targets = resolve(server, selection).await?;
     check_scope(server, actor, action.name(), &targets).await?;
@@ -96,6 +142,13 @@ pub(crate) async fn submit(
         }
     };
     let seed = rollout.as_ref().map(|(seed, _)| *seed);
+    let Foreseen { shown, obstacle } = foresee(server, &action, &targets).await?;
+    if let Some(obstacle) = obstacle.filter(|_| expects.obedience) {
+        return Err(obstacle);
+    }
+    if let Some(expected) = expects.audience {
+        check_audience(expected, seed, &targets)?;
+    }
     let requested_by = actor.name.clone();
     let draft = CommandDraft { id, targets, lifetime, requested_by, rollout: seed, action };
     let signed = server.signer.command(draft)?;
@@ -105,10 +158,24 @@ pub(crate) async fn submit(
         Arc::clone(server),
         (signed, rollout),
         fingerprint,
-        actor.clone(),
+        (actor.clone(), shown, chosen_by),
         stamps,
     ));
     task.await.map_err(|_| Failure::unavailable("the server is shutting down"))?
+}
+
+/// Whether it is for those whom the caller was shown.
+fn check_audience(expected: Digest, seed: Option<Seed>, targets: &[AgentId]) -> Result<(), Failure> {
+    let tree = AudienceTree::of(seed, targets);
+    let root = tree.map_err(|error| Failure::invalid("agents", error.to_string()))?.audience().root;
+    if root == expected {
+        return Ok(());
+    }
+    let text = format!(
+        "{} agents are chosen now, and they are not those that were shown; look again: --dry-run. Nothing was signed",
+        targets.len()
+    );
+    Err(Failure::precondition("targets_changed", text))
 }
 
 /// Whether a caller may send agents an action.
@@ -189,7 +256,7 @@ async fn record_and_send(
     server: Arc<Server>,
     (signed, rollout): (SignedCommand, Option<(Seed, Plan)>),
     fingerprint: Digest,
-    actor: Actor,
+    (actor, shown, chosen_by): (Actor, String, String),
     (came, signed_at, parent): (Moment, Moment, Option<TraceParent>),
 ) -> Result<Submitted, Failure> {
     let SignedCommand { command, envelope, targets, tree } = signed;
@@ -199,7 +266,7 @@ async fn record_and_send(
         digest: envelope.digest(),
         request_digest: fingerprint,
         envelope: envelope.bytes().clone(),
-        action: command.action.describe(),
+        action: shown.clone(),
         requested_by: command.requested_by,
         issued_at: command.window.issued_at,
         expires_at: command.window.expires_at,
@@ -209,6 +276,11 @@ async fn record_and_send(
             log: AuditLog::Changes,
             actor,
             subject: id.to_string(),
+            sent: Some(Box::new(SentCommand {
+                action: shown,
+                agents: u32::try_from(targets.len()).unwrap_or(u32::MAX),
+                chosen_by,
+            })),
             outcome: "ok",
         }),
     };
@@ -258,8 +330,10 @@ fn taken(id: CommandId) -> Failure {
 pub(crate) async fn resolve(server: &Arc<Server>, selection: Selection) -> Result<Vec<AgentId>, Failure> {
     let mut ids = match selection {
         Selection::All => server.store.agent_ids(None).await.map_err(unavailable)?,
+        Selection::Some(of, count, seed) => choose::some(Box::pin(resolve(server, *of)).await?, count, seed),
         Selection::Matching(selector) => {
-            let ids = server.store.agent_ids(Some(&selector)).await.map_err(unavailable)?;
+            let selector = choose::expand(server, selector).await?;
+            let ids = choose::agents(server, &selector).await?;
             if ids.is_empty() {
                 let text =
                     format!("no agent matches `{selector}`; see: writ agents list --selector '{selector}'");
@@ -300,7 +374,7 @@ pub(crate) async fn resolve(server: &Arc<Server>, selection: Selection) -> Resul
 }
 
 /// The same as [`find_agent`] without everything else that is known of it: thousands are named in a second.
-async fn find_target(server: &Arc<Server>, text: &str) -> Result<(AgentId, bool), Failure> {
+pub(crate) async fn find_target(server: &Arc<Server>, text: &str) -> Result<(AgentId, bool), Failure> {
     if let Ok(id) = text.parse::<AgentId>() {
         // Removing an agent ends its session: one that has a session is enrolled. While that begins, it may
         // be removed at this moment; then nothing is delivered.
@@ -318,7 +392,7 @@ async fn find_target(server: &Arc<Server>, text: &str) -> Result<(AgentId, bool)
 /// What to do about two hosts of one name.
 const SAME_NAME: &str = "If that host was installed anew: writ agents approve NEW --replaces OLD; if not, somebody enrolled under its name: writ enroll token list";
 
-/// An agent by id or unique name.
+/// An agent by id or unique name; by name one that was removed only where no other has it.
 ///
 /// # Errors
 /// When there is none, or several have that name.
@@ -336,11 +410,16 @@ pub(crate) async fn find_agent(server: &Arc<Server>, text: &str) -> Result<Agent
         (Some(one), false) => {
             let seen = |agent: &AgentRow| {
                 let is_here = server.dispatcher.registry().is_connected(agent.id);
-                format!("{} ({})", agent.id, if is_here { "connected" } else { "away" })
+                match agent.removed_at {
+                    Timestamp::ZERO if is_here => format!("{} (connected)", agent.id),
+                    Timestamp::ZERO => format!("{} (away)", agent.id),
+                    at => format!("{} (removed at {at})", agent.id),
+                }
             };
             let ids: Vec<_> = named.iter().chain([&one]).map(seen).collect();
+            let next = if one.removed_at == Timestamp::ZERO { SAME_NAME } else { "All were removed" };
             let text = format!(
-                "several agents are called `{text}`, such as {}; use an id. {SAME_NAME}",
+                "several agents are called `{text}`, such as {}; use an id. {next}",
                 ids.join(" and ")
             );
             Err(Failure::invalid("agent", text))
@@ -359,14 +438,9 @@ pub(crate) fn selector(text: &str) -> Result<Selector, Failure> {
 /// Identifies a request: [`Digest::of_parts`] of the caller's name, the lifetime, the action as it would be
 /// signed, and the selection.
 fn fingerprint(actor: &Actor, request: &Request) -> Digest {
-    let Request { id: _, selection, lifetime, action, rollout, parent: _ } = request;
+    let Request { id: _, selection, lifetime, action, rollout, parent: _, expects: _ } = request;
     let action = proto::Command { action: Some(action.into()), ..proto::Command::default() }.encode_to_vec();
-    let (kind, names) = match selection {
-        Selection::All => ("all", Vec::new()),
-        Selection::Named(names) => ("agents", names.clone()),
-        Selection::Matching(selector) => ("selector", vec![selector.to_string()]),
-        Selection::Ids(ids) => ("ids", ids.iter().map(AgentId::to_string).collect()),
-    };
+    let (kind, names) = selection.parts();
     let lifetime = lifetime.as_millis().to_be_bytes();
     let fixed = [actor.name.as_bytes(), &lifetime, &action, kind.as_bytes()];
     // Without a rollout as before there were any: commands are kept for good.
@@ -377,7 +451,7 @@ fn fingerprint(actor: &Actor, request: &Request) -> Digest {
 
 /// The same as the first builds stored it. Commands are kept for good, so this stays.
 fn first_fingerprint(actor: &Actor, request: &Request) -> Digest {
-    let Request { id: _, selection, lifetime, action, rollout: _, parent: _ } = request;
+    let Request { id: _, selection, lifetime, action, rollout: _, parent: _, expects: _ } = request;
     Digest::of(format!("{:?}", (&actor.name, selection, lifetime, action)).as_bytes())
 }
 
@@ -403,7 +477,8 @@ mod tests {
 
     fn request(selection: Selection, seconds: u64, action: Action) -> Request {
         let lifetime = Duration::from_secs(seconds);
-        Request { id: None, selection, lifetime, action, rollout: None, parent: None }
+        let expects = Expectations::default();
+        Request { id: None, selection, lifetime, action, rollout: None, parent: None, expects }
     }
 
     fn run(parameters: &[(&str, &str)]) -> Action {

@@ -11,19 +11,20 @@
 //! choices = ["nginx.service", "squid.service"]
 //! ```
 
-use std::collections::BTreeMap;
+use std::fmt;
 use std::io::Read as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::whose::others_may_change;
-use regex_lite::Regex;
 use writ_common::config::{Problems, Reader};
 use writ_common::users::{self, User};
 use writ_protocol::command::{ActionClass, OWN_ACTIONS, is_action_name};
+use writ_protocol::id::Digest;
 use writ_protocol::limits::{MAX_OUTPUT_BYTES, MAX_PARAMETER_BYTES};
-use writ_protocol::refusal::{Refusal, RefusalCode};
+use writ_protocol::refusal::Refusal;
+use writ_protocol::schema::{ActionSchema, Parameter, ParameterRule, Parameters, Pattern};
 
 /// Programs that would run whatever a parameter says.
 const SHELLS: &[&str] =
@@ -36,17 +37,15 @@ pub(crate) struct Definition {
     pub name: String,
     /// How harmful it is; unlabelled is destructive.
     pub class: ActionClass,
-    /// Whether it may be started again after a crash.
-    pub is_idempotent: bool,
+    /// Its time-out, its parameters, and whether it may be started again after a crash.
+    pub schema: ActionSchema,
     pub program: PathBuf,
     arguments: Vec<Vec<Part>>,
     working_directory: PathBuf,
-    timeout: Duration,
     max_output: usize,
     user: Option<User>,
     /// Whose agent this is: what only root and this user may change is trusted.
     uid: u32,
-    parameters: BTreeMap<String, Parameter>,
 }
 
 /// A definition with values in place: what is spawned, exactly.
@@ -66,6 +65,24 @@ pub(crate) struct Invocation {
     pub user: Option<User>,
     /// Whose agent looked at it.
     pub uid: u32,
+    /// What it finds in its environment.
+    pub secrets: Secrets,
+}
+
+/// Values of secret parameters by the names of their variables.
+#[derive(Default)]
+pub(crate) struct Secrets(pub Vec<(String, String)>);
+
+impl fmt::Debug for Secrets {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.0.iter().map(|(name, _)| name)).finish()
+    }
+}
+
+/// The variable in which a program finds a secret parameter.
+fn variable_of(parameter: &str) -> String {
+    let letter = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_uppercase() } else { '_' };
+    format!("WRIT_PARAMETER_{}", parameter.chars().map(letter).collect::<String>())
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -74,49 +91,12 @@ enum Part {
     Value(String),
 }
 
-#[derive(Debug)]
-struct Parameter {
-    kind: ParameterRule,
-    default: Option<String>,
-}
-
-#[derive(Debug)]
-enum ParameterRule {
-    /// The whole value matches.
-    Text(Regex),
-    Integer(i64, i64),
-    Choice(Vec<String>),
-}
-
-impl ParameterRule {
-    fn check(&self, value: &str) -> Result<(), String> {
-        let is_valid = match self {
-            // A value that begins with a dash could pass for an option of the program.
-            Self::Text(pattern) => {
-                pattern.is_match(value) && !value.starts_with('-') && !value.contains('\0')
-            }
-            Self::Integer(least, most) => value
-                .parse::<i64>()
-                .is_ok_and(|number| (*least..=*most).contains(&number) && number.to_string() == value),
-            Self::Choice(choices) => choices.iter().any(|choice| choice == value),
-        };
-        if is_valid {
-            return Ok(());
-        }
-        Err(match self {
-            Self::Text(pattern) => format!("must match {} and not begin with a dash", pattern.as_str()),
-            Self::Integer(least, most) => format!("must be a whole number, {least} to {most}"),
-            Self::Choice(choices) => format!("must be one of {}", choices.join(", ")),
-        })
-    }
-}
-
 impl Definition {
-    /// Reads one file.
+    /// Reads one file, whose content has this digest.
     ///
     /// # Errors
     /// All its mistakes.
-    pub(crate) fn load(path: &Path, uid: u32) -> Result<Self, Problems> {
+    pub(crate) fn load(path: &Path, content: Digest, uid: u32) -> Result<Self, Problems> {
         let stem = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
         if let Some(fault) = others_may_change(path, uid) {
             return Err(Problems::one(path, "", fault));
@@ -151,10 +131,18 @@ impl Definition {
             }
         }
         let used: Vec<_> = arguments.iter().flatten().filter_map(Part::value).collect();
-        for unknown in used.iter().filter(|name| !parameters.contains_key(**name)) {
+        for unknown in used.iter().filter(|name| !parameters.has(name)) {
             reader.problem("arguments", format!("uses {{{unknown}}}, which is not under [parameters]"));
         }
-        for unused in parameters.keys().filter(|name| !used.contains(&name.as_str())) {
+        for (shown, _) in parameters.iter().filter(|(name, one)| one.is_secret && used.contains(name)) {
+            let text = format!(
+                "uses {{{shown}}}, which is secret: all processes of a host see arguments. The program finds it in the variable {}",
+                variable_of(shown)
+            );
+            reader.problem("arguments", text);
+        }
+        let is_unused = |name: &str, one: &Parameter| !one.is_secret && !used.contains(&name);
+        for (unused, _) in parameters.iter().filter(|(name, one)| is_unused(name, one)) {
             reader.problem(&format!("parameters.{unused}"), "is not used in `arguments`".to_owned());
         }
         let working_directory =
@@ -167,7 +155,6 @@ impl Definition {
             uid,
             program,
             arguments,
-            parameters,
             working_directory: working_directory.into(),
             class: reader.choice(
                 "class",
@@ -178,10 +165,14 @@ impl Definition {
                     ("destructive", ActionClass::Destructive),
                 ],
             ),
-            timeout: reader.duration("timeout", second * 60, second..=second * 86_400),
             max_output: usize::try_from(reader.number("max_output", 65_536, 0..=262_144))
                 .unwrap_or(MAX_OUTPUT_BYTES),
-            is_idempotent: reader.choice("idempotent", false, &[("true", true), ("false", false)]),
+            schema: ActionSchema {
+                timeout: reader.duration("timeout", second * 60, second..=second * 86_400),
+                is_idempotent: reader.choice("idempotent", false, &[("true", true), ("false", false)]),
+                parameters,
+                definition: content,
+            },
         };
         reader.finish(definition)
     }
@@ -191,18 +182,7 @@ impl Definition {
     /// # Errors
     /// `invalid_parameters`, naming the first that is wrong.
     pub(crate) fn invoke(&self, given: &[(String, String)]) -> Result<Invocation, Refusal> {
-        let refused = |detail: String| Refusal::new(RefusalCode::InvalidParameters, detail);
-        if let Some((unknown, _)) = given.iter().find(|(name, _)| !self.parameters.contains_key(name)) {
-            return Err(refused(format!("`{}` has no parameter `{unknown}`", self.name)));
-        }
-        let mut values = BTreeMap::new();
-        for (name, parameter) in &self.parameters {
-            let value = given.iter().find(|(given, _)| given == name).map(|(_, value)| value);
-            let value = value.or(parameter.default.as_ref());
-            let value = value.ok_or_else(|| refused(format!("parameter `{name}` is missing")))?;
-            parameter.kind.check(value).map_err(|rule| refused(format!("parameter `{name}` {rule}")))?;
-            values.insert(name.as_str(), value.as_str());
-        }
+        let values = self.schema.parameters.fill(&self.name, given)?;
         let fill = |parts: &Vec<Part>| {
             parts
                 .iter()
@@ -212,14 +192,22 @@ impl Definition {
                 })
                 .collect()
         };
+        let is_secret = |(_, parameter): &(&str, &Parameter)| parameter.is_secret;
+        let secrets = self
+            .schema
+            .parameters
+            .iter()
+            .filter(is_secret)
+            .filter_map(|(name, _)| Some((variable_of(name), (*values.get(name)?).to_owned())));
         Ok(Invocation {
             program: self.program.clone(),
             arguments: self.arguments.iter().map(fill).collect(),
             working_directory: self.working_directory.clone(),
-            timeout: self.timeout,
+            timeout: self.schema.timeout,
             max_output: self.max_output,
             user: self.user.clone(),
             uid: self.uid,
+            secrets: Secrets(secrets.collect()),
         })
     }
 }
@@ -332,22 +320,21 @@ fn check_user(reader: &mut Reader, name: &str, own: u32) -> Option<User> {
     Some(user)
 }
 
-fn read_parameters(reader: &mut Reader) -> BTreeMap<String, Parameter> {
-    for leaf in ["type", "pattern", "least", "most", "choices", "default"] {
+fn read_parameters(reader: &mut Reader) -> Parameters {
+    for leaf in ["type", "pattern", "least", "most", "choices", "default", "secret"] {
         reader.also_known(format!("parameters.NAME.{leaf}"));
     }
-    let mut parameters = BTreeMap::new();
+    let mut parameters = Vec::new();
     for name in reader.names_below("parameters") {
         let key = |leaf: &str| format!("parameters.{name}.{leaf}");
         let declared = reader.required(&key("type"), "`text`, `integer` or `choice`", |text| {
             matches!(text, "text" | "integer" | "choice")
         });
-        let kind = match declared.as_str() {
+        let rule = match declared.as_str() {
             "text" => {
                 let pattern =
                     reader.required(&key("pattern"), "a regular expression for the whole value", |_| true);
-                // Alone first: `a)|(b` is no pattern, but would become one that is not anchored.
-                match Regex::new(&pattern).and_then(|_| Regex::new(&format!("^(?:{pattern})$"))) {
+                match Pattern::new(&pattern) {
                     Ok(pattern) => ParameterRule::Text(pattern),
                     Err(error) => {
                         reader.problem(&key("pattern"), format!("is no regular expression: {error}"));
@@ -370,11 +357,24 @@ fn read_parameters(reader: &mut Reader) -> BTreeMap<String, Parameter> {
             _ => continue,
         };
         let default = reader
-            .string(&key("default"), "", "a value of the declared type", |text| kind.check(text).is_ok());
+            .string(&key("default"), "", "a value of the declared type", |text| rule.check(text).is_ok());
         let default = (!default.is_empty()).then_some(default);
-        parameters.insert(name, Parameter { kind, default });
+        let is_secret = reader.choice(&key("secret"), false, &[("true", true), ("false", false)]);
+        if is_secret && default.is_some() {
+            reader.problem(
+                &key("default"),
+                "stands beside `secret`: what stands in a file is no secret".to_owned(),
+            );
+        }
+        let is_taken =
+            |(other, one): &(String, Parameter)| one.is_secret && variable_of(other) == variable_of(&name);
+        if is_secret && parameters.iter().any(is_taken) {
+            let text = format!("has the variable {}, as another secret parameter has", variable_of(&name));
+            reader.problem(&key("secret"), text);
+        }
+        parameters.push((name, Parameter { rule, default, is_secret }));
     }
-    parameters
+    parameters.into_iter().collect()
 }
 
 /// Text with `{name}` in it; `{{` and `}}` stand for braces.

@@ -167,7 +167,8 @@ pub(super) async fn run(
     on_group: impl FnOnce(u32) + Send,
     stopped: impl Future<Output = ()> + Send,
 ) -> Ended {
-    let Invocation { program, arguments, working_directory, timeout, max_output, user, uid } = invocation;
+    let Invocation { program, arguments, working_directory, timeout, max_output, user, uid, secrets } =
+        invocation;
     // Once more: the list was read when the agent started, and packages are replaced and rights changed
     // since.
     let fault = others_may_change_what_runs(&program, uid).or_else(|| script_fault(&program));
@@ -185,6 +186,7 @@ pub(super) async fn run(
         .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
         .env("LANG", "C.UTF-8")
         .env(MARK, &word)
+        .envs(secrets.0)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -348,6 +350,7 @@ fn ending(status: ExitStatus) -> Ending {
 mod tests {
     use rustix::fs::{CWD, FileType, Mode, mknodat};
 
+    use super::super::action::Secrets;
     use super::*;
 
     async fn unstopped(invocation: Invocation, on_group: impl FnOnce(u32) + Send) -> Ended {
@@ -403,6 +406,7 @@ mod tests {
             max_output: 16,
             user: None,
             uid: 0,
+            secrets: Secrets::default(),
         }
     }
 

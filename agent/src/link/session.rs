@@ -232,7 +232,7 @@ impl Session<'_> {
             agent: core.identity.record.agent,
             server_nonce: self.server_nonce,
             facts: host::facts().into_iter().chain(core.components.facts()).collect(),
-            actions: core.table.rows().map(|(name, class)| (name.to_owned(), class.into())).collect(),
+            actions: core.table.report(),
             bundle: (chain.head().bundle.version, chain.head().digest),
             settings_revision: core.settings.revision(),
             number: self.reports,

@@ -18,12 +18,23 @@ pub(crate) struct Delivery {
     /// Every agent enrolled now.
     #[arg(long)]
     pub(crate) all: bool,
-    /// The agents of which this holds now, such as `os=linux,site in (paris,rome),!legacy`.
+    /// The agents of which this holds now, such as `os=linux,site in (paris,rome),!legacy`, `name=web*`,
+    /// `away > 1d`, or a saved one, `@web`.
     #[arg(long, value_name = "SELECTOR")]
     pub(crate) selector: Option<String>,
+    /// Only so many of them, picked at random; `--seed` picks the same another time.
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) limit: Option<u32>,
     /// Show the frozen targets; sign and send nothing.
     #[arg(long, conflicts_with_all = ["wait", "id"])]
     pub(crate) dry_run: bool,
+    /// Send it also when agents would refuse it by what they last said of their actions.
+    #[arg(long)]
+    pub(crate) unchecked: bool,
+    /// Do not ask. On a terminal, `--all` and what changes hosts is asked for: by typing how many agents it is
+    /// for.
+    #[arg(long)]
+    pub(crate) yes: bool,
     /// How long agents that are away may come back and still obey.
     #[arg(long, default_value = "1h", value_parser = duration, value_name = "TIME")]
     pub(crate) expires: Duration,
@@ -69,7 +80,8 @@ pub(crate) struct Waves {
     /// An agent that was sent the command and does not answer for so long has failed; 10m unless given.
     #[arg(long, value_parser = duration, value_name = "TIME")]
     pub(crate) answer_within: Option<Duration>,
-    /// The number that gives the order of the agents, to have the order of an earlier rollout again.
+    /// The number that gives the order of the agents, to have the order of an earlier rollout again, or to pick
+    /// the same with `--limit`.
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u64).range(1..1 << 53))]
     pub(crate) seed: Option<u64>,
 }
@@ -110,6 +122,10 @@ pub(crate) enum Send {
         /// Its parameters.
         #[arg(value_name = "KEY=VALUE", value_parser = parameter)]
         parameters: Vec<(String, String)>,
+        /// A parameter whose value is the only line of a file, so that no list of processes shows it; repeat
+        /// for several.
+        #[arg(long = "secret", value_name = "KEY=FILE", value_parser = parameter)]
+        secrets: Vec<(String, String)>,
         #[command(flatten)]
         delivery: Delivery,
     },

@@ -1,15 +1,17 @@
 //! `writ agents`.
 
+mod label;
+
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 use serde::Serialize;
-use writ_proto::admin::v1::{
-    Agent, ApproveAgentRequest, Attribute, GetAgentRequest, LabelAgentRequest, ListAgentsRequest,
-};
+use writ_proto::admin::v1::{Agent, ApproveAgentRequest, Attribute, GetAgentRequest, ListAgentsRequest};
 
 use super::PAGE;
-use crate::args::{Agents, Format};
+use crate::args::{Agents, Format, Sort};
 use crate::client::Client;
+use crate::confirm;
 use crate::failure::Failure;
 use crate::output::{self, Rows};
 
@@ -20,6 +22,8 @@ struct Row {
     realm: String,
     connected: bool,
     last_contact: String,
+    #[serde(skip)]
+    last_contact_ms: u64,
     bundle_version: u64,
     chain_version: u64,
     queued: u64,
@@ -51,6 +55,7 @@ impl Row {
             realm: output::plain(&agent.realm),
             connected: agent.connected,
             last_contact: output::time(agent.last_contact_ms),
+            last_contact_ms: agent.last_contact_ms,
             bundle_version: agent.bundle_version,
             chain_version: agent.chain_version,
             queued: agent.queued,
@@ -107,27 +112,40 @@ fn joined(attributes: &BTreeMap<String, String>) -> String {
 }
 
 impl Rows for Row {
-    const HEAD: &'static [&'static str] =
-        &["AGENT", "NAME", "REALM", "LINK", "LAST CONTACT", "TRUST", "SETTINGS", "QUEUED", "LABELS"];
+    const HEAD: &'static [&'static str] = &["NAME", "LINK", "LAST CONTACT", "TRUST", "QUEUED", "LABELS"];
+    const WIDE: &'static [&'static str] = &[
+        "NAME",
+        "LINK",
+        "LAST CONTACT",
+        "TRUST",
+        "QUEUED",
+        "LABELS",
+        "REALM",
+        "SETTINGS",
+        "VERSION",
+        "AGENT",
+    ];
 
     fn cells(&self) -> Vec<String> {
         vec![
-            self.agent_id.clone(),
             self.name.clone(),
-            self.realm.clone(),
             self.link().to_owned(),
             self.last_contact.clone(),
             self.trust(),
-            self.settings(),
             self.queued.to_string(),
             joined(&self.labels),
         ]
+    }
+
+    fn wide(&self) -> Vec<String> {
+        let more = [self.realm.clone(), self.settings(), self.agent_version.clone(), self.agent_id.clone()];
+        self.cells().into_iter().chain(more).collect()
     }
 }
 
 pub(super) async fn run(format: Format, client: &Client, verb: Agents) -> Result<(), Failure> {
     match verb {
-        Agents::List { selector, removed } => {
+        Agents::List { selector, removed, sort, reverse } => {
             let (mut rows, mut page_token) = (Vec::new(), String::new());
             loop {
                 let request =
@@ -138,6 +156,16 @@ pub(super) async fn run(format: Format, client: &Client, verb: Agents) -> Result
                 if page_token.is_empty() {
                     break;
                 }
+            }
+            match sort {
+                Sort::Id => {}
+                Sort::Name => rows.sort_by(|a, b| a.name.cmp(&b.name)),
+                Sort::Contact => rows.sort_by_key(|row| row.last_contact_ms),
+                Sort::Version => rows.sort_by(|a, b| a.agent_version.cmp(&b.agent_version)),
+                Sort::Queued => rows.sort_by_key(|row| Reverse(row.queued)),
+            }
+            if reverse {
+                rows.reverse();
             }
             let (says, next) = match (removed, selector.is_empty()) {
                 (true, _) => ("No agent was removed.", None),
@@ -154,25 +182,20 @@ pub(super) async fn run(format: Format, client: &Client, verb: Agents) -> Result
         Agents::Show { agent } => {
             show(format, client, client.agents().get(GetAgentRequest { agent }).await?.into_inner())
         }
-        Agents::Label { agent, changes } => {
-            let (mut set, mut remove) = (Vec::new(), Vec::new());
-            for change in changes {
-                match (change.split_once('='), change.strip_suffix('-')) {
-                    (Some((name, value)), _) => {
-                        set.push(Attribute { name: name.to_owned(), value: value.to_owned() });
-                    }
-                    (None, Some(name)) => remove.push(name.to_owned()),
-                    (None, None) => {
-                        let text =
-                            format!("`{change}`: write NAME=VALUE to set a label, NAME- to remove one");
-                        return Err(Failure::usage(text));
-                    }
-                }
-            }
-            let request = LabelAgentRequest { agent, set, remove };
-            show(format, client, client.agents().label(request).await?.into_inner())
+        Agents::Label { what, selector: Some(selector), yes, .. } => {
+            label::chosen(format, client, (selector, yes), &what).await
         }
-        Agents::Remove { agent } => {
+        Agents::Label { csv: Some(file), .. } => label::listed(format, client, &file).await,
+        Agents::Label { what, .. } => label::one(format, client, &what).await,
+        Agents::Remove { agent, yes } => {
+            if !yes && confirm::can_ask() {
+                let named = client.agents().get(GetAgentRequest { agent: agent.clone() }).await?.into_inner();
+                let what = format!(
+                    "{} ({}) will be sent nothing any more, and its id is never used again.",
+                    named.name, named.agent_id
+                );
+                confirm::by_typing(&what, &output::plain(&named.name))?;
+            }
             show(format, client, client.agents().remove(GetAgentRequest { agent }).await?.into_inner())
         }
         Agents::Approve { agent, replaces } => {

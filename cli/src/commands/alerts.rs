@@ -124,7 +124,7 @@ pub(super) async fn run(
         }
     }
     output::list(format, &rows, if all { "No alerts." } else { "No alert is open." })?;
-    if format == Format::Table {
+    if format.is_for_people() {
         // Below the table: once for all agents, and lines that wrap.
         let cures: BTreeMap<_, _> = rows.iter().map(|row| (row.what(), &row.next)).collect();
         for (what, next) in cures {

@@ -1,13 +1,17 @@
 //! `writ audit`.
 
+mod export;
+
 use std::process::ExitCode;
+use std::time::Duration;
 
 use prost::Message as _;
 use serde::Serialize;
+use writ_common::time::{Clock as _, SystemClock};
 use writ_proto::admin::v1::{AuditEntry, AuditLink, ListAuditRequest};
 use writ_protocol::id::Digest;
 
-use crate::args::{Audit, Format};
+use crate::args::{Audit, Format, Log};
 use crate::client::Client;
 use crate::failure::Failure;
 use crate::output::{self, Rows};
@@ -25,24 +29,52 @@ struct Row {
     subject: String,
     request_digest: String,
     outcome: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    action: String,
+    #[serde(skip_serializing_if = "is_zero")]
+    agents: u32,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    chosen_by: String,
     hash: String,
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+fn is_zero(number: &u32) -> bool {
+    *number == 0
+}
+
+impl Row {
+    /// What it was about: of a command what, for how many, and how they were chosen.
+    fn about(&self) -> String {
+        let Self { action, agents, chosen_by, subject, .. } = self;
+        if action.is_empty() {
+            return output::plain(subject);
+        }
+        output::plain(&format!("{action} for {agents}: {chosen_by}"))
+    }
+}
+
 impl Rows for Row {
-    const HEAD: &'static [&'static str] = &["SEQ", "AT", "ACTOR", "ROLE", "METHOD", "SUBJECT", "OUTCOME"];
+    const HEAD: &'static [&'static str] = &["AT", "ACTOR", "METHOD", "ABOUT", "OUTCOME"];
+    const WIDE: &'static [&'static str] =
+        &["AT", "ACTOR", "METHOD", "ABOUT", "OUTCOME", "SUBJECT", "ROLE", "SEQ", "REQUEST", "HASH"];
 
     fn cells(&self) -> Vec<String> {
         let known = ["/writ.admin.v1.", "/writ.manager.v1."];
         let method = known.iter().find_map(|prefix| self.method.strip_prefix(prefix)).unwrap_or(&self.method);
-        vec![
-            self.sequence.to_string(),
-            self.at.clone(),
-            self.actor.clone(),
-            self.role.clone(),
-            output::plain(method),
-            output::plain(&self.subject),
-            self.outcome.clone(),
-        ]
+        vec![self.at.clone(), self.actor.clone(), output::plain(method), self.about(), self.outcome.clone()]
+    }
+
+    fn wide(&self) -> Vec<String> {
+        let Self { sequence, role, request_digest, hash, subject, .. } = self;
+        let more = [
+            output::plain(subject),
+            role.clone(),
+            sequence.to_string(),
+            request_digest.clone(),
+            hash.clone(),
+        ];
+        self.cells().into_iter().chain(more).collect()
     }
 }
 
@@ -57,19 +89,70 @@ struct Verdict {
 
 pub(super) async fn run(format: Format, client: &Client, verb: Audit) -> Result<ExitCode, Failure> {
     match verb {
-        Audit::List { looks, tries, limit } => {
-            let request =
-                ListAuditRequest { page_size: limit, newest_first: true, looks, tries, ..Default::default() };
-            let page = client.audit().list(request).await?.into_inner();
-            let rows: Vec<_> = page.links.into_iter().map(row).collect();
-            output::list(format, &rows, "Nothing yet.")?;
+        Audit::List { log, by, method, subject, action, since, until, limit } => {
+            let now = SystemClock::new().wall();
+            let ago = |time: Option<Duration>| time.map_or(0, |time| (now - time).as_millis());
+            let request = ListAuditRequest {
+                page_size: limit.min(PAGE),
+                newest_first: true,
+                actor: by,
+                method,
+                subject,
+                action,
+                since_ms: ago(since),
+                until_ms: ago(until),
+                ..of(log)
+            };
+            list(format, client, request, limit).await?;
             Ok(ExitCode::SUCCESS)
         }
-        Audit::Verify { looks, tries, known } => {
-            let first = ListAuditRequest { page_size: PAGE, looks, tries, ..Default::default() };
-            verify(format, client, first, known).await
+        Audit::Export { file, log, known } => {
+            let mut file = export::NewFile::create(&file)?;
+            let place =
+                known.map_or_else(String::new, |(sequence, _)| sequence.saturating_sub(1).to_string());
+            let first = ListAuditRequest { page_size: PAGE, page_token: place, ..of(log) };
+            let take = |row: &Row, encoded: &[u8]| {
+                if known.is_some_and(|(sequence, _)| row.sequence <= sequence) {
+                    Ok(())
+                } else {
+                    file.write(row, encoded)
+                }
+            };
+            let verdict = walk(client, first, known, take).await?;
+            let written = if verdict.holds { Some(file.keep()?) } else { None };
+            show(format, client, log, (verdict, written))
+        }
+        Audit::Verify { log, known } => {
+            let first = ListAuditRequest { page_size: PAGE, ..of(log) };
+            let verdict = walk(client, first, known, |_, _| Ok(())).await?;
+            show(format, client, log, (verdict, None))
         }
     }
+}
+
+fn of(log: Log) -> ListAuditRequest {
+    let Log { looks, tries } = log;
+    ListAuditRequest { looks, tries, ..Default::default() }
+}
+
+async fn list(
+    format: Format,
+    client: &Client,
+    mut request: ListAuditRequest,
+    limit: u32,
+) -> Result<(), Failure> {
+    let mut rows = Vec::new();
+    loop {
+        let page = client.audit().list(request.clone()).await?.into_inner();
+        rows.extend(page.links.into_iter().map(row));
+        request.page_token = page.next_page_token;
+        let has_enough = u32::try_from(rows.len()).is_ok_and(|rows| rows >= limit);
+        if has_enough || request.page_token.is_empty() {
+            break;
+        }
+    }
+    rows.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
+    output::list(format, &rows, "No such call.")
 }
 
 fn row(link: AuditLink) -> Row {
@@ -83,22 +166,29 @@ fn row(link: AuditLink) -> Row {
         subject: entry.subject,
         request_digest: hex::encode(entry.request_digest),
         outcome: entry.outcome,
+        action: entry.action,
+        agents: entry.agents,
+        chosen_by: entry.chosen_by,
         hash: hex::encode(link.hash),
     }
 }
 
-async fn verify(
-    format: Format,
+/// Reads a log from where a request begins, checks it, and hands each entry on.
+async fn walk(
     client: &Client,
     mut request: ListAuditRequest,
     known: Option<(u64, Digest)>,
-) -> Result<ExitCode, Failure> {
+    mut take: impl FnMut(&Row, &[u8]) -> Result<(), Failure>,
+) -> Result<Verdict, Failure> {
     let mut chain = Checked::default();
-    let problem = loop {
+    let problem = 'read: loop {
         let page = client.audit().list(request.clone()).await?.into_inner();
-        let walked = page.links.into_iter().try_for_each(|link| chain.take(link, &page.previous_hash, known));
-        if let Err(problem) = walked {
-            break Some(problem);
+        for link in page.links {
+            if let Err(problem) = chain.take(&link, &page.previous_hash, known) {
+                break 'read Some(problem);
+            }
+            let encoded = link.encoded.clone();
+            take(&row(link), &encoded)?;
         }
         request.page_token = page.next_page_token;
         if request.page_token.is_empty() {
@@ -106,31 +196,37 @@ async fn verify(
         }
     };
     let head = chain.head.map_or_else(|| "none".to_owned(), |(sequence, hash)| format!("{sequence}:{hash}"));
-    let verdict = Verdict {
+    Ok(Verdict {
         holds: problem.is_none(),
         first: chain.first,
         entries: chain.entries,
-        head: head.clone(),
-        problem: problem.clone().unwrap_or_default(),
-    };
-    let flag = match (request.looks, request.tries) {
+        head,
+        problem: problem.unwrap_or_default(),
+    })
+}
+
+fn show(
+    format: Format,
+    client: &Client,
+    log: Log,
+    (verdict, written): (Verdict, Option<String>),
+) -> Result<ExitCode, Failure> {
+    let flag = match (log.looks, log.tries) {
         (true, _) => " --looks",
         (_, true) => " --tries",
         _ => "",
     };
-    let fields = match problem {
+    let Verdict { holds, first, entries, head, problem } = &verdict;
+    let mut fields = match holds {
         // Nothing of a log that does not hold is worth keeping as known.
-        Some(problem) => vec![
-            ("chain", problem),
-            (
-                "checked",
-                format!("entries {} to {} hold", chain.first, chain.first + chain.entries.saturating_sub(1)),
-            ),
+        false => vec![
+            ("chain", problem.clone()),
+            ("checked", format!("entries {first} to {} hold", first + entries.saturating_sub(1))),
             ("next", "compare with the heads you kept, and with copies of the database".to_owned()),
         ],
-        None => vec![
+        true => vec![
             ("chain", "each entry hangs on the one before".to_owned()),
-            ("entries", format!("{} from {}", chain.entries, chain.first)),
+            ("entries", format!("{entries} from {first}")),
             ("head", head.clone()),
             (
                 "next",
@@ -145,8 +241,11 @@ async fn verify(
             ),
         ],
     };
+    if let Some(file) = written {
+        fields.insert(0, ("file", file));
+    }
     output::one(format, &verdict, &fields)?;
-    Ok(if verdict.holds { ExitCode::SUCCESS } else { ExitCode::from(1) })
+    Ok(if *holds { ExitCode::SUCCESS } else { ExitCode::from(1) })
 }
 
 /// The chain as far as it was read.
@@ -158,8 +257,13 @@ struct Checked {
 }
 
 impl Checked {
-    fn take(&mut self, link: AuditLink, previous: &[u8], known: Option<(u64, Digest)>) -> Result<(), String> {
-        let entry = link.entry.unwrap_or_default();
+    fn take(
+        &mut self,
+        link: &AuditLink,
+        previous: &[u8],
+        known: Option<(u64, Digest)>,
+    ) -> Result<(), String> {
+        let entry = link.entry.clone().unwrap_or_default();
         let sequence = entry.sequence;
         let hash =
             Digest::try_from(link.hash.as_slice()).map_err(|_| format!("entry {sequence} has no hash"))?;

@@ -26,8 +26,8 @@ const CLOCK_TOLERANCE: Duration = Duration::from_secs(60);
 pub(super) async fn run(format: Format, context: Option<&str>) -> Result<ExitCode, Failure> {
     let report = Report::of(examine(context).await);
     match format {
-        Format::Table => output::text(&report.text())?,
-        Format::Json => output::one(format, &report, &[])?,
+        Format::Table | Format::Wide => output::text(&report.text())?,
+        Format::Json | Format::Jsonl | Format::Csv => output::one(format, &report, &[])?,
     }
     Ok(ExitCode::from(u8::from(report.is_bad())))
 }

@@ -55,8 +55,8 @@ async fn create(
     let Some(file) = file else {
         // Alone on standard output, so that it can be piped to `writ-agent enroll --token-file -`.
         return match format {
-            Format::Table => output::text(&token),
-            Format::Json => {
+            Format::Table | Format::Wide => output::text(&token),
+            Format::Json | Format::Jsonl | Format::Csv => {
                 shown.token = Some(token);
                 output::one(format, &shown, &[])
             }

@@ -38,21 +38,24 @@ struct Row {
 }
 
 impl Rows for Row {
-    const HEAD: &'static [&'static str] =
-        &["NAME", "STATE", "HOST", "PRODUCT", "ADDRESS", "MODE", "LAST CONTACT", "OPEN", "ID"];
+    const HEAD: &'static [&'static str] = &["NAME", "STATE", "LAST CONTACT", "OPEN", "PRODUCT", "ADDRESS"];
+    const WIDE: &'static [&'static str] =
+        &["NAME", "STATE", "LAST CONTACT", "OPEN", "PRODUCT", "ADDRESS", "HOST", "MODE", "ID"];
 
     fn cells(&self) -> Vec<String> {
         vec![
             output::plain(&self.display_name),
             self.state.to_owned(),
-            output::plain(&self.host_name),
-            output::plain(&format!("{} {}", self.product, self.version)),
-            output::plain(self.addresses.first().map_or("", String::as_str)),
-            self.mode.to_owned(),
             self.last_contact.clone(),
             self.instructions_open.to_string(),
-            self.entity_id.clone(),
+            output::plain(&format!("{} {}", self.product, self.version)),
+            output::plain(self.addresses.first().map_or("", String::as_str)),
         ]
+    }
+
+    fn wide(&self) -> Vec<String> {
+        let more = [output::plain(&self.host_name), self.mode.to_owned(), self.entity_id.clone()];
+        self.cells().into_iter().chain(more).collect()
     }
 }
 
@@ -174,8 +177,8 @@ pub(super) async fn run(format: Format, client: &Client, verb: Entities) -> Resu
             };
             let Some(file) = file else {
                 return match format {
-                    Format::Table => output::text(&made.token),
-                    Format::Json => {
+                    Format::Table | Format::Wide => output::text(&made.token),
+                    Format::Json | Format::Jsonl | Format::Csv => {
                         shown.token = Some(made.token);
                         output::one(format, &shown, &[])
                     }
@@ -295,7 +298,7 @@ async fn sandbox(format: Format, client: &Client, is_asked: bool) -> Result<(), 
         indicators,
         notes: notes.into_iter().map(note).collect(),
     };
-    if format == Format::Json {
+    if !format.is_for_people() {
         output::one(format, &sandbox, &[])?;
         return if is_asked && !sandbox.error.is_empty() { Err(unread(&sandbox)) } else { Ok(()) };
     }
@@ -474,7 +477,7 @@ async fn drill_down(format: Format, client: &Client, id: String) -> Result<(), F
             break;
         }
     }
-    if format == Format::Json {
+    if !format.is_for_people() {
         one.deliveries = Some(rows);
         return output::one(format, &one, &[]);
     }

@@ -173,7 +173,7 @@ pub(super) fn verify(format: Format, file: &Path, pin: Digest) -> Result<ExitCod
         ("vouched", "signatures: checked here; which key is whose, and when: the server's word".to_owned()),
     ];
     output::one(format, &verdict, &fields)?;
-    if format == Format::Table {
+    if format.is_for_people() {
         output::text("")?;
         output::list(format, &verdict.targets, "No targets.")?;
     }

@@ -133,7 +133,7 @@ async fn test(format: Format, client: &Client, changes: Changes) -> Result<ExitC
             detail: output::plain(&leg.detail),
             advice: leg.advice,
         };
-        if format == Format::Table {
+        if format.is_for_people() {
             let elapsed = Duration::from_micros(row.elapsed_us).as_secs_f64() * 1000.0;
             output::text(&format!("{:21} {:8} {elapsed:>9.1} ms  {}", row.leg, row.outcome, row.detail))?;
         }
@@ -144,8 +144,8 @@ async fn test(format: Format, client: &Client, changes: Changes) -> Result<ExitC
     let status = client.control_manager().get_status(proto::GetManagerStatusRequest {}).await?.into_inner();
     let code = if failed.is_some() { ExitCode::from(1) } else { ExitCode::SUCCESS };
     match format {
-        Format::Json => output::one(format, &shown, &[])?,
-        Format::Table => output::text(&match (advice, status.next.as_str()) {
+        Format::Json | Format::Jsonl | Format::Csv => output::one(format, &shown, &[])?,
+        Format::Table | Format::Wide => output::text(&match (advice, status.next.as_str()) {
             (Some(advice), _) => advice,
             (None, _) if !is_as_saved => {
                 let next = client.typed("writ manager settings set");

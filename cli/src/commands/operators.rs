@@ -34,11 +34,16 @@ impl Row {
 }
 
 impl Rows for Row {
-    const HEAD: &'static [&'static str] = &["NAME", "ROLE", "SINCE", "EXPIRES", "REVOKED", "SCOPE"];
+    const HEAD: &'static [&'static str] = &["NAME", "ROLE", "EXPIRES", "REVOKED", "SCOPE"];
+    const WIDE: &'static [&'static str] = &["NAME", "ROLE", "EXPIRES", "REVOKED", "SCOPE", "SINCE"];
 
     fn cells(&self) -> Vec<String> {
-        let (since, expires) = (self.created_at.clone(), self.expires_at.clone());
-        vec![self.name.clone(), self.role.to_owned(), since, expires, self.revoked_at.clone(), self.scope()]
+        let Self { name, role, expires_at, revoked_at, .. } = self;
+        vec![name.clone(), (*role).to_owned(), expires_at.clone(), revoked_at.clone(), self.scope()]
+    }
+
+    fn wide(&self) -> Vec<String> {
+        self.cells().into_iter().chain([self.created_at.clone()]).collect()
     }
 }
 
@@ -106,8 +111,8 @@ async fn create(
         Created { token: None, name: known.name, role: known.role, expires_at: known.expires_at };
     let Some(file) = file else {
         return match format {
-            Format::Table => output::text(&answer.token),
-            Format::Json => {
+            Format::Table | Format::Wide => output::text(&answer.token),
+            Format::Json | Format::Jsonl | Format::Csv => {
                 created.token = Some(answer.token);
                 output::one(format, &created, &[])
             }

@@ -30,15 +30,23 @@ struct Row {
     agent_name: String,
     connected: bool,
     allows: bool,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    refusal: String,
 }
 
 impl Rows for Row {
-    const HEAD: &'static [&'static str] = &["AGENT", "NAME", "LINK", "ACTION"];
+    const HEAD: &'static [&'static str] = &["NAME", "LINK", "BY ITS LAST REPORT"];
+    const WIDE: &'static [&'static str] = &["NAME", "LINK", "BY ITS LAST REPORT", "AGENT"];
 
     fn cells(&self) -> Vec<String> {
         let link = if self.connected { "connected" } else { "away" };
-        let allows = if self.allows { "on its list" } else { "not on its list" };
-        vec![self.agent_id.clone(), self.agent_name.clone(), link.to_owned(), allows.to_owned()]
+        let outlook = if self.refusal.is_empty() { "would obey" } else { "would refuse" };
+        let outlook = format!("{outlook}{}{}", if self.allows { "" } else { ": " }, self.refusal);
+        vec![self.agent_name.clone(), link.to_owned(), outlook]
+    }
+
+    fn wide(&self) -> Vec<String> {
+        self.cells().into_iter().chain([self.agent_id.clone()]).collect()
     }
 }
 
@@ -67,7 +75,10 @@ pub(super) async fn run(format: Format, client: &Client, request: SubmitRequest)
         first_wave,
         targets: rows,
     };
-    if format == Format::Json {
+    if format.is_rows() {
+        return output::list(format, &shown.targets, "");
+    }
+    if !format.is_for_people() {
         return output::one(format, &shown, &[]);
     }
     output::list(format, &shown.targets, "No targets.")?;
@@ -84,12 +95,12 @@ pub(super) async fn run(format: Format, client: &Client, request: SubmitRequest)
         some => format!("; {some} would refuse it"),
     };
     output::text(&format!(
-        "\n{} targets, class {}{note}, by what they last reported; parameters are checked by the agents. Nothing was signed or sent.",
+        "\n{} targets, class {}{note}, by what they last reported. Nothing was signed or sent.",
         shown.target_count, shown.action_class
     ))
 }
 
 fn row(target: PreviewTarget) -> Row {
-    let PreviewTarget { agent_id, agent_name, connected, allows } = target;
-    Row { agent_id, agent_name: output::plain(&agent_name), connected, allows }
+    let PreviewTarget { agent_id, agent_name, connected, allows, refusal } = target;
+    Row { agent_id, agent_name: output::plain(&agent_name), connected, allows, refusal }
 }

@@ -147,8 +147,9 @@ fn show(rollout: Rollout) -> Shown {
     }
 }
 
-/// What the flags of `writ send` ask for; `None` without any of them.
-pub(super) fn plan(waves: Waves) -> Option<RolloutPlan> {
+/// What the flags of `writ send` ask for; `None` without any of them. A seed that only picks some agents asks
+/// for no waves.
+pub(super) fn plan(waves: Waves, picks: bool) -> Option<RolloutPlan> {
     let seconds = |time: Option<Duration>| {
         time.map_or(0, |time| u32::try_from(time.as_secs().max(1)).unwrap_or(u32::MAX))
     };
@@ -164,7 +165,8 @@ pub(super) fn plan(waves: Waves) -> Option<RolloutPlan> {
         seed: seed.unwrap_or(0),
         patience_seconds: seconds(answer_within),
     };
-    (plan != RolloutPlan::default()).then_some(plan)
+    let nothing = RolloutPlan { seed: if picks { plan.seed } else { 0 }, ..RolloutPlan::default() };
+    (plan != nothing).then_some(plan)
 }
 
 pub(super) async fn run(format: Format, client: &Client, verb: Rollouts) -> Result<ExitCode, Failure> {

@@ -1,19 +1,25 @@
 //! `writ send`.
 
+use std::hash::{BuildHasher as _, RandomState};
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use writ_common::say;
+use writ_common::{files, say};
 use writ_proto::admin::v1::submit_request::Action;
 use writ_proto::admin::v1::{
-    Command, GetCommandRequest, InventoryAction, NamedAction, NamedValue, PingAction, QuarantinedAction,
-    ScanAction, SettingsAction, StopScanAction, SubmitRequest, UpdateComponentAction,
+    Command, GetCommandRequest, InventoryAction, NamedAction, NamedValue, PingAction, PreviewRequest,
+    PreviewResponse, QuarantinedAction, ScanAction, SettingsAction, StopScanAction, SubmitRequest,
+    UpdateComponentAction,
 };
+
+use writ_protocol::command::ActionClass;
 
 use super::track::{self, Counts};
 use super::{preview, rollouts};
 use crate::args::{Delivery, Format, Send};
 use crate::client::Client;
+use crate::confirm;
 use crate::failure::Failure;
 use crate::output;
 use crate::progress::Progress;
@@ -27,7 +33,12 @@ pub(super) const EXIT_UNANSWERED: u8 = 6;
 fn asked(verb: Send) -> Result<(Delivery, Action), Failure> {
     Ok(match verb {
         Send::Ping { delivery } => (delivery, Action::Ping(PingAction {})),
-        Send::Action { name, parameters, delivery } => {
+        Send::Action { name, mut parameters, secrets, delivery } => {
+            for (name, file) in secrets {
+                let value = files::secret_line(Path::new(&file));
+                let value = value.map_err(|error| Failure::local(error.to_string()))?;
+                parameters.push((name, value.as_str().to_owned()));
+            }
             let parameters = parameters.into_iter().map(|(name, value)| NamedValue { name, value }).collect();
             (delivery, Action::Run(NamedAction { name, parameters }))
         }
@@ -82,10 +93,12 @@ fn asked(verb: Send) -> Result<(Delivery, Action), Failure> {
 
 pub(super) async fn run(format: Format, client: &Client, verb: Send) -> Result<ExitCode, Failure> {
     let (delivery, action) = asked(verb)?;
-    let Delivery { agents, all, selector, dry_run, expires, wait, timeout, id, waves } = delivery;
-    let rollout = rollouts::plan(waves);
+    let Delivery { agents, all, selector, limit, dry_run, unchecked, yes, .. } = delivery;
+    let Delivery { expires, wait, timeout, id, waves, .. } = delivery;
+    let limit_seed = limit.map(|_| waves.seed.unwrap_or_else(any_seed));
+    let rollout = rollouts::plan(waves, limit.is_some());
     let is_staged = rollout.is_some();
-    let request = SubmitRequest {
+    let mut request = SubmitRequest {
         agents,
         all,
         // Less than a second is still a wish for a short life, not for the default.
@@ -94,9 +107,19 @@ pub(super) async fn run(format: Format, client: &Client, verb: Send) -> Result<E
         command_id: id.map_or_else(String::new, |id| id.to_string()),
         selector: selector.unwrap_or_default(),
         rollout,
+        unchecked,
+        audience_root: String::new(),
+        limit: limit.unwrap_or(0),
+        limit_seed: limit_seed.unwrap_or(0),
     };
+    if let Some(seed) = limit_seed {
+        say::aside(format_args!("the same agents another time: --seed {seed}"));
+    }
     if dry_run {
         return preview::run(format, client, request).await.map(|()| ExitCode::SUCCESS);
+    }
+    if !yes && confirm::can_ask() {
+        confirm(client, &mut request).await?;
     }
     let command = client.commands().submit(request).await?.into_inner();
     if !wait {
@@ -116,6 +139,32 @@ pub(super) async fn run(format: Format, client: &Client, verb: Send) -> Result<E
     let latest = follow(client, command, timeout).await?;
     let counts = track::print(format, client, latest).await?;
     Ok(exit_code(counts))
+}
+
+/// A number that nobody could know before: each process hashes by keys of its own.
+fn any_seed() -> u64 {
+    (RandomState::new().hash_one(()) >> 12) + 1
+}
+
+/// Has somebody type for how many agents it is, where that matters. It is then sent to these, or to nobody.
+async fn confirm(client: &Client, request: &mut SubmitRequest) -> Result<(), Failure> {
+    let asked = PreviewRequest { request: Some(request.clone()), page_size: 1, page_token: String::new() };
+    let shown = client.commands().preview(asked).await?.into_inner();
+    let PreviewResponse { target_count, audience_root, action_class, not_allowing, seed, .. } = shown;
+    if !request.all && action_class == ActionClass::Read.as_str() {
+        return Ok(());
+    }
+    let refusing = match not_allowing {
+        0 => String::new(),
+        some => format!(", of which {some} would refuse it (which, and why: --dry-run)"),
+    };
+    let what = format!("Class {action_class}, for {target_count} agents{refusing}.");
+    confirm::by_typing(&what, &target_count.to_string())?;
+    request.audience_root = audience_root;
+    if let Some(rollout) = &mut request.rollout {
+        rollout.seed = seed;
+    }
+    Ok(())
 }
 
 pub(super) fn exit_code(counts: Counts) -> ExitCode {

@@ -103,6 +103,8 @@ impl TargetRow {
 
 impl Rows for Shown {
     const HEAD: &'static [&'static str] = &["COMMAND", "ACTION", "BY", "ISSUED", "TARGETS", "STATE"];
+    const WIDE: &'static [&'static str] =
+        &["COMMAND", "ACTION", "BY", "ISSUED", "TARGETS", "STATE", "EXPIRES", "DIGEST"];
 
     fn cells(&self) -> Vec<String> {
         vec![
@@ -114,13 +116,28 @@ impl Rows for Shown {
             self.counts.describe(),
         ]
     }
+
+    fn wide(&self) -> Vec<String> {
+        let mut cells = self.cells();
+        if let Some(id) = cells.first_mut() {
+            id.clone_from(&self.command_id);
+        }
+        cells.extend([self.expires_at.clone(), self.digest.clone()]);
+        cells
+    }
 }
 
 impl Rows for TargetRow {
     const HEAD: &'static [&'static str] = &["AGENT", "STATE", "ANSWERED", "WHAT"];
+    const WIDE: &'static [&'static str] = &["AGENT", "STATE", "ANSWERED", "WHAT", "BYTES", "ID"];
 
     fn cells(&self) -> Vec<String> {
         vec![self.agent_name.clone(), self.state.to_owned(), self.answered_at.clone(), self.what()]
+    }
+
+    fn wide(&self) -> Vec<String> {
+        let more = [self.output_bytes.to_string(), self.agent_id.clone()];
+        self.cells().into_iter().chain(more).collect()
     }
 }
 
@@ -258,7 +275,7 @@ pub(super) async fn run(format: Format, client: &Client, verb: Commands) -> Resu
             let id = whole_id(client, id).await?;
             let command = client.commands().cancel(request(id)).await?.into_inner();
             let counts = print(format, client, command).await?;
-            if format == Format::Table {
+            if format.is_for_people() {
                 let too_late = counts.targets - counts.cancelled;
                 let (cancelled, sent) = (counts.cancelled, counts.sent);
                 output::text(&format!(
@@ -351,7 +368,11 @@ async fn print_view(
     let is_wanted =
         |target: &TargetRow| !view.failed || ["failed", "refused", "expired"].contains(&target.state);
     let mut targets: Vec<_> = targets.into_iter().filter(is_wanted).collect();
-    if format == Format::Json {
+    if format.is_rows() {
+        output::list(format, &targets, "")?;
+        return Ok(counts);
+    }
+    if !format.is_for_people() {
         shown.targets = Some(targets);
         output::one(format, &shown, &[])?;
         return Ok(counts);
@@ -410,7 +431,7 @@ async fn print_output(format: Format, client: &Client, id: String, agent: &str) 
     let target = page.targets.into_iter().next().map(target);
     let target =
         target.ok_or_else(|| Failure::unreachable("the server does not know this target any more"))?;
-    if format == Format::Json {
+    if !format.is_for_people() {
         return output::one(format, &target, &[]);
     }
     if target.answered_at == "never" {

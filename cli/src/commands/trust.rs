@@ -75,19 +75,22 @@ struct Behind {
 }
 
 impl Rows for Behind {
-    const HEAD: &'static [&'static str] =
-        &["AGENT", "NAME", "HOST", "ADDRESS", "BUNDLE", "REASON", "LAST CONTACT"];
+    const HEAD: &'static [&'static str] = &["NAME", "BUNDLE", "LAST CONTACT", "REASON"];
+    const WIDE: &'static [&'static str] =
+        &["NAME", "BUNDLE", "LAST CONTACT", "REASON", "HOST", "ADDRESS", "AGENT"];
 
     fn cells(&self) -> Vec<String> {
         vec![
-            self.agent_id.clone(),
             self.agent_name.clone(),
-            self.host_name.clone(),
-            self.address.clone(),
             self.bundle_version.to_string(),
-            self.reason.clone(),
             self.last_contact.clone(),
+            self.reason.clone(),
         ]
+    }
+
+    fn wide(&self) -> Vec<String> {
+        let more = [self.host_name.clone(), self.address.clone(), self.agent_id.clone()];
+        self.cells().into_iter().chain(more).collect()
     }
 }
 
@@ -288,7 +291,7 @@ fn show(format: Format, now: Convergence, behind: Vec<Behind>) -> Result<ExitCod
     } else {
         ExitCode::SUCCESS
     };
-    if format == Format::Json {
+    if !format.is_for_people() {
         output::one(format, &shown, &[])?;
         return Ok(code);
     }

@@ -26,8 +26,8 @@ pub(super) async fn run(format: Format, client: &Client, agent: String) -> Resul
     let report = Report { verdict: output::plain(&verdict), findings };
     let obeys = !report.is_bad();
     match format {
-        Format::Table => output::text(&report.text())?,
-        Format::Json => output::one(format, &Shown { report, obeys }, &[])?,
+        Format::Table | Format::Wide => output::text(&report.text())?,
+        Format::Json | Format::Jsonl | Format::Csv => output::one(format, &Shown { report, obeys }, &[])?,
     }
     Ok(ExitCode::from(u8::from(!obeys)))
 }

@@ -70,6 +70,9 @@ struct Line {
     subject: String,
     request_digest: String,
     outcome: String,
+    action: String,
+    agents: u32,
+    chosen_by: String,
     encoded: String,
     hash: String,
 }
@@ -126,6 +129,9 @@ fn line(link: &ChainedEntry, entry: &AuditEntry) -> Line {
         subject: entry.subject.clone(),
         request_digest: hex::encode(&entry.request_digest),
         outcome: entry.outcome.clone(),
+        action: entry.action.clone(),
+        agents: entry.agents,
+        chosen_by: entry.chosen_by.clone(),
         encoded: hex::encode(&link.entry),
         hash: link.hash.to_string(),
     }
@@ -197,6 +203,7 @@ mod tests {
                 method: "/a/B",
                 request: None,
                 subject: String::new(),
+                sent: None,
                 outcome: "ok",
                 max_entries: SETTINGS.max_entries,
             };

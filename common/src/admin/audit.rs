@@ -55,6 +55,8 @@ pub struct NewAudit {
     pub request: Option<Digest>,
     /// What it was about; empty: nothing that has a name.
     pub subject: String,
+    /// The command that it sent.
+    pub sent: Option<Box<SentCommand>>,
     /// `asked`, `ok`, `unchanged`, `failed`, or a gRPC status.
     pub outcome: &'static str,
     /// Entries of this log to keep. Past it the oldest go, of changes not before they are in a file
@@ -62,17 +64,32 @@ pub struct NewAudit {
     pub max_entries: u64,
 }
 
+/// A command, for the record.
+#[derive(Debug, Clone)]
+pub struct SentCommand {
+    /// The action with its parameters, without secret ones.
+    pub action: String,
+    /// For how many agents.
+    pub agents: u32,
+    /// How they were chosen.
+    pub chosen_by: String,
+}
+
 impl NewAudit {
     /// A call that came through the door.
     #[must_use]
     pub fn of(entry: AuditedCall, at: Timestamp, settings: AuditSettings) -> Self {
-        let AuditedCall { log, actor, subject, outcome } = entry;
+        let AuditedCall { log, actor, subject, sent, outcome } = entry;
         let Actor { name, role, method, request, scope: _ } = actor;
         let (actor, role, max_entries) = (name, role.as_str(), settings.max_entries);
-        Self { log, at, actor, role, method, request, subject, outcome, max_entries }
+        Self { log, at, actor, role, method, request, subject, sent, outcome, max_entries }
     }
 
     fn entry(&self, sequence: u64) -> AuditEntry {
+        let (action, agents, chosen_by) = match self.sent.as_deref().cloned() {
+            Some(SentCommand { action, agents, chosen_by }) => (action, agents, chosen_by),
+            None => Default::default(),
+        };
         AuditEntry {
             sequence,
             at_ms: self.at.as_millis(),
@@ -82,6 +99,9 @@ impl NewAudit {
             request_digest: self.request.map_or_else(Vec::new, |digest| digest.as_bytes().to_vec()),
             outcome: self.outcome.to_owned(),
             subject: self.subject.clone(),
+            action,
+            agents,
+            chosen_by,
         }
     }
 }
@@ -159,8 +179,8 @@ pub struct AuditPages<H>(pub Arc<H>);
 #[tonic::async_trait]
 impl<H: AdminBackend> AuditService for AuditPages<H> {
     async fn list(&self, request: Request<ListAuditRequest>) -> Result<Response<ListAuditResponse>, Status> {
-        let ListAuditRequest { page_size, page_token, newest_first, looks, tries } = request.into_inner();
-        let log = match (looks, tries) {
+        let request = request.into_inner();
+        let log = match (request.looks, request.tries) {
             (false, false) => AuditLog::Changes,
             (false, true) => AuditLog::Tries,
             (true, false) => AuditLog::Reads,
@@ -168,12 +188,16 @@ impl<H: AdminBackend> AuditService for AuditPages<H> {
                 return Err(Failure::invalid("tries", "is another log than `looks`; ask for one").into());
             }
         };
-        let size = page::size(page_size, 100, page::MAX_PAGE)?;
+        let newest_first = request.newest_first;
+        let size = page::size(request.page_size, 100, page::MAX_PAGE)?;
         let first = if newest_first { u64::MAX } else { 0 };
-        let place = page::token::<u64>(&page_token)?.unwrap_or(first);
+        let place = page::token::<u64>(&request.page_token)?.unwrap_or(first);
         let store = self.0.store();
         // Whatever was noted before this call is listed by it.
         store.settle().await.map_err(unavailable)?;
+        if let Some(filter) = Filter::of(request) {
+            return Ok(Response::new(filter.page(store, log, (place, newest_first), size).await?));
+        }
         let rows = store.links(log, place, newest_first, size).await.map_err(unavailable)?;
         let next_page_token = page::next(&rows, size, |row| row.sequence.to_string());
         let previous_hash = match rows.first().filter(|_| !newest_first) {
@@ -190,8 +214,97 @@ impl<H: AdminBackend> AuditService for AuditPages<H> {
     }
 }
 
+/// Entries looked at for one page, so that a question nothing answers does not hold a reader for minutes.
+const MAX_LOOKED_AT: usize = 20_000;
+/// Entries read at a time.
+const BATCH: u32 = 1000;
+
+/// Which entries are wanted.
+struct Filter {
+    wanted: ListAuditRequest,
+}
+
+impl Filter {
+    fn of(wanted: ListAuditRequest) -> Option<Self> {
+        let ListAuditRequest { actor, method, subject, action, since_ms, until_ms, .. } = &wanted;
+        let asks = [actor, method, subject, action].iter().any(|text| !text.is_empty());
+        (asks || *since_ms > 0 || *until_ms > 0).then_some(Self { wanted })
+    }
+
+    async fn page(
+        &self,
+        store: &impl AuditStore,
+        log: AuditLog,
+        (mut place, newest_first): (u64, bool),
+        size: u32,
+    ) -> Result<ListAuditResponse, Failure> {
+        let (mut links, mut looked_at) = (Vec::new(), 0);
+        let size = usize::try_from(size).unwrap_or(usize::MAX);
+        loop {
+            let rows = store.links(log, place, newest_first, BATCH).await.map_err(unavailable)?;
+            let is_last = rows.len() < usize::try_from(BATCH).unwrap_or(usize::MAX);
+            for row in rows {
+                place = row.sequence;
+                looked_at += 1;
+                let link = show(row)?;
+                if link.entry.as_ref().is_some_and(|entry| self.takes(entry)) {
+                    links.push(link);
+                }
+                if links.len() >= size {
+                    return Ok(Self::answer(links, place.to_string()));
+                }
+            }
+            if is_last {
+                return Ok(Self::answer(links, String::new()));
+            }
+            if looked_at >= MAX_LOOKED_AT {
+                return Ok(Self::answer(links, place.to_string()));
+            }
+        }
+    }
+
+    fn answer(links: Vec<AuditLink>, next_page_token: String) -> ListAuditResponse {
+        ListAuditResponse { links, next_page_token, previous_hash: Vec::new() }
+    }
+
+    fn takes(&self, entry: &AuditEntry) -> bool {
+        let ListAuditRequest { actor, method, subject, action, since_ms, until_ms, .. } = &self.wanted;
+        let is_in_time = entry.at_ms >= *since_ms && (*until_ms == 0 || entry.at_ms < *until_ms);
+        let is_by = actor.is_empty() || *actor == entry.actor;
+        let is_about = entry.subject.contains(subject) || entry.chosen_by.contains(subject);
+        let is_action = action.is_empty() || entry.action.split(' ').next() == Some(action);
+        is_in_time && is_by && is_about && is_action && ends_with_words(&entry.method, method)
+    }
+}
+
+/// Whether a method's path ends with these words, in any case: `Submit` is the end of `…CommandService/Submit`,
+/// and `mit` is not.
+fn ends_with_words(path: &str, words: &str) -> bool {
+    let Some(begin) = path.len().checked_sub(words.len()) else { return false };
+    let before = path.get(..begin).and_then(|before| before.chars().next_back());
+    let is_whole = words.is_empty() || before.is_none_or(|before| matches!(before, '/' | '.'));
+    is_whole && path.get(begin..).is_some_and(|end| end.eq_ignore_ascii_case(words))
+}
+
 fn show(link: ChainedEntry) -> Result<AuditLink, Failure> {
     let entry = AuditEntry::decode(link.entry.clone())
         .map_err(|_| Failure::unavailable("the store holds a damaged audit entry"))?;
     Ok(AuditLink { entry: Some(entry), hash: link.hash.as_bytes().to_vec(), encoded: link.entry.to_vec() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_method_is_found_by_its_last_words() {
+        let path = "/writ.admin.v1.CommandService/Submit";
+        for words in ["", "Submit", "submit", "CommandService/Submit", "/writ.admin.v1.CommandService/Submit"]
+        {
+            assert!(ends_with_words(path, words), "{words}");
+        }
+        for words in ["mit", "Service/Submit", "Stop", "x/writ.admin.v1.CommandService/Submit"] {
+            assert!(!ends_with_words(path, words), "{words}");
+        }
+    }
 }

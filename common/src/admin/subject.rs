@@ -53,6 +53,12 @@ impl AuditSubject {
     }
 }
 
+/// How the agents of a command were chosen, for the record: cut, and without tokens, as a subject.
+#[must_use]
+pub fn chosen_by(text: &str) -> String {
+    shown(text)
+}
+
 /// A name for all who read the log. Who pastes a token where its id belongs has not told it to them.
 fn shown(text: &str) -> String {
     let is_of_token = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';

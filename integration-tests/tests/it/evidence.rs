@@ -15,7 +15,7 @@ fn evidence_holds_offline_here_and_in_python_and_nothing_altered_does() {
     let _p256 = fleet.enroll_with("rome", &token, &["--key-algorithm", "ecdsa-p256"]).ok();
     let (_paris, _oslo) = (fleet.enroll("paris", &token).ok(), fleet.enroll("oslo", &token).ok());
     let _agents = (fleet.start_agent("rome", None), fleet.start_agent("paris", None));
-    let sent = fleet.json(&["send", "action", "reboot", "--all"]);
+    let sent = fleet.json(&["send", "action", "reboot", "--all", "--unchecked"]);
     fleet.server().wait_for_count("receipt stored", 2);
     let file = fleet.path("evidence.json");
     let file = file.to_str().unwrap();
@@ -105,7 +105,7 @@ fn an_agent_explains_which_check_of_a_command_fails_and_what_to_do() {
     let others = explain("paris", &good, &[]);
     assert!(others.code == 64 && others.stderr.contains("was not for this agent"), "{others:?}");
 
-    let unlisted = fleet.json(&["send", "action", "reboot", "--agent", "rome"]);
+    let unlisted = fleet.json(&["send", "action", "reboot", "--agent", "rome", "--unchecked"]);
     let said = explain("rome", &unlisted, &[]).failed(1).json();
     assert_eq!(said["checks"][10]["result"], "failed");
     assert!(said["cure"].as_str().unwrap().contains("actions.d"), "{said}");

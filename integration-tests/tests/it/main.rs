@@ -51,9 +51,11 @@ mod refused;
 mod refused_sessions;
 mod strangers;
 
+mod actions;
 mod operations;
 mod own_actions;
 mod pages;
+mod targets;
 mod telemetry;
 mod traces;
 

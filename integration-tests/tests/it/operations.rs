@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::os::unix::fs::FileTypeExt as _;
+use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::path::Path;
 
 use integration_tests::fleet::{Build, Fleet, lines};
@@ -444,4 +444,85 @@ fn calls_that_change_nothing_push_no_change_out_of_the_log() {
     let outcomes: BTreeSet<_> = tries.as_array().unwrap().iter().map(|row| text(&row["outcome"])).collect();
     assert_eq!(outcomes.iter().map(String::as_str).collect::<Vec<_>>(), ["NOT_FOUND", "asked", "unchanged"]);
     assert_eq!(tries.as_array().unwrap().len(), 1000, "and they have a bound of their own");
+}
+
+#[test]
+fn the_audit_log_answers_who_did_what_to_whom_and_is_kept_in_a_file_that_can_be_checked() {
+    let mut fleet = Fleet::new(Build::Shipped);
+    fleet.allow("login", "echo \"$1 $WRIT_PARAMETER_PASSWORD\" >> \"$NOTES\"", "");
+    let path = fleet.path("actions.d/login.toml");
+    let definition = fs::read_to_string(&path).unwrap();
+    let secret = "[parameters.password]\ntype = \"text\"\npattern = \".+\"\nsecret = true\n";
+    fs::write(&path, format!("{definition}{secret}")).unwrap();
+    let _agents = [fleet.agent("rome"), fleet.agent("paris")];
+    let _answered = fleet.writ(&["send", "ping", "--all", "--wait"]).ok();
+    let (vera, password) = (fleet.path("vera"), fleet.path("password"));
+    let create = ["operator", "create", "vera", "--role", "operator", "--token-file", vera.to_str().unwrap()];
+    let _made = fleet.writ(&create).ok();
+    fs::write(&password, "hunter2\n").unwrap();
+    fs::set_permissions(&password, fs::Permissions::from_mode(0o600)).unwrap();
+    let given = format!("password={}", password.display());
+    let send =
+        ["send", "action", "login", "word=anna", "--secret", &given, "--selector", "name=r*", "--wait"];
+    let sent = fleet.json(&send);
+    assert_eq!(lines(&fleet.path("login.notes")), ["anna hunter2"]);
+    // Nobody is shown the secret.
+    assert_eq!(sent["action"], "login password=(secret) word=anna");
+    let asked = |filter: &[&str]| -> Vec<Value> {
+        let listed = fleet.json(&[&["audit", "list"], filter].concat());
+        listed.as_array().unwrap().clone()
+    };
+    let found = asked(&["--action", "login"]);
+    assert_eq!(found.len(), 1, "{found:#?}");
+    assert_eq!(found[0]["action"], "login password=(secret) word=anna");
+    assert_eq!((&found[0]["agents"], &found[0]["chosen_by"]), (&1.into(), &"name=r*".into()));
+    assert_eq!(found[0]["subject"], sent["command_id"]);
+    assert!(!fleet.server().said().contains("hunter2"));
+    let told = fleet.writ(&["audit", "list", "--action", "login"]).ok();
+    assert!(told.stdout.contains("login password=(secret) word=anna for 1: name=r*"), "{told:?}");
+
+    // By whom, what, about what, and when.
+    assert_eq!(asked(&["--by", "admin", "--method", "submit"]).len(), 2);
+    assert_eq!(asked(&["--by", "vera"]).len(), 0);
+    assert_eq!(asked(&["--method", "OperatorService/Create", "--subject", "vera"]).len(), 1);
+    assert_eq!(asked(&["--subject", "name=r"]).len(), 1);
+    assert_eq!(asked(&["--method", "ubmit"]).len(), 0);
+    assert_eq!(asked(&["--since", "1h"]).len(), asked(&[]).len());
+    assert_eq!(asked(&["--until", "1h"]).len(), 0);
+    assert_eq!(asked(&["--tries", "--method", "Create"]).len(), 1);
+    // A page that is full of others is followed to its end.
+    assert_eq!(asked(&["--action", "login", "--limit", "1"]).len(), 1);
+    let lines_of_json = fleet.writ(&["--output", "jsonl", "audit", "list", "--by", "admin"]).ok();
+    assert!(
+        lines_of_json
+            .stdout
+            .lines()
+            .all(|line| serde_json::from_str::<Value>(line).unwrap()["actor"] == "admin")
+    );
+    let sheet = fleet.writ(&["-o", "csv", "audit", "list", "--action", "login"]).ok();
+    assert!(
+        sheet.stdout.starts_with("\"AT\",\"ACTOR\",\"METHOD\",\"ABOUT\",\"OUTCOME\""),
+        "{}",
+        sheet.stdout
+    );
+
+    // The whole of it, and later what came since; each line hangs on the one before.
+    let file = fleet.path("changes.jsonl");
+    let export = |file: &Path, more: &[&str]| {
+        fleet.writ(&[&["--output", "json", "audit", "export", file.to_str().unwrap()], more].concat())
+    };
+    let whole = export(&file, &[]).ok().json();
+    assert_eq!(whole["holds"], true);
+    assert_eq!(lines(&file).len(), asked(&[]).len());
+    let again = export(&file, &[]).failed(8);
+    assert!(again.stderr.contains("exists already; name another file"), "{again:?}");
+    let _labelled = fleet.json(&["agents", "label", "rome", "site=rome"]);
+    let (later, head) = (fleet.path("later.jsonl"), text(&whole["head"]));
+    let _more = export(&later, &["--known", &head]).ok();
+    let since: Value = serde_json::from_str(&lines(&later)[0]).unwrap();
+    assert_eq!((lines(&later).len(), &since["subject"]), (1, &"rome".into()));
+    let wrong = format!("{}:{}", head.split_once(':').unwrap().0, "0".repeat(64));
+    let lost = fleet.path("lost.jsonl");
+    let _refused = export(&lost, &["--known", &wrong]).failed(1);
+    assert!(!lost.exists(), "of a log that does not hold nothing is left");
 }

@@ -129,7 +129,7 @@ fn what_a_fleet_does_is_counted() {
     fleet.allow("say", "echo \"$1\"", "");
     let _rome = fleet.agent("rome");
     let _done = fleet.writ(&["send", "action", "say", "word=hello", "--all", "--wait"]).ok();
-    let _refused = fleet.writ(&["send", "action", "dance", "--all", "--wait"]).failed(1);
+    let _refused = fleet.writ(&["send", "action", "dance", "--all", "--wait", "--unchecked"]).failed(1);
     let answer = metrics(&fleet);
     for (series, expected) in [
         ("writ_commands_total", 2),

@@ -53,8 +53,10 @@ fn what_became_of_a_command_is_a_trace_under_its_id() {
         .writ(&["--output", "json", "send", "action", "say", "word=hunter2", "--all", "--wait"])
         .ok()
         .json();
-    let refused =
-        fleet.writ(&["--output", "json", "send", "action", "dance", "--all", "--wait"]).failed(1).json();
+    let refused = fleet
+        .writ(&["--output", "json", "send", "action", "dance", "--all", "--wait", "--unchecked"])
+        .failed(1)
+        .json();
     let spans = collector.wait_for(|spans| spans.iter().filter(|span| span.name == "agent").count() == 2);
 
     let trace = trace_id(&done);

@@ -10,7 +10,7 @@ use crate::hello::{AgentProof, JournalStanding, ServerHello, Welcome};
 use crate::id::KeyId;
 use crate::identity::{Enrolment, IdentityRecord};
 use crate::limits::{MAX_KEYS, MAX_MARKS, MAX_REPORT_ROWS};
-use crate::report::{AgentReport, ReportedClass};
+use crate::report::{AgentReport, ReportedAction, ReportedClass, ReportedSchema};
 use crate::time::Timestamp;
 
 impl TryFrom<proto::ServerHello> for ServerHello {
@@ -227,7 +227,11 @@ impl TryFrom<proto::AgentReport> for AgentReport {
         if facts.len() > MAX_REPORT_ROWS || actions.len() > MAX_REPORT_ROWS {
             return Err(field::invalid("actions", "must be at most 1024, as must be facts"));
         }
-        let action = |entry: proto::ActionEntry| (entry.name, ReportedClass::from_wire(entry.class));
+        let action = |entry: proto::ActionEntry| {
+            let proto::ActionEntry { name, class, schema } = entry;
+            let schema = ReportedSchema::from_wire(schema);
+            ReportedAction { name, class: ReportedClass::from_wire(class), schema }
+        };
         Ok(Self {
             fleet: field::fleet("fleet_id", &fleet_id)?,
             agent: field::agent("agent_id", &agent_id)?,
@@ -255,9 +259,10 @@ impl From<&AgentReport> for proto::AgentReport {
         } = report;
         let fact =
             |(name, value): &(String, String)| proto::Fact { name: name.clone(), value: value.clone() };
-        let action = |(name, class): &(String, ReportedClass)| proto::ActionEntry {
+        let action = |ReportedAction { name, class, schema }: &ReportedAction| proto::ActionEntry {
             name: name.clone(),
             class: class.to_wire(),
+            schema: schema.to_wire().clone(),
         };
         Self {
             fleet_id: fleet.as_bytes().to_vec().into(),

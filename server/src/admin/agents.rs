@@ -8,20 +8,25 @@ use writ_common::status::Failure;
 use writ_proto::admin::v1::agent_service_server::AgentService;
 use writ_proto::admin::v1::{
     ActionRow, Agent, ApproveAgentRequest, Attribute as Shown, GetAgentRequest, LabelAgentRequest,
-    ListAgentsRequest, ListAgentsResponse, WhyResponse,
+    LabelManyRequest, LabelManyResponse, ListAgentsRequest, ListAgentsResponse, WhyResponse,
 };
 use writ_protocol::facts::{FACTS, RECORD};
 use writ_protocol::id::AgentId;
+use writ_protocol::time::Timestamp;
 
 use super::why;
+use crate::choose;
 use crate::context::Server;
-use crate::selector::{is_name, is_value};
-use crate::store::{AgentRow, Attribute, AttributeSource, Membership, StoreError, unavailable};
+use crate::selector::{STANDING_WORDS, is_name, is_value};
+use crate::store::{
+    AgentRow, Attribute, AttributeSource, LabelChange, ListedAction, MAX_LABELS, Membership, StoreError,
+    unavailable,
+};
 use crate::submit::{self, find_agent};
 use writ_common::admin::{Effect, page};
 
-/// Labels of one agent.
-const MAX_LABELS: usize = 64;
+/// Agents of one request whose labels are named one by one: what its greatest size has room for.
+const MAX_LABELLED: usize = 10_000;
 
 #[derive(Debug)]
 pub(super) struct Agents(pub(super) Arc<Server>);
@@ -34,11 +39,21 @@ impl AgentService for Agents {
     ) -> Result<Response<ListAgentsResponse>, Status> {
         let ListAgentsRequest { page_size, page_token, selector, removed } = request.into_inner();
         let size = page::size(page_size, 100, page::MAX_PAGE)?;
-        let selector = if selector.is_empty() { None } else { Some(submit::selector(&selector)?) };
-        let members = if removed { Membership::Removed } else { Membership::Present };
+        let selector = if selector.is_empty() { None } else { Some(choose::read(&self.0, &selector).await?) };
         let now = self.0.clock.wall();
         let after = page::token(&page_token)?;
-        let rows = self.0.store.agents((members, selector.as_ref()), after, size, now).await;
+        let rows = match &selector {
+            Some(selector) if !selector.standings().is_empty() && !removed => {
+                let mut ids = choose::agents(&self.0, selector).await?;
+                ids.retain(|id| after.is_none_or(|after| *id > after));
+                ids.truncate(usize::try_from(size).unwrap_or(usize::MAX));
+                self.0.store.agents_of(&ids, now).await
+            }
+            selector => {
+                let members = if removed { Membership::Removed } else { Membership::Present };
+                self.0.store.agents((members, selector.as_ref()), after, size, now).await
+            }
+        };
         let rows = rows.map_err(unavailable)?;
         let next_page_token = page::next(&rows, size, |row| row.id.to_string());
         let agents = rows.into_iter().map(|row| show(&self.0, row)).collect();
@@ -58,33 +73,51 @@ impl AgentService for Agents {
     async fn label(&self, request: Request<LabelAgentRequest>) -> Result<Response<Agent>, Status> {
         let actor = writ_common::admin::actor(&request)?;
         let LabelAgentRequest { agent, set, remove } = request.into_inner();
-        for name in set.iter().map(|label| &label.name).chain(&remove) {
-            check_label_name(name)?;
-        }
-        for Shown { name, value } in &set {
-            if !is_value(value) {
-                let text = format!(
-                    "`{name}` has a value of more than 128 bytes, or with spaces or one of , ( ) = ! \" ' \\ in it"
-                );
-                return Err(Failure::invalid("set", text).into());
-            }
-        }
-        if set.is_empty() && remove.is_empty() {
-            return Err(Failure::invalid("set", "name labels to set or to remove").into());
-        }
+        check_labels(&set, &remove)?;
         let row = find_agent(&self.0, &agent).await?;
-        let kept = row.attributes.iter().filter(|held| {
-            let is_touched = remove.contains(&held.name) || set.iter().any(|label| label.name == held.name);
-            held.source == AttributeSource::Label && !is_touched
-        });
-        if kept.count() + set.len() > MAX_LABELS {
-            return Err(Failure::invalid("set", format!("an agent has at most {MAX_LABELS} labels")).into());
+        if row.removed_at != Timestamp::ZERO {
+            let text = format!("`{agent}` was removed at {}; nothing is sent to it any more", row.removed_at);
+            return Err(Failure::precondition("agent_removed", text).into());
         }
         info!(target: "audit", actor = actor.name, agent.id = %row.id, set = set.len(), removed = remove.len(), "agent labelled");
-        let set = set.into_iter().map(|Shown { name, value }| (name, value)).collect();
-        self.0.store.label(row.id, set, remove).await.map_err(unavailable)?;
-        let after = self.row(row.id).await?;
-        Ok(Effect::unless(after.attributes != row.attributes, show(&self.0, after)))
+        let change = label_change(row.id, set, remove);
+        let changed = self.label_all(vec![change]).await?;
+        Ok(Effect::unless(changed > 0, show(&self.0, self.row(row.id).await?)))
+    }
+
+    async fn label_many(
+        &self,
+        request: Request<LabelManyRequest>,
+    ) -> Result<Response<LabelManyResponse>, Status> {
+        let actor = writ_common::admin::actor(&request)?;
+        let LabelManyRequest { selector, set, remove, each } = request.into_inner();
+        let changes = if each.is_empty() {
+            check_labels(&set, &remove)?;
+            let selector = choose::read(&self.0, &selector).await?;
+            let chosen = choose::agents(&self.0, &selector).await?.into_iter();
+            chosen.map(|agent| label_change(agent, set.clone(), remove.clone())).collect()
+        } else if selector.is_empty() && set.is_empty() && remove.is_empty() && each.len() <= MAX_LABELLED {
+            let mut changes = Vec::with_capacity(each.len());
+            for LabelAgentRequest { agent, set, remove } in each {
+                check_labels(&set, &remove)?;
+                let (id, is_removed) = submit::find_target(&self.0, &agent).await?;
+                if is_removed {
+                    let text = format!("`{agent}` was removed; nobody was labelled");
+                    return Err(Failure::precondition("agent_removed", text).into());
+                }
+                changes.push(label_change(id, set, remove));
+            }
+            changes
+        } else {
+            let text = format!(
+                "give either a selector with labels, or at most {MAX_LABELLED} changes of single agents"
+            );
+            return Err(Failure::invalid("each", text).into());
+        };
+        let chosen = u32::try_from(changes.len()).unwrap_or(u32::MAX);
+        let changed = self.label_all(changes).await?;
+        info!(target: "audit", actor = actor.name, selector, chosen, changed, "agents labelled");
+        Ok(Effect::unless(changed > 0, LabelManyResponse { chosen, changed }))
     }
 
     async fn remove(&self, request: Request<GetAgentRequest>) -> Result<Response<Agent>, Status> {
@@ -138,10 +171,38 @@ impl AgentService for Agents {
 }
 
 impl Agents {
+    async fn label_all(&self, changes: Vec<LabelChange>) -> Result<u32, Failure> {
+        self.0.store.label(changes).await.map_err(unavailable)?.map_err(|agent| {
+            let text = format!("agent {agent} would have more than {MAX_LABELS} labels; nobody was labelled");
+            Failure::invalid("set", text)
+        })
+    }
+
     async fn row(&self, agent: AgentId) -> Result<AgentRow, Failure> {
         let row = self.0.store.agent(agent, self.0.clock.wall()).await.map_err(unavailable)?;
         row.ok_or_else(|| Failure::not_found("the agent is gone"))
     }
+}
+
+fn label_change(agent: AgentId, set: Vec<Shown>, remove: Vec<String>) -> LabelChange {
+    let set = set.into_iter().map(|Shown { name, value }| (name, value)).collect();
+    LabelChange { agent, set, remove }
+}
+
+fn check_labels(set: &[Shown], remove: &[String]) -> Result<(), Failure> {
+    for name in set.iter().map(|label| &label.name).chain(remove) {
+        check_label_name(name)?;
+    }
+    if let Some(Shown { name, .. }) = set.iter().find(|label| !is_value(&label.value)) {
+        let text = format!(
+            "`{name}` has a value of more than 128 bytes, or with spaces or one of , ( ) = ! * \" ' \\ in it"
+        );
+        return Err(Failure::invalid("set", text));
+    }
+    if set.is_empty() && remove.is_empty() {
+        return Err(Failure::invalid("set", "name labels to set or to remove"));
+    }
+    Ok(())
 }
 
 fn check_label_name(name: &str) -> Result<(), Failure> {
@@ -149,6 +210,10 @@ fn check_label_name(name: &str) -> Result<(), Failure> {
         let text = format!(
             "`{name}` cannot be a label; begin with a letter or digit, then also `-`, `_`, `.` and `/`, 128 in all"
         );
+        return Err(Failure::invalid("set", text));
+    }
+    if STANDING_WORDS.contains(&name) {
+        let text = format!("`{name}` asks in a selector how an agent stands; choose another name");
         return Err(Failure::invalid("set", text));
     }
     if FACTS.contains(&name) || RECORD.contains(&name) {
@@ -178,7 +243,11 @@ fn show(server: &Server, row: AgentRow) -> Agent {
         enrolled_at_ms: row.enrolled_at.as_millis(),
         agent_version: row.agent_version,
         journal_counter: row.journal_counter,
-        actions: row.actions.into_iter().map(|(name, class)| ActionRow { name, class }).collect(),
+        actions: row
+            .actions
+            .into_iter()
+            .map(|ListedAction { name, class, .. }| ActionRow { name, class: class.as_str().to_owned() })
+            .collect(),
         queued: row.waiting,
         settings_revision: row.settings_revision,
         held: row.held,

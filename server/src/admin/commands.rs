@@ -29,7 +29,7 @@ use super::{evidence, preview};
 use crate::context::Server;
 use crate::store::unavailable;
 use crate::store::{CommandRow, Progress as Counted, TargetRow, TargetState, Wanted, WantedState};
-use crate::submit::{self, Selection, Submitted};
+use crate::submit::{self, Expectations, Selection, Submitted};
 use crate::traces::TraceParent;
 use writ_common::admin::operators::Scope;
 use writ_common::admin::{Actor, Effect, page};
@@ -123,6 +123,7 @@ impl CommandService for Commands {
                     action: Action::StopCommand(id),
                     rollout: None,
                     parent: None,
+                    expects: Expectations::default(),
                 };
                 // Whoever may end the command may tell agents so, whatever actions the scope names.
                 let actor = Actor { scope: Scope::default(), ..actor.clone() };

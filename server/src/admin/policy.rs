@@ -23,9 +23,12 @@ pub const POLICY: &[(&str, Rule)] = &[
     ("/grpc.health.v1.Health/Watch", Rule::Open),
     ("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", Rule::Read(Role::Viewer)),
     ("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", Rule::Read(Role::Viewer)),
+    ("/writ.admin.v1.ActionService/Get", Rule::Read(Role::Viewer)),
+    ("/writ.admin.v1.ActionService/List", Rule::Read(Role::Viewer)),
     ("/writ.admin.v1.AgentService/Approve", Rule::Change(Role::Operator, AuditSubject::Replacement)),
     ("/writ.admin.v1.AgentService/Get", Rule::Read(Role::Viewer)),
     ("/writ.admin.v1.AgentService/Label", Rule::Change(Role::Operator, AuditSubject::First)),
+    ("/writ.admin.v1.AgentService/LabelMany", Rule::Change(Role::Operator, AuditSubject::First)),
     ("/writ.admin.v1.AgentService/List", Rule::Read(Role::Viewer)),
     ("/writ.admin.v1.AgentService/Remove", Rule::Change(Role::Operator, AuditSubject::First)),
     ("/writ.admin.v1.AgentService/Why", Rule::Read(Role::Viewer)),
@@ -72,6 +75,9 @@ pub const POLICY: &[(&str, Rule)] = &[
     ("/writ.admin.v1.RolloutService/Pause", Rule::Change(Role::Operator, AuditSubject::First)),
     ("/writ.admin.v1.RolloutService/Resume", Rule::Change(Role::Operator, AuditSubject::First)),
     ("/writ.admin.v1.RolloutService/Watch", Rule::Read(Role::Viewer)),
+    ("/writ.admin.v1.SelectorService/Delete", Rule::Change(Role::Operator, AuditSubject::First)),
+    ("/writ.admin.v1.SelectorService/List", Rule::Read(Role::Viewer)),
+    ("/writ.admin.v1.SelectorService/Save", Rule::Change(Role::Operator, AuditSubject::First)),
     ("/writ.admin.v1.SubscriptionService/Get", Rule::Read(Role::Viewer)),
     ("/writ.admin.v1.SubscriptionService/Rotate", Rule::Change(Role::Admin, AuditSubject::Nothing)),
     ("/writ.admin.v1.SubscriptionService/SetInterval", Rule::Change(Role::Admin, AuditSubject::Nothing)),
@@ -124,7 +130,12 @@ impl AdminBackend for Server {
 
     fn check_scope(&self, scope: &Scope) -> Result<(), Failure> {
         if !scope.selector.is_empty() {
-            let _read = submit::selector(&scope.selector)?;
+            let limit = submit::selector(&scope.selector)?;
+            // Others may change what was saved, and nobody's rights should come and go with a connection.
+            if !limit.is_about_attributes() {
+                let text = "a scope is about labels and facts: it cannot ask how agents stand, nor name a saved selector";
+                return Err(Failure::invalid("selector", text));
+            }
         }
         let actions: Vec<_> = scope.actions.split(',').filter(|action| !action.is_empty()).collect();
         if actions.len() > MAX_SCOPE_ACTIONS {

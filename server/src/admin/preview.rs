@@ -6,13 +6,14 @@ use std::sync::Arc;
 use writ_common::status::Failure;
 use writ_proto::admin::v1::{PreviewResponse, PreviewTarget};
 use writ_protocol::audience::AudienceTree;
-use writ_protocol::command::{Action, ActionClass};
+use writ_protocol::command::ActionClass;
 use writ_protocol::id::AgentId;
 use writ_protocol::rollout::Seed;
 
+use crate::actions::{Outlook, Outlooks};
 use crate::context::Server;
 use crate::store::rules::rollout::Plan;
-use crate::store::{AllowList, unavailable};
+use crate::store::unavailable;
 use crate::submit::{self, Request};
 use writ_common::admin::{Actor, page};
 
@@ -42,10 +43,15 @@ pub(super) async fn preview(
         staged.as_ref().map_or_else(Default::default, |((ordered, plan), _)| first_wave(plan, ordered));
     let mut names = HashMap::new();
     let (mut strictest, mut not_allowing, mut shown) = (ActionClass::Read, 0, Vec::new());
+    let mut outlooks = Outlooks::of(&action);
     for agent in server.store.action_tables(&targets).await.map_err(unavailable)? {
-        let class = class_at(&agent, &action);
-        strictest = strictest.max(class.unwrap_or(ActionClass::Destructive));
-        not_allowing += u32::from(class.is_none());
+        let outlook = outlooks.at(&agent);
+        let obeys = matches!(outlook, Outlook::Obeys(_));
+        strictest = strictest.max(match outlook {
+            Outlook::Obeys(class) => class,
+            Outlook::Unlisted | Outlook::Misfit(_) => ActionClass::Destructive,
+        });
+        not_allowing += u32::from(!obeys);
         if first.contains(&agent.id) {
             names.insert(agent.id, agent.name.clone());
         }
@@ -55,7 +61,8 @@ pub(super) async fn preview(
                 agent_id: agent.id.to_string(),
                 agent_name: agent.name,
                 connected: server.dispatcher.registry().is_connected(agent.id),
-                allows: class.is_some(),
+                allows: obeys,
+                refusal: outlook.refusal().to_owned(),
             });
         }
     }
@@ -80,15 +87,4 @@ fn first_wave(plan: &Plan, ordered: &[AgentId]) -> (Vec<u32>, Vec<AgentId>) {
     let waves = ends.scan(0, |before, end| Some(end - std::mem::replace(before, end))).collect();
     let first = usize::try_from(plan.end_of(0, targets)).unwrap_or(usize::MAX);
     (waves, ordered.iter().copied().take(first.min(MAX_SHOWN)).collect())
-}
-
-/// The class an agent gives an action by its last report; `None` when it would refuse it.
-fn class_at(agent: &AllowList, action: &Action) -> Option<ActionClass> {
-    let listed = agent.actions.iter().find(|(name, _)| name == action.name());
-    match action.own_class() {
-        // One that has reported nothing yet can do what every agent can; its host may deny that later.
-        Some(class) if listed.is_some() || agent.actions.is_empty() => Some(class),
-        Some(_) => None,
-        None => ActionClass::from_name(&listed?.1),
-    }
 }

@@ -509,6 +509,7 @@ impl TrustPublisher {
             method: command,
             request: None,
             subject,
+            sent: None,
             outcome: "ok",
             max_entries: u64::MAX,
         }

@@ -20,7 +20,7 @@ use writ_protocol::time::Timestamp;
 
 use super::{BridgeGuard, ManagerRecord, Registration, State, Uplink, register};
 use crate::store::{Alarm, AlertKind, SERVER, StoreError, TakenRow};
-use crate::submit::{self, Request, Selection};
+use crate::submit::{self, Expectations, Request, Selection};
 
 /// Outcomes in one poll ([`writ_protocol::limits::MAX_OUTCOMES`]), and instructions acted on before the next.
 const MAX_AT_ONCE: u32 = 64;
@@ -235,7 +235,7 @@ async fn perform(
     };
     let entry = |log, outcome| {
         let subject = format!("instruction {}", taken.sequence);
-        AuditedCall { log, actor: actor.clone(), subject, outcome }
+        AuditedCall { log, actor: actor.clone(), subject, sent: None, outcome }
     };
     uplink.server.write(entry(AuditLog::Tries, "asked")).await?;
     let done = carry_out(uplink, turn, (taken, task), &actor).await;
@@ -284,7 +284,9 @@ async fn carry_out(
                 }
             };
             let (id, rollout, parent) = (Some(taken.command), None, None);
-            let request = Request { id, selection, lifetime, action, rollout, parent };
+            // Who ordered it sees what becomes of it at each agent, and could not say that it should go all the same.
+            let expects = Expectations::default();
+            let request = Request { id, selection, lifetime, action, rollout, parent, expects };
             let _submitted = submit::submit(&uplink.server, actor, request).await?;
             Ok(Done::Submitted)
         }

@@ -1,7 +1,7 @@
 //! Who is connected: one slot an agent, the latest proven session has it.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -47,6 +47,7 @@ pub(crate) struct Mailbox {
     ends: Notify,
     /// Unix milliseconds.
     heard: AtomicU64,
+    has_reported: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -68,8 +69,8 @@ impl Mailbox {
             has_ended: false,
         };
         let (news, ends) = (Notify::new(), Notify::new());
-        let (began, heard) = (Instant::now(), AtomicU64::new(0));
-        Self { number, began, most, waiting: Mutex::new(waiting), news, ends, heard }
+        let (began, heard, has_reported) = (Instant::now(), AtomicU64::new(0), AtomicBool::new(false));
+        Self { number, began, most, waiting: Mutex::new(waiting), news, ends, heard, has_reported }
     }
 
     fn offer(&self, outgoing: &Arc<Outgoing>, place: u32) {
@@ -113,6 +114,11 @@ impl Mailbox {
     /// Whether the session is told to end.
     pub(crate) fn is_ending(&self) -> bool {
         self.ending().is_some()
+    }
+
+    /// The store has what the agent says of itself in this session.
+    pub(crate) fn reported(&self) {
+        self.has_reported.store(true, Ordering::Relaxed);
     }
 
     /// The agent said something: the store hears of it with the next heartbeat.
@@ -263,6 +269,12 @@ impl Registry {
     #[must_use]
     pub(crate) fn is_connected(&self, agent: AgentId) -> bool {
         self.lock().contains_key(&agent)
+    }
+
+    /// Whether it has one, and has not said yet in it what it can do: what the store knows may be of before.
+    #[must_use]
+    pub(crate) fn is_about_to_report(&self, agent: AgentId) -> bool {
+        self.lock().get(&agent).is_some_and(|mailbox| !mailbox.has_reported.load(Ordering::Relaxed))
     }
 
     /// How long it has had one.

@@ -4,7 +4,7 @@ use super::*;
 
 fn parsed(text: &str) -> Vec<(String, Vec<String>, bool)> {
     let selector: Selector = text.parse().unwrap();
-    selector.0.into_iter().map(|r| (r.name, r.values, r.is_negated)).collect()
+    selector.requirements.into_iter().map(|r| (r.name, r.values, r.is_negated)).collect()
 }
 
 fn one(name: &str, values: &[&str], is_negated: bool) -> (String, Vec<String>, bool) {
@@ -29,6 +29,31 @@ fn every_form_of_a_requirement_is_read() {
 }
 
 #[test]
+fn how_an_agent_stands_and_what_was_saved_is_read_beside_its_attributes() {
+    let day = Duration::from_secs(86_400);
+    for (text, requirements, standings, saved) in [
+        ("connected", 0, vec![Standing::Connected(true)], vec![]),
+        ("!connected, held", 0, vec![Standing::Connected(false), Standing::Held(true)], vec![]),
+        ("away,!held", 0, vec![Standing::Connected(false), Standing::Held(false)], vec![]),
+        ("!away,site=a*", 1, vec![Standing::Connected(true)], vec![]),
+        ("@web , away > 1d", 0, vec![Standing::AwayFor(day)], vec!["web"]),
+        ("name in (web*,db1),away>1day1h", 1, vec![Standing::AwayFor(day + day / 24)], vec![]),
+        // A name that only begins so is an attribute's.
+        ("away-team=red,connected.to=x", 2, vec![], vec![]),
+    ] {
+        let selector: Selector = text.parse().unwrap();
+        assert_eq!(selector.requirements.len(), requirements, "{text}");
+        assert_eq!(
+            (&selector.standings, &selector.saved),
+            (&standings, &saved.iter().map(ToString::to_string).collect())
+        );
+        assert_eq!(selector.to_string().parse::<Selector>().unwrap(), selector, "{text}");
+    }
+    let named: Selector = "name in (web*,db1)".parse().unwrap();
+    assert_eq!(named.names().collect::<Vec<_>>(), ["db1"], "a pattern names no host");
+}
+
+#[test]
 fn what_is_wrong_is_said_with_its_place() {
     for (text, place) in [
         ("", 1),
@@ -41,6 +66,11 @@ fn what_is_wrong_is_said_with_its_place() {
         ("-os=linux", 1),
         ("os!linux", 4),
         ("os=linux)", 9),
+        ("away > soon", 8),
+        ("away > 1d 2h", 11),
+        ("connected=yes", 10),
+        ("!away > 1d", 7),
+        ("@", 2),
     ] {
         let wrong = text.parse::<Selector>().unwrap_err();
         assert_eq!(wrong.place, place, "{text:?}: {wrong}");
@@ -72,7 +102,8 @@ prop_compose! {
 proptest! {
     #[test]
     fn what_is_shown_is_read_as_the_same(requirements in prop::collection::vec(requirement(), 1..6)) {
-        let selector = Selector(requirements);
+        prop_assume!(requirements.iter().all(|one| !STANDING_WORDS.contains(&one.name.as_str())));
+        let selector = Selector { requirements, ..Selector::default() };
         prop_assert_eq!(selector.to_string().parse::<Selector>().unwrap(), selector);
     }
 

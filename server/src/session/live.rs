@@ -408,6 +408,7 @@ impl<'a> Live<'a> {
                 if self.report_budget.take(self.server.clock.monotonic()) {
                     self.pending = None;
                     self.note_heard(Some(report)).await?;
+                    self.slot.mailbox.reported();
                     // It may lack what agents should hold.
                     self.server.updates.new.notify_one();
                     return Ok(());

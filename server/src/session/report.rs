@@ -9,10 +9,10 @@ use writ_protocol::facts::FACTS;
 use writ_protocol::hello::Nonce;
 use writ_protocol::id::FleetId;
 use writ_protocol::refusal::{Refusal, RefusalCode};
-use writ_protocol::report::AgentReport;
+use writ_protocol::report::{AgentReport, ReportedAction};
 
 use crate::selector::is_value;
-use crate::store::{KnownAgent, Report};
+use crate::store::{KnownAgent, ListedAction, Report};
 
 /// Checks a report of this agent in the session a server's nonce names; returns its number too.
 ///
@@ -37,12 +37,12 @@ pub(super) fn read_report(
     facts.sort();
     facts.dedup_by(|a, b| a.0 == b.0);
     // Neither is a row that no command could name, nor a second one of a name.
-    let mut actions: Vec<_> = actions
-        .into_iter()
-        .filter(|(name, _)| is_action_name(name) || is_own_action(name))
-        .map(|(name, class)| (name, class.class()))
-        .collect();
     let mut seen = HashSet::new();
-    actions.retain(|(name, _)| seen.insert(name.clone()));
+    let actions = actions
+        .into_iter()
+        .filter(|action| is_action_name(&action.name) || is_own_action(&action.name))
+        .filter(|action| seen.insert(action.name.clone()))
+        .map(|ReportedAction { name, class, schema }| ListedAction { name, class: class.class(), schema })
+        .collect();
     Ok((number, Report { bundle, settings_revision, actions, facts }))
 }

@@ -11,7 +11,10 @@ mod receipts;
 mod rollouts;
 mod tokens;
 
-pub(crate) use agents::{AgentRow, AllowList, Attribute, AttributeSource, KnownAgent, Membership};
+pub(crate) use agents::{
+    AgentRow, AllowList, Attribute, AttributeSource, KnownAgent, LabelChange, ListedAction, Membership,
+    SavedSelector,
+};
 pub use alert_kind::AlertKind;
 pub(crate) use alerts::{Alarm, AlertRow, SERVER, WantedAlerts};
 pub(crate) use bundles::{BackupRow, Behind, Fork, Holders};

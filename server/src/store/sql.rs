@@ -10,6 +10,7 @@ mod manager;
 mod queue;
 mod receipts;
 mod rollouts;
+mod selectors;
 mod tokens;
 
 pub(super) use commands::record_all as record_commands;
@@ -17,4 +18,6 @@ pub(super) use contacts::{note_contacts, note_signs_of_life};
 pub(super) use fleet::find_fleet;
 pub(super) use receipts::record_all as record_receipts;
 
+pub(crate) use agents::MAX_LABELS;
 pub(crate) use bundles::MAX_FORKS;
+pub(crate) use selectors::MAX_SAVED_SELECTORS;

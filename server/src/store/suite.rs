@@ -19,6 +19,7 @@ use writ_protocol::manager::TaskState;
 use writ_protocol::receipt::RefusalRecord;
 use writ_protocol::receipt::RefusalReport;
 use writ_protocol::refusal::RefusalCode;
+use writ_protocol::report::ReportedSchema;
 use writ_protocol::rollout::Seed;
 use writ_protocol::time::Timestamp;
 
@@ -73,6 +74,7 @@ suite!(
     a_journal_that_goes_back_holds_its_agent_until_an_operator_decides,
     what_an_agent_says_while_it_stays_is_kept_and_an_older_session_changes_nothing,
     agents_are_chosen_by_what_is_known_of_them,
+    selectors_are_saved_replaced_and_forgotten_up_to_a_bound,
     an_agent_that_replaces_another_has_its_name_and_labels,
     an_alert_is_one_row_however_often_it_is_raised,
     a_refusal_report_is_counted_once,
@@ -113,6 +115,7 @@ fn call(log: AuditLog, max_entries: u64) -> NewAudit {
         method: "/writ.admin.v1.CommandService/Submit",
         request: None,
         subject: String::new(),
+        sent: None,
         outcome: "ok",
         max_entries,
     }
@@ -599,17 +602,22 @@ async fn what_an_agent_says_while_it_stays_is_kept_and_an_older_session_changes_
         admissions: (SessionMark::from_bytes([mark; 16]), admissions),
         report,
     };
+    let restart = || ListedAction {
+        name: "restart".to_owned(),
+        class: ActionClass::Change,
+        schema: ReportedSchema::from_wire(Bytes::from_static(b"any bytes")),
+    };
     let report = |facts: &[(&str, &str)]| Report {
         bundle: (4, digest(4)),
         settings_revision: 2,
-        actions: vec![("restart".to_owned(), ActionClass::Change)],
+        actions: vec![restart()],
         facts: facts.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
     };
     store.note_heard(sign(1, 3, later(5), Some(report(&[("os", "linux"), ("cpus", "2")])))).await.unwrap();
     store.note_heard(sign(9, 99, later(50), None)).await.unwrap();
     let row = store.agent(agent_id(1), NOW).await.unwrap().unwrap();
     assert_eq!((row.last_contact, row.reported_at, row.bundle_version), (later(5), later(5), 4));
-    assert_eq!(row.actions, [("restart".to_owned(), ActionClass::Change.as_str().to_owned())]);
+    assert_eq!(row.actions, [restart()]);
     let facts = |row: &AgentRow| {
         let facts = row.attributes.iter().filter(|attribute| attribute.source == AttributeSource::Fact);
         facts.map(|fact| format!("{}={}", fact.name, fact.value)).collect::<Vec<_>>()
@@ -627,11 +635,21 @@ async fn what_an_agent_says_while_it_stays_is_kept_and_an_older_session_changes_
 
 async fn agents_are_chosen_by_what_is_known_of_them(Fixture { store, .. }: Fixture) {
     enrol(&store, 4).await;
-    let label = |name: &str, value: &str| vec![(name.to_owned(), value.to_owned())];
-    store.label(agent_id(1), label("site", "paris"), vec![]).await.unwrap();
-    store.label(agent_id(2), label("site", "rome"), vec![]).await.unwrap();
-    store.label(agent_id(3), label("site", "oslo"), vec![]).await.unwrap();
-    store.label(agent_id(3), vec![], vec!["site".to_owned(), "realm".to_owned()]).await.unwrap();
+    let set = |agent, name: &str, value: &str| LabelChange {
+        agent: agent_id(agent),
+        set: vec![(name.to_owned(), value.to_owned())],
+        remove: Vec::new(),
+    };
+    let all = vec![set(1, "site", "paris"), set(2, "site", "rome"), set(3, "site", "oslo")];
+    assert_eq!(store.label(all.clone()).await.unwrap(), Ok(3));
+    assert_eq!(store.label(all).await.unwrap(), Ok(0), "they have them");
+    let remove = vec!["site".to_owned(), "realm".to_owned()];
+    let change = LabelChange { agent: agent_id(3), set: Vec::new(), remove };
+    assert_eq!(store.label(vec![change]).await.unwrap(), Ok(1));
+    // Of none, when one of them would have too many.
+    let many = (0..=MAX_LABELS).map(|number| (format!("n{number}"), String::new())).collect();
+    let many = LabelChange { agent: agent_id(2), set: many, remove: Vec::new() };
+    assert_eq!(store.label(vec![set(1, "site", "lima"), many]).await.unwrap(), Err(agent_id(2)));
     let chosen = async |selector: &str| {
         let selector = selector.parse::<Selector>().unwrap();
         let ids = store.agent_ids(Some(&selector)).await.unwrap();
@@ -641,6 +659,12 @@ async fn agents_are_chosen_by_what_is_known_of_them(Fixture { store, .. }: Fixtu
     };
     assert_eq!(chosen("site in (paris,rome)").await, [1, 2]);
     assert_eq!(chosen("site").await, [1, 2]);
+    assert_eq!(chosen("site in (p*s,*z*)").await, [1]);
+    assert_eq!(chosen("site=*").await, [1, 2]);
+    assert_eq!(chosen("site!=*o*").await, [1, 3, 4]);
+    assert_eq!(chosen("site in (?ome,[pr]*,rome)").await, [2], "only the star means something");
+    assert_eq!(chosen("held").await, [0; 0]);
+    assert_eq!(chosen("!held,site").await, [1, 2]);
     assert_eq!(chosen("!site").await, [3, 4]);
     assert_eq!(chosen("site!=paris").await, [2, 3, 4]);
     assert_eq!(chosen("realm=prod,site=rome").await, [2]);
@@ -663,11 +687,36 @@ async fn agents_are_chosen_by_what_is_known_of_them(Fixture { store, .. }: Fixtu
     assert_eq!(store.shared_name(&"site=rome".parse().unwrap()).await.unwrap(), None);
 }
 
+async fn selectors_are_saved_replaced_and_forgotten_up_to_a_bound(Fixture { store, .. }: Fixture) {
+    let save = async |name: String, selector: &str| {
+        let saved_by = "anna".to_owned();
+        store
+            .save_selector(SavedSelector { name, selector: selector.to_owned(), saved_by, saved_at: NOW })
+            .await
+            .unwrap()
+    };
+    for number in 0..MAX_SAVED_SELECTORS {
+        assert!(save(format!("n{number}"), "site=rome").await);
+    }
+    assert!(!save("web".to_owned(), "site=rome").await, "there is no room");
+    assert!(save("n1".to_owned(), "site=oslo").await, "one of the name is replaced");
+    assert_eq!(store.saved_selector("n1").await.unwrap().unwrap().selector, "site=oslo");
+    assert!(store.saved_selector("web").await.unwrap().is_none());
+    assert!(store.delete_selector("n1").await.unwrap() && !store.delete_selector("n1").await.unwrap());
+    assert!(save("web".to_owned(), "site=rome").await);
+    let saved = store.saved_selectors().await.unwrap();
+    let names: Vec<_> = saved.iter().map(|saved| saved.name.as_str()).collect();
+    assert!(names.is_sorted() && names.contains(&"web") && !names.contains(&"n1"));
+}
+
 async fn an_agent_that_replaces_another_has_its_name_and_labels(Fixture { store, .. }: Fixture) {
     enrol(&store, 2).await;
-    let label = |name: &str| vec![(name.to_owned(), "yes".to_owned())];
-    store.label(agent_id(1), label("old"), vec![]).await.unwrap();
-    store.label(agent_id(2), label("new"), vec![]).await.unwrap();
+    let label = |agent, name: &str| LabelChange {
+        agent: agent_id(agent),
+        set: vec![(name.to_owned(), "yes".to_owned())],
+        remove: Vec::new(),
+    };
+    assert_eq!(store.label(vec![label(1, "old"), label(2, "new")]).await.unwrap(), Ok(2));
     record(&store, command(1, &[1])).await;
     store.approve_agent(agent_id(2), Some(agent_id(1)), later(1)).await.unwrap();
     let row = store.agent(agent_id(2), NOW).await.unwrap().unwrap();

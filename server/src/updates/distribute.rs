@@ -18,7 +18,7 @@ use writ_updates::{Name, Release};
 use crate::context::Server;
 use crate::selector::Selector;
 use crate::store::{AllowList, unavailable};
-use crate::submit::{self, Selection, Submitted};
+use crate::submit::{self, Expectations, Selection, Submitted};
 
 /// How often it is looked who lacks something: agents enrol, and are put back.
 const LOOK_EVERY: Duration = Duration::from_secs(60);
@@ -151,7 +151,7 @@ async fn send(
     let mut lacking = server.store.agent_ids(None).await.map_err(unavailable)?;
     lacking.retain(|agent| !holding.contains(agent) && !is_asked(agent) && registry.is_connected(*agent));
     let tables = server.store.action_tables(&lacking).await.map_err(unavailable)?;
-    let allows = |table: &AllowList| table.actions.iter().any(|(name, _)| name == "update-component");
+    let allows = |table: &AllowList| table.actions.iter().any(|action| action.name == "update-component");
     let mut lacking: Vec<_> = tables.into_iter().filter(allows).map(|table| table.id).collect();
     lacking.truncate(MOST);
     if lacking.is_empty() {
@@ -164,6 +164,7 @@ async fn send(
         action: Action::UpdateComponent(update),
         rollout: None,
         parent: None,
+        expects: Expectations::default(),
     };
     let actor = Actor {
         name: ACTOR.to_owned(),

@@ -1,10 +1,12 @@
+use writ_protocol::refusal::RefusalCode;
+
 use super::*;
 
 fn definition(text: &str) -> Result<Definition, Problems> {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("say.toml");
     std::fs::write(&path, text).unwrap();
-    Definition::load(&path, users::own_uid())
+    Definition::load(&path, Digest::of(text.as_bytes()), users::own_uid())
 }
 
 const SAY: &str = r#"
@@ -33,7 +35,7 @@ fn values_stand_where_the_template_says_and_nowhere_else() {
     let say = definition(SAY).unwrap();
     let invocation = say.invoke(&given(&[("how", "low"), ("word", "hello")])).unwrap();
     assert_eq!(invocation.arguments, ["{hello}", "--times=1", "low"]);
-    assert_eq!((say.name.as_str(), say.class, say.is_idempotent), ("say", ActionClass::Read, false));
+    assert_eq!((say.name.as_str(), say.class, say.schema.is_idempotent), ("say", ActionClass::Read, false));
 }
 
 #[test]
@@ -109,6 +111,28 @@ fn shells_and_files_others_may_write_are_refused() {
     let path = folder.path().join("open.toml");
     std::fs::write(&path, "program = \"/bin/echo\"\n").unwrap();
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o666)).unwrap();
-    let open = Definition::load(&path, users::own_uid()).unwrap_err().to_string();
+    let open = Definition::load(&path, Digest::of(b"any"), users::own_uid()).unwrap_err().to_string();
     assert!(open.contains("chmod go-w"), "{open}");
+}
+
+#[test]
+fn a_secret_reaches_the_program_in_its_environment_and_nothing_else() {
+    let secret =
+        "program = \"/bin/echo\"\n[parameters.pass-word]\ntype = \"text\"\npattern = \".+\"\nsecret = true\n";
+    let login = definition(secret).unwrap();
+    let invocation = login.invoke(&given(&[("pass-word", "hunter2")])).unwrap();
+    assert!(invocation.arguments.is_empty());
+    assert_eq!(invocation.secrets.0, [("WRIT_PARAMETER_PASS_WORD".to_owned(), "hunter2".to_owned())]);
+    assert!(!format!("{invocation:?}").contains("hunter2"));
+    for (text, says) in [
+        (format!("arguments = [\"{{pass-word}}\"]\n{secret}"), "which is secret"),
+        (format!("{secret}default = \"x\"\n"), "what stands in a file is no secret"),
+        (
+            format!("{secret}[parameters.pass_word]\ntype = \"text\"\npattern = \".+\"\nsecret = true\n"),
+            "as another secret parameter has",
+        ),
+    ] {
+        let problems = definition(&text).unwrap_err().to_string();
+        assert!(problems.contains(says), "{problems}");
+    }
 }

@@ -12,18 +12,30 @@ use writ_protocol::command::{Action, ComponentUpdate, NamedAction, Remedy, Scan,
 use writ_protocol::id::{Digest, InvalidId};
 use writ_protocol::limits::MAX_COMMAND_LIFETIME;
 use writ_protocol::place::Place;
+use writ_protocol::rollout::Seed;
 
 use super::MAX_NAMED;
 use crate::context::Server;
 use crate::rollouts::Staging;
-use crate::submit::{self, Selection};
+use crate::submit::{self, Expectations, Selection};
 use crate::updates::distribute::in_force;
 
 const DEFAULT_LIFETIME: Duration = Duration::from_secs(3600);
 
 pub(super) fn parse(request: SubmitRequest) -> Result<submit::Request, Failure> {
-    let SubmitRequest { agents, all, expires_in_seconds, action, command_id: id, selector, rollout } =
-        request;
+    let SubmitRequest {
+        agents,
+        all,
+        expires_in_seconds,
+        action,
+        command_id: id,
+        selector,
+        rollout,
+        unchecked,
+        audience_root,
+        limit,
+        limit_seed,
+    } = request;
     let selection = match (all, agents.len(), selector.as_str()) {
         (true, 0, "") => Selection::All,
         (false, 1..=MAX_NAMED, "") => Selection::Named(agents),
@@ -39,13 +51,34 @@ pub(super) fn parse(request: SubmitRequest) -> Result<submit::Request, Failure> 
         }
         _ => return Err(Failure::invalid("all", "choose one: agents, selector or all")),
     };
+    let selection = match (limit, Seed::new(limit_seed)) {
+        (0, None) => selection,
+        (0, Some(_)) => return Err(Failure::invalid("limit_seed", "is given without a limit")),
+        (limit, Some(seed)) if limit_seed < 1 << 53 => Selection::Some(Box::new(selection), limit, seed),
+        (_, _) => {
+            let text = "must be 1 to 2^53 - 1: by it the same agents are picked another time";
+            return Err(Failure::invalid("limit_seed", text));
+        }
+    };
     let lifetime =
         if expires_in_seconds == 0 { DEFAULT_LIFETIME } else { Duration::from_secs(expires_in_seconds) };
     if lifetime > MAX_COMMAND_LIFETIME {
         let text = format!("is {expires_in_seconds}; it must be at most 2592000 (30 days)");
         return Err(Failure::invalid("expires_in_seconds", text));
     }
-    let action = match action {
+    let action = parse_action(action)?;
+    let id = (!id.is_empty()).then(|| id.parse()).transpose();
+    let id =
+        id.map_err(|error: InvalidId| Failure::invalid("command_id", format!("{error}; it is a UUID")))?;
+    let rollout = rollout.map(Staging::read).transpose()?;
+    let audience = (!audience_root.is_empty()).then(|| audience_root.parse::<Digest>()).transpose();
+    let audience = audience.map_err(|error| Failure::invalid("audience_root", error.to_string()))?;
+    let expects = Expectations { obedience: !unchecked, audience };
+    Ok(submit::Request { id, selection, lifetime, action, rollout, parent: None, expects })
+}
+
+fn parse_action(action: Option<submit_request::Action>) -> Result<Action, Failure> {
+    Ok(match action {
         Some(submit_request::Action::Ping(_)) => Action::Ping,
         Some(submit_request::Action::Run(run)) => {
             let mut parameters: Vec<_> =
@@ -90,12 +123,7 @@ pub(super) fn parse(request: SubmitRequest) -> Result<submit::Request, Failure> 
             let text = "say what to do: ping, run, inventory, settings, update_component, scan, stop_scan, restore_quarantined or delete_quarantined";
             return Err(Failure::invalid("action", text));
         }
-    };
-    let id = (!id.is_empty()).then(|| id.parse()).transpose();
-    let id =
-        id.map_err(|error: InvalidId| Failure::invalid("command_id", format!("{error}; it is a UUID")))?;
-    let rollout = rollout.map(Staging::read).transpose()?;
-    Ok(submit::Request { id, selection, lifetime, action, rollout, parent: None })
+    })
 }
 
 /// A component that is only named is the version that is in force here.

@@ -1,8 +1,12 @@
 //! Agents, and what is known of them.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD_NO_PAD as BASE64;
 use writ_database::{FromValue, ToValue, Value};
+use writ_protocol::command::ActionClass;
 use writ_protocol::id::AgentId;
 use writ_protocol::keys::PublicKey;
+use writ_protocol::report::ReportedSchema;
 use writ_protocol::time::Timestamp;
 
 /// What a session needs to know of an agent.
@@ -43,8 +47,8 @@ pub(crate) struct AgentRow {
     pub settings_revision: u64,
     /// The counter of its journal.
     pub journal_counter: u64,
-    /// Its allow-list: name and class.
-    pub actions: Vec<(String, String)>,
+    /// Its allow-list.
+    pub actions: Vec<ListedAction>,
     /// Commands that wait for it.
     pub waiting: u64,
     /// Why nothing is sent to it; empty when nothing is held.
@@ -62,8 +66,39 @@ pub(crate) struct AllowList {
     pub id: AgentId,
     /// Its name.
     pub name: String,
-    /// Name and class of each action.
-    pub actions: Vec<(String, String)>,
+    /// Each action.
+    pub actions: Vec<ListedAction>,
+}
+
+/// An entry of an agent's allow-list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ListedAction {
+    /// Its name.
+    pub name: String,
+    /// How harmful it is.
+    pub class: ActionClass,
+    /// What it takes, as the agent says.
+    pub schema: ReportedSchema,
+}
+
+impl ListedAction {
+    /// As it is stored: a line of name, class and, in base64, what it takes.
+    pub(in crate::store) fn to_line(&self) -> String {
+        let Self { name, class, schema } = self;
+        format!("{name}\t{}\t{}", class.as_str(), BASE64.encode(schema.to_wire()))
+    }
+
+    /// What was stored, perhaps by a build that knew no third part.
+    pub(in crate::store) fn from_line(line: &str) -> Self {
+        let mut parts = line.split('\t');
+        let mut next = || parts.next().unwrap_or_default();
+        let (name, class, schema) = (next().to_owned(), next(), next());
+        Self {
+            name,
+            class: ActionClass::from_name(class).unwrap_or(ActionClass::Destructive),
+            schema: ReportedSchema::from_wire(BASE64.decode(schema).unwrap_or_default().into()),
+        }
+    }
 }
 
 /// One thing selectors can look at.
@@ -109,6 +144,30 @@ impl FromValue for AttributeSource {
         let stored = i64::from_value(value)?;
         [Self::Record, Self::Label, Self::Fact].into_iter().find(|source| source.stored() == stored)
     }
+}
+
+/// What becomes of an agent's labels.
+#[derive(Debug, Clone)]
+pub(crate) struct LabelChange {
+    /// Whose.
+    pub agent: AgentId,
+    /// Name and value of those that it has from now on.
+    pub set: Vec<(String, String)>,
+    /// Names of those that it loses.
+    pub remove: Vec<String>,
+}
+
+/// A selector that an operator saved.
+#[derive(Debug, Clone)]
+pub(crate) struct SavedSelector {
+    /// Its name, without the `@`.
+    pub name: String,
+    /// The selector.
+    pub selector: String,
+    /// Who saved it.
+    pub saved_by: String,
+    /// When.
+    pub saved_at: Timestamp,
 }
 
 /// Which agents are listed.

@@ -1,9 +1,10 @@
 //! What agents say when they come and while they stay.
 
-use writ_protocol::command::ActionClass;
 use writ_protocol::hello::JournalStanding;
 use writ_protocol::id::{AgentId, Digest, SessionMark};
 use writ_protocol::time::Timestamp;
+
+use super::ListedAction;
 
 /// What an agent says of itself when a session begins.
 #[derive(Debug, Clone)]
@@ -63,7 +64,7 @@ pub(crate) struct Report {
     /// The settings it keeps.
     pub settings_revision: u64,
     /// Its allow-list.
-    pub actions: Vec<(String, ActionClass)>,
+    pub actions: Vec<ListedAction>,
     /// Facts for selectors.
     pub facts: Vec<(String, String)>,
 }
@@ -71,7 +72,6 @@ pub(crate) struct Report {
 impl Report {
     /// As stored.
     pub(in crate::store) fn action_lines(&self) -> String {
-        let line = |(name, class): &(String, ActionClass)| format!("{name}\t{}", class.as_str());
-        self.actions.iter().map(line).collect::<Vec<_>>().join("\n")
+        self.actions.iter().map(ListedAction::to_line).collect::<Vec<_>>().join("\n")
     }
 }

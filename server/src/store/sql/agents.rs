@@ -4,17 +4,20 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use writ_database::dialect::{MAX_PARAMETERS, parameters};
-use writ_database::{Connection, Record, ToValue as _, Value, values};
+use writ_database::{Connection, KeepOrUndo, Record, ToValue as _, Value, values};
 use writ_protocol::id::AgentId;
 use writ_protocol::time::Timestamp;
 
 use super::super::rows::{
-    AgentRow, AlertKind, AllowList, Attribute, AttributeSource, FIRST_ENDED, KnownAgent, Membership,
-    TargetState,
+    AgentRow, AlertKind, AllowList, Attribute, AttributeSource, FIRST_ENDED, KnownAgent, LabelChange,
+    ListedAction, Membership, TargetState,
 };
 use super::super::{Store, StoreError};
 use super::alerts::end;
-use crate::selector::{Requirement, Selector};
+use crate::selector::{Requirement, Selector, Standing};
+
+/// Labels of one agent.
+pub(crate) const MAX_LABELS: usize = 64;
 
 impl Store {
     /// What a session needs to know of an agent.
@@ -39,11 +42,20 @@ impl Store {
         Ok(self.database.read(read).await?.pop())
     }
 
-    /// The present agents of a name, at most two: enough to tell one from several.
+    /// The present agents of a name, or where there is none, those that were removed; at most two: enough to
+    /// tell one from several.
     pub(crate) async fn agents_named(&self, name: &str, now: Timestamp) -> Result<Vec<AgentRow>, StoreError> {
         let name = name.to_owned();
-        let which = "removed_at = 0 AND name = ?2 ORDER BY agent_id LIMIT 2";
-        self.database.read(move |connection| fetch(connection, which, &values![now, name])).await
+        let read = move |connection: &mut _| {
+            let which = "removed_at = 0 AND name = ?2 ORDER BY agent_id LIMIT 2";
+            let present = fetch(connection, which, &values![now, name])?;
+            if !present.is_empty() {
+                return Ok(present);
+            }
+            let which = "removed_at > 0 AND name = ?2 ORDER BY agent_id LIMIT 2";
+            fetch(connection, which, &values![now, name])
+        };
+        self.database.read(read).await
     }
 
     /// A page of agents by id, after a given one.
@@ -77,6 +89,40 @@ impl Store {
             let chosen = selector.as_ref().map_or_else(String::new, |selector| choose(selector, &mut values));
             let sql = format!("SELECT agent_id FROM agents WHERE removed_at = 0{chosen} ORDER BY agent_id");
             connection.fetch(&sql, &values, |record| record.get("agent_id"))
+        };
+        self.database.read(read).await
+    }
+
+    /// The same with when each was last heard; one that never was, when it was enrolled.
+    pub(crate) async fn last_contacts(
+        &self,
+        selector: &Selector,
+    ) -> Result<Vec<(AgentId, Timestamp)>, StoreError> {
+        let selector = selector.clone();
+        let read = move |connection: &mut Connection| {
+            let mut values = Vec::new();
+            let chosen = choose(&selector, &mut values);
+            let sql = format!(
+                "SELECT agent_id, CASE WHEN last_contact > enrolled_at THEN last_contact ELSE enrolled_at END
+                 AS heard FROM agents WHERE removed_at = 0{chosen} ORDER BY agent_id"
+            );
+            connection.fetch(&sql, &values, |record| Ok((record.get("agent_id")?, record.get("heard")?)))
+        };
+        self.database.read(read).await
+    }
+
+    /// These agents, ascending by id.
+    pub(crate) async fn agents_of(
+        &self,
+        ids: &[AgentId],
+        now: Timestamp,
+    ) -> Result<Vec<AgentRow>, StoreError> {
+        let ids = ids.to_vec();
+        let read = move |connection: &mut _| {
+            let mut values = values![now].to_vec();
+            values.extend(ids.iter().map(|agent| agent.to_value()));
+            let which = format!("agent_id IN ({}) ORDER BY agent_id", parameters(2, ids.len()));
+            fetch(connection, &which, &values)
         };
         self.database.read(read).await
     }
@@ -126,23 +172,28 @@ impl Store {
         self.database.read(move |connection| connection.only(sql, &[], |record| record.get("agents"))).await
     }
 
-    /// Sets and removes labels, in one transaction.
-    pub(crate) async fn label(
-        &self,
-        agent: AgentId,
-        set: Vec<(String, String)>,
-        remove: Vec<String>,
-    ) -> Result<(), StoreError> {
+    /// Sets and removes labels, of all these agents or of none. Returns how many have other labels than before,
+    /// or the first that would have too many.
+    pub(crate) async fn label(&self, changes: Vec<LabelChange>) -> Result<Result<u32, AgentId>, StoreError> {
         let write = move |connection: &mut Connection| {
-            let sql = "DELETE FROM attributes WHERE agent_id = ?1 AND name = ?2 AND source = ?3";
-            let label = AttributeSource::Label;
-            connection.execute_each(sql, remove.iter().map(|name| values![agent, name, label]))?;
-            for (name, value) in &set {
-                put_attribute(connection, agent, (name, value), AttributeSource::Label)?;
+            let mut changed = 0;
+            for LabelChange { agent, set, remove } in &changes {
+                let before = labels(connection, *agent)?;
+                let sql = "DELETE FROM attributes WHERE agent_id = ?1 AND name = ?2 AND source = ?3";
+                let label = AttributeSource::Label;
+                connection.execute_each(sql, remove.iter().map(|name| values![agent, name, label]))?;
+                for (name, value) in set {
+                    put_attribute(connection, *agent, (name, value), AttributeSource::Label)?;
+                }
+                let after = labels(connection, *agent)?;
+                if after.len() > MAX_LABELS {
+                    return Ok(KeepOrUndo::Undo(Err(*agent)));
+                }
+                changed += u32::from(before != after);
             }
-            Ok(())
+            Ok(KeepOrUndo::Keep(Ok(changed)))
         };
-        self.database.write(write).await
+        self.database.decide(write).await
     }
 
     /// The agent gets nothing any more; its queue is cancelled. Removing twice is removing once.
@@ -192,14 +243,34 @@ fn choose<'s>(selector: &'s Selector, values: &mut Vec<Value<'s>>) -> String {
         let not = if *is_negated { "NOT " } else { "" };
         values.push(name.to_value());
         let asked = format!("SELECT agent_id FROM attributes WHERE name = ?{}", values.len());
-        let one_of = match wanted.as_slice() {
-            [] => String::new(),
-            wanted => format!(" AND value IN ({})", parameters(values.len() + 1, wanted.len())),
-        };
-        values.extend(wanted.iter().map(|value| Value::Text(value)));
+        let (patterns, plain): (Vec<_>, Vec<_>) = wanted.iter().partition(|value| value.contains('*'));
+        let mut one_of = Vec::new();
+        if !plain.is_empty() {
+            one_of.push(format!("value IN ({})", parameters(values.len() + 1, plain.len())));
+            values.extend(plain.into_iter().map(|value| Value::Text(value)));
+        }
+        for pattern in patterns {
+            values.push(Value::Text(pattern));
+            one_of.push(like(values.len()));
+        }
+        let one_of =
+            if one_of.is_empty() { String::new() } else { format!(" AND ({})", one_of.join(" OR ")) };
         sql.push_str(&format!(" AND agent_id {not}IN ({asked}{one_of})"));
     }
+    for standing in selector.standings() {
+        sql.push_str(match standing {
+            Standing::Held(true) => " AND held <> ''",
+            Standing::Held(false) => " AND held = ''",
+            Standing::Connected(_) | Standing::AwayFor(_) => "",
+        });
+    }
     sql
+}
+
+/// That a value is as the pattern says that is so-manieth of the parameters: only its `*` means something. What
+/// else means something to `GLOB` is put into brackets (sqlite.org/lang_expr.html#glob).
+fn like(parameter: usize) -> String {
+    format!("value GLOB replace(replace(?{parameter}, '[', '[[]'), '?', '[?]')")
 }
 
 /// Whole agents: `which` is the condition, and `?1` is now.
@@ -243,6 +314,13 @@ fn add_attributes(connection: &mut Connection, rows: &mut [AgentRow]) -> Result<
     Ok(())
 }
 
+fn labels(connection: &mut Connection, agent: AgentId) -> Result<Vec<(String, String)>, StoreError> {
+    let sql = "SELECT name, value FROM attributes WHERE agent_id = ?1 AND source = ?2 ORDER BY name";
+    connection.fetch(sql, &values![agent, AttributeSource::Label], |record| {
+        Ok((record.get("name")?, record.get("value")?))
+    })
+}
+
 fn read(record: &Record<'_>) -> Result<AgentRow, StoreError> {
     Ok(AgentRow {
         id: record.get("agent_id")?,
@@ -264,13 +342,9 @@ fn read(record: &Record<'_>) -> Result<AgentRow, StoreError> {
     })
 }
 
-fn read_actions(record: &Record<'_>) -> Result<Vec<(String, String)>, StoreError> {
+fn read_actions(record: &Record<'_>) -> Result<Vec<ListedAction>, StoreError> {
     let stored: String = record.get("actions")?;
-    let split = |line: &str| {
-        let (name, class) = line.split_once('\t').unwrap_or((line, "destructive"));
-        (name.to_owned(), class.to_owned())
-    };
-    Ok(stored.lines().map(split).collect())
+    Ok(stored.lines().map(ListedAction::from_line).collect())
 }
 
 pub(super) fn put_attribute(

@@ -1,0 +1,250 @@
+//! What agents can do, by what they last said. It is asked before anything is signed, so that a slip of the pen
+//! is found where it was made, and by people who look for an action. It decides nothing: agents do.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use writ_common::status::Failure;
+use writ_common::text::{plain, quoted};
+use writ_protocol::command::{Action, ActionClass, NamedAction, is_own_action};
+use writ_protocol::id::AgentId;
+use writ_protocol::report::ReportedSchema;
+use writ_protocol::schema::ActionSchema;
+
+use crate::choose;
+use crate::context::Server;
+use crate::selector::Selector;
+use crate::store::{AllowList, unavailable};
+
+/// Names of agents that are said of a version.
+pub(crate) const MAX_SAID: usize = 10;
+
+/// What an agent would do with a command.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Outlook {
+    /// Obey it, or it has not said yet what it can do.
+    Obeys(ActionClass),
+    /// Refuse it: its list does not have the action.
+    Unlisted,
+    /// Refuse it: it takes other parameters, and this is why.
+    Misfit(String),
+}
+
+impl Outlook {
+    /// Why it would refuse; empty: it would not.
+    pub(crate) fn refusal(&self) -> &str {
+        match self {
+            Self::Obeys(_) => "",
+            Self::Unlisted => "it is not on the agent's allow-list",
+            Self::Misfit(why) => why,
+        }
+    }
+}
+
+/// One action before many agents. What it takes is read once of all agents that say the same.
+#[derive(Debug)]
+pub(crate) struct Outlooks<'a> {
+    action: &'a Action,
+    misfits: HashMap<ReportedSchema, Option<String>>,
+    secrets: BTreeSet<String>,
+}
+
+/// Stands where a secret is not shown.
+const SECRET: &str = "(secret)";
+
+impl<'a> Outlooks<'a> {
+    pub(crate) fn of(action: &'a Action) -> Self {
+        Self { action, misfits: HashMap::new(), secrets: BTreeSet::new() }
+    }
+
+    /// At one of them, by its last report.
+    pub(crate) fn at(&mut self, agent: &AllowList) -> Outlook {
+        let listed = agent.actions.iter().find(|listed| listed.name == self.action.name());
+        match (listed, self.action, self.action.own_class()) {
+            (Some(_), _, Some(class)) => Outlook::Obeys(class),
+            // One that has reported nothing yet can do what every agent can; its host may deny that later.
+            (None, _, Some(class)) if agent.actions.is_empty() => Outlook::Obeys(class),
+            (Some(listed), Action::Run(named), None) => match self.misfit(&listed.schema, named) {
+                Some(why) => Outlook::Misfit(why),
+                None => Outlook::Obeys(listed.class),
+            },
+            (Some(_) | None, _, _) => Outlook::Unlisted,
+        }
+    }
+
+    /// An action without the values of what an agent said is secret.
+    fn without_secrets(&self, named: &NamedAction) -> String {
+        let mut shown = named.clone();
+        let is_secret = |(name, _): &&mut (String, String)| self.secrets.contains(name);
+        shown.parameters.iter_mut().filter(is_secret).for_each(|(_, value)| SECRET.clone_into(value));
+        Action::Run(shown).describe()
+    }
+
+    fn misfit(&mut self, schema: &ReportedSchema, named: &NamedAction) -> Option<String> {
+        if let Some(known) = self.misfits.get(schema) {
+            return known.clone();
+        }
+        let read = schema.read();
+        let parameters = read.iter().flat_map(|read| read.parameters.iter());
+        let secrets =
+            parameters.filter(|(_, parameter)| parameter.is_secret).map(|(name, _)| name.to_owned());
+        self.secrets.extend(secrets);
+        let filled = read.as_ref().map(|read| read.parameters.fill(&named.name, &named.parameters));
+        // A pattern is an agent's word, and could say anything.
+        let misfit = filled.and_then(Result::err).map(|refusal| quoted(&refusal.detail));
+        self.misfits.insert(schema.clone(), misfit.clone());
+        misfit
+    }
+}
+
+/// What is known of an action before it is sent.
+#[derive(Debug)]
+pub(crate) struct Foreseen {
+    /// The action as it may be shown: without the values of secret parameters.
+    pub shown: String,
+    /// Why nothing should be signed, if agents would refuse it.
+    pub obstacle: Option<Failure>,
+}
+
+/// What agents last said of an action, all of them together.
+///
+/// # Errors
+/// When the store cannot be read.
+pub(crate) async fn foresee(
+    server: &Server,
+    action: &Action,
+    targets: &[AgentId],
+) -> Result<Foreseen, Failure> {
+    let Action::Run(named) = action else { return Ok(Foreseen { shown: action.describe(), obstacle: None }) };
+    let tables = server.store.action_tables(targets).await.map_err(unavailable)?;
+    let mut outlooks = Outlooks::of(action);
+    let (mut misfits, mut first, mut lacking) = (0, None, 0);
+    for agent in &tables {
+        match outlooks.at(agent) {
+            // What the store knows of an agent that has just come may be of before it came.
+            _ if server.dispatcher.registry().is_about_to_report(agent.id) => {}
+            Outlook::Misfit(why) => {
+                misfits += 1;
+                first.get_or_insert_with(|| (plain(&agent.name), why));
+            }
+            Outlook::Unlisted if !agent.actions.is_empty() => lacking += 1,
+            Outlook::Unlisted | Outlook::Obeys(_) => {}
+        }
+    }
+    let (targets, name) = (tables.len(), &named.name);
+    let obstacle = match first {
+        Some((agent, why)) => Some(format!(
+            "{misfits} of {targets} agents would refuse it, such as {agent}: {why}; what it takes: writ actions show {name}; to send it all the same: --unchecked. Nothing was signed"
+        )),
+        // One that has not said what it can do may have it.
+        None if lacking == targets => {
+            let meant = likeliest(&tables, name);
+            let meant = meant.map_or_else(|| ".".to_owned(), |meant| format!("; did you mean `{meant}`?"));
+            Some(format!(
+                "no agent of these {targets} has `{name}` on its list{meant} See: writ actions list; to send it all the same: --unchecked. Nothing was signed"
+            ))
+        }
+        None => None,
+    };
+    let obstacle = obstacle.map(|text| Failure::precondition("would_be_refused", text));
+    Ok(Foreseen { shown: outlooks.without_secrets(named), obstacle })
+}
+
+/// What a mistyped action was meant to be, if a name that agents have is like it.
+fn likeliest<'t>(tables: &'t [AllowList], name: &str) -> Option<&'t str> {
+    let listed = tables.iter().flat_map(|table| &table.actions).map(|listed| listed.name.as_str());
+    let known: BTreeSet<_> = listed.filter(|listed| !is_own_action(listed)).collect();
+    let like = known.into_iter().map(|listed| (distance(listed, name), listed));
+    like.filter(|(distance, _)| *distance <= MAX_SLIP).min().map(|(_, listed)| listed)
+}
+
+/// Letters of a name that a slip of the pen changes: two, which were exchanged.
+const MAX_SLIP: usize = 2;
+
+/// How many letters differ, by Levenshtein.
+fn distance(a: &str, b: &str) -> usize {
+    let mut row: Vec<_> = (0..=b.chars().count()).collect();
+    for (above, a) in a.chars().enumerate() {
+        let mut diagonal = above;
+        let mut left = above + 1;
+        if let Some(first) = row.first_mut() {
+            *first = left;
+        }
+        for (cell, b) in row.iter_mut().skip(1).zip(b.chars()) {
+            let best = (diagonal + usize::from(a != b)).min(left + 1).min(*cell + 1);
+            diagonal = std::mem::replace(cell, best);
+            left = best;
+        }
+    }
+    row.last().copied().unwrap_or(0)
+}
+
+/// An action, and how many agents have it.
+#[derive(Debug)]
+pub(crate) struct ListedBy {
+    /// The strictest class an agent gives it.
+    pub class: ActionClass,
+    /// Who has it: class and what it takes, with the agents that say so.
+    pub versions: BTreeMap<Version, Vec<(AgentId, String)>>,
+}
+
+/// What some agents say of an action in the same words.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Version {
+    /// The class.
+    pub class: ActionClass,
+    schema: Vec<u8>,
+}
+
+impl Version {
+    /// What it takes; `None` when nobody said so.
+    pub(crate) fn schema(&self) -> Option<ActionSchema> {
+        ReportedSchema::from_wire(self.schema.clone().into()).read()
+    }
+}
+
+impl ListedBy {
+    /// How many agents have it.
+    pub(crate) fn agents(&self) -> usize {
+        self.versions.values().map(Vec::len).sum()
+    }
+}
+
+/// What the agents of a selection have on their lists, by name.
+///
+/// # Errors
+/// When the store cannot be read.
+pub(crate) async fn listed(
+    server: &Server,
+    selector: Option<&Selector>,
+) -> Result<BTreeMap<String, ListedBy>, Failure> {
+    let agents = match selector {
+        Some(selector) => choose::agents(server, selector).await?,
+        None => server.store.agent_ids(None).await.map_err(unavailable)?,
+    };
+    let mut listed = BTreeMap::<String, ListedBy>::new();
+    for AllowList { id, name, actions } in server.store.action_tables(&agents).await.map_err(unavailable)? {
+        for action in actions {
+            let class = action.class;
+            let version = Version { class, schema: action.schema.to_wire().to_vec() };
+            let by = ListedBy { class, versions: BTreeMap::new() };
+            let known = listed.entry(action.name).or_insert(by);
+            known.class = known.class.max(class);
+            known.versions.entry(version).or_default().push((id, name.clone()));
+        }
+    }
+    Ok(listed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_likeliest_name_has_the_fewest_letters_that_differ() {
+        assert_eq!(
+            [("restart", "restrat"), ("restart", "restart"), ("", "abc"), ("note", "")]
+                .map(|(a, b)| distance(a, b)),
+            [2, 0, 3, 4]
+        );
+    }
+}
