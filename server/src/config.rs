@@ -38,6 +38,8 @@ pub(crate) struct Config {
     pub listen_notify: SocketAddr,
     /// Sessions.
     pub session: SessionSettings,
+    /// How many commands run at a time in the whole fleet; `None`: as many as there are.
+    pub running: Option<usize>,
     /// SHA-256 of the SubjectPublicKeyInfo of the leaves of TLS-terminating proxies in front of the server.
     pub proxy_leaves: Vec<Digest>,
     /// How much the audit logs keep.
@@ -109,6 +111,10 @@ impl Config {
                 ),
                 max_age: reader.duration("session.max_age", second * 86_400, second..=second * 86_400 * 30),
                 outbox: usize::try_from(reader.number("session.outbox", 256, 1..=65_536)).unwrap_or(256),
+            },
+            running: match reader.number("limits.running", 0, 0..=1_000_000) {
+                0 => None,
+                most => usize::try_from(most).ok(),
             },
             proxy_leaves: reader
                 .strings("tls.proxy_leaves", "64 hex digits, the SHA-256 of a SubjectPublicKeyInfo", |text| {

@@ -4,9 +4,11 @@
 //! outbox marks that agent as behind, and its session catches up from the store. So nothing is unbounded, and
 //! a slow agent delays nobody.
 
+mod governor;
 pub(crate) mod in_flight;
 mod registry;
 
+pub(crate) use governor::{Admission, Applicant, Governor, Turn};
 pub(crate) use registry::{Next, Registry, SessionEnding, SessionSlot};
 
 use std::collections::{HashMap, VecDeque};
@@ -31,6 +33,24 @@ pub(crate) struct Outgoing {
     envelope: Bytes,
     tree: AudienceTree,
     is_staged: bool,
+    terms: Terms,
+}
+
+/// What decides how long a command counts as running, and whether it needs a turn.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Terms {
+    /// Then nobody starts it any more.
+    pub expires_at: Timestamp,
+    /// It ends what others run.
+    pub is_stop: bool,
+}
+
+impl Terms {
+    /// Of a command with this action, as it is described.
+    pub(crate) fn of(action: &str, expires_at: Timestamp) -> Self {
+        let is_stop = matches!(action.split(' ').next(), Some("stop-command" | "stop-scan"));
+        Self { expires_at, is_stop }
+    }
 }
 
 impl Outgoing {
@@ -44,6 +64,12 @@ impl Outgoing {
     #[must_use]
     pub(crate) const fn is_staged(&self) -> bool {
         self.is_staged
+    }
+
+    /// Its terms.
+    #[must_use]
+    pub(crate) const fn terms(&self) -> Terms {
+        self.terms
     }
 
     /// The envelope, shared.
@@ -97,6 +123,7 @@ pub(crate) struct Dispatcher {
     /// One rebuilding at a time: agents that come back together want the same trees.
     rebuilding: tokio::sync::Mutex<()>,
     in_flight: Arc<in_flight::InFlight>,
+    governor: Arc<Governor>,
     /// Until when each cancelled command could have been obeyed. Asked at every delivery: copies of a
     /// command may stand in outboxes, or be read from the store at that very moment.
     cancelled: RwLock<HashMap<CommandId, Timestamp>>,
@@ -104,10 +131,11 @@ pub(crate) struct Dispatcher {
 }
 
 impl Dispatcher {
-    /// Nobody is connected; outboxes will have this many places.
+    /// Nobody is connected; outboxes will have this many places, and so many commands run at a time.
     #[must_use]
-    pub(crate) fn new(outbox: usize) -> Self {
+    pub(crate) fn new(outbox: usize, running: Option<usize>) -> Self {
         Self {
+            governor: Governor::new(running),
             registry: Registry::new(outbox),
             kept: Mutex::default(),
             rebuilding: tokio::sync::Mutex::default(),
@@ -123,15 +151,21 @@ impl Dispatcher {
         &self.registry
     }
 
+    /// Who gives turns.
+    #[must_use]
+    pub(crate) const fn governor(&self) -> &Arc<Governor> {
+        &self.governor
+    }
+
     /// Hands a recorded command to every connected target.
     pub(crate) fn announce(
         &self,
         recorded: &RecordedCommand,
-        envelope: Bytes,
+        (envelope, terms): (Bytes, Terms),
         tree: AudienceTree,
         targets: &[AgentId],
     ) {
-        let outgoing = self.keep(Outgoing { id: recorded.id(), envelope, tree, is_staged: false });
+        let outgoing = self.keep(Outgoing { id: recorded.id(), envelope, tree, is_staged: false, terms });
         self.registry.offer(targets, 0, &outgoing);
     }
 
@@ -228,10 +262,11 @@ impl Dispatcher {
         if stored.is_cancelled {
             return Ok(None);
         }
-        let StoredEnvelope { envelope, targets, rollout, .. } = stored;
+        let StoredEnvelope { envelope, targets, rollout, action, expires_at, .. } = stored;
         let seed = rollout.map(|(seed, _)| seed);
         let tree = AudienceTree::of(seed, &targets).map_err(|_| StoreError::Damaged("audience"))?;
-        Ok(Some(self.keep(Outgoing { id: command, envelope, tree, is_staged: seed.is_some() })))
+        let (is_staged, terms) = (seed.is_some(), Terms::of(&action, expires_at));
+        Ok(Some(self.keep(Outgoing { id: command, envelope, tree, is_staged, terms })))
     }
 
     /// A command's envelope changed in the store: it is read again when it is needed.
@@ -269,7 +304,8 @@ mod tests {
     pub(super) fn outgoing(number: u8) -> Outgoing {
         let tree = AudienceTree::build(&[AgentId::from_bytes([number; 16])]).unwrap();
         let envelope = Bytes::from(vec![0; 1000]);
-        Outgoing { id: CommandId::from_bytes([number; 16]), envelope, tree, is_staged: false }
+        let terms = Terms::of("ping", Timestamp::ZERO);
+        Outgoing { id: CommandId::from_bytes([number; 16]), envelope, tree, is_staged: false, terms }
     }
 
     #[test]

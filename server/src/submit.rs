@@ -18,6 +18,7 @@ use writ_protocol::time::Timestamp;
 use crate::actions::{Foreseen, foresee};
 use crate::choose;
 use crate::context::Server;
+use crate::dispatch::Terms;
 use crate::metrics;
 use crate::rollouts::Staging;
 use crate::selector::{InvalidSelector, Selector};
@@ -309,7 +310,10 @@ async fn record_and_send(
     );
     metrics::count_command();
     match rollout {
-        None => server.dispatcher.announce(&recorded, envelope.bytes().clone(), tree, &targets),
+        None => {
+            let terms = Terms::of(action, row.expires_at);
+            server.dispatcher.announce(&recorded, (envelope.bytes().clone(), terms), tree, &targets);
+        }
         Some((seed, plan)) => {
             let row = RolloutRow::new(&row, seed, plan, targets.len());
             server.rollouts.begin(row, &targets).await;

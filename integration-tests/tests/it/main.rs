@@ -43,6 +43,7 @@ mod updates_by_manager;
 mod updates_killed;
 mod updates_on_agents;
 
+mod governor;
 mod rollouts;
 mod scopes;
 mod stops;

@@ -249,6 +249,7 @@ fn show(server: &Server, row: AgentRow) -> Agent {
             .map(|ListedAction { name, class, .. }| ActionRow { name, class: class.as_str().to_owned() })
             .collect(),
         queued: row.waiting,
+        unanswered: row.unanswered,
         settings_revision: row.settings_revision,
         held: row.held,
         removed_at_ms: row.removed_at.as_millis(),

@@ -20,6 +20,9 @@ impl SystemService for SystemInfo {
         let chain = server.chain();
         let head = chain.head();
         let entry = server.signer.entry();
+        let governor = server.dispatcher.governor();
+        let (running, waiting) = governor.standing();
+        let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
         Ok(Response::new(System {
             version: VERSION.to_owned(),
             fleet_id: server.fleet.to_string(),
@@ -33,6 +36,9 @@ impl SystemService for SystemInfo {
             agents_enrolled: server.store.count_agents().await.map_err(unavailable)?,
             agents_connected: server.dispatcher.registry().connected(),
             time_ms: server.clock.wall().as_millis(),
+            running_limit: governor.most().map_or(0, count),
+            running: count(running),
+            waiting_for_turn: count(waiting),
         }))
     }
 }

@@ -20,7 +20,7 @@ pub(super) async fn why(server: &Server, agent: &AgentRow) -> Result<WhyResponse
         trust(server, agent, now),
         signing(server),
         settings(agent, now),
-        queue(agent),
+        queue(server, agent),
     ];
     let alerts = server.store.alerts_of(agent.id, MAX_ALERTS).await?;
     let is_doubted = alerts.iter().any(|alert| alert.kind == AlertKind::NotBelieved.as_str());
@@ -159,14 +159,27 @@ fn settings(agent: &AgentRow, now: Timestamp) -> Finding {
     finding("settings", FindingLevel::Good, detail, "")
 }
 
-fn queue(agent: &AgentRow) -> Finding {
-    match agent.waiting {
-        0 => finding("queue", FindingLevel::Good, "no command waits for it", ""),
-        waiting => finding(
-            "queue",
-            FindingLevel::Notice,
-            format!("{waiting} commands wait for it"),
-            "writ commands list",
-        ),
+fn queue(server: &Server, agent: &AgentRow) -> Finding {
+    let see = format!("writ commands list --state open --agent {}", agent.id);
+    let is_here = server.dispatcher.registry().is_connected(agent.id);
+    let governor = server.dispatcher.governor();
+    match (agent.waiting, agent.unanswered) {
+        (0, 0) => finding("queue", FindingLevel::Good, "no command waits for it", ""),
+        (0, sent) => {
+            let detail =
+                format!("it has {sent} commands and has not answered: they run there, or wait their turn");
+            finding("queue", FindingLevel::Good, detail, &see)
+        }
+        (waiting, sent) => {
+            let why = match (is_here, governor.most()) {
+                (true, Some(most)) if governor.standing().1 > 0 => {
+                    format!("; in the whole fleet {most} commands run at a time (limits.running)")
+                }
+                _ => String::new(),
+            };
+            let sent =
+                if sent > 0 { format!("; it has {sent} more and has not answered") } else { String::new() };
+            finding("queue", FindingLevel::Notice, format!("{waiting} commands wait for it{sent}{why}"), &see)
+        }
     }
 }

@@ -243,7 +243,7 @@ async fn load(
         trust: RwLock::new(Arc::new(chain)),
         signer,
         store,
-        dispatcher: Dispatcher::new(config.session.outbox),
+        dispatcher: Dispatcher::new(config.session.outbox, config.running),
         tls,
         proxy_leaves: config.proxy_leaves.clone(),
         failed_enrolments: Throttle::new(Arc::clone(&clock)),

@@ -73,6 +73,11 @@ impl Mailbox {
         Self { number, began, most, waiting: Mutex::new(waiting), news, ends, heard, has_reported }
     }
 
+    /// Which mailbox it is: no two have the same number.
+    pub(super) const fn number(&self) -> u64 {
+        self.number
+    }
+
     fn offer(&self, outgoing: &Arc<Outgoing>, place: u32) {
         let mut waiting = self.lock();
         if waiting.commands.len() < self.most {

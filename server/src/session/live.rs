@@ -18,13 +18,14 @@ use writ_protocol::hello::Nonce;
 use writ_protocol::id::{CommandId, Digest, KeyId, SessionMark};
 use writ_protocol::limits::{MAX_BUNDLE_BATCH_BYTES, MAX_BUNDLES_PER_CALL, MAX_COUNTED_DELIVERIES};
 use writ_protocol::refusal::Refusal;
+use writ_protocol::time::Timestamp;
 
 use super::budget::Budget;
 use super::greeting::Proven;
 use super::report::read_report;
 use super::{End, Outbound, identity_record, unreadable};
 use crate::context::Server;
-use crate::dispatch::{Next, Outgoing, SessionEnding, SessionSlot};
+use crate::dispatch::{Admission, Applicant, Next, Outgoing, SessionEnding, SessionSlot, Turn};
 use crate::receipts::record_refusals;
 use crate::store::unavailable;
 use crate::store::{Alarm, AlertKind, KnownAgent, ReceiptFate, Report, SignOfLife};
@@ -48,6 +49,9 @@ const NOISE: u32 = 64;
 /// costs a signature and half a thousand reads, so an agent that asks without end takes a fiftieth of a core.
 const QUESTIONS: u32 = 64;
 const QUESTION_EVERY: Duration = Duration::from_millis(50);
+/// So long after it expired a command that was not answered does not run any more: no action has a longer
+/// time-out.
+const MAX_RUN: Duration = Duration::from_secs(86_400);
 /// Commands read from the store at a time while catching up.
 const CATCH_UP_PAGE: u32 = 64;
 
@@ -77,6 +81,10 @@ pub(super) struct Live<'a> {
     /// Those of them that are not answered yet, with this agent's place and, of those that are traced, the
     /// moment.
     unanswered: HashMap<CommandId, (u32, Option<Moment>)>,
+    /// The turns of those that have one, and when each command expires.
+    turns: HashMap<CommandId, (Timestamp, Turn)>,
+    /// How it gets them.
+    applicant: Applicant,
     /// Receipts that are recorded, or about to be, and not acknowledged yet; the oldest first.
     unacknowledged: VecDeque<(Answered, Pending<ReceiptFate>)>,
     /// Whether commands wait in the store until some are answered.
@@ -102,6 +110,7 @@ impl<'a> Live<'a> {
     ) -> Result<Self, End> {
         let Proven { agent, bundle_version, server_nonce, mark, admissions, slot, record_signed_by } = proven;
         let (heartbeat, begun) = (server.settings.heartbeat, server.clock.monotonic());
+        let applicant = server.dispatcher.governor().applicant(&slot.mailbox);
         let mut live = Self {
             server,
             agent,
@@ -118,6 +127,8 @@ impl<'a> Live<'a> {
             slot,
             deliveries: HashMap::new(),
             unanswered: HashMap::new(),
+            turns: HashMap::new(),
+            applicant,
             unacknowledged: VecDeque::new(),
             is_held_back: false,
             reconciled: tokio::time::Instant::now(),
@@ -265,6 +276,12 @@ impl<'a> Live<'a> {
     }
 
     async fn catch_up(&mut self) -> Result<(), End> {
+        let done = self.hand_over_what_waits().await;
+        self.applicant.looked();
+        done
+    }
+
+    async fn hand_over_what_waits(&mut self) -> Result<(), End> {
         let mut after = 0;
         // An end is dealt with before anything more is sent.
         while !self.slot.mailbox.is_ending() {
@@ -312,6 +329,11 @@ impl<'a> Live<'a> {
         };
         // Its wave has not come: when it does, the command is offered again.
         let Some(release) = release else { return Ok(()) };
+        let turn = match self.admission(outgoing) {
+            Admission::Free => None,
+            Admission::Running(turn) => Some(turn),
+            Admission::Waits => return Ok(()),
+        };
         self.hand_on_bundles().await?;
         self.acknowledge_stored().await?;
         // From here on it counts as sent, whether the agent reads it or not.
@@ -319,6 +341,9 @@ impl<'a> Live<'a> {
             return Ok(());
         }
         self.deliveries.insert(outgoing.id(), 1);
+        if let Some(turn) = turn {
+            self.turns.insert(outgoing.id(), (outgoing.terms().expires_at, turn));
+        }
         let server = self.server;
         let sent = server.traces.follow(outgoing.id()).then(|| Moment::now(&*server.clock));
         self.unanswered.insert(outgoing.id(), (place, sent));
@@ -329,6 +354,10 @@ impl<'a> Live<'a> {
             release,
         };
         self.say(Frame::Delivery(delivery)).await
+    }
+
+    fn admission(&self, outgoing: &Outgoing) -> Admission {
+        if outgoing.terms().is_stop { Admission::Free } else { self.applicant.take() }
     }
 
     async fn receive(&mut self, frame: agent_frame::Frame) -> Result<(), End> {
@@ -359,6 +388,8 @@ impl<'a> Live<'a> {
                     self.reconciled = tokio::time::Instant::now();
                     let report = self.pending.take();
                     self.note_heard(report).await?;
+                    let now = self.server.clock.wall();
+                    self.turns.retain(|_, (expires_at, _)| *expires_at + MAX_RUN > now);
                     // The store is the truth: whatever the dispatcher missed is found at the latest now.
                     self.slot.mailbox.look_into_store();
                 }

@@ -49,8 +49,10 @@ pub(crate) struct AgentRow {
     pub journal_counter: u64,
     /// Its allow-list.
     pub actions: Vec<ListedAction>,
-    /// Commands that wait for it.
+    /// Commands that wait to be sent to it.
     pub waiting: u64,
+    /// Commands that it was sent and has not answered.
+    pub unanswered: u64,
     /// Why nothing is sent to it; empty when nothing is held.
     pub held: String,
     /// When it was removed; zero: it was not.

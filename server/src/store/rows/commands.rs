@@ -292,4 +292,8 @@ pub(crate) struct StoredEnvelope {
     pub rollout: Option<(Seed, Bytes)>,
     /// Whether it was cancelled.
     pub is_cancelled: bool,
+    /// The action, as it is described.
+    pub action: String,
+    /// When it expires.
+    pub expires_at: Timestamp,
 }

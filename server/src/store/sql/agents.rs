@@ -279,11 +279,16 @@ fn fetch(
     which: &str,
     values: &[Value<'_>],
 ) -> Result<Vec<AgentRow>, StoreError> {
+    let [queued, sent] = [TargetState::Queued, TargetState::Sent].map(TargetState::stored);
+    // The first condition on the state is that of the index of what is open.
     let sql = format!(
         "SELECT agents.*,
              (SELECT count(*) FROM targets JOIN commands ON commands.sequence = targets.command
-              WHERE targets.agent_id = agents.agent_id AND state < {FIRST_ENDED} AND cancelled_at = 0
-              AND expires_at > ?1) AS waiting
+              WHERE targets.agent_id = agents.agent_id AND state < {FIRST_ENDED} AND state = {queued}
+              AND cancelled_at = 0 AND expires_at > ?1) AS waiting,
+             (SELECT count(*) FROM targets JOIN commands ON commands.sequence = targets.command
+              WHERE targets.agent_id = agents.agent_id AND state < {FIRST_ENDED} AND state = {sent}
+              AND expires_at > ?1) AS unanswered
          FROM agents WHERE {which}"
     );
     let mut rows = connection.fetch(&sql, values, read)?;
@@ -336,6 +341,7 @@ fn read(record: &Record<'_>) -> Result<AgentRow, StoreError> {
         journal_counter: record.get("journal_counter")?,
         actions: read_actions(record)?,
         waiting: record.get("waiting")?,
+        unanswered: record.get("unanswered")?,
         held: record.get("held")?,
         removed_at: record.get("removed_at")?,
         attributes: Vec::new(),

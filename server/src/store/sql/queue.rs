@@ -95,21 +95,28 @@ impl Store {
     /// A command's envelope and its frozen audience; cancelled ones included.
     pub(crate) async fn envelope(&self, command: CommandId) -> Result<Option<StoredEnvelope>, StoreError> {
         let read = move |connection: &mut Connection| {
-            let sql =
-                "SELECT sequence, commands.envelope, cancelled_at, seed, rollouts.envelope AS released_by
+            let sql = "SELECT sequence, commands.envelope, cancelled_at, action, expires_at, seed,
+                        rollouts.envelope AS released_by
                        FROM commands LEFT JOIN rollouts ON rollouts.command = sequence WHERE command_id = ?1";
             let found = connection.first(sql, &values![command], |record| {
                 let cancelled_at: Timestamp = record.get("cancelled_at")?;
                 let seed = record.get::<Option<u64>>("seed")?.and_then(Seed::new);
                 let release = record.get::<Option<Bytes>>("released_by")?.unwrap_or_default();
                 let rollout = seed.map(|seed| (seed, release));
-                Ok((record.get::<u64>("sequence")?, record.get("envelope")?, cancelled_at, rollout))
+                let stored = StoredEnvelope {
+                    envelope: record.get("envelope")?,
+                    targets: Vec::new(),
+                    rollout,
+                    is_cancelled: cancelled_at != Timestamp::ZERO,
+                    action: record.get("action")?,
+                    expires_at: record.get("expires_at")?,
+                };
+                Ok((record.get::<u64>("sequence")?, stored))
             })?;
-            let Some((sequence, envelope, cancelled_at, rollout)) = found else { return Ok(None) };
+            let Some((sequence, stored)) = found else { return Ok(None) };
             let sql = "SELECT agent_id FROM targets WHERE command = ?1 ORDER BY place";
             let targets = connection.fetch(sql, &values![sequence], |record| record.get("agent_id"))?;
-            let is_cancelled = cancelled_at != Timestamp::ZERO;
-            Ok(Some(StoredEnvelope { envelope, targets, rollout, is_cancelled }))
+            Ok(Some(StoredEnvelope { targets, ..stored }))
         };
         self.database.read(read).await
     }
