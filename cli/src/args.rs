@@ -17,7 +17,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand, ValueEnum};
+use clap_complete::engine::ArgValueCompleter;
 use writ_protocol::id::Digest;
+
+use crate::complete;
 
 /// How results are printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -58,7 +61,7 @@ pub(crate) struct Arguments {
     #[arg(long, short, global = true, value_enum, default_value_t = Format::Table)]
     pub(crate) output: Format,
     /// Which server to speak to; the current context unless given.
-    #[arg(long, global = true, value_name = "NAME")]
+    #[arg(long, global = true, value_name = "NAME", add = ArgValueCompleter::new(complete::contexts))]
     pub(crate) context: Option<String>,
     /// Keep trying so long to reach the server, for jobs that start beside it; the files that say how may
     /// come late, too.
@@ -97,6 +100,7 @@ pub(crate) enum Command {
     /// Why an agent obeys or does not, and what to do.
     Why {
         /// Its id or unique name.
+        #[arg(add = ArgValueCompleter::new(complete::agents))]
         agent: String,
     },
     /// What somebody needs to check a command without the server.
@@ -142,6 +146,32 @@ pub(crate) enum Command {
     },
     /// The server about itself.
     Server,
+    /// What a shell reads to offer commands, flags, and the names that your server knows:
+    /// `source <(writ completion bash)`.
+    Completion {
+        /// The shell.
+        #[arg(value_enum)]
+        shell: Shell,
+    },
+}
+
+/// A shell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Shell {
+    Bash,
+    Zsh,
+    Fish,
+}
+
+impl Shell {
+    /// Its name.
+    pub(crate) const fn word(self) -> &'static str {
+        match self {
+            Self::Bash => "bash",
+            Self::Zsh => "zsh",
+            Self::Fish => "fish",
+        }
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -185,6 +215,13 @@ pub(crate) enum Context {
     /// Use another one from now on.
     Use {
         /// Its name.
+        #[arg(add = ArgValueCompleter::new(complete::contexts))]
+        name: String,
+    },
+    /// Forget one. Its token's file stays where it is.
+    Remove {
+        /// Its name.
+        #[arg(add = ArgValueCompleter::new(complete::contexts))]
         name: String,
     },
     /// Show what is known.

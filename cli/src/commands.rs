@@ -29,6 +29,7 @@ use writ_common::backoff::Backoff;
 
 use crate::args::{Arguments, Command, Evidence};
 use crate::client::Client;
+use crate::complete;
 use crate::context::{Context, Contexts};
 use crate::failure::Failure;
 
@@ -99,6 +100,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
         Command::Alerts { all, since, verb } => {
             alerts::run(output, &connect().await?, (all, since), verb).await?;
         }
+        Command::Completion { shell } => crate::output::text(complete::registration(shell)?.trim_end())?,
         Command::Server => server::run(output, &connect().await?).await?,
     }
     Ok(ExitCode::SUCCESS)

@@ -3,6 +3,7 @@
 mod args;
 mod client;
 mod commands;
+mod complete;
 mod confirm;
 mod context;
 mod failure;
@@ -28,9 +29,23 @@ pub fn command_line() -> clap::Command {
     args::Arguments::command()
 }
 
+/// What a shell reads, so that it offers what the program and its server know; `None` for a shell it does not
+/// know.
+#[must_use]
+pub fn completion(shell: &str) -> Option<String> {
+    let shell = <args::Shell as clap::ValueEnum>::from_str(shell, false).ok()?;
+    complete::registration(shell).ok()
+}
+
+/// Explicit, because a dependency that brings another provider would make rustls panic at first use.
+fn use_ring() {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+}
+
 /// The program.
 #[must_use]
 pub fn main() -> ExitCode {
+    complete::answer_shells();
     let arguments = match args::Arguments::try_parse() {
         Ok(arguments) => arguments,
         // Help and version are no mistakes, and people read mistakes as clap words them.
@@ -45,8 +60,7 @@ pub fn main() -> ExitCode {
         }
     };
     let format = arguments.output;
-    // Explicit, because a dependency that brings another provider would make rustls panic at first use.
-    let _ = rustls::crypto::ring::default_provider().install_default();
+    use_ring();
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return failure::Failure::local(format!("cannot start: {error}")).report(format),

@@ -3,8 +3,10 @@
 use std::path::PathBuf;
 
 use clap::{ArgGroup, Subcommand, ValueEnum};
+use clap_complete::engine::ArgValueCompleter;
 
 use super::not_empty;
+use crate::complete;
 
 /// What a list of agents is sorted by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -36,6 +38,7 @@ pub(crate) enum Selectors {
     /// Forget one. Commands that were sent by it are not touched.
     Delete {
         /// Its name.
+        #[arg(add = ArgValueCompleter::new(complete::selectors))]
         name: String,
     },
 }
@@ -46,7 +49,7 @@ pub(crate) enum Agents {
     List {
         /// Over labels and facts, such as `os=linux,site in (paris,rome),!legacy`, `name=web*`, `away > 1d`,
         /// `held`, or a saved one, `@web`.
-        #[arg(long, value_name = "SELECTOR", default_value = "")]
+        #[arg(long, value_name = "SELECTOR", default_value = "", add = ArgValueCompleter::new(complete::selectors))]
         selector: String,
         /// Those that were removed, instead.
         #[arg(long)]
@@ -61,6 +64,7 @@ pub(crate) enum Agents {
     /// One of them, with labels and facts.
     Show {
         /// Its id or unique name.
+        #[arg(add = ArgValueCompleter::new(complete::agents))]
         agent: String,
     },
     /// Set labels with NAME=VALUE, remove them with NAME-: of one agent, of all that a selector chooses, or as
@@ -72,6 +76,7 @@ pub(crate) enum Agents {
     Label {
         /// The agent, by id or unique name, unless there is a selector; then what to set and to remove.
         #[arg(value_name = "AGENT|NAME=VALUE|NAME-", conflicts_with = "csv")]
+        #[arg(add = ArgValueCompleter::new(complete::agents))]
         what: Vec<String>,
         /// The agents of which this holds now.
         #[arg(long, value_name = "SELECTOR", value_parser = not_empty)]
@@ -87,6 +92,7 @@ pub(crate) enum Agents {
     /// asks for the agent's name before.
     Remove {
         /// Its id or unique name.
+        #[arg(add = ArgValueCompleter::new(complete::agents))]
         agent: String,
         /// Do not ask.
         #[arg(long)]
@@ -98,6 +104,7 @@ pub(crate) enum Agents {
     /// What was issued before its journal went back it refuses: it may have obeyed and forgotten it.
     Approve {
         /// Its id or unique name.
+        #[arg(add = ArgValueCompleter::new(complete::agents))]
         agent: String,
         /// The agent whose name and labels it takes over instead of its own; that one is removed, connected
         /// or not.
@@ -111,15 +118,16 @@ pub(crate) enum Actions {
     /// All of them, with how many agents have each.
     List {
         /// Of the agents of which this holds.
-        #[arg(long, value_name = "SELECTOR", default_value = "")]
+        #[arg(long, value_name = "SELECTOR", default_value = "", add = ArgValueCompleter::new(complete::selectors))]
         selector: String,
     },
     /// One: what it takes, and which agents have which version of it.
     Show {
         /// Its name.
+        #[arg(add = ArgValueCompleter::new(complete::actions))]
         name: String,
         /// Of the agents of which this holds.
-        #[arg(long, value_name = "SELECTOR", default_value = "")]
+        #[arg(long, value_name = "SELECTOR", default_value = "", add = ArgValueCompleter::new(complete::selectors))]
         selector: String,
     },
 }

@@ -3,8 +3,10 @@
 use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
+use clap_complete::engine::ArgValueCompleter;
 
 use super::duration;
+use crate::complete;
 
 /// Which answers are shown, and how.
 #[derive(Debug, Clone, Copy, Default, Args)]
@@ -46,7 +48,7 @@ pub(crate) enum Commands {
         #[arg(long, value_name = "NAME", default_value = "")]
         by: String,
         /// With this action, such as `ping` or one of the agents' own.
-        #[arg(long, value_name = "NAME", default_value = "")]
+        #[arg(long, value_name = "NAME", default_value = "", add = ArgValueCompleter::new(complete::actions))]
         action: String,
         /// In this state.
         #[arg(long, value_enum)]
@@ -62,17 +64,20 @@ pub(crate) enum Commands {
     /// `send --wait`.
     Watch {
         /// Its id, or the last 8 or more digits of it.
+        #[arg(add = ArgValueCompleter::new(complete::commands))]
         id: String,
     },
     /// Send nothing of it any more, and have agents end it that have it: what runs is told to end and killed
     /// 5 seconds later, what waits does not start.
     Stop {
         /// Its id, or the last 8 or more digits of it.
+        #[arg(add = ArgValueCompleter::new(complete::commands))]
         id: String,
     },
     /// One, with what agents answered: the same answers together, failures first.
     Show {
         /// Its id, or the last 8 or more digits of it.
+        #[arg(add = ArgValueCompleter::new(complete::commands))]
         id: String,
         #[command(flatten)]
         view: View,
@@ -80,13 +85,16 @@ pub(crate) enum Commands {
     /// What one agent's action printed, as much as the agent kept of it.
     Output {
         /// The command's id, or the last 8 or more digits of it.
+        #[arg(add = ArgValueCompleter::new(complete::commands))]
         id: String,
         /// The agent, by id or name.
+        #[arg(add = ArgValueCompleter::new(complete::agents))]
         agent: String,
     },
     /// Send nothing of it any more. Agents that have it already may carry it out.
     Cancel {
         /// Its id, or the last 8 or more digits of it.
+        #[arg(add = ArgValueCompleter::new(complete::commands))]
         id: String,
     },
 }
@@ -102,22 +110,26 @@ pub(crate) enum Rollouts {
     /// One: how far it is, and what it waits for.
     Show {
         /// The id of its command, or the last 8 or more digits of it.
+        #[arg(add = ArgValueCompleter::new(complete::commands))]
         id: String,
     },
     /// Follow one until it is over or stops. Exit code 1 when it stopped or agents failed; 6 when not all
     /// have answered.
     Watch {
         /// The id of its command, or the last 8 or more digits of it.
+        #[arg(add = ArgValueCompleter::new(complete::commands))]
         id: String,
     },
     /// Let no further agent obey for now. Those that may obey already go on.
     Pause {
         /// The id of its command, or the last 8 or more digits of it.
+        #[arg(add = ArgValueCompleter::new(complete::commands))]
         id: String,
     },
     /// Go on: after a pause, or after it stopped, bearing the failures there are.
     Resume {
         /// The id of its command, or the last 8 or more digits of it.
+        #[arg(add = ArgValueCompleter::new(complete::commands))]
         id: String,
         /// Go on without the agents that are away and that it waits for.
         #[arg(long)]
@@ -127,6 +139,7 @@ pub(crate) enum Rollouts {
     /// may carry it out.
     Abort {
         /// The id of its command, or the last 8 or more digits of it.
+        #[arg(add = ArgValueCompleter::new(complete::commands))]
         id: String,
     },
 }

@@ -3,24 +3,26 @@
 use std::time::Duration;
 
 use clap::{ArgGroup, Args, Subcommand, ValueEnum};
+use clap_complete::engine::ArgValueCompleter;
 use writ_protocol::id::{CommandId, Digest};
 use writ_protocol::time::Timestamp;
 
 use super::duration;
+use crate::complete;
 
 /// For whom, how long, and whether to wait.
 #[derive(Debug, Clone, Args)]
 #[command(group(ArgGroup::new("targets").required(true).args(["agents", "all", "selector"])))]
 pub(crate) struct Delivery {
     /// An agent, by id or unique name; repeat for several.
-    #[arg(long = "agent", value_name = "AGENT")]
+    #[arg(long = "agent", value_name = "AGENT", add = ArgValueCompleter::new(complete::agents))]
     pub(crate) agents: Vec<String>,
     /// Every agent enrolled now.
     #[arg(long)]
     pub(crate) all: bool,
     /// The agents of which this holds now, such as `os=linux,site in (paris,rome),!legacy`, `name=web*`,
     /// `away > 1d`, or a saved one, `@web`.
-    #[arg(long, value_name = "SELECTOR")]
+    #[arg(long, value_name = "SELECTOR", add = ArgValueCompleter::new(complete::selectors))]
     pub(crate) selector: Option<String>,
     /// Only so many of them, picked at random; `--seed` picks the same another time.
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..))]
@@ -118,6 +120,7 @@ pub(crate) enum Send {
     /// Run an entry of the agents' own allow-lists.
     Action {
         /// Its name.
+        #[arg(add = ArgValueCompleter::new(complete::actions))]
         name: String,
         /// Its parameters.
         #[arg(value_name = "KEY=VALUE", value_parser = parameter)]

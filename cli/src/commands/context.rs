@@ -57,6 +57,15 @@ pub(super) async fn run(format: Format, verb: Verb) -> Result<(), Failure> {
             contexts.current = name;
             contexts.save()?;
         }
+        Verb::Remove { name } => {
+            contexts.choose(Some(&name))?;
+            contexts.contexts.remove(&name);
+            // No other is chosen for somebody: their next command would go elsewhere.
+            if contexts.current == name {
+                contexts.current.clear();
+            }
+            contexts.save()?;
+        }
         Verb::List => {}
     }
     let current = contexts.current;

@@ -21,7 +21,13 @@ fn main() -> io::Result<()> {
         let name = program.get_name().to_owned();
         program = program.disable_help_subcommand(true);
         for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
-            generate_to(shell, &mut program, &name, &completions)?;
+            let path = generate_to(shell, &mut program, &name, &completions)?;
+            // That of the operators' program asks their server for names.
+            if name == "writ" {
+                let script =
+                    writ::completion(&shell.to_string()).ok_or_else(|| io::Error::other("no script"))?;
+                fs::write(path, script)?;
+            }
         }
         let pages = Path::new(&target).join("man").join(&name);
         fs::create_dir_all(&pages)?;

@@ -53,6 +53,7 @@ mod refused_sessions;
 mod strangers;
 
 mod actions;
+mod completion;
 mod operations;
 mod own_actions;
 mod pages;
