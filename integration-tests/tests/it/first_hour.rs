@@ -360,7 +360,7 @@ fn a_bar_stays_where_its_work_stays_and_its_clock_goes_on() {
         ["-qec".to_owned(), line, typescript.display().to_string()]
     };
 
-    let sent = fleet.spawn_tool("script", &on_a_terminal("send ping --all --wait --timeout 4s")).wait();
+    let sent = fleet.spawn_tool("script", &on_a_terminal("send ping --all --yes --wait --timeout 4s")).wait();
     let shown = drawn(&typescript);
     assert_eq!(sent.0.code(), Some(6), "{shown}");
     let last = shown.rsplit_once("/2 answered").unwrap();
