@@ -8,7 +8,7 @@ use bytes::Bytes;
 use prost::Message as _;
 use tracing::warn;
 use writ_proto::v1 as proto;
-use writ_protocol::envelope::{Purpose as _, RefusalsPurpose, Sealed, claimed_keyid, digest, sign};
+use writ_protocol::envelope::{RefusalsPurpose, Sealed, Tag as _, claimed_keyid, digest, sign};
 use writ_protocol::id::Digest;
 use writ_protocol::receipt::{RefusalAcknowledgement, RefusalRecord, RefusalReport};
 use writ_protocol::refusal::{Refusal, RefusalCode};

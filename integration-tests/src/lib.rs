@@ -22,3 +22,4 @@ pub mod repository;
 pub mod road;
 pub mod sandbox;
 pub mod stolen;
+pub mod webhook;

@@ -1,7 +1,7 @@
 //! A sandbox that feeds a Control Manager: medallion, the reference server of TAXII 2.1.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 use writ_common::keys::pem;
@@ -20,6 +20,19 @@ pub struct Sandbox {
     folder: PathBuf,
 }
 
+/// Writes `ca.pem` into a folder, and what it vouches for: certificate and key of a web server of this host.
+pub(crate) fn leaf(folder: &Path) -> [PathBuf; 2] {
+    let now = SystemClock::new().wall();
+    let authority = TlsAuthority::create("sandbox", now).unwrap();
+    let leaf = authority.issue(&["localhost".to_owned(), "127.0.0.1".to_owned()], now).unwrap();
+    let text = |label: &str, der: &[u8]| pem::encode(label, der).to_string();
+    let [ca, certificate, key] = ["ca.pem", "tls.pem", "tls.key"].map(|name| folder.join(name));
+    fs::write(ca, text("CERTIFICATE", &authority.certificate)).unwrap();
+    fs::write(&certificate, text("CERTIFICATE", &leaf.chain[0])).unwrap();
+    fs::write(&key, text("PRIVATE KEY", &leaf.key)).unwrap();
+    [certificate, key]
+}
+
 impl Sandbox {
     /// Starts one with an empty collection.
     ///
@@ -29,18 +42,12 @@ impl Sandbox {
     pub fn start(fleet: &Fleet) -> Self {
         let folder = fleet.path("sandbox");
         fs::create_dir(&folder).unwrap();
-        let now = SystemClock::new().wall();
-        let authority = TlsAuthority::create("sandbox", now).unwrap();
-        let leaf = authority.issue(&["localhost".to_owned(), "127.0.0.1".to_owned()], now).unwrap();
-        let text = |label: &str, der: &[u8]| pem::encode(label, der).to_string();
-        fs::write(folder.join("ca.pem"), text("CERTIFICATE", &authority.certificate)).unwrap();
-        fs::write(folder.join("tls.pem"), text("CERTIFICATE", &leaf.chain[0])).unwrap();
-        fs::write(folder.join("tls.key"), text("PRIVATE KEY", &leaf.key)).unwrap();
+        let [certificate, key] = leaf(&folder);
         let password = folder.join("password");
         fs::write(&password, PASSWORD).unwrap();
         let _private = fleet.run_tool("chmod", &["600", &password.display().to_string()]).ok();
         let port = free_port();
-        let places = ["tls.pem", "tls.key", "password"].map(|name| folder.join(name).display().to_string());
+        let places = [certificate, key, password].map(|path| path.display().to_string());
         let script = python::root().join("integration-tests/sandbox.py").display().to_string();
         let arguments = [&[script, "serve".to_owned(), port.to_string()][..], &places].concat();
         Self { server: Proxy::of_python(port, &arguments), folder }

@@ -12,12 +12,12 @@ mod verify;
 
 pub use encode::digest;
 pub use purpose::{
-    AgentProofPurpose, AgentReportPurpose, ApprovalPurpose, BundlePurpose, CommandPurpose, EnrolmentPurpose,
-    EntityCallPurpose, HelloPurpose, IdentityRecordPurpose, InstructionPurpose, InvalidDocument,
-    ManagerReplyPurpose, Purpose, ReceiptPurpose, RefusalsAckPurpose, RefusalsPurpose, ReleasePurpose,
-    ReputationPurpose, WelcomePurpose,
+    AgentProofPurpose, AgentReportPurpose, AlertPurpose, ApprovalPurpose, BundlePurpose, CommandPurpose,
+    EnrolmentPurpose, EntityCallPurpose, HelloPurpose, IdentityRecordPurpose, InstructionPurpose,
+    InvalidDocument, ManagerReplyPurpose, Notice, Purpose, ReceiptPurpose, RefusalsAckPurpose,
+    RefusalsPurpose, ReleasePurpose, ReputationPurpose, Tag, WelcomePurpose,
 };
-pub use sign::{Sealed, add_signature, sign};
+pub use sign::{Sealed, add_signature, sign, sign_notice};
 pub use verify::{Candidate, Verified, claimed_keyid, verify};
 
 #[cfg(test)]

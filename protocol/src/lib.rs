@@ -44,6 +44,7 @@ pub mod verify;
 
 pub mod evidence;
 pub mod facts;
+pub mod notice;
 pub mod receipt;
 pub mod refusal;
 pub mod report;

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use http::uri::PathAndQuery;
+use url::{Host, Url};
 use writ_common::admin::audit::AuditSettings;
 use writ_common::config::{Problems, Reader};
 use writ_common::telemetry::{self, LogFormat};
@@ -12,6 +13,7 @@ use writ_protocol::component::OF_AGENTS;
 use writ_protocol::id::Digest;
 use writ_protocol::limits::{MAX_PIECE_BYTES, MAX_REPUTATION_LIFETIME};
 
+use crate::notices::WebhookSettings;
 use crate::updates::Configured;
 use crate::updates::settings::check_url;
 
@@ -38,6 +40,8 @@ pub(crate) struct Config {
     pub listen_notify: SocketAddr,
     /// Sessions.
     pub session: SessionSettings,
+    /// Where alerts are told.
+    pub webhook: Option<WebhookSettings>,
     /// How many commands run at a time in the whole fleet; `None`: as many as there are.
     pub running: Option<usize>,
     /// SHA-256 of the SubjectPublicKeyInfo of the leaves of TLS-terminating proxies in front of the server.
@@ -112,6 +116,7 @@ impl Config {
                 max_age: reader.duration("session.max_age", second * 86_400, second..=second * 86_400 * 30),
                 outbox: usize::try_from(reader.number("session.outbox", 256, 1..=65_536)).unwrap_or(256),
             },
+            webhook: webhook(&mut reader),
             running: match reader.number("limits.running", 0, 0..=1_000_000) {
                 0 => None,
                 most => usize::try_from(most).ok(),
@@ -156,6 +161,36 @@ impl Config {
         }
         reader.finish(config)
     }
+}
+
+fn webhook(reader: &mut Reader) -> Option<WebhookSettings> {
+    let rule =
+        "where alerts are posted: `https://HOST/PATH`, or `http://127.0.0.1:PORT/PATH` on this machine";
+    let url = reader.string("alerts.webhook.url", "", rule, |text| text.is_empty() || hook(text).is_some());
+    let mut path = |key: &str, what: &str| {
+        let path = reader.string(key, "", what, |_| true);
+        (!path.is_empty()).then(|| PathBuf::from(path))
+    };
+    let ca = path("alerts.webhook.ca", "the path of a certificate (PEM)");
+    let token_file = path("alerts.webhook.token_file", "the path of a file with a bearer token");
+    if url.is_empty() && (ca.is_some() || token_file.is_some()) {
+        reader.problem("alerts.webhook.url", format!("is missing; it must be {rule}"));
+    }
+    Some(WebhookSettings { url: hook(&url)?, ca, token_file })
+}
+
+/// Where alerts are posted. In clear text to an address of this machine alone, and to no name: who is in trouble
+/// is nobody's business on the network.
+fn hook(text: &str) -> Option<Url> {
+    let url = text.parse::<Url>().ok()?;
+    let is_here = match url.host()? {
+        Host::Ipv4(address) => address.is_loopback(),
+        Host::Ipv6(address) => address.is_loopback(),
+        Host::Domain(_) => false,
+    };
+    let is_allowed = url.scheme() == "https" || (url.scheme() == "http" && is_here);
+    let has_secret = !url.username().is_empty() || url.password().is_some();
+    (is_allowed && !has_secret && url.fragment().is_none()).then_some(url)
 }
 
 fn updates(reader: &mut Reader) -> Option<Configured> {
@@ -234,6 +269,23 @@ fn is_tls(endpoint: &str) -> Option<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn alerts_travel_in_clear_text_on_this_machine_only() {
+        for good in ["https://ops.example/hook?team=a", "http://127.0.0.1:8080/", "http://[::1]:1/x"] {
+            assert!(hook(good).is_some(), "{good}");
+        }
+        for bad in [
+            "",
+            "http://localhost:1/",
+            "http://ops.example/",
+            "https://a:b@ops.example/",
+            "ftp://ops.example/",
+            "https://a/#b",
+        ] {
+            assert!(hook(bad).is_none(), "{bad}");
+        }
+    }
 
     #[test]
     fn traces_travel_in_clear_text_on_this_machine_only() {

@@ -23,6 +23,7 @@ mod doctor;
 mod enroll;
 mod expiry;
 mod metrics;
+mod notices;
 mod objects;
 mod receipts;
 mod reputation;

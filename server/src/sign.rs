@@ -10,14 +10,15 @@ use writ_common::time::SharedClock;
 use writ_protocol::audience::AudienceTree;
 use writ_protocol::command::{Action, Command, Window};
 use writ_protocol::envelope::{
-    CommandPurpose, HelloPurpose, IdentityRecordPurpose, InvalidDocument, Purpose, RefusalsAckPurpose,
-    ReleasePurpose, ReputationPurpose, Sealed, WelcomePurpose, sign,
+    AlertPurpose, CommandPurpose, HelloPurpose, IdentityRecordPurpose, InvalidDocument, Purpose,
+    RefusalsAckPurpose, ReleasePurpose, ReputationPurpose, Sealed, Tag, WelcomePurpose, sign, sign_notice,
 };
 use writ_protocol::hello::{ServerHello, Welcome};
 use writ_protocol::id::{AgentId, CommandId, Digest, FleetId, KeyId};
 use writ_protocol::identity::IdentityRecord;
 use writ_protocol::keys::{PrivateKey, Server, SigningKey};
 use writ_protocol::limits::MAX_COMMAND_BYTES;
+use writ_protocol::notice::AlertNotice;
 use writ_protocol::receipt::RefusalAcknowledgement;
 use writ_protocol::reputation::Reputation;
 use writ_protocol::rollout::{Release, Seed};
@@ -373,6 +374,16 @@ impl Signer {
         Ok(seal(&key, &said(now)))
     }
 
+    /// Signs word of an alert.
+    ///
+    /// # Errors
+    /// When the moment does not allow it.
+    pub(crate) fn alert(&self, said: impl FnOnce(Timestamp) -> AlertNotice) -> Result<String, SignError> {
+        let (now, key) = self.key()?;
+        let signed = sign_notice::<AlertPurpose>(&key.for_purpose(), &said(now));
+        Ok(signed.expect("texts and numbers are JSON"))
+    }
+
     /// Signs that a key is an agent's.
     ///
     /// # Errors
@@ -388,7 +399,7 @@ impl Signer {
     }
 }
 
-fn seal<P: Purpose<Signer = Server>>(key: &PrivateKey<Server>, document: &P::Document) -> Sealed<P> {
+fn seal<P: Purpose + Tag<Signer = Server>>(key: &PrivateKey<Server>, document: &P::Document) -> Sealed<P> {
     sign(&[&key.for_purpose::<P>()], document)
 }
 

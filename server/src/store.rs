@@ -70,6 +70,11 @@ const SCHEMA: Schema = Schema {
             name: "selectors",
             sql: include_str!("store/migrations/0013_selectors.sql"),
         },
+        Migration {
+            version: 14,
+            name: "alerts are told",
+            sql: include_str!("store/migrations/0014_alerts_are_told.sql"),
+        },
     ],
     cure: "stop the server, move writ.db and writ.db-wal away, and put a copy back or restore a backup: writ-server cert restore FILE",
 };

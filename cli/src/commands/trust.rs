@@ -131,6 +131,7 @@ struct Certificate {
     sign_from: String,
     accept_until: String,
     realms: Vec<String>,
+    public_key: String,
 }
 
 impl Rows for Certificate {
@@ -328,6 +329,7 @@ fn certificate(row: CertificateRow) -> Certificate {
         sign_from: output::time(row.sign_from_ms),
         accept_until: output::time(row.accept_until_ms),
         realms: row.realms,
+        public_key: row.public_key_pem,
     }
 }
 

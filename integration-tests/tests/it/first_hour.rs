@@ -381,7 +381,7 @@ fn a_bar_stays_where_its_work_stays_and_its_clock_goes_on() {
     // A pipe in the typescript's place shows the moment at which the bar says that one of two has answered.
     fs::remove_file(&typescript).unwrap();
     let _made = fleet.run_tool("mkfifo", &[typescript.to_str().unwrap()]).ok();
-    let waits = fleet.spawn_tool("script", &on_a_terminal("send ping --all --wait"));
+    let waits = fleet.spawn_tool("script", &on_a_terminal("send ping --all --yes --wait"));
     let mut pipe = fs::File::open(&typescript).unwrap();
     let (mut shown, mut part) = (Vec::new(), [0; 4096]);
     while !String::from_utf8_lossy(&shown).contains("1/2 answered") {

@@ -60,6 +60,7 @@ mod pages;
 mod targets;
 mod telemetry;
 mod traces;
+mod webhook;
 
 mod away;
 mod clocks_and_disks;

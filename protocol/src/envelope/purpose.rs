@@ -10,6 +10,7 @@ use crate::identity::{Enrolment, IdentityRecord};
 use crate::keys::{Agent, Authority, Entity, Holder, Manager, Operator, Server};
 use crate::limits;
 use crate::manager::{EntityCall, Instruction, Reply};
+use crate::notice::AlertNotice;
 use crate::receipt::{Receipt, RefusalAcknowledgement, RefusalReport};
 use crate::report::AgentReport;
 use crate::reputation::Reputation;
@@ -26,16 +27,20 @@ pub struct InvalidDocument {
     pub rule: String,
 }
 
-/// One purpose: who signs it, how it is called, what it carries.
-pub trait Purpose: Send + Sync + 'static {
+/// Who signs for a purpose, and how it is called.
+pub trait Tag: Send + Sync + 'static {
     /// Who may sign it.
     type Signer: Holder;
+    /// Stands in the envelope and under the signature.
+    const PAYLOAD_TYPE: &'static str;
+}
+
+/// A purpose within the protocol: what it carries.
+pub trait Purpose: Tag {
     /// Its payload on the wire.
     type Proto: prost::Message + Default + for<'a> From<&'a Self::Document>;
     /// Its payload as the rest of the code knows it.
     type Document: TryFrom<Self::Proto, Error = InvalidDocument> + std::fmt::Debug;
-    /// Stands in the envelope and under the signature.
-    const PAYLOAD_TYPE: &'static str;
     /// The largest envelope looked at.
     const MAX_BYTES: usize;
 }
@@ -46,15 +51,36 @@ macro_rules! purposes {
             $(#[$doc])*
             #[derive(Debug, Clone, Copy)]
             pub enum $name {}
-            impl Purpose for $name {
+            impl Tag for $name {
                 type Signer = $signer;
+                const PAYLOAD_TYPE: &'static str = concat!("application/vnd.writ.", $tag, ".v1+protobuf");
+            }
+            impl Purpose for $name {
                 type Proto = $proto;
                 type Document = $document;
-                const PAYLOAD_TYPE: &'static str = concat!("application/vnd.writ.", $tag, ".v1+protobuf");
                 const MAX_BYTES: usize = $max;
             }
         )*
     };
+}
+
+/// A purpose for programs that are none of ours: JSON in an envelope of JSON. We sign it and never read it.
+pub trait Notice: Tag {
+    /// What it carries.
+    type Document: serde::Serialize;
+}
+
+/// Word of an alert, for whoever is told.
+#[derive(Debug, Clone, Copy)]
+pub enum AlertPurpose {}
+
+impl Tag for AlertPurpose {
+    type Signer = Server;
+    const PAYLOAD_TYPE: &'static str = "application/vnd.writ.alert.v1+json";
+}
+
+impl Notice for AlertPurpose {
+    type Document = AlertNotice;
 }
 
 purposes! {

@@ -3,14 +3,16 @@
 use std::fmt;
 use std::marker::PhantomData;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use prost::Message as _;
 use ring::rand::SystemRandom;
 use writ_proto::v1 as proto;
 
-use super::Purpose;
 use super::encode::pae;
 use super::verify::Verified;
+use super::{Notice, Purpose, Tag};
 use crate::id::Digest;
 use crate::keys::SigningKey;
 use crate::keys::private::Pair;
@@ -75,7 +77,22 @@ pub fn add_signature<P: Purpose>(verified: &Verified<P>, key: &SigningKey<P>) ->
     Sealed { bytes: envelope.encode_to_vec().into(), digest: verified.digest(), purpose: PhantomData }
 }
 
-fn signature<P: Purpose>(key: &SigningKey<P>, signed: &[u8]) -> proto::Signature {
+/// Signs a notice: the envelope of JSON that DSSE describes (secure-systems-lab/dsse, envelope.md), on one line.
+///
+/// # Errors
+/// When the document cannot be written as JSON.
+pub fn sign_notice<P: Notice>(key: &SigningKey<P>, document: &P::Document) -> serde_json::Result<String> {
+    let payload = serde_json::to_vec(document)?;
+    let proto::Signature { sig, keyid } = signature(key, &pae(P::PAYLOAD_TYPE, &payload));
+    let envelope = serde_json::json!({
+        "payloadType": P::PAYLOAD_TYPE,
+        "payload": STANDARD.encode(payload),
+        "signatures": [{ "keyid": keyid, "sig": STANDARD.encode(sig) }],
+    });
+    Ok(envelope.to_string())
+}
+
+fn signature<P: Tag>(key: &SigningKey<P>, signed: &[u8]) -> proto::Signature {
     #[expect(clippy::disallowed_methods, reason = "protocol.md §2.1: the home of signing")]
     let sig = match &*key.pair {
         Pair::Ed25519(pair) => pair.sign(signed),

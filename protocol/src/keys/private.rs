@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 
 use super::der::algorithm;
 use super::{Algorithm, Holder, PublicKey};
-use crate::envelope::Purpose;
+use crate::envelope::Tag;
 use crate::id::random_bytes;
 
 /// Closes [`Holder`].
@@ -35,7 +35,7 @@ pub(crate) enum Pair {
 }
 
 /// The right to sign documents of one purpose with one key.
-pub struct SigningKey<P: Purpose> {
+pub struct SigningKey<P: Tag> {
     pub(crate) pair: Arc<Pair>,
     public: PublicKey,
     purpose: PhantomData<P>,
@@ -113,12 +113,12 @@ impl<H: Holder> PrivateKey<H> {
 
     /// Narrows the key to one purpose; compiles only for purposes this holder may sign.
     #[must_use]
-    pub fn for_purpose<P: Purpose<Signer = H>>(&self) -> SigningKey<P> {
+    pub fn for_purpose<P: Tag<Signer = H>>(&self) -> SigningKey<P> {
         SigningKey { pair: Arc::clone(&self.pair), public: self.public.clone(), purpose: PhantomData }
     }
 }
 
-impl<P: Purpose> SigningKey<P> {
+impl<P: Tag> SigningKey<P> {
     /// The public half.
     #[must_use]
     pub const fn public(&self) -> &PublicKey {
@@ -137,7 +137,7 @@ impl<H: Holder> Clone for PrivateKey<H> {
     }
 }
 
-impl<P: Purpose> Clone for SigningKey<P> {
+impl<P: Tag> Clone for SigningKey<P> {
     fn clone(&self) -> Self {
         Self { pair: Arc::clone(&self.pair), public: self.public.clone(), purpose: PhantomData }
     }
@@ -149,7 +149,7 @@ impl<H: Holder> fmt::Debug for PrivateKey<H> {
     }
 }
 
-impl<P: Purpose> fmt::Debug for SigningKey<P> {
+impl<P: Tag> fmt::Debug for SigningKey<P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "SigningKey({}, {}, secret)", P::PAYLOAD_TYPE, self.public.id())
     }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use tonic::{Request, Response, Status};
+use writ_common::keys::pem;
 use writ_proto::admin::v1::trust_service_server::TrustService;
 use writ_proto::admin::v1::{
     BehindRow, BundleHolders, BundleRow, CertificateRow, CertificateStanding, Convergence,
@@ -63,6 +64,7 @@ impl TrustService for Trust {
             sign_from_ms: entry.sign_from.as_millis(),
             accept_until_ms: entry.accept_until.as_millis(),
             realms: entry.realms.clone(),
+            public_key_pem: pem::encode("PUBLIC KEY", &entry.certificate.key().spki()).to_string(),
         };
         let certificates = bundle.signing.iter().map(row).collect();
         Ok(Response::new(ListCertificatesResponse { certificates }))

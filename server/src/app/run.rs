@@ -30,6 +30,7 @@ use crate::context::Server;
 use crate::dispatch::{Dispatcher, in_flight};
 use crate::expiry;
 use crate::metrics;
+use crate::notices::{self, Webhook};
 use crate::objects;
 use crate::rollouts::{self, Rollouts};
 use crate::sign::Signer;
@@ -68,6 +69,8 @@ pub(super) async fn run(options: Run, shutdown: Shutdown) -> Result<(), Fatal> {
     let uplink = Arc::new(load(&config, &files, store, options.accept_clock, shutdowns).await?);
     let server = Arc::clone(&uplink.server);
     let tls = server.tls.clone();
+    let webhook = config.webhook.as_ref().map(|settings| Webhook::open(settings, shutdown.clone()));
+    let webhook = webhook.transpose().map_err(|why| Fatal::usage(format!("alerts.webhook: {why}")))?;
 
     let agents = listener::bind(config.listen_agents, "listen.agents")?;
     let operators = listener::bind(config.listen_admin, "listen.admin")?;
@@ -88,6 +91,9 @@ pub(super) async fn run(options: Run, shutdown: Shutdown) -> Result<(), Fatal> {
 
     shutdown.spawn(sample::serve(Arc::clone(&uplink), measured.0, recorder));
     start_loops(&uplink, &files);
+    if let Some(webhook) = webhook {
+        shutdown.spawn(notices::run(Arc::clone(&server), webhook));
+    }
     // The loops have their own hold on it, and let go when they end.
     drop(uplink);
     daemon::outlive_terminal();

@@ -54,6 +54,48 @@ pub(crate) struct AlertRow {
     pub note: String,
 }
 
+/// How an alert stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum AlertState {
+    /// Its cause is there, and nobody has seen to it.
+    Open,
+    /// Its cause is gone.
+    Ended,
+    /// Somebody has seen to it.
+    Acknowledged,
+}
+
+impl AlertState {
+    /// As the column `told` has it.
+    pub(in crate::store) const fn stored(self) -> i64 {
+        match self {
+            Self::Open => 1,
+            Self::Ended => 2,
+            Self::Acknowledged => 3,
+        }
+    }
+
+    /// Its name.
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Open => "open",
+            Self::Ended => "ended",
+            Self::Acknowledged => "acknowledged",
+        }
+    }
+}
+
+impl AlertRow {
+    /// How it stands.
+    pub(crate) fn state(&self) -> AlertState {
+        match (self.ended_at, self.acknowledged_at) {
+            (Timestamp::ZERO, Timestamp::ZERO) => AlertState::Open,
+            (Timestamp::ZERO, _) => AlertState::Acknowledged,
+            (_, _) => AlertState::Ended,
+        }
+    }
+}
+
 /// Which alerts are listed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct WantedAlerts {

@@ -7,12 +7,15 @@ use writ_protocol::limits::MAX_REFUSALS_COUNTED;
 use writ_protocol::receipt::RefusalReport;
 use writ_protocol::time::Timestamp;
 
-use super::super::rows::{Alarm, AlertKind, AlertRow, WantedAlerts};
+use super::super::rows::{Alarm, AlertKind, AlertRow, AlertState, WantedAlerts};
 use super::super::{Store, StoreError};
 
 /// Signed documents kept of one agent and kind, the first and the last so many. An agent that is no longer
 /// honest could fill the disk with more.
 const MAX_EVIDENCE: u32 = 8;
+
+/// How an alert stands, as [`AlertState`] says it.
+const STATE: &str = "CASE WHEN ended_at > 0 THEN 2 WHEN acknowledged_at > 0 THEN 3 ELSE 1 END";
 
 impl Store {
     /// Raises an alert, with the evidence if there is any.
@@ -102,6 +105,28 @@ impl Store {
             let sql = "SELECT alerts.*, coalesce(agents.name, '') AS agent_name
                        FROM alerts LEFT JOIN agents ON agents.agent_id = alerts.agent_id WHERE alert_id = ?1";
             connection.first(sql, &values![alert], read)
+        };
+        self.database.write(write).await
+    }
+
+    /// Alerts that stand otherwise than a webhook was told last, those of the longest ago first. Of one that ended
+    /// before anything was told, there is nothing to tell.
+    pub(crate) async fn untold_alerts(&self, limit: u32) -> Result<Vec<AlertRow>, StoreError> {
+        let sql = format!(
+            "SELECT alerts.*, coalesce(agents.name, '') AS agent_name
+             FROM alerts LEFT JOIN agents ON agents.agent_id = alerts.agent_id
+             WHERE told <> {STATE} AND NOT (told = 0 AND {STATE} <> ?2)
+             ORDER BY last_at, alert_id LIMIT ?1"
+        );
+        let open = AlertState::Open.stored();
+        self.database.read(move |connection| connection.fetch(&sql, &values![limit, open], read)).await
+    }
+
+    /// A webhook was told how an alert stood.
+    pub(crate) async fn note_told(&self, alert: u64, state: AlertState) -> Result<(), StoreError> {
+        let sql = "UPDATE alerts SET told = ?2 WHERE alert_id = ?1";
+        let write = move |connection: &mut Connection| {
+            connection.execute(sql, &values![alert, state.stored()]).map(drop)
         };
         self.database.write(write).await
     }
