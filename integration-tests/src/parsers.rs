@@ -28,6 +28,7 @@ use writ_protocol::id::{AgentId, Digest};
 use writ_protocol::identity::EnrolmentToken;
 use writ_protocol::keys::{Agent, PrivateKey, PublicKey, SigningCertificate};
 use writ_protocol::place::server_name;
+use writ_protocol::report::ReportedSchema;
 use writ_protocol::reputation::Question;
 use writ_protocol::time::Timestamp;
 use writ_protocol::trust::Chain;
@@ -48,6 +49,7 @@ pub const PARSERS: &[Parser] = &[
     ("certificate", certificate),
     ("key", key),
     ("evidence", evidence),
+    ("schema", schema),
     ("selector", selector),
     ("endpoint", endpoint),
     ("list_source", list_source),
@@ -167,6 +169,17 @@ pub fn evidence(data: &[u8]) {
     assert_eq!(again.to_json(), evidence.to_json());
     let pin = evidence.bundles.first().and_then(|bundle| Chain::digest_of(bundle));
     let _ = evidence.verify(pin.unwrap_or(Digest::from_bytes([0; 32])));
+}
+
+/// What an agent says that an action takes, and the check of some values by it.
+pub fn schema(data: &[u8]) {
+    let Some(read) = ReportedSchema::from_wire(Bytes::copy_from_slice(data)).read() else { return };
+    let again = ReportedSchema::from(&read);
+    assert_eq!(ReportedSchema::from(&again.read().unwrap()), again);
+    let given: Vec<_> = read.parameters.iter().map(|(name, _)| (name.to_owned(), "7".to_owned())).collect();
+    if let Ok(values) = read.parameters.fill("any", &given) {
+        assert_eq!(values.len(), given.len());
+    }
 }
 
 /// A selector.
