@@ -41,15 +41,23 @@ pub(crate) struct Outgoing {
 pub(crate) struct Terms {
     /// Then nobody starts it any more.
     pub expires_at: Timestamp,
-    /// It ends what others run.
-    pub is_stop: bool,
+    /// Whether it counts as running for `limits.running`.
+    pub needs_turn: bool,
+}
+
+/// Actions that need no turn: those that end others must not wait for what they end, and what servers send of
+/// themselves has a pace of its own.
+const WITHOUT_TURN: [&str; 3] = ["stop-command", "stop-scan", "update-component"];
+
+/// Whether a command with this action, as it is described, needs a turn.
+pub(crate) fn needs_turn(action: &str) -> bool {
+    action.split(' ').next().is_none_or(|name| !WITHOUT_TURN.contains(&name))
 }
 
 impl Terms {
     /// Of a command with this action, as it is described.
     pub(crate) fn of(action: &str, expires_at: Timestamp) -> Self {
-        let is_stop = matches!(action.split(' ').next(), Some("stop-command" | "stop-scan"));
-        Self { expires_at, is_stop }
+        Self { expires_at, needs_turn: needs_turn(action) }
     }
 }
 

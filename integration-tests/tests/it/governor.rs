@@ -56,6 +56,55 @@ fn commands_wait_their_turn_in_order_and_what_ends_one_does_not_wait() {
 }
 
 #[test]
+fn an_agent_that_waits_for_its_turn_is_not_passed_over_by_its_wave() {
+    let (fleet, mut agents) = scene();
+    let running = hang(&fleet, &agents);
+    assert!(agents.pop().unwrap().stop().success());
+    let staged = |agent: &str| {
+        let send = [
+            "send",
+            "action",
+            "note",
+            "word=wave",
+            "--agent",
+            agent,
+            "--batch",
+            "1",
+            "--answer-within",
+            "1s",
+        ];
+        fleet.json(&send)["command_id"].as_str().unwrap().to_owned()
+    };
+    let (waits, away) = (staged("paris"), staged("oslo"));
+    // When the wave of the other has given up its agent, which is away, as much time has passed for this one.
+    let _over = fleet.writ(&["rollouts", "watch", &away]);
+    let shown = fleet.json(&["rollouts", "show", &waits]);
+    assert_eq!((&shown["away"], &shown["unanswered"]), (&0.into(), &1.into()), "{shown}");
+    let _stopped = fleet.writ(&["commands", "stop", &running]).ok();
+    let done = fleet.writ(&["rollouts", "watch", &waits]).ok();
+    assert!(done.stdout.contains("1 done"), "{done:?}");
+}
+
+#[test]
+fn one_agent_has_no_more_than_its_share() {
+    let mut fleet = Fleet::unmade(Build::Testing);
+    fleet.server_config = "[limits]\nrunning = 4\n".to_owned();
+    fleet.init().ok();
+    fleet.start_server(None);
+    fleet.add_context();
+    fleet.allow("hang", "echo \"$1\" >> \"$NOTES\"; sleep 1000", "timeout = \"1h\"");
+    let rome = fleet.agent("rome");
+    let first = hang(&fleet, std::slice::from_ref(&rome));
+    let second = fleet.json(&["send", "action", "hang", "word=second", "--agent", "rome"]);
+    let ping = fleet.json(&["send", "ping", "--agent", "rome"]);
+    assert_eq!(standing(&fleet)["running"], 1, "a quarter of four");
+    let _stopped = fleet.writ(&["commands", "stop", &first]).ok();
+    rome.wait_for("action started", |said| said["command.id"] == second["command_id"]);
+    let _stopped = fleet.writ(&["commands", "stop", second["command_id"].as_str().unwrap()]).ok();
+    let _answered = fleet.writ(&["commands", "watch", ping["command_id"].as_str().unwrap()]).ok();
+}
+
+#[test]
 fn an_agent_that_goes_away_gives_its_turn_back() {
     let (fleet, mut agents) = scene();
     let running = hang(&fleet, &agents);

@@ -83,9 +83,23 @@ impl Governor {
     }
 
     fn looked(&self, session: &Arc<Mailbox>) {
-        if self.most.is_some() {
+        // One that was told while it looked looks again.
+        if self.most.is_some() && !session.is_behind() {
             let mut state = self.lock();
             if state.reserved.remove(&session.number()) {
+                self.give_back(&mut state);
+            }
+        }
+    }
+
+    /// Somebody else may hold the mailbox of a session that ended: it must not be given a turn.
+    fn leave(&self, session: &Arc<Mailbox>) {
+        if self.most.is_some() {
+            let (mut state, number) = (self.lock(), session.number());
+            if state.queued.remove(&number) {
+                state.waiting.retain(|waits| waits.as_ptr() != Arc::as_ptr(session));
+            }
+            if state.reserved.remove(&number) {
                 self.give_back(&mut state);
             }
         }
@@ -108,7 +122,9 @@ impl Governor {
         while self.most.is_some_and(|most| state.given < most) {
             let Some(first) = state.waiting.pop_front() else { return };
             let Some(session) = first.upgrade() else { continue };
-            state.queued.remove(&session.number());
+            if !state.queued.remove(&session.number()) {
+                continue;
+            }
             state.given += 1;
             state.reserved.insert(session.number());
             session.look_into_store();
@@ -126,6 +142,11 @@ impl Applicant {
         self.governor.take(&self.session)
     }
 
+    /// How many turns one agent may have: others must get on beside one that never answers.
+    pub(crate) fn share(&self) -> usize {
+        self.governor.most.map_or(usize::MAX, |most| (most / 4).max(1))
+    }
+
     /// The session has looked for what waits: a turn that it has not taken is the next one's.
     pub(crate) fn looked(&self) {
         self.governor.looked(&self.session);
@@ -134,7 +155,7 @@ impl Applicant {
 
 impl Drop for Applicant {
     fn drop(&mut self) {
-        self.looked();
+        self.governor.leave(&self.session);
     }
 }
 
@@ -148,7 +169,7 @@ impl Drop for Turn {
 mod tests {
     use writ_protocol::id::AgentId;
 
-    use super::super::registry::{Registry, SessionSlot};
+    use super::super::registry::{Next, Registry, SessionSlot};
     use super::*;
 
     fn applicants(governor: &Arc<Governor>, count: u8) -> Vec<(SessionSlot, Applicant)> {
@@ -179,8 +200,12 @@ mod tests {
         assert!(turn(&all[4]).is_none());
         let third = turn(&all[2]).unwrap();
         assert_eq!(governor.standing(), (2, 2));
-        // One that found nothing hands it on.
+        // One that looked and found nothing hands it on.
         drop(second);
+        assert!(matches!(
+            futures_util::FutureExt::now_or_never(all[3].0.mailbox.next(true)),
+            Some(Next::LookIntoStore)
+        ));
         all[3].1.looked();
         let fourth = turn(&all[4]).unwrap();
         assert_eq!(governor.standing(), (2, 0));
@@ -199,9 +224,31 @@ mod tests {
         drop(all.remove(1));
         drop(running);
         assert_eq!(governor.standing(), (0, 2), "the turn is reserved for the next that is there");
+        // Others still hold its mailbox, as those do who wait for its end.
+        let held = Arc::clone(&all[1].0.mailbox);
         drop(all.remove(1));
-        let _last = turn(&all[1]).unwrap();
+        let last = turn(&all[1]).unwrap();
         assert_eq!(governor.standing(), (1, 0));
+        let waits = applicants(&governor, 2);
+        assert!(turn(&waits[0]).is_none() && turn(&waits[1]).is_none());
+        let also_held = Arc::clone(&waits[0].0.mailbox);
+        let mut waits = waits.into_iter();
+        drop(waits.next());
+        drop(last);
+        let _next = turn(&waits.next().unwrap()).unwrap();
+        drop((held, also_held));
+    }
+
+    #[test]
+    fn a_turn_that_is_reserved_while_its_session_looks_is_kept_for_its_next_look() {
+        let governor = Governor::new(Some(1));
+        let all = applicants(&governor, 2);
+        let running = turn(&all[0]).unwrap();
+        assert!(turn(&all[1]).is_none());
+        drop(running);
+        // It was looking at that moment, and had been refused before.
+        all[1].1.looked();
+        let _turn = turn(&all[1]).unwrap();
     }
 
     #[test]

@@ -73,6 +73,11 @@ impl Mailbox {
         Self { number, began, most, waiting: Mutex::new(waiting), news, ends, heard, has_reported }
     }
 
+    /// Whether it was told to look into the store and has not begun.
+    pub(super) fn is_behind(&self) -> bool {
+        self.lock().is_behind
+    }
+
     /// Which mailbox it is: no two have the same number.
     pub(super) const fn number(&self) -> u64 {
         self.number

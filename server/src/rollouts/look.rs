@@ -62,8 +62,11 @@ pub(super) async fn look(server: &Server, clock: &RolloutClock) -> Result<(Count
         let had = clock.released_at(place).map(since).unwrap_or_default();
         let here = registry.connected_for(agent);
         // One that was sent it and is gone may have been cut off by it.
+        let has_limit = server.dispatcher.governor().most().is_some();
         let is_over = match (is_sent, here) {
             (true, _) => had >= patience,
+            // It waits for its turn, which may come late, and is not away.
+            (false, Some(_)) if has_limit => false,
             (false, Some(here)) => had.min(here) >= patience,
             // Away for long already: its wave does not wait for it. Else it may be about to come back.
             (false, None) => {

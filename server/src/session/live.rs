@@ -85,6 +85,10 @@ pub(super) struct Live<'a> {
     turns: HashMap<CommandId, (Timestamp, Turn)>,
     /// How it gets them.
     applicant: Applicant,
+    /// It has as many as one agent may have, and more waits.
+    has_its_share: bool,
+    /// A command had to wait for a turn since it last looked: later ones do not overtake it.
+    waits_for_turn: bool,
     /// Receipts that are recorded, or about to be, and not acknowledged yet; the oldest first.
     unacknowledged: VecDeque<(Answered, Pending<ReceiptFate>)>,
     /// Whether commands wait in the store until some are answered.
@@ -129,6 +133,8 @@ impl<'a> Live<'a> {
             unanswered: HashMap::new(),
             turns: HashMap::new(),
             applicant,
+            has_its_share: false,
+            waits_for_turn: false,
             unacknowledged: VecDeque::new(),
             is_held_back: false,
             reconciled: tokio::time::Instant::now(),
@@ -276,6 +282,7 @@ impl<'a> Live<'a> {
     }
 
     async fn catch_up(&mut self) -> Result<(), End> {
+        self.waits_for_turn = false;
         let done = self.hand_over_what_waits().await;
         self.applicant.looked();
         done
@@ -296,7 +303,8 @@ impl<'a> Live<'a> {
             after = last.sequence;
             let is_last = page.len() < usize::try_from(CATCH_UP_PAGE).unwrap_or(usize::MAX);
             for waiting in page {
-                if self.deliveries.contains_key(&waiting.id) {
+                let waits = self.waits_for_turn && waiting.needs_turn;
+                if waits || self.deliveries.contains_key(&waiting.id) {
                     continue;
                 }
                 if self.unanswered.len() >= MAX_UNANSWERED || self.deliveries.len() >= MAX_COUNTED_DELIVERIES
@@ -332,7 +340,10 @@ impl<'a> Live<'a> {
         let turn = match self.admission(outgoing) {
             Admission::Free => None,
             Admission::Running(turn) => Some(turn),
-            Admission::Waits => return Ok(()),
+            Admission::Waits => {
+                self.waits_for_turn = true;
+                return Ok(());
+            }
         };
         self.hand_on_bundles().await?;
         self.acknowledge_stored().await?;
@@ -356,8 +367,20 @@ impl<'a> Live<'a> {
         self.say(Frame::Delivery(delivery)).await
     }
 
-    fn admission(&self, outgoing: &Outgoing) -> Admission {
-        if outgoing.terms().is_stop { Admission::Free } else { self.applicant.take() }
+    fn admission(&mut self, outgoing: &Outgoing) -> Admission {
+        if !outgoing.terms().needs_turn {
+            return Admission::Free;
+        }
+        // Later ones do not overtake one that waits.
+        if self.waits_for_turn {
+            return Admission::Waits;
+        }
+        // Told of by its own answers.
+        if self.turns.len() >= self.applicant.share() {
+            self.has_its_share = true;
+            return Admission::Waits;
+        }
+        self.applicant.take()
     }
 
     async fn receive(&mut self, frame: agent_frame::Frame) -> Result<(), End> {
@@ -390,6 +413,7 @@ impl<'a> Live<'a> {
                     self.note_heard(report).await?;
                     let now = self.server.clock.wall();
                     self.turns.retain(|_, (expires_at, _)| *expires_at + MAX_RUN > now);
+                    self.has_its_share = false;
                     // The store is the truth: whatever the dispatcher missed is found at the latest now.
                     self.slot.mailbox.look_into_store();
                 }

@@ -264,6 +264,8 @@ pub(crate) struct WaitingCommand {
     pub id: CommandId,
     /// The agent's place in the audience.
     pub place: u32,
+    /// Whether it counts for `limits.running`.
+    pub needs_turn: bool,
 }
 
 /// A command some agent still waits for.

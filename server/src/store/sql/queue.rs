@@ -8,6 +8,7 @@ use writ_protocol::time::Timestamp;
 
 use super::super::rows::{FIRST_ENDED, QueuedCommand, StoredEnvelope, TargetState, WaitingCommand};
 use super::super::{Store, StoreError};
+use crate::dispatch::needs_turn;
 
 impl Store {
     /// Unexpired commands that wait for an agent, oldest first, after a place in the order of submission.
@@ -19,7 +20,8 @@ impl Store {
         now: Timestamp,
     ) -> Result<Vec<WaitingCommand>, StoreError> {
         let sql = format!(
-            "SELECT sequence, command_id, place FROM targets JOIN commands ON sequence = command
+            "SELECT sequence, command_id, place, substr(action, 1, 32) AS action
+             FROM targets JOIN commands ON sequence = command
              WHERE agent_id = ?1 AND state < {FIRST_ENDED} AND command > ?2 AND expires_at > ?3
              AND cancelled_at = 0 ORDER BY command LIMIT ?4"
         );
@@ -29,6 +31,7 @@ impl Store {
                     sequence: record.get("sequence")?,
                     id: record.get("command_id")?,
                     place: record.get("place")?,
+                    needs_turn: needs_turn(&record.get::<String>("action")?),
                 })
             })
         };
