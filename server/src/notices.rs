@@ -77,16 +77,33 @@ impl Webhook {
     }
 
     /// Tells one thing.
-    async fn tell(&self, server: &Server, alert: &AlertRow) -> Result<(), String> {
+    async fn tell(&self, server: &Server, alert: &AlertRow) -> Result<(), Untold> {
         let chain = server.chain();
         let fleet = (server.fleet, chain.head().bundle.fleet_name.as_str());
-        let word = server.signer.alert(|now| notice(fleet, alert, now)).map_err(|error| error.to_string())?;
+        let word = server.signer.alert(|now| notice(fleet, alert, now));
+        let word = word.map_err(|error| Untold::Ours(error.to_string()))?;
         match self.hook.post(&self.headers, Bytes::from(word)).await {
             Ok(status) if status.is_success() => Ok(()),
-            Ok(status) => Err(format!("it answers {status}")),
-            Err(error) => Err(text::quoted(&error.to_string())),
+            // Not this one: it would keep all others waiting behind it for ever.
+            Ok(status) if status.is_client_error() && !ABOUT_THE_WAY.contains(&status.as_u16()) => {
+                warn!(alert = alert.id, %status, "the webhook will not have this alert, which is left out");
+                Ok(())
+            }
+            Ok(status) => Err(Untold::Theirs(format!("it answers {status}"))),
+            Err(error) => Err(Untold::Theirs(text::quoted(&error.to_string()))),
         }
     }
+}
+
+/// Statuses of 4xx that say nothing of what was posted: a wrong token, address or method, too slow, too much.
+const ABOUT_THE_WAY: [u16; 6] = [401, 403, 404, 405, 408, 429];
+
+/// Why something was not told.
+enum Untold {
+    /// The web server did not take it.
+    Theirs(String),
+    /// This server could not say it.
+    Ours(String),
 }
 
 fn notice((fleet_id, fleet): (FleetId, &str), alert: &AlertRow, now: Timestamp) -> AlertNotice {
@@ -110,24 +127,39 @@ fn notice((fleet_id, fleet): (FleetId, &str), alert: &AlertRow, now: Timestamp) 
 }
 
 /// Until the server ends.
-pub(crate) async fn run(server: Arc<Server>, webhook: Webhook) {
+pub(crate) async fn run(server: Arc<Server>, webhook: Option<Webhook>) {
+    let Some(webhook) = webhook else {
+        end(&server).await;
+        if let Err(error) = server.store.forget_untold().await {
+            warn!(%error, "what nobody is told of could not be noted");
+        }
+        return;
+    };
     let mut backoff = Backoff::new(FIRST_BACKOFF, MAX_BACKOFF);
     // Once for each time it begins to fail: who has seen to it is not asked again. One of before the server
     // started may be open still.
     let (mut is_failing, mut may_be_open) = (false, true);
     loop {
-        let wait = match turn(&server, &webhook).await {
-            Ok(0) => LOOK_EVERY,
+        let Some(told) = server.shutdown.unless_requested(Box::pin(turn(&server, &webhook))).await else {
+            return;
+        };
+        let wait = match told {
             Ok(told) => {
-                info!(told, "the webhook was told of alerts");
+                if told > 0 {
+                    info!(told, "the webhook was told of alerts");
+                }
                 backoff.reset();
                 is_failing = false;
-                if std::mem::take(&mut may_be_open) {
+                if told > 0 && std::mem::take(&mut may_be_open) {
                     end(&server).await;
                 }
                 LOOK_EVERY
             }
-            Err(why) => {
+            Err(Untold::Ours(why)) => {
+                warn!(%why, "the webhook cannot be told of alerts now; it is tried again");
+                backoff.after_failure()
+            }
+            Err(Untold::Theirs(why)) => {
                 warn!(%why, "the webhook does not take alerts; it is tried again");
                 if !std::mem::replace(&mut is_failing, true) {
                     may_be_open = true;
@@ -143,12 +175,12 @@ pub(crate) async fn run(server: Arc<Server>, webhook: Webhook) {
 }
 
 /// Tells what is not told, in its order; the first that is not taken ends it.
-async fn turn(server: &Server, webhook: &Webhook) -> Result<usize, String> {
-    let failed = |error: StoreError| error.to_string();
+async fn turn(server: &Server, webhook: &Webhook) -> Result<usize, Untold> {
+    let failed = |error: StoreError| Untold::Ours(error.to_string());
     let untold = server.store.untold_alerts(BATCH).await.map_err(failed)?;
     for alert in &untold {
         webhook.tell(server, alert).await?;
-        server.store.note_told(alert.id, alert.state()).await.map_err(failed)?;
+        server.store.note_told(alert.id, alert.state(), alert.last_at).await.map_err(failed)?;
     }
     Ok(untold.len())
 }

@@ -91,9 +91,7 @@ pub(super) async fn run(options: Run, shutdown: Shutdown) -> Result<(), Fatal> {
 
     shutdown.spawn(sample::serve(Arc::clone(&uplink), measured.0, recorder));
     start_loops(&uplink, &files);
-    if let Some(webhook) = webhook {
-        shutdown.spawn(notices::run(Arc::clone(&server), webhook));
-    }
+    shutdown.spawn(notices::run(Arc::clone(&server), webhook));
     // The loops have their own hold on it, and let go when they end.
     drop(uplink);
     daemon::outlive_terminal();

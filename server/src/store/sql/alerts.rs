@@ -109,25 +109,38 @@ impl Store {
         self.database.write(write).await
     }
 
-    /// Alerts that stand otherwise than a webhook was told last, those of the longest ago first. Of one that ended
-    /// before anything was told, there is nothing to tell.
+    /// Alerts that stand otherwise than a webhook was told last, those of the longest ago first. That an open one was
+    /// raised again is nothing to tell; that one was, and is over again, is.
     pub(crate) async fn untold_alerts(&self, limit: u32) -> Result<Vec<AlertRow>, StoreError> {
         let sql = format!(
             "SELECT alerts.*, coalesce(agents.name, '') AS agent_name
              FROM alerts LEFT JOIN agents ON agents.agent_id = alerts.agent_id
-             WHERE told <> {STATE} AND NOT (told = 0 AND {STATE} <> ?2)
+             WHERE told <> {STATE} OR ({STATE} <> ?2 AND told_of <> last_at)
              ORDER BY last_at, alert_id LIMIT ?1"
         );
         let open = AlertState::Open.stored();
         self.database.read(move |connection| connection.fetch(&sql, &values![limit, open], read)).await
     }
 
-    /// A webhook was told how an alert stood.
-    pub(crate) async fn note_told(&self, alert: u64, state: AlertState) -> Result<(), StoreError> {
-        let sql = "UPDATE alerts SET told = ?2 WHERE alert_id = ?1";
+    /// A webhook was told how an alert stood when it had been raised last.
+    pub(crate) async fn note_told(
+        &self,
+        alert: u64,
+        state: AlertState,
+        last_at: Timestamp,
+    ) -> Result<(), StoreError> {
+        let sql = "UPDATE alerts SET told = ?2, told_of = ?3 WHERE alert_id = ?1";
         let write = move |connection: &mut Connection| {
-            connection.execute(sql, &values![alert, state.stored()]).map(drop)
+            connection.execute(sql, &values![alert, state.stored(), last_at]).map(drop)
         };
+        self.database.write(write).await
+    }
+
+    /// There is no webhook: who sets one later is told of what is open, and not of what is over.
+    pub(crate) async fn forget_untold(&self) -> Result<(), StoreError> {
+        let sql = format!("UPDATE alerts SET told = {STATE}, told_of = last_at WHERE {STATE} <> ?1");
+        let open = AlertState::Open.stored();
+        let write = move |connection: &mut Connection| connection.execute(&sql, &values![open]).map(drop);
         self.database.write(write).await
     }
 
