@@ -82,7 +82,13 @@ pub(crate) fn commands(begin: &OsStr) -> Vec<CompletionCandidate> {
 pub(crate) fn selectors(begin: &OsStr) -> Vec<CompletionCandidate> {
     let begin = begin.to_string_lossy().into_owned();
     ask(async |client| {
-        let listed = client.selectors().list(ListSelectorsRequest {}).await.ok()?.into_inner().selectors;
+        let listed = client
+            .selectors()
+            .list(ListSelectorsRequest { without_counts: true })
+            .await
+            .ok()?
+            .into_inner()
+            .selectors;
         let named = listed.into_iter().map(|saved| (format!("@{}", saved.name), saved.selector));
         Some(named.filter(|(name, _)| name.starts_with(&begin)).collect())
     })
@@ -93,19 +99,31 @@ pub(crate) fn contexts(begin: &OsStr) -> Vec<CompletionCandidate> {
     let begin = begin.to_string_lossy();
     let known = Contexts::load().map(|contexts| contexts.contexts).unwrap_or_default();
     let fitting = known.into_iter().filter(|(name, _)| name.starts_with(&*begin));
-    fitting.map(|(name, context)| candidate(name, &context.server)).collect()
+    fitting.filter_map(|(name, context)| candidate(name, &context.server)).collect()
 }
 
-fn candidate(value: String, help: &str) -> CompletionCandidate {
-    let candidate = CompletionCandidate::new(output::plain(&value));
-    if help.is_empty() { candidate } else { candidate.help(Some(output::plain(help).into())) }
+/// `None` for what a shell could take for more than a word: whoever enrols a host gives it its name.
+fn candidate(value: String, help: &str) -> Option<CompletionCandidate> {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '/' | '@');
+    if !value.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '@') || !value.chars().all(is_plain) {
+        return None;
+    }
+    let candidate = CompletionCandidate::new(value);
+    Some(if help.is_empty() { candidate } else { candidate.help(Some(output::plain(help).into())) })
+}
+
+/// The context that was typed before.
+fn typed_context() -> Option<String> {
+    let mut words = std::env::args().skip_while(|word| word != "--context");
+    words.nth(1)
 }
 
 fn ask(question: impl AsyncFnOnce(Client) -> Option<Vec<(String, String)>>) -> Vec<CompletionCandidate> {
     let asked = async {
+        let named = typed_context();
         let context = match Context::of_environment().ok()? {
-            Some(context) => context,
-            None => Contexts::load().ok()?.choose(None).ok()?.1.clone(),
+            Some(context) if named.is_none() => context,
+            _ => Contexts::load().ok()?.choose(named.as_deref()).ok()?.1.clone(),
         };
         question(Client::connect(&context).await.ok()?).await
     };
@@ -115,5 +133,5 @@ fn ask(question: impl AsyncFnOnce(Client) -> Option<Vec<(String, String)>>) -> V
     };
     let answered = runtime.block_on(async { tokio::time::timeout(PATIENCE, asked).await });
     let named = answered.ok().flatten().unwrap_or_default();
-    named.into_iter().map(|(value, help)| candidate(value, &help)).collect()
+    named.into_iter().filter_map(|(value, help)| candidate(value, &help)).collect()
 }

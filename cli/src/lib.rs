@@ -20,6 +20,7 @@ fn asks_for_json() -> bool {
     let arguments: Vec<_> = std::env::args().collect();
     let is_json = |format: &str| matches!(format, "json" | "jsonl");
     arguments.iter().any(|argument| argument.strip_prefix("--output=").is_some_and(is_json))
+        || arguments.iter().any(|argument| argument.strip_prefix("-o").is_some_and(is_json))
         || arguments.windows(2).any(|pair| matches!(pair[0].as_str(), "--output" | "-o") && is_json(&pair[1]))
 }
 

@@ -230,6 +230,12 @@ pub trait AdminBackend: Send + Sync + 'static {
         Err(Failure::invalid("selector", "operators have no scope here: it limits who commands which agents"))
     }
 
+    /// Whether a request holds a secret, so that no digest of it is kept, by which somebody could try guesses.
+    #[must_use]
+    fn has_secrets(_method: &str, _request: &[u8]) -> bool {
+        false
+    }
+
     /// A call as it is recorded.
     fn audit_entry(&self, entry: AuditedCall) -> NewAudit {
         NewAudit::of(entry, self.now(), self.audit_settings())
@@ -442,7 +448,8 @@ impl Call {
         })?;
         let bytes = body.to_bytes();
         let message = only_message(&bytes)?;
-        let digest = (!matches!(rule, Some(Rule::ChangeSecrets(_)))).then(|| Digest::of(message));
+        let is_secret = matches!(rule, Some(Rule::ChangeSecrets(_))) || H::has_secrets(method, message);
+        let digest = (!is_secret).then(|| Digest::of(message));
         let actor = Actor { name, role, method, request: digest, scope };
         let subject = match rule {
             Some(Rule::Change(_, about) | Rule::ChangeWithLine(_, about)) => about.subject(message),

@@ -5,10 +5,15 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use regex_lite::Regex;
+use regex_lite::{Regex, RegexBuilder};
 
 use crate::id::Digest;
 use crate::refusal::{Refusal, RefusalCode};
+
+/// Of a compiled pattern in a file of this host: what the library allows.
+const MAX_OWN_PATTERN_BYTES: usize = 10 << 20;
+/// Of one that an agent reports. A server that finds a larger one checks nothing by it; the agent does.
+const MAX_STRANGERS_PATTERN_BYTES: usize = 32 << 10;
 
 /// What an agent says of an entry of its allow-list.
 #[derive(Debug, Clone)]
@@ -62,9 +67,23 @@ impl Pattern {
     /// # Errors
     /// When it is no regular expression.
     pub fn new(text: &str) -> Result<Self, regex_lite::Error> {
+        Self::within(text, MAX_OWN_PATTERN_BYTES)
+    }
+
+    /// Reads one that somebody else says, which must be small when it is compiled: a few letters can stand for
+    /// megabytes, and each character of a value may cost a step for each part of it.
+    ///
+    /// # Errors
+    /// When it is no regular expression, or too large.
+    pub fn of_stranger(text: &str) -> Result<Self, regex_lite::Error> {
+        Self::within(text, MAX_STRANGERS_PATTERN_BYTES)
+    }
+
+    fn within(text: &str, most: usize) -> Result<Self, regex_lite::Error> {
+        let read = |text: &str| RegexBuilder::new(text).size_limit(most).build();
         // Alone first: `a)|(b` is no pattern, but would become one that is not anchored.
-        Regex::new(text)?;
-        Ok(Self { text: text.to_owned(), whole: Regex::new(&format!("^(?:{text})$"))? })
+        read(text)?;
+        Ok(Self { text: text.to_owned(), whole: read(&format!("^(?:{text})$"))? })
     }
 
     /// As it was written.
@@ -118,10 +137,15 @@ impl Parameters {
         }
         let mut values = BTreeMap::new();
         for (name, Parameter { rule, default, is_secret: _ }) in &self.0 {
-            let value = given.iter().find(|(given, _)| given == name).map(|(_, value)| value);
-            let value = value.or(default.as_ref());
-            let value = value.ok_or_else(|| refused(format!("parameter `{name}` is missing")))?;
-            rule.check(value).map_err(|rule| refused(format!("parameter `{name}` {rule}")))?;
+            let value = match (given.iter().find(|(given, _)| given == name), default) {
+                (Some((_, value)), _) => {
+                    rule.check(value).map_err(|rule| refused(format!("parameter `{name}` {rule}")))?;
+                    value
+                }
+                // It was checked when its file was read.
+                (None, Some(default)) => default,
+                (None, None) => return Err(refused(format!("parameter `{name}` is missing"))),
+            };
             values.insert(name.as_str(), value.as_str());
         }
         Ok(values)
@@ -152,6 +176,10 @@ mod tests {
     #[test]
     fn a_pattern_holds_for_the_whole_value_whatever_it_says() {
         let _not_one = Pattern::new("a)|(b").unwrap_err();
+        // Three words that stand for three hundred thousand parts.
+        let large = "(?:a{0,1000}){300}";
+        let _too_large = Pattern::of_stranger(large).unwrap_err();
+        let _usual = Pattern::of_stranger("[A-Za-z0-9/_.-]{1,64}").unwrap();
         let either = ParameterRule::Text(Pattern::new("a|b").unwrap());
         assert_eq!(either.check("a"), Ok(()));
         for wrong in ["ab", "xa", "b\n", "-a", ""] {

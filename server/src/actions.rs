@@ -45,15 +45,18 @@ impl Outlook {
 pub(crate) struct Outlooks<'a> {
     action: &'a Action,
     misfits: HashMap<ReportedSchema, Option<String>>,
-    secrets: BTreeSet<String>,
+    /// Of how many schemas each parameter is secret.
+    secrets: BTreeMap<String, usize>,
+    /// How many were read.
+    read: usize,
 }
 
 /// Stands where a secret is not shown.
-const SECRET: &str = "(secret)";
+pub(crate) const SECRET: &str = "(secret)";
 
 impl<'a> Outlooks<'a> {
     pub(crate) fn of(action: &'a Action) -> Self {
-        Self { action, misfits: HashMap::new(), secrets: BTreeSet::new() }
+        Self { action, misfits: HashMap::new(), secrets: BTreeMap::new(), read: 0 }
     }
 
     /// At one of them, by its last report.
@@ -62,7 +65,7 @@ impl<'a> Outlooks<'a> {
         match (listed, self.action, self.action.own_class()) {
             (Some(_), _, Some(class)) => Outlook::Obeys(class),
             // One that has reported nothing yet can do what every agent can; its host may deny that later.
-            (None, _, Some(class)) if agent.actions.is_empty() => Outlook::Obeys(class),
+            (None, _, Some(class)) if !agent.has_reported => Outlook::Obeys(class),
             (Some(listed), Action::Run(named), None) => match self.misfit(&listed.schema, named) {
                 Some(why) => Outlook::Misfit(why),
                 None => Outlook::Obeys(listed.class),
@@ -71,11 +74,15 @@ impl<'a> Outlooks<'a> {
         }
     }
 
-    /// An action without the values of what an agent said is secret.
-    fn without_secrets(&self, named: &NamedAction) -> String {
+    /// An action without the values of what the caller says is secret, or most of what agents say. Not what one
+    /// of them says: it could hide from the log what others were sent.
+    fn without_secrets(&self, named: &NamedAction, by_caller: &BTreeSet<String>) -> String {
+        let is_secret = |name: &String| {
+            by_caller.contains(name) || self.secrets.get(name).is_some_and(|count| count * 2 > self.read)
+        };
         let mut shown = named.clone();
-        let is_secret = |(name, _): &&mut (String, String)| self.secrets.contains(name);
-        shown.parameters.iter_mut().filter(is_secret).for_each(|(_, value)| SECRET.clone_into(value));
+        let hidden = shown.parameters.iter_mut().filter(|(name, _)| is_secret(name));
+        hidden.for_each(|(_, value)| SECRET.clone_into(value));
         Action::Run(shown).describe()
     }
 
@@ -84,10 +91,12 @@ impl<'a> Outlooks<'a> {
             return known.clone();
         }
         let read = schema.read();
-        let parameters = read.iter().flat_map(|read| read.parameters.iter());
-        let secrets =
-            parameters.filter(|(_, parameter)| parameter.is_secret).map(|(name, _)| name.to_owned());
-        self.secrets.extend(secrets);
+        if let Some(read) = &read {
+            self.read += 1;
+            for (name, _) in read.parameters.iter().filter(|(_, parameter)| parameter.is_secret) {
+                *self.secrets.entry(name.to_owned()).or_default() += 1;
+            }
+        }
         let filled = read.as_ref().map(|read| read.parameters.fill(&named.name, &named.parameters));
         // A pattern is an agent's word, and could say anything.
         let misfit = filled.and_then(Result::err).map(|refusal| quoted(&refusal.detail));
@@ -105,56 +114,87 @@ pub(crate) struct Foreseen {
     pub obstacle: Option<Failure>,
 }
 
-/// What agents last said of an action, all of them together.
+/// What agents last said of an action, all of them together; `secrets`: what the caller says is secret.
 ///
 /// # Errors
 /// When the store cannot be read.
 pub(crate) async fn foresee(
     server: &Server,
     action: &Action,
+    secrets: BTreeSet<String>,
     targets: &[AgentId],
 ) -> Result<Foreseen, Failure> {
     let Action::Run(named) = action else { return Ok(Foreseen { shown: action.describe(), obstacle: None }) };
-    let tables = server.store.action_tables(targets).await.map_err(unavailable)?;
-    let mut outlooks = Outlooks::of(action);
-    let (mut misfits, mut first, mut lacking) = (0, None, 0);
-    for agent in &tables {
-        match outlooks.at(agent) {
-            // What the store knows of an agent that has just come may be of before it came.
-            _ if server.dispatcher.registry().is_about_to_report(agent.id) => {}
-            Outlook::Misfit(why) => {
-                misfits += 1;
-                first.get_or_insert_with(|| (plain(&agent.name), why));
-            }
-            Outlook::Unlisted if !agent.actions.is_empty() => lacking += 1,
-            Outlook::Unlisted | Outlook::Obeys(_) => {}
-        }
+    let mut tables = server.store.action_tables(targets, Some(&named.name)).await.map_err(unavailable)?;
+    let registry = server.dispatcher.registry();
+    for agent in &mut tables {
+        // What the store knows of an agent that has just come may be of before it came.
+        agent.has_reported &= !registry.is_about_to_report(agent.id);
     }
-    let (targets, name) = (tables.len(), &named.name);
-    let obstacle = match first {
+    let (asked, count, name) = (action.clone(), tables.len(), &named.name);
+    let looked = blocking(move || look(&asked, &secrets, &tables)).await?;
+    let obstacle = match looked.misfit {
         Some((agent, why)) => Some(format!(
-            "{misfits} of {targets} agents would refuse it, such as {agent}: {why}; what it takes: writ actions show {name}; to send it all the same: --unchecked. Nothing was signed"
+            "{} of {count} agents would refuse it, such as {agent}: {why}; what it takes: writ actions show {name}; to send it all the same: --unchecked. Nothing was signed",
+            looked.misfits
         )),
         // One that has not said what it can do may have it.
-        None if lacking == targets => {
-            let meant = likeliest(&tables, name);
+        None if looked.lacking == count => {
+            let meant = likeliest(server, targets, name).await?;
             let meant = meant.map_or_else(|| ".".to_owned(), |meant| format!("; did you mean `{meant}`?"));
             Some(format!(
-                "no agent of these {targets} has `{name}` on its list{meant} See: writ actions list; to send it all the same: --unchecked. Nothing was signed"
+                "no agent of these {count} has `{name}` on its list{meant} See: writ actions list; to send it all the same: --unchecked. Nothing was signed"
             ))
         }
         None => None,
     };
     let obstacle = obstacle.map(|text| Failure::precondition("would_be_refused", text));
-    Ok(Foreseen { shown: outlooks.without_secrets(named), obstacle })
+    Ok(Foreseen { shown: looked.shown, obstacle })
+}
+
+/// What of many agents stands against an action.
+struct Looked {
+    shown: String,
+    misfits: usize,
+    misfit: Option<(String, String)>,
+    lacking: usize,
+}
+
+fn look(action: &Action, secrets: &BTreeSet<String>, tables: &[AllowList]) -> Looked {
+    let mut outlooks = Outlooks::of(action);
+    let (mut misfits, mut misfit, mut lacking) = (0, None, 0);
+    for agent in tables {
+        match outlooks.at(agent) {
+            Outlook::Misfit(why) if agent.has_reported => {
+                misfits += 1;
+                misfit.get_or_insert_with(|| (plain(&agent.name), why));
+            }
+            Outlook::Unlisted if agent.has_reported => lacking += 1,
+            Outlook::Misfit(_) | Outlook::Unlisted | Outlook::Obeys(_) => {}
+        }
+    }
+    let shown = match action {
+        Action::Run(named) => outlooks.without_secrets(named, secrets),
+        other => other.describe(),
+    };
+    Looked { shown, misfits, misfit, lacking }
+}
+
+/// Does what takes a while where it keeps no session waiting: agents say what is matched, and values are long.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Failure> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|_| Failure::unavailable("the server is shutting down"))
 }
 
 /// What a mistyped action was meant to be, if a name that agents have is like it.
-fn likeliest<'t>(tables: &'t [AllowList], name: &str) -> Option<&'t str> {
-    let listed = tables.iter().flat_map(|table| &table.actions).map(|listed| listed.name.as_str());
+async fn likeliest(server: &Server, targets: &[AgentId], name: &str) -> Result<Option<String>, Failure> {
+    let tables = server.store.action_tables(targets, None).await.map_err(unavailable)?;
+    let listed = tables.into_iter().flat_map(|table| table.actions).map(|listed| listed.name);
     let known: BTreeSet<_> = listed.filter(|listed| !is_own_action(listed)).collect();
-    let like = known.into_iter().map(|listed| (distance(listed, name), listed));
-    like.filter(|(distance, _)| *distance <= MAX_SLIP).min().map(|(_, listed)| listed)
+    let like = known.into_iter().map(|listed| (distance(&listed, name), listed));
+    Ok(like.filter(|(distance, _)| *distance <= MAX_SLIP).min().map(|(_, listed)| listed))
 }
 
 /// Letters of a name that a slip of the pen changes: two, which were exchanged.
@@ -209,20 +249,22 @@ impl ListedBy {
     }
 }
 
-/// What the agents of a selection have on their lists, by name.
+/// What the agents of a selection have on their lists, by name; of one action alone, if it is named.
 ///
 /// # Errors
 /// When the store cannot be read.
 pub(crate) async fn listed(
     server: &Server,
     selector: Option<&Selector>,
+    action: Option<&str>,
 ) -> Result<BTreeMap<String, ListedBy>, Failure> {
     let agents = match selector {
         Some(selector) => choose::agents(server, selector).await?,
         None => server.store.agent_ids(None).await.map_err(unavailable)?,
     };
     let mut listed = BTreeMap::<String, ListedBy>::new();
-    for AllowList { id, name, actions } in server.store.action_tables(&agents).await.map_err(unavailable)? {
+    let tables = server.store.action_tables(&agents, action).await.map_err(unavailable)?;
+    for AllowList { id, name, actions, has_reported: _ } in tables {
         for action in actions {
             let class = action.class;
             let version = Version { class, schema: action.schema.to_wire().to_vec() };

@@ -9,7 +9,7 @@ use writ_protocol::time::Timestamp;
 use crate::context::Server;
 use crate::selector::{Selector, Standing};
 use crate::store::unavailable;
-use crate::submit;
+use crate::submit::{self, Selection};
 
 /// Reads a selector, with what was saved in the place of names.
 ///
@@ -32,6 +32,20 @@ pub(crate) async fn expand(server: &Server, mut selector: Selector) -> Result<Se
         selector = expanded.map_err(|why| Failure::invalid("selector", format!("`@{name}`: {why}")))?;
     }
     Ok(selector)
+}
+
+/// A selection in whose selectors no name of a saved one is left.
+///
+/// # Errors
+/// As [`expand`].
+pub(crate) async fn expand_all(server: &Server, selection: Selection) -> Result<Selection, Failure> {
+    Ok(match selection {
+        Selection::Matching(selector) => Selection::Matching(expand(server, selector).await?),
+        Selection::Some(of, count, seed) => {
+            Selection::Some(Box::new(Box::pin(expand_all(server, *of)).await?), count, seed)
+        }
+        selection @ (Selection::All | Selection::Named(_) | Selection::Ids(_)) => selection,
+    })
 }
 
 /// No selector has this name.

@@ -15,6 +15,8 @@ use writ_protocol::limits::MAX_NAME_BYTES;
 const MAX_REQUIREMENTS: usize = 32;
 /// Values of one requirement.
 const MAX_VALUES: usize = 256;
+/// Patterns of one selector. Each is held against every value of its attribute: no index helps.
+const MAX_PATTERNS: usize = 64;
 /// Characters of a selector.
 const MAX_CHARACTERS: usize = 8192;
 
@@ -120,14 +122,10 @@ impl Selector {
         std::mem::take(&mut self.saved)
     }
 
-    /// Hosts it asks for by name.
-    pub fn names(&self) -> impl Iterator<Item = &str> {
-        let is_asked = |requirement: &&Requirement| requirement.name == "name" && !requirement.is_negated;
-        let asked = self.requirements.iter().filter(is_asked);
-        asked
-            .flat_map(|requirement| &requirement.values)
-            .map(String::as_str)
-            .filter(|name| !name.contains('*'))
+    /// Whether it asks for hosts by name, or by a pattern of names.
+    #[must_use]
+    pub fn asks_for_names(&self) -> bool {
+        self.requirements.iter().any(|asked| asked.name == "name" && !asked.is_negated)
     }
 }
 
@@ -165,13 +163,19 @@ impl FromStr for Selector {
         if parser.characters.len() > MAX_CHARACTERS {
             return Err(parser.wrong(format!("a selector has at most {MAX_CHARACTERS} characters")));
         }
-        let mut selector = Self::default();
+        let (mut selector, mut patterns) = (Self::default(), 0);
         for number in 1.. {
             if number > MAX_REQUIREMENTS {
                 return Err(parser.wrong(format!("a selector has at most {MAX_REQUIREMENTS} requirements")));
             }
             match parser.part()? {
-                Part::Attribute(requirement) => selector.requirements.push(requirement),
+                Part::Attribute(requirement) => {
+                    patterns += requirement.values.iter().filter(|value| value.contains('*')).count();
+                    if patterns > MAX_PATTERNS {
+                        return Err(parser.wrong(format!("a selector has at most {MAX_PATTERNS} patterns")));
+                    }
+                    selector.requirements.push(requirement);
+                }
                 Part::Standing(standing) => selector.standings.push(standing),
                 Part::Saved(name) => selector.saved.push(name),
             }

@@ -1,5 +1,6 @@
 //! The one door for commands: all that agents are asked to do comes through [`submit`].
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -88,6 +89,8 @@ pub(crate) struct Request {
     pub parent: Option<TraceParent>,
     /// What must hold, or nothing is signed.
     pub expects: Expectations,
+    /// Names of the parameters that are shown to nobody.
+    pub secrets: BTreeSet<String>,
 }
 
 /// What a caller takes for granted.
@@ -129,7 +132,8 @@ pub(crate) async fn submit(
             None => {}
         }
     }
-    let Request { id, selection, lifetime, action, rollout, parent, expects } = request;
+    let Request { id, selection, lifetime, action, rollout, parent, expects, secrets } = request;
+    let selection = choose::expand_all(server, selection).await?;
     let chosen_by = chosen_by(&selection.describe());
     let id = id.unwrap_or_else(|| CommandId::generate(server.clock.wall()));
     let targets = resolve(server, selection).await?;
@@ -143,7 +147,7 @@ pub(crate) async fn submit(
         }
     };
     let seed = rollout.as_ref().map(|(seed, _)| *seed);
-    let Foreseen { shown, obstacle } = foresee(server, &action, &targets).await?;
+    let Foreseen { shown, obstacle } = foresee(server, &action, secrets, &targets).await?;
     if let Some(obstacle) = obstacle.filter(|_| expects.obedience) {
         return Err(obstacle);
     }
@@ -198,6 +202,13 @@ pub(crate) async fn check_scope(
         return Ok(());
     }
     let limit = selector(&scope.selector)?;
+    // One that was made when these words were a label's name must not let its holder command everybody.
+    if !limit.is_about_attributes() {
+        let text = format!(
+            "the scope of `{name}` asks how agents stand: {limit}; an admin gives another token: writ operator create"
+        );
+        return Err(Failure::denied("scope_agents", text));
+    }
     let mut within = server.store.agent_ids(Some(&limit)).await.map_err(unavailable)?;
     within.sort_unstable();
     let mut outside = targets.iter().filter(|agent| within.binary_search(agent).is_err());
@@ -442,7 +453,7 @@ pub(crate) fn selector(text: &str) -> Result<Selector, Failure> {
 /// Identifies a request: [`Digest::of_parts`] of the caller's name, the lifetime, the action as it would be
 /// signed, and the selection.
 fn fingerprint(actor: &Actor, request: &Request) -> Digest {
-    let Request { id: _, selection, lifetime, action, rollout, parent: _, expects: _ } = request;
+    let Request { id: _, selection, lifetime, action, rollout, parent: _, expects: _, secrets: _ } = request;
     let action = proto::Command { action: Some(action.into()), ..proto::Command::default() }.encode_to_vec();
     let (kind, names) = selection.parts();
     let lifetime = lifetime.as_millis().to_be_bytes();
@@ -455,7 +466,7 @@ fn fingerprint(actor: &Actor, request: &Request) -> Digest {
 
 /// The same as the first builds stored it. Commands are kept for good, so this stays.
 fn first_fingerprint(actor: &Actor, request: &Request) -> Digest {
-    let Request { id: _, selection, lifetime, action, rollout: _, parent: _, expects: _ } = request;
+    let Request { id: _, selection, lifetime, action, rollout: _, parent: _, .. } = request;
     Digest::of(format!("{:?}", (&actor.name, selection, lifetime, action)).as_bytes())
 }
 
@@ -482,7 +493,8 @@ mod tests {
     fn request(selection: Selection, seconds: u64, action: Action) -> Request {
         let lifetime = Duration::from_secs(seconds);
         let expects = Expectations::default();
-        Request { id: None, selection, lifetime, action, rollout: None, parent: None, expects }
+        let secrets = BTreeSet::new();
+        Request { id: None, selection, lifetime, action, rollout: None, parent: None, expects, secrets }
     }
 
     fn run(parameters: &[(&str, &str)]) -> Action {

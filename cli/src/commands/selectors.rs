@@ -30,6 +30,7 @@ impl Rows for Row {
 
 fn row(known: Known) -> Row {
     let Known { name, selector, saved_by, saved_at_ms, agents } = known;
+    let [name, selector, saved_by] = [name, selector, saved_by].map(|text| output::plain(&text));
     Row { name, selector, agents, saved_by, saved_at: output::time(saved_at_ms) }
 }
 
@@ -48,7 +49,8 @@ pub(super) async fn run(format: Format, client: &Client, verb: Selectors) -> Res
             output::one(format, &row, &fields)
         }
         Selectors::List => {
-            let listed = client.selectors().list(ListSelectorsRequest {}).await?.into_inner();
+            let listed =
+                client.selectors().list(ListSelectorsRequest { without_counts: false }).await?.into_inner();
             let rows: Vec<_> = listed.selectors.into_iter().map(row).collect();
             let next = client.typed("writ selectors save NAME 'site=rome'");
             output::list(format, &rows, &format!("No selector was saved. Next: {next}"))

@@ -33,14 +33,15 @@ pub(super) const EXIT_UNANSWERED: u8 = 6;
 fn asked(verb: Send) -> Result<(Delivery, Action), Failure> {
     Ok(match verb {
         Send::Ping { delivery } => (delivery, Action::Ping(PingAction {})),
-        Send::Action { name, mut parameters, secrets, delivery } => {
+        Send::Action { name, parameters, secrets, delivery } => {
+            let plain = |(name, value)| NamedValue { name, value, secret: false };
+            let mut given: Vec<_> = parameters.into_iter().map(plain).collect();
             for (name, file) in secrets {
                 let value = files::secret_line(Path::new(&file));
                 let value = value.map_err(|error| Failure::local(error.to_string()))?;
-                parameters.push((name, value.as_str().to_owned()));
+                given.push(NamedValue { name, value: value.as_str().to_owned(), secret: true });
             }
-            let parameters = parameters.into_iter().map(|(name, value)| NamedValue { name, value }).collect();
-            (delivery, Action::Run(NamedAction { name, parameters }))
+            (delivery, Action::Run(NamedAction { name, parameters: given }))
         }
         Send::Inventory { delivery } => (delivery, Action::Inventory(InventoryAction {})),
         Send::Component { component, delivery } => {

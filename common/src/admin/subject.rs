@@ -14,7 +14,7 @@ pub enum AuditSubject {
     Nothing,
     /// Its first.
     First,
-    /// Its first, and its second: whom that one replaces.
+    /// Its first, and its second: whom that one replaces, or what it stands for.
     Replacement,
     /// Its sixth: the id a caller chose for a command.
     CommandId,

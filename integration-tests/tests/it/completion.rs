@@ -25,6 +25,8 @@ fn a_shell_offers_agents_actions_ids_contexts_and_saved_selectors() {
     let mut fleet = Fleet::new(Build::Shipped);
     fleet.allow("restart", "exit 0", "");
     let _agents = [fleet.agent("rome"), fleet.agent("rimini"), fleet.agent("oslo")];
+    // Who has a token names a host as they like; a shell is offered no word that it would take for more.
+    let _villain = fleet.enroll("r;touch villain", &fleet.token(1));
     let sent = fleet.json(&["send", "ping", "--all", "--wait"]);
     let id = sent["command_id"].as_str().unwrap();
     let _saved = fleet.json(&["selectors", "save", "web", "site=rome"]);

@@ -447,7 +447,7 @@ fn calls_that_change_nothing_push_no_change_out_of_the_log() {
 }
 
 #[test]
-fn the_audit_log_answers_who_did_what_to_whom_and_is_kept_in_a_file_that_can_be_checked() {
+fn the_audit_log_answers_who_did_what_to_whom_and_shows_no_secret() {
     let mut fleet = Fleet::new(Build::Shipped);
     fleet.allow("login", "echo \"$1 $WRIT_PARAMETER_PASSWORD\" >> \"$NOTES\"", "");
     let path = fleet.path("actions.d/login.toml");
@@ -481,15 +481,37 @@ fn the_audit_log_answers_who_did_what_to_whom_and_is_kept_in_a_file_that_can_be_
     let told = fleet.writ(&["audit", "list", "--action", "login"]).ok();
     assert!(told.stdout.contains("login password=(secret) word=anna for 1: name=r*"), "{told:?}");
 
+    // Nor where its agent has not said yet that it is one, and its evidence is not for everybody who may look.
+    let _enrolled = fleet.enroll("oslo", &fleet.token(1)).ok();
+    let early = fleet.json(&["send", "action", "login", "word=anna", "--secret", &given, "--agent", "oslo"]);
+    assert_eq!(early["action"], "login password=(secret) word=anna");
+    let (eyes, ca) = (fleet.path("eyes"), fleet.path("server/admin-ca.pem"));
+    let create = ["operator", "create", "eyes", "--role", "viewer", "--token-file", eyes.to_str().unwrap()];
+    let _made = fleet.writ(&create).ok();
+    let port = format!("localhost:{}", fleet.admin_port());
+    let files = ["--ca", ca.to_str().unwrap(), "--token-file", eyes.to_str().unwrap()];
+    let _added =
+        fleet.writ(&[&["context", "add", "eyes", "--server", &port], files.as_slice()].concat()).ok();
+    let _back = fleet.writ(&["context", "use", "acme"]).ok();
+    let evidence = fleet.path("evidence.json");
+    let export = |context: &str| {
+        let id = text(&sent["command_id"]);
+        fleet.writ(&["--context", context, "evidence", "export", &id, "--file", evidence.to_str().unwrap()])
+    };
+    let denied = export("eyes").failed(4);
+    assert!(denied.stderr.contains("has secret parameters"), "{denied:?}");
+    let _allowed = export("acme").ok();
+    let submits = fleet.json(&["audit", "list", "--method", "Submit", "--action", "login"]);
+    assert!(submits.as_array().unwrap().iter().all(|row| row["request_digest"] == ""), "{submits:#}");
     // By whom, what, about what, and when.
-    assert_eq!(asked(&["--by", "admin", "--method", "submit"]).len(), 2);
+    assert_eq!(asked(&["--by", "admin", "--method", "submit"]).len(), 3);
     assert_eq!(asked(&["--by", "vera"]).len(), 0);
     assert_eq!(asked(&["--method", "OperatorService/Create", "--subject", "vera"]).len(), 1);
     assert_eq!(asked(&["--subject", "name=r"]).len(), 1);
     assert_eq!(asked(&["--method", "ubmit"]).len(), 0);
     assert_eq!(asked(&["--since", "1h"]).len(), asked(&[]).len());
     assert_eq!(asked(&["--until", "1h"]).len(), 0);
-    assert_eq!(asked(&["--tries", "--method", "Create"]).len(), 1);
+    assert_eq!(asked(&["--tries", "--method", "Create"]).len(), 2);
     // A page that is full of others is followed to its end.
     assert_eq!(asked(&["--action", "login", "--limit", "1"]).len(), 1);
     let lines_of_json = fleet.writ(&["--output", "jsonl", "audit", "list", "--by", "admin"]).ok();
@@ -505,7 +527,13 @@ fn the_audit_log_answers_who_did_what_to_whom_and_is_kept_in_a_file_that_can_be_
         "{}",
         sheet.stdout
     );
+}
 
+#[test]
+fn the_audit_log_is_kept_in_a_file_that_can_be_checked_and_goes_on_from_its_head() {
+    let fleet = Fleet::new(Build::Shipped);
+    let _agent = fleet.agent("rome");
+    let _answered = fleet.writ(&["send", "ping", "--all", "--wait"]).ok();
     // The whole of it, and later what came since; each line hangs on the one before.
     let file = fleet.path("changes.jsonl");
     let export = |file: &Path, more: &[&str]| {
@@ -513,7 +541,8 @@ fn the_audit_log_answers_who_did_what_to_whom_and_is_kept_in_a_file_that_can_be_
     };
     let whole = export(&file, &[]).ok().json();
     assert_eq!(whole["holds"], true);
-    assert_eq!(lines(&file).len(), asked(&[]).len());
+    assert_eq!(lines(&file).len(), fleet.json(&["audit", "list"]).as_array().unwrap().len());
+    assert!(!fleet.path("changes.jsonl.part").exists());
     let again = export(&file, &[]).failed(8);
     assert!(again.stderr.contains("exists already; name another file"), "{again:?}");
     let _labelled = fleet.json(&["agents", "label", "rome", "site=rome"]);

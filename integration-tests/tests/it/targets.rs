@@ -81,13 +81,15 @@ fn a_selector_that_was_saved_stands_for_what_it_says_when_it_is_asked() {
     let _deleted = fleet.json(&["selectors", "delete", "web"]);
     let gone = fleet.writ(&["selectors", "delete", "web"]).failed(5);
     assert!(gone.stderr.contains("no selector was saved as `@web`"), "{gone:?}");
-    // Who asked is on record.
+    // Who asked is on record, and for what it stood.
+    let send = &fleet.json(&["audit", "list", "--method", "Submit"])[0];
+    assert_eq!(send["chosen_by"], "connected");
     let audit = fleet.json(&["audit", "list"]);
     let methods: Vec<_> = audit
         .as_array()
         .unwrap()
         .iter()
-        .filter(|row| row["subject"] == "web")
+        .filter(|row| row["subject"].as_str().unwrap().starts_with("web"))
         .map(|row| row["method"].as_str().unwrap())
         .collect();
     assert!(methods.contains(&"/writ.admin.v1.SelectorService/Save"), "{methods:?}");

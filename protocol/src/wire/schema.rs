@@ -37,7 +37,7 @@ fn parameter_of(message: proto::ActionParameter) -> Result<(String, Parameter), 
     }
     let rule = match rule.ok_or_else(|| field::invalid("rule", "is missing, or one of a newer protocol"))? {
         proto::action_parameter::Rule::Pattern(text) => {
-            let pattern = Some(text).filter(is_short).and_then(|text| Pattern::new(&text).ok());
+            let pattern = Some(text).filter(is_short).and_then(|text| Pattern::of_stranger(&text).ok());
             ParameterRule::Text(pattern.ok_or_else(|| field::invalid("pattern", "is none"))?)
         }
         proto::action_parameter::Rule::Integer(proto::IntegerRange { least, most }) => {

@@ -15,7 +15,7 @@ use writ_proto::admin::v1::{
 use writ_protocol::id::AgentId;
 use writ_protocol::schema::{Parameter, ParameterRule};
 
-use crate::actions::{ListedBy, MAX_SAID, Version, listed};
+use crate::actions::{ListedBy, MAX_SAID, Version, blocking, listed};
 use crate::choose;
 use crate::context::Server;
 use crate::selector::Selector;
@@ -35,7 +35,7 @@ impl ActionService for Actions {
         let ListActionsRequest { selector, page_size, page_token } = request.into_inner();
         let size = page::size(page_size, 100, page::MAX_PAGE)?;
         let selector = self.read(&selector).await?;
-        let page = listed(&self.0, selector.as_ref()).await?.into_iter();
+        let page = listed(&self.0, selector.as_ref(), None).await?.into_iter();
         let page = page.filter(|(name, _)| *name > page_token);
         let actions: Vec<_> = page.take(usize::try_from(size).unwrap_or(usize::MAX)).map(summary).collect();
         let next_page_token = page::next(&actions, size, |action| action.name.clone());
@@ -47,12 +47,13 @@ impl ActionService for Actions {
         let selector = self.read(&selector).await?;
         let unknown =
             || Failure::not_found(format!("no agent has an action `{name}`; see: writ actions list"));
-        let found = listed(&self.0, selector.as_ref()).await?.remove(&name).ok_or_else(unknown)?;
+        let found =
+            listed(&self.0, selector.as_ref(), Some(&name)).await?.remove(&name).ok_or_else(unknown)?;
         let mut versions: Vec<_> = found.versions.into_iter().collect();
         versions.sort_by_key(|(_, agents)| Reverse(agents.len()));
         let more_versions = count(versions.len().saturating_sub(MAX_VERSIONS));
         versions.truncate(MAX_VERSIONS);
-        let versions = versions.iter().map(version).collect();
+        let versions = blocking(move || versions.iter().map(version).collect()).await?;
         Ok(Response::new(ActionVersions { name, versions, more_versions }))
     }
 }

@@ -26,7 +26,9 @@ use crate::submit::{self, find_agent};
 use writ_common::admin::{Effect, page};
 
 /// Agents of one request whose labels are named one by one: what its greatest size has room for.
-const MAX_LABELLED: usize = 10_000;
+const MAX_LABELLED: usize = 2000;
+/// Labels set and removed by one request, of all its agents: the writer does nothing else meanwhile.
+const MAX_LABEL_CHANGES: usize = 100_000;
 
 #[derive(Debug)]
 pub(super) struct Agents(pub(super) Arc<Server>);
@@ -43,7 +45,11 @@ impl AgentService for Agents {
         let now = self.0.clock.wall();
         let after = page::token(&page_token)?;
         let rows = match &selector {
-            Some(selector) if !selector.standings().is_empty() && !removed => {
+            Some(selector) if removed && !selector.standings().is_empty() => {
+                let text = "removed agents do not stand: leave `connected`, `held` and `away` out";
+                return Err(Failure::invalid("selector", text).into());
+            }
+            Some(selector) if !selector.standings().is_empty() => {
                 let mut ids = choose::agents(&self.0, selector).await?;
                 ids.retain(|id| after.is_none_or(|after| *id > after));
                 ids.truncate(usize::try_from(size).unwrap_or(usize::MAX));
@@ -80,7 +86,7 @@ impl AgentService for Agents {
             return Err(Failure::precondition("agent_removed", text).into());
         }
         info!(target: "audit", actor = actor.name, agent.id = %row.id, set = set.len(), removed = remove.len(), "agent labelled");
-        let change = label_change(row.id, set, remove);
+        let change = label_change(vec![row.id], set, remove);
         let changed = self.label_all(vec![change]).await?;
         Ok(Effect::unless(changed > 0, show(&self.0, self.row(row.id).await?)))
     }
@@ -90,12 +96,26 @@ impl AgentService for Agents {
         request: Request<LabelManyRequest>,
     ) -> Result<Response<LabelManyResponse>, Status> {
         let actor = writ_common::admin::actor(&request)?;
-        let LabelManyRequest { selector, set, remove, each } = request.into_inner();
+        let LabelManyRequest { selector, set, remove, each, expected } = request.into_inner();
         let changes = if each.is_empty() {
             check_labels(&set, &remove)?;
             let selector = choose::read(&self.0, &selector).await?;
-            let chosen = choose::agents(&self.0, &selector).await?.into_iter();
-            chosen.map(|agent| label_change(agent, set.clone(), remove.clone())).collect()
+            let chosen = choose::agents(&self.0, &selector).await?;
+            if expected > 0 && u32::try_from(chosen.len()) != Ok(expected) {
+                let text = format!(
+                    "the selector chooses {} agents now, and not {expected}; look again. Nobody was labelled",
+                    chosen.len()
+                );
+                return Err(Failure::precondition("targets_changed", text).into());
+            }
+            if chosen.len().saturating_mul(set.len() + remove.len()) > MAX_LABEL_CHANGES {
+                let text = format!(
+                    "{} agents with so many labels are too many at a time: label them in parts",
+                    chosen.len()
+                );
+                return Err(Failure::invalid("set", text).into());
+            }
+            vec![label_change(chosen, set, remove)]
         } else if selector.is_empty() && set.is_empty() && remove.is_empty() && each.len() <= MAX_LABELLED {
             let mut changes = Vec::with_capacity(each.len());
             for LabelAgentRequest { agent, set, remove } in each {
@@ -105,7 +125,7 @@ impl AgentService for Agents {
                     let text = format!("`{agent}` was removed; nobody was labelled");
                     return Err(Failure::precondition("agent_removed", text).into());
                 }
-                changes.push(label_change(id, set, remove));
+                changes.push(label_change(vec![id], set, remove));
             }
             changes
         } else {
@@ -114,7 +134,8 @@ impl AgentService for Agents {
             );
             return Err(Failure::invalid("each", text).into());
         };
-        let chosen = u32::try_from(changes.len()).unwrap_or(u32::MAX);
+        let chosen = changes.iter().map(|change| change.agents.len()).sum::<usize>();
+        let chosen = u32::try_from(chosen).unwrap_or(u32::MAX);
         let changed = self.label_all(changes).await?;
         info!(target: "audit", actor = actor.name, selector, chosen, changed, "agents labelled");
         Ok(Effect::unless(changed > 0, LabelManyResponse { chosen, changed }))
@@ -184,12 +205,15 @@ impl Agents {
     }
 }
 
-fn label_change(agent: AgentId, set: Vec<Shown>, remove: Vec<String>) -> LabelChange {
+fn label_change(agents: Vec<AgentId>, set: Vec<Shown>, remove: Vec<String>) -> LabelChange {
     let set = set.into_iter().map(|Shown { name, value }| (name, value)).collect();
-    LabelChange { agent, set, remove }
+    LabelChange { agents, set, remove }
 }
 
 fn check_labels(set: &[Shown], remove: &[String]) -> Result<(), Failure> {
+    if set.len() > MAX_LABELS || remove.len() > MAX_LABELS {
+        return Err(Failure::invalid("set", format!("names more than {MAX_LABELS} labels")));
+    }
     for name in set.iter().map(|label| &label.name).chain(remove) {
         check_label_name(name)?;
     }

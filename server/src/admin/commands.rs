@@ -2,6 +2,7 @@
 
 mod asked;
 
+use std::collections::BTreeSet;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,14 +27,16 @@ use writ_protocol::receipt::{Decision, Ending};
 use writ_protocol::time::Timestamp;
 
 use super::{evidence, preview};
+use crate::actions::SECRET;
 use crate::context::Server;
 use crate::store::unavailable;
 use crate::store::{CommandRow, Progress as Counted, TargetRow, TargetState, Wanted, WantedState};
 use crate::submit::{self, Expectations, Selection, Submitted};
 use crate::traces::TraceParent;
 use writ_common::admin::operators::Scope;
-use writ_common::admin::{Actor, Effect, page};
+use writ_common::admin::{Actor, Effect, Role, page};
 
+pub(super) use asked::has_secrets;
 use asked::{fill, parse};
 
 /// Bytes of an id's end that commands are looked up by.
@@ -124,6 +127,7 @@ impl CommandService for Commands {
                     rollout: None,
                     parent: None,
                     expects: Expectations::default(),
+                    secrets: BTreeSet::new(),
                 };
                 // Whoever may end the command may tell agents so, whatever actions the scope names.
                 let actor = Actor { scope: Scope::default(), ..actor.clone() };
@@ -142,8 +146,14 @@ impl CommandService for Commands {
         &self,
         request: Request<GetCommandRequest>,
     ) -> Result<Response<Self::EvidenceStream>, Status> {
+        let actor = writ_common::admin::actor(&request)?;
         let id = command_id(&self.0, &request.into_inner().command_id).await?;
         let stored = self.0.store.envelope(id).await.map_err(unavailable)?.ok_or_else(|| unknown(id))?;
+        // They are in the command, which is signed and not encrypted.
+        if stored.action.contains(&format!("={SECRET}")) && actor.role < Role::Operator {
+            let text = format!("command {id} has secret parameters; its evidence needs the role operator");
+            return Err(Failure::denied("role", text).into());
+        }
         let (sender, receiver) = mpsc::channel(4);
         self.0.shutdown.spawn(evidence::send(Arc::clone(&self.0), id, stored, sender));
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))

@@ -1,14 +1,17 @@
 //! Who may call what here, and where calls are recorded. The door itself: [`writ_common::admin`].
 
+use prost::Message as _;
 use writ_common::admin::audit::AuditSettings;
 use writ_common::admin::operators::Scope;
 use writ_common::admin::{AdminBackend, AuditSubject, Role, Rule};
 use writ_common::shutdown::Shutdown;
 use writ_common::status::Failure;
 use writ_database::Database;
+use writ_proto::admin::v1::{PreviewRequest, SubmitRequest};
 use writ_protocol::command::{is_action_name, is_own_action};
 use writ_protocol::time::Timestamp;
 
+use super::commands::has_secrets;
 use crate::context::Server;
 use crate::store::Job;
 use crate::submit;
@@ -77,7 +80,7 @@ pub const POLICY: &[(&str, Rule)] = &[
     ("/writ.admin.v1.RolloutService/Watch", Rule::Read(Role::Viewer)),
     ("/writ.admin.v1.SelectorService/Delete", Rule::Change(Role::Operator, AuditSubject::First)),
     ("/writ.admin.v1.SelectorService/List", Rule::Read(Role::Viewer)),
-    ("/writ.admin.v1.SelectorService/Save", Rule::Change(Role::Operator, AuditSubject::First)),
+    ("/writ.admin.v1.SelectorService/Save", Rule::Change(Role::Operator, AuditSubject::Replacement)),
     ("/writ.admin.v1.SubscriptionService/Get", Rule::Read(Role::Viewer)),
     ("/writ.admin.v1.SubscriptionService/Rotate", Rule::Change(Role::Admin, AuditSubject::Nothing)),
     ("/writ.admin.v1.SubscriptionService/SetInterval", Rule::Change(Role::Admin, AuditSubject::Nothing)),
@@ -126,6 +129,19 @@ impl AdminBackend for Server {
 
     fn audit_settings(&self) -> AuditSettings {
         self.audit
+    }
+
+    fn has_secrets(method: &str, request: &[u8]) -> bool {
+        match method {
+            "/writ.admin.v1.CommandService/Submit" => {
+                SubmitRequest::decode(request).is_ok_and(|asked| has_secrets(&asked))
+            }
+            "/writ.admin.v1.CommandService/Preview" => {
+                let asked = PreviewRequest::decode(request).ok().and_then(|preview| preview.request);
+                asked.is_some_and(|asked| has_secrets(&asked))
+            }
+            _ => false,
+        }
     }
 
     fn check_scope(&self, scope: &Scope) -> Result<(), Failure> {

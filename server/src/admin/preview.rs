@@ -10,7 +10,7 @@ use writ_protocol::command::ActionClass;
 use writ_protocol::id::AgentId;
 use writ_protocol::rollout::Seed;
 
-use crate::actions::{Outlook, Outlooks};
+use crate::actions::{Outlook, Outlooks, blocking};
 use crate::context::Server;
 use crate::store::rules::rollout::Plan;
 use crate::store::unavailable;
@@ -43,9 +43,12 @@ pub(super) async fn preview(
         staged.as_ref().map_or_else(Default::default, |((ordered, plan), _)| first_wave(plan, ordered));
     let mut names = HashMap::new();
     let (mut strictest, mut not_allowing, mut shown) = (ActionClass::Read, 0, Vec::new());
-    let mut outlooks = Outlooks::of(&action);
-    for agent in server.store.action_tables(&targets).await.map_err(unavailable)? {
-        let outlook = outlooks.at(&agent);
+    let tables = server.store.action_tables(&targets, Some(action.name())).await.map_err(unavailable)?;
+    let looked = blocking(move || {
+        let mut outlooks = Outlooks::of(&action);
+        tables.into_iter().map(|agent| (outlooks.at(&agent), agent)).collect::<Vec<_>>()
+    });
+    for (outlook, agent) in looked.await? {
         let obeys = matches!(outlook, Outlook::Obeys(_));
         strictest = strictest.max(match outlook {
             Outlook::Obeys(class) => class,

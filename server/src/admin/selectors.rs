@@ -42,22 +42,28 @@ impl SelectorService for Selectors {
             saved_at: self.0.clock.wall(),
         };
         let before = self.0.store.saved_selector(&saved.name).await.map_err(unavailable)?;
-        let has_changed = before.is_none_or(|before| before.selector != saved.selector);
-        if has_changed && !self.0.store.save_selector(saved.clone()).await.map_err(unavailable)? {
+        if let Some(same) = before.filter(|before| before.selector == saved.selector) {
+            let agents = self.count(&same).await?;
+            return Ok(Effect::Nothing.of(show(same, agents)));
+        }
+        if !self.0.store.save_selector(saved.clone()).await.map_err(unavailable)? {
             let text = format!("{MAX_SAVED_SELECTORS} are saved; delete one: writ selectors delete NAME");
             return Err(Failure::precondition("too_many_selectors", text).into());
         }
         info!(target: "audit", actor = actor.name, name = saved.name, selector = saved.selector, "selector saved");
-        Ok(Effect::unless(has_changed, self.show(saved).await?))
+        let agents = self.count(&saved).await?;
+        Ok(Response::new(show(saved, agents)))
     }
 
     async fn list(
         &self,
-        _request: Request<ListSelectorsRequest>,
+        request: Request<ListSelectorsRequest>,
     ) -> Result<Response<ListSelectorsResponse>, Status> {
+        let counts = !request.into_inner().without_counts;
         let mut selectors = Vec::new();
         for saved in self.0.store.saved_selectors().await.map_err(unavailable)? {
-            selectors.push(self.show(saved).await?);
+            let agents = if counts { self.count(&saved).await? } else { 0 };
+            selectors.push(show(saved, agents));
         }
         Ok(Response::new(ListSelectorsResponse { selectors }))
     }
@@ -78,10 +84,13 @@ impl SelectorService for Selectors {
 }
 
 impl Selectors {
-    async fn show(&self, saved: SavedSelector) -> Result<Shown, Failure> {
-        let SavedSelector { name, selector, saved_by, saved_at } = saved;
-        let chosen = choose::agents(&self.0, &submit::selector(&selector)?).await?;
-        let agents = u32::try_from(chosen.len()).unwrap_or(u32::MAX);
-        Ok(Shown { name, selector, saved_by, saved_at_ms: saved_at.as_millis(), agents })
+    async fn count(&self, saved: &SavedSelector) -> Result<u32, Failure> {
+        let chosen = choose::agents(&self.0, &submit::selector(&saved.selector)?).await?;
+        Ok(u32::try_from(chosen.len()).unwrap_or(u32::MAX))
     }
+}
+
+fn show(saved: SavedSelector, agents: u32) -> Shown {
+    let SavedSelector { name, selector, saved_by, saved_at } = saved;
+    Shown { name, selector, saved_by, saved_at_ms: saved_at.as_millis(), agents }
 }

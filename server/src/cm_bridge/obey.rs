@@ -1,6 +1,7 @@
 //! What the manager says: taken once, in order, and only under its authority; done through the same door as
 //! an operator's commands.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -285,8 +286,8 @@ async fn carry_out(
             };
             let (id, rollout, parent) = (Some(taken.command), None, None);
             // Who ordered it sees what becomes of it at each agent, and could not say that it should go all the same.
-            let expects = Expectations::default();
-            let request = Request { id, selection, lifetime, action, rollout, parent, expects };
+            let (expects, secrets) = (Expectations::default(), BTreeSet::new());
+            let request = Request { id, selection, lifetime, action, rollout, parent, expects, secrets };
             let _submitted = submit::submit(&uplink.server, actor, request).await?;
             Ok(Done::Submitted)
         }

@@ -49,8 +49,8 @@ fn how_an_agent_stands_and_what_was_saved_is_read_beside_its_attributes() {
         );
         assert_eq!(selector.to_string().parse::<Selector>().unwrap(), selector, "{text}");
     }
-    let named: Selector = "name in (web*,db1)".parse().unwrap();
-    assert_eq!(named.names().collect::<Vec<_>>(), ["db1"], "a pattern names no host");
+    let asks = |text: &str| text.parse::<Selector>().unwrap().asks_for_names();
+    assert!(asks("name in (web*,db1)") && !asks("name!=web*,site=rome"));
 }
 
 #[test]
@@ -87,6 +87,8 @@ fn bounds_are_refused_and_not_passed() {
     let value = |bytes| format!("a={}", "x".repeat(bytes));
     assert!(is_read(value(MAX_NAME_BYTES)) && !is_read(value(MAX_NAME_BYTES + 1)));
     assert!(!is_read(" ".repeat(MAX_CHARACTERS) + "a"));
+    let patterns = |count| format!("a in ({})", vec!["*"; count].join(","));
+    assert!(is_read(patterns(MAX_PATTERNS)) && !is_read(patterns(MAX_PATTERNS + 1)));
 }
 
 prop_compose! {

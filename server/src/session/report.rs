@@ -8,8 +8,9 @@ use writ_protocol::envelope::{AgentReportPurpose, Candidate, verify};
 use writ_protocol::facts::FACTS;
 use writ_protocol::hello::Nonce;
 use writ_protocol::id::FleetId;
+use writ_protocol::limits::MAX_SCHEMA_BYTES;
 use writ_protocol::refusal::{Refusal, RefusalCode};
-use writ_protocol::report::{AgentReport, ReportedAction};
+use writ_protocol::report::{AgentReport, ReportedAction, ReportedSchema};
 
 use crate::selector::is_value;
 use crate::store::{KnownAgent, ListedAction, Report};
@@ -37,12 +38,25 @@ pub(super) fn read_report(
     facts.sort();
     facts.dedup_by(|a, b| a.0 == b.0);
     // Neither is a row that no command could name, nor a second one of a name.
+    // What has no room is left out, as its agent should have done.
+    let mut room = MAX_SCHEMA_BYTES;
+    let mut bounded = |schema: ReportedSchema| match room.checked_sub(schema.to_wire().len()) {
+        Some(left) => {
+            room = left;
+            schema
+        }
+        None => ReportedSchema::default(),
+    };
     let mut seen = HashSet::new();
     let actions = actions
         .into_iter()
         .filter(|action| is_action_name(&action.name) || is_own_action(&action.name))
         .filter(|action| seen.insert(action.name.clone()))
-        .map(|ReportedAction { name, class, schema }| ListedAction { name, class: class.class(), schema })
+        .map(|ReportedAction { name, class, schema }| ListedAction {
+            name,
+            class: class.class(),
+            schema: bounded(schema),
+        })
         .collect();
     Ok((number, Report { bundle, settings_revision, actions, facts }))
 }

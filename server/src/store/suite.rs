@@ -626,8 +626,10 @@ async fn what_an_agent_says_while_it_stays_is_kept_and_an_older_session_changes_
     store.note_heard(sign(1, 3, later(6), Some(report(&[("os", "linux")])))).await.unwrap();
     let row = store.agent(agent_id(1), NOW).await.unwrap().unwrap();
     assert_eq!((row.reported_at, facts(&row)), (later(6), vec!["os=linux".to_owned()]));
-    let tables = store.action_tables(&[agent_id(1)]).await.unwrap();
+    let tables = store.action_tables(&[agent_id(1)], None).await.unwrap();
     assert_eq!((tables.len(), tables[0].actions.len()), (1, 1));
+    let tables = store.action_tables(&[agent_id(1)], Some("rest")).await.unwrap();
+    assert_eq!((tables[0].actions.len(), tables[0].has_reported), (0, true));
     // The host that comes back has admitted fewer than its session announced.
     let back = come(&store, contact(1, later(9), journal(1, 0, &[1], 2))).await;
     assert!(back.held.unwrap().contains("it stood at 0 with 3"));
@@ -636,7 +638,7 @@ async fn what_an_agent_says_while_it_stays_is_kept_and_an_older_session_changes_
 async fn agents_are_chosen_by_what_is_known_of_them(Fixture { store, .. }: Fixture) {
     enrol(&store, 4).await;
     let set = |agent, name: &str, value: &str| LabelChange {
-        agent: agent_id(agent),
+        agents: vec![agent_id(agent)],
         set: vec![(name.to_owned(), value.to_owned())],
         remove: Vec::new(),
     };
@@ -644,11 +646,11 @@ async fn agents_are_chosen_by_what_is_known_of_them(Fixture { store, .. }: Fixtu
     assert_eq!(store.label(all.clone()).await.unwrap(), Ok(3));
     assert_eq!(store.label(all).await.unwrap(), Ok(0), "they have them");
     let remove = vec!["site".to_owned(), "realm".to_owned()];
-    let change = LabelChange { agent: agent_id(3), set: Vec::new(), remove };
+    let change = LabelChange { agents: vec![agent_id(3)], set: Vec::new(), remove };
     assert_eq!(store.label(vec![change]).await.unwrap(), Ok(1));
     // Of none, when one of them would have too many.
     let many = (0..=MAX_LABELS).map(|number| (format!("n{number}"), String::new())).collect();
-    let many = LabelChange { agent: agent_id(2), set: many, remove: Vec::new() };
+    let many = LabelChange { agents: vec![agent_id(2)], set: many, remove: Vec::new() };
     assert_eq!(store.label(vec![set(1, "site", "lima"), many]).await.unwrap(), Err(agent_id(2)));
     let chosen = async |selector: &str| {
         let selector = selector.parse::<Selector>().unwrap();
@@ -712,7 +714,7 @@ async fn selectors_are_saved_replaced_and_forgotten_up_to_a_bound(Fixture { stor
 async fn an_agent_that_replaces_another_has_its_name_and_labels(Fixture { store, .. }: Fixture) {
     enrol(&store, 2).await;
     let label = |agent, name: &str| LabelChange {
-        agent: agent_id(agent),
+        agents: vec![agent_id(agent)],
         set: vec![(name.to_owned(), "yes".to_owned())],
         remove: Vec::new(),
     };

@@ -1,6 +1,6 @@
 //! Having agents hold what is in force here: those that do not say they do are sent a command.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -150,8 +150,8 @@ async fn send(
     let is_asked = |agent: &AgentId| asked.get(&(*agent, name)).is_some_and(|(digest, _)| *digest == sha256);
     let mut lacking = server.store.agent_ids(None).await.map_err(unavailable)?;
     lacking.retain(|agent| !holding.contains(agent) && !is_asked(agent) && registry.is_connected(*agent));
-    let tables = server.store.action_tables(&lacking).await.map_err(unavailable)?;
-    let allows = |table: &AllowList| table.actions.iter().any(|action| action.name == "update-component");
+    let tables = server.store.action_tables(&lacking, Some("update-component")).await.map_err(unavailable)?;
+    let allows = |table: &AllowList| !table.actions.is_empty();
     let mut lacking: Vec<_> = tables.into_iter().filter(allows).map(|table| table.id).collect();
     lacking.truncate(MOST);
     if lacking.is_empty() {
@@ -165,6 +165,7 @@ async fn send(
         rollout: None,
         parent: None,
         expects: Expectations::default(),
+        secrets: BTreeSet::new(),
     };
     let actor = Actor {
         name: ACTOR.to_owned(),

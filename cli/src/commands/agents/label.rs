@@ -47,12 +47,14 @@ pub(super) async fn chosen(
     changes: &[String],
 ) -> Result<(), Failure> {
     let (set, remove) = read(changes)?;
+    let mut expected = 0;
     if !is_sure && confirm::can_ask() {
         let count = count(client, &selector).await?;
+        expected = u32::try_from(count).unwrap_or(u32::MAX);
         let what = format!("Labels of {count} agents change: {}.", changes.join(" "));
         confirm::by_typing(&what, &count.to_string())?;
     }
-    many(format, client, LabelManyRequest { selector, set, remove, each: Vec::new() }).await
+    many(format, client, LabelManyRequest { selector, set, remove, expected, each: Vec::new() }).await
 }
 
 /// As a file says.

@@ -1,5 +1,6 @@
 //! What an operator asks agents to do, as the protocol has it.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use writ_common::status::Failure;
@@ -66,6 +67,7 @@ pub(super) fn parse(request: SubmitRequest) -> Result<submit::Request, Failure> 
         let text = format!("is {expires_in_seconds}; it must be at most 2592000 (30 days)");
         return Err(Failure::invalid("expires_in_seconds", text));
     }
+    let secrets = secrets(action.as_ref());
     let action = parse_action(action)?;
     let id = (!id.is_empty()).then(|| id.parse()).transpose();
     let id =
@@ -74,15 +76,33 @@ pub(super) fn parse(request: SubmitRequest) -> Result<submit::Request, Failure> 
     let audience = (!audience_root.is_empty()).then(|| audience_root.parse::<Digest>()).transpose();
     let audience = audience.map_err(|error| Failure::invalid("audience_root", error.to_string()))?;
     let expects = Expectations { obedience: !unchecked, audience };
-    Ok(submit::Request { id, selection, lifetime, action, rollout, parent: None, expects })
+    Ok(submit::Request { id, selection, lifetime, action, rollout, parent: None, expects, secrets })
+}
+
+/// Whether a request has parameters that are shown to nobody.
+pub(in crate::admin) fn has_secrets(request: &SubmitRequest) -> bool {
+    !secrets(request.action.as_ref()).is_empty()
+}
+
+fn secrets(action: Option<&submit_request::Action>) -> BTreeSet<String> {
+    match action {
+        Some(submit_request::Action::Run(run)) => {
+            let secret = run.parameters.iter().filter(|given| given.secret);
+            secret.map(|given| given.name.clone()).collect()
+        }
+        _ => BTreeSet::new(),
+    }
 }
 
 fn parse_action(action: Option<submit_request::Action>) -> Result<Action, Failure> {
     Ok(match action {
         Some(submit_request::Action::Ping(_)) => Action::Ping,
         Some(submit_request::Action::Run(run)) => {
-            let mut parameters: Vec<_> =
-                run.parameters.into_iter().map(|NamedValue { name, value }| (name, value)).collect();
+            let mut parameters: Vec<_> = run
+                .parameters
+                .into_iter()
+                .map(|NamedValue { name, value, secret: _ }| (name, value))
+                .collect();
             parameters.sort();
             if let Some(pair) = parameters.windows(2).find(|pair| pair[0].0 == pair[1].0) {
                 return Err(Failure::invalid("run.parameters", format!("`{}` is given twice", pair[0].0)));
@@ -208,6 +228,7 @@ mod tests {
                 let value = |(name, value): &(String, String)| NamedValue {
                     name: name.clone(),
                     value: value.clone(),
+                    secret: false,
                 };
                 let parameters = parameters.iter().map(value).collect();
                 Some(submit_request::Action::Run(Named { name: name.clone(), parameters }))

@@ -68,8 +68,10 @@ pub(crate) struct AllowList {
     pub id: AgentId,
     /// Its name.
     pub name: String,
-    /// Each action.
+    /// Each action, or the one that was asked for.
     pub actions: Vec<ListedAction>,
+    /// Whether it has said what it can do.
+    pub has_reported: bool,
 }
 
 /// An entry of an agent's allow-list.
@@ -148,11 +150,11 @@ impl FromValue for AttributeSource {
     }
 }
 
-/// What becomes of an agent's labels.
+/// What becomes of the labels of some agents.
 #[derive(Debug, Clone)]
 pub(crate) struct LabelChange {
     /// Whose.
-    pub agent: AgentId,
+    pub agents: Vec<AgentId>,
     /// Name and value of those that it has from now on.
     pub set: Vec<(String, String)>,
     /// Names of those that it loses.

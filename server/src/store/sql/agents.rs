@@ -129,15 +129,15 @@ impl Store {
 
     /// A name that a selector asks for and several of those it chooses have.
     pub(crate) async fn shared_name(&self, selector: &Selector) -> Result<Option<String>, StoreError> {
-        if selector.names().next().is_none() {
+        if !selector.asks_for_names() {
             return Ok(None);
         }
         let selector = selector.clone();
         let read = move |connection: &mut Connection| {
-            let mut values: Vec<_> = selector.names().map(Value::Text).collect();
-            let (names, chosen) = (parameters(1, values.len()), choose(&selector, &mut values));
+            let mut values = Vec::new();
+            let chosen = choose(&selector, &mut values);
             let sql = format!(
-                "SELECT name FROM agents WHERE removed_at = 0 AND name IN ({names}){chosen}
+                "SELECT name FROM agents WHERE removed_at = 0{chosen}
                  GROUP BY name HAVING count(*) > 1 ORDER BY name LIMIT 1"
             );
             connection.first(&sql, &values, |record| record.get("name"))
@@ -145,9 +145,13 @@ impl Store {
         self.database.read(read).await
     }
 
-    /// The allow-lists of these agents, ascending by id as they are.
-    pub(crate) async fn action_tables(&self, agents: &[AgentId]) -> Result<Vec<AllowList>, StoreError> {
-        let agents = agents.to_vec();
+    /// The allow-lists of these agents, ascending by id as they are; of one action alone, if it is named.
+    pub(crate) async fn action_tables(
+        &self,
+        agents: &[AgentId],
+        action: Option<&str>,
+    ) -> Result<Vec<AllowList>, StoreError> {
+        let (agents, action) = (agents.to_vec(), action.map(str::to_owned));
         let read = move |connection: &mut Connection| {
             let mut tables = Vec::with_capacity(agents.len());
             for some in agents.chunks(MAX_PARAMETERS) {
@@ -158,7 +162,12 @@ impl Store {
                 );
                 tables.extend(connection.fetch(&sql, &values, |record| {
                     let (id, name) = (record.get("agent_id")?, record.get("name")?);
-                    Ok(AllowList { id, name, actions: read_actions(record)? })
+                    let stored: String = record.get("actions")?;
+                    let is_wanted = |line: &&str| {
+                        action.as_ref().is_none_or(|name| line.split('\t').next() == Some(name))
+                    };
+                    let actions = stored.lines().filter(is_wanted).map(ListedAction::from_line).collect();
+                    Ok(AllowList { id, name, actions, has_reported: !stored.is_empty() })
                 })?);
             }
             Ok(tables)
@@ -177,7 +186,9 @@ impl Store {
     pub(crate) async fn label(&self, changes: Vec<LabelChange>) -> Result<Result<u32, AgentId>, StoreError> {
         let write = move |connection: &mut Connection| {
             let mut changed = 0;
-            for LabelChange { agent, set, remove } in &changes {
+            let of_each =
+                changes.iter().flat_map(|change| change.agents.iter().map(move |agent| (agent, change)));
+            for (agent, LabelChange { set, remove, .. }) in of_each {
                 let before = labels(connection, *agent)?;
                 let sql = "DELETE FROM attributes WHERE agent_id = ?1 AND name = ?2 AND source = ?3";
                 let label = AttributeSource::Label;
