@@ -27,7 +27,7 @@ use std::time::Duration;
 
 use writ_common::backoff::Backoff;
 
-use crate::args::{Arguments, Command, Evidence};
+use crate::args::{Arguments, Audit, Command, Evidence};
 use crate::client::Client;
 use crate::complete;
 use crate::context::{Context, Contexts};
@@ -89,6 +89,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
             evidence::export(output, &connect().await?, command, &file).await?;
         }
         Command::Evidence(Evidence::Verify { file, pin }) => return evidence::verify(output, &file, pin),
+        Command::Audit(Audit::Check { file, known }) => return audit::check(output, &file, known),
         Command::Audit(command) => return audit::run(output, &connect().await?, command).await,
         Command::Operator(command) => operators::run(output, &connect().await?, command).await?,
         Command::Trust(command) => return trust::run(output, &connect().await?, command).await,

@@ -85,7 +85,9 @@ impl Contexts {
     pub(crate) fn choose<'a>(&'a self, name: Option<&'a str>) -> Result<(&'a str, &'a Context), Failure> {
         let name = name.unwrap_or(&self.current);
         let chosen = self.contexts.get(name).ok_or_else(|| {
-            Failure::local(if name.is_empty() {
+            Failure::local(if name.is_empty() && !self.contexts.is_empty() {
+                "no context is in use; see: writ context list, and then: writ context use NAME".to_owned()
+            } else if name.is_empty() {
                 "no server is known; add one: writ context add NAME --server HOST:7444 --ca admin-ca.pem --token-file FILE"
                     .to_owned()
             } else {

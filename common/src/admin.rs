@@ -230,6 +230,12 @@ pub trait AdminBackend: Send + Sync + 'static {
         Err(Failure::invalid("selector", "operators have no scope here: it limits who commands which agents"))
     }
 
+    /// The command that a request asks for, as far as it can be told from the request alone.
+    #[must_use]
+    fn asked_for(_method: &str, _request: &[u8]) -> Option<SentCommand> {
+        None
+    }
+
     /// Whether a request holds a secret, so that no digest of it is kept, by which somebody could try guesses.
     #[must_use]
     fn has_secrets(_method: &str, _request: &[u8]) -> bool {
@@ -410,6 +416,7 @@ where
 struct Call {
     actor: Actor,
     subject: String,
+    sent: Option<Box<SentCommand>>,
 }
 
 impl Call {
@@ -439,7 +446,7 @@ impl Call {
         let listener = Listener { token, _call: peer.map(|peer| peer.in_call(token)) };
         if method.starts_with("/grpc.reflection.") {
             let actor = Actor { name, role, method, request: None, scope };
-            return Ok((Self { actor, subject: String::new() }, listener, request));
+            return Ok((Self { actor, subject: String::new(), sent: None }, listener, request));
         }
         let (head, body) = request.into_parts();
         let body = Limited::new(body, FRAME_HEAD + MAX_REQUEST_BYTES).collect().await;
@@ -455,8 +462,9 @@ impl Call {
             Some(Rule::Change(_, about) | Rule::ChangeWithLine(_, about)) => about.subject(message),
             _ => String::new(),
         };
+        let sent = H::asked_for(method, message).map(Box::new);
         let request = Request::from_parts(head, Body::new(Full::new(bytes)));
-        Ok((Self { actor, subject }, listener, request))
+        Ok((Self { actor, subject, sent }, listener, request))
     }
 
     /// What a call for a change came to.
@@ -505,14 +513,14 @@ impl Call {
     }
 
     fn say(&self, outcome: &'static str) {
-        let Self { actor, subject } = self;
+        let Self { actor, subject, .. } = self;
         info!(target: "audit", method = actor.method, actor = actor.name, subject, outcome, "call");
     }
 
     fn entry(&self, log: AuditLog, outcome: &'static str) -> AuditedCall {
         self.say(outcome);
-        let Self { actor, subject } = self.clone();
-        AuditedCall { log, actor, subject, sent: None, outcome }
+        let Self { actor, subject, sent } = self.clone();
+        AuditedCall { log, actor, subject, sent, outcome }
     }
 }
 

@@ -71,6 +71,12 @@ impl Failure {
         Self { code: Code::Unauthenticated, reason: "token_expired", message, field: None }
     }
 
+    /// The same, said of one of many things.
+    #[must_use]
+    pub fn about(self, what: &str) -> Self {
+        Self { message: format!("`{what}`: {}", self.message), ..self }
+    }
+
     /// The caller may not do this.
     pub fn denied(reason: &'static str, message: impl Into<String>) -> Self {
         Self { code: Code::PermissionDenied, reason, message: message.into(), field: None }

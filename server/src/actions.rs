@@ -26,7 +26,7 @@ pub(crate) enum Outlook {
     /// Refuse it: its list does not have the action.
     Unlisted,
     /// Refuse it: it takes other parameters, and this is why.
-    Misfit(String),
+    Misfit(ActionClass, String),
 }
 
 impl Outlook {
@@ -35,7 +35,7 @@ impl Outlook {
         match self {
             Self::Obeys(_) => "",
             Self::Unlisted => "it is not on the agent's allow-list",
-            Self::Misfit(why) => why,
+            Self::Misfit(_, why) => why,
         }
     }
 }
@@ -44,6 +44,8 @@ impl Outlook {
 #[derive(Debug)]
 pub(crate) struct Outlooks<'a> {
     action: &'a Action,
+    /// What the caller says is secret.
+    by_caller: &'a BTreeSet<String>,
     misfits: HashMap<ReportedSchema, Option<String>>,
     /// Of how many schemas each parameter is secret.
     secrets: BTreeMap<String, usize>,
@@ -55,8 +57,8 @@ pub(crate) struct Outlooks<'a> {
 pub(crate) const SECRET: &str = "(secret)";
 
 impl<'a> Outlooks<'a> {
-    pub(crate) fn of(action: &'a Action) -> Self {
-        Self { action, misfits: HashMap::new(), secrets: BTreeMap::new(), read: 0 }
+    pub(crate) fn of(action: &'a Action, by_caller: &'a BTreeSet<String>) -> Self {
+        Self { action, by_caller, misfits: HashMap::new(), secrets: BTreeMap::new(), read: 0 }
     }
 
     /// At one of them, by its last report.
@@ -67,18 +69,20 @@ impl<'a> Outlooks<'a> {
             // One that has reported nothing yet can do what every agent can; its host may deny that later.
             (None, _, Some(class)) if !agent.has_reported => Outlook::Obeys(class),
             (Some(listed), Action::Run(named), None) => match self.misfit(&listed.schema, named) {
-                Some(why) => Outlook::Misfit(why),
+                Some(why) => Outlook::Misfit(listed.class, why),
                 None => Outlook::Obeys(listed.class),
             },
+            // It may have it, and be anything.
+            (None, Action::Run(_), None) if !agent.has_reported => Outlook::Obeys(ActionClass::Destructive),
             (Some(_) | None, _, _) => Outlook::Unlisted,
         }
     }
 
     /// An action without the values of what the caller says is secret, or most of what agents say. Not what one
     /// of them says: it could hide from the log what others were sent.
-    fn without_secrets(&self, named: &NamedAction, by_caller: &BTreeSet<String>) -> String {
+    fn without_secrets(&self, named: &NamedAction) -> String {
         let is_secret = |name: &String| {
-            by_caller.contains(name) || self.secrets.get(name).is_some_and(|count| count * 2 > self.read)
+            self.by_caller.contains(name) || self.secrets.get(name).is_some_and(|count| count * 2 > self.read)
         };
         let mut shown = named.clone();
         let hidden = shown.parameters.iter_mut().filter(|(name, _)| is_secret(name));
@@ -98,8 +102,17 @@ impl<'a> Outlooks<'a> {
             }
         }
         let filled = read.as_ref().map(|read| read.parameters.fill(&named.name, &named.parameters));
+        let refused = filled.and_then(Result::err).map(|refusal| refusal.detail.into_owned());
+        let misfit = refused.or_else(|| {
+            let mut plain =
+                read.iter().flat_map(|read| read.parameters.iter()).filter(|(_, one)| !one.is_secret);
+            let (name, _) = plain.find(|(name, _)| self.by_caller.contains(*name))?;
+            Some(format!(
+                "parameter `{name}` is not secret there: it would be an argument, which all of a host see"
+            ))
+        });
         // A pattern is an agent's word, and could say anything.
-        let misfit = filled.and_then(Result::err).map(|refusal| quoted(&refusal.detail));
+        let misfit = misfit.map(|why| quoted(&why));
         self.misfits.insert(schema.clone(), misfit.clone());
         misfit
     }
@@ -161,20 +174,20 @@ struct Looked {
 }
 
 fn look(action: &Action, secrets: &BTreeSet<String>, tables: &[AllowList]) -> Looked {
-    let mut outlooks = Outlooks::of(action);
+    let mut outlooks = Outlooks::of(action, secrets);
     let (mut misfits, mut misfit, mut lacking) = (0, None, 0);
     for agent in tables {
         match outlooks.at(agent) {
-            Outlook::Misfit(why) if agent.has_reported => {
+            Outlook::Misfit(_, why) if agent.has_reported => {
                 misfits += 1;
                 misfit.get_or_insert_with(|| (plain(&agent.name), why));
             }
             Outlook::Unlisted if agent.has_reported => lacking += 1,
-            Outlook::Misfit(_) | Outlook::Unlisted | Outlook::Obeys(_) => {}
+            Outlook::Misfit(..) | Outlook::Unlisted | Outlook::Obeys(_) => {}
         }
     }
     let shown = match action {
-        Action::Run(named) => outlooks.without_secrets(named, secrets),
+        Action::Run(named) => outlooks.without_secrets(named),
         other => other.describe(),
     };
     Looked { shown, misfits, misfit, lacking }

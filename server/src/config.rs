@@ -166,7 +166,10 @@ impl Config {
 fn webhook(reader: &mut Reader) -> Option<WebhookSettings> {
     let rule =
         "where alerts are posted: `https://HOST/PATH`, or `http://127.0.0.1:PORT/PATH` on this machine";
-    let url = reader.string("alerts.webhook.url", "", rule, |text| text.is_empty() || hook(text).is_some());
+    let url = reader.string("alerts.webhook.url", "", rule, |_| true);
+    if !url.is_empty() && hook(&url).is_none() {
+        reader.problem("alerts.webhook.url", format!("is `{}`; it must be {rule}", without_secret(&url)));
+    }
     let mut path = |key: &str, what: &str| {
         let path = reader.string(key, "", what, |_| true);
         (!path.is_empty()).then(|| PathBuf::from(path))
@@ -177,6 +180,11 @@ fn webhook(reader: &mut Reader) -> Option<WebhookSettings> {
         reader.problem("alerts.webhook.url", format!("is missing; it must be {rule}"));
     }
     Some(WebhookSettings { url: hook(&url)?, ca, token_file })
+}
+
+/// An address as it may be shown: what stands before an `@` may be a password.
+fn without_secret(url: &str) -> &str {
+    url.rsplit('@').next().unwrap_or_default()
 }
 
 /// Where alerts are posted. In clear text to an address of this machine alone, and to no name: who is in trouble

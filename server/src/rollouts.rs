@@ -8,7 +8,7 @@ mod change;
 mod look;
 mod staging;
 
-pub(crate) use change::{Change, change};
+pub(crate) use change::{Change, change, end_with_command};
 pub(crate) use look::stands;
 pub(crate) use staging::{Staging, agents, words};
 

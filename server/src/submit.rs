@@ -133,8 +133,12 @@ pub(crate) async fn submit(
         }
     }
     let Request { id, selection, lifetime, action, rollout, parent, expects, secrets } = request;
+    let asked = selection.describe();
     let selection = choose::expand_all(server, selection).await?;
-    let chosen_by = chosen_by(&selection.describe());
+    let chosen_by = match selection.describe() {
+        same if same == asked => chosen_by(&same),
+        stood => chosen_by(&format!("{asked} ({stood})")),
+    };
     let id = id.unwrap_or_else(|| CommandId::generate(server.clock.wall()));
     let targets = resolve(server, selection).await?;
     check_scope(server, actor, action.name(), &targets).await?;

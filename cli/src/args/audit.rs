@@ -41,7 +41,7 @@ pub(crate) enum Audit {
         /// No longer ago than this.
         #[arg(long, value_parser = duration, value_name = "TIME")]
         since: Option<Duration>,
-        /// Longer ago than this.
+        /// Before this, such as `1d` ago.
         #[arg(long, value_parser = duration, value_name = "TIME")]
         until: Option<Duration>,
         /// How many.
@@ -58,6 +58,14 @@ pub(crate) enum Audit {
         #[command(flatten)]
         log: Log,
         /// Only what comes after a head that was printed earlier; the log must still contain it.
+        #[arg(long, value_name = "SEQUENCE:HASH", value_parser = known_head)]
+        known: Option<(u64, Digest)>,
+    },
+    /// Check a file of `export`, or one that the server moved old changes to, without a server.
+    Check {
+        /// The file.
+        file: PathBuf,
+        /// A head that was printed earlier: the file must contain it as it was.
         #[arg(long, value_name = "SEQUENCE:HASH", value_parser = known_head)]
         known: Option<(u64, Digest)>,
     },

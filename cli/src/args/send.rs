@@ -55,7 +55,7 @@ pub(crate) struct Delivery {
 
 /// A rollout: with any of these the command reaches its agents in waves, and stops by itself when too many
 /// fail.
-#[derive(Debug, Clone, Args)]
+#[derive(Debug, Clone, Default, PartialEq, Args)]
 #[command(next_help_heading = "Waves")]
 pub(crate) struct Waves {
     /// Begin with so many agents, `5` or `10%`. Each of them must answer before the next wave.
@@ -127,7 +127,7 @@ pub(crate) enum Send {
         parameters: Vec<(String, String)>,
         /// A parameter whose value is the only line of a file, so that no list of processes shows it; repeat
         /// for several.
-        #[arg(long = "secret", value_name = "KEY=FILE", value_parser = parameter)]
+        #[arg(long = "secret", value_name = "KEY=FILE", value_parser = key_file)]
         secrets: Vec<(String, String)>,
         #[command(flatten)]
         delivery: Delivery,
@@ -236,6 +236,11 @@ fn place(text: &str) -> Result<String, &'static str> {
 fn rate(text: &str) -> Result<u32, &'static str> {
     let number = text.strip_suffix("/s").and_then(|number| number.parse().ok());
     number.filter(|number| *number > 0).ok_or("write it as 50/s")
+}
+
+fn key_file(text: &str) -> Result<(String, String), String> {
+    let (name, file) = text.split_once('=').ok_or_else(|| format!("`{text}` is not KEY=FILE"))?;
+    Ok((name.to_owned(), file.to_owned()))
 }
 
 pub(super) fn parameter(text: &str) -> Result<(String, String), String> {

@@ -98,7 +98,12 @@ async fn show(format: Format, client: &Client, name: String, selector: String) -
             fields.push(("version", format!("{} of {count}", number + 1)));
         }
         fields.extend(version.fields());
-        let typed: Vec<_> = version.parameters.iter().map(|one| format!(" {}=…", one.name)).collect();
+        let needed = version.parameters.iter().filter(|one| one.default.is_none());
+        let typed: Vec<_> = needed
+            .map(|one| {
+                if one.secret { format!(" --secret {}=FILE", one.name) } else { format!(" {}=…", one.name) }
+            })
+            .collect();
         if number + 1 == count {
             let send = format!("writ send action {}{} --dry-run …", shown.name, typed.concat());
             fields.push(("next", client.typed(&send)));
@@ -157,7 +162,7 @@ impl Version {
         fields.push(("starts again", again.to_owned()));
         fields.push(("file", format!("SHA-256 {}", self.definition_digest)));
         for Parameter { name, takes, default, secret } in &self.parameters {
-            let secret = if *secret { "; secret: --secret" } else { "" };
+            let secret = if *secret { "; secret: give it by --secret KEY=FILE" } else { "" };
             let default =
                 default.as_ref().map_or_else(String::new, |value| format!("; {value} unless given"));
             fields.push(("takes", format!("{name}: {takes}{default}{secret}")));

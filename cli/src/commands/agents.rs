@@ -24,6 +24,9 @@ struct Row {
     last_contact: String,
     #[serde(skip)]
     last_contact_ms: u64,
+    /// Whether no other that is listed has its name.
+    #[serde(skip)]
+    is_unique: bool,
     bundle_version: u64,
     chain_version: u64,
     queued: u64,
@@ -57,6 +60,7 @@ impl Row {
             connected: agent.connected,
             last_contact: output::time(agent.last_contact_ms),
             last_contact_ms: agent.last_contact_ms,
+            is_unique: true,
             bundle_version: agent.bundle_version,
             chain_version: agent.chain_version,
             queued: agent.queued,
@@ -129,8 +133,10 @@ impl Rows for Row {
     ];
 
     fn cells(&self) -> Vec<String> {
+        let name =
+            if self.is_unique { self.name.clone() } else { format!("{} ({})", self.name, self.agent_id) };
         vec![
-            self.name.clone(),
+            name,
             self.link().to_owned(),
             self.last_contact.clone(),
             self.trust(),
@@ -169,6 +175,9 @@ pub(super) async fn run(format: Format, client: &Client, verb: Agents) -> Result
             if reverse {
                 rows.reverse();
             }
+            let mut of_name = BTreeMap::<String, usize>::new();
+            rows.iter().for_each(|row| *of_name.entry(row.name.clone()).or_default() += 1);
+            rows.iter_mut().for_each(|row| row.is_unique = of_name.get(&row.name) == Some(&1));
             let (says, next) = match (removed, selector.is_empty()) {
                 (true, _) => ("No agent was removed.", None),
                 (_, false) => {

@@ -1,7 +1,9 @@
 //! `writ audit`.
 
+mod check;
 mod export;
 
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -50,7 +52,11 @@ impl Row {
         if action.is_empty() {
             return output::plain(subject);
         }
-        output::plain(&format!("{action} for {agents}: {chosen_by}"))
+        match agents {
+            // It was refused before anybody was chosen.
+            0 => output::plain(&format!("{action}: {chosen_by}")),
+            _ => output::plain(&format!("{action} for {agents}: {chosen_by}")),
+        }
     }
 }
 
@@ -119,15 +125,35 @@ pub(super) async fn run(format: Format, client: &Client, verb: Audit) -> Result<
                 }
             };
             let verdict = walk(client, first, known, take).await?;
-            let written = if verdict.holds { Some(file.keep()?) } else { None };
+            let new = verdict.entries.saturating_sub(u64::from(known.is_some()));
+            let written = if verdict.holds { Some(format!("{}, {new} entries", file.keep()?)) } else { None };
             show(format, client, log, (verdict, written))
         }
+        Audit::Check { file, known } => check(format, &file, known),
         Audit::Verify { log, known } => {
             let first = ListAuditRequest { page_size: PAGE, ..of(log) };
             let verdict = walk(client, first, known, |_, _| Ok(())).await?;
             show(format, client, log, (verdict, None))
         }
     }
+}
+
+/// A file, offline.
+pub(super) fn check(format: Format, file: &Path, known: Option<(u64, Digest)>) -> Result<ExitCode, Failure> {
+    let verdict = check::file(file, known)?;
+    let Verdict { holds, first, entries, head, problem } = &verdict;
+    let said = if *holds { "each entry hangs on the one before" } else { problem.as_str() };
+    let fields = [
+        ("chain", said.to_owned()),
+        ("entries", format!("{entries} from {first}")),
+        ("head", head.clone()),
+        (
+            "note",
+            "that nothing came before the first, and nothing after the last, no file can show".to_owned(),
+        ),
+    ];
+    output::one(format, &verdict, &fields)?;
+    Ok(if *holds { ExitCode::SUCCESS } else { ExitCode::from(1) })
 }
 
 fn of(log: Log) -> ListAuditRequest {
@@ -152,7 +178,7 @@ async fn list(
         }
     }
     rows.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
-    output::list(format, &rows, "No such call.")
+    output::list(format, &rows, "Nothing matches these filters.")
 }
 
 fn row(link: AuditLink) -> Row {
@@ -195,14 +221,7 @@ async fn walk(
             break chain.missing(known);
         }
     };
-    let head = chain.head.map_or_else(|| "none".to_owned(), |(sequence, hash)| format!("{sequence}:{hash}"));
-    Ok(Verdict {
-        holds: problem.is_none(),
-        first: chain.first,
-        entries: chain.entries,
-        head,
-        problem: problem.unwrap_or_default(),
-    })
+    Ok(chain.verdict(problem))
 }
 
 fn show(
@@ -257,6 +276,13 @@ struct Checked {
 }
 
 impl Checked {
+    fn verdict(&self, problem: Option<String>) -> Verdict {
+        let head =
+            self.head.map_or_else(|| "none".to_owned(), |(sequence, hash)| format!("{sequence}:{hash}"));
+        let (first, entries) = (self.first, self.entries);
+        Verdict { holds: problem.is_none(), first, entries, head, problem: problem.unwrap_or_default() }
+    }
+
     fn take(
         &mut self,
         link: &AuditLink,

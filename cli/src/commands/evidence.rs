@@ -1,6 +1,8 @@
 //! `writ evidence`.
 
+use std::fs::OpenOptions;
 use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -61,7 +63,9 @@ pub(super) async fn export(
         };
         Failure::local(format!("{}: {why}", file.display()))
     };
-    let mut out = std::fs::File::create_new(file).map_err(local)?;
+    // It may hold what is secret: the command is in it as it was signed.
+    let out = OpenOptions::new().write(true).create_new(true).mode(0o600).open(file);
+    let mut out = out.map_err(local)?;
     out.write_all(evidence.to_json().as_bytes()).and_then(|()| out.sync_all()).map_err(local)?;
     let (name, targets) = (file.display().to_string(), evidence.targets.len());
     let shown = Exported { file: name.clone(), command_id: command, targets, receipts };

@@ -21,6 +21,8 @@ struct Shown {
     seed: Option<u64>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     first_wave: Vec<String>,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    obstacle: String,
     targets: Vec<Row>,
 }
 
@@ -62,7 +64,7 @@ pub(super) async fn run(format: Format, client: &Client, request: SubmitRequest)
         }
     };
     let PreviewResponse { target_count, audience_root, action_class, not_allowing, .. } = last;
-    let PreviewResponse { waves, seed, first_wave, .. } = last;
+    let PreviewResponse { waves, seed, first_wave, obstacle, .. } = last;
     let seed = (seed > 0).then_some(seed);
     let first_wave = first_wave.iter().map(|name| output::plain(name)).collect();
     let shown = Shown {
@@ -73,6 +75,7 @@ pub(super) async fn run(format: Format, client: &Client, request: SubmitRequest)
         waves,
         seed,
         first_wave,
+        obstacle,
         targets: rows,
     };
     if format.is_rows() {
@@ -97,7 +100,11 @@ pub(super) async fn run(format: Format, client: &Client, request: SubmitRequest)
     output::text(&format!(
         "\n{} targets, class {}{note}, by what they last reported. Nothing was signed or sent.",
         shown.target_count, shown.action_class
-    ))
+    ))?;
+    match shown.obstacle.as_str() {
+        "" => Ok(()),
+        why => output::text(&format!("\nWithout --unchecked it would be refused: {}", output::plain(why))),
+    }
 }
 
 fn row(target: PreviewTarget) -> Row {

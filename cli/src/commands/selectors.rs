@@ -17,21 +17,24 @@ struct Row {
     agents: u32,
     saved_by: String,
     saved_at: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    replaced: String,
 }
 
 impl Rows for Row {
     const HEAD: &'static [&'static str] = &["NAME", "AGENTS", "SELECTOR", "BY", "SAVED"];
 
     fn cells(&self) -> Vec<String> {
-        let Self { name, selector, agents, saved_by, saved_at } = self;
+        let Self { name, selector, agents, saved_by, saved_at, .. } = self;
         vec![format!("@{name}"), agents.to_string(), selector.clone(), saved_by.clone(), saved_at.clone()]
     }
 }
 
 fn row(known: Known) -> Row {
-    let Known { name, selector, saved_by, saved_at_ms, agents } = known;
-    let [name, selector, saved_by] = [name, selector, saved_by].map(|text| output::plain(&text));
-    Row { name, selector, agents, saved_by, saved_at: output::time(saved_at_ms) }
+    let Known { name, selector, saved_by, saved_at_ms, agents, replaced } = known;
+    let [name, selector, saved_by, replaced] =
+        [name, selector, saved_by, replaced].map(|text| output::plain(&text));
+    Row { name, selector, agents, saved_by, saved_at: output::time(saved_at_ms), replaced }
 }
 
 pub(super) async fn run(format: Format, client: &Client, verb: Selectors) -> Result<(), Failure> {
@@ -40,12 +43,15 @@ pub(super) async fn run(format: Format, client: &Client, verb: Selectors) -> Res
             let request = SaveSelectorRequest { name, selector };
             let row = row(client.selectors().save(request).await?.into_inner());
             let next = client.typed(&format!("writ agents list --selector @{}", row.name));
-            let fields = [
+            let mut fields = vec![
                 ("name", format!("@{}", row.name)),
                 ("selector", row.selector.clone()),
                 ("agents", row.agents.to_string()),
-                ("next", next),
             ];
+            if !row.replaced.is_empty() {
+                fields.push(("before", row.replaced.clone()));
+            }
+            fields.push(("next", next));
             output::one(format, &row, &fields)
         }
         Selectors::List => {

@@ -17,7 +17,7 @@ use writ_protocol::command::ActionClass;
 
 use super::track::{self, Counts};
 use super::{preview, rollouts};
-use crate::args::{Delivery, Format, Send};
+use crate::args::{Delivery, Format, Send, Waves};
 use crate::client::Client;
 use crate::confirm;
 use crate::failure::Failure;
@@ -96,6 +96,11 @@ pub(super) async fn run(format: Format, client: &Client, verb: Send) -> Result<E
     let (delivery, action) = asked(verb)?;
     let Delivery { agents, all, selector, limit, dry_run, unchecked, yes, .. } = delivery;
     let Delivery { expires, wait, timeout, id, waves, .. } = delivery;
+    let only_seed = Waves { seed: waves.seed, ..Waves::default() };
+    if limit.is_none() && waves.seed.is_some() && waves == only_seed {
+        let text = "--seed orders a rollout or picks agents: give --canary, --batch or --limit, too";
+        return Err(Failure::usage(text));
+    }
     let limit_seed = limit.map(|_| waves.seed.unwrap_or_else(any_seed));
     let rollout = rollouts::plan(waves, limit.is_some());
     let is_staged = rollout.is_some();
@@ -142,6 +147,27 @@ pub(super) async fn run(format: Format, client: &Client, verb: Send) -> Result<E
     Ok(exit_code(counts))
 }
 
+/// What is asked for, without values that are secret.
+fn described(request: &SubmitRequest) -> String {
+    match &request.action {
+        Some(Action::Run(run)) => {
+            let value =
+                |given: &NamedValue| if given.secret { "(secret)" } else { given.value.as_str() }.to_owned();
+            let given = run.parameters.iter().map(|given| format!(" {}={}", given.name, value(given)));
+            format!("{}{}", run.name, given.collect::<String>())
+        }
+        Some(Action::Ping(_)) => "ping".to_owned(),
+        Some(Action::Inventory(_)) => "inventory".to_owned(),
+        Some(Action::Settings(_)) => "settings".to_owned(),
+        Some(Action::UpdateComponent(_)) => "update-component".to_owned(),
+        Some(Action::Scan(_)) => "scan".to_owned(),
+        Some(Action::StopScan(_)) => "stop-scan".to_owned(),
+        Some(Action::RestoreQuarantined(_)) => "restore-quarantined".to_owned(),
+        Some(Action::DeleteQuarantined(_)) => "delete-quarantined".to_owned(),
+        None => "nothing".to_owned(),
+    }
+}
+
 /// A number that nobody could know before: each process hashes by keys of its own.
 fn any_seed() -> u64 {
     (RandomState::new().hash_one(()) >> 12) + 1
@@ -152,14 +178,20 @@ async fn confirm(client: &Client, request: &mut SubmitRequest) -> Result<(), Fai
     let asked = PreviewRequest { request: Some(request.clone()), page_size: 1, page_token: String::new() };
     let shown = client.commands().preview(asked).await?.into_inner();
     let PreviewResponse { target_count, audience_root, action_class, not_allowing, seed, .. } = shown;
-    if !request.all && action_class == ActionClass::Read.as_str() {
+    // What would be refused anyway is not asked for.
+    let is_refused = !shown.obstacle.is_empty() && !request.unchecked;
+    if is_refused || (!request.all && action_class == ActionClass::Read.as_str()) {
         return Ok(());
     }
     let refusing = match not_allowing {
         0 => String::new(),
         some => format!(", of which {some} would refuse it (which, and why: --dry-run)"),
     };
-    let what = format!("Class {action_class}, for {target_count} agents{refusing}.");
+    let whom = match shown.targets.as_slice() {
+        [only] if target_count == 1 => only.agent_name.clone(),
+        _ => format!("{target_count} agents"),
+    };
+    let what = format!("{}: class {action_class}, for {whom}{refusing}.", described(request));
     confirm::by_typing(&what, &target_count.to_string())?;
     request.audience_root = audience_root;
     if let Some(rollout) = &mut request.rollout {

@@ -99,7 +99,7 @@ fn on_a_terminal_what_changes_hosts_is_confirmed_by_how_many_there_are() {
     let (fleet, _agents) = scene();
     let notes = fleet.path("restart.notes");
     let send = ["send", "action", "restart", "word=ok", "--agent", "rome", "--wait"];
-    let asked = "Class change, for 1 agents. Type 1 to go on:";
+    let asked = "restart word=ok: class change, for rome. Type 1 to go on:";
     let before = commands(&fleet);
     for typed in ["2\n", "\n", ""] {
         let said = fleet.writ_at_terminal(&send, typed);
@@ -116,7 +116,10 @@ fn on_a_terminal_what_changes_hosts_is_confirmed_by_how_many_there_are() {
     let said = fleet.writ_at_terminal(&["send", "ping", "--agent", "rome", "--wait"], "");
     assert!(said.code == 0 && !said.stdout.contains("Type"), "{said:?}");
     let said = fleet.writ_at_terminal(&["send", "ping", "--all", "--wait", "--canary", "1"], "2\n");
-    assert!(said.code == 0 && said.stdout.contains("Class read, for 2 agents. Type 2 to go on:"), "{said:?}");
+    assert!(
+        said.code == 0 && said.stdout.contains("ping: class read, for 2 agents. Type 2 to go on:"),
+        "{said:?}"
+    );
 
     // Nor is an agent removed by a slip.
     let said = fleet.writ_at_terminal(&["agents", "remove", "paris"], "rome\n");

@@ -43,7 +43,9 @@ fn commands_wait_their_turn_in_order_and_what_ends_one_does_not_wait() {
     assert!(lines(&fleet.path("note.notes")).is_empty());
     let why = fleet.writ(&["why", "paris"]);
     assert!(
-        why.stdout.contains("1 commands wait for it; in the whole fleet 1 commands run at a time"),
+        why.stdout.contains(
+            "1 commands wait for it; in the whole fleet 1 commands run at a time, and 1 of one agent"
+        ),
         "{why:?}"
     );
     let _stopped = fleet.writ(&["commands", "stop", &running]).ok();
@@ -97,7 +99,8 @@ fn one_agent_has_no_more_than_its_share() {
     let first = hang(&fleet, std::slice::from_ref(&rome));
     let second = fleet.json(&["send", "action", "hang", "word=second", "--agent", "rome"]);
     let ping = fleet.json(&["send", "ping", "--agent", "rome"]);
-    assert_eq!(standing(&fleet)["running"], 1, "a quarter of four");
+    let stands = serde_json::json!({"limit": 4, "running": 1, "waiting": 1});
+    assert_eq!(standing(&fleet), stands, "a quarter of four");
     let _stopped = fleet.writ(&["commands", "stop", &first]).ok();
     rome.wait_for("action started", |said| said["command.id"] == second["command_id"]);
     let _stopped = fleet.writ(&["commands", "stop", second["command_id"].as_str().unwrap()]).ok();

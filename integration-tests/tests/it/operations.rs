@@ -534,6 +534,9 @@ fn the_audit_log_is_kept_in_a_file_that_can_be_checked_and_goes_on_from_its_head
     let fleet = Fleet::new(Build::Shipped);
     let _agent = fleet.agent("rome");
     let _answered = fleet.writ(&["send", "ping", "--all", "--wait"]).ok();
+    for tier in ["tier=lead", "tier=gold"] {
+        let _labelled = fleet.json(&["agents", "label", "rome", tier]);
+    }
     // The whole of it, and later what came since; each line hangs on the one before.
     let file = fleet.path("changes.jsonl");
     let export = |file: &Path, more: &[&str]| {
@@ -549,7 +552,25 @@ fn the_audit_log_is_kept_in_a_file_that_can_be_checked_and_goes_on_from_its_head
     let (later, head) = (fleet.path("later.jsonl"), text(&whole["head"]));
     let _more = export(&later, &["--known", &head]).ok();
     let since: Value = serde_json::from_str(&lines(&later)[0]).unwrap();
+    assert_eq!((&since["action"], &since["chosen_by"]), (&"label site=rome".into(), &"rome".into()));
     assert_eq!((lines(&later).len(), &since["subject"]), (1, &"rome".into()));
+    // Offline, what is shown must be what was hashed.
+    let check = |file: &Path| fleet.writ(&["audit", "check", file.to_str().unwrap()]);
+    assert!(check(&file).ok().stdout.contains("each entry hangs on the one before"));
+    let altered = fleet.path("altered.jsonl");
+    for (from, to, says) in [
+        ("\"actor\":\"admin\"", "\"actor\":\"anna\"", "is shown otherwise than it was written"),
+        ("\"sequence\":2", "\"sequence\":9", "is shown otherwise than it was written"),
+    ] {
+        fs::write(&altered, fs::read_to_string(&file).unwrap().replacen(from, to, 1)).unwrap();
+        let refused = check(&altered).failed(1);
+        assert!(refused.stdout.contains(says), "{refused:?}");
+    }
+    let without_second = lines(&file).into_iter().enumerate().filter(|(number, _)| *number != 1);
+    fs::write(&altered, without_second.map(|(_, line)| line + "\n").collect::<String>()).unwrap();
+    assert!(check(&altered).failed(1).stdout.contains("entries between them are gone"));
+    fs::write(&altered, "").unwrap();
+    assert!(check(&altered).failed(2).stderr.contains("it holds no entry"));
     let wrong = format!("{}:{}", head.split_once(':').unwrap().0, "0".repeat(64));
     let lost = fleet.path("lost.jsonl");
     let _refused = export(&lost, &["--known", &wrong]).failed(1);

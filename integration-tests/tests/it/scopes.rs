@@ -44,6 +44,9 @@ fn an_operator_with_a_scope_commands_within_it_and_changes_nothing_else() {
     scene.is_denied(&["send", "ping", "--agent", "paris"], outside);
     let note = ["send", "action", "note", "word=never", "--agent", "rome"];
     scene.is_denied(&note, "`vera` may send ping, inventory, and not `note`");
+    // Who looks after a token was stolen finds what was tried with it.
+    let tried = scene.fleet.json(&["audit", "list", "--tries", "--by", "vera", "--action", "note"]);
+    assert_eq!((&tried[0]["outcome"], &tried[0]["chosen_by"]), (&"PERMISSION_DENIED".into(), &"rome".into()));
     let elsewhere = "may command agents within its scope, and change nothing else";
     scene.is_denied(&["agents", "label", "paris", "site=rome"], elsewhere);
     scene.is_denied(&["enroll", "token", "create"], elsewhere);

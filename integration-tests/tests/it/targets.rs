@@ -83,7 +83,7 @@ fn a_selector_that_was_saved_stands_for_what_it_says_when_it_is_asked() {
     assert!(gone.stderr.contains("no selector was saved as `@web`"), "{gone:?}");
     // Who asked is on record, and for what it stood.
     let send = &fleet.json(&["audit", "list", "--method", "Submit"])[0];
-    assert_eq!(send["chosen_by"], "connected");
+    assert_eq!(send["chosen_by"], "@web (connected)");
     let audit = fleet.json(&["audit", "list"]);
     let methods: Vec<_> = audit
         .as_array()
@@ -149,11 +149,18 @@ fn many_are_labelled_by_a_selector_or_a_table_or_none_of_them() {
         (labels("rome"), labels("paris")),
         (serde_json::json!({"site": "rome"}), serde_json::json!({"site": "paris"}))
     );
+    // The log says what was set.
+    let labelled = fleet.json(&["audit", "list", "--action", "label"]);
+    assert_eq!(
+        (&labelled[0]["agents"], &labelled[0]["action"]),
+        (&2.into(), &"label site=rome tier-".into())
+    );
+    assert_eq!((&labelled[1]["chosen_by"], &labelled[1]["outcome"]), (&"name=*o*".into(), &"ok".into()));
     // One line that is wrong, and nobody is labelled.
     let before = labels("rome");
     for (wrong, code, says) in [
         ("agent,site\nrome,lima\nlima,lima\n", 5, "no agent has the id or name `lima`"),
-        ("agent,site\nrome,lima\nparis,a b\n", 2, "`site` has a value of more than 128 bytes"),
+        ("agent,site\nrome,lima\nparis,a b\n", 2, "`paris`: `site` has a value of more than 128 bytes"),
         ("agent,os\nrome,windows\n", 2, "choose another name"),
         ("agent,site\nrome,lima,more\n", 2, "nobody was labelled"),
         ("site\nlima\n", 2, "no column `agent`"),

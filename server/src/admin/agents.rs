@@ -119,7 +119,7 @@ impl AgentService for Agents {
         } else if selector.is_empty() && set.is_empty() && remove.is_empty() && each.len() <= MAX_LABELLED {
             let mut changes = Vec::with_capacity(each.len());
             for LabelAgentRequest { agent, set, remove } in each {
-                check_labels(&set, &remove)?;
+                check_labels(&set, &remove).map_err(|failure| failure.about(&agent))?;
                 let (id, is_removed) = submit::find_target(&self.0, &agent).await?;
                 if is_removed {
                     let text = format!("`{agent}` was removed; nobody was labelled");

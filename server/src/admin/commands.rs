@@ -29,6 +29,7 @@ use writ_protocol::time::Timestamp;
 use super::{evidence, preview};
 use crate::actions::SECRET;
 use crate::context::Server;
+use crate::rollouts::end_with_command;
 use crate::store::unavailable;
 use crate::store::{CommandRow, Progress as Counted, TargetRow, TargetState, Wanted, WantedState};
 use crate::submit::{self, Expectations, Selection, Submitted};
@@ -36,7 +37,7 @@ use crate::traces::TraceParent;
 use writ_common::admin::operators::Scope;
 use writ_common::admin::{Actor, Effect, Role, page};
 
-pub(super) use asked::has_secrets;
+pub(super) use asked::{action_name, has_secrets};
 use asked::{fill, parse};
 
 /// Bytes of an id's end that commands are looked up by.
@@ -94,6 +95,7 @@ impl CommandService for Commands {
         let (server, now) = (Arc::clone(&self.0), self.0.clock.wall());
         let change = async move { server.dispatcher.cancel(&server.store, id, expires_at, now).await };
         self.0.to_the_end(change).await?.map_err(unavailable)?;
+        end_with_command(&self.0, id).await;
         info!(target: "audit", actor = actor.name, command.id = %id, "command cancelled");
         let after = find(&self.0, id).await?;
         Ok(Effect::unless(before.cancelled_at_ms != after.cancelled_at_ms, after))
@@ -115,6 +117,7 @@ impl CommandService for Commands {
             server.store.sent(id).await
         };
         let open = self.0.to_the_end(change).await?.map_err(unavailable)?;
+        end_with_command(&self.0, id).await;
         let is_stopped = !open.is_empty();
         let stop = match is_stopped {
             false => None,

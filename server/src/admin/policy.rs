@@ -1,17 +1,18 @@
 //! Who may call what here, and where calls are recorded. The door itself: [`writ_common::admin`].
 
 use prost::Message as _;
-use writ_common::admin::audit::AuditSettings;
+use writ_common::admin::audit::{AuditSettings, SentCommand};
 use writ_common::admin::operators::Scope;
-use writ_common::admin::{AdminBackend, AuditSubject, Role, Rule};
+use writ_common::admin::{AdminBackend, AuditSubject, Role, Rule, chosen_by};
 use writ_common::shutdown::Shutdown;
 use writ_common::status::Failure;
+use writ_common::text::plain;
 use writ_database::Database;
-use writ_proto::admin::v1::{PreviewRequest, SubmitRequest};
+use writ_proto::admin::v1::{Attribute, LabelAgentRequest, LabelManyRequest, PreviewRequest, SubmitRequest};
 use writ_protocol::command::{is_action_name, is_own_action};
 use writ_protocol::time::Timestamp;
 
-use super::commands::has_secrets;
+use super::commands::{action_name, has_secrets};
 use crate::context::Server;
 use crate::store::Job;
 use crate::submit;
@@ -102,6 +103,34 @@ pub const POLICY: &[(&str, Rule)] = &[
     ("/writ.admin.v1.UpdateService/Sync", Rule::Change(Role::Operator, AuditSubject::Nothing)),
 ];
 
+/// Without parameters, of which some may be secret: nobody has looked yet.
+fn submitted(asked: &SubmitRequest) -> SentCommand {
+    let by = match (asked.all, asked.selector.as_str()) {
+        (true, _) => "all".to_owned(),
+        (false, "") => asked.agents.join(", "),
+        (false, selector) => selector.to_owned(),
+    };
+    SentCommand {
+        action: cut(asked.action.as_ref().map_or("", action_name)),
+        agents: 0,
+        chosen_by: chosen_by(&by),
+    }
+}
+
+fn labelled((set, remove): (&[Attribute], &[String]), agents: u32, by: &str) -> SentCommand {
+    let set = set.iter().map(|Attribute { name, value }| format!(" {name}={value}"));
+    let changes: String = set.chain(remove.iter().map(|name| format!(" {name}-"))).collect();
+    SentCommand { action: cut(&format!("label{changes}")), agents, chosen_by: chosen_by(by) }
+}
+
+/// Of what somebody typed so much stands in the log.
+fn cut(text: &str) -> String {
+    plain(&text.chars().take(MAX_ASKED_CHARS).collect::<String>())
+}
+
+/// As of a subject, and room for several labels.
+const MAX_ASKED_CHARS: usize = 512;
+
 impl AdminBackend for Server {
     const POLICY: &'static [(&'static str, Rule)] = POLICY;
     const SCOPED: &'static [&'static str] = &[
@@ -129,6 +158,26 @@ impl AdminBackend for Server {
 
     fn audit_settings(&self) -> AuditSettings {
         self.audit
+    }
+
+    fn asked_for(method: &str, request: &[u8]) -> Option<SentCommand> {
+        match method {
+            "/writ.admin.v1.CommandService/Submit" => Some(submitted(&SubmitRequest::decode(request).ok()?)),
+            "/writ.admin.v1.AgentService/Label" => {
+                let LabelAgentRequest { agent, set, remove } = LabelAgentRequest::decode(request).ok()?;
+                Some(labelled((&set, &remove), 0, &agent))
+            }
+            "/writ.admin.v1.AgentService/LabelMany" => {
+                let asked = LabelManyRequest::decode(request).ok()?;
+                let each = asked.each.first().map(|first| (&first.set, &first.remove));
+                let (set, remove) = each.unwrap_or((&asked.set, &asked.remove));
+                let agents = u32::try_from(asked.each.len()).unwrap_or(u32::MAX);
+                let by =
+                    if asked.each.is_empty() { asked.selector.as_str() } else { "by name, the first so" };
+                Some(labelled((set, remove), agents, by))
+            }
+            _ => None,
+        }
     }
 
     fn has_secrets(method: &str, request: &[u8]) -> bool {

@@ -10,7 +10,7 @@ use writ_protocol::command::ActionClass;
 use writ_protocol::id::AgentId;
 use writ_protocol::rollout::Seed;
 
-use crate::actions::{Outlook, Outlooks, blocking};
+use crate::actions::{Outlook, Outlooks, blocking, foresee};
 use crate::context::Server;
 use crate::store::rules::rollout::Plan;
 use crate::store::unavailable;
@@ -28,7 +28,7 @@ pub(super) async fn preview(
     after: Option<AgentId>,
     size: u32,
 ) -> Result<PreviewResponse, Failure> {
-    let Request { selection, action, rollout, lifetime, .. } = request;
+    let Request { selection, action, rollout, lifetime, secrets, .. } = request;
     let targets = submit::resolve(server, selection).await?;
     submit::check_scope(server, actor, action.name(), &targets).await?;
     let staged = rollout.map(|staging| {
@@ -42,18 +42,19 @@ pub(super) async fn preview(
     let (waves, first) =
         staged.as_ref().map_or_else(Default::default, |((ordered, plan), _)| first_wave(plan, ordered));
     let mut names = HashMap::new();
-    let (mut strictest, mut not_allowing, mut shown) = (ActionClass::Read, 0, Vec::new());
+    let (mut strictest, mut not_allowing, mut shown) = (None, 0, Vec::new());
     let tables = server.store.action_tables(&targets, Some(action.name())).await.map_err(unavailable)?;
+    let foreseen = foresee(server, &action, secrets.clone(), &targets).await?;
+    let obstacle = foreseen.obstacle.map_or_else(String::new, |obstacle| obstacle.message().to_owned());
     let looked = blocking(move || {
-        let mut outlooks = Outlooks::of(&action);
+        let mut outlooks = Outlooks::of(&action, &secrets);
         tables.into_iter().map(|agent| (outlooks.at(&agent), agent)).collect::<Vec<_>>()
     });
     for (outlook, agent) in looked.await? {
         let obeys = matches!(outlook, Outlook::Obeys(_));
-        strictest = strictest.max(match outlook {
-            Outlook::Obeys(class) => class,
-            Outlook::Unlisted | Outlook::Misfit(_) => ActionClass::Destructive,
-        });
+        if let Outlook::Obeys(class) | Outlook::Misfit(class, _) = outlook {
+            strictest = strictest.max(Some(class));
+        }
         not_allowing += u32::from(!obeys);
         if first.contains(&agent.id) {
             names.insert(agent.id, agent.name.clone());
@@ -73,7 +74,9 @@ pub(super) async fn preview(
     Ok(PreviewResponse {
         target_count: tree.audience().count,
         audience_root: tree.audience().root.to_string(),
-        action_class: strictest.as_str().to_owned(),
+        // Of what nobody has, nobody can say how harmful it is.
+        action_class: strictest.unwrap_or(ActionClass::Destructive).as_str().to_owned(),
+        obstacle,
         not_allowing,
         targets: shown,
         next_page_token,

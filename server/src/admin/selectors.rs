@@ -42,17 +42,20 @@ impl SelectorService for Selectors {
             saved_at: self.0.clock.wall(),
         };
         let before = self.0.store.saved_selector(&saved.name).await.map_err(unavailable)?;
-        if let Some(same) = before.filter(|before| before.selector == saved.selector) {
-            let agents = self.count(&same).await?;
-            return Ok(Effect::Nothing.of(show(same, agents)));
-        }
+        let replaced = match before {
+            Some(same) if same.selector == saved.selector => {
+                let agents = self.count(&same).await?;
+                return Ok(Effect::Nothing.of(show(same, agents)));
+            }
+            before => before.map_or_else(String::new, |before| before.selector),
+        };
         if !self.0.store.save_selector(saved.clone()).await.map_err(unavailable)? {
             let text = format!("{MAX_SAVED_SELECTORS} are saved; delete one: writ selectors delete NAME");
             return Err(Failure::precondition("too_many_selectors", text).into());
         }
         info!(target: "audit", actor = actor.name, name = saved.name, selector = saved.selector, "selector saved");
         let agents = self.count(&saved).await?;
-        Ok(Response::new(show(saved, agents)))
+        Ok(Response::new(Shown { replaced, ..show(saved, agents) }))
     }
 
     async fn list(
@@ -92,5 +95,5 @@ impl Selectors {
 
 fn show(saved: SavedSelector, agents: u32) -> Shown {
     let SavedSelector { name, selector, saved_by, saved_at } = saved;
-    Shown { name, selector, saved_by, saved_at_ms: saved_at.as_millis(), agents }
+    Shown { name, selector, saved_by, saved_at_ms: saved_at.as_millis(), agents, replaced: String::new() }
 }

@@ -171,9 +171,11 @@ fn queue(server: &Server, agent: &AgentRow) -> Finding {
             finding("queue", FindingLevel::Good, detail, &see)
         }
         (waiting, sent) => {
-            let why = match (is_here, governor.most()) {
-                (true, Some(most)) if governor.standing().1 > 0 => {
-                    format!("; in the whole fleet {most} commands run at a time (limits.running)")
+            let why = match (is_here, governor.most(), governor.share()) {
+                (true, Some(most), Some(share)) if governor.standing().1 > 0 => {
+                    format!(
+                        "; in the whole fleet {most} commands run at a time, and {share} of one agent (limits.running)"
+                    )
                 }
                 _ => String::new(),
             };

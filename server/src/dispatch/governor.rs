@@ -29,6 +29,8 @@ struct State {
     queued: HashSet<u64>,
     /// Numbers of the mailboxes of sessions for which a turn is reserved.
     reserved: HashSet<u64>,
+    /// Of those that have their share, and for which more waits.
+    sated: HashSet<u64>,
 }
 
 /// A command that runs, as far as the server knows. It is given back when dropped.
@@ -96,6 +98,7 @@ impl Governor {
     fn leave(&self, session: &Arc<Mailbox>) {
         if self.most.is_some() {
             let (mut state, number) = (self.lock(), session.number());
+            state.sated.remove(&number);
             if state.queued.remove(&number) {
                 state.waiting.retain(|waits| waits.as_ptr() != Arc::as_ptr(session));
             }
@@ -108,7 +111,13 @@ impl Governor {
     /// How many run, and how many agents wait for a turn.
     pub(crate) fn standing(&self) -> (usize, usize) {
         let state = self.lock();
-        (state.given - state.reserved.len(), state.waiting.len() + state.reserved.len())
+        let waiting = state.waiting.len() + state.reserved.len() + state.sated.len();
+        (state.given - state.reserved.len(), waiting)
+    }
+
+    /// How many of them one agent may have.
+    pub(crate) fn share(&self) -> Option<usize> {
+        self.most.map(|most| (most / 4).max(1))
     }
 
     /// How many may run; `None`: as many as there are.
@@ -142,9 +151,18 @@ impl Applicant {
         self.governor.take(&self.session)
     }
 
-    /// How many turns one agent may have: others must get on beside one that never answers.
-    pub(crate) fn share(&self) -> usize {
-        self.governor.most.map_or(usize::MAX, |most| (most / 4).max(1))
+    /// Whether so many turns are its share, so that others get on beside one that never answers.
+    pub(crate) fn has_its_share(&self, turns: usize) -> bool {
+        let is_sated = self.governor.share().is_some_and(|share| turns >= share);
+        if is_sated {
+            self.governor.lock().sated.insert(self.session.number());
+        }
+        is_sated
+    }
+
+    /// It gave a turn back; whether more waited for that.
+    pub(crate) fn goes_on(&self) -> bool {
+        self.governor.most.is_some() && self.governor.lock().sated.remove(&self.session.number())
     }
 
     /// The session has looked for what waits: a turn that it has not taken is the next one's.

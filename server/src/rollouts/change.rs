@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use tracing::warn;
 use writ_common::status::Failure;
 use writ_protocol::id::CommandId;
 
@@ -87,6 +88,15 @@ pub(crate) async fn change(server: &Arc<Server>, command: CommandId, what: Chang
     drop(all);
     server.rollouts.news.notify_one();
     Ok(true)
+}
+
+/// A command was stopped or cancelled, and with that its rollout, if it has one, is over. What cannot be written now
+/// is made up for by the next look at it.
+pub(crate) async fn end_with_command(server: &Arc<Server>, command: CommandId) {
+    let is_staged = server.rollouts.under_way.lock().await.contains_key(&command);
+    if is_staged && let Err(failure) = change(server, command, Change::Abort).await {
+        warn!(command.id = %command, why = failure.message(), "the rollout of a stopped command could not be ended now");
+    }
 }
 
 /// One that is over may still be obeyed by agents that come back, until somebody aborts it.

@@ -85,8 +85,6 @@ pub(super) struct Live<'a> {
     turns: HashMap<CommandId, (Timestamp, Turn)>,
     /// How it gets them.
     applicant: Applicant,
-    /// It has as many as one agent may have, and more waits.
-    has_its_share: bool,
     /// A command had to wait for a turn since it last looked: later ones do not overtake it.
     waits_for_turn: bool,
     /// Receipts that are recorded, or about to be, and not acknowledged yet; the oldest first.
@@ -133,7 +131,6 @@ impl<'a> Live<'a> {
             unanswered: HashMap::new(),
             turns: HashMap::new(),
             applicant,
-            has_its_share: false,
             waits_for_turn: false,
             unacknowledged: VecDeque::new(),
             is_held_back: false,
@@ -376,8 +373,7 @@ impl<'a> Live<'a> {
             return Admission::Waits;
         }
         // Told of by its own answers.
-        if self.turns.len() >= self.applicant.share() {
-            self.has_its_share = true;
+        if self.applicant.has_its_share(self.turns.len()) {
             return Admission::Waits;
         }
         self.applicant.take()
@@ -413,7 +409,6 @@ impl<'a> Live<'a> {
                     self.note_heard(report).await?;
                     let now = self.server.clock.wall();
                     self.turns.retain(|_, (expires_at, _)| *expires_at + MAX_RUN > now);
-                    self.has_its_share = false;
                     // The store is the truth: whatever the dispatcher missed is found at the latest now.
                     self.slot.mailbox.look_into_store();
                 }

@@ -50,6 +50,9 @@ pub(super) async fn chosen(
     let mut expected = 0;
     if !is_sure && confirm::can_ask() {
         let count = count(client, &selector).await?;
+        if count == 0 {
+            return Err(Failure::missing(format!("no agent matches `{selector}`; nobody was labelled")));
+        }
         expected = u32::try_from(count).unwrap_or(u32::MAX);
         let what = format!("Labels of {count} agents change: {}.", changes.join(" "));
         confirm::by_typing(&what, &count.to_string())?;
@@ -62,6 +65,10 @@ pub(super) async fn listed(format: Format, client: &Client, file: &Path) -> Resu
     let bytes = files::read(file).map_err(|error| Failure::local(error.to_string()))?;
     let text = String::from_utf8(bytes);
     let text = text.map_err(|_| Failure::usage(format!("{}: it is not UTF-8 text", file.display())))?;
+    if text.lines().next().is_some_and(|head| head.contains(';') && !head.contains(',')) {
+        let why = "its columns are separated by `;`, and must be by `,`";
+        return Err(Failure::usage(format!("{}: {why}", file.display())));
+    }
     let each = table(&text).map_err(|error| error.about(&file.display().to_string()))?;
     many(format, client, LabelManyRequest { each, ..LabelManyRequest::default() }).await
 }

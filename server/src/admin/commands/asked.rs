@@ -79,6 +79,21 @@ pub(super) fn parse(request: SubmitRequest) -> Result<submit::Request, Failure> 
     Ok(submit::Request { id, selection, lifetime, action, rollout, parent: None, expects, secrets })
 }
 
+/// What it is called in lists.
+pub(in crate::admin) fn action_name(action: &submit_request::Action) -> &str {
+    match action {
+        submit_request::Action::Ping(_) => "ping",
+        submit_request::Action::Run(run) => &run.name,
+        submit_request::Action::Inventory(_) => "inventory",
+        submit_request::Action::Settings(_) => "settings",
+        submit_request::Action::UpdateComponent(_) => "update-component",
+        submit_request::Action::Scan(_) => "scan",
+        submit_request::Action::StopScan(_) => "stop-scan",
+        submit_request::Action::RestoreQuarantined(_) => "restore-quarantined",
+        submit_request::Action::DeleteQuarantined(_) => "delete-quarantined",
+    }
+}
+
 /// Whether a request has parameters that are shown to nobody.
 pub(in crate::admin) fn has_secrets(request: &SubmitRequest) -> bool {
     !secrets(request.action.as_ref()).is_empty()

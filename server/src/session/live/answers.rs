@@ -28,7 +28,7 @@ impl Live<'_> {
         // protocol.md §7.4: the agent counted more deliveries on this stream than were made. An unsolicited
         // receipt has its own alert.
         let (place, sent) = self.unanswered.remove(&command).unzip();
-        if self.turns.remove(&command).is_some() && std::mem::take(&mut self.has_its_share) {
+        if self.turns.remove(&command).is_some() && self.applicant.goes_on() {
             self.slot.mailbox.look_into_store();
         }
         if let Some(place) = place {
