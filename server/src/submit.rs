@@ -17,60 +17,16 @@ use writ_protocol::rollout::Seed;
 use writ_protocol::time::Timestamp;
 
 use crate::actions::{Foreseen, foresee};
-use crate::choose;
+use crate::choose::{self, Selection, resolve};
 use crate::context::Server;
 use crate::dispatch::Terms;
 use crate::metrics;
 use crate::rollouts::Staging;
-use crate::selector::{InvalidSelector, Selector};
 use crate::sign::{CommandDraft, SignedCommand};
 use crate::store::rules::rollout::Plan;
 use crate::store::unavailable;
-use crate::store::{AgentRow, CommandRow, NewCommand, RolloutRow};
+use crate::store::{CommandRow, NewCommand, RolloutRow};
 use crate::traces::{Moment, Submission, TraceParent};
-
-/// Whom a request is for.
-#[derive(Debug, Clone)]
-pub(crate) enum Selection {
-    /// Every agent enrolled now.
-    All,
-    /// These, by id or unique name.
-    Named(Vec<String>),
-    /// Those of which this holds now.
-    Matching(Selector),
-    /// These, which the server itself chose.
-    Ids(Vec<AgentId>),
-    /// So many of another selection, picked by a seed.
-    Some(Box<Selection>, u32, Seed),
-}
-
-impl Selection {
-    /// In words, for the record.
-    fn describe(&self) -> String {
-        match self {
-            Self::All => "all".to_owned(),
-            Self::Named(names) => names.join(", "),
-            Self::Matching(selector) => selector.to_string(),
-            Self::Ids(_) => "(by the server)".to_owned(),
-            Self::Some(of, count, seed) => format!("{count} of {} by seed {}", of.describe(), seed.get()),
-        }
-    }
-
-    /// Its kind and what it names, which are what a request is known again by.
-    fn parts(&self) -> (&'static str, Vec<String>) {
-        match self {
-            Self::All => ("all", Vec::new()),
-            Self::Named(names) => ("agents", names.clone()),
-            Self::Matching(selector) => ("selector", vec![selector.to_string()]),
-            Self::Ids(ids) => ("ids", ids.iter().map(AgentId::to_string).collect()),
-            Self::Some(of, count, seed) => {
-                let (kind, names) = of.parts();
-                let before = [count.to_string(), seed.get().to_string(), kind.to_owned()];
-                ("some", before.into_iter().chain(names).collect())
-            }
-        }
-    }
-}
 
 /// A well-formed request.
 #[derive(Debug)]
@@ -205,7 +161,7 @@ pub(crate) async fn check_scope(
     if scope.selector.is_empty() {
         return Ok(());
     }
-    let limit = selector(&scope.selector)?;
+    let limit = choose::parse(&scope.selector)?;
     // One that was made when these words were a label's name must not let its holder command everybody.
     if !limit.is_about_attributes() {
         let text = format!(
@@ -342,118 +298,6 @@ fn taken(id: CommandId) -> Failure {
     Failure::exists(format!("command {id} exists and is a different one; leave the id away for a new one"))
 }
 
-/// The agents of a selection as it stands now, strictly ascending.
-///
-/// # Errors
-/// When nobody is chosen, or a name is unknown, ambiguous or a removed agent's.
-pub(crate) async fn resolve(server: &Arc<Server>, selection: Selection) -> Result<Vec<AgentId>, Failure> {
-    let mut ids = match selection {
-        Selection::All => server.store.agent_ids(None).await.map_err(unavailable)?,
-        Selection::Some(of, count, seed) => choose::some(Box::pin(resolve(server, *of)).await?, count, seed),
-        Selection::Matching(selector) => {
-            let selector = choose::expand(server, selector).await?;
-            let ids = choose::agents(server, &selector).await?;
-            if ids.is_empty() {
-                let text =
-                    format!("no agent matches `{selector}`; see: writ agents list --selector '{selector}'");
-                return Err(Failure::precondition("no_agents", text));
-            }
-            // A caller who names a host means one, and any holder of a token may enrol under that name.
-            if let Some(name) = server.store.shared_name(&selector).await.map_err(unavailable)? {
-                let text = format!(
-                    "several agents of `{selector}` are called `{name}`; add a label that only one has, or use ids. {SAME_NAME}"
-                );
-                return Err(Failure::precondition("ambiguous_name", text));
-            }
-            ids
-        }
-        Selection::Ids(ids) => ids,
-        Selection::Named(names) => {
-            let mut ids = Vec::with_capacity(names.len());
-            for name in names {
-                let (agent, is_removed) = find_target(server, &name).await?;
-                if is_removed {
-                    let text = format!("`{name}` was removed; nothing is sent to it any more");
-                    return Err(Failure::precondition("agent_removed", text));
-                }
-                ids.push(agent);
-            }
-            ids
-        }
-    };
-    if ids.is_empty() {
-        return Err(Failure::precondition(
-            "no_agents",
-            "no agent is enrolled; create a token: writ enroll token create",
-        ));
-    }
-    ids.sort_unstable();
-    ids.dedup();
-    Ok(ids)
-}
-
-/// The same as [`find_agent`] without everything else that is known of it: thousands are named in a second.
-pub(crate) async fn find_target(server: &Arc<Server>, text: &str) -> Result<(AgentId, bool), Failure> {
-    if let Ok(id) = text.parse::<AgentId>() {
-        // Removing an agent ends its session: one that has a session is enrolled. While that begins, it may
-        // be removed at this moment; then nothing is delivered.
-        if server.dispatcher.registry().is_connected(id) {
-            return Ok((id, false));
-        }
-        if let Some(known) = server.store.known_agent(id).await.map_err(unavailable)? {
-            return Ok((id, known.is_removed));
-        }
-    }
-    let found = find_agent(server, text).await?;
-    Ok((found.id, found.removed_at != Timestamp::ZERO))
-}
-
-/// What to do about two hosts of one name.
-const SAME_NAME: &str = "If that host was installed anew: writ agents approve NEW --replaces OLD; if not, somebody enrolled under its name: writ enroll token list";
-
-/// An agent by id or unique name; by name one that was removed only where no other has it.
-///
-/// # Errors
-/// When there is none, or several have that name.
-pub(crate) async fn find_agent(server: &Arc<Server>, text: &str) -> Result<AgentRow, Failure> {
-    let now = server.clock.wall();
-    let unknown =
-        || Failure::not_found(format!("no agent has the id or name `{text}`; see: writ agents list"));
-    if let Ok(id) = text.parse::<AgentId>() {
-        return server.store.agent(id, now).await.map_err(unavailable)?.ok_or_else(unknown);
-    }
-    let mut named = server.store.agents_named(text, now).await.map_err(unavailable)?;
-    match (named.pop(), named.is_empty()) {
-        (None, _) => Err(unknown()),
-        (Some(only), true) => Ok(only),
-        (Some(one), false) => {
-            let seen = |agent: &AgentRow| {
-                let is_here = server.dispatcher.registry().is_connected(agent.id);
-                match agent.removed_at {
-                    Timestamp::ZERO if is_here => format!("{} (connected)", agent.id),
-                    Timestamp::ZERO => format!("{} (away)", agent.id),
-                    at => format!("{} (removed at {at})", agent.id),
-                }
-            };
-            let ids: Vec<_> = named.iter().chain([&one]).map(seen).collect();
-            let next = if one.removed_at == Timestamp::ZERO { SAME_NAME } else { "All were removed" };
-            let text = format!(
-                "several agents are called `{text}`, such as {}; use an id. {next}",
-                ids.join(" and ")
-            );
-            Err(Failure::invalid("agent", text))
-        }
-    }
-}
-
-/// Reads a selector.
-///
-/// # Errors
-/// What is wrong with it, and where.
-pub(crate) fn selector(text: &str) -> Result<Selector, Failure> {
-    text.parse().map_err(|error: InvalidSelector| Failure::invalid("selector", error.to_string()))
-}
-
 /// Identifies a request: [`Digest::of_parts`] of the caller's name, the lifetime, the action as it would be
 /// signed, and the selection.
 fn fingerprint(actor: &Actor, request: &Request) -> Digest {
@@ -509,7 +353,7 @@ mod tests {
     #[test]
     fn two_requests_are_the_same_if_all_of_them_is() {
         let named = |names: &[&str]| Selection::Named(names.iter().map(|name| (*name).to_owned()).collect());
-        let matching = || Selection::Matching(selector("site=rome").unwrap());
+        let matching = || Selection::Matching(choose::parse("site=rome").unwrap());
         let all = [
             request(Selection::All, 60, Action::Ping),
             request(Selection::All, 61, Action::Ping),
@@ -546,7 +390,7 @@ mod tests {
                 r#"("anna", Named(["web1"]), 3600s, Run(NamedAction { name: "restart", parameters: [("unit", "nginx")] }))"#,
             ),
             (
-                request(Selection::Matching(selector("site=rome,!old").unwrap()), 1, Action::Inventory),
+                request(Selection::Matching(choose::parse("site=rome,!old").unwrap()), 1, Action::Inventory),
                 r#"("anna", Matching(Selector([Requirement { name: "site", values: ["rome"], is_negated: false }, Requirement { name: "old", values: [], is_negated: true }])), 1s, Inventory)"#,
             ),
             (

@@ -16,13 +16,13 @@ use writ_protocol::time::Timestamp;
 
 use super::why;
 use crate::choose;
+use crate::choose::find_agent;
 use crate::context::Server;
 use crate::selector::{STANDING_WORDS, is_name, is_value};
 use crate::store::{
     AgentRow, Attribute, AttributeSource, LabelChange, ListedAction, MAX_LABELS, Membership, StoreError,
     unavailable,
 };
-use crate::submit::{self, find_agent};
 use writ_common::admin::{Effect, page};
 
 /// Agents of one request whose labels are named one by one: what its greatest size has room for.
@@ -120,7 +120,7 @@ impl AgentService for Agents {
             let mut changes = Vec::with_capacity(each.len());
             for LabelAgentRequest { agent, set, remove } in each {
                 check_labels(&set, &remove).map_err(|failure| failure.about(&agent))?;
-                let (id, is_removed) = submit::find_target(&self.0, &agent).await?;
+                let (id, is_removed) = choose::find_target(&self.0, &agent).await?;
                 if is_removed {
                     let text = format!("`{agent}` was removed; nobody was labelled");
                     return Err(Failure::precondition("agent_removed", text).into());

@@ -28,11 +28,12 @@ use writ_protocol::time::Timestamp;
 
 use super::{evidence, preview};
 use crate::actions::SECRET;
+use crate::choose::{self, Selection};
 use crate::context::Server;
 use crate::rollouts::end_with_command;
 use crate::store::unavailable;
 use crate::store::{CommandRow, Progress as Counted, TargetRow, TargetState, Wanted, WantedState};
-use crate::submit::{self, Expectations, Selection, Submitted};
+use crate::submit::{self, Expectations, Submitted};
 use crate::traces::TraceParent;
 use writ_common::admin::operators::Scope;
 use writ_common::admin::{Actor, Effect, Role, page};
@@ -179,7 +180,7 @@ impl CommandService for Commands {
         let before = page::token::<u64>(&page_token)?.unwrap_or(u64::MAX);
         let agent = match agent.as_str() {
             "" => None,
-            agent => Some(submit::find_agent(&self.0, agent).await?.id),
+            agent => Some(choose::find_agent(&self.0, agent).await?.id),
         };
         let (since, now) = (Timestamp::from_millis(since_ms), self.0.clock.wall());
         let wanted = Wanted { requested_by, action, state, since, agent, now };

@@ -13,9 +13,9 @@ use writ_protocol::command::{is_action_name, is_own_action};
 use writ_protocol::time::Timestamp;
 
 use super::commands::{action_name, has_secrets};
+use crate::choose;
 use crate::context::Server;
 use crate::store::Job;
-use crate::submit;
 
 /// Actions that a scope names at most.
 const MAX_SCOPE_ACTIONS: usize = 64;
@@ -195,7 +195,7 @@ impl AdminBackend for Server {
 
     fn check_scope(&self, scope: &Scope) -> Result<(), Failure> {
         if !scope.selector.is_empty() {
-            let limit = submit::selector(&scope.selector)?;
+            let limit = choose::parse(&scope.selector)?;
             // Others may change what was saved, and nobody's rights should come and go with a connection.
             if !limit.is_about_attributes() {
                 let text = "a scope is about labels and facts: it cannot ask how agents stand, nor name a saved selector";

@@ -11,6 +11,7 @@ use writ_protocol::id::AgentId;
 use writ_protocol::rollout::Seed;
 
 use crate::actions::{Outlook, Outlooks, blocking, foresee};
+use crate::choose;
 use crate::context::Server;
 use crate::store::rules::rollout::Plan;
 use crate::store::unavailable;
@@ -29,7 +30,7 @@ pub(super) async fn preview(
     size: u32,
 ) -> Result<PreviewResponse, Failure> {
     let Request { selection, action, rollout, lifetime, secrets, .. } = request;
-    let targets = submit::resolve(server, selection).await?;
+    let targets = choose::resolve(server, selection).await?;
     submit::check_scope(server, actor, action.name(), &targets).await?;
     let staged = rollout.map(|staging| {
         Ok::<_, Failure>((submit::stage(server, &staging, targets.clone(), lifetime)?, staging.seed))

@@ -16,7 +16,6 @@ use crate::choose;
 use crate::context::Server;
 use crate::selector::is_name;
 use crate::store::{MAX_SAVED_SELECTORS, SavedSelector, unavailable};
-use crate::submit;
 
 #[derive(Debug)]
 pub(super) struct Selectors(pub(super) Arc<Server>);
@@ -31,7 +30,7 @@ impl SelectorService for Selectors {
             let text = "begin with a letter or digit, then also `-`, `_`, `.` and `/`, 128 in all";
             return Err(Failure::invalid("name", text).into());
         }
-        let selector = submit::selector(&selector)?;
+        let selector = choose::parse(&selector)?;
         if !selector.saved().is_empty() {
             return Err(Failure::invalid("selector", "a saved selector cannot name another one").into());
         }
@@ -88,7 +87,7 @@ impl SelectorService for Selectors {
 
 impl Selectors {
     async fn count(&self, saved: &SavedSelector) -> Result<u32, Failure> {
-        let chosen = choose::agents(&self.0, &submit::selector(&saved.selector)?).await?;
+        let chosen = choose::agents(&self.0, &choose::parse(&saved.selector)?).await?;
         Ok(u32::try_from(chosen.len()).unwrap_or(u32::MAX))
     }
 }

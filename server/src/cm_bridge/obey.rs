@@ -20,8 +20,9 @@ use writ_protocol::manager::{Instruction, Order, Outcome, Task, TaskState};
 use writ_protocol::time::Timestamp;
 
 use super::{BridgeGuard, ManagerRecord, Registration, State, Uplink, register};
+use crate::choose::{self, Selection};
 use crate::store::{Alarm, AlertKind, SERVER, StoreError, TakenRow};
-use crate::submit::{self, Expectations, Request, Selection};
+use crate::submit::{self, Expectations, Request};
 
 /// Outcomes in one poll ([`writ_protocol::limits::MAX_OUTCOMES`]), and instructions acted on before the next.
 const MAX_AT_ONCE: u32 = 64;
@@ -274,7 +275,7 @@ async fn carry_out(
             let selection = if selector.is_empty() {
                 Selection::All
             } else {
-                Selection::Matching(submit::selector(&selector)?)
+                Selection::Matching(choose::parse(&selector)?)
             };
             let action = match order {
                 Order::Ping => Action::Ping,

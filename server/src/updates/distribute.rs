@@ -15,10 +15,11 @@ use writ_protocol::limits::MAX_AGENT_COMPONENT_BYTES;
 use writ_protocol::time::Timestamp;
 use writ_updates::{Name, Release};
 
+use crate::choose::Selection;
 use crate::context::Server;
 use crate::selector::Selector;
 use crate::store::{AllowList, unavailable};
-use crate::submit::{self, Expectations, Selection, Submitted};
+use crate::submit::{self, Expectations, Submitted};
 
 /// How often it is looked who lacks something: agents enrol, and are put back.
 const LOOK_EVERY: Duration = Duration::from_secs(60);

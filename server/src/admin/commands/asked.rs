@@ -16,9 +16,10 @@ use writ_protocol::place::Place;
 use writ_protocol::rollout::Seed;
 
 use super::MAX_NAMED;
+use crate::choose::{self, Selection};
 use crate::context::Server;
 use crate::rollouts::Staging;
-use crate::submit::{self, Expectations, Selection};
+use crate::submit::{self, Expectations};
 use crate::updates::distribute::in_force;
 
 const DEFAULT_LIFETIME: Duration = Duration::from_secs(3600);
@@ -43,7 +44,7 @@ pub(super) fn parse(request: SubmitRequest) -> Result<submit::Request, Failure> 
         (false, 0, "") => {
             return Err(Failure::invalid("agents", "name agents, give a selector, or set all"));
         }
-        (false, 0, selector) => Selection::Matching(submit::selector(selector)?),
+        (false, 0, selector) => Selection::Matching(choose::parse(selector)?),
         (false, count, "") => {
             return Err(Failure::invalid(
                 "agents",
