@@ -3,6 +3,7 @@
 //! A shell asks at every key, and a person waits: whatever cannot be known in a second is not offered, and
 //! nothing is said about why.
 
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::io::Write as _;
 use std::time::Duration;
@@ -10,7 +11,8 @@ use std::time::Duration;
 use clap_complete::engine::CompletionCandidate;
 use clap_complete::env::{CompleteEnv, Shells};
 use writ_proto::admin::v1::{
-    ListActionsRequest, ListAgentsRequest, ListCommandsRequest, ListSelectorsRequest,
+    GetActionRequest, ListActionsRequest, ListAgentsRequest, ListCommandsRequest, ListRolloutsRequest,
+    ListSelectorsRequest,
 };
 
 use crate::args;
@@ -67,6 +69,31 @@ pub(crate) fn actions(begin: &OsStr) -> Vec<CompletionCandidate> {
     })
 }
 
+/// The parameters of the action that was typed before, as far as their values.
+pub(crate) fn parameters(begin: &OsStr) -> Vec<CompletionCandidate> {
+    let begin = begin.to_string_lossy().into_owned();
+    let Some(name) = typed_after("action") else { return Vec::new() };
+    ask(async |client| {
+        let request = GetActionRequest { name, selector: String::new() };
+        let versions = client.actions().get(request).await.ok()?.into_inner().versions;
+        let parameters = versions.into_iter().flat_map(|version| version.parameters);
+        let named: BTreeSet<_> =
+            parameters.map(|one| one.name).filter(|name| name.starts_with(&begin)).collect();
+        Some(named.into_iter().map(|name| (format!("{name}="), String::new())).collect())
+    })
+}
+
+/// The latest rollouts, by the ends of their commands' ids.
+pub(crate) fn rollouts(begin: &OsStr) -> Vec<CompletionCandidate> {
+    let begin = begin.to_string_lossy().into_owned();
+    ask(async |client| {
+        let request = ListRolloutsRequest { page_size: MOST, page_token: String::new() };
+        let listed = client.rollouts().list(request).await.ok()?.into_inner().rollouts;
+        let named = listed.into_iter().map(|rollout| (output::short(&rollout.command_id), rollout.action));
+        Some(named.filter(|(id, _)| id.starts_with(&begin)).collect())
+    })
+}
+
 /// The latest commands by the ends of their ids.
 pub(crate) fn commands(begin: &OsStr) -> Vec<CompletionCandidate> {
     let begin = begin.to_string_lossy().into_owned();
@@ -104,7 +131,7 @@ pub(crate) fn contexts(begin: &OsStr) -> Vec<CompletionCandidate> {
 
 /// `None` for what a shell could take for more than a word: whoever enrols a host gives it its name.
 fn candidate(value: String, help: &str) -> Option<CompletionCandidate> {
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '/' | '@');
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '/' | '@' | '=');
     if !value.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '@') || !value.chars().all(is_plain) {
         return None;
     }
@@ -112,15 +139,14 @@ fn candidate(value: String, help: &str) -> Option<CompletionCandidate> {
     Some(if help.is_empty() { candidate } else { candidate.help(Some(output::plain(help).into())) })
 }
 
-/// The context that was typed before.
-fn typed_context() -> Option<String> {
-    let mut words = std::env::args().skip_while(|word| word != "--context");
-    words.nth(1)
+/// The word that was typed after another one.
+fn typed_after(word: &str) -> Option<String> {
+    std::env::args().skip_while(|typed| typed != word).nth(1)
 }
 
 fn ask(question: impl AsyncFnOnce(Client) -> Option<Vec<(String, String)>>) -> Vec<CompletionCandidate> {
     let asked = async {
-        let named = typed_context();
+        let named = typed_after("--context");
         let context = match Context::of_environment().ok()? {
             Some(context) if named.is_none() => context,
             _ => Contexts::load().ok()?.choose(named.as_deref()).ok()?.1.clone(),

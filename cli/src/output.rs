@@ -49,6 +49,7 @@ pub(crate) fn one<T: Serialize>(format: Format, value: &T, fields: &[(&str, Stri
     match format {
         Format::Json => json(value),
         Format::Jsonl => json_line(value),
+        Format::Csv if fields.is_empty() => members(value),
         Format::Csv => {
             let (head, row): (Vec<_>, Vec<_>) =
                 fields.iter().map(|(name, value)| (*name, value.as_str())).unzip();
@@ -135,6 +136,17 @@ fn age(cell: &str, now: Timestamp) -> String {
 
 fn table_of_values<'v>(head: &[&str], rows: impl IntoIterator<Item = Vec<&'v str>>) -> Result<(), Failure> {
     text(csv::table(head, rows).trim_end())
+}
+
+/// Of what people are told in sentences: its members, each in a cell, those of more than one value as JSON.
+fn members<T: Serialize>(value: &T) -> Result<(), Failure> {
+    let value = serde_json::to_value(value).map_err(|error| Failure::local(error.to_string()))?;
+    let members = value.as_object().into_iter().flatten().map(|(name, value)| {
+        let cell = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        (name.as_str(), cell)
+    });
+    let (head, row): (Vec<_>, Vec<_>) = members.unzip();
+    table_of_values(&head, [row.iter().map(String::as_str).collect()])
 }
 
 fn json_line<T: Serialize>(value: &T) -> Result<(), Failure> {

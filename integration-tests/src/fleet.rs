@@ -253,7 +253,9 @@ impl Fleet {
     #[must_use]
     pub fn show(&self, arguments: &[&str]) -> i32 {
         let mut command = command(&binary("writ"));
-        let status = command.args(arguments).env("XDG_CONFIG_HOME", self.path("config")).status().unwrap();
+        // Who watches is asked nothing.
+        command.args(arguments).env("XDG_CONFIG_HOME", self.path("config")).stdin(Stdio::null());
+        let status = command.status().unwrap();
         status.code().unwrap_or(-1)
     }
 

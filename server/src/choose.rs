@@ -141,8 +141,13 @@ pub(crate) async fn resolve(server: &Arc<Server>, selection: Selection) -> Resul
             let selector = expand(server, selector).await?;
             let ids = agents(server, &selector).await?;
             if ids.is_empty() {
-                let text =
-                    format!("no agent matches `{selector}`; see: writ agents list --selector '{selector}'");
+                let unknown = unknown_name(server, &selector).await?;
+                let why = unknown.map_or_else(String::new, |name| {
+                    format!(": none has a label or fact `{name}`; what there is: writ agents show AGENT")
+                });
+                let text = format!(
+                    "no agent matches `{selector}`{why}; see: writ agents list --selector '{selector}'"
+                );
                 return Err(Failure::precondition("no_agents", text));
             }
             // A caller who names a host means one, and any holder of a token may enrol under that name.
@@ -177,6 +182,16 @@ pub(crate) async fn resolve(server: &Arc<Server>, selection: Selection) -> Resul
     ids.sort_unstable();
     ids.dedup();
     Ok(ids)
+}
+
+/// A label or fact that a selector wants and no agent has: a slip of the pen, most times.
+async fn unknown_name(server: &Server, selector: &Selector) -> Result<Option<String>, Failure> {
+    for wanted in selector.requirements().iter().filter(|wanted| !wanted.is_negated) {
+        if !server.store.is_attribute(&wanted.name).await.map_err(unavailable)? {
+            return Ok(Some(wanted.name.clone()));
+        }
+    }
+    Ok(None)
 }
 
 /// The same as [`find_agent`] without everything else that is known of it: thousands are named in a second.

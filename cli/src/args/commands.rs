@@ -110,26 +110,26 @@ pub(crate) enum Rollouts {
     /// One: how far it is, and what it waits for.
     Show {
         /// The id of its command, or the last 8 or more digits of it.
-        #[arg(add = ArgValueCompleter::new(complete::commands))]
+        #[arg(add = ArgValueCompleter::new(complete::rollouts))]
         id: String,
     },
     /// Follow one until it is over or stops. Exit code 1 when it stopped or agents failed; 6 when not all
     /// have answered.
     Watch {
         /// The id of its command, or the last 8 or more digits of it.
-        #[arg(add = ArgValueCompleter::new(complete::commands))]
+        #[arg(add = ArgValueCompleter::new(complete::rollouts))]
         id: String,
     },
     /// Let no further agent obey for now. Those that may obey already go on.
     Pause {
         /// The id of its command, or the last 8 or more digits of it.
-        #[arg(add = ArgValueCompleter::new(complete::commands))]
+        #[arg(add = ArgValueCompleter::new(complete::rollouts))]
         id: String,
     },
     /// Go on: after a pause, or after it stopped, bearing the failures there are.
     Resume {
         /// The id of its command, or the last 8 or more digits of it.
-        #[arg(add = ArgValueCompleter::new(complete::commands))]
+        #[arg(add = ArgValueCompleter::new(complete::rollouts))]
         id: String,
         /// Go on without the agents that are away and that it waits for.
         #[arg(long)]
@@ -139,7 +139,7 @@ pub(crate) enum Rollouts {
     /// may carry it out.
     Abort {
         /// The id of its command, or the last 8 or more digits of it.
-        #[arg(add = ArgValueCompleter::new(complete::commands))]
+        #[arg(add = ArgValueCompleter::new(complete::rollouts))]
         id: String,
     },
 }

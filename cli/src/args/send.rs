@@ -124,10 +124,12 @@ pub(crate) enum Send {
         name: String,
         /// Its parameters.
         #[arg(value_name = "KEY=VALUE", value_parser = parameter)]
+        #[arg(add = ArgValueCompleter::new(complete::parameters))]
         parameters: Vec<(String, String)>,
         /// A parameter whose value is the only line of a file, so that no list of processes shows it; repeat
         /// for several.
         #[arg(long = "secret", value_name = "KEY=FILE", value_parser = key_file)]
+        #[arg(add = ArgValueCompleter::new(complete::parameters))]
         secrets: Vec<(String, String)>,
         #[command(flatten)]
         delivery: Delivery,

@@ -35,6 +35,9 @@ fn a_shell_offers_agents_actions_ids_contexts_and_saved_selectors() {
     assert_eq!(named, ["rimini", "rome"]);
     assert_eq!(offered(&fleet, &["send", "ping", "--agent", "os"]), ["oslo"]);
     assert_eq!(offered(&fleet, &["send", "action", "re"]), ["restart", "restore-quarantined"]);
+    assert_eq!(offered(&fleet, &["send", "action", "restart", "w"]), ["word="]);
+    let offers = offered(&fleet, &["rollouts", "watch", ""]);
+    assert!(offers.iter().all(|word| word.starts_with("--")), "a ping to all is no rollout: {offers:?}");
     assert_eq!(offered(&fleet, &["commands", "watch", ""])[0], id[id.len() - 8..]);
     assert_eq!(offered(&fleet, &["agents", "list", "--selector", "@"]), ["@web"]);
     assert_eq!(offered(&fleet, &["context", "use", "a"]), ["acme"]);

@@ -39,6 +39,8 @@ fn agents_are_chosen_by_patterns_and_by_how_they_stand() {
     assert_eq!(sent["done"], 2, "{sent}");
     let nobody = fleet.writ(&["send", "ping", "--selector", "away > 1d"]).failed(7);
     assert!(nobody.stderr.contains("no agent matches `away>1day`"), "{nobody:?}");
+    let slip = fleet.writ(&["send", "ping", "--selector", "nme=rome"]).failed(7);
+    assert!(slip.stderr.contains("none has a label or fact `nme`"), "{slip:?}");
     let label = fleet.writ(&["agents", "label", "rome", "away=yes"]).failed(2);
     assert!(label.stderr.contains("asks in a selector how an agent stands"), "{label:?}");
     // Rights do not come and go with a connection, nor with what others save.

@@ -175,6 +175,16 @@ impl Store {
         self.database.read(read).await
     }
 
+    /// Whether any agent has a label or fact of this name.
+    pub(crate) async fn is_attribute(&self, name: &str) -> Result<bool, StoreError> {
+        let name = name.to_owned();
+        let sql = "SELECT name FROM attributes WHERE name = ?1 LIMIT 1";
+        let read = move |connection: &mut Connection| {
+            Ok(connection.first(sql, &values![name], |record| record.get::<String>("name"))?.is_some())
+        };
+        self.database.read(read).await
+    }
+
     /// How many agents are enrolled and not removed.
     pub(crate) async fn count_agents(&self) -> Result<u64, StoreError> {
         let sql = "SELECT count(*) AS agents FROM agents WHERE removed_at = 0";
