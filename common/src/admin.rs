@@ -236,7 +236,8 @@ pub trait AdminBackend: Send + Sync + 'static {
         None
     }
 
-    /// Whether a request holds a secret, so that no digest of it is kept, by which somebody could try guesses.
+    /// Whether a request holds a secret, so that no digest of it is kept, by which somebody could try
+    /// guesses.
     #[must_use]
     fn has_secrets(_method: &str, _request: &[u8]) -> bool {
         false

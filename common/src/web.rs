@@ -59,8 +59,8 @@ pub enum WebError {
 }
 
 impl WebServer {
-    /// That of an address that begins with `http://` or `https://`. For the latter `authorities` (DER) vouch, or
-    /// those that this host trusts if none are given.
+    /// That of an address that begins with `http://` or `https://`. For the latter `authorities` (DER) vouch,
+    /// or those that this host trusts if none are given.
     fn of(
         url: &Url,
         authorities: Option<Vec<Vec<u8>>>,

@@ -73,8 +73,9 @@ pub const MAX_LOG_FILTER_BYTES: usize = 1024;
 pub const MAX_PARAMETERS: usize = 64;
 /// Values that a parameter's rule lists, in a report; a rule with more is not checked by servers.
 pub const MAX_CHOICES: usize = 1024;
-/// Bytes that an agent gives to what its actions take in one report: what [`MAX_REPORT_ROWS`] rows of the longest
-/// names leave of [`MAX_REPORT_BYTES`]. Of the actions for which there is no room servers check no parameters.
+/// Bytes that an agent gives to what its actions take in one report: what [`MAX_REPORT_ROWS`] rows of the
+/// longest names leave of [`MAX_REPORT_BYTES`]. Of the actions for which there is no room servers check no
+/// parameters.
 pub const MAX_SCHEMA_BYTES: usize = 64 << 10;
 /// Bytes of one parameter's value.
 pub const MAX_PARAMETER_BYTES: usize = 4 << 10;

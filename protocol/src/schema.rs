@@ -1,6 +1,6 @@
 //! What an entry of an allow-list takes, and the one check of what is given for it. Agents hold to it before
-//! they start anything (protocol.md §4.11); servers ask it before they sign, so that a slip of the pen is found
-//! at the keyboard and not on a hundred hosts.
+//! they start anything (protocol.md §4.11); servers ask it before they sign, so that a slip of the pen is
+//! found at the keyboard and not on a hundred hosts.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -70,8 +70,8 @@ impl Pattern {
         Self::within(text, MAX_OWN_PATTERN_BYTES)
     }
 
-    /// Reads one that somebody else says, which must be small when it is compiled: a few letters can stand for
-    /// megabytes, and each character of a value may cost a step for each part of it.
+    /// Reads one that somebody else says, which must be small when it is compiled: a few letters can stand
+    /// for megabytes, and each character of a value may cost a step for each part of it.
     ///
     /// # Errors
     /// When it is no regular expression, or too large.

@@ -1,5 +1,5 @@
-//! What agents can do, by what they last said. It is asked before anything is signed, so that a slip of the pen
-//! is found where it was made, and by people who look for an action. It decides nothing: agents do.
+//! What agents can do, by what they last said. It is asked before anything is signed, so that a slip of the
+//! pen is found where it was made, and by people who look for an action. It decides nothing: agents do.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -78,8 +78,8 @@ impl<'a> Outlooks<'a> {
         }
     }
 
-    /// An action without the values of what the caller says is secret, or most of what agents say. Not what one
-    /// of them says: it could hide from the log what others were sent.
+    /// An action without the values of what the caller says is secret, or most of what agents say. Not what
+    /// one of them says: it could hide from the log what others were sent.
     fn without_secrets(&self, named: &NamedAction) -> String {
         let is_secret = |name: &String| {
             self.by_caller.contains(name) || self.secrets.get(name).is_some_and(|count| count * 2 > self.read)
@@ -193,7 +193,8 @@ fn look(action: &Action, secrets: &BTreeSet<String>, tables: &[AllowList]) -> Lo
     Looked { shown, misfits, misfit, lacking }
 }
 
-/// Does what takes a while where it keeps no session waiting: agents say what is matched, and values are long.
+/// Does what takes a while where it keeps no session waiting: agents say what is matched, and values are
+/// long.
 pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, Failure> {
@@ -206,30 +207,12 @@ async fn likeliest(server: &Server, targets: &[AgentId], name: &str) -> Result<O
     let tables = server.store.action_tables(targets, None).await.map_err(unavailable)?;
     let listed = tables.into_iter().flat_map(|table| table.actions).map(|listed| listed.name);
     let known: BTreeSet<_> = listed.filter(|listed| !is_own_action(listed)).collect();
-    let like = known.into_iter().map(|listed| (distance(&listed, name), listed));
+    let like = known.into_iter().map(|listed| (strsim::damerau_levenshtein(&listed, name), listed));
     Ok(like.filter(|(distance, _)| *distance <= MAX_SLIP).min().map(|(_, listed)| listed))
 }
 
-/// Letters of a name that a slip of the pen changes: two, which were exchanged.
+/// Letters of a name that a slip of the pen changes, adds, leaves out or exchanges.
 const MAX_SLIP: usize = 2;
-
-/// How many letters differ, by Levenshtein.
-fn distance(a: &str, b: &str) -> usize {
-    let mut row: Vec<_> = (0..=b.chars().count()).collect();
-    for (above, a) in a.chars().enumerate() {
-        let mut diagonal = above;
-        let mut left = above + 1;
-        if let Some(first) = row.first_mut() {
-            *first = left;
-        }
-        for (cell, b) in row.iter_mut().skip(1).zip(b.chars()) {
-            let best = (diagonal + usize::from(a != b)).min(left + 1).min(*cell + 1);
-            diagonal = std::mem::replace(cell, best);
-            left = best;
-        }
-    }
-    row.last().copied().unwrap_or(0)
-}
 
 /// An action, and how many agents have it.
 #[derive(Debug)]
@@ -288,18 +271,4 @@ pub(crate) async fn listed(
         }
     }
     Ok(listed)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_likeliest_name_has_the_fewest_letters_that_differ() {
-        assert_eq!(
-            [("restart", "restrat"), ("restart", "restart"), ("", "abc"), ("note", "")]
-                .map(|(a, b)| distance(a, b)),
-            [2, 0, 3, 4]
-        );
-    }
 }

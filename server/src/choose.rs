@@ -256,10 +256,15 @@ pub(crate) fn parse(text: &str) -> Result<Selector, Failure> {
     text.parse().map_err(|error: InvalidSelector| Failure::invalid("selector", error.to_string()))
 }
 
-/// So many of these agents, by the order that a seed gives them.
-pub(crate) fn some(mut agents: Vec<AgentId>, count: u32, seed: Seed) -> Vec<AgentId> {
+/// Puts agents into the order that a seed gives them.
+pub(crate) fn order(agents: &mut [AgentId], seed: Seed) {
     // A rank costs a hash; each is made once.
     agents.sort_by_cached_key(|agent| *seed.rank(*agent).as_bytes());
+}
+
+/// So many of these agents, by the order that a seed gives them.
+pub(crate) fn some(mut agents: Vec<AgentId>, count: u32, seed: Seed) -> Vec<AgentId> {
+    order(&mut agents, seed);
     agents.truncate(usize::try_from(count).unwrap_or(usize::MAX));
     agents
 }

@@ -187,8 +187,8 @@ fn without_secret(url: &str) -> &str {
     url.rsplit('@').next().unwrap_or_default()
 }
 
-/// Where alerts are posted. In clear text to an address of this machine alone, and to no name: who is in trouble
-/// is nobody's business on the network.
+/// Where alerts are posted. In clear text to an address of this machine alone, and to no name: who is in
+/// trouble is nobody's business on the network.
 fn hook(text: &str) -> Option<Url> {
     let url = text.parse::<Url>().ok()?;
     let is_here = match url.host()? {

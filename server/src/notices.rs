@@ -1,9 +1,9 @@
 //! Tells a web server of the organisation's about alerts (`alerts.webhook`): that one is open, that it ended,
 //! that somebody has seen to it. How often an open one is raised again is not told each time.
 //!
-//! The queue is the table of alerts: what was told last stands beside each. So nothing is lost when this server
-//! or the other one is away, and nothing grows. A word may come twice, when this server ends between the answer
-//! and the note of it; the number, the state and the time of an alert tell which it is.
+//! The queue is the table of alerts: what was told last stands beside each. So nothing is lost when this
+//! server or the other one is away, and nothing grows. A word may come twice, when this server ends between
+//! the answer and the note of it; the number, the state and the time of an alert tell which it is.
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -1,9 +1,9 @@
 //! Choosing agents by what is known of them: `os=linux,site in (paris,rome),!legacy`.
 //!
 //! The grammar is that of Kubernetes' label selectors: requirements joined by commas, all of which must hold.
-//! A requirement that excludes also holds for agents that do not have the attribute at all. Beyond it, `*` in a
-//! value stands for any characters; `connected`, `held` and `away > 1d` ask how an agent stands now; and `@web`
-//! stands for the selector that was saved under that name.
+//! A requirement that excludes also holds for agents that do not have the attribute at all. Beyond it, `*` in
+//! a value stands for any characters; `connected`, `held` and `away > 1d` ask how an agent stands now; and
+//! `@web` stands for the selector that was saved under that name.
 
 use std::fmt;
 use std::str::FromStr;

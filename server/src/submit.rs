@@ -216,8 +216,7 @@ pub(crate) fn stage(
     mut targets: Vec<AgentId>,
     lifetime: Duration,
 ) -> Result<(Vec<AgentId>, Plan), Failure> {
-    // A rank costs a hash; each is made once.
-    targets.sort_by_cached_key(|agent| *staging.seed.rank(*agent).as_bytes());
+    choose::order(&mut targets, staging.seed);
     let count =
         u32::try_from(targets.len()).map_err(|error| Failure::invalid("agents", error.to_string()))?;
     let plan = staging.plan(count, lifetime, server.clock.wall())?;

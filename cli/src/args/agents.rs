@@ -49,7 +49,8 @@ pub(crate) enum Agents {
     List {
         /// Over labels and facts, such as `os=linux,site in (paris,rome),!legacy`, `name=web*`, `away > 1d`,
         /// `held`, or a saved one, `@web`.
-        #[arg(long, value_name = "SELECTOR", default_value = "", add = ArgValueCompleter::new(complete::selectors))]
+        #[arg(long, value_name = "SELECTOR", default_value = "")]
+        #[arg(add = ArgValueCompleter::new(complete::selectors))]
         selector: String,
         /// Those that were removed, instead.
         #[arg(long)]
@@ -67,11 +68,11 @@ pub(crate) enum Agents {
         #[arg(add = ArgValueCompleter::new(complete::agents))]
         agent: String,
     },
-    /// Set labels with NAME=VALUE, remove them with NAME-: of one agent, of all that a selector chooses, or as
-    /// a file says.
+    /// Set labels with NAME=VALUE, remove them with NAME-: of one agent, of all that a selector chooses, or
+    /// as a file says.
     ///
-    /// The file's first line has the column `agent`, with ids or unique names, and a column for each label. An
-    /// empty cell leaves a label as it is; `-` removes it.
+    /// The file's first line has the column `agent`, with ids or unique names, and a column for each label.
+    /// An empty cell leaves a label as it is; `-` removes it.
     #[command(group(ArgGroup::new("whose").required(true).multiple(true).args(["what", "selector", "csv"])))]
     Label {
         /// The agent, by id or unique name, unless there is a selector; then what to set and to remove.
@@ -118,7 +119,8 @@ pub(crate) enum Actions {
     /// All of them, with how many agents have each.
     List {
         /// Of the agents of which this holds.
-        #[arg(long, value_name = "SELECTOR", default_value = "", add = ArgValueCompleter::new(complete::selectors))]
+        #[arg(long, value_name = "SELECTOR", default_value = "")]
+        #[arg(add = ArgValueCompleter::new(complete::selectors))]
         selector: String,
     },
     /// One: what it takes, and which agents have which version of it.
@@ -127,7 +129,8 @@ pub(crate) enum Actions {
         #[arg(add = ArgValueCompleter::new(complete::actions))]
         name: String,
         /// Of the agents of which this holds.
-        #[arg(long, value_name = "SELECTOR", default_value = "", add = ArgValueCompleter::new(complete::selectors))]
+        #[arg(long, value_name = "SELECTOR", default_value = "")]
+        #[arg(add = ArgValueCompleter::new(complete::selectors))]
         selector: String,
     },
 }

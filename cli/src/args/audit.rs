@@ -14,8 +14,8 @@ pub(crate) struct Log {
     /// The log of calls that only read, and of calls that were denied, instead.
     #[arg(long)]
     pub(crate) looks: bool,
-    /// The log of requests for changes as they came in (`asked`), and of how those ended that changed nothing,
-    /// instead.
+    /// The log of requests for changes as they came in (`asked`), and of how those ended that changed
+    /// nothing, instead.
     #[arg(long, conflicts_with = "looks")]
     pub(crate) tries: bool,
 }
@@ -50,8 +50,8 @@ pub(crate) enum Audit {
     },
     /// Write a whole log to a new file, to keep it, and check it meanwhile as `verify` does.
     ///
-    /// A line of the file is the JSON of an entry, with what was hashed and the hash: as in the files that the
-    /// server moves old changes to.
+    /// A line of the file is the JSON of an entry, with what was hashed and the hash: as in the files that
+    /// the server moves old changes to.
     Export {
         /// The file; one that is there is not overwritten.
         file: PathBuf,

@@ -33,8 +33,8 @@ pub(crate) struct Delivery {
     /// Send it also when agents would refuse it by what they last said of their actions.
     #[arg(long)]
     pub(crate) unchecked: bool,
-    /// Do not ask. On a terminal, `--all` and what changes hosts is asked for: by typing how many agents it is
-    /// for.
+    /// Do not ask. On a terminal, `--all` and what changes hosts is asked for: by typing how many agents it
+    /// is for.
     #[arg(long)]
     pub(crate) yes: bool,
     /// How long agents that are away may come back and still obey.
@@ -82,8 +82,8 @@ pub(crate) struct Waves {
     /// An agent that was sent the command and does not answer for so long has failed; 10m unless given.
     #[arg(long, value_parser = duration, value_name = "TIME")]
     pub(crate) answer_within: Option<Duration>,
-    /// The number that gives the order of the agents, to have the order of an earlier rollout again, or to pick
-    /// the same with `--limit`.
+    /// The number that gives the order of the agents, to have the order of an earlier rollout again, or to
+    /// pick the same with `--limit`.
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u64).range(1..1 << 53))]
     pub(crate) seed: Option<u64>,
 }

@@ -277,8 +277,8 @@ impl Filter {
     }
 }
 
-/// Whether a method's path ends with these words, in any case: `Submit` is the end of `…CommandService/Submit`,
-/// and `mit` is not.
+/// Whether a method's path ends with these words, in any case: `Submit` is the end of
+/// `…CommandService/Submit`, and `mit` is not.
 fn ends_with_words(path: &str, words: &str) -> bool {
     let Some(begin) = path.len().checked_sub(words.len()) else { return false };
     let before = path.get(..begin).and_then(|before| before.chars().next_back());

@@ -1,6 +1,6 @@
 //! `make demo-rollout`: twelve agents, a canary of two, a wave that fails and stops the rollout by itself,
-//! resumed after a fix, a command stopped in flight, and releases that nobody believes. On real processes, in a
-//! temporary folder.
+//! resumed after a fix, a command stopped in flight, and releases that nobody believes. On real processes, in
+//! a temporary folder.
 #![allow(clippy::print_stdout, reason = "talking is what a demonstration does")]
 #![allow(clippy::unwrap_used, reason = "in a demonstration a panic is the failed step")]
 

@@ -481,7 +481,8 @@ fn the_audit_log_answers_who_did_what_to_whom_and_shows_no_secret() {
     let told = fleet.writ(&["audit", "list", "--action", "login"]).ok();
     assert!(told.stdout.contains("login password=(secret) word=anna for 1: name=r*"), "{told:?}");
 
-    // Nor where its agent has not said yet that it is one, and its evidence is not for everybody who may look.
+    // Nor where its agent has not said yet that it is one, and its evidence is not for everybody who may
+    // look.
     let _enrolled = fleet.enroll("oslo", &fleet.token(1)).ok();
     let early = fleet.json(&["send", "action", "login", "word=anna", "--secret", &given, "--agent", "oslo"]);
     assert_eq!(early["action"], "login password=(secret) word=anna");

@@ -77,7 +77,8 @@ pub fn add_signature<P: Purpose>(verified: &Verified<P>, key: &SigningKey<P>) ->
     Sealed { bytes: envelope.encode_to_vec().into(), digest: verified.digest(), purpose: PhantomData }
 }
 
-/// Signs a notice: the envelope of JSON that DSSE describes (secure-systems-lab/dsse, envelope.md), on one line.
+/// Signs a notice: the envelope of JSON that DSSE describes (secure-systems-lab/dsse, envelope.md), on one
+/// line.
 ///
 /// # Errors
 /// When the document cannot be written as JSON.

@@ -52,7 +52,8 @@ impl SelectorService for Selectors {
             let text = format!("{MAX_SAVED_SELECTORS} are saved; delete one: writ selectors delete NAME");
             return Err(Failure::precondition("too_many_selectors", text).into());
         }
-        info!(target: "audit", actor = actor.name, name = saved.name, selector = saved.selector, "selector saved");
+        let SavedSelector { name, selector, .. } = &saved;
+        info!(target: "audit", actor = actor.name, name, selector, "selector saved");
         let agents = self.count(&saved).await?;
         Ok(Response::new(Shown { replaced, ..show(saved, agents) }))
     }

@@ -286,7 +286,8 @@ async fn carry_out(
                 }
             };
             let (id, rollout, parent) = (Some(taken.command), None, None);
-            // Who ordered it sees what becomes of it at each agent, and could not say that it should go all the same.
+            // Who ordered it sees what becomes of it at each agent, and could not say that it should go all
+            // the same.
             let (expects, secrets) = (Expectations::default(), BTreeSet::new());
             let request = Request { id, selection, lifetime, action, rollout, parent, expects, secrets };
             let _submitted = submit::submit(&uplink.server, actor, request).await?;

@@ -1,10 +1,10 @@
 //! How many commands run at a time in the whole fleet (`limits.running`).
 //!
-//! A command for an agent takes a turn before it is handed over, and gives it back when it is answered, when the
-//! session ends, or a day after it expired: no action takes longer. Where no turn is free it stays in the store,
-//! and its agent stands in a queue: whoever is first there is told to look into the store when a turn comes
-//! back, and has it reserved until it has looked or its session ends. What ends others needs no turn: it must not
-//! wait for what it ends.
+//! A command for an agent takes a turn before it is handed over, and gives it back when it is answered, when
+//! the session ends, or a day after it expired: no action takes longer. Where no turn is free it stays in the
+//! store, and its agent stands in a queue: whoever is first there is told to look into the store when a turn
+//! comes back, and has it reserved until it has looked or its session ends. What ends others needs no turn:
+//! it must not wait for what it ends.
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};

@@ -90,8 +90,8 @@ pub(crate) async fn change(server: &Arc<Server>, command: CommandId, what: Chang
     Ok(true)
 }
 
-/// A command was stopped or cancelled, and with that its rollout, if it has one, is over. What cannot be written now
-/// is made up for by the next look at it.
+/// A command was stopped or cancelled, and with that its rollout, if it has one, is over. What cannot be
+/// written now is made up for by the next look at it.
 pub(crate) async fn end_with_command(server: &Arc<Server>, command: CommandId) {
     let is_staged = server.rollouts.under_way.lock().await.contains_key(&command);
     if is_staged && let Err(failure) = change(server, command, Change::Abort).await {

@@ -11,8 +11,8 @@ use writ_protocol::id::Digest;
 use super::{Checked, Verdict};
 use crate::failure::Failure;
 
-/// A line of a file that `export` wrote, or that the server moved old changes to. What is for people must be what
-/// was hashed.
+/// A line of a file that `export` wrote, or that the server moved old changes to. What is for people must be
+/// what was hashed.
 #[derive(Deserialize)]
 struct Line {
     sequence: u64,

@@ -10,7 +10,8 @@ use serde::Serialize;
 use super::Row;
 use crate::failure::Failure;
 
-/// A file that has its name when all of it is there. Until then it has another: a part could pass for the whole.
+/// A file that has its name when all of it is there. Until then it has another: a part could pass for the
+/// whole.
 pub(super) struct NewFile {
     path: PathBuf,
     part: PathBuf,

@@ -191,8 +191,8 @@ impl Store {
         self.database.read(move |connection| connection.only(sql, &[], |record| record.get("agents"))).await
     }
 
-    /// Sets and removes labels, of all these agents or of none. Returns how many have other labels than before,
-    /// or the first that would have too many.
+    /// Sets and removes labels, of all these agents or of none. Returns how many have other labels than
+    /// before, or the first that would have too many.
     pub(crate) async fn label(&self, changes: Vec<LabelChange>) -> Result<Result<u32, AgentId>, StoreError> {
         let write = move |connection: &mut Connection| {
             let mut changed = 0;
@@ -288,8 +288,8 @@ fn choose<'s>(selector: &'s Selector, values: &mut Vec<Value<'s>>) -> String {
     sql
 }
 
-/// That a value is as the pattern says that is so-manieth of the parameters: only its `*` means something. What
-/// else means something to `GLOB` is put into brackets (sqlite.org/lang_expr.html#glob).
+/// That a value is as the pattern says that is so-manieth of the parameters: only its `*` means something.
+/// What else means something to `GLOB` is put into brackets (sqlite.org/lang_expr.html#glob).
 fn like(parameter: usize) -> String {
     format!("value GLOB replace(replace(?{parameter}, '[', '[[]'), '?', '[?]')")
 }

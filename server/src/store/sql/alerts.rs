@@ -109,8 +109,8 @@ impl Store {
         self.database.write(write).await
     }
 
-    /// Alerts that stand otherwise than a webhook was told last, those of the longest ago first. That an open one was
-    /// raised again is nothing to tell; that one was, and is over again, is.
+    /// Alerts that stand otherwise than a webhook was told last, those of the longest ago first. That an open
+    /// one was raised again is nothing to tell; that one was, and is over again, is.
     pub(crate) async fn untold_alerts(&self, limit: u32) -> Result<Vec<AlertRow>, StoreError> {
         let sql = format!(
             "SELECT alerts.*, coalesce(agents.name, '') AS agent_name
