@@ -97,7 +97,7 @@ fn every_block_of_the_readme_on_using_it_works_on_machines_once_the_agent_may_re
         machine.put("/root/block.sh", script.as_bytes(), 0o700);
         // The passphrase is asked for on a terminal, twice. Elsewhere a terminal would ask for more than
         // the page shows.
-        let asks = script.lines().any(|line| line.starts_with("writ-server init"));
+        let asks = script.lines().any(|line| line.contains("writ-server init --name"));
         let said = match asks {
             true => {
                 let typed = format!("{PASSPHRASE}\n{PASSPHRASE}\n");
