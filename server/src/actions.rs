@@ -2,6 +2,7 @@
 //! pen is found where it was made, and by people who look for an action. It decides nothing: agents do.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::Duration;
 
 use writ_common::status::Failure;
 use writ_common::text::{plain, quoted};
@@ -17,6 +18,9 @@ use crate::store::{AllowList, unavailable};
 
 /// Names of agents that are said of a version.
 pub(crate) const MAX_SAID: usize = 10;
+
+/// An agent that is gone for less may be starting anew.
+const MAY_COME_BACK: Duration = Duration::from_secs(120);
 
 /// What an agent would do with a command.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -140,9 +144,12 @@ pub(crate) async fn foresee(
     let Action::Run(named) = action else { return Ok(Foreseen { shown: action.describe(), obstacle: None }) };
     let mut tables = server.store.action_tables(targets, Some(&named.name)).await.map_err(unavailable)?;
     let registry = server.dispatcher.registry();
+    let now = server.clock.wall();
     for agent in &mut tables {
-        // What the store knows of an agent that has just come may be of before it came.
-        agent.has_reported &= !registry.is_about_to_report(agent.id);
+        // What the store knows of an agent that has just come may be of before it came, and one that has just
+        // gone may come back with another list: agents read theirs when they start.
+        let has_gone = !registry.is_connected(agent.id) && now.since(agent.last_contact) < MAY_COME_BACK;
+        agent.has_reported &= !has_gone && !registry.is_about_to_report(agent.id);
     }
     let (asked, count, name) = (action.clone(), tables.len(), &named.name);
     let looked = blocking(move || look(&asked, &secrets, &tables)).await?;
@@ -260,7 +267,7 @@ pub(crate) async fn listed(
     };
     let mut listed = BTreeMap::<String, ListedBy>::new();
     let tables = server.store.action_tables(&agents, action).await.map_err(unavailable)?;
-    for AllowList { id, name, actions, has_reported: _ } in tables {
+    for AllowList { id, name, actions, has_reported: _, last_contact: _ } in tables {
         for action in actions {
             let class = action.class;
             let version = Version { class, schema: action.schema.to_wire().to_vec() };

@@ -72,6 +72,8 @@ pub(crate) struct AllowList {
     pub actions: Vec<ListedAction>,
     /// Whether it has said what it can do.
     pub has_reported: bool,
+    /// When it said anything last, as far as that is stored.
+    pub last_contact: Timestamp,
 }
 
 /// An entry of an agent's allow-list.

@@ -157,7 +157,7 @@ impl Store {
             for some in agents.chunks(MAX_PARAMETERS) {
                 let values: Vec<_> = some.iter().map(|agent| agent.to_value()).collect();
                 let sql = format!(
-                    "SELECT agent_id, name, actions FROM agents WHERE agent_id IN ({}) ORDER BY agent_id",
+                    "SELECT agent_id, name, actions, last_contact FROM agents WHERE agent_id IN ({}) ORDER BY agent_id",
                     parameters(1, values.len())
                 );
                 tables.extend(connection.fetch(&sql, &values, |record| {
@@ -167,7 +167,8 @@ impl Store {
                         action.as_ref().is_none_or(|name| line.split('\t').next() == Some(name))
                     };
                     let actions = stored.lines().filter(is_wanted).map(ListedAction::from_line).collect();
-                    Ok(AllowList { id, name, actions, has_reported: !stored.is_empty() })
+                    let (has_reported, last_contact) = (!stored.is_empty(), record.get("last_contact")?);
+                    Ok(AllowList { id, name, actions, has_reported, last_contact })
                 })?);
             }
             Ok(tables)
