@@ -62,7 +62,7 @@ test-install: export CONTAINERS_CONF := $(CURDIR)/target/install/containers.conf
 test-install: PODMAN := $(CURDIR)/target/install/unpacked/bin/podman
 test-install: testing-build target/install/.podman package image target/install/.next target/install/.rootfs-bookworm target/install/.rootfs-trixie target/python/.installed ## stories of installation: machines with systemd, containers; as root
 	failed=; MACHINES=bookworm $(CARGO) test -p integration-tests --features install --test install || failed=1; \
-		MACHINES=trixie $(CARGO) test -p integration-tests --features install --test install -- package:: document:: scans:: && [ -z "$$failed" ]
+		MACHINES=trixie $(CARGO) test -p integration-tests --features install --test install -- package:: document:: scans:: upgrade:: && [ -z "$$failed" ]
 
 story: testing-build ## the stories whose name contains STORY=…
 	$(CARGO) test -p integration-tests --test it -- $(STORY)

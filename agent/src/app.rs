@@ -5,6 +5,7 @@ mod enroll;
 mod explain;
 mod run;
 pub(crate) mod status;
+mod upgrade;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -15,6 +16,8 @@ use writ_common::daemon::{self, Threads};
 use writ_common::systemd::Start;
 use writ_protocol::keys::Algorithm;
 use writ_protocol::time::Timestamp;
+
+use crate::upgrade::allow::StateStep;
 
 /// Obeys what carries the server's seal, once, and answers under its own.
 ///
@@ -40,6 +43,47 @@ enum Command {
     /// What keeps this agent from obeying, by cause, and what to do. Looks at its files and asks the servers
     /// it knows. Exit code 1 when something is wrong.
     Doctor(StatusOptions),
+    /// Let this agent be replaced by commands of its fleet, on hosts with systemd.
+    #[command(subcommand)]
+    Upgrade(Upgrade),
+}
+
+#[derive(Debug, Subcommand)]
+enum Upgrade {
+    /// As root: allow it. Which fleet may do so is pinned now. The package that comes is installed by this
+    /// host's package manager, or takes the program's place, and is taken back when it does not greet its server.
+    Allow(UpgradeAllow),
+    /// As root: allow it no more.
+    Forbid {
+        /// How to print the result.
+        #[arg(long, value_enum, default_value_t = Output::Text)]
+        output: Output,
+    },
+    /// Carry out what the agent handed over, or go on with it; systemd runs this.
+    #[command(hide = true)]
+    Apply,
+    /// Keep the agent's state, as the agent's user.
+    #[command(hide = true)]
+    State {
+        /// What to do with it.
+        #[arg(value_enum)]
+        step: StateStep,
+        /// The agent's state.
+        #[arg(long, value_name = "FOLDER")]
+        data_dir: PathBuf,
+    },
+}
+
+#[derive(Debug, Args)]
+struct UpgradeAllow {
+    #[command(flatten)]
+    place: Where,
+    /// The unit that runs this agent.
+    #[arg(long, value_name = "NAME", default_value = "writ-agent.service")]
+    unit: String,
+    /// How to print the result.
+    #[arg(long, value_enum, default_value_t = Output::Text)]
+    output: Output,
 }
 
 /// Where configuration and state are.
@@ -143,6 +187,7 @@ pub fn main() -> ExitCode {
             Command::Explain(options) => explain::explain(options),
             Command::Status(options) => status::status(options),
             Command::Doctor(options) => doctor::doctor(options).await,
+            Command::Upgrade(verb) => upgrade::upgrade(verb, shutdown).await,
         }
     })
 }

@@ -191,27 +191,52 @@ impl ComponentStore {
             // The same bytes by an older command are held by the newer one still.
             wanted.issued_at_ms = wanted.issued_at_ms.max(held.issued_at_ms);
         }
-        files::private_folder(&self.folder).map_err(|error| error.to_string())?;
         let place = self.folder.join(format!("{component}.{}", update.sha256));
         // Also one that a crash left in its place before it was named.
-        let is_here = self.is(&place, update).await;
-        if !is_here {
-            let (sender, mut answers) = mpsc::channel(1);
-            *self.answers.lock().unwrap_or_else(PoisonError::into_inner) = Some(sender);
-            let fetched = self.fetch(update, &mut answers, is_over).await;
-            *self.answers.lock().unwrap_or_else(PoisonError::into_inner) = None;
-            self.wanted.send_replace(None);
-            let incoming = fetched?;
-            checkpoint!("component_fetched");
-            files::rename(&incoming, &place).map_err(|error| error.to_string())?;
-            checkpoint!("component_placed");
-        }
+        let is_here = self.bring_alone(update, &place, is_over).await?;
         self.put(component, &wanted, &place).map_err(|error| error.to_string())?;
         self.held.send_modify(|held| {
             held.insert(component.clone(), wanted);
         });
         let already = if is_here && named.is_some() { " already" } else { "" };
         Ok(format!("{component} {version} is in force{already}"))
+    }
+
+    /// Fetches the bytes of a component to a place, unless they are there, and unless it is over before.
+    ///
+    /// # Errors
+    /// Why they are not there.
+    pub(crate) async fn bring(
+        &self,
+        update: &ComponentUpdate,
+        place: &Path,
+        is_over: impl Fn() -> bool,
+    ) -> Result<(), String> {
+        let _alone = self.fetching.lock().await;
+        self.bring_alone(update, place, is_over).await.map(drop)
+    }
+
+    /// The same for whoever fetches now; whether they were there.
+    async fn bring_alone(
+        &self,
+        update: &ComponentUpdate,
+        place: &Path,
+        is_over: impl Fn() -> bool,
+    ) -> Result<bool, String> {
+        files::private_folder(&self.folder).map_err(|error| error.to_string())?;
+        if self.is(place, update).await {
+            return Ok(true);
+        }
+        let (sender, mut answers) = mpsc::channel(1);
+        *self.answers.lock().unwrap_or_else(PoisonError::into_inner) = Some(sender);
+        let fetched = self.fetch(update, &mut answers, is_over).await;
+        *self.answers.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.wanted.send_replace(None);
+        let incoming = fetched?;
+        checkpoint!("component_fetched");
+        files::rename(&incoming, place).map_err(|error| error.to_string())?;
+        checkpoint!("component_placed");
+        Ok(false)
     }
 
     /// The filter that is in force under a name, looked at anew; `None`: none is held.

@@ -14,14 +14,14 @@ use tokio::sync::OwnedSemaphorePermit;
 use tracing::warn;
 use writ_common::config::Problems;
 use writ_common::text::plain;
-use writ_protocol::command::{Action, ActionClass, ComponentUpdate, OWN_ACTIONS, Scan, Settings};
+use writ_protocol::command::{Action, ActionClass, ComponentUpdate, OWN_ACTIONS, Scan, Settings, Upgrade};
 use writ_protocol::component::fact_of;
 use writ_protocol::id::{CommandId, Digest};
-use writ_protocol::limits::{MAX_OUTPUT_BYTES, MAX_REPORT_ROWS, MAX_SCHEMA_BYTES};
+use writ_protocol::limits::{MAX_GREETING_TIME, MAX_OUTPUT_BYTES, MAX_REPORT_ROWS, MAX_SCHEMA_BYTES};
 use writ_protocol::receipt::{Ending, Outcome};
 use writ_protocol::refusal::{Refusal, RefusalCode};
 use writ_protocol::report::{ReportedAction, ReportedSchema};
-use writ_protocol::schema::ActionSchema;
+use writ_protocol::schema::{ActionSchema, Parameter, ParameterRule};
 use writ_protocol::time::Timestamp;
 
 use crate::replay::Durable;
@@ -35,6 +35,8 @@ pub struct ActionTable {
     definitions: BTreeMap<String, Arc<Definition>>,
     /// The agent's own actions that this host's owner denies.
     denied: Vec<String>,
+    /// The component by which root lets this agent be upgraded, and what is reported of that.
+    upgrade: Option<(String, ActionSchema)>,
     /// What the files held, and what is denied.
     digest: Option<Digest>,
     /// Files whose names do not end as those that are read.
@@ -51,6 +53,10 @@ pub(crate) fn prepare() {
     }
 }
 
+/// The agent's own action that replaces it, and what its packages are reported as.
+const UPGRADE: &str = "upgrade";
+const PACKAGE: &str = "package";
+
 /// A command that passed check 11: the exact thing that will be done.
 #[derive(Debug)]
 #[must_use]
@@ -66,6 +72,8 @@ pub(crate) enum Queue {
     Actions,
     /// Of what waits for the server most of its time: it must keep no action waiting.
     Components,
+    /// Of what replaces the agent.
+    Upgrades,
     /// Of what takes hours.
     Scans,
     /// Of what ends others: it must not wait for them.
@@ -78,6 +86,7 @@ enum PlannedWork {
     Inventory,
     Settings(Settings),
     Component(ComponentUpdate),
+    Upgrade(Upgrade, ComponentUpdate),
     Scan(Scan),
     StopScan,
     StopCommand(CommandId),
@@ -95,6 +104,8 @@ pub enum OwnWork<'p> {
     Settings(&'p Settings),
     /// Fetches a component.
     Component(&'p ComponentUpdate),
+    /// Has the agent replaced, by the package for this host.
+    Upgrade(&'p Upgrade, &'p ComponentUpdate),
     /// Looks for listed files.
     Scan(&'p Scan),
     /// Ends scans that were sent before.
@@ -119,6 +130,7 @@ impl Plan {
     pub(crate) const fn queue(&self) -> Queue {
         match self.kind {
             PlannedWork::Component(_) => Queue::Components,
+            PlannedWork::Upgrade(..) => Queue::Upgrades,
             PlannedWork::Scan(_) => Queue::Scans,
             PlannedWork::StopCommand(_) | PlannedWork::StopScan => Queue::Stops,
             PlannedWork::Ping
@@ -142,6 +154,7 @@ impl Plan {
         match &self.kind {
             PlannedWork::Settings(settings) => Some(OwnWork::Settings(settings)),
             PlannedWork::Component(update) => Some(OwnWork::Component(update)),
+            PlannedWork::Upgrade(upgrade, package) => Some(OwnWork::Upgrade(upgrade, package)),
             PlannedWork::Scan(scan) => Some(OwnWork::Scan(scan)),
             PlannedWork::StopScan => Some(OwnWork::StopScan),
             PlannedWork::StopCommand(command) => Some(OwnWork::StopCommand(*command)),
@@ -206,7 +219,24 @@ impl ActionTable {
         }
         let is_usual = contents.is_empty() && denied.is_empty();
         let digest = (!is_usual).then(|| Digest::of(format!("{contents:?}{denied:?}").as_bytes()));
-        Ok(Self { definitions, denied, digest, ignored })
+        Ok(Self { definitions, denied, upgrade: None, digest, ignored })
+    }
+
+    /// The same with upgrades by a component, if root lets this agent be upgraded.
+    #[must_use]
+    pub(crate) fn with_upgrades(self, component: Option<&str>) -> Self {
+        let upgrade = component.map(|component| {
+            let rule = ParameterRule::Choice(vec![component.to_owned()]);
+            let parameter = Parameter { rule, default: None, is_secret: false };
+            let schema = ActionSchema {
+                timeout: MAX_GREETING_TIME,
+                is_idempotent: true,
+                parameters: [(PACKAGE.to_owned(), parameter)].into_iter().collect(),
+                definition: Digest::of(component.as_bytes()),
+            };
+            (component.to_owned(), schema)
+        });
+        Self { upgrade, ..self }
     }
 
     /// What the files held: another when one of them is another.
@@ -229,9 +259,14 @@ impl ActionTable {
 
     /// Everything on the list, for the server: name, class and, of what a file defines, what it takes.
     pub fn rows(&self) -> impl Iterator<Item = (&str, ActionClass, Option<&ActionSchema>)> {
-        let own = OWN_ACTIONS.into_iter().filter(|(own, _)| !self.denied.iter().any(|denied| denied == own));
+        let is_listed = |own: &str| {
+            let is_denied = self.denied.iter().any(|denied| denied == own);
+            !is_denied && (own != UPGRADE || self.upgrade.is_some())
+        };
+        let own = OWN_ACTIONS.into_iter().filter(move |(own, _)| is_listed(own));
+        let schema = |own: &str| self.upgrade.as_ref().filter(|_| own == UPGRADE).map(|(_, schema)| schema);
         let listed = self.definitions.values();
-        own.map(|(name, class)| (name, class, None))
+        own.map(move |(name, class)| (name, class, schema(name)))
             .chain(listed.map(|listed| (listed.name.as_str(), listed.class, Some(&listed.schema))))
     }
 
@@ -260,6 +295,7 @@ impl ActionTable {
             | Action::Inventory
             | Action::ApplySettings(_)
             | Action::UpdateComponent(_)
+            | Action::Upgrade(_)
             | Action::Scan(_)
             | Action::StopScan
             | Action::StopCommand(_)
@@ -291,6 +327,18 @@ impl ActionTable {
             }
             Action::UpdateComponent(update) => {
                 Ok(Plan { kind: PlannedWork::Component(update.clone()), is_idempotent: true })
+            }
+            Action::Upgrade(upgrade) => {
+                let Some((component, _)) = &self.upgrade else {
+                    let detail = "root of this host does not let its agent be upgraded; as root: writ-agent upgrade allow";
+                    return Err(Refusal::new(RefusalCode::ActionNotAllowed, detail));
+                };
+                let package = upgrade.package(component).ok_or_else(|| {
+                    let detail = format!("there is no package `{component}` among those of the command");
+                    Refusal::new(RefusalCode::InvalidParameters, detail)
+                })?;
+                let kind = PlannedWork::Upgrade(upgrade.clone(), package.clone());
+                Ok(Plan { kind, is_idempotent: true })
             }
             Action::Scan(scan) => Ok(Plan { kind: PlannedWork::Scan(scan.clone()), is_idempotent: true }),
             Action::StopScan => Ok(Plan { kind: PlannedWork::StopScan, is_idempotent: true }),
@@ -437,6 +485,7 @@ pub fn run_own(plan: &Plan) -> Option<Ended> {
         PlannedWork::Inventory
         | PlannedWork::Settings(_)
         | PlannedWork::Component(_)
+        | PlannedWork::Upgrade(..)
         | PlannedWork::Scan(_)
         | PlannedWork::StopScan
         | PlannedWork::StopCommand(_)

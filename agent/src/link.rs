@@ -77,6 +77,9 @@ pub(crate) enum LinkError {
     /// A bundle could not be kept.
     #[error(transparent)]
     Follow(#[from] AdoptError),
+    /// This program is not the one that is to run.
+    #[error("no session while the agent is being upgraded: {0}")]
+    Upgrading(String),
 }
 
 impl LinkError {

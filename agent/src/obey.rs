@@ -41,6 +41,8 @@ use crate::scan::Scans;
 use crate::session_time::SessionTime;
 use crate::settings::SettingsStore;
 use crate::trust::{Trust, Walked};
+use crate::upgrade::Place;
+use crate::upgrade::asked::Upgrades;
 use crate::verify::verify;
 pub(crate) use recover::Unsettled;
 use stop::UnderWay;
@@ -125,6 +127,8 @@ pub struct Surroundings {
     pub proxy: Option<Proxy>,
     /// Tries endpoints of settings before they are kept.
     pub probe: Probe,
+    /// What root of this host keeps of upgrades.
+    pub upgrades: PathBuf,
     /// Folders of the agent beside the one of its state, which no scan changes anything in.
     pub own_folders: Vec<PathBuf>,
     /// What running actions are waited for by.
@@ -146,6 +150,8 @@ pub struct AgentCore {
     pub settings: SettingsStore,
     /// Components it was told to hold.
     pub components: ComponentStore,
+    /// Replacing this program.
+    pub(crate) upgrades: Upgrades,
     /// What lists say about values.
     pub reputations: Reputations,
     /// Looking for listed files.
@@ -158,6 +164,7 @@ pub struct AgentCore {
     running: Arc<Semaphore>,
     /// One component is fetched at a time, and takes no place of an action.
     fetching: Arc<Semaphore>,
+    upgrading: Arc<Semaphore>,
     stopping: Arc<Semaphore>,
     under_way: UnderWay,
     /// One scan runs at a time.
@@ -183,7 +190,8 @@ impl AgentCore {
         (table, settings, components): (ActionTable, SettingsStore, ComponentStore),
         surroundings: Surroundings,
     ) -> (Arc<Self>, mpsc::Receiver<CommandId>) {
-        let Surroundings { time, max_running, proxy, probe, own_folders, shutdown } = surroundings;
+        let Surroundings { time, max_running, proxy, probe, upgrades, own_folders, shutdown } = surroundings;
+        let upgrades = Upgrades::load(Place::new(&upgrades), trust.files());
         let scans = Scans::new(trust.files().folder(), &own_folders);
         let (answers, receiver) = mpsc::channel(MAX_WAITING_ANSWERS);
         let running = Arc::new(Semaphore::new(max_running));
@@ -197,12 +205,14 @@ impl AgentCore {
             table,
             settings,
             components,
+            upgrades,
             reputations: Reputations::default(),
             time,
             proxy,
             probe,
             running,
             fetching: Arc::new(Semaphore::new(1)),
+            upgrading: Arc::new(Semaphore::new(1)),
             stopping: Arc::new(Semaphore::new(MAX_STOPPING)),
             under_way: UnderWay::default(),
             scanning: Arc::new(Semaphore::new(1)),
@@ -414,6 +424,7 @@ impl AgentCore {
         match plan.queue() {
             Queue::Actions => Arc::clone(&self.running),
             Queue::Components => Arc::clone(&self.fetching),
+            Queue::Upgrades => Arc::clone(&self.upgrading),
             Queue::Scans => Arc::clone(&self.scanning),
             Queue::Stops => Arc::clone(&self.stopping),
         }

@@ -150,9 +150,29 @@ def trust_bundle(data: bytes, predecessor=None):
 
 
 # What agents do of themselves, and how harmful it is. A scan that only reports is harmless.
-OWN = {"scan": "change", "stop_scan": "change", "stop_command": "change", "restore_quarantined": "change", "delete_quarantined": "destructive"}
+OWN = {"upgrade": "destructive", "scan": "change", "stop_scan": "change", "stop_command": "change", "restore_quarantined": "change", "delete_quarantined": "destructive"}
 # What agents have a use for.
 COMPONENTS = {"file-reputation-filter", "suspicious-objects", "web-reputation-filter"}
+
+
+def check_component(update) -> None:
+    name = re.fullmatch("[a-z0-9][a-z0-9-]{0,63}", update.component)
+    version = re.fullmatch("[A-Za-z0-9][A-Za-z0-9._+-]{0,63}", update.version)
+    if not name or not version or len(update.sha256) != 32 or not 1 <= update.size_bytes <= 256 << 20:
+        raise Refused("malformed_payload")
+
+
+def check_upgrade(upgrade) -> None:
+    names = [package.component for package in upgrade.packages]
+    for package in upgrade.packages:
+        check_component(package)
+    is_package = all(name.startswith("agent-") and name != "agent-" for name in names)
+    is_one_version = len({package.version for package in upgrade.packages}) == 1
+    is_ascending = all(a < b for a, b in zip(names, names[1:]))
+    if not 1 <= len(names) <= 16 or not (is_package and is_one_version and is_ascending):
+        raise Refused("malformed_payload")
+    if not 10 <= upgrade.greet_within_seconds <= 1800:
+        raise Refused("malformed_payload")
 
 
 def check_scan(scan) -> None:
@@ -187,11 +207,9 @@ def check_command(command) -> None:
     if command.WhichOneof("action") is None:
         raise Refused("malformed_payload")
     if command.WhichOneof("action") == "update_component":
-        update = command.update_component
-        name, version = re.fullmatch("[a-z0-9][a-z0-9-]{0,63}", update.component), update.version
-        version = re.fullmatch("[A-Za-z0-9][A-Za-z0-9._+-]{0,63}", version)
-        if not name or not version or len(update.sha256) != 32 or not 1 <= update.size_bytes <= 256 << 20:
-            raise Refused("malformed_payload")
+        check_component(command.update_component)
+    if command.WhichOneof("action") == "upgrade":
+        check_upgrade(command.upgrade)
     if command.WhichOneof("action") == "scan":
         check_scan(command.scan)
     if command.WhichOneof("action") in ("restore_quarantined", "delete_quarantined"):
@@ -251,7 +269,8 @@ def check_approvals(bundle, action_class: str, command, digest: bytes, approvals
 def check_action(command) -> None:
     """The one action the vectors allow: echo, with a word of small letters."""
     kind = command.WhichOneof("action")
-    if kind == "ping" or kind in OWN:
+    # No host of the vectors lets its agent be replaced.
+    if kind == "ping" or kind in OWN and kind != "upgrade":
         return
     if kind == "update_component" and command.update_component.component in COMPONENTS:
         return

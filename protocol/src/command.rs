@@ -51,6 +51,8 @@ pub enum Action {
     ApplySettings(Settings),
     /// Fetch this version of a component, and use it from now on.
     UpdateComponent(ComponentUpdate),
+    /// Replace the agent's program.
+    Upgrade(Upgrade),
     /// Look for listed files.
     Scan(Scan),
     /// End scans whose commands were issued before this one.
@@ -99,6 +101,31 @@ pub struct ComponentUpdate {
     pub sha256: Digest,
     /// How many there are.
     pub bytes: u64,
+}
+
+/// A version of the agent's program, as its hosts are told to install it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Upgrade {
+    /// Packages of one version and of different kinds, strictly ascending by component; never empty.
+    pub packages: Vec<ComponentUpdate>,
+    /// Within which time the new program must have greeted its server; else the host takes it back.
+    pub greet_within: Duration,
+    /// Whether it may take the place of a later version.
+    pub allows_older: bool,
+}
+
+impl Upgrade {
+    /// Which version.
+    #[must_use]
+    pub fn version(&self) -> &str {
+        self.packages.first().map_or("", |package| package.version.as_str())
+    }
+
+    /// The package for hosts of a kind: the component is [`crate::component::package_of`] it.
+    #[must_use]
+    pub fn package(&self, component: &str) -> Option<&ComponentUpdate> {
+        self.packages.iter().find(|package| package.component == component)
+    }
 }
 
 /// What to look for, where, and what to do with what is found.
@@ -177,6 +204,11 @@ impl Action {
                 let ComponentUpdate { component, version, .. } = update;
                 vec![("component".to_owned(), component.clone()), ("version".to_owned(), version.clone())]
             }
+            Self::Upgrade(upgrade) => {
+                let older = upgrade.allows_older.then(|| ("allow_older".to_owned(), "yes".to_owned()));
+                let version = ("version".to_owned(), upgrade.version().to_owned());
+                [version].into_iter().chain(older).collect()
+            }
             Self::Scan(scan) => scan.describe(),
             Self::RestoreQuarantined(sha256) | Self::DeleteQuarantined(sha256) => {
                 vec![("sha256".to_owned(), sha256.to_string())]
@@ -202,6 +234,7 @@ impl Action {
             Self::Inventory => "inventory",
             Self::ApplySettings(_) => "settings",
             Self::UpdateComponent(_) => "update-component",
+            Self::Upgrade(_) => "upgrade",
             Self::Scan(_) => "scan",
             Self::StopScan => "stop-scan",
             Self::StopCommand(_) => "stop-command",
@@ -218,7 +251,7 @@ impl Action {
         match self {
             Self::Ping | Self::Inventory => Some(ActionClass::Read),
             Self::Scan(scan) if matches!(scan.remedy, Remedy::Log) => Some(ActionClass::Read),
-            Self::DeleteQuarantined(_) => Some(ActionClass::Destructive),
+            Self::Upgrade(_) | Self::DeleteQuarantined(_) => Some(ActionClass::Destructive),
             // Where the agent looks for its server is whom it can hear.
             Self::ApplySettings(settings) if !settings.endpoints.is_empty() => Some(ActionClass::Trust),
             Self::ApplySettings(_)
@@ -255,11 +288,12 @@ impl Scan {
 
 /// What every agent does without being allowed to by a file, and at least how harmful it is: settings with
 /// endpoints are of class trust, a scan that may block or quarantine of class change.
-pub const OWN_ACTIONS: [(&str, ActionClass); 9] = [
+pub const OWN_ACTIONS: [(&str, ActionClass); 10] = [
     ("ping", ActionClass::Read),
     ("inventory", ActionClass::Read),
     ("settings", ActionClass::Change),
     ("update-component", ActionClass::Change),
+    ("upgrade", ActionClass::Destructive),
     ("scan", ActionClass::Read),
     ("stop-scan", ActionClass::Change),
     ("stop-command", ActionClass::Change),
@@ -366,6 +400,11 @@ mod tests {
                 sha256: Digest::of(b""),
                 bytes: 1,
             }),
+            Action::Upgrade(Upgrade {
+                packages: Vec::new(),
+                greet_within: Duration::from_secs(10),
+                allows_older: false,
+            }),
             Action::Scan(Scan {
                 roots: vec!["/srv".to_owned()],
                 exclude: Vec::new(),
@@ -391,6 +430,7 @@ mod tests {
                 | Action::Inventory
                 | Action::ApplySettings(_)
                 | Action::UpdateComponent(_)
+                | Action::Upgrade(_)
                 | Action::Scan(_)
                 | Action::StopScan
                 | Action::StopCommand(_)

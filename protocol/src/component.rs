@@ -16,6 +16,22 @@ pub const OF_AGENTS: [(&str, &str); 3] = [
     ("web-reputation-filter", "web_reputation_filter"),
 ];
 
+/// What the components are called by which agents are upgraded: this, and a kind of package.
+const PACKAGE_PREFIX: &str = "agent-";
+
+/// The component that holds the package of a kind, such as `deb-amd64` or `program-arm64`.
+#[must_use]
+pub fn package_of(kind: &str) -> String {
+    format!("{PACKAGE_PREFIX}{kind}")
+}
+
+/// Whether a component is a package of the agent itself.
+#[must_use]
+pub fn is_package(component: &str) -> bool {
+    is_component_name(component)
+        && component.strip_prefix(PACKAGE_PREFIX).is_some_and(|kind| !kind.is_empty())
+}
+
 /// Whether a text may name a component. It is never a path.
 #[must_use]
 pub fn is_component_name(text: &str) -> bool {

@@ -39,6 +39,10 @@ pub const MAX_AUDIENCE: u32 = 1 << 20;
 pub const MAX_PROOF_PATH: usize = 20;
 /// How long a command may live. Bounds the agent's memory of ids.
 pub const MAX_COMMAND_LIFETIME: Duration = Duration::from_secs(30 * 24 * 3600);
+/// How long an upgraded agent may be given to greet its server, at the least and at the most.
+pub const MIN_GREETING_TIME: Duration = Duration::from_secs(10);
+/// The most.
+pub const MAX_GREETING_TIME: Duration = Duration::from_secs(1800);
 /// How far two honest clocks may differ, and how long a hello may take to come back.
 pub const SKEW: Duration = Duration::from_secs(60);
 /// Bundles in one answer of `TrustChain`.

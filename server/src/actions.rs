@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use writ_common::status::Failure;
 use writ_common::text::{plain, quoted};
-use writ_protocol::command::{Action, ActionClass, NamedAction, is_own_action};
+use writ_protocol::command::{Action, ActionClass, NamedAction, Upgrade, is_own_action};
 use writ_protocol::id::AgentId;
 use writ_protocol::report::ReportedSchema;
-use writ_protocol::schema::ActionSchema;
+use writ_protocol::schema::{ActionSchema, ParameterRule};
 
 use crate::choose;
 use crate::context::Server;
@@ -69,13 +69,23 @@ impl<'a> Outlooks<'a> {
     pub(crate) fn at(&mut self, agent: &AllowList) -> Outlook {
         let listed = agent.actions.iter().find(|listed| listed.name == self.action.name());
         match (listed, self.action, self.action.own_class()) {
+            (Some(listed), Action::Upgrade(upgrade), Some(class)) => {
+                match self.misfit(&listed.schema, |_, schema| unfit(upgrade, schema)) {
+                    Some(why) => Outlook::Misfit(class, why),
+                    None => Outlook::Obeys(class),
+                }
+            }
+            // Root of a host allows it, and says so by it.
+            (None, Action::Upgrade(_), _) => Outlook::Unlisted,
             (Some(_), _, Some(class)) => Outlook::Obeys(class),
             // One that has reported nothing yet can do what every agent can; its host may deny that later.
             (None, _, Some(class)) if !agent.has_reported => Outlook::Obeys(class),
-            (Some(listed), Action::Run(named), None) => match self.misfit(&listed.schema, named) {
-                Some(why) => Outlook::Misfit(listed.class, why),
-                None => Outlook::Obeys(listed.class),
-            },
+            (Some(listed), Action::Run(named), None) => {
+                match self.misfit(&listed.schema, |all, schema| all.mistake(named, schema)) {
+                    Some(why) => Outlook::Misfit(listed.class, why),
+                    None => Outlook::Obeys(listed.class),
+                }
+            }
             // It may have it, and be anything.
             (None, Action::Run(_), None) if !agent.has_reported => Outlook::Obeys(ActionClass::Destructive),
             (Some(_) | None, _, _) => Outlook::Unlisted,
@@ -94,7 +104,13 @@ impl<'a> Outlooks<'a> {
         Action::Run(shown).describe()
     }
 
-    fn misfit(&mut self, schema: &ReportedSchema, named: &NamedAction) -> Option<String> {
+    /// Why what is asked for does not fit what an agent says that it takes; looked at once for all that say the
+    /// same.
+    fn misfit(
+        &mut self,
+        schema: &ReportedSchema,
+        look: impl FnOnce(&Self, &ActionSchema) -> Option<String>,
+    ) -> Option<String> {
         if let Some(known) = self.misfits.get(schema) {
             return known.clone();
         }
@@ -105,21 +121,36 @@ impl<'a> Outlooks<'a> {
                 *self.secrets.entry(name.to_owned()).or_default() += 1;
             }
         }
-        let filled = read.as_ref().map(|read| read.parameters.fill(&named.name, &named.parameters));
-        let refused = filled.and_then(Result::err).map(|refusal| refusal.detail.into_owned());
-        let misfit = refused.or_else(|| {
-            let mut plain =
-                read.iter().flat_map(|read| read.parameters.iter()).filter(|(_, one)| !one.is_secret);
+        // A pattern is an agent's word, and could say anything.
+        let misfit = read.and_then(|read| look(self, &read)).map(|why| quoted(&why));
+        self.misfits.insert(schema.clone(), misfit.clone());
+        misfit
+    }
+
+    fn mistake(&self, named: &NamedAction, schema: &ActionSchema) -> Option<String> {
+        let refused = schema.parameters.fill(&named.name, &named.parameters).err();
+        refused.map(|refusal| refusal.detail.into_owned()).or_else(|| {
+            let mut plain = schema.parameters.iter().filter(|(_, one)| !one.is_secret);
             let (name, _) = plain.find(|(name, _)| self.by_caller.contains(*name))?;
             Some(format!(
                 "parameter `{name}` is not secret there: it would be an argument, which all of a host see"
             ))
-        });
-        // A pattern is an agent's word, and could say anything.
-        let misfit = misfit.map(|why| quoted(&why));
-        self.misfits.insert(schema.clone(), misfit.clone());
-        misfit
+        })
     }
+}
+
+/// Why none of the packages is of an agent's kind, which it says as a choice of one.
+fn unfit(upgrade: &Upgrade, schema: &ActionSchema) -> Option<String> {
+    let rules = schema.parameters.iter().map(|(_, parameter)| &parameter.rule);
+    let kinds: Vec<_> = rules
+        .filter_map(|rule| match rule {
+            ParameterRule::Choice(choices) => Some(choices),
+            ParameterRule::Text(_) | ParameterRule::Integer(..) => None,
+        })
+        .flatten()
+        .collect();
+    let fits = kinds.iter().any(|kind| upgrade.package(kind).is_some());
+    (!fits).then(|| format!("no package is of its kind: {kinds:?}"))
 }
 
 /// What is known of an action before it is sent.
@@ -141,8 +172,11 @@ pub(crate) async fn foresee(
     secrets: BTreeSet<String>,
     targets: &[AgentId],
 ) -> Result<Foreseen, Failure> {
-    let Action::Run(named) = action else { return Ok(Foreseen { shown: action.describe(), obstacle: None }) };
-    let mut tables = server.store.action_tables(targets, Some(&named.name)).await.map_err(unavailable)?;
+    if !matches!(action, Action::Run(_) | Action::Upgrade(_)) {
+        return Ok(Foreseen { shown: action.describe(), obstacle: None });
+    }
+    let name = action.name();
+    let mut tables = server.store.action_tables(targets, Some(name)).await.map_err(unavailable)?;
     let registry = server.dispatcher.registry();
     let now = server.clock.wall();
     for agent in &mut tables {
@@ -151,12 +185,15 @@ pub(crate) async fn foresee(
         let has_gone = !registry.is_connected(agent.id) && now.since(agent.last_contact) < MAY_COME_BACK;
         agent.has_reported &= !has_gone && !registry.is_about_to_report(agent.id);
     }
-    let (asked, count, name) = (action.clone(), tables.len(), &named.name);
+    let (asked, count) = (action.clone(), tables.len());
     let looked = blocking(move || look(&asked, &secrets, &tables)).await?;
     let obstacle = match looked.misfit {
         Some((agent, why)) => Some(format!(
             "{} of {count} agents would refuse it, such as {agent}: {why}; what it takes: writ actions show {name}; to send it all the same: --unchecked. Nothing was signed",
             looked.misfits
+        )),
+        None if looked.lacking == count && matches!(action, Action::Upgrade(_)) => Some(format!(
+            "the host of none of these {count} agents lets its agent be upgraded by commands; there, as root: writ-agent upgrade allow. Nothing was signed"
         )),
         // One that has not said what it can do may have it.
         None if looked.lacking == count => {

@@ -1,8 +1,10 @@
 //! `writ-agent explain`: what this agent would say to a command, check by check, without starting anything.
 
 use prost::Message as _;
-use serde::Serialize;
 use std::fmt::Write as _;
+use std::path::Path;
+
+use serde::Serialize;
 use writ_common::daemon::Fatal;
 use writ_common::files;
 use writ_common::say;
@@ -25,6 +27,8 @@ use crate::replay::JournalError;
 use crate::replay::look::{self, Answer, Question};
 use crate::settings::{self, SettingsError};
 use crate::trust::Trust;
+use crate::upgrade::asked::Upgrades;
+use crate::upgrade::{self, Place};
 
 /// The checks of protocol.md §4, in their order.
 const CHECKS: [&str; 12] = [
@@ -193,11 +197,13 @@ fn check_host(
     (config, files): (&Config, &Files),
 ) -> Result<(), (usize, Refusal)> {
     let owner = users::owner_of(files.folder()).unwrap_or_else(users::own_uid);
+    let upgrades = Upgrades::load(Place::new(Path::new(upgrade::FOLDER)), files);
     let table =
         ActionTable::load(&config.actions_dir, &config.denied_actions, owner).map_err(|problems| {
             let all: Vec<_> = problems.iter().map(ToString::to_string).collect();
             (11, Refusal::new(RefusalCode::ActionNotAllowed, all.join("; ")))
         })?;
+    let table = table.with_upgrades(upgrades.component());
     check_approvals(bundle, table.class_of(&command.action), verified).map_err(|refusal| (10, refusal))?;
     let _plan = table.plan(&command.action).map_err(|refusal| (11, refusal))?;
     let Action::ApplySettings(settings) = &command.action else { return Ok(()) };

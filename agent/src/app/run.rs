@@ -28,6 +28,8 @@ use crate::replay::{Journal, look};
 use crate::session_time::SessionTime;
 use crate::settings::SettingsStore;
 use crate::trust::Trust;
+use crate::upgrade::asked::Upgrades;
+use crate::upgrade::{self, Place};
 
 /// How long running actions may take to end; then they are killed and count as indeterminate.
 const DRAIN_DEADLINE: Duration = Duration::from_secs(20);
@@ -54,7 +56,7 @@ pub(super) async fn run(options: Run, shutdown: Shutdown) -> Result<(), Fatal> {
     }
     let identity = Identity::load(&files).map_err(|error| failed(&error))?;
     let trust = Trust::load(&files).map_err(|error| failed(&error))?;
-    let table = load_table(&config)?;
+    let table = load_table(&config, &files)?;
     execute::prepare();
     let journal = Journal::open(&files.journal(), config.max_entries).map_err(|error| failed(&error))?;
     journal.bind(identity.record.agent).map_err(|error| failed(&error))?;
@@ -78,6 +80,7 @@ pub(super) async fn run(options: Run, shutdown: Shutdown) -> Result<(), Fatal> {
         max_running: config.max_running,
         proxy: config.proxy,
         probe: link::probe,
+        upgrades: upgrade::FOLDER.into(),
         own_folders: vec![config.actions_dir],
         shutdown: actions_shutdown.clone(),
     };
@@ -167,12 +170,13 @@ async fn enroll_once(
 }
 
 /// What this agent may do.
-fn load_table(config: &Config) -> Result<ActionTable, Fatal> {
+fn load_table(config: &Config, files: &Files) -> Result<ActionTable, Fatal> {
+    let upgrades = Upgrades::load(Place::new(Path::new(upgrade::FOLDER)), files);
     let table = ActionTable::load(&config.actions_dir, &config.denied_actions, users::own_uid());
     if !config.actions_dir.is_dir() {
         warn!(folder = %config.actions_dir.display(), "there is no such folder, so nothing but the agent's own actions is allowed");
     }
-    table.map_err(|problems| {
+    table.map(|table| table.with_upgrades(upgrades.component())).map_err(|problems| {
         let all: Vec<_> = problems.iter().map(ToString::to_string).collect();
         Fatal::usage(all.join("\n"))
     })

@@ -181,6 +181,8 @@ pub(super) async fn greet(
             "the welcome is of another session",
         )));
     }
+    // Before anything of the session is taken: it could be forgotten with an upgrade that is taken back.
+    core.upgrades.greeted().map_err(LinkError::Upgrading)?;
     core.time.set(hello.time, asked);
     core.journal.begin_session(hello.time, welcome.commands_from)?;
     Ok(Established { outbound, inbound, welcome, client: client.clone() })

@@ -3,7 +3,7 @@
 use std::pin::Pin;
 
 use tracing::{info, warn};
-use writ_protocol::command::{ComponentUpdate, Settings};
+use writ_protocol::command::{ComponentUpdate, Settings, Upgrade};
 use writ_protocol::id::CommandId;
 use writ_protocol::receipt::Ending;
 use writ_protocol::time::Timestamp;
@@ -28,6 +28,9 @@ impl AgentCore {
         match work {
             OwnWork::Settings(wanted) => (false, Box::pin(self.apply(wanted))),
             OwnWork::Component(update) => (true, Box::pin(self.hold(update, issued_at, expires_at))),
+            OwnWork::Upgrade(upgrade, package) => {
+                (true, Box::pin(self.upgrade(upgrade, package, command, expires_at)))
+            }
             OwnWork::Inventory => (true, Box::pin(self.take_inventory())),
             OwnWork::Scan(scan) => {
                 let known = self.known();
@@ -83,6 +86,23 @@ impl AgentCore {
                 Ended::quiet(Ending::Failed, format!("{why}; the settings of before are in force"))
             }
         }
+    }
+
+    /// Has this program replaced.
+    async fn upgrade(
+        &self,
+        upgrade: &Upgrade,
+        package: &ComponentUpdate,
+        command: CommandId,
+        expires_at: Timestamp,
+    ) -> Ended {
+        let delivery = match self.journal.entry(command) {
+            Ok(Some(entry)) => entry.delivery,
+            Ok(None) => return Ended::quiet(Ending::Failed, "the journal does not know the command"),
+            Err(error) => return Ended::quiet(Ending::Failed, error.to_string()),
+        };
+        let is_over = || self.now() >= expires_at;
+        self.upgrades.run(&self.components, (upgrade, package), command, &delivery, is_over).await
     }
 
     /// Fetches a component; whatever fails, the version of before is in force.

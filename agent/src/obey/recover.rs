@@ -61,6 +61,10 @@ impl AgentCore {
     ) -> Result<(), JournalError> {
         let digest = Digest::try_from(entry.digest.as_ref()).map_err(|_| JournalError::Damaged)?;
         match entry.state() {
+            State::Started if self.upgrades.has_taken(id) => {
+                self.await_upgrade(id, digest, entry.clone());
+                Ok(())
+            }
             // An operator was told that it ends: it is not begun anew.
             State::Accepted | State::Started if entry.is_stopped => {
                 self.finish(id, &self.stopped(id, digest, Some(entry)))
@@ -77,6 +81,25 @@ impl AgentCore {
             }
             State::Finished | State::Acknowledged => Ok(()),
         }
+    }
+
+    /// Answers for an upgrade that another program of this agent's began, however long that takes and whatever
+    /// became of the command's window meanwhile.
+    fn await_upgrade(self: &Arc<Self>, id: CommandId, digest: Digest, entry: Entry) {
+        let this = Arc::clone(self);
+        self.shutdown.spawn(async move {
+            let Some(ended) = this.shutdown.unless_requested(this.upgrades.outcome(id)).await else { return };
+            info!(command.id = %id, ending = ended.ending.as_str(), "upgrade ended");
+            let now = this.now();
+            let about = this.about(id, digest, now, entry.attempt);
+            let started_at = Timestamp::from_millis(entry.started_at_ms);
+            let decision = Decision::Obeyed(ended.outcome(started_at, now));
+            let receipt = sign_receipt(&this.identity, about, decision, &ended.detail);
+            if let Err(error) = this.keep(id, &receipt).await {
+                error!(command.id = %id, %error, "the receipt of an upgrade could not be kept");
+                this.give_up();
+            }
+        });
     }
 
     fn resume(

@@ -67,6 +67,10 @@ impl AgentCore {
             ended = &mut work => return ended,
             () = stoppable.told() => {}
         }
+        // Only root's side of the host knows how an upgrade ends that it has.
+        if self.upgrades.has_handed_over(stoppable.command) {
+            return work.await;
+        }
         match self.scans.end(stoppable.command) {
             true => Ended { ending: Ending::Stopped, ..work.await },
             false => Ended::quiet(Ending::Stopped, "it was broken off"),

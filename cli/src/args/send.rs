@@ -147,6 +147,22 @@ pub(crate) enum Send {
         #[command(flatten)]
         delivery: Delivery,
     },
+    /// Have hosts replace their agent by another version, whose packages are in force on the server. A host takes
+    /// the version of before back when the new one does not greet the server in time. Hosts whose root does
+    /// not allow it refuse.
+    Upgrade {
+        /// Which version, such as 0.2.0.
+        #[arg(long = "version", value_name = "VERSION")]
+        wanted: String,
+        /// How long the new program has to greet the server, from 10s to 30m.
+        #[arg(long, default_value = "5m", value_parser = duration, value_name = "TIME")]
+        greet_within: Duration,
+        /// Also in the place of a later version, or of the same.
+        #[arg(long)]
+        allow_older: bool,
+        #[command(flatten)]
+        delivery: Delivery,
+    },
     /// Have agents look for files that their list names, and for suspicious objects. Files are only reported,
     /// unless --remedy says more; who talks to suspicious addresses always is.
     Scan {

@@ -7,6 +7,8 @@ use writ_proto::admin::v1::{
     ActionSummary, ActionVersion, GetActionRequest, ListActionsRequest, ParameterDescription,
 };
 
+use writ_protocol::command::is_own_action;
+
 use super::PAGE;
 use crate::args::{Actions, Format};
 use crate::client::Client;
@@ -105,7 +107,10 @@ async fn show(format: Format, client: &Client, name: String, selector: String) -
             })
             .collect();
         if number + 1 == count {
-            let send = format!("writ send action {}{} --dry-run …", shown.name, typed.concat());
+            let send = match is_own_action(&shown.name) {
+                true => "writ send --help".to_owned(),
+                false => format!("writ send action {}{} --dry-run …", shown.name, typed.concat()),
+            };
             fields.push(("next", client.typed(&send)));
         }
         output::one(format, version, &fields)?;

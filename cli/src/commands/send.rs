@@ -10,7 +10,7 @@ use writ_proto::admin::v1::submit_request::Action;
 use writ_proto::admin::v1::{
     Command, GetCommandRequest, InventoryAction, NamedAction, NamedValue, PingAction, PreviewRequest,
     PreviewResponse, QuarantinedAction, ScanAction, SettingsAction, StopScanAction, SubmitRequest,
-    UpdateComponentAction,
+    UpdateComponentAction, UpgradeAction,
 };
 
 use writ_protocol::command::ActionClass;
@@ -46,6 +46,12 @@ fn asked(verb: Send) -> Result<(Delivery, Action), Failure> {
         Send::Inventory { delivery } => (delivery, Action::Inventory(InventoryAction {})),
         Send::Component { component, delivery } => {
             (delivery, Action::UpdateComponent(UpdateComponentAction { component, ..Default::default() }))
+        }
+        Send::Upgrade { wanted, greet_within, allow_older, delivery } => {
+            let greet_within_seconds = u32::try_from(greet_within.as_secs().max(1)).unwrap_or(u32::MAX);
+            let upgrade =
+                UpgradeAction { version: wanted, greet_within_seconds, allow_older, packages: Vec::new() };
+            (delivery, Action::Upgrade(upgrade))
         }
         Send::Scan {
             roots,
@@ -160,6 +166,7 @@ fn described(request: &SubmitRequest) -> String {
         Some(Action::Inventory(_)) => "inventory".to_owned(),
         Some(Action::Settings(_)) => "settings".to_owned(),
         Some(Action::UpdateComponent(_)) => "update-component".to_owned(),
+        Some(Action::Upgrade(upgrade)) => format!("upgrade to {}", upgrade.version),
         Some(Action::Scan(_)) => "scan".to_owned(),
         Some(Action::StopScan(_)) => "stop-scan".to_owned(),
         Some(Action::RestoreQuarantined(_)) => "restore-quarantined".to_owned(),

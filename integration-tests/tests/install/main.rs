@@ -6,3 +6,4 @@ mod images;
 mod manifests;
 mod package;
 mod scans;
+mod upgrade;

@@ -271,6 +271,7 @@ async fn judge_delivery(case: &DeliveryCase) -> String {
             ComponentStore::load(&files.components()),
         ),
         Surroundings {
+            upgrades: files.folder().join("no-upgrades"),
             time,
             max_running: 1,
             proxy: None,

@@ -8,13 +8,14 @@ use super::field::{self, invalid, missing};
 use crate::audience::{Audience, AudienceProof};
 use crate::command::{
     Action, ActionClass, Approval, Command, ComponentUpdate, Delivery, NamedAction, Remedy, Scan, Settings,
-    Unsupported, Window,
+    Unsupported, Upgrade, Window,
 };
-use crate::component::{is_component_name, is_component_version};
+use crate::component::{is_component_name, is_component_version, is_package};
 use crate::envelope::InvalidDocument;
 use crate::limits::{
     MAX_AGENT_COMPONENT_BYTES, MAX_APPROVALS, MAX_AUDIENCE, MAX_COMMAND_LIFETIME, MAX_ENDPOINTS,
-    MAX_LOG_FILTER_BYTES, MAX_PARAMETER_BYTES, MAX_PARAMETERS, MAX_PROOF_PATH, MAX_REMEDIED, MAX_SCAN_PATHS,
+    MAX_GREETING_TIME, MAX_LOG_FILTER_BYTES, MAX_PARAMETER_BYTES, MAX_PARAMETERS, MAX_PROOF_PATH,
+    MAX_REMEDIED, MAX_SCAN_PATHS, MIN_GREETING_TIME,
 };
 use crate::place::server_name;
 use crate::rollout::{Release, Seed};
@@ -108,6 +109,7 @@ impl TryFrom<proto::command::Action> for Action {
             Wire::Inventory(proto::Inventory {}) => Ok(Self::Inventory),
             Wire::ApplySettings(settings) => settings.try_into().map(Self::ApplySettings),
             Wire::UpdateComponent(update) => update.try_into().map(Self::UpdateComponent),
+            Wire::Upgrade(upgrade) => upgrade.try_into().map(Self::Upgrade),
             Wire::Scan(scan) => scan.try_into().map(Self::Scan),
             Wire::StopScan(proto::StopScan {}) => Ok(Self::StopScan),
             Wire::StopCommand(proto::StopCommand { command_id }) => {
@@ -139,6 +141,7 @@ impl From<&Action> for proto::command::Action {
             Action::Inventory => Self::Inventory(proto::Inventory {}),
             Action::ApplySettings(settings) => Self::ApplySettings(settings.into()),
             Action::UpdateComponent(update) => Self::UpdateComponent(update.into()),
+            Action::Upgrade(upgrade) => Self::Upgrade(upgrade.into()),
             Action::Scan(scan) => Self::Scan(scan.into()),
             Action::StopScan => Self::StopScan(proto::StopScan {}),
             Action::StopCommand(command) => {
@@ -229,6 +232,47 @@ impl From<&ComponentUpdate> for proto::UpdateComponent {
         }
     }
 }
+
+impl TryFrom<proto::Upgrade> for Upgrade {
+    type Error = InvalidDocument;
+
+    fn try_from(message: proto::Upgrade) -> Result<Self, InvalidDocument> {
+        let proto::Upgrade { packages, greet_within_seconds, allow_older } = message;
+        if !(1..=MAX_PACKAGES).contains(&packages.len()) {
+            return Err(invalid("upgrade.packages", "must be 1 to 16"));
+        }
+        let packages: Vec<_> =
+            packages.into_iter().map(ComponentUpdate::try_from).collect::<Result<_, _>>()?;
+        if !packages.iter().all(|package| is_package(&package.component)) {
+            return Err(invalid("upgrade.packages", "must each be a component `agent-` and a kind"));
+        }
+        if !packages.is_sorted_by(|one, next| one.component < next.component) {
+            return Err(invalid("upgrade.packages", "must be strictly ascending by component"));
+        }
+        if packages.iter().any(|package| package.version != packages[0].version) {
+            return Err(invalid("upgrade.packages", "must all be of one version"));
+        }
+        let greet_within = Duration::from_secs(greet_within_seconds.into());
+        if !(MIN_GREETING_TIME..=MAX_GREETING_TIME).contains(&greet_within) {
+            return Err(invalid("upgrade.greet_within_seconds", "must be 10 to 1800"));
+        }
+        Ok(Self { packages, greet_within, allows_older: allow_older })
+    }
+}
+
+impl From<&Upgrade> for proto::Upgrade {
+    fn from(upgrade: &Upgrade) -> Self {
+        let Upgrade { packages, greet_within, allows_older } = upgrade;
+        Self {
+            packages: packages.iter().map(Into::into).collect(),
+            greet_within_seconds: u32::try_from(greet_within.as_secs()).unwrap_or(u32::MAX),
+            allow_older: *allows_older,
+        }
+    }
+}
+
+/// Packages of one upgrade.
+const MAX_PACKAGES: usize = 16;
 
 /// Bytes of a path: PATH_MAX of Linux.
 const MAX_PATH_BYTES: usize = 4096;

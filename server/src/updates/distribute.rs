@@ -8,8 +8,9 @@ use tracing::{info, warn};
 use writ_common::admin::operators::Scope;
 use writ_common::admin::{Actor, Role};
 use writ_common::status::Failure;
+use writ_common::text::plain;
 use writ_protocol::command::{Action, ComponentUpdate};
-use writ_protocol::component::{fact_of, held_as};
+use writ_protocol::component::{fact_of, held_as, is_package};
 use writ_protocol::id::{AgentId, Digest};
 use writ_protocol::limits::MAX_AGENT_COMPONENT_BYTES;
 use writ_protocol::time::Timestamp;
@@ -67,6 +68,33 @@ pub(crate) fn in_force(server: &Server, component: &str) -> Result<ComponentUpda
         Failure::precondition("no_component", text)
     })?;
     as_told(component, release)
+}
+
+/// The packages of a version of the agent that are in force here, by component.
+///
+/// # Errors
+/// When there are none.
+pub(crate) fn packages(server: &Server, version: &str) -> Result<Vec<ComponentUpdate>, Failure> {
+    let shelf = server.updates.folder.shelf().map_err(|error| Failure::unavailable(error.to_string()))?;
+    let packages = shelf.0.into_iter().filter(|(name, _)| is_package(name.as_ref()));
+    let (named, others): (Vec<_>, Vec<_>) =
+        packages.partition(|(_, held)| held.active.version.as_ref() == version);
+    let mut told: Vec<_> = named
+        .into_iter()
+        .map(|(name, held)| as_told(name.as_ref(), held.active))
+        .collect::<Result<_, _>>()?;
+    told.sort_by(|one, next| one.component.cmp(&next.component));
+    if told.is_empty() {
+        let others: Vec<_> =
+            others.iter().map(|(name, held)| format!("{name} {}", held.active.version)).collect();
+        let there = if others.is_empty() { "none at all".to_owned() } else { others.join(", ") };
+        let text = format!(
+            "no package of version {} is in force here; there is {there}. Publish it and have this server fetch it: docs/upgrades.md",
+            plain(version)
+        );
+        return Err(Failure::precondition("no_component", text));
+    }
+    Ok(told)
 }
 
 /// A release as agents are told to hold it.

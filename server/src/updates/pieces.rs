@@ -18,7 +18,7 @@ use tracing::warn;
 use writ_common::backoff::jitter;
 use writ_common::status::Failure;
 use writ_proto::v1::Piece;
-use writ_protocol::component::fact_of;
+use writ_protocol::component::{fact_of, is_package};
 use writ_protocol::id::Digest;
 use writ_protocol::limits::MAX_PIECE_BYTES;
 use writ_updates::{Folder, ShelfState};
@@ -191,7 +191,7 @@ impl Pieces {
         let file = match open.files.iter().position(|(digest, _)| *digest == sha256) {
             Some(place) => open.files.remove(place).map(|(_, file)| file),
             None => folder
-                .open(sha256, |name| fact_of(name.as_ref()).is_some())
+                .open(sha256, |name| fact_of(name.as_ref()).is_some() || is_package(name.as_ref()))
                 .map_err(|error| io::Error::other(error.to_string()))?
                 .map(Arc::new),
         };

@@ -40,6 +40,49 @@ pub(super) fn components(made: &mut Made) {
     });
 }
 
+/// Each bound of an upgrade, and one past it. No host of the vectors allows one.
+pub(super) fn upgrades(made: &mut Made) {
+    let package = |kind: &str, version: &str| proto::UpdateComponent {
+        component: format!("agent-{kind}"),
+        version: version.to_owned(),
+        sha256: Digest::of(b"a package").as_bytes().to_vec().into(),
+        size_bytes: 1,
+    };
+    let of = |packages: Vec<proto::UpdateComponent>| proto::Upgrade {
+        packages,
+        greet_within_seconds: 300,
+        allow_older: false,
+    };
+    let numbered = |count: u32| (0..count).map(|n| package(&format!("k{n:02}"), "0.2.0")).collect();
+    let one = || of(vec![package("deb-amd64", "0.2.0")]);
+    let at_most = proto::Upgrade { greet_within_seconds: 1800, allow_older: true, ..of(numbered(16)) };
+    for (name, what, upgrade) in [
+        ("upgrade", "an upgrade, which the host does not allow", one()),
+        ("upgrade-at-its-bounds", "16 packages, half an hour", at_most),
+    ] {
+        let action = Action::Upgrade(upgrade);
+        made.delivery("action_not_allowed", name, "4.11", what, |draft| draft.command.action = Some(action));
+    }
+    let two =
+        |one: (&str, &str), other: (&str, &str)| of(vec![package(one.0, one.1), package(other.0, other.1)]);
+    let greet = |greet_within_seconds| proto::Upgrade { greet_within_seconds, ..one() };
+    let tool = proto::UpdateComponent { component: "tool".to_owned(), ..package("", "1") };
+    for (name, what, upgrade) in [
+        ("upgrade-of-nothing", "no package", of(Vec::new())),
+        ("upgrade-of-17", "17 packages", of(numbered(17))),
+        ("upgrade-twice", "two packages of one kind", two(("deb-amd64", "1"), ("deb-amd64", "1"))),
+        ("upgrade-unsorted", "packages out of order", two(("program-amd64", "1"), ("deb-amd64", "1"))),
+        ("upgrade-of-two-versions", "packages of two versions", two(("deb-amd64", "1"), ("deb-arm64", "2"))),
+        ("upgrade-of-a-tool", "a component that is no package of the agent", of(vec![tool])),
+        ("upgrade-no-kind", "a package of no kind", of(vec![package("", "1")])),
+        ("upgrade-hasty", "nine seconds to greet", greet(9)),
+        ("upgrade-patient", "a second more than half an hour", greet(1801)),
+    ] {
+        let action = Action::Upgrade(upgrade);
+        made.delivery("malformed_payload", name, "4.5", what, |draft| draft.command.action = Some(action));
+    }
+}
+
 fn scan() -> proto::Scan {
     proto::Scan {
         roots: vec!["/".to_owned()],

@@ -32,6 +32,7 @@ pub(super) fn all() -> BTreeMap<String, Vector> {
     valid_chains(&mut made);
     rollouts::rollouts(&mut made);
     lists::components(&mut made);
+    lists::upgrades(&mut made);
     lists::scans(&mut made);
     lists::reputations(&mut made);
     hellos(&mut made);

@@ -6,10 +6,12 @@ use std::time::Duration;
 use writ_common::status::Failure;
 use writ_proto::admin::v1::{
     NamedValue, QuarantinedAction, ScanAction, SettingsAction, StopScanAction, SubmitRequest,
-    UpdateComponentAction, submit_request,
+    UpdateComponentAction, UpgradeAction, submit_request,
 };
 use writ_proto::v1::{self as proto, ApplySettings, UpdateComponent};
-use writ_protocol::command::{Action, ComponentUpdate, NamedAction, Remedy, Scan, Settings, is_own_action};
+use writ_protocol::command::{
+    Action, ComponentUpdate, NamedAction, Remedy, Scan, Settings, Upgrade, is_own_action,
+};
 use writ_protocol::id::{Digest, InvalidId};
 use writ_protocol::limits::MAX_COMMAND_LIFETIME;
 use writ_protocol::place::Place;
@@ -20,7 +22,7 @@ use crate::choose::{self, Selection};
 use crate::context::Server;
 use crate::rollouts::Staging;
 use crate::submit::{self, Expectations};
-use crate::updates::distribute::in_force;
+use crate::updates::distribute::{in_force, packages};
 
 const DEFAULT_LIFETIME: Duration = Duration::from_secs(3600);
 
@@ -88,6 +90,7 @@ pub(in crate::admin) fn action_name(action: &submit_request::Action) -> &str {
         submit_request::Action::Inventory(_) => "inventory",
         submit_request::Action::Settings(_) => "settings",
         submit_request::Action::UpdateComponent(_) => "update-component",
+        submit_request::Action::Upgrade(_) => "upgrade",
         submit_request::Action::Scan(_) => "scan",
         submit_request::Action::StopScan(_) => "stop-scan",
         submit_request::Action::RestoreQuarantined(_) => "restore-quarantined",
@@ -147,6 +150,7 @@ fn parse_action(action: Option<submit_request::Action>) -> Result<Action, Failur
                 update.map_err(|error| Failure::invalid("update_component", error.to_string()))?,
             )
         }
+        Some(submit_request::Action::Upgrade(upgrade)) => Action::Upgrade(parse_upgrade(upgrade)?),
         Some(submit_request::Action::Scan(scan)) => Action::Scan(parse_scan(scan)?),
         Some(submit_request::Action::StopScan(StopScanAction {})) => Action::StopScan,
         Some(submit_request::Action::RestoreQuarantined(which)) => {
@@ -156,7 +160,7 @@ fn parse_action(action: Option<submit_request::Action>) -> Result<Action, Failur
             Action::DeleteQuarantined(content("delete_quarantined", &which)?)
         }
         None => {
-            let text = "say what to do: ping, run, inventory, settings, update_component, scan, stop_scan, restore_quarantined or delete_quarantined";
+            let text = "say what to do: ping, run, inventory, settings, update_component, upgrade, scan, stop_scan, restore_quarantined or delete_quarantined";
             return Err(Failure::invalid("action", text));
         }
     })
@@ -169,11 +173,37 @@ pub(super) fn fill(server: &Server, request: &mut SubmitRequest) -> Result<(), F
         && asked.sha256.is_empty()
         && asked.size_bytes == 0
     {
-        let ComponentUpdate { component, version, sha256, bytes } = in_force(server, &asked.component)?;
-        let sha256 = sha256.as_bytes().to_vec();
-        *asked = UpdateComponentAction { component, version, sha256, size_bytes: bytes };
+        *asked = as_asked(in_force(server, &asked.component)?);
+    }
+    if let Some(submit_request::Action::Upgrade(asked)) = &mut request.action
+        && asked.packages.is_empty()
+    {
+        asked.packages = packages(server, &asked.version)?.into_iter().map(as_asked).collect();
     }
     Ok(())
+}
+
+fn as_asked(update: ComponentUpdate) -> UpdateComponentAction {
+    let ComponentUpdate { component, version, sha256, bytes } = update;
+    UpdateComponentAction { component, version, sha256: sha256.as_bytes().to_vec(), size_bytes: bytes }
+}
+
+/// What an operator leaves out is five minutes to greet.
+fn parse_upgrade(upgrade: UpgradeAction) -> Result<Upgrade, Failure> {
+    let UpgradeAction { version, greet_within_seconds, allow_older, packages } = upgrade;
+    let package = |package: UpdateComponentAction| {
+        let UpdateComponentAction { component, version, sha256, size_bytes } = package;
+        UpdateComponent { component, version, sha256: sha256.into(), size_bytes }
+    };
+    let greet_within_seconds = if greet_within_seconds == 0 { 300 } else { greet_within_seconds };
+    let packages = packages.into_iter().map(package).collect();
+    let wire = proto::Upgrade { packages, greet_within_seconds, allow_older };
+    let upgrade = Upgrade::try_from(wire).map_err(|error| Failure::invalid("upgrade", error.to_string()))?;
+    if upgrade.version() != version {
+        let text = format!("is `{}`, and the packages are of {}", version.escape_debug(), upgrade.version());
+        return Err(Failure::invalid("upgrade.version", text));
+    }
+    Ok(upgrade)
 }
 
 fn parse_settings(settings: SettingsAction) -> Result<Settings, Failure> {
@@ -261,6 +291,15 @@ mod tests {
                 let asked = UpdateComponentAction { component, version, sha256, size_bytes };
                 Some(submit_request::Action::UpdateComponent(asked))
             }
+            Action::Upgrade(upgrade) => {
+                let Upgrade { packages, greet_within, allows_older } = upgrade.clone();
+                Some(submit_request::Action::Upgrade(UpgradeAction {
+                    version: upgrade.version().to_owned(),
+                    greet_within_seconds: u32::try_from(greet_within.as_secs()).unwrap(),
+                    allow_older: allows_older,
+                    packages: packages.into_iter().map(as_asked).collect(),
+                }))
+            }
             Action::Scan(scan) => {
                 let proto::Scan {
                     roots,
@@ -322,6 +361,16 @@ mod tests {
                 version: "2026-11-29".to_owned(),
                 sha256: Digest::of(b"a filter"),
                 bytes: 8,
+            }),
+            Action::Upgrade(Upgrade {
+                packages: vec![ComponentUpdate {
+                    component: "agent-deb-amd64".to_owned(),
+                    version: "0.2.0".to_owned(),
+                    sha256: Digest::of(b"a package"),
+                    bytes: 9,
+                }],
+                greet_within: Duration::from_secs(60),
+                allows_older: true,
             }),
             Action::Scan(Scan {
                 roots: vec!["/srv".to_owned()],

@@ -1,0 +1,189 @@
+//! What root says once: that this agent may be replaced, and by whom.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::path::Path;
+use std::time::Duration;
+
+use writ_common::daemon::Fatal;
+use writ_common::files;
+use writ_common::users;
+use writ_protocol::component::package_of;
+
+use super::{Allowed, HandOver, Place, host, kept, versioned};
+use crate::identity::{Files, Identity};
+use crate::trust::Trust;
+
+/// What systemd starts for root's side.
+const UNITS: [(&str, &str); 2] = [
+    ("writ-agent-upgrade.path", include_str!("../../../deploy/systemd/writ-agent-upgrade.path")),
+    ("writ-agent-upgrade.service", include_str!("../../../deploy/systemd/writ-agent-upgrade.service")),
+];
+const UNIT_FOLDER: &str = "/etc/systemd/system";
+/// How long the service manager may take.
+const WITHIN: Duration = Duration::from_secs(60);
+
+/// Allows the agent of a data directory to be replaced; what was allowed.
+///
+/// # Errors
+/// When this host has no systemd, the agent is not enrolled, or a file cannot be written.
+pub(crate) async fn allow(place: &Place, files: &Files, unit: &str) -> Result<Allowed, Fatal> {
+    check_root(place)?;
+    check_way(files.folder())?;
+    let identity = Identity::load(files).map_err(Fatal::failure)?;
+    let chain = Trust::load(files).map_err(Fatal::failure)?.chain();
+    let program = program_of(unit).await?;
+    let is_owned = host::owner_of(&program).await.map_err(Fatal::failure)?.is_some();
+    let kind = format!("{}-{}", if is_owned { "deb" } else { "program" }, host::architecture());
+    let allowed = Allowed {
+        data_dir: files.folder().to_owned(),
+        agent_id: identity.record.agent.to_string(),
+        realm: identity.record.realm.clone(),
+        bundle_digest: chain.head().digest.to_string(),
+        component: package_of(&kind),
+        program: program.clone(),
+        unit: unit.to_owned(),
+    };
+    make_folder(place.folder()).map_err(Fatal::failure)?;
+    host::replace(&program, &place.program()).map_err(Fatal::failure)?;
+    place.allow(&allowed).map_err(Fatal::failure)?;
+    let request = HandOver::of(files).request;
+    for (name, text) in UNITS {
+        let text = text.replace("@FOLDER@", &place.folder().to_string_lossy());
+        let text = text.replace("@REQUEST@", &request.to_string_lossy());
+        let path = Path::new(UNIT_FOLDER).join(name);
+        files::write_public(&path, text.as_bytes()).map_err(Fatal::failure)?;
+    }
+    systemctl(&["daemon-reload"]).await?;
+    systemctl(&["enable", "--now", UNITS[0].0]).await?;
+    Ok(allowed)
+}
+
+/// Takes all of that back.
+///
+/// # Errors
+/// When an upgrade is under way, or a file cannot be removed.
+pub(crate) async fn forbid(place: &Place) -> Result<(), Fatal> {
+    check_root(place)?;
+    if Path::new(UNIT_FOLDER).join(UNITS[0].0).exists() {
+        systemctl(&["disable", "--now", UNITS[0].0]).await?;
+    }
+    for (name, _) in UNITS {
+        remove(|path| fs::remove_file(path), &Path::new(UNIT_FOLDER).join(name))?;
+    }
+    remove(|path| fs::remove_dir_all(path), place.folder())?;
+    systemctl(&["daemon-reload"]).await
+}
+
+/// A folder that everybody may read, and root alone change.
+fn make_folder(folder: &Path) -> Result<(), files::FileError> {
+    let made = fs::create_dir_all(folder);
+    let readable = fs::Permissions::from_mode(0o755);
+    made.and_then(|()| fs::set_permissions(folder, readable)).map_err(files::FileError::io(folder))
+}
+
+fn remove(by: fn(&Path) -> std::io::Result<()>, path: &Path) -> Result<(), Fatal> {
+    match by(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(Fatal::failure(files::FileError::io(path)(error)))
+        }
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+async fn systemctl(words: &[&str]) -> Result<(), Fatal> {
+    host::run("systemctl", words, &[], WITHIN).await.map(drop).map_err(Fatal::failure)
+}
+
+/// Whether this is root, on a host where systemd can carry an upgrade out, and none is under way.
+fn check_root(place: &Place) -> Result<(), Fatal> {
+    if users::own_uid() != 0 {
+        return Err(Fatal::usage("only root allows that programs are installed: run this as root"));
+    }
+    if !Path::new("/run/systemd/system").exists() {
+        return Err(Fatal::usage("this host was not started by systemd, which carries upgrades out"));
+    }
+    if place.work().exists() {
+        let text = "an upgrade is under way; wait for its end: systemctl status writ-agent-upgrade";
+        return Err(Fatal::failure(text));
+    }
+    Ok(())
+}
+
+/// Whether only root can change where the agent's folder lies: its files are opened there by root.
+fn check_way(folder: &Path) -> Result<(), Fatal> {
+    for above in folder.ancestors().skip(1) {
+        let found =
+            fs::symlink_metadata(above).map_err(files::FileError::io(above)).map_err(Fatal::failure)?;
+        if found.uid() != 0 || found.mode() & 0o022 != 0 || !found.is_dir() {
+            let text = format!(
+                "{}: others than root can change it, and so where root finds the agent's state",
+                above.display()
+            );
+            return Err(Fatal::usage(text));
+        }
+    }
+    Ok(())
+}
+
+/// The program that a unit starts.
+async fn program_of(unit: &str) -> Result<std::path::PathBuf, Fatal> {
+    let words = ["show", "--property=ExecStart", "--value", unit];
+    let shown = host::run("systemctl", &words, &[], WITHIN).await.map_err(Fatal::failure)?;
+    let path = shown.split_once("path=").and_then(|(_, rest)| rest.split_once(" ;")).map(|(path, _)| path);
+    let Some(path) = path else {
+        return Err(Fatal::usage(format!("no unit {unit} starts a program here; name it: --unit NAME")));
+    };
+    Ok(path.into())
+}
+
+/// What is done with the copies of an agent's state, as the agent's user.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum StateStep {
+    /// Copy what other versions may write differently.
+    Keep,
+    /// Put the copies back.
+    PutBack,
+    /// Remove the copies.
+    Forget,
+}
+
+/// Carries that out; each can be done again.
+///
+/// # Errors
+/// When a file cannot be read or written.
+pub(crate) fn handle_state(files: &Files, step: StateStep) -> Result<(), files::FileError> {
+    let kept = kept(files);
+    match step {
+        StateStep::Keep => {
+            // Copies of an earlier try are of before the agent ran on.
+            handle_state(files, StateStep::Forget)?;
+            files::private_folder(&kept)?;
+            versioned(files)
+                .iter()
+                .try_for_each(|file| copy(file, &kept.join(file.file_name().unwrap_or_default())))
+        }
+        StateStep::PutBack => versioned(files)
+            .iter()
+            .try_for_each(|file| copy(&kept.join(file.file_name().unwrap_or_default()), file)),
+        StateStep::Forget => match fs::remove_dir_all(&kept) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(files::FileError::io(&kept)(error))
+            }
+            Ok(()) | Err(_) => Ok(()),
+        },
+    }
+}
+
+/// Copies a file in the place of another one; one that is not there leaves none.
+fn copy(from: &Path, to: &Path) -> Result<(), files::FileError> {
+    match files::read(from) {
+        Err(error) if error.is_missing() => match fs::remove_file(to) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(files::FileError::io(to)(error))
+            }
+            Ok(()) | Err(_) => Ok(()),
+        },
+        content => files::write_secret(to, &content?),
+    }
+}
