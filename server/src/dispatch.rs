@@ -7,6 +7,7 @@
 mod governor;
 pub(crate) mod in_flight;
 mod registry;
+pub(crate) mod running;
 
 pub(crate) use governor::{Admission, Applicant, Governor, Turn};
 pub(crate) use registry::{Next, Registry, SessionEnding, SessionSlot};
@@ -131,6 +132,7 @@ pub(crate) struct Dispatcher {
     /// One rebuilding at a time: agents that come back together want the same trees.
     rebuilding: tokio::sync::Mutex<()>,
     in_flight: Arc<in_flight::InFlight>,
+    running: running::Running,
     governor: Arc<Governor>,
     /// Until when each cancelled command could have been obeyed. Asked at every delivery: copies of a
     /// command may stand in outboxes, or be read from the store at that very moment.
@@ -148,6 +150,7 @@ impl Dispatcher {
             kept: Mutex::default(),
             rebuilding: tokio::sync::Mutex::default(),
             in_flight: Arc::default(),
+            running: running::Running::default(),
             cancelled: RwLock::default(),
             cancelling: tokio::sync::Mutex::default(),
         }
@@ -296,6 +299,12 @@ impl Dispatcher {
 
     fn kept(&self) -> std::sync::MutexGuard<'_, Kept> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Who runs what, as far as agents say.
+    #[must_use]
+    pub(crate) const fn running(&self) -> &running::Running {
+        &self.running
     }
 
     /// Who was sent what and has not answered yet.

@@ -43,7 +43,9 @@ pub(crate) const fn outcome(state: TargetState) -> &'static str {
     match state {
         TargetState::Done => "done",
         TargetState::Refused => "refused",
-        TargetState::Failed | TargetState::Queued | TargetState::Sent | TargetState::Cancelled => "failed",
+        TargetState::Failed | TargetState::Waiting | TargetState::Delivered | TargetState::Cancelled => {
+            "failed"
+        }
     }
 }
 

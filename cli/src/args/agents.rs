@@ -20,7 +20,7 @@ pub(crate) enum Sort {
     /// By the agent's version.
     Version,
     /// Most waiting commands first.
-    Queued,
+    Waiting,
 }
 
 #[derive(Debug, Subcommand)]

@@ -29,7 +29,7 @@ struct Row {
     is_unique: bool,
     bundle_version: u64,
     chain_version: u64,
-    queued: u64,
+    waiting: u64,
     unanswered: u64,
     agent_version: String,
     key_id: String,
@@ -63,7 +63,7 @@ impl Row {
             is_unique: true,
             bundle_version: agent.bundle_version,
             chain_version: agent.chain_version,
-            queued: agent.queued,
+            waiting: agent.waiting,
             unanswered: agent.unanswered,
             agent_version: output::plain(&agent.agent_version),
             key_id: agent.key_id,
@@ -118,13 +118,13 @@ fn joined(attributes: &BTreeMap<String, String>) -> String {
 }
 
 impl Rows for Row {
-    const HEAD: &'static [&'static str] = &["NAME", "LINK", "LAST CONTACT", "TRUST", "QUEUED", "LABELS"];
+    const HEAD: &'static [&'static str] = &["NAME", "LINK", "LAST CONTACT", "TRUST", "WAITING", "LABELS"];
     const WIDE: &'static [&'static str] = &[
         "NAME",
         "LINK",
         "LAST CONTACT",
         "TRUST",
-        "QUEUED",
+        "WAITING",
         "LABELS",
         "REALM",
         "SETTINGS",
@@ -140,7 +140,7 @@ impl Rows for Row {
             self.link().to_owned(),
             self.last_contact.clone(),
             self.trust(),
-            self.queued.to_string(),
+            self.waiting.to_string(),
             joined(&self.labels),
         ]
     }
@@ -170,7 +170,7 @@ pub(super) async fn run(format: Format, client: &Client, verb: Agents) -> Result
                 Sort::Name => rows.sort_by(|a, b| a.name.cmp(&b.name)),
                 Sort::Contact => rows.sort_by_key(|row| row.last_contact_ms),
                 Sort::Version => rows.sort_by(|a, b| a.agent_version.cmp(&b.agent_version)),
-                Sort::Queued => rows.sort_by_key(|row| Reverse(row.queued)),
+                Sort::Waiting => rows.sort_by_key(|row| Reverse(row.waiting)),
             }
             if reverse {
                 rows.reverse();
@@ -227,7 +227,7 @@ fn show(format: Format, client: &Client, agent: Agent) -> Result<(), Failure> {
         ("last contact", row.last_contact.clone()),
         ("trust", row.trust()),
         ("settings", row.settings()),
-        ("queued", row.queued.to_string()),
+        ("waiting", row.waiting.to_string()),
         ("unanswered", row.unanswered.to_string()),
         ("labels", joined(&row.labels)),
         ("facts", joined(&row.facts)),

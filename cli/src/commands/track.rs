@@ -40,8 +40,9 @@ pub(super) struct Shown {
 pub(super) struct Counts {
     #[serde(rename = "target_count")]
     pub(super) targets: u64,
-    queued: u64,
-    pub(super) sent: u64,
+    waiting: u64,
+    delivered: u64,
+    running: u64,
     pub(super) done: u64,
     pub(super) failed: u64,
     pub(super) refused: u64,
@@ -51,9 +52,9 @@ pub(super) struct Counts {
 
 impl Counts {
     pub(super) fn new(progress: Option<Progress>) -> Self {
-        let Progress { targets, queued, sent, done, failed, refused, expired, cancelled } =
+        let Progress { targets, waiting, delivered, running, done, failed, refused, expired, cancelled } =
             progress.unwrap_or_default();
-        Self { targets, queued, sent, done, failed, refused, expired, cancelled }
+        Self { targets, waiting, delivered, running, done, failed, refused, expired, cancelled }
     }
 
     pub(super) fn answered(&self) -> u64 {
@@ -70,8 +71,9 @@ impl Counts {
             (self.done, "done"),
             (self.failed, "failed"),
             (self.refused, "refused"),
-            (self.sent, "sent"),
-            (self.queued, "queued"),
+            (self.running, "running"),
+            (self.delivered, "delivered"),
+            (self.waiting, "waiting"),
             (self.expired, "expired"),
             (self.cancelled, "cancelled"),
         ];
@@ -159,7 +161,7 @@ impl TargetRow {
 
     /// What somebody looks for comes first.
     fn rank(&self) -> usize {
-        let order = ["failed", "refused", "expired", "cancelled", "sent", "queued", "done"];
+        let order = ["failed", "refused", "expired", "cancelled", "running", "delivered", "waiting", "done"];
         order.iter().position(|state| *state == self.state).unwrap_or(0)
     }
 }
@@ -277,7 +279,7 @@ pub(super) async fn run(format: Format, client: &Client, verb: Commands) -> Resu
             let counts = print(format, client, command).await?;
             if format.is_for_people() {
                 let too_late = counts.targets - counts.cancelled;
-                let (cancelled, sent) = (counts.cancelled, counts.sent);
+                let (cancelled, sent) = (counts.cancelled, counts.delivered + counts.running);
                 output::text(&format!(
                     "\nCancelled for {cancelled}, too late for {too_late}: {sent} of them have it and have not answered."
                 ))?;
@@ -463,8 +465,9 @@ async fn targets(client: &Client, command_id: &str) -> Result<Vec<TargetRow>, Fa
 fn target(target: Target) -> TargetRow {
     let state = match target.state() {
         TargetState::Unspecified => "unknown",
-        TargetState::Queued => "queued",
-        TargetState::Sent => "sent",
+        TargetState::Waiting => "waiting",
+        TargetState::Delivered => "delivered",
+        TargetState::Running => "running",
         TargetState::Done => "done",
         TargetState::Failed => "failed",
         TargetState::Refused => "refused",

@@ -11,10 +11,10 @@ fn an_agent_that_was_away_obeys_in_order_when_it_comes_back() {
     let mut ids = Vec::new();
     for word in ["one", "two", "three"] {
         let sent = fleet.json(&["send", "action", "note", &format!("word={word}"), "--all"]);
-        assert_eq!(sent["queued"], 1);
+        assert_eq!(sent["waiting"], 1);
         ids.push(sent["command_id"].as_str().unwrap().to_owned());
     }
-    assert_eq!(fleet.json(&["agents", "show", "rome"])["queued"], 3);
+    assert_eq!(fleet.json(&["agents", "show", "rome"])["waiting"], 3);
     let agent = fleet.start_agent("rome", None);
     agent.wait_for_count("command ended", 3);
     let admitted: Vec<_> =
@@ -78,7 +78,7 @@ fn more_commands_than_the_outbox_holds_all_arrive() {
     }
     agent.wait_for_count("command ended", count);
     fleet.server().wait_for_count("receipt stored", count);
-    assert_eq!(fleet.json(&["agents", "show", "rome"])["queued"], 0);
+    assert_eq!(fleet.json(&["agents", "show", "rome"])["waiting"], 0);
 }
 
 #[test]

@@ -364,7 +364,7 @@ fn a_bar_stays_where_its_work_stays_and_its_clock_goes_on() {
     let shown = drawn(&typescript);
     assert_eq!(sent.0.code(), Some(6), "{shown}");
     let last = shown.rsplit_once("/2 answered").unwrap();
-    assert!(last.0.ends_with('1') && last.1.contains("1 done, 1 queued"), "{shown}");
+    assert!(last.0.ends_with('1') && last.1.contains("1 done, 1 waiting"), "{shown}");
     assert!(
         ["1s", "2s", "3s"].iter().any(|seconds| shown.contains(seconds)),
         "the clock stood still: {shown}"

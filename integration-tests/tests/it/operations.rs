@@ -200,7 +200,7 @@ fn a_host_put_back_to_an_earlier_state_gets_nothing_until_an_operator_decides() 
     assert!(agent.stop().success());
     let agent = fleet.start_agent("rome", None);
     assert_eq!(agent.count("command admitted"), 0);
-    assert_eq!(fleet.json(&["agents", "show", "rome"])["queued"], 2);
+    assert_eq!(fleet.json(&["agents", "show", "rome"])["waiting"], 2);
 
     let approved = fleet.json(&["agents", "approve", "rome"]);
     assert_eq!(approved["held"], "");

@@ -173,7 +173,7 @@ fn failures_at_the_limit_are_borne_and_one_more_stops_the_rollout_by_itself() {
         watched.stdout.contains("2 failed or refused, 0 without an answer; the plan bears 1"),
         "{watched:?}"
     );
-    assert_eq!(scene.states(&id), ["failed", "failed", "queued"]);
+    assert_eq!(scene.states(&id), ["failed", "failed", "waiting"]);
     let alerts = scene.fleet.alerts("rollout_stopped", "");
     assert!(alerts[0]["detail"].as_str().unwrap().contains(&id), "{alerts:?}");
     std::fs::remove_file(scene.bad()).unwrap();

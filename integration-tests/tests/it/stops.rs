@@ -22,6 +22,12 @@ fn a_stopped_command_ends_with_its_processes_and_the_agent_says_so_under_its_sea
     let sent = fleet.json(&["send", "action", "hang", "word=long", "--all"]);
     let id = sent["command_id"].as_str().unwrap();
     let group = agent.wait_for("action started", |_| true)["process.group"].as_u64().unwrap();
+    until("it is not said to run", || target(&fleet, id)["state"] == "running");
+    let counts = fleet.json(&["commands", "show", id]);
+    assert_eq!(
+        (&counts["running"], &counts["delivered"], &counts["waiting"]),
+        (&1.into(), &0.into(), &0.into())
+    );
     let watch = fleet.spawn_writ(&["commands", "watch", id]);
     // By the end of its id, as it stands in tables.
     let stopped = fleet.json(&["commands", "stop", &id[28..]]);

@@ -192,7 +192,7 @@ fn agents_are_sorted_by_what_one_looks_for() {
     };
     assert_eq!(order(&["name"]), ["oslo", "paris", "rome"]);
     assert_eq!(order(&["name", "--reverse"]), ["rome", "paris", "oslo"]);
-    assert_eq!(order(&["queued"])[0], "oslo");
+    assert_eq!(order(&["waiting"])[0], "oslo");
     let listed = fleet.json(&["agents", "list", "--sort", "contact"]);
     let contacts = listed.as_array().unwrap().iter().map(|row| row["last_contact"].as_str().unwrap());
     assert!(contacts.is_sorted());

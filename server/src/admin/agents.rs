@@ -272,7 +272,7 @@ fn show(server: &Server, row: AgentRow) -> Agent {
             .into_iter()
             .map(|ListedAction { name, class, .. }| ActionRow { name, class: class.as_str().to_owned() })
             .collect(),
-        queued: row.waiting,
+        waiting: row.waiting,
         unanswered: row.unanswered,
         settings_revision: row.settings_revision,
         held: row.held,

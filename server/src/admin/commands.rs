@@ -207,7 +207,12 @@ impl CommandService for Commands {
         let next_page_token = page::next(&rows, size, |row| (row.place + 1).to_string());
         let is_over = command.expires_at <= self.0.clock.wall();
         let share = MAX_SHOWN_OUTPUT / rows.len().max(1);
-        let targets = rows.into_iter().map(|row| show_target(row, is_over, share)).collect();
+        let running = self.0.dispatcher.running();
+        let shown = |row: TargetRow| {
+            let is_running = running.has(id, row.place);
+            show_target(row, is_running, is_over, share)
+        };
+        let targets = rows.into_iter().map(shown).collect();
         Ok(Response::new(ListTargetsResponse { targets, next_page_token }))
     }
 
@@ -234,7 +239,7 @@ async fn submitted(server: &Arc<Server>, done: Submitted) -> Result<Command, Fai
         Submitted::Known(id) => find(server, id).await,
         Submitted::New(row, targets) => {
             let targets = u64::try_from(targets).unwrap_or(u64::MAX);
-            let counted = Counted { targets, queued: targets, ..Counted::default() };
+            let counted = Counted { targets, waiting: targets, ..Counted::default() };
             Ok(show(server, row, counted))
         }
     }
@@ -307,7 +312,7 @@ async fn changed(
 }
 
 fn is_final(command: &Command) -> bool {
-    command.progress.is_some_and(|progress| progress.queued == 0 && progress.sent == 0)
+    command.progress.is_some_and(|progress| progress.waiting + progress.delivered + progress.running == 0)
 }
 
 /// A command's id, or the end of one.
@@ -351,16 +356,21 @@ async fn find(server: &Arc<Server>, id: CommandId) -> Result<Command, Failure> {
 
 fn show(server: &Server, row: CommandRow, counted: Counted) -> Command {
     let is_over = row.expires_at <= server.clock.wall();
-    let waiting = |count| if is_over { 0 } else { count };
+    let open = |count| if is_over { 0 } else { count };
+    let running = server.dispatcher.running().count(row.id);
+    // What was announced may not be noted as sent yet.
+    let delivered = counted.delivered.saturating_sub(running);
+    let waiting = (counted.waiting + counted.delivered).saturating_sub(running + delivered);
     let progress = Progress {
         targets: counted.targets,
-        queued: waiting(counted.queued),
-        sent: waiting(counted.sent),
+        waiting: open(waiting),
+        delivered: open(delivered),
+        running: open(running),
         done: counted.done,
         failed: counted.failed,
         refused: counted.refused,
         cancelled: counted.cancelled,
-        expired: if is_over { counted.queued + counted.sent } else { 0 },
+        expired: if is_over { counted.waiting + counted.delivered } else { 0 },
     };
     Command {
         command_id: row.id.to_string(),
@@ -374,11 +384,12 @@ fn show(server: &Server, row: CommandRow, counted: Counted) -> Command {
     }
 }
 
-fn show_target(row: TargetRow, is_over: bool, most: usize) -> Target {
+fn show_target(row: TargetRow, is_running: bool, is_over: bool, most: usize) -> Target {
     let state = match row.state {
-        TargetState::Queued | TargetState::Sent if is_over => Shown::Expired,
-        TargetState::Queued => Shown::Queued,
-        TargetState::Sent => Shown::Sent,
+        TargetState::Waiting | TargetState::Delivered if is_over => Shown::Expired,
+        TargetState::Waiting | TargetState::Delivered if is_running => Shown::Running,
+        TargetState::Waiting => Shown::Waiting,
+        TargetState::Delivered => Shown::Delivered,
         TargetState::Done => Shown::Done,
         TargetState::Failed => Shown::Failed,
         TargetState::Refused => Shown::Refused,

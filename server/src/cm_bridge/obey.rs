@@ -362,7 +362,7 @@ pub(super) async fn outcomes(uplink: &Uplink, epoch: u64) -> Result<Vec<Outcome>
         };
         let progress = uplink.server.store.progress(taken.command).await?;
         let is_over = command.expires_at <= uplink.server.clock.wall();
-        let open = progress.queued + progress.sent;
+        let open = progress.waiting + progress.delivered;
         let failed = progress.failed + progress.refused + progress.cancelled + if is_over { open } else { 0 };
         let (state, detail) = if open > 0 && !is_over {
             (TaskState::InProgress, String::new())

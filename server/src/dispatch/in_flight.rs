@@ -12,7 +12,7 @@ use crate::store::Store;
 
 /// How long an answer may take before it is noted that it is awaited.
 const NOTE_EVERY: Duration = Duration::from_millis(100);
-/// Notes kept; past it a target shows "queued" until it has answered.
+/// Notes kept; past it a target shows "waiting" until it has answered.
 const MAX_NOTES: usize = 1 << 18;
 
 /// Targets that were sent a command and have neither answered nor been noted.

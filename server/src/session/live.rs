@@ -104,6 +104,15 @@ pub(super) struct Live<'a> {
     share: Share,
 }
 
+impl Drop for Live<'_> {
+    /// What runs on an agent that is away, nobody knows.
+    fn drop(&mut self) {
+        for (command, (place, _)) in &self.unanswered {
+            self.server.dispatcher.running().remove(*command, *place);
+        }
+    }
+}
+
 impl<'a> Live<'a> {
     pub(super) async fn begin(
         server: &'a Arc<Server>,
@@ -439,9 +448,8 @@ impl<'a> Live<'a> {
         let delivered = u64::try_from(self.deliveries.len()).unwrap_or(u64::MAX);
         let most = self.admissions_before.saturating_add(delivered);
         let is_due = *journal_admissions > self.admissions && *journal_admissions <= most;
-        if !self.unanswered.contains_key(&command) || !is_due {
-            return Ok(());
-        }
+        let Some((place, _)) = self.unanswered.get(&command).filter(|_| is_due) else { return Ok(()) };
+        self.server.dispatcher.running().insert(command, *place);
         self.admissions = *journal_admissions;
         debug!(command.id = %command, agent.id = %self.agent.id, admissions = self.admissions, "start announced");
         let _pending = self.server.store.queue_heard(self.heard(None)).await.map_err(unavailable)?;

@@ -439,7 +439,7 @@ async fn what_waits_is_told_until_it_is_sent_answered_cancelled_or_expired(Fixtu
     let told: Vec<_> = [(); 4].iter().map(|()| changes.try_recv().unwrap()).collect();
     assert_eq!(told, [1, 2, 2, 3].map(command_id));
     let progress = store.progress(command_id(1)).await.unwrap();
-    assert_eq!((progress.targets, progress.sent, progress.queued), (2, 1, 1));
+    assert_eq!((progress.targets, progress.delivered, progress.waiting), (2, 1, 1));
     assert_eq!(store.progress(command_id(2)).await.unwrap().cancelled, 2);
     assert_eq!(store.command(command_id(2)).await.unwrap().unwrap().cancelled_at, later(1));
     let queued: Vec<_> = store.queued(0, 9, NOW).await.unwrap().into_iter().map(|row| row.id).collect();
@@ -461,7 +461,7 @@ async fn what_waits_is_told_until_it_is_sent_answered_cancelled_or_expired(Fixtu
     // One that was sent just before it was cancelled was sent.
     store.note_sent(command_id(2), vec![1]).await.unwrap();
     let progress = store.progress(command_id(2)).await.unwrap();
-    assert_eq!((progress.sent, progress.cancelled), (1, 1));
+    assert_eq!((progress.delivered, progress.cancelled), (1, 1));
 }
 
 async fn commands_are_listed_by_who_what_when_for_whom_and_how_they_stand(Fixture { store, .. }: Fixture) {

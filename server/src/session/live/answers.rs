@@ -33,6 +33,7 @@ impl Live<'_> {
         }
         if let Some(place) = place {
             self.server.dispatcher.in_flight().remove(command, place);
+            self.server.dispatcher.running().remove(command, place);
         }
         let is_tombstone = receipt.is_empty();
         let made = self.deliveries.get(&command).copied().unwrap_or(0);

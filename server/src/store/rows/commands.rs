@@ -148,9 +148,9 @@ impl WantedState {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum TargetState {
     /// Not sent.
-    Queued,
+    Waiting,
     /// Sent, not answered.
-    Sent,
+    Delivered,
     /// Obeyed, ended well.
     Done,
     /// Obeyed, ended badly.
@@ -163,7 +163,7 @@ pub(crate) enum TargetState {
 
 impl TargetState {
     const ALL: [Self; 6] =
-        [Self::Queued, Self::Sent, Self::Done, Self::Failed, Self::Refused, Self::Cancelled];
+        [Self::Waiting, Self::Delivered, Self::Done, Self::Failed, Self::Refused, Self::Cancelled];
 
     /// What a receipt's decision comes to.
     #[must_use]
@@ -178,8 +178,8 @@ impl TargetState {
     /// As stored; statements name these.
     pub(in crate::store) const fn stored(self) -> i64 {
         match self {
-            Self::Queued => 0,
-            Self::Sent => 1,
+            Self::Waiting => 0,
+            Self::Delivered => 1,
             Self::Done => 2,
             Self::Failed => 3,
             Self::Refused => 4,
@@ -210,9 +210,9 @@ pub(crate) struct Progress {
     /// All of them.
     pub targets: u64,
     /// Not sent.
-    pub queued: u64,
+    pub waiting: u64,
     /// Sent, not answered.
-    pub sent: u64,
+    pub delivered: u64,
     /// Obeyed, ended well.
     pub done: u64,
     /// Obeyed, ended badly.

@@ -77,17 +77,17 @@ mod tests {
     #[test]
     fn the_first_receipt_counts_and_others_are_told_apart() {
         use ReceiptFate::{Contradicts, Known, Stored, Unsolicited};
-        use TargetState::{Cancelled, Done, Failed, Queued, Refused, Sent};
+        use TargetState::{Cancelled, Delivered, Done, Failed, Refused, Waiting};
         let known = |state, first: Option<u8>| {
             Some(KnownTarget { state, first: first.map(|byte| Digest::from_bytes([byte; 32])) })
         };
         for (what, known, receipt, fate) in [
             ("never sent", None, receipt(1, Done, false), Unsolicited),
             ("never sent, played again", None, receipt(1, Done, true), Unsolicited),
-            ("the first", known(Sent, None), receipt(1, Done, false), Stored),
+            ("the first", known(Delivered, None), receipt(1, Done, false), Stored),
             (
                 "the first, before it was noted as sent",
-                known(Queued, None),
+                known(Waiting, None),
                 receipt(1, Failed, false),
                 Stored,
             ),
@@ -97,7 +97,7 @@ mod tests {
                 receipt(1, Done, false),
                 Stored,
             ),
-            ("the first, played again", known(Sent, None), receipt(1, Done, true), Stored),
+            ("the first, played again", known(Delivered, None), receipt(1, Done, true), Stored),
             ("the same", known(Done, Some(1)), receipt(1, Done, false), Known),
             ("another", known(Done, Some(1)), receipt(2, Done, false), Contradicts),
             ("another that refuses", known(Done, Some(1)), receipt(2, Refused, false), Contradicts),

@@ -301,7 +301,7 @@ fn fetch(
     which: &str,
     values: &[Value<'_>],
 ) -> Result<Vec<AgentRow>, StoreError> {
-    let [queued, sent] = [TargetState::Queued, TargetState::Sent].map(TargetState::stored);
+    let [queued, sent] = [TargetState::Waiting, TargetState::Delivered].map(TargetState::stored);
     // The first condition on the state is that of the index of what is open.
     let sql = format!(
         "SELECT agents.*,
@@ -417,5 +417,5 @@ fn remove(connection: &mut Connection, agent: AgentId, now: Timestamp) -> Result
     // The second condition on the state is that of the index of what waits.
     let sql =
         format!("UPDATE targets SET state = ?2 WHERE agent_id = ?1 AND state = ?3 AND state < {FIRST_ENDED}");
-    connection.execute(&sql, &values![agent, TargetState::Cancelled, TargetState::Queued]).map(drop)
+    connection.execute(&sql, &values![agent, TargetState::Cancelled, TargetState::Waiting]).map(drop)
 }

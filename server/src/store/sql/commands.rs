@@ -114,7 +114,7 @@ impl Store {
         let sql = "SELECT agent_id FROM targets WHERE state = ?2
                    AND command = (SELECT sequence FROM commands WHERE command_id = ?1)";
         let read = move |connection: &mut Connection| {
-            connection.fetch(sql, &values![command, TargetState::Sent], |record| record.get("agent_id"))
+            connection.fetch(sql, &values![command, TargetState::Delivered], |record| record.get("agent_id"))
         };
         self.database.read(read).await
     }
@@ -131,8 +131,8 @@ impl Store {
         for (state, targets) in self.database.read(read).await? {
             progress.targets += targets;
             let counter = match state {
-                TargetState::Queued => &mut progress.queued,
-                TargetState::Sent => &mut progress.sent,
+                TargetState::Waiting => &mut progress.waiting,
+                TargetState::Delivered => &mut progress.delivered,
                 TargetState::Done => &mut progress.done,
                 TargetState::Failed => &mut progress.failed,
                 TargetState::Refused => &mut progress.refused,

@@ -46,7 +46,7 @@ impl Store {
             connection.execute(sql, &values![command, now])?;
             let sql = "UPDATE targets SET state = ?2 WHERE state = ?3
                        AND command = (SELECT sequence FROM commands WHERE command_id = ?1)";
-            let states = (TargetState::Cancelled, TargetState::Queued);
+            let states = (TargetState::Cancelled, TargetState::Waiting);
             connection.execute(sql, &values![command, states.0, states.1]).map(drop)
         };
         self.database.write(write).await?;
@@ -133,7 +133,8 @@ impl Store {
                 connection.first(sql, &values![command], |record| record.get::<u64>("sequence"))?;
             // One that was cancelled meanwhile was sent all the same.
             let sql = "UPDATE targets SET state = ?3 WHERE command = ?1 AND place = ?2 AND state IN (?4, ?5)";
-            let [sent, queued, cancelled] = [TargetState::Sent, TargetState::Queued, TargetState::Cancelled];
+            let [sent, queued, cancelled] =
+                [TargetState::Delivered, TargetState::Waiting, TargetState::Cancelled];
             let rows = places.iter().map(|place| values![sequence, place, sent, queued, cancelled]);
             connection.execute_each(sql, rows)
         };

@@ -73,7 +73,7 @@ impl Store {
                 match state {
                     TargetState::Done => answers.done += targets,
                     TargetState::Failed | TargetState::Refused => answers.failed += targets,
-                    TargetState::Queued | TargetState::Sent | TargetState::Cancelled => continue,
+                    TargetState::Waiting | TargetState::Delivered | TargetState::Cancelled => continue,
                 }
                 answers.tried += present;
             }
@@ -87,7 +87,7 @@ impl Store {
                 Ok(OpenTarget {
                     place: record.get("place")?,
                     agent: record.get("agent_id")?,
-                    is_sent: record.get::<TargetState>("state")? == TargetState::Sent,
+                    is_sent: record.get::<TargetState>("state")? == TargetState::Delivered,
                     last_contact: record.get("last_contact")?,
                 })
             })?;
