@@ -36,6 +36,8 @@ pub(crate) struct Allowed {
     /// The newest trust bundle that root saw, in hexadecimal digits of its digest. Whom the agent obeys later
     /// must follow from it.
     pub bundle_digest: String,
+    /// When root allowed it, in milliseconds since 1970: no command that was issued before counts.
+    pub since_ms: u64,
     /// The component that holds packages of this host's kind.
     pub component: String,
     /// The agent's program.
@@ -100,9 +102,10 @@ impl Standing {
     /// put back.
     pub(crate) fn lets_run(&self, version: &str) -> bool {
         match self.phase {
-            Phase::Installing | Phase::Waiting => version == self.to,
-            Phase::TakingBack => false,
-            Phase::Reinstalling => version != self.to,
+            // Whatever is started while a package is half installed, its state may still be put back.
+            Phase::Installing | Phase::TakingBack => false,
+            Phase::Waiting => version == self.to,
+            Phase::Reinstalling => version == self.from,
             Phase::Preparing | Phase::Done | Phase::TakenBack | Phase::Refused => true,
         }
     }

@@ -31,9 +31,7 @@ pub(super) async fn upgrade(verb: Upgrade, shutdown: Shutdown) -> Result<(), Fat
             say::result(text).map_err(Fatal::failure)
         }
         Upgrade::Apply => apply(&place, shutdown).await,
-        Upgrade::State { step, data_dir } => {
-            allow::handle_state(&Files::new(&data_dir), step).map_err(Fatal::failure)
-        }
+        Upgrade::State { step, data_dir } => allow::handle_state(&Files::new(&data_dir), step),
     }
 }
 
@@ -66,6 +64,7 @@ async fn apply(place: &Place, shutdown: Shutdown) -> Result<(), Fatal> {
     let Some(allowed) = place.allowed().map_err(Fatal::failure)? else {
         return Err(Fatal::usage("nobody allowed upgrades here; as root: writ-agent upgrade allow"));
     };
+    allow::check_only_roots(&allowed.program)?;
     let host = Machine::new(place, &allowed, &shutdown);
     let now = SystemClock::new().wall();
     Upgrader { place, allowed, host, now }.run().await.map_err(Fatal::failure)

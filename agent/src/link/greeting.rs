@@ -159,6 +159,7 @@ pub(super) async fn greet(
         journal: core.journal.standing()?,
         identity_record: core.record(),
     };
+    core.upgrades.may_greet().map_err(LinkError::Upgrading)?;
     let next_mark = proof.journal.next_mark;
     let sealed: Sealed<AgentProofPurpose> = sign(&[&core.identity.key.for_purpose()], &proof);
     send(&outbound, agent_frame::Frame::Proof(sealed.bytes().clone())).await?;

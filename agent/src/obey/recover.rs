@@ -87,7 +87,10 @@ impl AgentCore {
     /// became of the command's window meanwhile.
     fn await_upgrade(self: &Arc<Self>, id: CommandId, digest: Digest, entry: Entry) {
         let this = Arc::clone(self);
+        // Another one must not begin before this one is answered: root's side notes one at a time.
+        let place = Arc::clone(&self.upgrading).try_acquire_owned();
         self.shutdown.spawn(async move {
+            let _place = place;
             let Some(ended) = this.shutdown.unless_requested(this.upgrades.outcome(id)).await else { return };
             info!(command.id = %id, ending = ended.ending.as_str(), "upgrade ended");
             let now = this.now();

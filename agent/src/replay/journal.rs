@@ -45,6 +45,9 @@ const FLOOR_STEP: Duration = Duration::from_secs(600);
 /// How the journal is laid out; a release that changes it raises this, and reads what is lower.
 const FORMAT: u64 = 1;
 
+/// Transactions that a program without a session makes at the most until it is taken back.
+const PUT_BACK_STEP: u64 = 1 << 20;
+
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 const DOCUMENTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("documents");
 const COMMANDS: TableDefinition<'_, [u8; 16], &[u8]> = TableDefinition::new("commands");
@@ -337,6 +340,28 @@ impl Journal {
         }
         let next_mark = self.mark("next_mark")?.ok_or(JournalError::Damaged)?;
         Ok(JournalStanding { id, counter, admissions, marks: self.marks()?, next_mark })
+    }
+
+    /// Makes this journal fit to be put back later, after another program went on with it: whichever of the
+    /// two begins the next session does so under the same mark, so that a server knows both.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn fix_next_mark(&self) -> Result<(), JournalError> {
+        self.standing().map(drop)
+    }
+
+    /// This journal was put back: it stands past whatever the other program may have shown of it.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn was_put_back(&self) -> Result<(), JournalError> {
+        self.write(|write| {
+            let mut meta = write.open_table(META)?;
+            let counter = meta.get("counter")?.map_or(0, |held| held.value());
+            meta.insert("counter", counter + PUT_BACK_STEP)?;
+            Ok(())
+        })
     }
 
     fn mark(&self, name: &str) -> Result<Option<SessionMark>, JournalError> {

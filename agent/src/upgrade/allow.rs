@@ -1,17 +1,20 @@
 //! What root says once: that this agent may be replaced, and by whom.
 
-use std::fs;
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::fs::{self, OpenOptions};
+use std::io;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::time::Duration;
 
 use writ_common::daemon::Fatal;
 use writ_common::files;
+use writ_common::time::{Clock as _, SystemClock};
 use writ_common::users;
 use writ_protocol::component::package_of;
 
 use super::{Allowed, HandOver, Place, host, kept, versioned};
 use crate::identity::{Files, Identity};
+use crate::replay::{Journal, JournalError};
 use crate::trust::Trust;
 
 /// What systemd starts for root's side.
@@ -29,10 +32,20 @@ const WITHIN: Duration = Duration::from_secs(60);
 /// When this host has no systemd, the agent is not enrolled, or a file cannot be written.
 pub(crate) async fn allow(place: &Place, files: &Files, unit: &str) -> Result<Allowed, Fatal> {
     check_root(place)?;
-    check_way(files.folder())?;
+    for above in files.folder().ancestors().skip(1) {
+        check_only_roots(above)?;
+    }
+    let folder = fs::symlink_metadata(files.folder()).map_err(files::FileError::io(files.folder()));
+    if !folder.map_err(Fatal::failure)?.is_dir() {
+        return Err(Fatal::usage(format!(
+            "{}: this is no folder; a link leads anywhere",
+            files.folder().display()
+        )));
+    }
     let identity = Identity::load(files).map_err(Fatal::failure)?;
     let chain = Trust::load(files).map_err(Fatal::failure)?.chain();
     let program = program_of(unit).await?;
+    check_only_roots(&program)?;
     let is_owned = host::owner_of(&program).await.map_err(Fatal::failure)?.is_some();
     let kind = format!("{}-{}", if is_owned { "deb" } else { "program" }, host::architecture());
     let allowed = Allowed {
@@ -43,6 +56,7 @@ pub(crate) async fn allow(place: &Place, files: &Files, unit: &str) -> Result<Al
         component: package_of(&kind),
         program: program.clone(),
         unit: unit.to_owned(),
+        since_ms: SystemClock::new().wall().as_millis(),
     };
     make_folder(place.folder()).map_err(Fatal::failure)?;
     host::replace(&program, &place.program()).map_err(Fatal::failure)?;
@@ -51,6 +65,7 @@ pub(crate) async fn allow(place: &Place, files: &Files, unit: &str) -> Result<Al
     for (name, text) in UNITS {
         let text = text.replace("@FOLDER@", &place.folder().to_string_lossy());
         let text = text.replace("@REQUEST@", &request.to_string_lossy());
+        let text = text.replace("@TRUST@", &files.trust().to_string_lossy());
         let path = Path::new(UNIT_FOLDER).join(name);
         files::write_public(&path, text.as_bytes()).map_err(Fatal::failure)?;
     }
@@ -82,9 +97,9 @@ fn make_folder(folder: &Path) -> Result<(), files::FileError> {
     made.and_then(|()| fs::set_permissions(folder, readable)).map_err(files::FileError::io(folder))
 }
 
-fn remove(by: fn(&Path) -> std::io::Result<()>, path: &Path) -> Result<(), Fatal> {
+fn remove(by: fn(&Path) -> io::Result<()>, path: &Path) -> Result<(), Fatal> {
     match by(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
             Err(Fatal::failure(files::FileError::io(path)(error)))
         }
         Ok(()) | Err(_) => Ok(()),
@@ -110,15 +125,18 @@ fn check_root(place: &Place) -> Result<(), Fatal> {
     Ok(())
 }
 
-/// Whether only root can change where the agent's folder lies: its files are opened there by root.
-fn check_way(folder: &Path) -> Result<(), Fatal> {
-    for above in folder.ancestors().skip(1) {
-        let found =
-            fs::symlink_metadata(above).map_err(files::FileError::io(above)).map_err(Fatal::failure)?;
-        if found.uid() != 0 || found.mode() & 0o022 != 0 || !found.is_dir() {
+/// Whether only root can change a program or folder, and the way to it: root starts the one, and opens files in
+/// the other.
+///
+/// # Errors
+/// What others can change.
+pub(crate) fn check_only_roots(path: &Path) -> Result<(), Fatal> {
+    for part in path.ancestors() {
+        let found = fs::symlink_metadata(part).map_err(files::FileError::io(part)).map_err(Fatal::failure)?;
+        if found.uid() != 0 || found.mode() & 0o022 != 0 || found.is_symlink() {
             let text = format!(
-                "{}: others than root can change it, and so where root finds the agent's state",
-                above.display()
+                "{}: this must be root's, no link, and nobody else's to write: root would start, or look for, what others put there",
+                part.display()
             );
             return Err(Fatal::usage(text));
         }
@@ -134,7 +152,8 @@ async fn program_of(unit: &str) -> Result<std::path::PathBuf, Fatal> {
     let Some(path) = path else {
         return Err(Fatal::usage(format!("no unit {unit} starts a program here; name it: --unit NAME")));
     };
-    Ok(path.into())
+    // Where the host's folders are links, as /bin is one to /usr/bin.
+    fs::canonicalize(path).map_err(files::FileError::io(Path::new(path))).map_err(Fatal::failure)
 }
 
 /// What is done with the copies of an agent's state, as the agent's user.
@@ -152,38 +171,68 @@ pub(crate) enum StateStep {
 ///
 /// # Errors
 /// When a file cannot be read or written.
-pub(crate) fn handle_state(files: &Files, step: StateStep) -> Result<(), files::FileError> {
-    let kept = kept(files);
-    match step {
+pub(crate) fn handle_state(files: &Files, step: StateStep) -> Result<(), Fatal> {
+    let (kept, complete) = (kept(files), kept(files).join("complete"));
+    let copy_of = |file: &Path| kept.join(file.file_name().unwrap_or_default());
+    let done = match step {
         StateStep::Keep => {
             // Copies of an earlier try are of before the agent ran on.
             handle_state(files, StateStep::Forget)?;
-            files::private_folder(&kept)?;
-            versioned(files)
-                .iter()
-                .try_for_each(|file| copy(file, &kept.join(file.file_name().unwrap_or_default())))
+            with_journal(files, Journal::fix_next_mark)?;
+            let copied = files::private_folder(&kept)
+                .and_then(|()| versioned(files).iter().try_for_each(|file| copy(file, &copy_of(file))));
+            copied.and_then(|()| files::touch_private(&complete))
         }
-        StateStep::PutBack => versioned(files)
-            .iter()
-            .try_for_each(|file| copy(&kept.join(file.file_name().unwrap_or_default()), file)),
+        StateStep::PutBack if !complete.exists() => {
+            return Err(Fatal::failure(format!(
+                "{}: the agent's state of before is not there",
+                kept.display()
+            )));
+        }
+        StateStep::PutBack => {
+            let put_back = versioned(files).iter().try_for_each(|file| {
+                // What it takes the place of is worth nothing now, and a full disk needs its room.
+                remove_file(file)?;
+                copy(&copy_of(file), file)
+            });
+            put_back.map_err(Fatal::failure)?;
+            return with_journal(files, Journal::was_put_back);
+        }
         StateStep::Forget => match fs::remove_dir_all(&kept) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                Err(files::FileError::io(&kept)(error))
-            }
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(files::FileError::io(&kept)(error)),
             Ok(()) | Err(_) => Ok(()),
         },
+    };
+    done.map_err(Fatal::failure)
+}
+
+/// Does something with the journal of an agent that is stopped, if it has one.
+fn with_journal(files: &Files, work: impl FnOnce(&Journal) -> Result<(), JournalError>) -> Result<(), Fatal> {
+    if !files.journal().exists() {
+        return Ok(());
+    }
+    let journal = Journal::open(&files.journal(), u64::MAX);
+    journal.and_then(|journal| work(&journal)).map_err(Fatal::failure)
+}
+
+fn remove_file(file: &Path) -> Result<(), files::FileError> {
+    match fs::remove_file(file) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(files::FileError::io(file)(error)),
+        Ok(()) | Err(_) => Ok(()),
     }
 }
 
-/// Copies a file in the place of another one; one that is not there leaves none.
+/// Copies a file to where none is; one that is not there leaves none.
 fn copy(from: &Path, to: &Path) -> Result<(), files::FileError> {
-    match files::read(from) {
-        Err(error) if error.is_missing() => match fs::remove_file(to) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                Err(files::FileError::io(to)(error))
-            }
-            Ok(()) | Err(_) => Ok(()),
+    let mut content = match files::open_plain(from) {
+        Err(error) if error.is_missing() => return Ok(()),
+        opened => opened?,
+    };
+    let copied = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(to).and_then(
+        |mut copy| {
+            io::copy(&mut content, &mut copy)?;
+            copy.sync_all()
         },
-        content => files::write_secret(to, &content?),
-    }
+    );
+    copied.map_err(files::FileError::io(to))
 }

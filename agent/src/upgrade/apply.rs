@@ -5,8 +5,8 @@
 //! obeyed anything since it was copied, which is until the new program has greeted. And the program that does
 //! this is a copy of the last one known to be good, so that no package can take it away.
 
-use std::fs;
 use std::time::Duration;
+use std::{fs, io};
 
 use tracing::{info, warn};
 use writ_common::files;
@@ -36,6 +36,7 @@ impl<H: Host> Upgrader<'_, H> {
     /// # Errors
     /// In words why it cannot go on now; it goes on when it is called again.
     pub(crate) async fn run(&mut self) -> Result<(), String> {
+        self.follow()?;
         let last = self.place.standing().map_err(text)?;
         let begun = match last {
             Some(standing) if !standing.phase.is_settled() => Some(standing),
@@ -51,8 +52,24 @@ impl<H: Host> Upgrader<'_, H> {
         }
         // Last: until then systemd goes on with it.
         match fs::remove_dir_all(self.place.work()) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.to_string()),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error.to_string()),
             Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
+    /// Follows whom the agent obeys, from what root pinned: a chain that ends before does not count later.
+    fn follow(&mut self) -> Result<(), String> {
+        match request::head(&self.allowed) {
+            Ok(head) if head.to_string() != self.allowed.bundle_digest => {
+                self.allowed.bundle_digest = head.to_string();
+                self.place.allow(&self.allowed).map_err(text)
+            }
+            Ok(_) => Ok(()),
+            // A request is judged by the same chain, and its answer says it.
+            Err(why) => {
+                warn!(why, "whom the agent obeys could not be followed");
+                Ok(())
+            }
         }
     }
 
@@ -68,11 +85,15 @@ impl<H: Host> Upgrader<'_, H> {
                 None
             }
         };
+        // Before it is noted: a request that the agent has withdrawn meanwhile was answered. Its presence would
+        // call for this program again, too.
+        match fs::remove_file(&handed.request) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            removed => removed.map_err(text)?,
+        }
         if let Some(standing) = &standing {
             self.place.note(standing).map_err(text)?;
         }
-        // It is noted now, or worth nothing; its presence would call for this program again.
-        fs::remove_file(&handed.request).map_err(|error| error.to_string())?;
         Ok(standing)
     }
 
@@ -90,18 +111,18 @@ impl<H: Host> Upgrader<'_, H> {
         if last.as_ref().is_some_and(|last| last.command_id == command.to_string()) {
             return Ok(None);
         }
-        let newest = last.map_or(0, |last| last.issued_at_ms);
+        let newest = last.map_or(0, |last| last.issued_at_ms).max(self.allowed.since_ms);
         let refused = |why: String| Some(Standing { phase: Phase::Refused, why, ..of(command, newest) });
         let believed = match request::believe(request, &self.allowed, self.now) {
             Ok(believed) => believed,
             Err(why) => return Ok(refused(why)),
         };
-        let Believed { issued_at, upgrade, newest_bundle } = believed;
+        let Believed { issued_at, upgrade } = believed;
         if issued_at.as_millis() <= newest {
-            return Ok(refused("a command that was issued later was carried out before".to_owned()));
+            let why =
+                "it was issued before another one that was believed here, or before root allowed upgrades";
+            return Ok(refused(why.to_owned()));
         }
-        self.allowed.bundle_digest = newest_bundle.to_string();
-        self.place.allow(&self.allowed).map_err(text)?;
         let Some(package) = upgrade.package(&self.allowed.component) else {
             let why = format!("the command has no package `{}`", self.allowed.component);
             return Ok(refused(why));
@@ -160,16 +181,21 @@ impl<H: Host> Upgrader<'_, H> {
     /// Looks at the package, keeps what is installed, stops the agent, and keeps its state; the inner error says
     /// why nothing was changed. The agent stops late: what can be refused while it obeys is.
     async fn prepare(&mut self, standing: &mut Standing) -> Result<Result<(), String>, String> {
-        match self.look(standing).await {
-            Err(why) if self.host.is_ending() => return Err(why),
-            Err(why) => return Ok(Err(why)),
-            Ok(()) => {}
+        let ready = async {
+            self.look(standing).await?;
+            self.host.stop().await?;
+            self.host.keep_state().await
+        };
+        match ready.await {
+            Ok(()) => Ok(Ok(())),
+            Err(why) if self.host.is_ending() => Err(why),
+            Err(why) => {
+                // It may be stopped, also by an earlier try of this step.
+                self.host.forget_state().await?;
+                self.host.let_run().await?;
+                Ok(Err(why))
+            }
         }
-        self.host.stop().await?;
-        let Err(why) = self.host.keep_state().await else { return Ok(Ok(())) };
-        self.host.start().await?;
-        self.host.forget_state().await?;
-        Ok(Err(why))
     }
 
     async fn look(&mut self, standing: &mut Standing) -> Result<(), String> {

@@ -59,31 +59,46 @@ impl Upgrades {
         })
     }
 
+    /// Whether this program may begin a session. Asked before it proves itself: a server remembers the journal
+    /// that it was shown.
+    ///
+    /// # Errors
+    /// Why not: it is not the one that is to run now.
+    pub(crate) fn may_greet(&self) -> Result<(), String> {
+        let Some(standing) = self.standing() else { return Ok(()) };
+        if standing.lets_run(VERSION) {
+            return Ok(());
+        }
+        // A package may hold another program than it says; root's side takes that back when it hears of it.
+        if standing.phase == Phase::Waiting {
+            self.note(&standing)?;
+        }
+        let Standing { from, to, .. } = standing;
+        Err(format!("an upgrade from {from} to {to} is under way, and this is version {VERSION}"))
+    }
+
     /// Notes that this program has greeted its server, if an upgrade waits for it. Nothing else of the session
     /// may be taken before that is on the disk: until then the upgrade can be taken back, and what was obeyed
     /// forgotten.
     ///
     /// # Errors
-    /// Why this program must hold no session now: it is not the one that is to run, or it cannot be noted.
+    /// Why there must be no session: this is not the one that is to run now, or it cannot be noted.
     pub(crate) fn greeted(&self) -> Result<(), String> {
-        let Some(standing) = self.standing() else { return Ok(()) };
-        let is_expected = matches!(standing.phase, Phase::Installing | Phase::Waiting);
-        // A package may hold another program than it says; root's side takes that back when it hears of it.
-        if is_expected && VERSION != standing.from {
-            let greeting = Greeting { command_id: standing.command_id.clone(), version: VERSION.to_owned() };
-            let path = HandOver::of(&self.files).greeting;
-            if super::read::<Greeting>(&path).ok().flatten().as_ref() != Some(&greeting) {
-                write(&path, &greeting).map_err(|error| error.to_string())?;
-                info!(version = VERSION, "an upgrade has reached its server");
-            }
+        self.may_greet()?;
+        match self.standing() {
+            Some(standing) if standing.phase == Phase::Waiting => self.note(&standing),
+            Some(_) | None => Ok(()),
         }
-        match standing.lets_run(VERSION) {
-            true => Ok(()),
-            false => Err(format!(
-                "an upgrade from {} to {} is under way, and this is version {VERSION}",
-                standing.from, standing.to
-            )),
+    }
+
+    fn note(&self, standing: &Standing) -> Result<(), String> {
+        let greeting = Greeting { command_id: standing.command_id.clone(), version: VERSION.to_owned() };
+        let path = HandOver::of(&self.files).greeting;
+        if super::read::<Greeting>(&path).ok().flatten().as_ref() != Some(&greeting) {
+            write(&path, &greeting).map_err(|error| error.to_string())?;
+            info!(version = VERSION, "noted for the upgrade that is under way");
         }
+        Ok(())
     }
 
     /// Whether root's side has taken up a command, so that only it knows how that ends.

@@ -11,8 +11,10 @@ use ring::digest::{Context, SHA256};
 use serde::{Deserialize, Serialize};
 use writ_common::files::{self, FileError};
 use writ_proto::v1 as proto;
-use writ_protocol::command::{Action, ComponentUpdate, Upgrade};
+use writ_protocol::admission::check_approvals;
+use writ_protocol::command::{Action, ActionClass, ComponentUpdate, Upgrade, Window};
 use writ_protocol::id::Digest;
+use writ_protocol::limits::SKEW;
 use writ_protocol::time::Timestamp;
 use writ_protocol::trust::Chain;
 
@@ -23,7 +25,7 @@ use crate::verify::{self, verify};
 /// Bytes of a request that are read: an envelope, a proof, a release and approvals, in digits.
 const MAX_REQUEST_BYTES: u64 = 4 << 20;
 /// Bytes of a chain that are read.
-const MAX_CHAIN_BYTES: u64 = 64 << 20;
+const MAX_CHAIN_BYTES: u64 = 8 << 20;
 /// Bytes copied at once.
 const CHUNK: usize = 256 << 10;
 
@@ -34,8 +36,6 @@ pub(crate) struct Believed {
     pub issued_at: Timestamp,
     /// What it says.
     pub upgrade: Upgrade,
-    /// The newest bundle that root's side has seen by that: no chain that ends before it counts later.
-    pub newest_bundle: Digest,
 }
 
 /// What an agent asks for, as it writes it down; nothing of it is believed.
@@ -69,20 +69,37 @@ impl Request {
     }
 }
 
-/// Checks a delivery by protocol.md §4.1 to §4.7, with a chain that leads from what root pinned.
+/// Whom this host's agent obeys, by a chain that leads from what root pinned.
+///
+/// # Errors
+/// In words why there is none.
+fn chain(allowed: &Allowed) -> Result<Chain, String> {
+    let files = Files::new(&allowed.data_dir);
+    let stored = bounded(&files.trust(), MAX_CHAIN_BYTES).map_err(|error| error.to_string())?;
+    let bundles = proto::Bundles::decode(stored).map_err(|error| error.to_string())?.bundles;
+    // Every signature of it is checked again: the file is the agent's.
+    let pin = allowed.pin()?;
+    let from_pin = bundles.into_iter().skip_while(|bundle| Chain::digest_of(bundle) != Some(pin));
+    Chain::stored(from_pin).map_err(|refusal| {
+        format!("whom the agent obeys does not follow from what root saw: {refusal}; as root: writ-agent upgrade allow")
+    })
+}
+
+/// The newest bundle of that chain.
+///
+/// # Errors
+/// In words why there is none.
+pub(crate) fn head(allowed: &Allowed) -> Result<Digest, String> {
+    chain(allowed).map(|chain| chain.head().digest)
+}
+
+/// Checks a delivery as an agent does that has no journal (protocol.md §4): 4.1 to 4.7, the window by this
+/// host's clock, the approvals. What a journal is for, [`Standing`](super::Standing) says.
 ///
 /// # Errors
 /// In words what is wrong with it.
 pub(crate) fn believe(request: &Request, allowed: &Allowed, now: Timestamp) -> Result<Believed, String> {
-    let files = Files::new(&allowed.data_dir);
-    let chain = bounded(&files.trust(), MAX_CHAIN_BYTES).map_err(|error| error.to_string())?;
-    let bundles = proto::Bundles::decode(chain).map_err(|error| error.to_string())?.bundles;
-    // Every signature of it is checked again: the file is the agent's.
-    let pin = allowed.pin()?;
-    let from_pin = bundles.into_iter().skip_while(|bundle| Chain::digest_of(bundle) != Some(pin));
-    let chain = Chain::stored(from_pin).map_err(|refusal| {
-        format!("whom the agent obeys does not follow from what root saw: {refusal}; as root: writ-agent upgrade allow")
-    })?;
+    let chain = chain(allowed)?;
     let agent = allowed.agent_id.parse().map_err(|_| "the agent's id is none".to_owned())?;
     let delivery = hex::decode(&request.delivery).map_err(|error| format!("it is no delivery: {error}"))?;
     let message = verify::decode(&delivery).ok_or("it is no delivery")?;
@@ -95,11 +112,15 @@ pub(crate) fn believe(request: &Request, allowed: &Allowed, now: Timestamp) -> R
     if command.id.to_string() != request.command_id {
         return Err("it is another command than the request says".to_owned());
     }
-    Ok(Believed {
-        issued_at: command.window.issued_at,
-        upgrade: upgrade.clone(),
-        newest_bundle: chain.head().digest,
-    })
+    let Window { issued_at, not_before, expires_at } = command.window;
+    if now + SKEW < not_before || now >= expires_at + SKEW {
+        return Err(format!(
+            "it counts from {not_before} to {expires_at}, and by the clock of this host it is {now}"
+        ));
+    }
+    check_approvals(&chain.head().bundle, ActionClass::Destructive, &verified)
+        .map_err(|refusal| refusal.to_string())?;
+    Ok(Believed { issued_at, upgrade: upgrade.clone() })
 }
 
 /// Copies the package to where only root can change it, and believes the copy by its digest.

@@ -259,3 +259,24 @@ fn room_that_cannot_be_set_aside_for_another_reason_is_no_full_disk() {
     let refused = accept(&journal, 1, NOW + HOUR, NOW).unwrap_err();
     assert!(matches!(refused, JournalError::Redb(_)), "{refused}");
 }
+
+#[test]
+fn a_journal_that_is_put_back_goes_on_with_the_mark_of_the_one_it_replaces() {
+    let folder = tempfile::TempDir::new().unwrap();
+    let path = folder.path().join("journal.redb");
+    let journal = Journal::open(&path, 9).unwrap();
+    journal.fix_next_mark().unwrap();
+    drop(journal);
+    let kept = std::fs::read(&path).unwrap();
+    // Another program goes on with it, shows it to a server, and is taken back.
+    let journal = Journal::open(&path, 9).unwrap();
+    journal.keep_document("more", b"written").unwrap();
+    let shown = journal.standing().unwrap();
+    drop(journal);
+    std::fs::write(&path, kept).unwrap();
+    let journal = Journal::open(&path, 9).unwrap();
+    journal.was_put_back().unwrap();
+    let now = journal.standing().unwrap();
+    assert_eq!((now.id, now.next_mark), (shown.id, shown.next_mark));
+    assert!(now.counter > shown.counter, "{now:?} {shown:?}");
+}

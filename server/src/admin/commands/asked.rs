@@ -175,9 +175,12 @@ pub(super) fn fill(server: &Server, request: &mut SubmitRequest) -> Result<(), F
     {
         *asked = as_asked(in_force(server, &asked.component)?);
     }
-    if let Some(submit_request::Action::Upgrade(asked)) = &mut request.action
-        && asked.packages.is_empty()
-    {
+    if let Some(submit_request::Action::Upgrade(asked)) = &mut request.action {
+        // Whatever else somebody names, hosts would run as root.
+        if !asked.packages.is_empty() {
+            let text = "must be left out: they are those of the version that are in force here";
+            return Err(Failure::invalid("upgrade.packages", text));
+        }
         asked.packages = packages(server, &asked.version)?.into_iter().map(as_asked).collect();
     }
     Ok(())
