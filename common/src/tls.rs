@@ -9,8 +9,8 @@ mod server;
 mod turns;
 
 pub use client::{
-    Anchors, ConnectError, Connection, TlsFault, check_authorities, connect, connect_by, connect_over,
-    connect_web, over,
+    Anchors, ConnectError, Connection, TlsFault, check_authorities, connect, connect_by, connect_mail,
+    connect_over, connect_web, over,
 };
 pub use incoming::{Accepted, Incoming, incoming};
 pub use issue::{IssueError, TlsAuthority, TlsLeaf};

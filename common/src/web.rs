@@ -212,12 +212,15 @@ impl WebHook {
     }
 }
 
-/// The authorities that this host trusts, without those that the library cannot read.
-fn of_this_host() -> Result<Vec<Vec<u8>>, String> {
+/// The authorities that this host trusts, DER, without those that the library cannot read.
+///
+/// # Errors
+/// When there are none.
+pub fn of_this_host() -> Result<Vec<Vec<u8>>, String> {
     let found = rustls_native_certs::load_native_certs().certs.into_iter().map(|der| der.to_vec());
     let usable: Vec<_> = found.filter(|der| check_authorities(std::slice::from_ref(der)).is_ok()).collect();
     if usable.is_empty() {
-        let text = "this host trusts no certificate authority (package ca-certificates): name the one that vouches for the web server";
+        let text = "this host trusts no certificate authority (package ca-certificates): name the one that vouches for the server";
         return Err(text.to_owned());
     }
     Ok(usable)

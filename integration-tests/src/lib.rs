@@ -12,6 +12,7 @@ pub mod hostile_agent;
 pub mod intruder;
 pub mod listed;
 pub mod machine;
+pub mod mailbox;
 pub mod manager;
 pub mod network;
 pub mod old_tls;

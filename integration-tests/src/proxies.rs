@@ -52,6 +52,11 @@ impl Proxy {
         Self::spawn(folder, port, spawned, arguments)
     }
 
+    /// A program of the system that is started with all that it needs.
+    pub(crate) fn of_program(port: u16, program: &str, arguments: &[String]) -> Self {
+        Self::start(Self::folder(), port, program, arguments)
+    }
+
     /// Everything it said.
     #[must_use]
     pub fn said(&self) -> String {

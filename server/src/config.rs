@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use http::uri::PathAndQuery;
+use lettre::Address;
 use url::{Host, Url};
 use writ_common::admin::audit::AuditSettings;
 use writ_common::config::{Problems, Reader};
@@ -12,8 +13,9 @@ use writ_common::telemetry::{self, LogFormat};
 use writ_protocol::component::OF_AGENTS;
 use writ_protocol::id::Digest;
 use writ_protocol::limits::{MAX_PIECE_BYTES, MAX_REPUTATION_LIFETIME};
+use writ_protocol::place::Place;
 
-use crate::notices::WebhookSettings;
+use crate::notices::{MailSettings, WebhookSettings};
 use crate::updates::Configured;
 use crate::updates::settings::check_url;
 
@@ -42,6 +44,8 @@ pub(crate) struct Config {
     pub session: SessionSettings,
     /// Where alerts are told.
     pub webhook: Option<WebhookSettings>,
+    /// By which mail server people are told of alerts, if by any.
+    pub mail: Option<MailSettings>,
     /// How many commands run at a time in the whole fleet; `None`: as many as there are.
     pub running: Option<usize>,
     /// SHA-256 of the SubjectPublicKeyInfo of the leaves of TLS-terminating proxies in front of the server.
@@ -117,6 +121,7 @@ impl Config {
                 outbox: usize::try_from(reader.number("session.outbox", 256, 1..=65_536)).unwrap_or(256),
             },
             webhook: webhook(&mut reader),
+            mail: mail(&mut reader),
             running: match reader.number("limits.running", 0, 0..=1_000_000) {
                 0 => None,
                 most => usize::try_from(most).ok(),
@@ -181,6 +186,57 @@ fn webhook(reader: &mut Reader) -> Option<WebhookSettings> {
     }
     Some(WebhookSettings { url: hook(&url)?, ca, token_file })
 }
+
+fn mail(reader: &mut Reader) -> Option<MailSettings> {
+    let rule = "`HOST:PORT` of a mail server that speaks TLS from the first byte, 465 as a rule; 25 and 587 begin in clear text (STARTTLS), which is not spoken";
+    let place = |text: &str| text.parse::<Place>().ok().filter(|place| ![25, 587].contains(&place.port()));
+    let named =
+        reader.string("alerts.mail.server", "", rule, |text| text.is_empty() || place(text).is_some());
+    let address = "an address such as writ@example.org";
+    let from = reader
+        .string("alerts.mail.from", "", address, |text| text.is_empty() || text.parse::<Address>().is_ok());
+    let to = reader.strings("alerts.mail.to", address, |text| text.parse::<Address>().is_ok());
+    let path = |reader: &mut Reader, key: &str, what: &str| {
+        let path = reader.string(key, "", what, |_| true);
+        (!path.is_empty()).then(|| PathBuf::from(path))
+    };
+    let ca = path(reader, "alerts.mail.ca", "the path of a certificate (PEM)");
+    let user = reader.string("alerts.mail.user", "", "who this server is to the mail server", |_| true);
+    let password = path(reader, "alerts.mail.password_file", "the path of a file with a password");
+    let shortest = Duration::from_secs(1)..=Duration::from_secs(86_400);
+    let every = reader.duration("alerts.mail.every", Duration::from_secs(60), shortest);
+    let is_asked =
+        !from.is_empty() || !to.is_empty() || ca.is_some() || !user.is_empty() || password.is_some();
+    if named.is_empty() {
+        if is_asked {
+            reader.problem("alerts.mail.server", format!("is missing; it must be {rule}"));
+        }
+        return None;
+    }
+    if from.is_empty() {
+        reader.problem("alerts.mail.from", format!("is missing; it must be {address}"));
+    }
+    if to.is_empty() || to.len() > MAX_RECIPIENTS {
+        reader.problem("alerts.mail.to", format!("must name 1 to {MAX_RECIPIENTS}, each {address}"));
+    }
+    let user = match (user.is_empty(), password) {
+        (true, None) => None,
+        (false, Some(file)) => Some((user, file)),
+        (true, Some(_)) => {
+            reader.problem("alerts.mail.user", "is missing beside alerts.mail.password_file".to_owned());
+            None
+        }
+        (false, None) => {
+            reader.problem("alerts.mail.password_file", "is missing beside alerts.mail.user".to_owned());
+            None
+        }
+    };
+    let to = to.iter().filter_map(|text| text.parse().ok()).collect();
+    Some(MailSettings { server: place(&named)?, ca, from: from.parse().ok()?, to, user, every })
+}
+
+/// Addresses of one mail.
+const MAX_RECIPIENTS: usize = 100;
 
 /// An address as it may be shown: what stands before an `@` may be a password.
 fn without_secret(url: &str) -> &str {

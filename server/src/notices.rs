@@ -1,136 +1,93 @@
-//! Tells a web server of the organisation's about alerts (`alerts.webhook`): that one is open, that it ended,
-//! that somebody has seen to it. How often an open one is raised again is not told each time.
+//! Tells people elsewhere about alerts, by a web server of the organisation's (`alerts.webhook`) and by mail
+//! (`alerts.mail`): that one is open, that it ended, that somebody has seen to it. How often an open one is
+//! raised again is not told each time.
 //!
-//! The queue is the table of alerts: what was told last stands beside each. So nothing is lost when this
+//! The queue is the table of alerts: what each was told last stands beside each. So nothing is lost when this
 //! server or the other one is away, and nothing grows. A word may come twice, when this server ends between
 //! the answer and the note of it; the number, the state and the time of an alert tell which it is.
 
-use std::path::PathBuf;
+mod mail;
+mod webhook;
+
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::header::{AUTHORIZATION, CONTENT_TYPE};
-use http::{HeaderName, HeaderValue};
 use tracing::{info, warn};
-use url::Url;
 use writ_common::backoff::Backoff;
+use writ_common::files;
 use writ_common::keys::pem;
-use writ_common::shutdown::Shutdown;
-use writ_common::web::WebHook;
-use writ_common::{files, text};
-use writ_protocol::id::FleetId;
-use writ_protocol::notice::AlertNotice;
-use writ_protocol::time::Timestamp;
 
 use crate::context::Server;
-use crate::store::{Alarm, AlertKind, AlertRow, SERVER, StoreError};
+use crate::store::{Alarm, AlertKind, SERVER, StoreError, Teller};
+pub(crate) use mail::{Mail, MailSettings};
+pub(crate) use webhook::{Webhook, WebhookSettings};
 
 /// How often it is looked whether there is something to tell.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// The first bound of the wait after the web server did not take something.
+/// The first bound of the wait after something was not taken.
 const FIRST_BACKOFF: Duration = Duration::from_secs(1);
 /// The longest.
 const MAX_BACKOFF: Duration = Duration::from_secs(300);
-/// Alerts told in one go, one after the other.
+/// Alerts told in one go.
 const BATCH: u32 = 100;
 
-/// Where alerts are told.
-#[derive(Debug, Clone)]
-pub(crate) struct WebhookSettings {
-    /// Its address.
-    pub url: Url,
-    /// Who vouches for it; `None`: those that this host trusts.
-    pub ca: Option<PathBuf>,
-    /// A file with a bearer token.
-    pub token_file: Option<PathBuf>,
-}
-
-/// A place that is told.
+/// A way to tell alerts.
 #[derive(Debug)]
-pub(crate) struct Webhook {
-    hook: WebHook,
-    headers: Vec<(HeaderName, HeaderValue)>,
+pub(crate) enum Way {
+    /// One after the other.
+    Webhook(Webhook),
+    /// All together.
+    Mail(Mail),
 }
-
-impl Webhook {
-    /// Reads what the settings name.
-    ///
-    /// # Errors
-    /// What is wrong with them.
-    pub(crate) fn open(settings: &WebhookSettings, shutdown: Shutdown) -> Result<Self, String> {
-        let WebhookSettings { url, ca, token_file } = settings;
-        let authorities = ca.as_ref().map(|path| {
-            let text = files::read(path).map_err(|error| error.to_string())?;
-            pem::certificates(&text).map_err(|error| format!("{}: {error}", path.display()))
-        });
-        let hook = WebHook::new(url, authorities.transpose()?, shutdown)?;
-        let mut headers = vec![(CONTENT_TYPE, HeaderValue::from_static("application/json"))];
-        if let Some(path) = token_file {
-            let token = files::secret_line(path).map_err(|error| error.to_string())?;
-            let value = HeaderValue::from_str(&format!("Bearer {}", token.trim()));
-            let mut value = value.map_err(|_| format!("{}: it is no bearer token", path.display()))?;
-            value.set_sensitive(true);
-            headers.push((AUTHORIZATION, value));
-        }
-        Ok(Self { hook, headers })
-    }
-
-    /// Tells one thing.
-    async fn tell(&self, server: &Server, alert: &AlertRow) -> Result<(), Untold> {
-        let chain = server.chain();
-        let fleet = (server.fleet, chain.head().bundle.fleet_name.as_str());
-        let word = server.signer.alert(|now| notice(fleet, alert, now));
-        let word = word.map_err(|error| Untold::Ours(error.to_string()))?;
-        match self.hook.post(&self.headers, Bytes::from(word)).await {
-            Ok(status) if status.is_success() => Ok(()),
-            // Not this one: it would keep all others waiting behind it for ever.
-            Ok(status) if status.is_client_error() && !ABOUT_THE_WAY.contains(&status.as_u16()) => {
-                warn!(alert = alert.id, %status, "the webhook will not have this alert, which is left out");
-                Ok(())
-            }
-            Ok(status) => Err(Untold::Theirs(format!("it answers {status}"))),
-            Err(error) => Err(Untold::Theirs(text::quoted(&error.to_string()))),
-        }
-    }
-}
-
-/// Statuses of 4xx that say nothing of what was posted: a wrong token, address or method, too slow, too much.
-const ABOUT_THE_WAY: [u16; 6] = [401, 403, 404, 405, 408, 429];
 
 /// Why something was not told.
 enum Untold {
-    /// The web server did not take it.
+    /// The other side did not take it.
     Theirs(String),
     /// This server could not say it.
     Ours(String),
 }
 
-fn notice((fleet_id, fleet): (FleetId, &str), alert: &AlertRow, now: Timestamp) -> AlertNotice {
-    let is_of_server = alert.agent == SERVER;
-    AlertNotice {
-        fleet_id: fleet_id.to_string(),
-        fleet: fleet.to_owned(),
-        alert_id: alert.id,
-        state: alert.state().as_str(),
-        kind: alert.kind.clone(),
-        code: alert.code.clone(),
-        agent_id: if is_of_server { String::new() } else { alert.agent.to_string() },
-        agent_name: alert.agent_name.clone(),
-        count: alert.count,
-        first_at: alert.first_at.to_string(),
-        last_at: alert.last_at.to_string(),
-        detail: text::plain(&alert.detail),
-        next: AlertKind::stored_cure(&alert.kind, &alert.code),
-        signed_at: now.to_string(),
+impl Way {
+    /// Tells what is not told, in its order; how many, and how long to wait then.
+    async fn turn(&self, server: &Server) -> Result<(usize, Duration), Untold> {
+        let failed = |error: StoreError| Untold::Ours(error.to_string());
+        let teller = match self {
+            Self::Webhook(_) => Teller::Webhook,
+            Self::Mail(_) => Teller::Mail,
+        };
+        let untold = server.store.untold_alerts(teller, BATCH).await.map_err(failed)?;
+        let wait = match self {
+            // The first that is not taken ends it.
+            Self::Webhook(webhook) => {
+                for alert in &untold {
+                    webhook.tell(server, alert).await?;
+                    let told = server.store.note_told(teller, std::slice::from_ref(alert));
+                    told.await.map_err(failed)?;
+                }
+                LOOK_EVERY
+            }
+            Self::Mail(_) if untold.is_empty() => LOOK_EVERY,
+            Self::Mail(mail) => {
+                mail.tell(server, &untold).await?;
+                server.store.note_told(teller, &untold).await.map_err(failed)?;
+                mail.every()
+            }
+        };
+        Ok((untold.len(), wait))
     }
 }
 
 /// Until the server ends.
-pub(crate) async fn run(server: Arc<Server>, webhook: Option<Webhook>) {
-    let Some(webhook) = webhook else {
-        end(&server).await;
-        if let Err(error) = server.store.forget_untold().await {
+pub(crate) async fn run(server: Arc<Server>, teller: Teller, way: Option<Way>) {
+    let (name, kind) = match teller {
+        Teller::Webhook => ("webhook", AlertKind::NotTold),
+        Teller::Mail => ("mail server", AlertKind::NotMailed),
+    };
+    let Some(way) = way else {
+        end(&server, kind).await;
+        if let Err(error) = server.store.forget_untold(teller).await {
             warn!(%error, "what nobody is told of could not be noted");
         }
         return;
@@ -140,30 +97,30 @@ pub(crate) async fn run(server: Arc<Server>, webhook: Option<Webhook>) {
     // started may be open still.
     let (mut is_failing, mut may_be_open) = (false, true);
     loop {
-        let Some(told) = server.shutdown.unless_requested(Box::pin(turn(&server, &webhook))).await else {
+        let Some(told) = server.shutdown.unless_requested(Box::pin(way.turn(&server))).await else {
             return;
         };
         let wait = match told {
-            Ok(told) => {
+            Ok((told, wait)) => {
                 if told > 0 {
-                    info!(told, "the webhook was told of alerts");
+                    info!(told, "the {name} was told of alerts");
                 }
                 backoff.reset();
                 is_failing = false;
                 if told > 0 && std::mem::take(&mut may_be_open) {
-                    end(&server).await;
+                    end(&server, kind).await;
                 }
-                LOOK_EVERY
+                wait
             }
             Err(Untold::Ours(why)) => {
-                warn!(%why, "the webhook cannot be told of alerts now; it is tried again");
+                warn!(%why, "the {name} cannot be told of alerts now; it is tried again");
                 backoff.after_failure()
             }
             Err(Untold::Theirs(why)) => {
-                warn!(%why, "the webhook does not take alerts; it is tried again");
+                warn!(%why, "the {name} does not take alerts; it is tried again");
                 if !std::mem::replace(&mut is_failing, true) {
                     may_be_open = true;
-                    raise(&server, &why).await;
+                    raise(&server, kind, &why).await;
                 }
                 backoff.after_failure()
             }
@@ -174,27 +131,22 @@ pub(crate) async fn run(server: Arc<Server>, webhook: Option<Webhook>) {
     }
 }
 
-/// Tells what is not told, in its order; the first that is not taken ends it.
-async fn turn(server: &Server, webhook: &Webhook) -> Result<usize, Untold> {
-    let failed = |error: StoreError| Untold::Ours(error.to_string());
-    let untold = server.store.untold_alerts(BATCH).await.map_err(failed)?;
-    for alert in &untold {
-        webhook.tell(server, alert).await?;
-        server.store.note_told(alert.id, alert.state(), alert.last_at).await.map_err(failed)?;
-    }
-    Ok(untold.len())
+/// Who vouches for the other side, DER.
+fn authorities(path: &Path) -> Result<Vec<Vec<u8>>, String> {
+    let text = files::read(path).map_err(|error| error.to_string())?;
+    pem::certificates(&text).map_err(|error| format!("{}: {error}", path.display()))
 }
 
-async fn raise(server: &Server, why: &str) {
+async fn raise(server: &Server, kind: AlertKind, why: &str) {
     let detail = format!("Alerts are not told elsewhere: {why}.");
-    let alarm = Alarm { kind: AlertKind::NotTold, code: "", agent: SERVER, count: 1, detail };
+    let alarm = Alarm { kind, code: "", agent: SERVER, count: 1, detail };
     if let Err(error) = server.store.raise(alarm, None, server.clock.wall()).await {
         warn!(%error, "the alert could not be raised");
     }
 }
 
-async fn end(server: &Server) {
-    if let Err(error) = server.store.end_alert(AlertKind::NotTold, SERVER, server.clock.wall()).await {
+async fn end(server: &Server, kind: AlertKind) {
+    if let Err(error) = server.store.end_alert(kind, SERVER, server.clock.wall()).await {
         warn!(%error, "the alert could not be ended");
     }
 }

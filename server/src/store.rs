@@ -14,7 +14,7 @@ pub(crate) use rows::{
     Beginning, Behind, CommandRow, Contact, EnrolmentTokenRow, Fork, Holders, KnownAgent, LabelChange,
     ListedAction, Membership, NewCommand, NewReceipt, NewToken, OpenTarget, Progress, QueuedCommand,
     ReceiptFate, RecordedCommand, Report, RolloutRow, RolloutState, SERVER, SavedSelector, SignOfLife,
-    StoredEnvelope, TakenRow, TargetRow, TargetState, TokenUse, Wanted, WantedAlerts, WantedState,
+    StoredEnvelope, TakenRow, TargetRow, TargetState, Teller, TokenUse, Wanted, WantedAlerts, WantedState,
 };
 pub(crate) use sql::{MAX_FORKS, MAX_LABELS, MAX_SAVED_SELECTORS};
 pub(crate) use writ_common::admin::unavailable;
@@ -74,6 +74,11 @@ const SCHEMA: Schema = Schema {
             version: 14,
             name: "alerts are told",
             sql: include_str!("store/migrations/0014_alerts_are_told.sql"),
+        },
+        Migration {
+            version: 15,
+            name: "alerts are mailed",
+            sql: include_str!("store/migrations/0015_alerts_are_mailed.sql"),
         },
     ],
     cure: "stop the server, move writ.db and writ.db-wal away, and put a copy back or restore a backup: writ-server cert restore FILE",

@@ -263,6 +263,18 @@ pub async fn connect_web(
     handshake(stream, &place.to_string(), place.server_name(), config).await
 }
 
+/// A stream to a mail server over TLS 1.3 from its first byte ("implicit TLS", RFC 8314 §3.3).
+///
+/// # Errors
+/// By leg; see [`ConnectError`].
+pub async fn connect_mail(place: &Place, anchors: &Anchors) -> Result<TlsStream<TcpStream>, ConnectError> {
+    let stream = Box::pin(reach(place, None)).await?;
+    let mut config = client_config(anchors, b"")?;
+    // Mail servers negotiate no protocol.
+    config.alpn_protocols.clear();
+    handshake(stream, &place.to_string(), place.server_name(), config).await
+}
+
 async fn handshake<S>(
     stream: S,
     endpoint: &str,

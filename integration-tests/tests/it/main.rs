@@ -21,6 +21,7 @@ mod keys_lost;
 mod keys_moved;
 mod keys_two_servers;
 
+mod mail;
 mod manager;
 mod manager_calls;
 mod manager_custom;

@@ -30,11 +30,11 @@ use crate::context::Server;
 use crate::dispatch::{Dispatcher, in_flight};
 use crate::expiry;
 use crate::metrics;
-use crate::notices::{self, Webhook};
+use crate::notices::{self, Mail, Way, Webhook};
 use crate::objects;
 use crate::rollouts::{self, Rollouts};
 use crate::sign::Signer;
-use crate::store::Store;
+use crate::store::{Store, Teller};
 use crate::throttle::Throttle;
 use crate::traces::Traces;
 use crate::unknown_fleet::UnknownFleetPeers;
@@ -71,6 +71,8 @@ pub(super) async fn run(options: Run, shutdown: Shutdown) -> Result<(), Fatal> {
     let tls = server.tls.clone();
     let webhook = config.webhook.as_ref().map(|settings| Webhook::open(settings, shutdown.clone()));
     let webhook = webhook.transpose().map_err(|why| Fatal::usage(format!("alerts.webhook: {why}")))?;
+    let mail = config.mail.as_ref().map(Mail::open).transpose();
+    let mail = mail.map_err(|why| Fatal::usage(format!("alerts.mail: {why}")))?;
 
     let agents = listener::bind(config.listen_agents, "listen.agents")?;
     let operators = listener::bind(config.listen_admin, "listen.admin")?;
@@ -91,7 +93,8 @@ pub(super) async fn run(options: Run, shutdown: Shutdown) -> Result<(), Fatal> {
 
     shutdown.spawn(sample::serve(Arc::clone(&uplink), measured.0, recorder));
     start_loops(&uplink, &files);
-    shutdown.spawn(notices::run(Arc::clone(&server), webhook));
+    shutdown.spawn(notices::run(Arc::clone(&server), Teller::Webhook, webhook.map(Way::Webhook)));
+    shutdown.spawn(notices::run(Arc::clone(&server), Teller::Mail, mail.map(Way::Mail)));
     // The loops have their own hold on it, and let go when they end.
     drop(uplink);
     daemon::outlive_terminal();

@@ -16,7 +16,7 @@ pub(crate) use agents::{
     SavedSelector,
 };
 pub use alert_kind::AlertKind;
-pub(crate) use alerts::{Alarm, AlertRow, AlertState, SERVER, WantedAlerts};
+pub(crate) use alerts::{Alarm, AlertRow, AlertState, SERVER, Teller, WantedAlerts};
 pub(crate) use bundles::{BackupRow, Behind, Fork, Holders};
 pub(crate) use commands::{
     CommandRow, EvidenceRow, NewCommand, Progress, QueuedCommand, RecordedCommand, StoredEnvelope, TargetRow,

@@ -64,6 +64,8 @@ alert_kinds! {
     ObjectsLeftOut = "objects_left_out", "`writ objects list` has all. Remove your own that are of no use, or have the Control Manager say fewer: those of the least source are left out, first of a sandbox, then of files that were imported, then of the manager.";
     /// The web server that is told of alerts does not take them.
     NotTold = "not_told", "The detail says why. Every alert is in `writ alerts`; what was not told is told as soon as it can be. Mend the web server, or `alerts.webhook` in server.toml.";
+    /// The mail server does not take alerts.
+    NotMailed = "not_mailed", "The detail says why. Every alert is in `writ alerts`; what was not mailed is mailed as soon as it can be. Mend the mail server, or `alerts.mail` in server.toml.";
     /// A certificate of this server ends soon.
     CertificateEnds = "certificate_ends", "`writ-server doctor` says which, and what makes the next one.";
     /// The Control Manager refuses this server.

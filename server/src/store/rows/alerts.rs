@@ -65,6 +65,25 @@ pub(crate) enum AlertState {
     Acknowledged,
 }
 
+/// A way to tell people elsewhere; each has columns of its own for what was told last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Teller {
+    /// A web server of the organisation's.
+    Webhook,
+    /// A mail server.
+    Mail,
+}
+
+impl Teller {
+    /// The columns for the state that was told last, and when the alert had been raised last then.
+    pub(in crate::store) const fn columns(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Webhook => ("told", "told_of"),
+            Self::Mail => ("mailed", "mailed_of"),
+        }
+    }
+}
+
 impl AlertState {
     /// As the column `told` has it.
     pub(in crate::store) const fn stored(self) -> i64 {

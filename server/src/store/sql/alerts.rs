@@ -7,7 +7,7 @@ use writ_protocol::limits::MAX_REFUSALS_COUNTED;
 use writ_protocol::receipt::RefusalReport;
 use writ_protocol::time::Timestamp;
 
-use super::super::rows::{Alarm, AlertKind, AlertRow, AlertState, WantedAlerts};
+use super::super::rows::{Alarm, AlertKind, AlertRow, AlertState, Teller, WantedAlerts};
 use super::super::{Store, StoreError};
 
 /// Signed documents kept of one agent and kind, the first and the last so many. An agent that is no longer
@@ -109,36 +109,42 @@ impl Store {
         self.database.write(write).await
     }
 
-    /// Alerts that stand otherwise than a webhook was told last, those of the longest ago first. That an open
+    /// Alerts that stand otherwise than was told last in a way, those of the longest ago first. That an open
     /// one was raised again is nothing to tell; that one was, and is over again, is.
-    pub(crate) async fn untold_alerts(&self, limit: u32) -> Result<Vec<AlertRow>, StoreError> {
+    pub(crate) async fn untold_alerts(
+        &self,
+        teller: Teller,
+        limit: u32,
+    ) -> Result<Vec<AlertRow>, StoreError> {
+        let (told, told_of) = teller.columns();
         let sql = format!(
             "SELECT alerts.*, coalesce(agents.name, '') AS agent_name
              FROM alerts LEFT JOIN agents ON agents.agent_id = alerts.agent_id
-             WHERE told <> {STATE} OR ({STATE} <> ?2 AND told_of <> last_at)
+             WHERE {told} <> {STATE} OR ({STATE} <> ?2 AND {told_of} <> last_at)
              ORDER BY last_at, alert_id LIMIT ?1"
         );
         let open = AlertState::Open.stored();
         self.database.read(move |connection| connection.fetch(&sql, &values![limit, open], read)).await
     }
 
-    /// A webhook was told how an alert stood when it had been raised last.
-    pub(crate) async fn note_told(
-        &self,
-        alert: u64,
-        state: AlertState,
-        last_at: Timestamp,
-    ) -> Result<(), StoreError> {
-        let sql = "UPDATE alerts SET told = ?2, told_of = ?3 WHERE alert_id = ?1";
+    /// It was told in a way how these stood when they had been raised last.
+    pub(crate) async fn note_told(&self, teller: Teller, alerts: &[AlertRow]) -> Result<(), StoreError> {
+        let (told, told_of) = teller.columns();
+        let sql = format!("UPDATE alerts SET {told} = ?2, {told_of} = ?3 WHERE alert_id = ?1");
+        let rows: Vec<_> =
+            alerts.iter().map(|alert| (alert.id, alert.state().stored(), alert.last_at)).collect();
         let write = move |connection: &mut Connection| {
-            connection.execute(sql, &values![alert, state.stored(), last_at]).map(drop)
+            rows.iter().try_for_each(|(alert, state, last_at)| {
+                connection.execute(&sql, &values![*alert, *state, *last_at]).map(drop)
+            })
         };
         self.database.write(write).await
     }
 
-    /// There is no webhook: who sets one later is told of what is open, and not of what is over.
-    pub(crate) async fn forget_untold(&self) -> Result<(), StoreError> {
-        let sql = format!("UPDATE alerts SET told = {STATE}, told_of = last_at WHERE {STATE} <> ?1");
+    /// Nobody is told in a way: who sets it later is told of what is open, and not of what is over.
+    pub(crate) async fn forget_untold(&self, teller: Teller) -> Result<(), StoreError> {
+        let (told, told_of) = teller.columns();
+        let sql = format!("UPDATE alerts SET {told} = {STATE}, {told_of} = last_at WHERE {STATE} <> ?1");
         let open = AlertState::Open.stored();
         let write = move |connection: &mut Connection| connection.execute(&sql, &values![open]).map(drop);
         self.database.write(write).await
