@@ -14,6 +14,7 @@ pub mod listed;
 pub mod machine;
 pub mod mailbox;
 pub mod manager;
+pub mod manual;
 pub mod network;
 pub mod old_tls;
 pub mod parsers;

@@ -7,19 +7,14 @@ use std::io;
 use std::path::Path;
 
 use clap_complete::{Shell, generate_to};
+use integration_tests::manual;
 
 fn main() -> io::Result<()> {
     let target = env::args_os().nth(1).ok_or_else(|| io::Error::other("usage: manuals FOLDER"))?;
     let completions = Path::new(&target).join("completions");
     fs::create_dir_all(&completions)?;
-    for mut program in [
-        writ::command_line(),
-        writ_agent::command_line(),
-        writ_server::command_line(),
-        writ_control_manager::command_line(),
-    ] {
+    for mut program in manual::programs() {
         let name = program.get_name().to_owned();
-        program = program.disable_help_subcommand(true);
         for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
             let path = generate_to(shell, &mut program, &name, &completions)?;
             // That of the operators' program asks their server for names.
@@ -29,9 +24,7 @@ fn main() -> io::Result<()> {
                 fs::write(path, script)?;
             }
         }
-        let pages = Path::new(&target).join("man").join(&name);
-        fs::create_dir_all(&pages)?;
-        clap_mangen::generate_to(program, &pages)?;
+        manual::write(&program, &Path::new(&target).join("man").join(&name))?;
     }
     // The page of `writ server` would take the name of the server's own.
     fs::remove_file(Path::new(&target).join("man/writ/writ-server.1"))

@@ -7,18 +7,8 @@ use std::path::{Path, PathBuf};
 
 use clap::Command;
 use integration_tests::fleet::{Build, Fleet};
+use integration_tests::manual::{self, programs};
 use integration_tests::python::root;
-
-fn programs() -> [Command; 4] {
-    let mut all = [
-        writ::command_line(),
-        writ_agent::command_line(),
-        writ_server::command_line(),
-        writ_control_manager::command_line(),
-    ];
-    all.iter_mut().for_each(Command::build);
-    all
-}
 
 /// Words as a shell sees them: what is quoted is part of one.
 fn split(text: &str) -> Vec<String> {
@@ -255,5 +245,15 @@ fn every_configuration_key_has_its_row_and_every_row_its_key() {
         ("writ-control-manager-testing", "docs/control-manager.md", "### control-manager.toml"),
     ] {
         assert_eq!(keys_of_program(program), keys_in_page(page, heading), "{program} and {page}");
+    }
+}
+
+#[test]
+fn every_page_of_the_manual_has_an_example_and_says_where_to_read_on() {
+    for program in programs() {
+        assert_eq!(manual::without_example(&program).unwrap(), Vec::<String>::new());
+        for (name, page) in manual::pages(&program).unwrap() {
+            assert!(page.contains(".SH \"SEE ALSO\"\n"), "{name}");
+        }
     }
 }
