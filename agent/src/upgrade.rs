@@ -69,6 +69,19 @@ pub(crate) enum Phase {
 }
 
 impl Phase {
+    /// For people.
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Preparing => "being prepared",
+            Self::Installing => "being installed",
+            Self::Waiting => "installed, and to greet its server",
+            Self::TakingBack | Self::Reinstalling => "being taken back",
+            Self::Done => "done",
+            Self::TakenBack => "taken back",
+            Self::Refused => "refused",
+        }
+    }
+
     /// Whether nothing is left to do.
     pub(crate) const fn is_settled(self) -> bool {
         matches!(self, Self::Done | Self::TakenBack | Self::Refused)

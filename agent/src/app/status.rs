@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::path::Path;
 
 use serde::Serialize;
 use writ_common::daemon::Fatal;
@@ -20,6 +21,8 @@ use crate::link_state::{LinkState, action_rows};
 use crate::replay::look::{self, Question};
 use crate::scan;
 use crate::trust::Trust;
+use crate::upgrade::asked::Upgrades;
+use crate::upgrade::{self, Place, Standing};
 
 #[derive(Serialize)]
 struct Shown {
@@ -46,6 +49,9 @@ struct Shown {
     actions: Vec<String>,
     /// What it was told to hold, by name; what is wrong with it, instead of a version.
     components: BTreeMap<&'static str, ComponentShown>,
+    /// How it is upgraded by commands, if root of this host lets it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    upgrade: Option<UpgradeShown>,
     /// The scan that runs.
     #[serde(skip_serializing_if = "Option::is_none")]
     scan: Option<scan::Progress>,
@@ -54,6 +60,31 @@ struct Shown {
     /// What is wrong with files of the quarantine.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     quarantine_damaged: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct UpgradeShown {
+    /// The component that brings its packages.
+    component: String,
+    /// The last one, as root's side noted it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last: Option<Standing>,
+}
+
+impl UpgradeShown {
+    fn of(files: &Files) -> Option<Self> {
+        let place = Place::new(Path::new(upgrade::FOLDER));
+        let component = Upgrades::load(place.clone(), files).component()?.to_owned();
+        Some(Self { component, last: place.standing().ok().flatten() })
+    }
+
+    fn describe(&self) -> String {
+        let last = self.last.as_ref().map(|last| {
+            let why = if last.why.is_empty() { String::new() } else { format!(": {}", last.why) };
+            format!("; the last, to {}: {}{why}", last.to, last.phase.as_str())
+        });
+        format!("by {}{}", self.component, last.unwrap_or_default())
+    }
 }
 
 #[derive(Serialize)]
@@ -147,6 +178,7 @@ pub(super) fn status(options: StatusOptions) -> Result<(), Fatal> {
         time_floor: facts.map(|facts| facts.floor.to_string()),
         actions,
         components: components(&files),
+        upgrade: UpgradeShown::of(&files),
         scan: scan::progress(&config.data_dir).filter(|_| running),
         quarantine,
         quarantine_damaged,
@@ -196,6 +228,9 @@ fn describe(shown: &Shown) -> String {
             ComponentShown::Damaged { error } => format!("damaged, it will be sent again: {error}"),
         };
         let _ = writeln!(text, "  holds      {name} {what}");
+    }
+    if let Some(upgrade) = &shown.upgrade {
+        let _ = writeln!(text, "  upgraded   {}", upgrade.describe());
     }
     if let Some(scan::Progress { files, bytes, at }) = &shown.scan {
         let _ = writeln!(text, "  scan       {files} files, {bytes} bytes; in {at}");
