@@ -490,6 +490,16 @@ impl Fleet {
         assert!(is_gone, "{process} is still there; does process 1 of this machine reap its children?");
     }
 
+    /// A host of that name is enrolled and then installed anew: two agents have it, which is an alert.
+    ///
+    /// # Panics
+    /// When it cannot be.
+    pub fn install_anew(&self, name: &str) {
+        let _first = self.enroll(name, &self.token(1)).ok();
+        fs::remove_dir_all(self.path(name)).unwrap();
+        let _second = self.enroll(name, &self.token(1)).ok();
+    }
+
     /// Alerts of a kind, as the operator sees them.
     ///
     /// # Panics

@@ -6,8 +6,8 @@
 
 mod governor;
 pub(crate) mod in_flight;
+pub(crate) mod places;
 mod registry;
-pub(crate) mod running;
 
 pub(crate) use governor::{Admission, Applicant, Governor, Turn};
 pub(crate) use registry::{Next, Registry, SessionEnding, SessionSlot};
@@ -132,7 +132,7 @@ pub(crate) struct Dispatcher {
     /// One rebuilding at a time: agents that come back together want the same trees.
     rebuilding: tokio::sync::Mutex<()>,
     in_flight: Arc<in_flight::InFlight>,
-    running: running::Running,
+    running: places::Places,
     governor: Arc<Governor>,
     /// Until when each cancelled command could have been obeyed. Asked at every delivery: copies of a
     /// command may stand in outboxes, or be read from the store at that very moment.
@@ -150,7 +150,7 @@ impl Dispatcher {
             kept: Mutex::default(),
             rebuilding: tokio::sync::Mutex::default(),
             in_flight: Arc::default(),
-            running: running::Running::default(),
+            running: places::Places::default(),
             cancelled: RwLock::default(),
             cancelling: tokio::sync::Mutex::default(),
         }
@@ -225,11 +225,11 @@ impl Dispatcher {
         let work = async {
             // Who is sent it at this moment is either among these, or in the store.
             let _settled = self.in_flight.settled().await;
-            let handed_over = self.in_flight.take_of(command);
+            let handed_over = self.in_flight.places().take_of(command);
             if !handed_over.is_empty()
                 && let Err(error) = store.note_sent(command, handed_over.clone()).await
             {
-                handed_over.into_iter().for_each(|place| self.in_flight.insert(command, place));
+                handed_over.into_iter().for_each(|place| self.in_flight.places().insert(command, place));
                 return Err(error);
             }
             store.cancel(command, now).await
@@ -248,7 +248,7 @@ impl Dispatcher {
         let cancelled = self.cancelled.read().unwrap_or_else(PoisonError::into_inner);
         let is_free = !cancelled.contains_key(&command);
         if is_free {
-            self.in_flight.insert(command, place);
+            self.in_flight.places().insert(command, place);
         }
         is_free
     }
@@ -301,9 +301,10 @@ impl Dispatcher {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Who runs what, as far as agents say.
+    /// Who runs what, as far as agents say (protocol.md §6.15), and as long as their sessions last: what an
+    /// agent does that is away, nobody knows.
     #[must_use]
-    pub(crate) const fn running(&self) -> &running::Running {
+    pub(crate) const fn running(&self) -> &places::Places {
         &self.running
     }
 

@@ -1,7 +1,5 @@
 //! People are told of alerts by mail, over TLS, and miss none.
 
-use std::fs;
-
 use integration_tests::daemon::until;
 use integration_tests::fleet::{Build, Fleet};
 use integration_tests::mailbox::{MailServer, PASSWORD};
@@ -16,17 +14,10 @@ fn scene(to: &str) -> (Fleet, MailServer) {
     (fleet, post)
 }
 
-/// A host of that name is installed anew: two have it, which is an alert.
-fn install_anew(fleet: &Fleet, name: &str) {
-    let _first = fleet.enroll(name, &fleet.token(1)).ok();
-    fs::remove_dir_all(fleet.path(name)).unwrap();
-    let _second = fleet.enroll(name, &fleet.token(1)).ok();
-}
-
 #[test]
 fn an_alert_is_mailed_when_it_opens_and_ends_and_what_comes_meanwhile_is_in_one_mail() {
     let (fleet, post) = scene("\"anna@ops.example\", \"ben@ops.example\"");
-    install_anew(&fleet, "rome");
+    fleet.install_anew("rome");
     let came = post.wait_for("Subject: [acme] same_name open: rome");
     for line in
         ["To: anna@ops.example, ben@ops.example", "Auto-Submitted: auto-generated", "writ agents approve"]
@@ -49,8 +40,8 @@ fn an_alert_is_mailed_when_it_opens_and_ends_and_what_comes_meanwhile_is_in_one_
 fn what_a_mail_server_does_not_take_is_mailed_later_and_is_an_alert_meanwhile() {
     // It takes mail for others from nobody.
     let (mut fleet, post) = scene("\"anna@elsewhere.example\"");
-    install_anew(&fleet, "rome");
-    install_anew(&fleet, "oslo");
+    fleet.install_anew("rome");
+    fleet.install_anew("oslo");
     fleet.server().wait_for("the mail server does not take alerts; it is tried again", |said| {
         said["why"].as_str().unwrap().contains("not for us")
     });

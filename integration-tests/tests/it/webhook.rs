@@ -17,17 +17,10 @@ fn scene() -> (Fleet, Receiver) {
     (fleet, receiver)
 }
 
-/// A host of that name is installed anew: two have it, which is an alert.
-fn install_anew(fleet: &Fleet, name: &str) {
-    let _first = fleet.enroll(name, &fleet.token(1)).ok();
-    fs::remove_dir_all(fleet.path(name)).unwrap();
-    let _second = fleet.enroll(name, &fleet.token(1)).ok();
-}
-
 #[test]
 fn an_alert_is_told_when_it_opens_is_seen_to_and_ends_under_the_servers_seal() {
     let (fleet, receiver) = scene();
-    install_anew(&fleet, "rome");
+    fleet.install_anew("rome");
     let told = receiver.wait_for("same_name", "open").remove(0);
     let alert = &fleet.json(&["alerts"])[0];
     assert_eq!((&told["alert_id"], &told["agent_name"]), (&alert["alert_id"], &"rome".into()));
@@ -67,7 +60,7 @@ fn an_alert_is_told_when_it_opens_is_seen_to_and_ends_under_the_servers_seal() {
 fn what_a_web_server_does_not_take_is_told_later_and_is_an_alert_meanwhile() {
     let (mut fleet, receiver) = scene();
     receiver.answer(Some(503));
-    install_anew(&fleet, "rome");
+    fleet.install_anew("rome");
     fleet.server().wait_for("the webhook does not take alerts; it is tried again", |said| {
         said["why"].as_str().unwrap().contains("503")
     });

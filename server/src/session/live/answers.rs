@@ -32,7 +32,7 @@ impl Live<'_> {
             self.slot.mailbox.look_into_store();
         }
         if let Some(place) = place {
-            self.server.dispatcher.in_flight().remove(command, place);
+            self.server.dispatcher.in_flight().places().remove(command, place);
             self.server.dispatcher.running().remove(command, place);
         }
         let is_tombstone = receipt.is_empty();
