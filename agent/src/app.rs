@@ -17,7 +17,7 @@ use writ_common::systemd::Start;
 use writ_protocol::keys::Algorithm;
 use writ_protocol::time::Timestamp;
 
-use crate::upgrade::allow::StateStep;
+use crate::upgrade::state::StateStep;
 
 /// Obeys what carries the server's seal, once, and answers under its own.
 ///

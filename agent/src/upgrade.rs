@@ -9,7 +9,9 @@ pub(crate) mod allow;
 pub(crate) mod apply;
 pub(crate) mod asked;
 pub(crate) mod host;
+mod package;
 mod request;
+pub(crate) mod state;
 #[cfg(test)]
 mod tests;
 
@@ -234,17 +236,6 @@ impl HandOver {
             greeting: at("upgrade-greeting"),
         }
     }
-}
-
-/// What of an agent's state a later version may write in a way that an earlier one does not read. Who the
-/// agent is and whom it obeys are documents of the protocol, and are never taken back.
-pub(crate) fn versioned(files: &Files) -> [PathBuf; 2] {
-    [files.journal(), files.settings()]
-}
-
-/// Where the copies of those are while an upgrade is under way.
-pub(crate) fn kept(files: &Files) -> PathBuf {
-    files.folder().join("upgrade-kept")
 }
 
 impl Allowed {

@@ -14,7 +14,7 @@ pub(crate) struct Progress {
     bar: ProgressBar,
     is_terminal: bool,
     what: &'static str,
-    said: Option<u64>,
+    said: Option<(u64, String)>,
 }
 
 impl Progress {
@@ -31,14 +31,15 @@ impl Progress {
         Self { bar, is_terminal, what, said: None }
     }
 
-    /// This is so now. A log has no bar; it gets a line for every tenth.
+    /// This is so now. A log has no bar; it gets a line for every tenth, and when something else is being done.
     pub(crate) fn show(&mut self, done: u64, total: u64, words: String) {
         self.bar.set_length(total);
         self.bar.set_position(done);
-        let tenths = done * 10 / total.max(1);
-        if !self.is_terminal && self.said != Some(tenths) {
+        let kinds = words.chars().filter(|c| !c.is_ascii_digit()).collect();
+        let now = Some((done * 10 / total.max(1), kinds));
+        if !self.is_terminal && self.said != now {
             say::aside(format_args!("{done}/{total} {}: {words}", self.what));
-            self.said = Some(tenths);
+            self.said = now;
         }
         self.bar.set_message(words);
     }

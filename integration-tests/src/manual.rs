@@ -60,7 +60,7 @@ pub fn without_example(program: &Command) -> io::Result<Vec<String>> {
 fn write_pages(
     command: &Command,
     above: &[String],
-    examples: &BTreeMap<Vec<String>, Vec<Example>>,
+    examples: &[(Vec<String>, Example)],
     pages: &mut BTreeMap<String, String>,
 ) -> io::Result<()> {
     let path = [above, &[command.get_name().to_owned()]].concat();
@@ -69,15 +69,15 @@ fn write_pages(
     clap_mangen::Man::new(command.clone().display_name(path.join("-")).bin_name(path.join(" ")))
         .render(&mut page)?;
     let mut page = String::from_utf8(page).map_err(io::Error::other)?;
-    // Of a command that has others below it: one of each.
-    let shown: Vec<_> = match below.is_empty() {
-        true => examples.get(&path).into_iter().flatten().take(MOST).collect(),
-        false => {
-            let starts = |known: &&Vec<String>| known.starts_with(&path);
-            let first = examples.keys().filter(starts).filter_map(|known| examples[known].first());
-            first.take(MOST).collect()
+    // Of a command that has others below it: one of each, as the documents begin.
+    let mut seen = Vec::new();
+    let mut shown = Vec::new();
+    for (command, example) in examples.iter().filter(|(command, _)| command.starts_with(&path)) {
+        if shown.len() < MOST && (below.is_empty() || !seen.contains(command)) {
+            seen.push(command.clone());
+            shown.push(example);
         }
-    };
+    }
     if !shown.is_empty() {
         page.push_str(".SH EXAMPLES\n");
     }
@@ -89,19 +89,21 @@ fn write_pages(
     }
     let mut others: Vec<_> = (1..path.len()).map(|length| path[..length].join("-")).collect();
     others.extend(below.iter().map(|below| format!("{}-{}", path.join("-"), below.get_name())));
-    let mut documents: Vec<_> = shown.iter().map(|example| example.document.as_str()).collect();
+    let program = path.first().map_or("", String::as_str);
+    let mut documents: Vec<_> =
+        shown.iter().map(|example| format!("/usr/share/doc/{program}/{}", example.document)).collect();
     documents.sort_unstable();
     documents.dedup();
     let pages_of_others = others.iter().map(|name| format!("\\fB{}\\fR(1)", escaped(name)));
-    let see: Vec<_> = pages_of_others.chain(documents.into_iter().map(escaped)).collect();
+    let see: Vec<_> = pages_of_others.chain(documents.iter().map(|path| escaped(path))).collect();
     let _ = writeln!(page, ".SH \"SEE ALSO\"\n{}", see.join(", "));
     pages.insert(format!("{}.1", path.join("-")), page);
     below.into_iter().try_for_each(|below| write_pages(below, &path, examples, pages))
 }
 
-/// What our documents show of a program, by command.
-fn examples(program: &Command) -> io::Result<BTreeMap<Vec<String>, Vec<Example>>> {
-    let mut found = BTreeMap::<Vec<String>, Vec<Example>>::new();
+/// What our documents show of a program, each with its command, in the order in which somebody reads them.
+fn examples(program: &Command) -> io::Result<Vec<(Vec<String>, Example)>> {
+    let mut found = Vec::<(Vec<String>, Example)>::new();
     let mut documents = vec![root().join("README.md")];
     let mut more: Vec<_> =
         fs::read_dir(root().join("docs"))?.map(|entry| entry.map(|e| e.path())).collect::<Result<_, _>>()?;
@@ -109,12 +111,11 @@ fn examples(program: &Command) -> io::Result<BTreeMap<Vec<String>, Vec<Example>>
     more.sort();
     documents.extend(more);
     for path in documents {
-        let document = path.strip_prefix(root()).unwrap_or(&path).display().to_string();
+        let document = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         for (typed, said) in lines(&fs::read_to_string(&path)?) {
             let Some(command) = command_of(program, &typed) else { continue };
-            let examples = found.entry(command).or_default();
-            if !examples.iter().any(|known| known.typed == typed) {
-                examples.push(Example { typed, said, document: document.clone() });
+            if !found.iter().any(|(_, known)| known.typed == typed) {
+                found.push((command, Example { typed, said, document: document.clone() }));
             }
         }
     }

@@ -188,53 +188,61 @@ fn webhook(reader: &mut Reader) -> Option<WebhookSettings> {
 }
 
 fn mail(reader: &mut Reader) -> Option<MailSettings> {
-    let rule = "`HOST:PORT` of a mail server that speaks TLS from the first byte, 465 as a rule; 25 and 587 begin in clear text (STARTTLS), which is not spoken";
-    let place = |text: &str| text.parse::<Place>().ok().filter(|place| ![25, 587].contains(&place.port()));
-    let named =
-        reader.string("alerts.mail.server", "", rule, |text| text.is_empty() || place(text).is_some());
-    let address = "an address such as writ@example.org";
-    let from = reader
-        .string("alerts.mail.from", "", address, |text| text.is_empty() || text.parse::<Address>().is_ok());
-    let to = reader.strings("alerts.mail.to", address, |text| text.parse::<Address>().is_ok());
-    let path = |reader: &mut Reader, key: &str, what: &str| {
-        let path = reader.string(key, "", what, |_| true);
-        (!path.is_empty()).then(|| PathBuf::from(path))
+    let mut text = |key: &str| {
+        let text = reader.string(&format!("alerts.mail.{key}"), "", "text", |_| true);
+        Some(text).filter(|text| !text.is_empty())
     };
-    let ca = path(reader, "alerts.mail.ca", "the path of a certificate (PEM)");
-    let user = reader.string("alerts.mail.user", "", "who this server is to the mail server", |_| true);
-    let password = path(reader, "alerts.mail.password_file", "the path of a file with a password");
+    let [server, from, ca, user, password] = ["server", "from", "ca", "user", "password_file"].map(&mut text);
+    let to = reader.strings("alerts.mail.to", AN_ADDRESS, |text| text.parse::<Address>().is_ok());
     let shortest = Duration::from_secs(1)..=Duration::from_secs(86_400);
     let every = reader.duration("alerts.mail.every", Duration::from_secs(60), shortest);
-    let is_asked =
-        !from.is_empty() || !to.is_empty() || ca.is_some() || !user.is_empty() || password.is_some();
-    if named.is_empty() {
-        if is_asked {
-            reader.problem("alerts.mail.server", format!("is missing; it must be {rule}"));
-        }
+    if [&server, &from, &ca, &user, &password].into_iter().all(Option::is_none) && to.is_empty() {
         return None;
     }
-    if from.is_empty() {
-        reader.problem("alerts.mail.from", format!("is missing; it must be {address}"));
-    }
+    let place = |text: &str| text.parse::<Place>().ok().filter(|place| ![25, 587].contains(&place.port()));
+    let server = read_or_told(reader, "alerts.mail.server", server, A_MAIL_SERVER, place);
+    let from =
+        read_or_told(reader, "alerts.mail.from", from, AN_ADDRESS, |text| text.parse::<Address>().ok());
     if to.is_empty() || to.len() > MAX_RECIPIENTS {
-        reader.problem("alerts.mail.to", format!("must name 1 to {MAX_RECIPIENTS}, each {address}"));
+        reader.problem("alerts.mail.to", format!("must name 1 to {MAX_RECIPIENTS}, each {AN_ADDRESS}"));
     }
-    let user = match (user.is_empty(), password) {
-        (true, None) => None,
-        (false, Some(file)) => Some((user, file)),
-        (true, Some(_)) => {
+    let user = match (user, password) {
+        (None, None) => None,
+        (Some(user), Some(file)) => Some((user, PathBuf::from(file))),
+        (None, Some(_)) => {
             reader.problem("alerts.mail.user", "is missing beside alerts.mail.password_file".to_owned());
             None
         }
-        (false, None) => {
+        (Some(_), None) => {
             reader.problem("alerts.mail.password_file", "is missing beside alerts.mail.user".to_owned());
             None
         }
     };
     let to = to.iter().filter_map(|text| text.parse().ok()).collect();
-    Some(MailSettings { server: place(&named)?, ca, from: from.parse().ok()?, to, user, every })
+    Some(MailSettings { server: server?, ca: ca.map(PathBuf::from), from: from?, to, user, every })
 }
 
+/// What a key must hold that has no default; without it, or with something else, that is told.
+fn read_or_told<T>(
+    reader: &mut Reader,
+    key: &str,
+    given: Option<String>,
+    rule: &str,
+    read: impl FnOnce(&str) -> Option<T>,
+) -> Option<T> {
+    let Some(given) = given else {
+        reader.problem(key, format!("is missing; it must be {rule}"));
+        return None;
+    };
+    let found = read(&given);
+    if found.is_none() {
+        reader.problem(key, format!("is `{given}`; it must be {rule}"));
+    }
+    found
+}
+
+const AN_ADDRESS: &str = "an address such as writ@example.org";
+const A_MAIL_SERVER: &str = "`HOST:PORT` of a mail server that speaks TLS from the first byte, 465 as a rule; 25 and 587 begin in clear text (STARTTLS), which is not spoken";
 /// Addresses of one mail.
 const MAX_RECIPIENTS: usize = 100;
 

@@ -138,7 +138,8 @@ fn authorities(path: &Path) -> Result<Vec<Vec<u8>>, String> {
 }
 
 async fn raise(server: &Server, kind: AlertKind, why: &str) {
-    let detail = format!("Alerts are not told elsewhere: {why}.");
+    let what = if kind == AlertKind::NotMailed { "mailed" } else { "told elsewhere" };
+    let detail = format!("Alerts are not {what}: {why}.");
     let alarm = Alarm { kind, code: "", agent: SERVER, count: 1, detail };
     if let Err(error) = server.store.raise(alarm, None, server.clock.wall()).await {
         warn!(%error, "the alert could not be raised");

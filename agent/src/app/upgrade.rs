@@ -15,7 +15,7 @@ use crate::config::Config;
 use crate::identity::Files;
 use crate::upgrade::apply::Upgrader;
 use crate::upgrade::host::Machine;
-use crate::upgrade::{self, Allowed, Place, allow};
+use crate::upgrade::{self, Allowed, Place, allow, state};
 
 pub(super) async fn upgrade(verb: Upgrade, shutdown: Shutdown) -> Result<(), Fatal> {
     let place = Place::new(Path::new(upgrade::FOLDER));
@@ -31,7 +31,7 @@ pub(super) async fn upgrade(verb: Upgrade, shutdown: Shutdown) -> Result<(), Fat
             say::result(text).map_err(Fatal::failure)
         }
         Upgrade::Apply => apply(&place, shutdown).await,
-        Upgrade::State { step, data_dir } => allow::handle_state(&Files::new(&data_dir), step),
+        Upgrade::State { step, data_dir } => state::handle(&Files::new(&data_dir), step),
     }
 }
 

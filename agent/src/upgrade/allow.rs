@@ -1,8 +1,8 @@
 //! What root says once: that this agent may be replaced, and by whom.
 
-use std::fs::{self, OpenOptions};
+use std::fs;
 use std::io;
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::time::Duration;
 
@@ -12,9 +12,9 @@ use writ_common::time::{Clock as _, SystemClock};
 use writ_common::users;
 use writ_protocol::component::package_of;
 
-use super::{Allowed, HandOver, Place, host, kept, versioned};
+use super::package::{architecture, owner_of};
+use super::{Allowed, HandOver, Place, host};
 use crate::identity::{Files, Identity};
-use crate::replay::{Journal, JournalError};
 use crate::trust::Trust;
 
 /// What systemd starts for root's side.
@@ -46,8 +46,8 @@ pub(crate) async fn allow(place: &Place, files: &Files, unit: &str) -> Result<Al
     let chain = Trust::load(files).map_err(Fatal::failure)?.chain();
     let program = program_of(unit).await?;
     check_only_roots(&program)?;
-    let is_owned = host::owner_of(&program).await.map_err(Fatal::failure)?.is_some();
-    let kind = format!("{}-{}", if is_owned { "deb" } else { "program" }, host::architecture());
+    let is_owned = owner_of(&program).await.map_err(Fatal::failure)?.is_some();
+    let kind = format!("{}-{}", if is_owned { "deb" } else { "program" }, architecture());
     let allowed = Allowed {
         data_dir: files.folder().to_owned(),
         agent_id: identity.record.agent.to_string(),
@@ -154,85 +154,4 @@ async fn program_of(unit: &str) -> Result<std::path::PathBuf, Fatal> {
     };
     // Where the host's folders are links, as /bin is one to /usr/bin.
     fs::canonicalize(path).map_err(files::FileError::io(Path::new(path))).map_err(Fatal::failure)
-}
-
-/// What is done with the copies of an agent's state, as the agent's user.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub(crate) enum StateStep {
-    /// Copy what other versions may write differently.
-    Keep,
-    /// Put the copies back.
-    PutBack,
-    /// Remove the copies.
-    Forget,
-}
-
-/// Carries that out; each can be done again.
-///
-/// # Errors
-/// When a file cannot be read or written.
-pub(crate) fn handle_state(files: &Files, step: StateStep) -> Result<(), Fatal> {
-    let (kept, complete) = (kept(files), kept(files).join("complete"));
-    let copy_of = |file: &Path| kept.join(file.file_name().unwrap_or_default());
-    let done = match step {
-        StateStep::Keep => {
-            // Copies of an earlier try are of before the agent ran on.
-            handle_state(files, StateStep::Forget)?;
-            with_journal(files, Journal::fix_next_mark)?;
-            let copied = files::private_folder(&kept)
-                .and_then(|()| versioned(files).iter().try_for_each(|file| copy(file, &copy_of(file))));
-            copied.and_then(|()| files::touch_private(&complete))
-        }
-        StateStep::PutBack if !complete.exists() => {
-            return Err(Fatal::failure(format!(
-                "{}: the agent's state of before is not there",
-                kept.display()
-            )));
-        }
-        StateStep::PutBack => {
-            let put_back = versioned(files).iter().try_for_each(|file| {
-                // What it takes the place of is worth nothing now, and a full disk needs its room.
-                remove_file(file)?;
-                copy(&copy_of(file), file)
-            });
-            put_back.map_err(Fatal::failure)?;
-            return with_journal(files, Journal::was_put_back);
-        }
-        StateStep::Forget => match fs::remove_dir_all(&kept) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(files::FileError::io(&kept)(error)),
-            Ok(()) | Err(_) => Ok(()),
-        },
-    };
-    done.map_err(Fatal::failure)
-}
-
-/// Does something with the journal of an agent that is stopped, if it has one.
-fn with_journal(files: &Files, work: impl FnOnce(&Journal) -> Result<(), JournalError>) -> Result<(), Fatal> {
-    if !files.journal().exists() {
-        return Ok(());
-    }
-    let journal = Journal::open(&files.journal(), u64::MAX);
-    journal.and_then(|journal| work(&journal)).map_err(Fatal::failure)
-}
-
-fn remove_file(file: &Path) -> Result<(), files::FileError> {
-    match fs::remove_file(file) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(files::FileError::io(file)(error)),
-        Ok(()) | Err(_) => Ok(()),
-    }
-}
-
-/// Copies a file to where none is; one that is not there leaves none.
-fn copy(from: &Path, to: &Path) -> Result<(), files::FileError> {
-    let mut content = match files::open_plain(from) {
-        Err(error) if error.is_missing() => return Ok(()),
-        opened => opened?,
-    };
-    let copied = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(to).and_then(
-        |mut copy| {
-            io::copy(&mut content, &mut copy)?;
-            copy.sync_all()
-        },
-    );
-    copied.map_err(files::FileError::io(to))
 }

@@ -50,7 +50,7 @@ pub(crate) enum Commands {
         /// With this action, such as `ping` or one of the agents' own.
         #[arg(long, value_name = "NAME", default_value = "", add = ArgValueCompleter::new(complete::actions))]
         action: String,
-        /// In this state.
+        /// In this state; `open`: an answer is awaited, of agents where it is waiting, delivered or running.
         #[arg(long, value_enum)]
         state: Option<CommandState>,
         /// Sent no longer ago than this.

@@ -99,7 +99,7 @@ async fn show(format: Format, client: &Client, name: String, selector: String) -
         if count > 1 {
             fields.push(("version", format!("{} of {count}", number + 1)));
         }
-        fields.extend(version.fields());
+        fields.extend(version.fields(&shown.name));
         let needed = version.parameters.iter().filter(|one| one.default.is_none());
         let typed: Vec<_> = needed
             .map(|one| {
@@ -147,7 +147,7 @@ impl Version {
         }
     }
 
-    fn fields(&self) -> Vec<(&'static str, String)> {
+    fn fields(&self, name: &str) -> Vec<(&'static str, String)> {
         let more = usize::try_from(self.agents).unwrap_or(usize::MAX).saturating_sub(self.agent_names.len());
         let more = if more > 0 { format!(" and {more} more") } else { String::new() };
         let mut fields = vec![
@@ -157,7 +157,10 @@ impl Version {
         if !self.described {
             fields.push((
                 "takes",
-                "these agents do not say; they are older, or it is one of every agent".to_owned(),
+                match is_own_action(name) {
+                    true => "what `writ send` gives it: every agent has it".to_owned(),
+                    false => "these agents are older, and do not say".to_owned(),
+                },
             ));
             return fields;
         }

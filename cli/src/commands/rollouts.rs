@@ -44,7 +44,8 @@ pub(super) struct Shown {
     max_failures: u32,
     rate_per_second: u32,
     window: String,
-    start_at: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    start_at: Option<String>,
     answer_within_seconds: u32,
     issued_at: String,
     expires_at: String,
@@ -140,7 +141,7 @@ fn show(rollout: Rollout) -> Shown {
         max_failures: rollout.max_failures,
         rate_per_second: rollout.rate_per_second,
         window: rollout.window,
-        start_at: output::time(rollout.start_at_ms),
+        start_at: Some(output::time(rollout.start_at_ms)).filter(|_| rollout.start_at_ms > 0),
         answer_within_seconds: rollout.patience_seconds,
         issued_at: output::time(rollout.issued_at_ms),
         expires_at: output::time(rollout.expires_at_ms),

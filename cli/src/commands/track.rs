@@ -276,12 +276,14 @@ pub(super) async fn run(format: Format, client: &Client, verb: Commands) -> Resu
         Commands::Cancel { id } => {
             let id = whole_id(client, id).await?;
             let command = client.commands().cancel(request(id)).await?.into_inner();
+            let command_id = command.command_id.clone();
             let counts = print(format, client, command).await?;
             if format.is_for_people() {
                 let too_late = counts.targets - counts.cancelled;
                 let (cancelled, sent) = (counts.cancelled, counts.delivered + counts.running);
                 output::text(&format!(
-                    "\nCancelled for {cancelled}, too late for {too_late}: {sent} of them have it and have not answered."
+                    "\nCancelled for {cancelled}, too late for {too_late}, of which {sent} did not answer yet. To end it there: {}",
+                    client.typed(&format!("writ commands stop {}", output::short(&command_id)))
                 ))?;
             }
         }

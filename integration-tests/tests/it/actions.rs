@@ -154,3 +154,28 @@ fn what_is_sent_goes_to_those_who_were_shown_or_to_nobody() {
     );
     assert_eq!(commands(&fleet), before);
 }
+
+#[test]
+fn an_upgrade_that_cannot_be_meant_is_refused_before_anything_is_signed() {
+    let (fleet, _agents) = scene();
+    for (flags, says) in [
+        (["--version", "latest"].as_slice(), "`latest`, which is no version such as 0.2.0"),
+        (&["--version", "0.2.0", "--greet-within", "5s"], "it must be 10 to 1800"),
+        (&["--version", "0.2.0"], "there is none at all. Publish it, writ-control-manager repo add"),
+    ] {
+        let said = fleet.writ(&[["send", "upgrade", "--all"].as_slice(), flags].concat());
+        assert!(said.code != 0 && said.stderr.contains(says), "{said:?}");
+    }
+    // What hosts run as root is chosen by nobody who asks.
+    let package =
+        r#"{"component": "agent-deb-amd64", "version": "0.2.0", "sha256": "AAAA", "size_bytes": "1"}"#;
+    let asked = format!(r#"{{"all": true, "upgrade": {{"version": "0.2.0", "packages": [{package}]}}}}"#);
+    let refused = fleet.call("CommandService/Submit", &asked);
+    assert!(
+        refused.code != 0 && refused.stderr.contains("must be left out: they are those of the version"),
+        "{refused:?}"
+    );
+    let shown = fleet.writ(&["actions", "show", "upgrade"]);
+    assert!(shown.code == 5 && shown.stderr.contains("writ-agent upgrade allow"), "{shown:?}");
+    assert_eq!(commands(&fleet), 0);
+}

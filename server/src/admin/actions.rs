@@ -45,8 +45,15 @@ impl ActionService for Actions {
     async fn get(&self, request: Request<GetActionRequest>) -> Result<Response<ActionVersions>, Status> {
         let GetActionRequest { name, selector } = request.into_inner();
         let selector = self.read(&selector).await?;
-        let unknown =
-            || Failure::not_found(format!("no agent has an action `{name}`; see: writ actions list"));
+        let unknown = || {
+            Failure::not_found(match name.as_str() {
+                "upgrade" => {
+                    "no host lets its agent be upgraded by commands; there, as root: writ-agent upgrade allow"
+                        .to_owned()
+                }
+                _ => format!("no agent has an action `{name}`; see: writ actions list"),
+            })
+        };
         let found =
             listed(&self.0, selector.as_ref(), Some(&name)).await?.remove(&name).ok_or_else(unknown)?;
         let mut versions: Vec<_> = found.versions.into_iter().collect();

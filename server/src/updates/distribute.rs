@@ -89,7 +89,7 @@ pub(crate) fn packages(server: &Server, version: &str) -> Result<Vec<ComponentUp
             others.iter().map(|(name, held)| format!("{name} {}", held.active.version)).collect();
         let there = if others.is_empty() { "none at all".to_owned() } else { others.join(", ") };
         let text = format!(
-            "no package of version {} is in force here; there is {there}. Publish it and have this server fetch it: docs/upgrades.md",
+            "no package of version {} is in force here; there is {there}. Publish it, writ-control-manager repo add and repo publish, and have this server fetch it: writ-server updates sync",
             plain(version)
         );
         return Err(Failure::precondition("no_component", text));

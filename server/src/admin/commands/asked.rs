@@ -13,7 +13,7 @@ use writ_protocol::command::{
     Action, ComponentUpdate, NamedAction, Remedy, Scan, Settings, Upgrade, is_own_action,
 };
 use writ_protocol::id::{Digest, InvalidId};
-use writ_protocol::limits::MAX_COMMAND_LIFETIME;
+use writ_protocol::limits::{MAX_COMMAND_LIFETIME, MAX_GREETING_TIME, MIN_GREETING_TIME};
 use writ_protocol::place::Place;
 use writ_protocol::rollout::Seed;
 
@@ -181,7 +181,23 @@ pub(super) fn fill(server: &Server, request: &mut SubmitRequest) -> Result<(), F
             let text = "must be left out: they are those of the version that are in force here";
             return Err(Failure::invalid("upgrade.packages", text));
         }
+        check_upgrade(asked)?;
         asked.packages = packages(server, &asked.version)?.into_iter().map(as_asked).collect();
+    }
+    Ok(())
+}
+
+/// What can be wrong whatever is published.
+fn check_upgrade(asked: &UpgradeAction) -> Result<(), Failure> {
+    let UpgradeAction { version, greet_within_seconds, .. } = asked;
+    if let Err(error) = semver::Version::parse(version) {
+        let text = format!("is `{}`, which is no version such as 0.2.0: {error}", version.escape_debug());
+        return Err(Failure::invalid("upgrade.version", text));
+    }
+    let greet_within = Duration::from_secs((*greet_within_seconds).into());
+    if *greet_within_seconds != 0 && !(MIN_GREETING_TIME..=MAX_GREETING_TIME).contains(&greet_within) {
+        let text = format!("is {greet_within_seconds}; it must be 10 to 1800");
+        return Err(Failure::invalid("upgrade.greet_within_seconds", text));
     }
     Ok(())
 }
