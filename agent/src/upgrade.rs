@@ -52,16 +52,18 @@ pub(crate) struct Allowed {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Phase {
-    /// The package is looked at, and what is installed is copied, with the agent's state.
+    /// The package is looked at, and what is installed is copied.
     Preparing,
+    /// The agent is stopped, and its state is copied.
+    Copying,
     /// The package is being installed.
     Installing,
     /// The new program is to greet its server.
     Waiting,
-    /// It has not, and the agent's state of before is being put back.
+    /// It has not, and program and state of before are being put back.
     TakingBack,
-    /// The state is that of before, and the program of before is being installed.
-    Reinstalling,
+    /// They are back, and the agent is being started.
+    Returning,
     /// The new program has greeted.
     Done,
     /// The program of before is installed.
@@ -74,10 +76,10 @@ impl Phase {
     /// For people.
     pub(crate) const fn as_str(self) -> &'static str {
         match self {
-            Self::Preparing => "being prepared",
+            Self::Preparing | Self::Copying => "being prepared",
             Self::Installing => "being installed",
             Self::Waiting => "installed, and to greet its server",
-            Self::TakingBack | Self::Reinstalling => "being taken back",
+            Self::TakingBack | Self::Returning => "being taken back",
             Self::Done => "done",
             Self::TakenBack => "taken back",
             Self::Refused => "refused",
@@ -117,10 +119,10 @@ impl Standing {
     /// put back.
     pub(crate) fn lets_run(&self, version: &str) -> bool {
         match self.phase {
-            // Whatever is started while a package is half installed, its state may still be put back.
-            Phase::Installing | Phase::TakingBack => false,
+            // Whatever is started then, its state is being copied, or may still be put back.
+            Phase::Copying | Phase::Installing | Phase::TakingBack => false,
             Phase::Waiting => version == self.to,
-            Phase::Reinstalling => version == self.from,
+            Phase::Returning => version == self.from,
             Phase::Preparing | Phase::Done | Phase::TakenBack | Phase::Refused => true,
         }
     }

@@ -47,6 +47,8 @@ enum Untold {
     Theirs(String),
     /// This server could not say it.
     Ours(String),
+    /// Not all of these at once, and perhaps each.
+    Together(String),
 }
 
 impl Way {
@@ -70,8 +72,17 @@ impl Way {
             }
             Self::Mail(_) if untold.is_empty() => LOOK_EVERY,
             Self::Mail(mail) => {
-                mail.tell(server, &untold).await?;
-                server.store.note_told(teller, &untold).await.map_err(failed)?;
+                match mail.tell(server, &untold).await {
+                    Ok(()) => server.store.note_told(teller, &untold).await.map_err(failed)?,
+                    Err(Untold::Together(why)) => {
+                        warn!(why, "the mail server will not have these alerts together; each is sent alone");
+                        for alert in untold.chunks(1) {
+                            mail.tell(server, alert).await?;
+                            server.store.note_told(teller, alert).await.map_err(failed)?;
+                        }
+                    }
+                    Err(other) => return Err(other),
+                }
                 mail.every()
             }
         };
@@ -116,7 +127,7 @@ pub(crate) async fn run(server: Arc<Server>, teller: Teller, way: Option<Way>) {
                 warn!(%why, "the {name} cannot be told of alerts now; it is tried again");
                 backoff.after_failure()
             }
-            Err(Untold::Theirs(why)) => {
+            Err(Untold::Theirs(why) | Untold::Together(why)) => {
                 warn!(%why, "the {name} does not take alerts; it is tried again");
                 if !std::mem::replace(&mut is_failing, true) {
                     may_be_open = true;

@@ -10,11 +10,12 @@ mod suite;
 pub(crate) use lanes::Job;
 pub use rows::AlertKind;
 pub(crate) use rows::{
-    AgentAdmission, AgentRow, Alarm, AlertRow, AllowList, Answers, Attribute, AttributeSource, BackupRow,
-    Beginning, Behind, CommandRow, Contact, EnrolmentTokenRow, Fork, Holders, KnownAgent, LabelChange,
-    ListedAction, Membership, NewCommand, NewReceipt, NewToken, OpenTarget, Progress, QueuedCommand,
-    ReceiptFate, RecordedCommand, Report, RolloutRow, RolloutState, SERVER, SavedSelector, SignOfLife,
-    StoredEnvelope, TakenRow, TargetRow, TargetState, Teller, TokenUse, Wanted, WantedAlerts, WantedState,
+    AgentAdmission, AgentRow, Alarm, AlertRow, AlertState, AllowList, Answers, Attribute, AttributeSource,
+    BackupRow, Beginning, Behind, CommandRow, Contact, EnrolmentTokenRow, Fork, Holders, KnownAgent,
+    LabelChange, ListedAction, Membership, NewCommand, NewReceipt, NewToken, OpenTarget, Progress,
+    QueuedCommand, ReceiptFate, RecordedCommand, Report, RolloutRow, RolloutState, SERVER, SavedSelector,
+    SignOfLife, StoredEnvelope, TakenRow, TargetRow, TargetState, Teller, TokenUse, Wanted, WantedAlerts,
+    WantedState,
 };
 pub(crate) use sql::{MAX_FORKS, MAX_LABELS, MAX_SAVED_SELECTORS};
 pub(crate) use writ_common::admin::unavailable;

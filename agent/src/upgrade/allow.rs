@@ -59,7 +59,7 @@ pub(crate) async fn allow(place: &Place, files: &Files, unit: &str) -> Result<Al
         since_ms: SystemClock::new().wall().as_millis(),
     };
     make_folder(place.folder()).map_err(Fatal::failure)?;
-    host::replace(&program, &place.program()).map_err(Fatal::failure)?;
+    host::adopt(&program, place).map_err(Fatal::failure)?;
     place.allow(&allowed).map_err(Fatal::failure)?;
     let request = HandOver::of(files).request;
     for (name, text) in UNITS {

@@ -50,11 +50,18 @@ impl<H: Host> Upgrader<'_, H> {
                 info!(command.id = standing.command_id, version = standing.to, ?phase, why, "upgrade");
             }
         }
-        // Last: until then systemd goes on with it.
-        match fs::remove_dir_all(self.place.work()) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error.to_string()),
-            Ok(()) | Err(_) => Ok(()),
+        if !self.place.work().exists() {
+            return Ok(());
         }
+        // Only now, when a program that is started may hold a session; and whatever stopped it before.
+        self.host.let_run().await?;
+        match self.host.forget_state().await {
+            Err(why) if self.host.is_ending() => return Err(why),
+            Err(why) => warn!(why, "the copies of the agent's state stay"),
+            Ok(()) => {}
+        }
+        // Last: until then systemd goes on with it.
+        fs::remove_dir_all(self.place.work()).map_err(text)
     }
 
     /// Follows whom the agent obeys, from what root pinned: a chain that ends before does not count later.
@@ -123,6 +130,9 @@ impl<H: Host> Upgrader<'_, H> {
                 "it was issued before another one that was believed here, or before root allowed upgrades";
             return Ok(refused(why.to_owned()));
         }
+        if let Err(error) = super::allow::check_only_roots(&self.allowed.program) {
+            return Ok(refused(error.to_string()));
+        }
         let Some(package) = upgrade.package(&self.allowed.component) else {
             let why = format!("the command has no package `{}`", self.allowed.component);
             return Ok(refused(why));
@@ -143,10 +153,20 @@ impl<H: Host> Upgrader<'_, H> {
     /// Makes the step that is noted, and says which comes next.
     async fn step(&mut self, standing: &mut Standing) -> Result<(), String> {
         match standing.phase {
-            Phase::Preparing => match self.prepare(standing).await? {
-                Ok(()) => standing.phase = Phase::Installing,
+            // The agent obeys meanwhile: what can be refused is, before it is stopped.
+            Phase::Preparing => match self.look(standing).await {
+                Ok(()) => standing.phase = Phase::Copying,
+                Err(why) if self.host.is_ending() => return Err(why),
                 Err(why) => refuse(standing, Phase::Refused, why),
             },
+            Phase::Copying => {
+                self.host.stop().await?;
+                match self.host.keep_state().await {
+                    Ok(()) => standing.phase = Phase::Installing,
+                    Err(why) if self.host.is_ending() => return Err(why),
+                    Err(why) => refuse(standing, Phase::Refused, why),
+                }
+            }
             Phase::Installing => {
                 let installed = async {
                     self.host.install(Which::New, standing.allow_older).await?;
@@ -162,40 +182,26 @@ impl<H: Host> Upgrader<'_, H> {
                 Ok(()) => self.keep_new(standing).await?,
                 Err(why) => self.give_up(standing, why).await?,
             },
+            // The program first: until it is back, the one that came could write to the state once more.
             Phase::TakingBack => {
                 self.host.stop().await?;
+                if let Err(why) = self.host.install(Which::Previous, true).await {
+                    // On a full disk nothing can be installed, and nothing may have been.
+                    if !self.host.has(&standing.from).await {
+                        return Err(why);
+                    }
+                }
+                self.host.stop().await?;
                 self.host.put_back_state().await?;
-                standing.phase = Phase::Reinstalling;
+                standing.phase = Phase::Returning;
             }
-            Phase::Reinstalling => {
-                self.host.install(Which::Previous, true).await?;
+            Phase::Returning => {
                 self.host.start().await?;
-                self.host.forget_state().await?;
                 standing.phase = Phase::TakenBack;
             }
             Phase::Done | Phase::TakenBack | Phase::Refused => {}
         }
         Ok(())
-    }
-
-    /// Looks at the package, keeps what is installed, stops the agent, and keeps its state; the inner error says
-    /// why nothing was changed. The agent stops late: what can be refused while it obeys is.
-    async fn prepare(&mut self, standing: &mut Standing) -> Result<Result<(), String>, String> {
-        let ready = async {
-            self.look(standing).await?;
-            self.host.stop().await?;
-            self.host.keep_state().await
-        };
-        match ready.await {
-            Ok(()) => Ok(Ok(())),
-            Err(why) if self.host.is_ending() => Err(why),
-            Err(why) => {
-                // It may be stopped, also by an earlier try of this step.
-                self.host.forget_state().await?;
-                self.host.let_run().await?;
-                Ok(Err(why))
-            }
-        }
     }
 
     async fn look(&mut self, standing: &mut Standing) -> Result<(), String> {
@@ -244,10 +250,7 @@ impl<H: Host> Upgrader<'_, H> {
     async fn give_up(&mut self, standing: &mut Standing, why: String) -> Result<(), String> {
         self.host.stop().await?;
         match self.greeting(standing) {
-            Some(Ok(())) => {
-                self.host.start().await?;
-                self.keep_new(standing).await?;
-            }
+            Some(Ok(())) => self.keep_new(standing).await?,
             Some(Err(_)) | None => refuse(standing, Phase::TakingBack, why),
         }
         Ok(())
@@ -255,7 +258,6 @@ impl<H: Host> Upgrader<'_, H> {
 
     async fn keep_new(&mut self, standing: &mut Standing) -> Result<(), String> {
         self.host.adopt().await?;
-        self.host.forget_state().await?;
         standing.phase = Phase::Done;
         Ok(())
     }

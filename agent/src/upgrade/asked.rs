@@ -147,18 +147,24 @@ impl Upgrades {
     /// Waits for the end of an upgrade that was handed over. The agent itself may be stopped and started by it
     /// meanwhile: then the next start waits here.
     pub(crate) async fn outcome(&self, command: CommandId) -> Ended {
-        let began = tokio::time::Instant::now();
+        let mut began = tokio::time::Instant::now();
+        let mut is_withdrawn = false;
         loop {
             match self.standing().filter(|standing| standing.command_id == command.to_string()) {
                 Some(standing) if standing.phase.is_settled() => return self.end(&standing),
                 Some(_) => {}
                 None if began.elapsed() < BEGINS_WITHIN => {}
+                None if is_withdrawn => {
+                    let why = "root's side of this host did not begin; there: systemctl status writ-agent-upgrade.path writ-agent-upgrade";
+                    return Ended::quiet(Ending::Failed, format!("{why}; {VERSION} stays installed"));
+                }
                 None => {
-                    // So that it does not begin later, when nobody expects it any more.
-                    let _ = std::fs::remove_file(HandOver::of(&self.files).request);
-                    if !self.has_taken(command) {
-                        let why = "root's side of this host did not begin; there: systemctl status writ-agent-upgrade.path writ-agent-upgrade";
-                        return Ended::quiet(Ending::Failed, format!("{why}; {VERSION} stays installed"));
+                    // So that it does not begin later, when nobody expects it any more. One that is not there has
+                    // just been taken, and is noted soon, if ever.
+                    let removed = std::fs::remove_file(HandOver::of(&self.files).request);
+                    is_withdrawn = true;
+                    if removed.is_err() {
+                        began = tokio::time::Instant::now();
                     }
                 }
             }

@@ -53,6 +53,8 @@ pub(crate) trait Host {
     async fn keep_installed(&mut self) -> Result<(), String>;
     /// Installs.
     async fn install(&mut self, which: Which, may_be_older: bool) -> Result<(), String>;
+    /// Whether a version is installed, and whole.
+    async fn has(&mut self, version: &str) -> bool;
     /// Stops the agent, and returns when it has ended.
     async fn stop(&mut self) -> Result<(), String>;
     /// Starts the agent, anew if it runs.
@@ -183,6 +185,9 @@ impl Host for Machine {
         } else {
             make_program(&package).map_err(|error| format!("{}: {error}", package.display()))?;
         }
+        if !fs::symlink_metadata(&program).is_ok_and(|found| found.is_file()) {
+            return Err(format!("it holds no program {}", self.allowed.program.display()));
+        }
         let found = version_of(&program).await?;
         if found != version {
             return Err(format!("what came as version {version} says that it is {}", plain(&found)));
@@ -190,6 +195,8 @@ impl Host for Machine {
         // One that knows nothing of upgrades would never say that it has greeted.
         let words = ["upgrade", "allow", "--help"];
         let known = run(&program.to_string_lossy(), &words, &[], ENDS_WITHIN).await;
+        // Its room is needed when something has to be put back.
+        remove_tree(&self.place.work().join("new"))?;
         known
             .map(drop)
             .map_err(|_| format!("version {version} cannot be upgraded to by a command: it is too old"))
@@ -221,6 +228,16 @@ impl Host for Machine {
         // Others need not wait until the agent has greeted.
         self.lock = None;
         installed
+    }
+
+    async fn has(&mut self, version: &str) -> bool {
+        if !self.is_package() {
+            return version_of(&self.allowed.program).await.is_ok_and(|found| found == version);
+        }
+        let Ok(name) = self.package_name().await else { return false };
+        let words = ["--show", "--showformat=${Status} ${Version}", &name];
+        let found = run("dpkg-query", &words, &[], ENDS_WITHIN).await.unwrap_or_default();
+        found.strip_prefix("install ok installed ").is_some_and(|found| upstream(found) == version)
     }
 
     async fn stop(&mut self) -> Result<(), String> {
@@ -282,7 +299,7 @@ impl Host for Machine {
     }
 
     async fn adopt(&mut self) -> Result<(), String> {
-        replace(&self.allowed.program, &self.place.program()).map_err(|error| error.to_string())
+        adopt(&self.allowed.program, &self.place).map_err(|error| error.to_string())
     }
 }
 
@@ -301,6 +318,14 @@ pub(crate) fn replace(from: &Path, to: &Path) -> Result<(), files::FileError> {
     fs::copy(from, &beside).map_err(files::FileError::io(&beside))?;
     make_program(&beside).map_err(files::FileError::io(&beside))?;
     files::rename(&beside, to)
+}
+
+/// Makes a program the one that makes upgrades. Nobody else can read it, so that what it does as the agent's
+/// user, the agent cannot look into (ptrace(2), "dumpable").
+pub(crate) fn adopt(program: &Path, place: &Place) -> Result<(), files::FileError> {
+    let to = place.program();
+    replace(program, &to)?;
+    fs::set_permissions(&to, fs::Permissions::from_mode(0o711)).map_err(files::FileError::io(&to))
 }
 
 fn make_program(path: &Path) -> io::Result<()> {

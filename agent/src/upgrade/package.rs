@@ -92,6 +92,8 @@ pub(super) async fn pack_installed(name: &str, place: &Place) -> Result<(), Stri
     let (tree, to) = (tree.to_string_lossy(), place.previous());
     let words = ["--root-owner-group", "-Znone", "--build", &tree, &to.to_string_lossy()];
     run("dpkg-deb", &words, &[], INSTALLS_WITHIN).await?;
+    // Its room is needed when something has to be put back.
+    remove_tree(Path::new(&*tree))?;
     File::open(&to).and_then(|file| file.sync_all()).map_err(failed(&to))
 }
 

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use writ_common::daemon::Fatal;
 use writ_common::files;
+use writ_common::say;
 
 use crate::identity::Files;
 use crate::replay::{Journal, JournalError};
@@ -39,38 +40,47 @@ pub(crate) enum StateStep {
 /// # Errors
 /// When a file cannot be read or written.
 pub(crate) fn handle(files: &Files, step: StateStep) -> Result<(), Fatal> {
+    // It runs beside the agent, with the agent's rights and none of what bounds it.
+    rustix::thread::set_no_new_privs(true).map_err(Fatal::failure)?;
     let (kept, complete) = (kept(files), kept(files).join("complete"));
     let copy_of = |file: &Path| kept.join(file.file_name().unwrap_or_default());
-    let done = match step {
+    match step {
         StateStep::Keep => {
             // Copies of an earlier try are of before the agent ran on.
-            handle(files, StateStep::Forget)?;
+            forget(&kept)?;
             with_journal(files, Journal::fix_next_mark)?;
-            let copied = files::private_folder(&kept)
-                .and_then(|()| versioned(files).iter().try_for_each(|file| copy(file, &copy_of(file))));
-            copied.and_then(|()| files::touch_private(&complete))
+            let _alone = files::lock_folder(files.folder()).map_err(Fatal::failure)?;
+            files::private_folder(&kept).map_err(Fatal::failure)?;
+            let copied = versioned(files).iter().try_for_each(|file| copy(file, &copy_of(file)));
+            copied.and_then(|()| files::write_public(&complete, b"")).map_err(Fatal::failure)
         }
+        // The agent goes on with what there is, and its server judges that.
         StateStep::PutBack if !complete.exists() => {
-            return Err(Fatal::failure(format!(
-                "{}: the agent's state of before is not there",
-                kept.display()
-            )));
+            say::aside(format_args!("{}: the agent's state of before is not there", kept.display()));
+            Ok(())
         }
         StateStep::PutBack => {
+            let alone = files::lock_folder(files.folder()).map_err(Fatal::failure)?;
             let put_back = versioned(files).iter().try_for_each(|file| {
                 // What it takes the place of is worth nothing now, and a full disk needs its room.
                 remove_file(file)?;
                 copy(&copy_of(file), file)
             });
             put_back.map_err(Fatal::failure)?;
-            return with_journal(files, Journal::was_put_back);
+            drop(alone);
+            with_journal(files, Journal::was_put_back)
         }
-        StateStep::Forget => match fs::remove_dir_all(&kept) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(files::FileError::io(&kept)(error)),
-            Ok(()) | Err(_) => Ok(()),
-        },
-    };
-    done.map_err(Fatal::failure)
+        StateStep::Forget => forget(&kept),
+    }
+}
+
+fn forget(kept: &Path) -> Result<(), Fatal> {
+    match fs::remove_dir_all(kept) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(Fatal::failure(files::FileError::io(kept)(error)))
+        }
+        Ok(()) | Err(_) => Ok(()),
+    }
 }
 
 /// Does something with the journal of an agent that is stopped, if it has one.

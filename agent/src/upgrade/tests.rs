@@ -42,7 +42,9 @@ struct Site {
     /// Commands that the agent has obeyed, as its state says; and as the world saw it.
     remembers: u32,
     obeyed: u32,
-    kept: Option<u32>,
+    /// Which version has written that state: an earlier one does not read it.
+    written_by: &'static str,
+    kept: Option<(u32, &'static str)>,
     greeting: Option<Greeting>,
     /// Steps until the power goes, and whether the last one takes effect.
     power: Option<(usize, bool)>,
@@ -54,7 +56,11 @@ struct Site {
 impl Site {
     /// The program that is installed comes up, unless it cannot.
     fn come_up(&mut self) {
-        self.is_running = !(self.installed == NEW && self.comes == Comes::Dying);
+        let is_new = self.installed == NEW;
+        self.is_running = !(is_new && self.comes == Comes::Dying) && (is_new || self.written_by == OLD);
+        if self.is_running {
+            self.written_by = self.installed;
+        }
         self.talk();
     }
 
@@ -139,6 +145,10 @@ impl Host for Fake {
         if fails { Err("its script failed".to_owned()) } else { Ok(()) }
     }
 
+    async fn has(&mut self, version: &str) -> bool {
+        self.0.borrow().installed == version
+    }
+
     async fn stop(&mut self) -> Result<(), String> {
         self.step(|site| site.is_running = false)
     }
@@ -156,11 +166,11 @@ impl Host for Fake {
     }
 
     async fn keep_state(&mut self) -> Result<(), String> {
-        self.step(|site| site.kept = Some(site.remembers))
+        self.step(|site| site.kept = Some((site.remembers, site.written_by)))
     }
 
     async fn put_back_state(&mut self) -> Result<(), String> {
-        self.step(|site| site.remembers = site.kept.expect("it was kept"))
+        self.step(|site| (site.remembers, site.written_by) = site.kept.expect("it was kept"))
     }
 
     async fn forget_state(&mut self) -> Result<(), String> {
@@ -229,6 +239,7 @@ async fn play(comes: Comes, power: Option<(usize, bool)>, reboots: bool) -> (Sit
         is_running: true,
         remembers: 5,
         obeyed: 5,
+        written_by: OLD,
         kept: None,
         greeting: None,
         power,

@@ -262,7 +262,7 @@ fn a_package_that_does_not_greet_is_taken_back_and_a_good_one_stays_through_a_po
     let late = changed(&scene, "9.7.0", |tree| answers(tree, "9.7.0", "exit 1"));
     scene.publish(DEB, "9.7.0", &late);
     let command = scene.begin("9.7.0", "web1", &["--greet-within", "10s"]);
-    lose_power_while(&mut web1, &command, &["taking_back", "reinstalling"]);
+    lose_power_while(&mut web1, &command, &["taking_back", "returning"]);
     until("no answer", || scene.result(&command)["ending"] != "");
     let failed = scene.result(&command);
     assert_eq!(failed["ending"], "failed", "{failed:#}");

@@ -8,14 +8,17 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::{Duration, UNIX_EPOCH};
 
-use lettre::message::{Mailbox, MessageBuilder};
+use lettre::message::{Mailbox, MessageBuilder, SinglePart};
 use lettre::transport::smtp::authentication::{Credentials, Mechanism};
 use lettre::transport::smtp::client::{AsyncSmtpConnection, AsyncTokioStream};
+use lettre::transport::smtp::commands::{Data, Mail as Mail5321, Rcpt};
 use lettre::transport::smtp::extension::ClientId;
 use lettre::{Address, Message};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::sync::Mutex;
 use tokio_rustls::client::TlsStream;
+use tracing::warn;
 use writ_common::tls::{Anchors, connect_mail};
 use writ_common::{files, text, web};
 use writ_protocol::place::Place;
@@ -24,10 +27,12 @@ use zeroize::Zeroizing;
 
 use super::{Untold, authorities};
 use crate::context::Server;
-use crate::store::{AlertKind, AlertRow, SERVER};
+use crate::store::{AlertKind, AlertRow, AlertState, SERVER};
 
 /// How long a mail server may take for one mail.
 const SENDS_WITHIN: Duration = Duration::from_secs(60);
+/// Bytes that a mail server says of one mail, at most.
+const MAX_SAID_BYTES: usize = 1 << 20;
 /// Bytes of a subject: RFC 5322 §2.1.1 has lines of 78.
 const MAX_SUBJECT: usize = 70;
 
@@ -54,6 +59,8 @@ pub(crate) struct Mail {
     settings: MailSettings,
     anchors: Anchors,
     password: Option<Zeroizing<String>>,
+    /// What was sent last.
+    sent: Mutex<Vec<(u64, AlertState, Timestamp)>>,
 }
 
 impl Mail {
@@ -66,7 +73,7 @@ impl Mail {
         let anchors = Anchors::Authorities(given.map_or_else(web::of_this_host, Ok)?);
         let password = settings.user.as_ref().map(|(_, file)| files::secret_line(file));
         let password = password.transpose().map_err(|error| error.to_string())?;
-        Ok(Self { settings: settings.clone(), anchors, password })
+        Ok(Self { settings: settings.clone(), anchors, password, sent: Mutex::default() })
     }
 
     /// From one mail to the next at the least.
@@ -74,14 +81,32 @@ impl Mail {
         self.settings.every
     }
 
-    /// Tells all of these in one mail.
+    /// Tells all of these in one mail. The same ones are not sent twice, when what was told cannot be noted.
     pub(super) async fn tell(&self, server: &Server, alerts: &[AlertRow]) -> Result<(), Untold> {
+        let these: Vec<_> = alerts.iter().map(|alert| (alert.id, alert.state(), alert.last_at)).collect();
+        let mut sent = self.sent.lock().await;
+        if *sent == these {
+            return Ok(());
+        }
         let chain = server.chain();
         let now = server.clock.wall();
         let message = self.write(&chain.head().bundle.fleet_name, alerts, now).map_err(Untold::Ours)?;
-        let sent = tokio::time::timeout(SENDS_WITHIN, Box::pin(self.send(&message))).await;
+        let sending = tokio::time::timeout(SENDS_WITHIN, Box::pin(self.send(&message))).await;
         let silent = |_| format!("{} did not take the mail within {SENDS_WITHIN:?}", self.settings.server);
-        sent.map_err(silent).flatten().map_err(Untold::Theirs)
+        let taken = sending.map_err(silent).flatten().map_err(Untold::Theirs)?;
+        match taken {
+            Taken::Mail => {}
+            // One that stands in the way of all others is left out, as a web server may have it left out.
+            Taken::NotThis(why) if alerts.len() == 1 => {
+                warn!(
+                    alert = alerts[0].id,
+                    why, "the mail server will not have this alert, which is left out"
+                );
+            }
+            Taken::NotThis(why) => return Err(Untold::Together(why)),
+        }
+        *sent = these;
+        Ok(())
     }
 
     fn write(&self, fleet: &str, alerts: &[AlertRow], now: Timestamp) -> Result<Message, String> {
@@ -95,11 +120,11 @@ impl Mail {
         let builder = builder.date(UNIX_EPOCH + Duration::from_millis(now.as_millis()));
         // Answers of machines, such as "I am away", are not wanted (RFC 3834 §5).
         let builder = builder.header(AutoSubmitted);
-        builder.body(body(alerts)).map_err(|error| error.to_string())
+        builder.singlepart(SinglePart::plain(body(alerts))).map_err(|error| error.to_string())
     }
 
-    async fn send(&self, message: &Message) -> Result<(), String> {
-        let MailSettings { server, user, .. } = &self.settings;
+    async fn send(&self, message: &Message) -> Result<Taken, String> {
+        let MailSettings { server, from, to, user, .. } = &self.settings;
         let stream = connect_mail(server, &self.anchors).await.map_err(|error| error.to_string())?;
         let peer = stream.get_ref().0.peer_addr().map_err(|error| error.to_string())?;
         // What it says is a stranger's.
@@ -109,7 +134,7 @@ impl Mail {
             text::quoted(&format!("{server}: {error}{cause}"))
         };
         let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
-        let stream = Box::new(Stream { stream, peer });
+        let stream = Box::new(Stream { stream, peer, left: MAX_SAID_BYTES });
         let mut connection = AsyncSmtpConnection::connect_with_transport(stream, &ClientId::Domain(host))
             .await
             .map_err(failed)?;
@@ -118,11 +143,41 @@ impl Mail {
             let ways = [Mechanism::Plain, Mechanism::Login];
             connection.auth(&ways, &credentials).await.map_err(failed)?;
         }
-        connection.send(message.envelope(), &message.formatted()).await.map_err(failed)?;
+        connection.command(Mail5321::new(Some(from.clone()), Vec::new())).await.map_err(failed)?;
+        let mut refused = Vec::new();
+        for address in to {
+            // One who has left keeps nobody else from hearing.
+            if let Err(error) = connection.command(Rcpt::new(address.clone(), Vec::new())).await {
+                let is_answer = error.is_permanent() || error.is_transient();
+                if !is_answer {
+                    return Err(failed(error));
+                }
+                refused.push(failed(error));
+            }
+        }
+        if refused.len() == to.len() {
+            return Err(refused.swap_remove(0));
+        }
+        for why in refused {
+            warn!(why, "an address of alerts.mail.to is refused; the others are told");
+        }
+        connection.command(Data).await.map_err(failed)?;
+        match connection.message(&message.formatted()).await {
+            Err(error) if error.is_permanent() => return Ok(Taken::NotThis(failed(error))),
+            taken => taken.map_err(failed)?,
+        };
         // It has the mail: whether it says goodbye does not matter.
         let _ = connection.quit().await;
-        Ok(())
+        Ok(Taken::Mail)
     }
+}
+
+/// What a mail server said.
+enum Taken {
+    /// It has the mail.
+    Mail,
+    /// It will not have what is in it, however often it is asked.
+    NotThis(String),
 }
 
 fn subject(fleet: &str, alerts: &[AlertRow]) -> String {
@@ -184,6 +239,8 @@ impl lettre::message::header::Header for AutoSubmitted {
 struct Stream {
     stream: TlsStream<TcpStream>,
     peer: SocketAddr,
+    /// Bytes that the mail server may still say.
+    left: usize,
 }
 
 impl AsyncTokioStream for Stream {
@@ -198,7 +255,13 @@ impl AsyncRead for Stream {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(context, buffer)
+        let before = buffer.filled().len();
+        let read = std::task::ready!(Pin::new(&mut self.stream).poll_read(context, buffer));
+        match self.left.checked_sub(buffer.filled().len() - before) {
+            Some(left) => self.left = left,
+            None => return Poll::Ready(Err(io::Error::other("the mail server says too much"))),
+        }
+        Poll::Ready(read)
     }
 }
 

@@ -75,6 +75,14 @@ pub(crate) enum Teller {
 }
 
 impl Teller {
+    /// The alert that the way itself fails is not mailed: one mail that got through would make another.
+    pub(in crate::store) const fn untold_by_itself(self) -> &'static str {
+        match self {
+            Self::Webhook => "",
+            Self::Mail => AlertKind::NotMailed.as_str(),
+        }
+    }
+
     /// The columns for the state that was told last, and when the alert had been raised last then.
     pub(in crate::store) const fn columns(self) -> (&'static str, &'static str) {
         match self {

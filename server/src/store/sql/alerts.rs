@@ -120,11 +120,11 @@ impl Store {
         let sql = format!(
             "SELECT alerts.*, coalesce(agents.name, '') AS agent_name
              FROM alerts LEFT JOIN agents ON agents.agent_id = alerts.agent_id
-             WHERE {told} <> {STATE} OR ({STATE} <> ?2 AND {told_of} <> last_at)
+             WHERE kind <> ?3 AND ({told} <> {STATE} OR ({STATE} <> ?2 AND {told_of} <> last_at))
              ORDER BY last_at, alert_id LIMIT ?1"
         );
-        let open = AlertState::Open.stored();
-        self.database.read(move |connection| connection.fetch(&sql, &values![limit, open], read)).await
+        let (open, own) = (AlertState::Open.stored(), teller.untold_by_itself());
+        self.database.read(move |connection| connection.fetch(&sql, &values![limit, open, own], read)).await
     }
 
     /// It was told in a way how these stood when they had been raised last.
