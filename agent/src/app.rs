@@ -51,7 +51,8 @@ enum Command {
 #[derive(Debug, Subcommand)]
 enum Upgrade {
     /// As root: allow it. Which fleet may do so is pinned now. The package that comes is installed by this
-    /// host's package manager, or takes the program's place, and is taken back when it does not greet its server.
+    /// host's package manager, or takes the program's place, and is taken back when it does not greet its
+    /// server.
     Allow(UpgradeAllow),
     /// As root: allow it no more.
     Forbid {

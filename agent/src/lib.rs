@@ -4,8 +4,8 @@
 //! admits it once, [`execute`] carries it out, [`reply`] answers; [`obey`] is that journey in
 //! one place. [`identity`] and [`trust`] say who the agent is and
 //! whom it obeys; [`refusals`] counts what it did not obey; [`settings`] is what it was told
-//! to change about itself, [`components`] what it was told to hold, [`upgrade`] how it is replaced, [`host`] what
-//! it stands on, [`doctor`] what is wrong with it.
+//! to change about itself, [`components`] what it was told to hold, [`upgrade`] how it is replaced, [`host`]
+//! what it stands on, [`doctor`] what is wrong with it.
 
 mod link;
 mod verify;

@@ -31,7 +31,8 @@ impl Progress {
         Self { bar, is_terminal, what, said: None }
     }
 
-    /// This is so now. A log has no bar; it gets a line for every tenth, and when something else is being done.
+    /// This is so now. A log has no bar; it gets a line for every tenth, and when something else is being
+    /// done.
     pub(crate) fn show(&mut self, done: u64, total: u64, words: String) {
         self.bar.set_length(total);
         self.bar.set_position(done);

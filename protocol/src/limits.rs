@@ -26,8 +26,8 @@ pub const MAX_OUTCOMES: usize = 64;
 pub const MAX_INSTRUCTIONS: usize = 16;
 /// Addresses an entity lists of itself.
 pub const MAX_ADDRESSES: usize = 16;
-/// Bytes of a change of objects that a manager sends to an entity: a hundred thousand objects with the longest
-/// notes, and their values.
+/// Bytes of a change of objects that a manager sends to an entity: a hundred thousand objects with the
+/// longest notes, and their values.
 pub const MAX_OBJECTS_CHANGE_BYTES: u64 = 128 << 20;
 /// Signatures on one envelope. Each may cost a verification.
 pub const MAX_SIGNATURES: usize = 16;

@@ -104,8 +104,8 @@ impl<'a> Outlooks<'a> {
         Action::Run(shown).describe()
     }
 
-    /// Why what is asked for does not fit what an agent says that it takes; looked at once for all that say the
-    /// same.
+    /// Why what is asked for does not fit what an agent says that it takes; looked at once for all that say
+    /// the same.
     fn misfit(
         &mut self,
         schema: &ReportedSchema,

@@ -83,8 +83,8 @@ impl AgentCore {
         }
     }
 
-    /// Answers for an upgrade that another program of this agent's began, however long that takes and whatever
-    /// became of the command's window meanwhile.
+    /// Answers for an upgrade that another program of this agent's began, however long that takes and
+    /// whatever became of the command's window meanwhile.
     fn await_upgrade(self: &Arc<Self>, id: CommandId, digest: Digest, entry: Entry) {
         let this = Arc::clone(self);
         // Another one must not begin before this one is answered: root's side notes one at a time.

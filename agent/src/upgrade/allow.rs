@@ -125,8 +125,8 @@ fn check_root(place: &Place) -> Result<(), Fatal> {
     Ok(())
 }
 
-/// Whether only root can change a program or folder, and the way to it: root starts the one, and opens files in
-/// the other.
+/// Whether only root can change a program or folder, and the way to it: root starts the one, and opens files
+/// in the other.
 ///
 /// # Errors
 /// What others can change.

@@ -92,8 +92,8 @@ impl<H: Host> Upgrader<'_, H> {
                 None
             }
         };
-        // Before it is noted: a request that the agent has withdrawn meanwhile was answered. Its presence would
-        // call for this program again, too.
+        // Before it is noted: a request that the agent has withdrawn meanwhile was answered. Its presence
+        // would call for this program again, too.
         match fs::remove_file(&handed.request) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             removed => removed.map_err(text)?,

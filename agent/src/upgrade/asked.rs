@@ -59,8 +59,8 @@ impl Upgrades {
         })
     }
 
-    /// Whether this program may begin a session. Asked before it proves itself: a server remembers the journal
-    /// that it was shown.
+    /// Whether this program may begin a session. Asked before it proves itself: a server remembers the
+    /// journal that it was shown.
     ///
     /// # Errors
     /// Why not: it is not the one that is to run now.
@@ -77,9 +77,9 @@ impl Upgrades {
         Err(format!("an upgrade from {from} to {to} is under way, and this is version {VERSION}"))
     }
 
-    /// Notes that this program has greeted its server, if an upgrade waits for it. Nothing else of the session
-    /// may be taken before that is on the disk: until then the upgrade can be taken back, and what was obeyed
-    /// forgotten.
+    /// Notes that this program has greeted its server, if an upgrade waits for it. Nothing else of the
+    /// session may be taken before that is on the disk: until then the upgrade can be taken back, and what
+    /// was obeyed forgotten.
     ///
     /// # Errors
     /// Why there must be no session: this is not the one that is to run now, or it cannot be noted.
@@ -144,8 +144,8 @@ impl Upgrades {
         ended
     }
 
-    /// Waits for the end of an upgrade that was handed over. The agent itself may be stopped and started by it
-    /// meanwhile: then the next start waits here.
+    /// Waits for the end of an upgrade that was handed over. The agent itself may be stopped and started by
+    /// it meanwhile: then the next start waits here.
     pub(crate) async fn outcome(&self, command: CommandId) -> Ended {
         let mut began = tokio::time::Instant::now();
         let mut is_withdrawn = false;
@@ -159,8 +159,8 @@ impl Upgrades {
                     return Ended::quiet(Ending::Failed, format!("{why}; {VERSION} stays installed"));
                 }
                 None => {
-                    // So that it does not begin later, when nobody expects it any more. One that is not there has
-                    // just been taken, and is noted soon, if ever.
+                    // So that it does not begin later, when nobody expects it any more. One that is not there
+                    // has just been taken, and is noted soon, if ever.
                     let removed = std::fs::remove_file(HandOver::of(&self.files).request);
                     is_withdrawn = true;
                     if removed.is_err() {

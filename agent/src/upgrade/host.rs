@@ -141,7 +141,8 @@ impl Machine {
         run("dpkg", words, &told, INSTALLS_WITHIN).await
     }
 
-    /// Does something with the agent's state with the rights of the agent: in its folder a link leads anywhere.
+    /// Does something with the agent's state with the rights of the agent: in its folder a link leads
+    /// anywhere.
     async fn with_state(&self, what: &str) -> Result<(), String> {
         let folder = &self.allowed.data_dir;
         let owner = fs::metadata(folder).map_err(|error| format!("{}: {error}", folder.display()))?;

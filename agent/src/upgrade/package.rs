@@ -104,7 +104,8 @@ pub(super) fn remove_tree(tree: &Path) -> Result<(), String> {
     }
 }
 
-/// The files of a package that its host's owner may change, with the MD5 of what was shipped (deb-conffiles(5)).
+/// The files of a package that its host's owner may change, with the MD5 of what was shipped
+/// (deb-conffiles(5)).
 fn configured(status: &str) -> Vec<(PathBuf, String)> {
     let rows = status.lines().skip_while(|line| !line.starts_with("Conffiles:")).skip(1);
     let row = |line: &str| {
@@ -135,8 +136,8 @@ fn control_of(status: &str) -> String {
     control
 }
 
-/// Copies a file, link or folder of a package below another root. What is gone, such as a page of a manual on a
-/// host that keeps none, is left out; a folder that the host's owner has put elsewhere is a folder in it.
+/// Copies a file, link or folder of a package below another root. What is gone, such as a page of a manual on
+/// a host that keeps none, is left out; a folder that the host's owner has put elsewhere is a folder in it.
 fn copy_into(path: &Path, tree: &Path) -> io::Result<()> {
     let to = tree.join(path.strip_prefix("/").unwrap_or(path));
     if path.is_dir() {

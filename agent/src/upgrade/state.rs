@@ -1,5 +1,5 @@
-//! What of the agent's state an upgrade copies, and puts back when it is taken back. It is done as the agent's
-//! user: in that user's folder a link leads anywhere.
+//! What of the agent's state an upgrade copies, and puts back when it is taken back. It is done as the
+//! agent's user: in that user's folder a link leads anywhere.
 
 use std::fs::{self, OpenOptions};
 use std::io;

@@ -188,7 +188,7 @@ impl Host for Fake {
 
     async fn pause(&mut self, time: Duration) -> Result<(), String> {
         self.step(Site::talk)?;
-        tokio::time::sleep(time).await;
+        tokio::time::advance(time).await;
         Ok(())
     }
 
@@ -215,8 +215,8 @@ fn allowed() -> Allowed {
     }
 }
 
-/// Plays an upgrade to its end, and says how that is. When the power goes, the whole host may be started again,
-/// or root's side alone.
+/// Plays an upgrade to its end, and says how that is. When the power goes, the whole host may be started
+/// again, or root's side alone.
 async fn play(comes: Comes, power: Option<(usize, bool)>, reboots: bool) -> (Site, Standing) {
     let folder = tempfile::TempDir::new().unwrap();
     let place = Place::new(folder.path());

@@ -147,9 +147,9 @@ pub(crate) enum Send {
         #[command(flatten)]
         delivery: Delivery,
     },
-    /// Have hosts replace their agent by another version, whose packages are in force on the server. A host takes
-    /// the version of before back when the new one does not greet the server in time. Hosts whose root does
-    /// not allow it refuse.
+    /// Have hosts replace their agent by another version, whose packages are in force on the server. A host
+    /// takes the version of before back when the new one does not greet the server in time. Hosts whose root
+    /// does not allow it refuse.
     Upgrade {
         /// Which version, such as 0.2.0.
         #[arg(long = "version", value_name = "VERSION")]
@@ -195,8 +195,8 @@ pub(crate) enum Send {
         /// Read so much in a second at most.
         #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(1..))]
         bytes_per_second: Option<u64>,
-        /// Ask name servers for the domains that are suspicious objects, to know who talks to their addresses.
-        /// Whoever watches name servers sees agents ask for them.
+        /// Ask name servers for the domains that are suspicious objects, to know who talks to their
+        /// addresses. Whoever watches name servers sees agents ask for them.
         #[arg(long)]
         resolve: bool,
         #[command(flatten)]
