@@ -20,6 +20,7 @@ use tempfile::TempDir;
 
 pub use crate::daemon::{Checkpoint, Daemon, PATIENCE, Said, binary};
 use crate::daemon::{command, said};
+use crate::ports::free_port;
 use crate::python;
 use crate::road::Road;
 
@@ -95,7 +96,7 @@ impl Fleet {
             build,
             road: Road::open(),
             server: None,
-            admin_port: 0,
+            admin_port: free_port(),
             direct_port: 0,
             agents_address: "127.0.0.1",
             notify_port: 0,
@@ -119,8 +120,7 @@ impl Fleet {
     /// # Panics
     /// When no port can be had.
     pub fn leave_the_road(&mut self) {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        self.direct_port = listener.local_addr().unwrap().port();
+        self.direct_port = free_port();
     }
 
     /// What the names of its binaries end with.
@@ -326,11 +326,8 @@ impl Fleet {
     fn serve(&mut self, command: Command) {
         let server = Daemon::spawn("server", command);
         let serving = server.wait_for("serving", |_| true);
-        let port = |field: &str| {
-            serving[field].as_str().unwrap().rsplit_once(':').unwrap().1.parse::<u16>().unwrap()
-        };
-        self.admin_port = port("admin");
-        self.road.lead_to(port("agents"));
+        let address = serving["agents"].as_str().unwrap();
+        self.road.lead_to(address.rsplit_once(':').unwrap().1.parse().unwrap());
         self.server = Some(server);
     }
 

@@ -18,6 +18,7 @@ pub mod manual;
 pub mod network;
 pub mod old_tls;
 pub mod parsers;
+pub mod ports;
 pub mod proxies;
 pub mod python;
 pub mod repository;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::daemon::until;
 use crate::fleet::Fleet;
-use crate::manager::free_port;
+use crate::ports::free_port;
 use crate::proxies::Proxy;
 use crate::{python, sandbox};
 

@@ -1,9 +1,7 @@
 //! A Control Manager beside a fleet's server, and what operators do with both.
 
 use std::fs;
-use std::net::TcpListener;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use serde_json::Value;
 use writ_common::keys::pem;
@@ -13,6 +11,7 @@ use writ_protocol::keys::{Algorithm, Manager as Holder, PrivateKey};
 
 use crate::daemon::{Checkpoint, Daemon, Said, binary, command};
 use crate::fleet::Fleet;
+use crate::ports::free_port;
 
 /// A manager in the fleet's folder.
 #[derive(Debug)]
@@ -29,28 +28,6 @@ pub struct Manager {
     pub admin_port: u16,
     /// Lines added to its configuration.
     pub config: String,
-}
-
-/// Ports no outgoing connection takes: they lie below the kernel's own choice (`ip_local_port_range`, ip(7)),
-/// so that one stays free between two starts of a program.
-const FIRST_PORT: u16 = 20_000;
-const PORTS: u16 = 12_000;
-
-/// A port nobody listens on now.
-///
-/// # Panics
-/// When there is none.
-#[must_use]
-pub fn free_port() -> u16 {
-    static NEXT: AtomicU32 = AtomicU32::new(0);
-    // Stories that run beside this one in another process begin elsewhere.
-    let begin = std::process::id().wrapping_mul(97);
-    let next = || {
-        let place = begin.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % u32::from(PORTS);
-        FIRST_PORT + u16::try_from(place).unwrap()
-    };
-    let is_free = |port: &u16| TcpListener::bind(("0.0.0.0", *port)).is_ok();
-    (0..PORTS).map(|_| next()).find(is_free).unwrap()
 }
 
 impl Manager {

@@ -10,7 +10,7 @@ use std::process::{Child, Command, Stdio};
 use tempfile::TempDir;
 
 use crate::daemon::{command, until};
-use crate::manager::free_port;
+use crate::ports::free_port;
 use crate::python;
 
 /// A program of the system that listens on a port until it is dropped.

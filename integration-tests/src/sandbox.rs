@@ -9,7 +9,7 @@ use writ_common::time::{Clock as _, SystemClock};
 use writ_common::tls::TlsAuthority;
 
 use crate::fleet::Fleet;
-use crate::manager::free_port;
+use crate::ports::free_port;
 use crate::proxies::{PASSWORD, Proxy, USER};
 use crate::python;
 

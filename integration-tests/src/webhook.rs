@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::daemon::until;
 use crate::fleet::{Fleet, lines};
-use crate::manager::free_port;
+use crate::ports::free_port;
 use crate::proxies::Proxy;
 use crate::{python, sandbox};
 

@@ -4,7 +4,8 @@
 #![allow(clippy::unwrap_used, reason = "in a demonstration a panic is the failed step")]
 
 use integration_tests::fleet::{Build, Fleet};
-use integration_tests::manager::{Manager, free_port};
+use integration_tests::manager::Manager;
+use integration_tests::ports::free_port;
 use integration_tests::proxies::{Nginx, PASSWORD, Proxy, USER};
 use serde_json::Value;
 

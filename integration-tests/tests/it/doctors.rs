@@ -213,7 +213,6 @@ fn the_agents_doctor_knows_that_an_operator_removed_the_agent() {
 fn the_agents_doctor_names_what_is_wrong_with_the_server_it_finds() {
     let mut fleet = Fleet::new(Build::Testing);
     let _agent = fleet.agent("rome");
-    let real = fleet.road.destination();
     fleet.road.cut();
     says(&fleet, "server:", "cannot");
 
@@ -265,7 +264,6 @@ fn the_agents_doctor_names_what_is_wrong_with_the_server_it_finds() {
 
     // A clock on this host that is an hour off is worth a word, and nothing more.
     fleet.start_server(None);
-    assert_ne!(fleet.road.destination(), real);
     let config = fleet.agent_config("rome");
     let skewed = fleet.run_with_clock(
         "writ-agent-testing",

@@ -4,7 +4,7 @@ use std::fs;
 
 use integration_tests::daemon::until;
 use integration_tests::fleet::{Build, Fleet};
-use integration_tests::manager::free_port;
+use integration_tests::ports::free_port;
 use integration_tests::proxies::{PASSWORD, Proxy, USER};
 use integration_tests::python;
 

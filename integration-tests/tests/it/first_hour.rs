@@ -260,7 +260,7 @@ fn what_is_typed_wrong_has_the_exit_code_of_wrong_usage_and_a_refused_connection
     }
     let ca = fleet.path("server/admin-ca.pem");
     let token = fleet.path("server/admin-token");
-    let port = integration_tests::manager::free_port();
+    let port = integration_tests::ports::free_port();
     let arguments = [
         "context",
         "add",

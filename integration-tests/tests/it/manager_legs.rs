@@ -5,7 +5,8 @@ use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 
 use integration_tests::fleet::{Build, Fleet};
-use integration_tests::manager::{Manager, failed, free_port};
+use integration_tests::manager::{Manager, failed};
+use integration_tests::ports::free_port;
 use integration_tests::proxies::{Nginx, PASSWORD, Proxy, USER};
 use serde_json::Value;
 use writ_common::keys::pem;

@@ -3,7 +3,8 @@
 use std::fs;
 
 use integration_tests::fleet::{Build, Fleet};
-use integration_tests::manager::{Manager, free_port};
+use integration_tests::manager::Manager;
+use integration_tests::ports::free_port;
 use serde_json::Value;
 
 fn entities(fleet: &Fleet) -> Vec<Value> {

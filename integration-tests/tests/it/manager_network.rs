@@ -2,8 +2,9 @@
 //! port.
 
 use integration_tests::fleet::{Build, Fleet};
-use integration_tests::manager::{Manager, failed, free_port};
+use integration_tests::manager::{Manager, failed};
 use integration_tests::network::{GATE, MANAGER, Network};
+use integration_tests::ports::free_port;
 
 /// A fleet on the server's host, and a manager on its own.
 fn apart(network: &Network) -> (Fleet, Manager) {

@@ -5,8 +5,8 @@ use std::fs;
 use integration_tests::daemon::Daemon;
 use integration_tests::fleet::{Build, Fleet};
 use integration_tests::listed::Listed;
-use integration_tests::manager::free_port;
 use integration_tests::network::{MANAGER, Network};
+use integration_tests::ports::free_port;
 use serde_json::{Value, json};
 
 /// A process with this in its command line, which talks to an address if one is given, and says when.

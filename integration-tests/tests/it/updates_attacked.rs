@@ -253,7 +253,7 @@ fn endless_slow_broken_and_foreign_answers_end_the_run_in_bounded_time_and_room(
         assert_eq!(fleet.component("tool").1, "one", "{head}");
     }
     // Nobody is there at all.
-    let port = integration_tests::manager::free_port();
+    let port = integration_tests::ports::free_port();
     let _set = fleet.update_from(&format!("http://127.0.0.1:{port}/"), &repository.root()).ok();
     let refused = sync(&fleet).failed(1);
     assert!(
