@@ -15,6 +15,9 @@ pub const USER: &str = "writ";
 /// The password.
 pub const PASSWORD: &str = "s3cret-of-the-post";
 
+/// What it has in no mail.
+pub const UNWANTED: &str = "eicar";
+
 /// It runs until it is dropped.
 #[derive(Debug)]
 pub struct MailServer {
@@ -24,7 +27,8 @@ pub struct MailServer {
 }
 
 impl MailServer {
-    /// Starts one, in a folder of the fleet's. It takes mail for `ops.example` alone.
+    /// Starts one, in a folder of the fleet's. It takes mail for `ops.example` alone, and none that names
+    /// [`UNWANTED`].
     ///
     /// # Panics
     /// When it does not start.
@@ -56,6 +60,7 @@ impl MailServer {
             .replace("@PLACE@", &place.display().to_string())
             .replace("@EXIM@", &exim.display().to_string())
             .replace("@PORT@", &port.to_string())
+            .replace("@UNWANTED@", UNWANTED)
             .replace("@USER@", USER)
             .replace("@PASSWORD@", PASSWORD);
         fs::write(place.join("exim.conf"), config).unwrap();
@@ -78,6 +83,15 @@ impl MailServer {
             fleet.path("post/ca.pem").display(),
             password.display()
         )
+    }
+
+    /// Refuses every mail once it has read it, or no longer: as for a sender it does not know.
+    ///
+    /// # Panics
+    /// When that cannot be told it.
+    pub fn refuse_all(&self, does: bool) {
+        let told = self.folder.join("refuses");
+        if does { fs::write(told, "").unwrap() } else { fs::remove_file(told).unwrap() }
     }
 
     /// What came for the people of `ops.example`, as a mailbox holds it.
@@ -115,6 +129,7 @@ tls_certificate = @PLACE@/cert.pem
 tls_privatekey = @PLACE@/key.pem
 domainlist local_domains = ops.example
 acl_smtp_rcpt = acl_rcpt
+acl_smtp_data = acl_data
 host_lookup =
 rfc1413_hosts =
 keep_environment =
@@ -123,6 +138,12 @@ acl_rcpt:
   accept authenticated = *
          domains = +local_domains
   deny message = not for us
+acl_data:
+  deny message = sender not verified
+       condition = ${if exists{@PLACE@/refuses}}
+  deny message = it looks like a virus
+       condition = ${if match{$message_body}{@UNWANTED@}}
+  accept
 begin routers
 all:
   driver = accept

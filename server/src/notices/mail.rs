@@ -29,8 +29,13 @@ use super::{Untold, authorities};
 use crate::context::Server;
 use crate::store::{AlertKind, AlertRow, AlertState, SERVER};
 
-/// How long a mail server may take for one mail.
-const SENDS_WITHIN: Duration = Duration::from_secs(60);
+/// How long a mail server may take until it wants a mail.
+const ASKS_WITHIN: Duration = Duration::from_secs(60);
+/// How long it may take for the mail then: one that it takes and does not answer would come again, and some
+/// look for viruses first (RFC 5321 §4.5.3.2.6).
+const TAKES_WITHIN: Duration = Duration::from_secs(600);
+/// How long it may take to say goodbye.
+const GOODBYE_WITHIN: Duration = Duration::from_secs(1);
 /// Bytes that a mail server says of one mail, at most.
 const MAX_SAID_BYTES: usize = 1 << 20;
 /// Bytes of a subject: RFC 5322 §2.1.1 has lines of 78.
@@ -91,21 +96,18 @@ impl Mail {
         let chain = server.chain();
         let now = server.clock.wall();
         let message = self.write(&chain.head().bundle.fleet_name, alerts, now).map_err(Untold::Ours)?;
-        let sending = tokio::time::timeout(SENDS_WITHIN, Box::pin(self.send(&message))).await;
-        let silent = |_| format!("{} did not take the mail within {SENDS_WITHIN:?}", self.settings.server);
-        let taken = sending.map_err(silent).flatten().map_err(Untold::Theirs)?;
-        match taken {
-            Taken::Mail => {}
-            // One that stands in the way of all others is left out, as a web server may have it left out.
-            Taken::NotThis(why) if alerts.len() == 1 => {
-                warn!(
-                    alert = alerts[0].id,
-                    why, "the mail server will not have this alert, which is left out"
-                );
-            }
-            Taken::NotThis(why) => return Err(Untold::Together(why)),
-        }
+        let asking = self.within(ASKS_WITHIN, Box::pin(self.ask())).await;
+        let mut connection = asking.map_err(Untold::Theirs)?;
+        let taking = async { Ok(connection.message(&message.formatted()).await) };
+        let taken = self.within(TAKES_WITHIN, taking).await.map_err(Untold::Theirs)?;
+        taken.map_err(|error| {
+            let is_of_the_mail = error.is_permanent();
+            let why = self.failed(&error);
+            if is_of_the_mail { Untold::Refused(why) } else { Untold::Theirs(why) }
+        })?;
+        // It has the mail, whatever it says now.
         *sent = these;
+        let _ = tokio::time::timeout(GOODBYE_WITHIN, connection.quit()).await;
         Ok(())
     }
 
@@ -123,16 +125,27 @@ impl Mail {
         builder.singlepart(SinglePart::plain(body(alerts))).map_err(|error| error.to_string())
     }
 
-    async fn send(&self, message: &Message) -> Result<Taken, String> {
+    async fn within<T>(
+        &self,
+        time: Duration,
+        work: impl Future<Output = Result<T, String>>,
+    ) -> Result<T, String> {
+        let done = tokio::time::timeout(time, work).await;
+        done.map_err(|_| format!("{} did not take the mail within {time:?}", self.settings.server)).flatten()
+    }
+
+    /// In words. What the mail server says is a stranger's.
+    fn failed(&self, error: &lettre::transport::smtp::Error) -> String {
+        let cause = std::error::Error::source(error).map_or_else(String::new, |cause| format!(": {cause}"));
+        text::quoted(&format!("{}: {error}{cause}", self.settings.server))
+    }
+
+    /// Until the mail server wants a mail.
+    async fn ask(&self) -> Result<AsyncSmtpConnection, String> {
         let MailSettings { server, from, to, user, .. } = &self.settings;
         let stream = connect_mail(server, &self.anchors).await.map_err(|error| error.to_string())?;
         let peer = stream.get_ref().0.peer_addr().map_err(|error| error.to_string())?;
-        // What it says is a stranger's.
-        let failed = |error: lettre::transport::smtp::Error| {
-            let cause =
-                std::error::Error::source(&error).map_or_else(String::new, |cause| format!(": {cause}"));
-            text::quoted(&format!("{server}: {error}{cause}"))
-        };
+        let failed = |error: lettre::transport::smtp::Error| self.failed(&error);
         let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
         let stream = Box::new(Stream { stream, peer, left: MAX_SAID_BYTES });
         let mut connection = AsyncSmtpConnection::connect_with_transport(stream, &ClientId::Domain(host))
@@ -162,22 +175,8 @@ impl Mail {
             warn!(why, "an address of alerts.mail.to is refused; the others are told");
         }
         connection.command(Data).await.map_err(failed)?;
-        match connection.message(&message.formatted()).await {
-            Err(error) if error.is_permanent() => return Ok(Taken::NotThis(failed(error))),
-            taken => taken.map_err(failed)?,
-        };
-        // It has the mail: whether it says goodbye does not matter.
-        let _ = connection.quit().await;
-        Ok(Taken::Mail)
+        Ok(connection)
     }
-}
-
-/// What a mail server said.
-enum Taken {
-    /// It has the mail.
-    Mail,
-    /// It will not have what is in it, however often it is asked.
-    NotThis(String),
 }
 
 fn subject(fleet: &str, alerts: &[AlertRow]) -> String {
