@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use tempfile::TempDir;
 
 use crate::daemon::{Said, tool, until, within};
+use crate::fleet::{Build, Fleet};
 
 static COUNT: AtomicU32 = AtomicU32::new(0);
 
@@ -78,6 +79,16 @@ impl Lan {
     /// Starts whatever is started meanwhile on the host on the switch.
     pub fn on_hub<T>(&self, work: impl FnOnce() -> T) -> T {
         within(&self.hub(), work)
+    }
+
+    /// A fleet that is not made yet, whose agents reach their server over the switch. To be called on the hub.
+    #[must_use]
+    pub fn unmade_fleet() -> Fleet {
+        let mut fleet = Fleet::unmade(Build::Shipped);
+        fleet.leave_the_road();
+        fleet.agents_address = Self::HUB;
+        fleet.server_config = "[session]\nheartbeat = \"1s\"\n".to_owned();
+        fleet
     }
 
     /// A port of the switch, for another host on it.

@@ -13,10 +13,7 @@ use serde_json::{Value, json};
 fn site() -> (Lan, Fleet) {
     let lan = Lan::new();
     let fleet = lan.on_hub(|| {
-        let mut fleet = Fleet::unmade(Build::Shipped);
-        fleet.leave_the_road();
-        fleet.agents_address = Lan::HUB;
-        fleet.server_config = "[session]\nheartbeat = \"1s\"\n".to_owned();
+        let mut fleet = Lan::unmade_fleet();
         fleet.init().ok();
         fleet.start_server(None);
         fleet.add_context();

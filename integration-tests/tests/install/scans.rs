@@ -2,7 +2,7 @@
 //! package brings.
 
 use integration_tests::daemon::until;
-use integration_tests::fleet::{Build, Fleet};
+use integration_tests::fleet::Fleet;
 use integration_tests::listed::{FILTER, Listed};
 use integration_tests::machine::{Lan, Machine};
 use serde_json::Value;
@@ -55,11 +55,7 @@ fn who_talks_is_named_with_the_drop_in(lan: &Lan, fleet: &Fleet, web1: &Machine)
 fn a_scan_has_the_rights_of_the_agents_user_unless_the_host_says_otherwise() {
     let lan = Lan::new();
     let listed = lan.on_hub(|| {
-        let mut fleet = Fleet::unmade(Build::Shipped);
-        fleet.leave_the_road();
-        fleet.agents_address = Lan::HUB;
-        fleet.server_config = "[session]\nheartbeat = \"1s\"\n".to_owned();
-        let mut listed = Listed::over(fleet);
+        let mut listed = Listed::over(Lan::unmade_fleet());
         listed.publish_text("1", &format!("{}\n", Digest::of(EVIL.as_bytes())));
         listed.start();
         listed

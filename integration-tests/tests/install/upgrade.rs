@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use integration_tests::daemon::until;
-use integration_tests::fleet::{Build, Fleet};
+use integration_tests::fleet::Fleet;
 use integration_tests::listed::Listed;
 use integration_tests::machine::{Lan, Machine, repository};
 use serde_json::Value;
@@ -25,11 +25,7 @@ impl Scene {
     fn new() -> Self {
         let lan = Lan::new();
         let listed = lan.on_hub(|| {
-            let mut fleet = Fleet::unmade(Build::Shipped);
-            fleet.leave_the_road();
-            fleet.agents_address = Lan::HUB;
-            fleet.server_config = "[session]\nheartbeat = \"1s\"\n".to_owned();
-            let mut listed = Listed::over(fleet);
+            let mut listed = Listed::over(Lan::unmade_fleet());
             listed.publish("1", 10);
             listed.start();
             listed
