@@ -14,6 +14,7 @@ use std::time::Duration;
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use writ_common::daemon::{self, Threads};
 use writ_common::systemd::Start;
+use writ_protocol::id::Digest;
 use writ_protocol::keys::Algorithm;
 use writ_protocol::time::Timestamp;
 
@@ -82,6 +83,10 @@ struct UpgradeAllow {
     /// The unit that runs this agent.
     #[arg(long, value_name = "NAME", default_value = "writ-agent.service")]
     unit: String,
+    /// A trust bundle that whom the agent obeys must be, or follow from: a digest of `writ trust bundles`.
+    /// Without it the bundle of the last `allow` is taken, and at the first time what the agent holds.
+    #[arg(long, value_name = "DIGEST")]
+    bundle: Option<Digest>,
     /// How to print the result.
     #[arg(long, value_enum, default_value_t = Output::Text)]
     output: Output,

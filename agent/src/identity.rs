@@ -145,12 +145,7 @@ impl Identity {
             Err(error) if error.is_missing() => return Err(IdentityError::NotEnrolled(path)),
             read => read?,
         };
-        // Verified when it was received; this disk is the agent's own.
-        let record = proto::Envelope::decode(envelope.as_slice())
-            .ok()
-            .and_then(|envelope| proto::IdentityRecord::decode(envelope.payload).ok())
-            .and_then(|record| IdentityRecord::try_from(record).ok())
-            .ok_or_else(|| IdentityError::Record(path.clone()))?;
+        let record = record_in(&envelope).ok_or_else(|| IdentityError::Record(path.clone()))?;
         let key = read_key(files)?;
         if key.public() != &record.public_key {
             return Err(IdentityError::Mismatch { record: path, key: files.key() });
@@ -184,6 +179,12 @@ pub(crate) fn key_or_new(
         }
         read => read.map(|key| (key, false)),
     }
+}
+
+/// The record in an envelope, which was verified when it was received: this disk is the agent's own.
+pub(crate) fn record_in(envelope: &[u8]) -> Option<IdentityRecord> {
+    let envelope = proto::Envelope::decode(envelope).ok()?;
+    IdentityRecord::try_from(proto::IdentityRecord::decode(envelope.payload).ok()?).ok()
 }
 
 fn read_key(files: &Files) -> Result<PrivateKey<Agent>, IdentityError> {

@@ -36,9 +36,9 @@ pub(super) async fn upgrade(verb: Upgrade, shutdown: Shutdown) -> Result<(), Fat
 }
 
 async fn allow(place: &Place, options: UpgradeAllow) -> Result<(), Fatal> {
-    let UpgradeAllow { place: state, unit, output } = options;
+    let UpgradeAllow { place: state, unit, bundle, output } = options;
     let config = Config::load(state.config.as_deref(), state.data_dir.as_deref()).map_err(Fatal::usage)?;
-    let allowed = allow::allow(place, &Files::new(&config.data_dir), &unit).await?;
+    let allowed = allow::allow(place, &Files::new(&config.data_dir), (&unit, bundle)).await?;
     let Allowed { agent_id, bundle_digest, component, program, unit, .. } = &allowed;
     let next = format!("systemctl restart {unit}");
     let text = match output {

@@ -11,11 +11,11 @@ use writ_common::files;
 use writ_common::time::{Clock as _, SystemClock};
 use writ_common::users;
 use writ_protocol::component::package_of;
+use writ_protocol::id::Digest;
 
 use super::package::{architecture, owner_of};
-use super::{Allowed, HandOver, Place, host};
-use crate::identity::{Files, Identity};
-use crate::trust::Trust;
+use super::{Allowed, HandOver, Place, host, request};
+use crate::identity::{Files, IdentityError, record_in};
 
 /// What systemd starts for root's side.
 const UNITS: [(&str, &str); 2] = [
@@ -26,11 +26,20 @@ const UNIT_FOLDER: &str = "/etc/systemd/system";
 /// How long the service manager may take.
 const WITHIN: Duration = Duration::from_secs(60);
 
-/// Allows the agent of a data directory to be replaced; what was allowed.
+/// Bytes of an identity record that are read.
+const MAX_RECORD_BYTES: u64 = 1 << 20;
+
+/// Allows the agent of a data directory to be replaced; what was allowed. Whom the agent obeys is believed
+/// where it follows from a bundle that root names, or that root pinned before. At the first time there may be
+/// neither.
 ///
 /// # Errors
-/// When this host has no systemd, the agent is not enrolled, or a file cannot be written.
-pub(crate) async fn allow(place: &Place, files: &Files, unit: &str) -> Result<Allowed, Fatal> {
+/// When this host has no systemd, the agent is not enrolled or obeys others, or a file cannot be written.
+pub(crate) async fn allow(
+    place: &Place,
+    files: &Files,
+    (unit, bundle): (&str, Option<Digest>),
+) -> Result<Allowed, Fatal> {
     check_root(place)?;
     for above in files.folder().ancestors().skip(1) {
         check_only_roots(above)?;
@@ -42,16 +51,26 @@ pub(crate) async fn allow(place: &Place, files: &Files, unit: &str) -> Result<Al
             files.folder().display()
         )));
     }
-    let identity = Identity::load(files).map_err(Fatal::failure)?;
-    let chain = Trust::load(files).map_err(Fatal::failure)?.chain();
+    // The files are the agent's: what is there may be a link, a pipe, or without an end.
+    let record = match request::bounded(&files.record(), MAX_RECORD_BYTES) {
+        Err(error) if error.is_missing() => Err(IdentityError::NotEnrolled(files.record())),
+        read => {
+            let read = read.map_err(Fatal::failure)?;
+            record_in(&read).ok_or_else(|| IdentityError::Record(files.record()))
+        }
+    };
+    let record = record.map_err(Fatal::failure)?;
+    let before = place.allowed().map_err(Fatal::failure)?.map(|allowed| allowed.pin());
+    let pin = bundle.map_or_else(|| before.transpose(), |bundle| Ok(Some(bundle))).map_err(Fatal::failure)?;
+    let chain = request::chain(files, pin).map_err(Fatal::failure)?;
     let program = program_of(unit).await?;
     check_only_roots(&program)?;
     let is_owned = owner_of(&program).await.map_err(Fatal::failure)?.is_some();
     let kind = format!("{}-{}", if is_owned { "deb" } else { "program" }, architecture());
     let allowed = Allowed {
         data_dir: files.folder().to_owned(),
-        agent_id: identity.record.agent.to_string(),
-        realm: identity.record.realm.clone(),
+        agent_id: record.agent.to_string(),
+        realm: record.realm,
         bundle_digest: chain.head().digest.to_string(),
         component: package_of(&kind),
         program: program.clone(),

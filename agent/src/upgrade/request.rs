@@ -69,20 +69,29 @@ impl Request {
     }
 }
 
-/// Whom this host's agent obeys, by a chain that leads from what root pinned.
+/// Whom an agent obeys, by a chain that leads from a pinned bundle. Every signature of it is checked again: the
+/// file is the agent's. Without a pin it begins at whatever is first.
 ///
 /// # Errors
 /// In words why there is none.
-fn chain(allowed: &Allowed) -> Result<Chain, String> {
-    let files = Files::new(&allowed.data_dir);
-    let stored = bounded(&files.trust(), MAX_CHAIN_BYTES).map_err(|error| error.to_string())?;
-    let bundles = proto::Bundles::decode(stored).map_err(|error| error.to_string())?.bundles;
-    // Every signature of it is checked again: the file is the agent's.
-    let pin = allowed.pin()?;
-    let from_pin = bundles.into_iter().skip_while(|bundle| Chain::digest_of(bundle) != Some(pin));
+pub(super) fn chain(files: &Files, pin: Option<Digest>) -> Result<Chain, String> {
+    let path = files.trust();
+    let stored = bounded(&path, MAX_CHAIN_BYTES).map_err(|error| error.to_string())?;
+    let bundles = proto::Bundles::decode(stored).map_err(|error| format!("{}: {error}", path.display()))?;
+    let Some(pin) = pin else {
+        return Chain::stored(bundles.bundles).map_err(|refusal| format!("{}: {refusal}", path.display()));
+    };
+    let from_pin = bundles.bundles.into_iter().skip_while(|bundle| Chain::digest_of(bundle) != Some(pin));
     Chain::stored(from_pin).map_err(|refusal| {
-        format!("whom the agent obeys does not follow from what root saw: {refusal}; as root: writ-agent upgrade allow")
+        format!(
+            "whom the agent obeys does not follow from bundle {pin}: {refusal}. Compare with: writ trust bundles; to allow upgrades by another bundle, as root: writ-agent upgrade allow --bundle DIGEST"
+        )
     })
+}
+
+/// The same from what root pinned.
+fn pinned_chain(allowed: &Allowed) -> Result<Chain, String> {
+    chain(&Files::new(&allowed.data_dir), Some(allowed.pin()?))
 }
 
 /// The newest bundle of that chain.
@@ -90,7 +99,7 @@ fn chain(allowed: &Allowed) -> Result<Chain, String> {
 /// # Errors
 /// In words why there is none.
 pub(crate) fn head(allowed: &Allowed) -> Result<Digest, String> {
-    chain(allowed).map(|chain| chain.head().digest)
+    pinned_chain(allowed).map(|chain| chain.head().digest)
 }
 
 /// Checks a delivery as an agent does that has no journal (protocol.md §4): 4.1 to 4.7, the window by this
@@ -99,7 +108,7 @@ pub(crate) fn head(allowed: &Allowed) -> Result<Digest, String> {
 /// # Errors
 /// In words what is wrong with it.
 pub(crate) fn believe(request: &Request, allowed: &Allowed, now: Timestamp) -> Result<Believed, String> {
-    let chain = chain(allowed)?;
+    let chain = pinned_chain(allowed)?;
     let agent = allowed.agent_id.parse().map_err(|_| "the agent's id is none".to_owned())?;
     let delivery = hex::decode(&request.delivery).map_err(|error| format!("it is no delivery: {error}"))?;
     let message = verify::decode(&delivery).ok_or("it is no delivery")?;

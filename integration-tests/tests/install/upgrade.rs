@@ -301,6 +301,23 @@ fn a_package_that_does_not_greet_is_taken_back_and_a_good_one_stays_through_a_po
     assert_eq!((&after["phase"], &after["command_id"]), (&"refused".into(), &claimed.into()), "{after}");
     assert_eq!(after["issued_at_ms"], before["issued_at_ms"]);
 
+    // Nor does root take their word for whom to believe.
+    let fleet = scene.lan.on_hub(|| scene.fleet().json(&["trust", "bundles"]));
+    let digest = fleet[0]["digest"].as_str().unwrap();
+    let pinned = "/var/lib/writ-upgrade/allowed.json";
+    web1.sh(&format!("sed -i s/{digest}/{}/ {pinned}", "0".repeat(64))).ok();
+    let said = web1.sh("writ-agent upgrade allow").failed(1);
+    assert!(said.stderr.contains("upgrade allow --bundle DIGEST"), "{said:?}");
+    let said = web1.sh(&format!("writ-agent upgrade allow --bundle {}", "1".repeat(64))).failed(1);
+    assert!(said.stderr.contains("does not follow from bundle 1111"), "{said:?}");
+    web1.sh(&format!("writ-agent upgrade allow --bundle {digest}")).ok();
+    web1.sh(&format!("grep -q {digest} {pinned} && writ-agent upgrade allow")).ok();
+    let trust = "/var/lib/writ/agent/trust.chain";
+    web1.sh(&format!("mv {trust} {trust}.aside && ln -s /dev/zero {trust}")).ok();
+    let said = web1.sh("writ-agent upgrade allow").failed(1);
+    assert!(said.stderr.contains("trust.chain"), "{said:?}");
+    web1.sh(&format!("mv {trust}.aside {trust}")).ok();
+
     // Purged, it leaves nothing of that.
     web1.sh("dpkg --purge writ-agent").ok();
     let left = web1.sh("ls /var/lib/writ-upgrade /etc/systemd/system/writ-agent-upgrade.* 2>/dev/null");
