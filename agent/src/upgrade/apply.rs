@@ -164,7 +164,11 @@ impl<H: Host> Upgrader<'_, H> {
                 match self.host.keep_state().await {
                     Ok(()) => standing.phase = Phase::Installing,
                     Err(why) if self.host.is_ending() => return Err(why),
-                    Err(why) => refuse(standing, Phase::Refused, why),
+                    Err(why) => {
+                        // On a full disk there is room then to note it, without which nothing runs.
+                        let _ = fs::remove_file(self.place.package());
+                        refuse(standing, Phase::Refused, why);
+                    }
                 }
             }
             Phase::Installing => {
@@ -257,6 +261,8 @@ impl<H: Host> Upgrader<'_, H> {
     }
 
     async fn keep_new(&mut self, standing: &mut Standing) -> Result<(), String> {
+        // First: it has greeted, and may have been stopped since. What is missing for the next may wait.
+        self.host.let_run().await?;
         self.host.adopt().await?;
         standing.phase = Phase::Done;
         Ok(())

@@ -16,6 +16,7 @@ use writ_common::text::plain;
 
 use super::package::{is_debian, owner_of, pack_installed, remove_tree, upstream};
 use super::{Allowed, Greeting, HandOver, Place, request};
+use crate::components::check_room;
 use crate::identity::Files;
 
 /// How long a package manager may take, and how long it may be busy with others.
@@ -165,6 +166,11 @@ impl Host for Machine {
     }
 
     async fn check(&mut self, version: &str) -> Result<(), String> {
+        // While the agent obeys: its state is copied when it is stopped.
+        let files = Files::new(&self.allowed.data_dir);
+        let bytes = |path: PathBuf| fs::symlink_metadata(path).map_or(0, |found| found.len());
+        check_room(files.folder(), bytes(files.journal()).saturating_add(bytes(files.settings())))?;
+        check_room(self.place.folder(), 0)?;
         let (package, mut program) = (self.place.package(), self.place.package());
         if self.is_package() {
             let (path, installed) = (package.to_string_lossy(), self.package_name().await?);
@@ -243,7 +249,11 @@ impl Host for Machine {
 
     async fn stop(&mut self) -> Result<(), String> {
         let unit = self.allowed.unit.clone();
-        self.systemctl(&["stop", &unit]).await.map(drop)
+        let Err(why) = self.systemctl(&["stop", &unit]).await else { return Ok(()) };
+        // A unit that cannot be read is not stopped, although nothing of it runs: such a unit may be the fault
+        // of what came.
+        let shown = self.systemctl(&["show", "--property=ActiveState", "--value", &unit]).await?;
+        if matches!(shown.trim(), "inactive" | "failed") { Ok(()) } else { Err(why) }
     }
 
     async fn start(&mut self) -> Result<(), String> {

@@ -52,7 +52,9 @@ pub(crate) fn handle(files: &Files, step: StateStep) -> Result<(), Fatal> {
             let _alone = files::lock_folder(files.folder()).map_err(Fatal::failure)?;
             files::private_folder(&kept).map_err(Fatal::failure)?;
             let copied = versioned(files).iter().try_for_each(|file| copy(file, &copy_of(file)));
-            copied.and_then(|()| files::write_public(&complete, b"")).map_err(Fatal::failure)
+            let kept_all = copied.and_then(|()| files::write_public(&complete, b"")).map_err(Fatal::failure);
+            // What a full disk took of it is nobody's.
+            kept_all.or_else(|why| forget(&kept).and(Err(why)))
         }
         // The agent goes on with what there is, and its server judges that.
         StateStep::PutBack if !complete.exists() => {

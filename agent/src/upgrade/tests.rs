@@ -28,6 +28,10 @@ enum Comes {
     Uninstallable,
     /// It is no package of this version.
     Wrong,
+    /// Its unit cannot be started.
+    Unitless,
+    /// It is good, and there is no room for a copy of the state.
+    Crowded,
     /// It is good, and another package manager is at work when it is tried for the second time.
     Late,
 }
@@ -57,7 +61,8 @@ impl Site {
     /// The program that is installed comes up, unless it cannot.
     fn come_up(&mut self) {
         let is_new = self.installed == NEW;
-        self.is_running = !(is_new && self.comes == Comes::Dying) && (is_new || self.written_by == OLD);
+        let is_broken = matches!(self.comes, Comes::Dying | Comes::Unitless);
+        self.is_running = !(is_new && is_broken) && (is_new || self.written_by == OLD);
         if self.is_running {
             self.written_by = self.installed;
         }
@@ -154,6 +159,11 @@ impl Host for Fake {
     }
 
     async fn start(&mut self) -> Result<(), String> {
+        let is_unitless = self.0.borrow().comes == Comes::Unitless && self.0.borrow().installed == NEW;
+        if is_unitless {
+            self.step(|_| {})?;
+            return Err("its unit is not found".to_owned());
+        }
         self.step(Site::come_up)
     }
 
@@ -166,6 +176,10 @@ impl Host for Fake {
     }
 
     async fn keep_state(&mut self) -> Result<(), String> {
+        if self.0.borrow().comes == Comes::Crowded {
+            self.step(|_| {})?;
+            return Err("there is no room".to_owned());
+        }
         self.step(|site| site.kept = Some((site.remembers, site.written_by)))
     }
 
@@ -278,11 +292,13 @@ async fn whenever_the_power_goes_one_whole_version_obeys_and_nothing_that_was_ob
         Comes::Another,
         Comes::Uninstallable,
         Comes::Wrong,
+        Comes::Unitless,
+        Comes::Crowded,
         Comes::Late,
     ] {
         let ends: &[_] = match comes {
             Comes::Good => &[(Phase::Done, NEW)],
-            Comes::Wrong => &[(Phase::Refused, OLD)],
+            Comes::Wrong | Comes::Crowded => &[(Phase::Refused, OLD)],
             Comes::Late => &[(Phase::Done, NEW), (Phase::Refused, OLD)],
             _ => &[(Phase::TakenBack, OLD)],
         };

@@ -200,6 +200,15 @@ fn a_package_that_does_not_greet_is_taken_back_and_a_good_one_stays_through_a_po
                 .unwrap();
             })
         }),
+        ("9.2.0", "bad unit file setting", {
+            changed(&scene, "9.2.0", |tree| {
+                answers(tree, "9.2.0", "exit 1");
+                let unit = tree.join("usr/lib/systemd/system/writ-agent.service");
+                let text = fs::read_to_string(&unit).unwrap();
+                let kept = text.lines().filter(|line| !line.starts_with("ExecStart="));
+                fs::write(&unit, kept.map(|line| format!("{line}\n")).collect::<String>()).unwrap();
+            })
+        }),
         ("9.3.0", "the package of version 9.3.0 holds a program that says it is 9.0.0", {
             changed(&scene, "9.3.0", |tree| {
                 let (agent, beside) = (tree.join("usr/bin/writ-agent"), tree.join("usr/bin/writ-agent-9"));
