@@ -19,7 +19,7 @@ use writ_common::files;
 use writ_common::keys::pem;
 
 use crate::context::Server;
-use crate::store::{Alarm, AlertKind, AlertRow, SERVER, StoreError, Teller};
+use crate::store::{Alarm, AlertKind, SERVER, StoreError, Teller};
 pub(crate) use mail::{Mail, MailSettings};
 pub(crate) use webhook::{Webhook, WebhookSettings};
 
@@ -47,8 +47,6 @@ enum Untold {
     Theirs(String),
     /// This server could not say it.
     Ours(String),
-    /// The other side did not take it, perhaps for one of several.
-    Refused(String),
 }
 
 impl Way {
@@ -72,49 +70,13 @@ impl Way {
             }
             Self::Mail(_) if untold.is_empty() => LOOK_EVERY,
             Self::Mail(mail) => {
-                match mail.tell(server, &untold).await {
-                    Err(Untold::Refused(why)) if untold.len() > 1 => {
-                        warn!(why, "the mail server will not have these alerts together; each is sent alone");
-                        each_alone(mail, server, &untold).await?;
-                    }
-                    told => {
-                        told?;
-                        server.store.note_told(teller, &untold).await.map_err(failed)?;
-                    }
-                }
+                mail.tell(server, &untold).await?;
+                server.store.note_told(teller, &untold).await.map_err(failed)?;
                 mail.every()
             }
         };
         Ok((untold.len(), wait))
     }
-}
-
-/// Each in a mail of its own. One that is refused while others are taken stands in the way of nobody: it is
-/// left out, as a web server may have it left out. While none is taken, what is refused is not in them.
-async fn each_alone(mail: &Mail, server: &Server, untold: &[AlertRow]) -> Result<(), Untold> {
-    let note = async |alert: &AlertRow| {
-        let noted = server.store.note_told(Teller::Mail, std::slice::from_ref(alert)).await;
-        noted.map_err(|error| Untold::Ours(error.to_string()))
-    };
-    let mut refused = Vec::new();
-    for alert in untold {
-        match mail.tell(server, std::slice::from_ref(alert)).await {
-            Err(Untold::Refused(why)) => refused.push((alert, why)),
-            told => {
-                told?;
-                note(alert).await?;
-            }
-        }
-    }
-    if refused.len() == untold.len() {
-        let (_, why) = refused.swap_remove(0);
-        return Err(Untold::Theirs(why));
-    }
-    for (alert, why) in refused {
-        warn!(alert = alert.id, why, "the mail server will not have this alert, which is left out");
-        note(alert).await?;
-    }
-    Ok(())
 }
 
 /// Until the server ends.
@@ -154,7 +116,7 @@ pub(crate) async fn run(server: Arc<Server>, teller: Teller, way: Option<Way>) {
                 warn!(%why, "the {name} cannot be told of alerts now; it is tried again");
                 backoff.after_failure()
             }
-            Err(Untold::Theirs(why) | Untold::Refused(why)) => {
+            Err(Untold::Theirs(why)) => {
                 warn!(%why, "the {name} does not take alerts; it is tried again");
                 if !std::mem::replace(&mut is_failing, true) {
                     may_be_open = true;

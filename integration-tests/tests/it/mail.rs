@@ -3,7 +3,6 @@
 use integration_tests::daemon::until;
 use integration_tests::fleet::{Build, Fleet};
 use integration_tests::mailbox::{MailServer, PASSWORD, UNWANTED};
-use serde_json::Value;
 
 fn scene(to: &str) -> (Fleet, MailServer) {
     let mut fleet = Fleet::unmade(Build::Testing);
@@ -67,37 +66,32 @@ fn what_a_mail_server_does_not_take_is_mailed_later_and_is_an_alert_meanwhile() 
 }
 
 #[test]
-fn an_alert_that_is_refused_alone_holds_up_no_other_and_while_all_are_none_is_lost() {
+fn alerts_whose_words_are_refused_are_mailed_by_number_and_while_all_mail_is_none_is_lost() {
     let (fleet, post) = scene("\"anna@ops.example\"");
+    let number = |name: &str| {
+        fleet.install_anew(name);
+        let alerts = fleet.json(&["alerts"]);
+        let mut alerts = alerts.as_array().unwrap().iter();
+        alerts.find(|alert| alert["agent_name"] == name).unwrap()["alert_id"].as_u64().unwrap()
+    };
     post.refuse_all(true);
-    let log = fleet.server();
-    let refused = |said: &Value| said["why"].as_str().unwrap_or_default().contains("sender not verified");
-    fleet.install_anew("rome");
-    log.wait_for("the mail server does not take alerts; it is tried again", refused);
-    fleet.install_anew("oslo");
-    until("each alone is refused too", || {
-        let said = log.said();
-        let after = said.split_once("together; each is sent alone").unwrap_or_default().1;
-        after.contains("it is tried again")
+    let rome = number("rome");
+    fleet.server().wait_for("the mail server does not take alerts; it is tried again", |said| {
+        said["why"].as_str().unwrap().contains("sender not verified")
     });
+    let oslo = number("oslo");
     assert_eq!(post.mailbox(), "");
     post.refuse_all(false);
-    for name in ["rome", "oslo"] {
-        let about = format!("about   {name}");
-        assert_eq!(post.wait_for(&about).matches(&about).count(), 1);
+    for number in [rome, oslo] {
+        let alert = format!("  alert   {number}");
+        assert_eq!(post.wait_for(&alert).matches(&alert).count(), 1);
     }
 
-    fleet.install_anew(UNWANTED);
-    log.wait_for("the mail server does not take alerts; it is tried again", |said| {
-        said["why"].as_str().unwrap_or_default().contains("it looks like a virus")
-    });
-    fleet.install_anew("paris");
+    let unwanted = number(UNWANTED);
+    post.wait_for(&format!("  alert   {unwanted}, same_name\n"));
+    number("paris");
     let came = post.wait_for("Subject: [acme] same_name open: paris");
-    log.wait_for("the mail server will not have this alert, which is left out", |_| true);
     assert!(!came.contains(UNWANTED), "{came}");
-    let alerts = || fleet.json(&["alerts"]);
-    until("it ends", || !alerts().to_string().contains("not_mailed"));
-    assert!(alerts().to_string().contains(UNWANTED), "it is where all are");
 }
 
 #[test]

@@ -95,34 +95,49 @@ impl Mail {
         }
         let chain = server.chain();
         let now = server.clock.wall();
-        let message = self.write(&chain.head().bundle.fleet_name, alerts, now).map_err(Untold::Ours)?;
-        let asking = self.within(ASKS_WITHIN, Box::pin(self.ask())).await;
-        let mut connection = asking.map_err(Untold::Theirs)?;
-        let taking = async { Ok(connection.message(&message.formatted()).await) };
-        let taken = self.within(TAKES_WITHIN, taking).await.map_err(Untold::Theirs)?;
-        taken.map_err(|error| {
-            let is_of_the_mail = error.is_permanent();
-            let why = self.failed(&error);
-            if is_of_the_mail { Untold::Refused(why) } else { Untold::Theirs(why) }
-        })?;
-        // It has the mail, whatever it says now.
+        let fleet = &chain.head().bundle.fleet_name;
+        let whole = self.write((subject(fleet, alerts), body(alerts)), now).map_err(Untold::Ours)?;
+        if let Some(refused) = self.send(&whole).await.map_err(Untold::Theirs)? {
+            // What agents say may be the reason, or this server: a mail without their words tells which.
+            warn!(
+                why = refused,
+                "the mail server will not have these alerts; their numbers are mailed alone"
+            );
+            let (subject, body) = (format!("[{fleet}] alerts: {}", alerts.len()), numbers(alerts));
+            let bare = self.write((text::plain(&subject), body), now).map_err(Untold::Ours)?;
+            if let Some(refused) = self.send(&bare).await.map_err(Untold::Theirs)? {
+                return Err(Untold::Theirs(refused));
+            }
+        }
         *sent = these;
-        let _ = tokio::time::timeout(GOODBYE_WITHIN, connection.quit()).await;
         Ok(())
     }
 
-    fn write(&self, fleet: &str, alerts: &[AlertRow], now: Timestamp) -> Result<Message, String> {
+    fn write(&self, (subject, body): (String, String), now: Timestamp) -> Result<Message, String> {
         let MailSettings { from, to, .. } = &self.settings;
         let mut builder: MessageBuilder =
             Message::builder().from(Mailbox::new(Some("Writ".to_owned()), from.clone()));
         for address in to {
             builder = builder.to(Mailbox::new(None, address.clone()));
         }
-        let builder = builder.subject(subject(fleet, alerts)).message_id(None);
+        let builder = builder.subject(subject).message_id(None);
         let builder = builder.date(UNIX_EPOCH + Duration::from_millis(now.as_millis()));
         // Answers of machines, such as "I am away", are not wanted (RFC 3834 §5).
         let builder = builder.header(AutoSubmitted);
-        builder.singlepart(SinglePart::plain(body(alerts))).map_err(|error| error.to_string())
+        builder.singlepart(SinglePart::plain(body)).map_err(|error| error.to_string())
+    }
+
+    /// Sends one; why it is refused for good after it was read, if it is.
+    async fn send(&self, message: &Message) -> Result<Option<String>, String> {
+        let mut connection = self.within(ASKS_WITHIN, Box::pin(self.ask())).await?;
+        let taking = async { Ok(connection.message(&message.formatted()).await) };
+        let refused = match self.within(TAKES_WITHIN, taking).await? {
+            Err(error) if error.is_permanent() => Some(self.failed(&error)),
+            taken => taken.map(|_| None).map_err(|error| self.failed(&error))?,
+        };
+        // It has said what counts.
+        let _ = tokio::time::timeout(GOODBYE_WITHIN, connection.quit()).await;
+        Ok(refused)
     }
 
     async fn within<T>(
@@ -212,6 +227,16 @@ fn body(alerts: &[AlertRow]) -> String {
         let _ = writeln!(said, "  next    {}\n", AlertKind::stored_cure(kind, code.trim()));
     }
     said.push_str("All of them: writ alerts");
+    said
+}
+
+/// What of alerts nobody but this server has written.
+fn numbers(alerts: &[AlertRow]) -> String {
+    let mut said = "The mail server does not take what is in these alerts:\n\n".to_owned();
+    for AlertRow { id, kind, .. } in alerts {
+        let _ = writeln!(said, "  alert   {id}, {kind}");
+    }
+    said.push_str("\nAll of them: writ alerts");
     said
 }
 
