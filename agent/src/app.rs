@@ -83,8 +83,8 @@ struct UpgradeAllow {
     /// The unit that runs this agent.
     #[arg(long, value_name = "NAME", default_value = "writ-agent.service")]
     unit: String,
-    /// A trust bundle that whom the agent obeys must be, or follow from: a digest of `writ trust bundles`.
-    /// Without it the bundle of the last `allow` is taken, and at the first time what the agent holds.
+    /// The trust bundle that whom the agent obeys must follow from: the first digest of `writ trust bundles`.
+    /// Without it, what the agent holds is pinned at the first time.
     #[arg(long, value_name = "DIGEST")]
     bundle: Option<Digest>,
     /// How to print the result.

@@ -39,12 +39,13 @@ async fn allow(place: &Place, options: UpgradeAllow) -> Result<(), Fatal> {
     let UpgradeAllow { place: state, unit, bundle, output } = options;
     let config = Config::load(state.config.as_deref(), state.data_dir.as_deref()).map_err(Fatal::usage)?;
     let allowed = allow::allow(place, &Files::new(&config.data_dir), (&unit, bundle)).await?;
-    let Allowed { agent_id, bundle_digest, component, program, unit, .. } = &allowed;
+    let Allowed { agent_id, realm, bundle_digest, component, program, unit, .. } = &allowed;
     let next = format!("systemctl restart {unit}");
     let text = match output {
         Output::Json => json!({
             "allowed": true,
             "agent_id": agent_id,
+            "realm": realm,
             "bundle_digest": bundle_digest,
             "component": component,
             "program": program,
@@ -52,7 +53,7 @@ async fn allow(place: &Place, options: UpgradeAllow) -> Result<(), Fatal> {
         })
         .to_string(),
         Output::Text => format!(
-            "agent      {agent_id}\nprogram    {}\npackages   {component}\nfleet      whom trust bundle {bundle_digest} names, and who follows from it\nnext       {next}",
+            "agent      {agent_id}\nrealm      {realm}\nprogram    {}\npackages   {component}\nfleet      whom trust bundle {bundle_digest} names, and who follows from it\nnext       {next}",
             program.display()
         ),
     };

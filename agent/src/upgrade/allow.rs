@@ -12,6 +12,7 @@ use writ_common::time::{Clock as _, SystemClock};
 use writ_common::users;
 use writ_protocol::component::package_of;
 use writ_protocol::id::Digest;
+use writ_protocol::identity::IdentityRecord;
 
 use super::package::{architecture, owner_of};
 use super::{Allowed, HandOver, Place, host, request};
@@ -30,8 +31,8 @@ const WITHIN: Duration = Duration::from_secs(60);
 const MAX_RECORD_BYTES: u64 = 1 << 20;
 
 /// Allows the agent of a data directory to be replaced; what was allowed. Whom the agent obeys is believed
-/// where it follows from a bundle that root names, or that root pinned before. At the first time there may be
-/// neither.
+/// where it follows from a bundle that root names, and from the one that root pinned before. At the first time
+/// there may be neither.
 ///
 /// # Errors
 /// When this host has no systemd, the agent is not enrolled or obeys others, or a file cannot be written.
@@ -60,9 +61,10 @@ pub(crate) async fn allow(
         }
     };
     let record = record.map_err(Fatal::failure)?;
-    let before = place.allowed().map_err(Fatal::failure)?.map(|allowed| allowed.pin());
-    let pin = bundle.map_or_else(|| before.transpose(), |bundle| Ok(Some(bundle))).map_err(Fatal::failure)?;
-    let chain = request::chain(files, pin).map_err(Fatal::failure)?;
+    let chain = request::chain(files, bundle).map_err(Fatal::failure)?;
+    if let Some(before) = place.allowed().map_err(Fatal::failure)? {
+        check_same(&before, files, &record)?;
+    }
     let program = program_of(unit).await?;
     check_only_roots(&program)?;
     let is_owned = owner_of(&program).await.map_err(Fatal::failure)?.is_some();
@@ -91,6 +93,25 @@ pub(crate) async fn allow(
     systemctl(&["daemon-reload"]).await?;
     systemctl(&["enable", "--now", UNITS[0].0]).await?;
     Ok(allowed)
+}
+
+/// Whether the agent is the one that was allowed before, and obeys whoever follows from what was pinned then:
+/// neither an agent that was broken into nor an old bundle changes that by having root allow it again.
+fn check_same(before: &Allowed, files: &Files, record: &IdentityRecord) -> Result<(), Fatal> {
+    let Allowed { agent_id, realm, .. } = before;
+    let told = if (agent_id, realm) == (&record.agent.to_string(), &record.realm) {
+        let pin = before.pin().map_err(Fatal::failure)?;
+        request::chain(files, Some(pin)).err()
+    } else {
+        Some(format!(
+            "upgrades are allowed for agent {agent_id} of realm {realm}, and this is {} of {}",
+            record.agent, record.realm
+        ))
+    };
+    told.map_or(Ok(()), |told| {
+        let cure = "If this host was enrolled anew: writ-agent upgrade forbid, and then: writ-agent upgrade allow --bundle DIGEST";
+        Err(Fatal::failure(format!("{told}. {cure}")))
+    })
 }
 
 /// Takes all of that back.

@@ -84,7 +84,7 @@ pub(super) fn chain(files: &Files, pin: Option<Digest>) -> Result<Chain, String>
     let from_pin = bundles.bundles.into_iter().skip_while(|bundle| Chain::digest_of(bundle) != Some(pin));
     Chain::stored(from_pin).map_err(|refusal| {
         format!(
-            "whom the agent obeys does not follow from bundle {pin}: {refusal}. Compare with: writ trust bundles; to allow upgrades by another bundle, as root: writ-agent upgrade allow --bundle DIGEST"
+            "whom the agent obeys does not follow from bundle {pin}: {refusal}; compare with: writ trust bundles"
         )
     })
 }

@@ -314,13 +314,16 @@ fn a_package_that_does_not_greet_is_taken_back_and_a_good_one_stays_through_a_po
     let fleet = scene.lan.on_hub(|| scene.fleet().json(&["trust", "bundles"]));
     let digest = fleet[0]["digest"].as_str().unwrap();
     let pinned = "/var/lib/writ-upgrade/allowed.json";
-    web1.sh(&format!("sed -i s/{digest}/{}/ {pinned}", "0".repeat(64))).ok();
-    let said = web1.sh("writ-agent upgrade allow").failed(1);
-    assert!(said.stderr.contains("upgrade allow --bundle DIGEST"), "{said:?}");
     let said = web1.sh(&format!("writ-agent upgrade allow --bundle {}", "1".repeat(64))).failed(1);
     assert!(said.stderr.contains("does not follow from bundle 1111"), "{said:?}");
-    web1.sh(&format!("writ-agent upgrade allow --bundle {digest}")).ok();
-    web1.sh(&format!("grep -q {digest} {pinned} && writ-agent upgrade allow")).ok();
+    for (was, is) in [(digest, "0".repeat(64)), ("default", "other".to_owned())] {
+        web1.sh(&format!("sed -i.kept s/{was}/{is}/ {pinned} && ! cmp -s {pinned} {pinned}.kept")).ok();
+        let said = web1.sh(&format!("writ-agent upgrade allow --bundle {digest}")).failed(1);
+        assert!(said.stderr.contains("writ-agent upgrade forbid, and then"), "{said:?}");
+        web1.sh(&format!("mv {pinned}.kept {pinned}")).ok();
+    }
+    web1.sh("writ-agent upgrade allow && writ-agent upgrade forbid").ok();
+    web1.sh(&format!("writ-agent upgrade allow --bundle {digest} && grep -q {digest} {pinned}")).ok();
     let trust = "/var/lib/writ/agent/trust.chain";
     web1.sh(&format!("mv {trust} {trust}.aside && ln -s /dev/zero {trust}")).ok();
     let said = web1.sh("writ-agent upgrade allow").failed(1);
