@@ -15,9 +15,11 @@ pub(crate) mod state;
 #[cfg(test)]
 mod tests;
 
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use tracing::warn;
 use writ_common::files::{self, FileError};
 use writ_protocol::id::Digest;
 
@@ -177,6 +179,18 @@ impl Place {
     /// What was installed.
     pub(crate) fn previous(&self) -> PathBuf {
         self.work().join("previous")
+    }
+
+    /// Removes what an upgrade needs no more that is refused before anything is installed: on a full disk
+    /// there must be room to note that, or no version runs. The folder itself stays, so that this goes on.
+    fn make_room(&self) {
+        for path in files::list(&self.work()).unwrap_or_default() {
+            let is_folder = fs::symlink_metadata(&path).is_ok_and(|found| found.is_dir());
+            let removed = if is_folder { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+            if let Err(error) = removed {
+                warn!(%error, path = %path.display(), "not removed");
+            }
+        }
     }
 
     /// What root allows; `None`: nothing.

@@ -157,7 +157,10 @@ impl<H: Host> Upgrader<'_, H> {
             Phase::Preparing => match self.look(standing).await {
                 Ok(()) => standing.phase = Phase::Copying,
                 Err(why) if self.host.is_ending() => return Err(why),
-                Err(why) => refuse(standing, Phase::Refused, why),
+                Err(why) => {
+                    self.place.make_room();
+                    refuse(standing, Phase::Refused, why);
+                }
             },
             Phase::Copying => {
                 self.host.stop().await?;
@@ -165,8 +168,7 @@ impl<H: Host> Upgrader<'_, H> {
                     Ok(()) => standing.phase = Phase::Installing,
                     Err(why) if self.host.is_ending() => return Err(why),
                     Err(why) => {
-                        // On a full disk there is room then to note it, without which nothing runs.
-                        let _ = fs::remove_file(self.place.package());
+                        self.place.make_room();
                         refuse(standing, Phase::Refused, why);
                     }
                 }

@@ -32,6 +32,8 @@ enum Comes {
     Unitless,
     /// It is good, and there is no room for a copy of the state.
     Crowded,
+    /// It greets at the last moment, when it is being stopped; and the disk is full for a while then.
+    Tardy,
     /// It is good, and another package manager is at work when it is tried for the second time.
     Late,
 }
@@ -54,6 +56,7 @@ struct Site {
     power: Option<(usize, bool)>,
     is_dark: bool,
     was_dark: bool,
+    was_full: bool,
     helper: &'static str,
 }
 
@@ -72,7 +75,7 @@ impl Site {
     /// It has a session if it may, and obeys.
     fn talk(&mut self) {
         let is_new = self.installed == NEW;
-        if !self.is_running || (is_new && self.comes == Comes::Silent) {
+        if !self.is_running || (is_new && matches!(self.comes, Comes::Silent | Comes::Tardy)) {
             return;
         }
         let says = if is_new && self.comes == Comes::Another { "3.0.0" } else { self.installed };
@@ -92,6 +95,7 @@ impl Site {
 struct Fake(Rc<RefCell<Site>>);
 
 const POWER: &str = "the power is gone";
+const FULL: &str = "there is no room";
 
 impl Fake {
     fn step(&self, change: impl FnOnce(&mut Site)) -> Result<(), String> {
@@ -155,7 +159,14 @@ impl Host for Fake {
     }
 
     async fn stop(&mut self) -> Result<(), String> {
-        self.step(|site| site.is_running = false)
+        self.step(|site| {
+            let standing = site.place.standing().unwrap().unwrap();
+            if site.comes == Comes::Tardy && site.is_running && standing.phase == Phase::Waiting {
+                let command_id = standing.command_id;
+                site.greeting = Some(Greeting { command_id, version: NEW.to_owned() });
+            }
+            site.is_running = false;
+        })
     }
 
     async fn start(&mut self) -> Result<(), String> {
@@ -178,7 +189,7 @@ impl Host for Fake {
     async fn keep_state(&mut self) -> Result<(), String> {
         if self.0.borrow().comes == Comes::Crowded {
             self.step(|_| {})?;
-            return Err("there is no room".to_owned());
+            return Err(FULL.to_owned());
         }
         self.step(|site| site.kept = Some((site.remembers, site.written_by)))
     }
@@ -212,7 +223,14 @@ impl Host for Fake {
     }
 
     async fn adopt(&mut self) -> Result<(), String> {
-        self.step(|site| site.helper = site.installed)
+        self.step(|_| {})?;
+        let mut site = self.0.borrow_mut();
+        if site.comes == Comes::Tardy && !std::mem::replace(&mut site.was_full, true) {
+            assert!(site.is_running, "a full disk leaves no agent down");
+            return Err(FULL.to_owned());
+        }
+        site.helper = site.installed;
+        Ok(())
     }
 }
 
@@ -259,6 +277,7 @@ async fn play(comes: Comes, power: Option<(usize, bool)>, reboots: bool) -> (Sit
         power,
         is_dark: false,
         was_dark: false,
+        was_full: false,
         helper: OLD,
     }));
     let mut upgrader = Upgrader {
@@ -268,8 +287,11 @@ async fn play(comes: Comes, power: Option<(usize, bool)>, reboots: bool) -> (Sit
         now: Timestamp::from_millis(2),
     };
     while let Err(why) = upgrader.run().await {
-        assert_eq!(why, POWER, "{comes:?} {power:?}");
         let mut site = site.borrow_mut();
+        if why == FULL {
+            continue;
+        }
+        assert_eq!(why, POWER, "{comes:?} {power:?}");
         assert!(!site.was_dark, "the power went twice");
         (site.power, site.is_dark, site.was_dark) = (None, false, true);
         if reboots {
@@ -294,12 +316,15 @@ async fn whenever_the_power_goes_one_whole_version_obeys_and_nothing_that_was_ob
         Comes::Wrong,
         Comes::Unitless,
         Comes::Crowded,
+        Comes::Tardy,
         Comes::Late,
     ] {
         let ends: &[_] = match comes {
             Comes::Good => &[(Phase::Done, NEW)],
             Comes::Wrong | Comes::Crowded => &[(Phase::Refused, OLD)],
             Comes::Late => &[(Phase::Done, NEW), (Phase::Refused, OLD)],
+            // When the power goes as it is stopped, it may be gone before it greets.
+            Comes::Tardy => &[(Phase::Done, NEW), (Phase::TakenBack, OLD)],
             _ => &[(Phase::TakenBack, OLD)],
         };
         for (takes_effect, reboots) in [(false, true), (true, true), (false, false), (true, false)] {
