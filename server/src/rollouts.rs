@@ -17,7 +17,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::{Mutex, Notify, broadcast};
+use tokio::sync::{Mutex, Notify, OwnedSemaphorePermit, Semaphore, broadcast};
 use tracing::{error, info, warn};
 use writ_common::status::Failure;
 use writ_protocol::envelope::claimed_keyid;
@@ -41,9 +41,11 @@ const MAX_RELEASES: usize = 4096;
 const GATHER: Duration = Duration::from_millis(50);
 
 /// What sessions ask before they deliver, and what is under way.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Rollouts {
     released: RwLock<HashMap<CommandId, Released>>,
+    /// Places of those that are under way, and of those that are about to be.
+    places: Arc<Semaphore>,
     /// One change at a time, by operators and by time.
     under_way: Mutex<HashMap<CommandId, UnderWay>>,
     news: Notify,
@@ -56,10 +58,17 @@ struct Released {
     expires_at: Timestamp,
 }
 
+/// That one more rollout may be under way, for as long as this is held.
+#[derive(Debug)]
+pub(crate) struct RolloutPlace {
+    _held: OwnedSemaphorePermit,
+}
+
 /// A rollout that is not over. Times are of a clock that nobody sets.
 #[derive(Debug)]
 struct UnderWay {
     row: RolloutRow,
+    _place: Option<RolloutPlace>,
     targets: Option<Arc<[AgentId]>>,
     wave_ended: Option<Duration>,
     /// When agents were let obey, from which place on; the earliest first.
@@ -69,9 +78,9 @@ struct UnderWay {
 }
 
 impl UnderWay {
-    fn new(row: RolloutRow) -> Self {
+    fn new(row: RolloutRow, place: Option<RolloutPlace>) -> Self {
         let (targets, wave_ended) = (None, None);
-        Self { row, targets, wave_ended, releases: Vec::new(), is_unsigned_said: false }
+        Self { row, _place: place, targets, wave_ended, releases: Vec::new(), is_unsigned_said: false }
     }
 
     /// What is needed to look at it.
@@ -129,7 +138,12 @@ impl Rollouts {
         monotonic: Duration,
     ) -> Result<Self, StoreError> {
         let mut under_way = HashMap::new();
-        let rollouts = Self::default();
+        let rollouts = Self {
+            released: RwLock::default(),
+            places: Arc::new(Semaphore::new(MAX_UNDER_WAY)),
+            under_way: Mutex::default(),
+            news: Notify::new(),
+        };
         for mut row in store.live_rollouts(now).await? {
             let said = vouched(chain, &row);
             if said != row.standing.released {
@@ -141,7 +155,8 @@ impl Rollouts {
             if row.standing.state.is_over() {
                 continue;
             }
-            let mut found = UnderWay::new(row);
+            // More may have begun before places were taken in advance; they go on.
+            let mut found = UnderWay::new(row, rollouts.place());
             // What was left of a pause is left, whatever the clock was set to meanwhile.
             let ended = found.row.wave_ended_at;
             let has_ended = ended != Timestamp::ZERO;
@@ -179,21 +194,26 @@ impl Rollouts {
         released.retain(|_, released| released.expires_at > now);
     }
 
-    /// Whether one more can begin.
+    fn place(&self) -> Option<RolloutPlace> {
+        let held = Arc::clone(&self.places).try_acquire_owned().ok();
+        held.map(|held| RolloutPlace { _held: held })
+    }
+
+    /// A place for one more, taken before anything is signed for it.
     ///
     /// # Errors
     /// When as many are under way as may be.
-    pub(crate) async fn check_room(&self) -> Result<(), Failure> {
-        if self.under_way.lock().await.len() < MAX_UNDER_WAY {
-            return Ok(());
-        }
-        let text = format!("{MAX_UNDER_WAY} rollouts are under way; wait, or abort one: writ rollouts list");
-        Err(Failure::exhausted(text))
+    pub(crate) fn reserve(&self) -> Result<RolloutPlace, Failure> {
+        self.place().ok_or_else(|| {
+            Failure::exhausted(format!(
+                "{MAX_UNDER_WAY} rollouts are under way; wait, or abort one: writ rollouts list"
+            ))
+        })
     }
 
     /// A command with a rollout was recorded: its first wave is next.
-    pub(crate) async fn begin(&self, row: RolloutRow, targets: &[AgentId]) {
-        let under_way = UnderWay { targets: Some(targets.into()), ..UnderWay::new(row) };
+    pub(crate) async fn begin(&self, row: RolloutRow, place: RolloutPlace, targets: &[AgentId]) {
+        let under_way = UnderWay { targets: Some(targets.into()), ..UnderWay::new(row, Some(place)) };
         self.under_way.lock().await.insert(under_way.row.command, under_way);
         self.news.notify_one();
     }

@@ -21,7 +21,7 @@ use crate::choose::{self, Selection, resolve};
 use crate::context::Server;
 use crate::dispatch::Terms;
 use crate::metrics;
-use crate::rollouts::Staging;
+use crate::rollouts::{RolloutPlace, Staging};
 use crate::sign::{CommandDraft, SignedCommand};
 use crate::store::rules::rollout::Plan;
 use crate::store::unavailable;
@@ -101,12 +101,12 @@ pub(crate) async fn submit(
     let (targets, rollout) = match rollout {
         None => (targets, None),
         Some(staging) => {
-            server.rollouts.check_room().await?;
+            let place = server.rollouts.reserve()?;
             let (targets, plan) = stage(server, &staging, targets, lifetime)?;
-            (targets, Some((staging.seed, plan)))
+            (targets, Some((staging.seed, plan, place)))
         }
     };
-    let seed = rollout.as_ref().map(|(seed, _)| *seed);
+    let seed = rollout.as_ref().map(|(seed, ..)| *seed);
     let Foreseen { shown, obstacle } = foresee(server, &action, secrets, &targets).await?;
     if let Some(obstacle) = obstacle.filter(|_| expects.obedience) {
         return Err(obstacle);
@@ -225,7 +225,7 @@ pub(crate) fn stage(
 
 async fn record_and_send(
     server: Arc<Server>,
-    (signed, rollout): (SignedCommand, Option<(Seed, Plan)>),
+    (signed, rollout): (SignedCommand, Option<(Seed, Plan, RolloutPlace)>),
     fingerprint: Digest,
     (actor, shown, chosen_by): (Actor, String, String),
     (came, signed_at, parent): (Moment, Moment, Option<TraceParent>),
@@ -242,7 +242,7 @@ async fn record_and_send(
         issued_at: command.window.issued_at,
         expires_at: command.window.expires_at,
         targets: targets.clone(),
-        rollout: rollout.clone().map(Box::new),
+        rollout: rollout.as_ref().map(|(seed, plan, _)| Box::new((*seed, plan.clone()))),
         call: server.audit_entry(AuditedCall {
             log: AuditLog::Changes,
             actor,
@@ -284,9 +284,9 @@ async fn record_and_send(
             let terms = Terms::of(action, row.expires_at);
             server.dispatcher.announce(&recorded, (envelope.bytes().clone(), terms), tree, &targets);
         }
-        Some((seed, plan)) => {
+        Some((seed, plan, place)) => {
             let row = RolloutRow::new(&row, seed, plan, targets.len());
-            server.rollouts.begin(row, &targets).await;
+            server.rollouts.begin(row, place, &targets).await;
         }
     }
     server.traces.submitted(&row, targets.len(), &submission, Moment::now(&*server.clock));
