@@ -50,11 +50,19 @@ pub(crate) struct Outlooks<'a> {
     action: &'a Action,
     /// What the caller says is secret.
     by_caller: &'a BTreeSet<String>,
-    misfits: HashMap<ReportedSchema, Option<String>>,
-    /// Of how many schemas each parameter is secret.
+    known: HashMap<ReportedSchema, Known>,
+    /// By how many agents each parameter is secret.
     secrets: BTreeMap<String, usize>,
-    /// How many were read.
+    /// How many agents say what it takes.
     read: usize,
+}
+
+/// What agents with one and the same schema make of an action.
+#[derive(Debug)]
+struct Known {
+    misfit: Option<String>,
+    /// Its secret parameters; `None`: the schema cannot be read.
+    secrets: Option<Vec<String>>,
 }
 
 /// Stands where a secret is not shown.
@@ -62,7 +70,7 @@ pub(crate) const SECRET: &str = "(secret)";
 
 impl<'a> Outlooks<'a> {
     pub(crate) fn of(action: &'a Action, by_caller: &'a BTreeSet<String>) -> Self {
-        Self { action, by_caller, misfits: HashMap::new(), secrets: BTreeMap::new(), read: 0 }
+        Self { action, by_caller, known: HashMap::new(), secrets: BTreeMap::new(), read: 0 }
     }
 
     /// At one of them, by its last report.
@@ -92,11 +100,12 @@ impl<'a> Outlooks<'a> {
         }
     }
 
-    /// An action without the values of what the caller says is secret, or most of what agents say. Not what
-    /// one of them says: it could hide from the log what others were sent.
+    /// An action without the values of what the caller says is secret, or half of the agents. Not what one of
+    /// many says: it could hide from the log what others were sent.
     fn without_secrets(&self, named: &NamedAction) -> String {
         let is_secret = |name: &String| {
-            self.by_caller.contains(name) || self.secrets.get(name).is_some_and(|count| count * 2 > self.read)
+            self.by_caller.contains(name)
+                || self.secrets.get(name).is_some_and(|count| count * 2 >= self.read)
         };
         let mut shown = named.clone();
         let hidden = shown.parameters.iter_mut().filter(|(name, _)| is_secret(name));
@@ -111,20 +120,25 @@ impl<'a> Outlooks<'a> {
         schema: &ReportedSchema,
         look: impl FnOnce(&Self, &ActionSchema) -> Option<String>,
     ) -> Option<String> {
-        if let Some(known) = self.misfits.get(schema) {
-            return known.clone();
+        if !self.known.contains_key(schema) {
+            let read = schema.read();
+            let secrets = read.as_ref().map(|read| {
+                let secret = read.parameters.iter().filter(|(_, parameter)| parameter.is_secret);
+                secret.map(|(name, _)| name.to_owned()).collect()
+            });
+            // A pattern is an agent's word, and could say anything.
+            let misfit = read.and_then(|read| look(self, &read)).map(|why| quoted(&why));
+            self.known.insert(schema.clone(), Known { misfit, secrets });
         }
-        let read = schema.read();
-        if let Some(read) = &read {
+        let known = &self.known[schema];
+        // Each agent is counted, and not each way to say it: a few could outvote the others.
+        if let Some(secrets) = &known.secrets {
             self.read += 1;
-            for (name, _) in read.parameters.iter().filter(|(_, parameter)| parameter.is_secret) {
-                *self.secrets.entry(name.to_owned()).or_default() += 1;
+            for name in secrets {
+                *self.secrets.entry(name.clone()).or_default() += 1;
             }
         }
-        // A pattern is an agent's word, and could say anything.
-        let misfit = read.and_then(|read| look(self, &read)).map(|why| quoted(&why));
-        self.misfits.insert(schema.clone(), misfit.clone());
-        misfit
+        known.misfit.clone()
     }
 
     fn mistake(&self, named: &NamedAction, schema: &ActionSchema) -> Option<String> {
@@ -315,4 +329,48 @@ pub(crate) async fn listed(
         }
     }
     Ok(listed)
+}
+
+#[cfg(test)]
+mod tests {
+    use writ_protocol::id::{AgentId, Digest};
+    use writ_protocol::report::ReportedSchema;
+    use writ_protocol::schema::{ActionSchema, Parameter, ParameterRule, Pattern};
+    use writ_protocol::time::Timestamp;
+
+    use super::*;
+    use crate::store::ListedAction;
+
+    /// An agent whose `login` takes a password, which it says is secret or not.
+    fn agent(number: u8, is_secret: bool, seconds: u64) -> AllowList {
+        let rule = ParameterRule::Text(Pattern::new(".+").unwrap());
+        let password = Parameter { rule, default: None, is_secret };
+        let schema = ActionSchema {
+            timeout: Duration::from_secs(seconds),
+            is_idempotent: false,
+            parameters: std::iter::once(("password".to_owned(), password)).collect(),
+            definition: Digest::of(&[number]),
+        };
+        let schema = ReportedSchema::from(&schema);
+        AllowList {
+            id: AgentId::from_bytes([number; 16]),
+            name: format!("host-{number}"),
+            actions: vec![ListedAction { name: "login".to_owned(), class: ActionClass::Change, schema }],
+            has_reported: true,
+            last_contact: Timestamp::ZERO,
+        }
+    }
+
+    #[test]
+    fn agents_are_counted_to_know_what_is_secret_and_not_the_ways_they_say_it() {
+        let parameters = vec![("password".to_owned(), "hunter2".to_owned())];
+        let login = Action::Run(NamedAction { name: "login".to_owned(), parameters });
+        let hides = |agents: &[AllowList]| look(&login, &BTreeSet::new(), agents).shown.contains(SECRET);
+        let said_alike = |count: u8| (1..=count).map(|_| agent(1, true, 10));
+        let said_apart = |count: u8| (1..=count).map(|number| agent(number + 9, false, number.into()));
+        assert!(hides(&said_alike(5).chain(said_apart(3)).collect::<Vec<_>>()));
+        assert!(hides(&said_alike(3).chain(said_apart(3)).collect::<Vec<_>>()), "a tie hides");
+        assert!(!hides(&said_alike(2).chain(said_apart(3)).collect::<Vec<_>>()));
+        assert!(!hides(&said_apart(3).collect::<Vec<_>>()));
+    }
 }
