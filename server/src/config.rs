@@ -48,6 +48,8 @@ pub(crate) struct Config {
     pub mail: Option<MailSettings>,
     /// How many commands run at a time in the whole fleet; `None`: as many as there are.
     pub running: Option<usize>,
+    /// Commands that have not expired, of one token with a scope.
+    pub scoped_commands: usize,
     /// SHA-256 of the SubjectPublicKeyInfo of the leaves of TLS-terminating proxies in front of the server.
     pub proxy_leaves: Vec<Digest>,
     /// How much the audit logs keep.
@@ -126,6 +128,8 @@ impl Config {
                 0 => None,
                 most => usize::try_from(most).ok(),
             },
+            scoped_commands: usize::try_from(reader.number("limits.scoped_commands", 10_000, 1..=1_000_000))
+                .unwrap_or(10_000),
             proxy_leaves: reader
                 .strings("tls.proxy_leaves", "64 hex digits, the SHA-256 of a SubjectPublicKeyInfo", |text| {
                     text.parse::<Digest>().is_ok()

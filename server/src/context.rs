@@ -15,6 +15,7 @@ use writ_protocol::trust::Chain;
 
 use crate::config::SessionSettings;
 use crate::dispatch::Dispatcher;
+use crate::quota::Quotas;
 use crate::rollouts::Rollouts;
 use crate::sign::Signer;
 use crate::store::Store;
@@ -38,6 +39,8 @@ pub(crate) struct Server {
     pub dispatcher: Dispatcher,
     /// Which agents may obey commands that reach them in waves.
     pub rollouts: Rollouts,
+    /// How much those with a scope have sent.
+    pub quotas: Quotas,
     /// The channel.
     pub tls: ServerTls,
     /// Leaves of proxies that agents may see instead of ours.

@@ -25,6 +25,7 @@ mod expiry;
 mod metrics;
 mod notices;
 mod objects;
+mod quota;
 mod receipts;
 mod reputation;
 mod resign;

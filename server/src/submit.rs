@@ -114,6 +114,9 @@ pub(crate) async fn submit(
     if let Some(expected) = expects.audience {
         check_audience(expected, seed, &targets)?;
     }
+    // Last: what is refused for another reason takes no place.
+    let now = server.clock.wall();
+    server.quotas.take(actor, now, now + lifetime)?;
     let requested_by = actor.name.clone();
     let draft = CommandDraft { id, targets, lifetime, requested_by, rollout: seed, action };
     let signed = server.signer.command(draft)?;

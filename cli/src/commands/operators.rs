@@ -82,7 +82,11 @@ pub(super) async fn run(format: Format, client: &Client, verb: Operator) -> Resu
         }
         Operator::Revoke { name } => {
             let row = row(client.operators().revoke(RevokeOperatorRequest { name }).await?.into_inner());
-            let fields = [("name", row.name.clone()), ("revoked", row.revoked_at.clone())];
+            let next = format!(
+                "what it sent before goes on: writ commands list --by {}; writ rollouts list",
+                row.name
+            );
+            let fields = [("name", row.name.clone()), ("revoked", row.revoked_at.clone()), ("next", next)];
             output::one(format, &row, &fields)
         }
     }

@@ -67,6 +67,21 @@ fn an_operator_with_a_scope_commands_within_it_and_changes_nothing_else() {
 }
 
 #[test]
+fn a_token_with_a_scope_does_not_fill_the_journals_of_its_agents() {
+    let mut scene = Scene::new(&["--actions", "ping"]);
+    scene.fleet.kill_server();
+    scene.fleet.server_config = "[limits]\nscoped_commands = 2\n".to_owned();
+    scene.fleet.start_server(None);
+    let ping = ["--context", "vera", "send", "ping", "--all"];
+    let _sent = (scene.fleet.writ(&ping).ok(), scene.fleet.writ(&ping).ok());
+    let said = scene.fleet.writ(&ping);
+    assert!(said.code != 0 && said.stderr.contains("2 commands of `vera` have not expired"), "{said:?}");
+    let _others = scene.fleet.writ(&["send", "ping", "--all", "--wait"]).ok();
+    let revoked = scene.fleet.writ(&["operator", "revoke", "vera"]).ok().stdout;
+    assert!(revoked.contains("writ commands list --by vera"), "{revoked}");
+}
+
+#[test]
 fn a_token_ends_when_it_was_to() {
     let scene = Scene::new(&["--expires", "10m"]);
     let _answered = scene.fleet.writ(&["--context", "vera", "send", "ping", "--all", "--wait"]).ok();

@@ -32,6 +32,7 @@ use crate::expiry;
 use crate::metrics;
 use crate::notices::{self, Mail, Way, Webhook};
 use crate::objects;
+use crate::quota::Quotas;
 use crate::rollouts::{self, Rollouts};
 use crate::sign::Signer;
 use crate::store::{Store, Teller};
@@ -251,6 +252,7 @@ async fn load(
         signer,
         store,
         dispatcher: Dispatcher::new(config.session.outbox, config.running),
+        quotas: Quotas::new(config.scoped_commands),
         tls,
         proxy_leaves: config.proxy_leaves.clone(),
         failed_enrolments: Throttle::new(Arc::clone(&clock)),
