@@ -81,7 +81,8 @@ impl Lan {
         within(&self.hub(), work)
     }
 
-    /// A fleet that is not made yet, whose agents reach their server over the switch. To be called on the hub.
+    /// A fleet that is not made yet, whose agents reach their server over the switch. To be called on the
+    /// hub.
     #[must_use]
     pub fn unmade_fleet() -> Fleet {
         let mut fleet = Fleet::unmade(Build::Shipped);

@@ -1,7 +1,7 @@
 //! How many commands that have not expired somebody with a scope may have sent (`limits.scoped_commands`).
 //!
-//! Each takes a place in its agents' journals until it expires, whatever became of it. Without this, who may do
-//! no more than ping could have agents refuse everybody: `journal_full`.
+//! Each takes a place in its agents' journals until it expires, whatever became of it. Without this, who may
+//! do no more than ping could have agents refuse everybody: `journal_full`.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};

@@ -114,7 +114,7 @@ pub(crate) async fn submit(
     if let Some(expected) = expects.audience {
         check_audience(expected, seed, &targets)?;
     }
-    // Last: what is refused for another reason takes no place.
+    // Last before it is signed: what was refused until here takes no place.
     let now = server.clock.wall();
     server.quotas.take(actor, now, now + lifetime)?;
     let requested_by = actor.name.clone();

@@ -31,8 +31,8 @@ const WITHIN: Duration = Duration::from_secs(60);
 const MAX_RECORD_BYTES: u64 = 1 << 20;
 
 /// Allows the agent of a data directory to be replaced; what was allowed. Whom the agent obeys is believed
-/// where it follows from a bundle that root names, and from the one that root pinned before. At the first time
-/// there may be neither.
+/// where it follows from a bundle that root names, and from the one that root pinned before. The first
+/// time, there may be neither.
 ///
 /// # Errors
 /// When this host has no systemd, the agent is not enrolled or obeys others, or a file cannot be written.

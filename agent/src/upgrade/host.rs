@@ -250,8 +250,8 @@ impl Host for Machine {
     async fn stop(&mut self) -> Result<(), String> {
         let unit = self.allowed.unit.clone();
         let Err(why) = self.systemctl(&["stop", &unit]).await else { return Ok(()) };
-        // A unit that cannot be read is not stopped, although nothing of it runs: such a unit may be the fault
-        // of what came.
+        // A unit that cannot be read is not stopped, although nothing of it runs: such a unit may be the
+        // fault of what came.
         let shown = self.systemctl(&["show", "--property=ActiveState", "--value", &unit]).await?;
         if matches!(shown.trim(), "inactive" | "failed") { Ok(()) } else { Err(why) }
     }

@@ -69,8 +69,8 @@ impl Request {
     }
 }
 
-/// Whom an agent obeys, by a chain that leads from a pinned bundle. Every signature of it is checked again: the
-/// file is the agent's. Without a pin it begins at whatever is first.
+/// Whom an agent obeys, by a chain that leads from a pinned bundle. Every signature of it is checked again:
+/// the file is the agent's. Without a pin it begins at whatever is first.
 ///
 /// # Errors
 /// In words why there is none.
